@@ -1,0 +1,251 @@
+# sparsecbm - one Makefile for everything; `make help` lists the targets.
+#
+#   make CC=clang     another compiler        make OPENMP=0   without OpenMP
+#   make WERROR=1     warnings are errors     make BUILD=dir  everything that is built goes into dir
+
+CFLAGS  ?= -O3
+OPENMP  ?= 1
+WERROR  ?= 0
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SANITIZE ?=# address,undefined, say
+PACKAGES = gcc libc6-dev pkgconf libcjson-dev libutf8proc-dev libcsv-dev libcmocka-dev
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.PHONY: all deps help
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## deps           install what is needed with apt-get (as root, or with sudo)
+deps:
+	@if [ "$$(id -u)" = 0 ]; then sudo=; \
+	elif command -v sudo >/dev/null; then sudo=sudo; \
+	else echo "make deps: be root, or install sudo; the packages are: $(PACKAGES)" >&2; exit 1; fi; \
+	if dpkg -s $(PACKAGES) >/dev/null 2>&1; then echo "everything is installed: $(PACKAGES)"; exit 0; fi; \
+	$$sudo apt-get update -q && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(PACKAGES)
+
+ifneq ($(filter deps,$(MAKECMDGOALS)),)
+# `make deps demo`: the other goals run in a second make, which finds what deps has installed.
+$(filter-out deps help,$(MAKECMDGOALS)): deps
+	@$(MAKE) --no-print-directory $@
+else
+
+# ------------------------------------------------------------------------------------------
+# What this machine has. $(call finds,HEADER,FLAGS) is "yes" when a program with it compiles and links.
+# ------------------------------------------------------------------------------------------
+
+ifneq ($(filter-out clean help format uninstall,$(or $(MAKECMDGOALS),all)),)
+hash := \#
+finds = $(shell printf '$(hash)include <$(1)>\nint main(void) { return 0; }\n' | \
+          $(CC) -x c - -o /dev/null $(2) >/dev/null 2>&1 && echo yes)
+FOUND_CC      := $(call finds,stdio.h)
+FOUND_OPENMP  := $(if $(filter 1,$(OPENMP)),$(call finds,omp.h,-fopenmp))
+FOUND_CJSON   := $(call finds,cjson/cJSON.h,-lcjson)
+FOUND_UTF8    := $(call finds,utf8proc.h,-lutf8proc)
+FOUND_CSV     := $(call finds,csv.h,-lcsv)
+FOUND_CMOCKA  := $(call finds,stdarg.h>\n$(hash)include <stddef.h>\n$(hash)include <setjmp.h>\n$(hash)include <cmocka.h,-lcmocka)
+endif
+
+# $(call report,NAME,FOUND,PACKAGE)
+report = @echo "  $(if $(2),✓,✗) $(1)$(if $(2),,: apt-get install $(3))"
+NEEDED = $(and $(FOUND_CC),$(FOUND_CJSON),$(FOUND_UTF8),$(FOUND_CSV))
+
+.PHONY: found
+found:
+	$(call report,$(CC) (C compiler),$(FOUND_CC),gcc libc6-dev)
+ifeq ($(OPENMP),1)
+	$(call report,OpenMP (threads),$(FOUND_OPENMP),libgomp1 for gcc or libomp-dev for clang. Built without it: one thread)
+else
+	@echo "  ✗ OpenMP: switched off, one thread"
+endif
+	@echo "  ✗ CUDA: this version has no CUDA backend yet"
+	$(call report,libcjson (JSON),$(FOUND_CJSON),libcjson-dev)
+	$(call report,libutf8proc (Unicode),$(FOUND_UTF8),libutf8proc-dev)
+	$(call report,libcsv (CSV),$(FOUND_CSV),libcsv-dev)
+	$(call report,libcmocka (only for the tests),$(FOUND_CMOCKA),libcmocka-dev)
+	@$(if $(NEEDED),:,echo "Something that is needed is missing; 'make deps' installs it." >&2; exit 1)
+
+# ------------------------------------------------------------------------------------------
+# Flags. No -ffast-math and no -march: results have the same bits everywhere, and the kernels for a
+# processor's extensions are chosen when the program starts.
+# ------------------------------------------------------------------------------------------
+
+FLAGS = -std=c11 $(CFLAGS) -ffp-contract=off -fPIC -fno-semantic-interposition -Wall -Wextra -Wpedantic -I. \
+        $(if $(filter 1,$(WERROR)),-Werror) $(if $(FOUND_OPENMP),-fopenmp) \
+        $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+LIBS  = -lcjson -lutf8proc -lcsv -lm
+LINK  = $(CC) $(FLAGS) $(LDFLAGS)
+
+version_part = $(shell sed -n 's/^.define SCBM_VERSION_$(1) //p' sparsecbm.h)
+MAJOR   := $(call version_part,MAJOR)
+VERSION := $(MAJOR).$(call version_part,MINOR).$(call version_part,PATCH)
+SONAME  := libsparsecbm.so.$(MAJOR)
+
+# The named programs stand beside their sources; a build elsewhere (BUILD=…) keeps everything there.
+OUT     = $(if $(filter build,$(BUILD)),.,$(BUILD))
+LIB     = $(OUT)/libsparsecbm.a
+SHARED  = $(OUT)/libsparsecbm.so
+MAIN    = $(OUT)/models/main
+CONVERT = $(OUT)/convert/convert-hf
+
+PROGRAM_SOURCES := $(wildcard models/main.c models/cli*.c models/cmd-*.c models/demo*.c)
+LIBRARY_SOURCES := sparsecbm.c $(filter-out $(PROGRAM_SOURCES),$(wildcard models/*.c))
+CONVERT_SOURCES := $(wildcard convert/*.c)
+objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
+
+.PHONY: programs library
+## all            libsparsecbm.a, libsparsecbm.so, models/main and convert/convert-hf (the default)
+all: library programs
+library: $(LIB) $(SHARED)
+programs: $(MAIN) $(CONVERT)
+
+# Objects depend on the flags that they were compiled with.
+$(BUILD)/flags: found FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(CC) $(FLAGS)' | cmp -s - $@ || echo '$(CC) $(FLAGS)' > $@
+.PHONY: FORCE
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -MMD -MP -c $< -o $@
+
+$(LIB): $(call objects,$(LIBRARY_SOURCES))
+	@mkdir -p $(@D)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+# Only the public names are exported.
+$(BUILD)/exports.map:
+	@mkdir -p $(@D)
+	@echo '{ global: scbm_*; cbm_*; local: *; };' > $@
+
+$(SHARED): $(call objects,$(LIBRARY_SOURCES)) $(BUILD)/exports.map
+	$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=$(BUILD)/exports.map -Wl,-z,defs -o $@ \
+	    $(filter %.o,$^) $(LIBS)
+
+$(MAIN): $(call objects,$(PROGRAM_SOURCES)) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(LIBS) -pthread
+
+$(CONVERT): $(call objects,$(CONVERT_SOURCES)) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(LIBS)
+
+## demo           train a small concept bottleneck on generated reviews and explain it (under two minutes)
+.PHONY: demo
+demo: all
+	$(MAIN) demo --dir demo
+
+# ------------------------------------------------------------------------------------------
+# Tests. Every tests/test-*.c is a program, every tests/test-*.sh a script; tests/run.sh runs them and adds up.
+# ------------------------------------------------------------------------------------------
+
+TEST_PROGRAMS   = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test-*.c))
+TEST_SCRIPTS    = $(wildcard tests/test-*.sh)
+LONG_TESTS      = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/long-*.c)) $(wildcard tests/long-*.sh)
+TEST_PARTS      = $(BUILD)/tests/op-cases.o $(BUILD)/tests/reference.o
+TEST_HELPERS    = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/tests/%,\
+                      $(filter-out tests/test-% tests/long-%,$(wildcard tests/*.c))))
+FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
+REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
+CONVERT_PARTS   = $(call objects,$(filter-out convert/convert-hf.c,$(CONVERT_SOURCES)))
+TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
+                   SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
+.PHONY: test test-programs test-long test-parity test-asan fuzz fuzz-programs fuzz-replay bench bench-peers
+
+$(BUILD)/tests/test-backend $(BUILD)/tests/test-gradients: $(TEST_PARTS)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(CONVERT_PARTS) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
+
+$(BUILD)/fuzz/replay-%: $(BUILD)/tests/fuzz/fuzz-%.o $(BUILD)/tests/fuzz/replay.o $(CONVERT_PARTS) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(LIBS)
+
+test-programs: all $(TEST_PROGRAMS) $(TEST_HELPERS) $(REPLAYS)
+	@$(if $(FOUND_CMOCKA),:,echo "The tests need libcmocka; 'make deps' installs it." >&2; exit 1)
+
+## test           all tests that need only C, in less than three minutes
+test: test-programs
+	@$(TEST_ENVIRONMENT) tests/run.sh $(TEST_PROGRAMS) $(TEST_SCRIPTS) $(REPLAYS)
+
+## test-long      tests that take longer: kills, repeated runs, the whole demo
+test-long: test-programs $(filter $(BUILD)/%,$(LONG_TESTS))
+	@$(TEST_ENVIRONMENT) tests/run.sh $(LONG_TESTS)
+
+## test-asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+test-asan:
+	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS=-O2 SANITIZE=address,undefined test
+
+## test-parity    compare with PyTorch and transformers, in a virtual environment of its own
+test-parity: test-programs
+	sh tests/parity/setup_venv.sh
+	$(TEST_ENVIRONMENT) build/venv/bin/python -m pytest -q -rs tests/parity
+
+## fuzz           build the fuzzers with clang into build/fuzz
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS=-O2 \
+	    SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
+fuzz-programs: $(addprefix $(BUILD)/,$(FUZZERS))
+$(BUILD)/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(CONVERT_PARTS) $(LIB)
+	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+## fuzz-replay    run the kept fuzzing inputs once (part of `make test`)
+fuzz-replay: $(REPLAYS)
+	@$(TEST_ENVIRONMENT) tests/run.sh $(REPLAYS)
+
+## bench          speed of the kernels and of whole models: make bench [MODEL=model.gguf]
+bench: all
+	@for what in linear encoder latency train start; do \
+	    $(MAIN) bench $$what $(if $(MODEL),--model $(MODEL)) || exit 1; done
+
+## bench-peers    the same beside PyTorch, ONNX Runtime, OpenVINO and OpenBLAS
+bench-peers: all
+	sh tests/bench/run.sh
+
+# ------------------------------------------------------------------------------------------
+# Installing. cbm.h finds sparsecbm.h beside it, and a prefix outside the linker's usual places
+# stands in the programs that are linked with pkg-config's flags.
+# ------------------------------------------------------------------------------------------
+
+ROOT    = $(DESTDIR)$(PREFIX)
+RPATH   = $(if $(filter /usr /usr/local,$(PREFIX)),, -Wl,-rpath,$${libdir})
+.PHONY: install uninstall clean format
+
+## install        library, headers, pkg-config file and programs: make install [PREFIX=/usr/local] [DESTDIR=]
+install: all
+	install -d '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/bin'
+	install -m 644 $(LIB) '$(ROOT)/lib/libsparsecbm.a'
+	install -m 755 $(SHARED) '$(ROOT)/lib/libsparsecbm.so.$(VERSION)'
+	ln -sf libsparsecbm.so.$(VERSION) '$(ROOT)/lib/$(SONAME)'
+	ln -sf $(SONAME) '$(ROOT)/lib/libsparsecbm.so'
+	install -m 644 sparsecbm.h '$(ROOT)/include/sparsecbm.h'
+	sed 's|"\.\./sparsecbm\.h"|"sparsecbm.h"|' models/cbm.h > '$(ROOT)/include/cbm.h'
+	chmod 644 '$(ROOT)/include/cbm.h'
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
+	    'Name: sparsecbm' 'Description: Sparse concept bottleneck models' 'Version: $(VERSION)' \
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir}$(RPATH) -lsparsecbm' \
+	    'Libs.private: $(LIBS)$(if $(FOUND_OPENMP), -fopenmp)' > '$(ROOT)/lib/pkgconfig/sparsecbm.pc'
+	install -m 755 $(MAIN) '$(ROOT)/bin/sparsecbm'
+	install -m 755 $(CONVERT) '$(ROOT)/bin/sparsecbm-convert-hf'
+	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
+
+## uninstall      remove what install has put there
+uninstall:
+	rm -f '$(ROOT)/lib/'libsparsecbm.a '$(ROOT)/lib/'libsparsecbm.so* '$(ROOT)/lib/pkgconfig/sparsecbm.pc' \
+	    '$(ROOT)/include/sparsecbm.h' '$(ROOT)/include/cbm.h' '$(ROOT)/bin/sparsecbm' '$(ROOT)/bin/sparsecbm-convert-hf'
+
+## clean          remove what was built
+clean:
+	rm -rf build demo libsparsecbm.a libsparsecbm.so models/main convert/convert-hf
+
+## format         clang-format over all sources
+format:
+	clang-format -i *.[ch] models/*.[ch] convert/*.[ch] tests/*.[ch] tests/fuzz/*.[ch]
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+endif

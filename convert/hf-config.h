@@ -1,0 +1,38 @@
+/*
+ * convert/hf-config.h - what a Hugging Face folder says about its encoder: config.json, and a sentence-transformers
+ * folder's modules.json, pooling and sentence_bert_config.json
+ */
+#ifndef CONVERT_HF_CONFIG_H
+#define CONVERT_HF_CONFIG_H
+
+#include "../sparsecbm.h"
+
+enum { HF_POOLING_MEAN = 1, HF_POOLING_FIRST = 2 }; /* as bert.pooling_type has it */
+
+typedef struct hf_config {
+    int64_t hidden, feed_forward, blocks, heads, vocabulary, positions, types;
+    double epsilon, hidden_dropout, attention_dropout;
+    const char *activation; /* as sparsecbm.activation has it */
+    int64_t max_tokens;     /* what sentence_bert_config.json says; 0: nothing */
+    int lowercases;         /* sentence-transformers lower-cases the text before the tokenizer gets it */
+    int pooling;
+    int normalize;
+    char *name;           /* of the checkpoint; NULL: not said */
+    char *folder;         /* where config.json is: the folder, or one in it that modules.json names */
+    char *pooling_folder; /* in the folder; NULL: no pooling is described */
+    scbm_hooks hooks;
+} hf_config;
+
+/* Reads everything; on error *config is cleared. */
+scbm_status hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks);
+void hf_config_clear(hf_config *config);
+
+/* The parts, from memory; `name` stands for the path in messages. hf_config_parse is the first, on a zeroed struct. */
+scbm_status hf_config_parse(hf_config *config, const void *data, size_t size, const char *name);
+scbm_status hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name);
+scbm_status hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name);
+/* Sets `normalize` and, as paths inside `root`, `folder` and `pooling_folder`. */
+scbm_status hf_config_parse_modules(hf_config *config, const void *data, size_t size, const char *name,
+                                    const char *root);
+
+#endif

@@ -1,0 +1,52 @@
+/*
+ * convert/json-file.h - JSON files and their values, with errors that name file and key
+ */
+#ifndef CONVERT_JSON_FILE_H
+#define CONVERT_JSON_FILE_H
+
+#include "../sparsecbm.h"
+
+#include <cjson/cJSON.h>
+
+typedef struct json_file {
+    cJSON *root;
+    char *path; /* for messages */
+    scbm_hooks hooks;
+} json_file;
+
+/* Whether there is a file (or a folder) of that name. */
+int json_file_exists(const char *path);
+/* "folder/name", to be released by scbm_release; NULL when out of memory. */
+char *json_join(const scbm_hooks *hooks, const char *folder, const char *name);
+
+/* Reads a file, or a text in memory that `name` stands for in messages. The root must be an object, or an array
+ * where `is_array` is set. On error *json is closed. */
+scbm_status json_open(json_file *json, const char *path, int is_array, const scbm_hooks *hooks);
+scbm_status json_parse(json_file *json, const void *data, size_t size, const char *name, int is_array,
+                       const scbm_hooks *hooks);
+void json_close(json_file *json);
+
+/* The value of an object's key; NULL when it is missing or null. */
+const cJSON *json_get(const cJSON *object, const char *key);
+
+/* The value of an object's key, checked. The _or forms give `otherwise` when the key is missing or null. */
+scbm_status json_int(const json_file *json, const cJSON *object, const char *key, int64_t least, int64_t most,
+                     int64_t *value);
+scbm_status json_int_or(const json_file *json, const cJSON *object, const char *key, int64_t least, int64_t most,
+                        int64_t otherwise, int64_t *value);
+scbm_status json_real_or(const json_file *json, const cJSON *object, const char *key, double otherwise, double *value);
+scbm_status json_bool_or(const json_file *json, const cJSON *object, const char *key, int otherwise, int *value);
+/* The string belongs to the file. */
+scbm_status json_string(const json_file *json, const cJSON *object, const char *key, const char **value);
+scbm_status json_string_or(const json_file *json, const cJSON *object, const char *key, const char *otherwise,
+                           const char **value);
+/* An object or array; NULL when it is missing or null. */
+scbm_status json_object_or_null(const json_file *json, const cJSON *object, const char *key, const cJSON **value);
+scbm_status json_array_or_null(const json_file *json, const cJSON *object, const char *key, const cJSON **value);
+
+/* A number as an integer in [least, most]; 0: it is none. */
+int json_is_int(const cJSON *item, int64_t least, int64_t most, int64_t *value);
+/* Whether text[0 … length) is UTF-8 without NUL. */
+int json_is_utf8(const char *text, size_t length);
+
+#endif

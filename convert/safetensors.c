@@ -1,0 +1,251 @@
+/*
+ * convert/safetensors.c - reading safetensors files
+ */
+#include "safetensors.h"
+#include "json-file.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LENGTH_BYTES 8
+#define MAX_HEADER ((uint64_t)16 << 20) /* an encoder's is below 1 MiB */
+#define MAX_OFFSET INT64_C(9007199254740992)
+
+struct safetensors {
+    scbm_hooks hooks;
+    char *path;
+    scbm_bytes bytes;          /* empty when the memory is the caller's */
+    const unsigned char *data; /* the tensors' */
+    uint64_t data_bytes;
+    json_file header;
+    safetensors_tensor *tensors;
+    int64_t n;
+};
+
+static const struct safetensors_type {
+    const char *name;
+    uint64_t bytes;
+} types[] = {
+    {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"F8_E8M0", 1},
+    {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},     {"U32", 4},
+    {"F32", 4},  {"F64", 8}, {"I64", 8}, {"U64", 8},     {"C64", 8},
+};
+
+static const struct safetensors_type *find_type(const char *name) {
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(types[i].name, name) == 0) return &types[i];
+    return NULL;
+}
+
+/* A name from the file in a message: cut, so that the reason still fits. */
+#define NAME_FORMAT "%.120s"
+
+static scbm_status damaged(const safetensors *file, const char *name, const char *why) {
+    return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tensor " NAME_FORMAT ": %s", file->path, name, why);
+}
+
+/* Names end up in messages: no control characters. */
+static int is_name(const char *name) {
+    const char *c = name;
+    while (*c && (unsigned char)*c >= 0x20 && *c != 0x7f) c++;
+    return !*c && c > name;
+}
+
+/* The type's bytes times the dimensions; 0 and a message when they do not fit. */
+static scbm_status read_shape(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor,
+                              uint64_t *bytes) {
+    const cJSON *shape = json_get(entry, "shape"), *item;
+    const struct safetensors_type *type = find_type(tensor->type);
+    if (!type)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT ": its type %.40s is not known",
+                         file->path, tensor->name, tensor->type);
+    if (!cJSON_IsArray(shape)) return damaged(file, tensor->name, "its shape is missing");
+    *bytes = type->bytes;
+    int is_empty = 0;
+    cJSON_ArrayForEach(item, shape) {
+        int64_t size;
+        if (!json_is_int(item, 0, MAX_OFFSET, &size))
+            return damaged(file, tensor->name, "its shape has something else in it than sizes");
+        if (tensor->n_dims == SAFETENSORS_MAX_DIMS) return damaged(file, tensor->name, "it has too many dimensions");
+        tensor->shape[tensor->n_dims++] = size;
+        is_empty |= size == 0;
+        if (size && *bytes > (uint64_t)MAX_OFFSET / (uint64_t)size)
+            return damaged(file, tensor->name, "its shape is larger than any file");
+        if (size) *bytes *= (uint64_t)size;
+    }
+    if (is_empty) *bytes = 0;
+    return SCBM_OK;
+}
+
+static scbm_status read_offsets(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor) {
+    const cJSON *offsets = json_get(entry, "data_offsets");
+    int64_t begin, end;
+    if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
+        !json_is_int(cJSON_GetArrayItem(offsets, 0), 0, MAX_OFFSET, &begin) ||
+        !json_is_int(cJSON_GetArrayItem(offsets, 1), 0, MAX_OFFSET, &end) || begin > end)
+        return damaged(file, tensor->name, "its data_offsets are not two ascending numbers");
+    if ((uint64_t)end > file->data_bytes)
+        return damaged(file, tensor->name, "its data lies behind the end of the file, which is cut off or damaged");
+    tensor->data = file->data + begin;
+    tensor->begin = (uint64_t)begin;
+    tensor->bytes = (uint64_t)(end - begin);
+    return SCBM_OK;
+}
+
+static scbm_status read_tensor(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor) {
+    const cJSON *type = json_get(entry, "dtype");
+    uint64_t bytes = 0;
+    if (!is_name(entry->string))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: a tensor's name is empty or has control characters in it",
+                         file->path);
+    tensor->name = entry->string;
+    if (!cJSON_IsObject(entry) || !cJSON_IsString(type)) return damaged(file, tensor->name, "its dtype is missing");
+    tensor->type = type->valuestring;
+    scbm_status status = read_shape(file, entry, tensor, &bytes);
+    if (!status) status = read_offsets(file, entry, tensor);
+    if (!status && bytes != tensor->bytes)
+        status = scbm_fail(SCBM_ERROR_FORMAT,
+                           "%.300s: tensor " NAME_FORMAT ": its shape needs %llu bytes, and it has %llu", file->path,
+                           tensor->name, (unsigned long long)bytes, (unsigned long long)tensor->bytes);
+    return status;
+}
+
+static int by_place(const void *a, const void *b) {
+    const safetensors_tensor *first = a, *second = b;
+    if (first->begin != second->begin) return first->begin < second->begin ? -1 : 1;
+    if (first->bytes != second->bytes) return first->bytes < second->bytes ? -1 : 1;
+    return strcmp(first->name, second->name);
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const safetensors_tensor *)a)->name, ((const safetensors_tensor *)b)->name);
+}
+
+/* The tensors lie one after the other and fill the data: none shares bytes with another, nothing is hidden between. */
+static scbm_status check_places(safetensors *file) {
+    uint64_t end = 0;
+    qsort(file->tensors, (size_t)file->n, sizeof *file->tensors, by_place);
+    for (int64_t i = 0; i < file->n; i++) {
+        if (file->tensors[i].begin < end) return damaged(file, file->tensors[i].name, "its data overlaps another's");
+        if (file->tensors[i].begin > end) return damaged(file, file->tensors[i].name, "there is a gap before its data");
+        end += file->tensors[i].bytes;
+    }
+    if (end != file->data_bytes)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %llu bytes follow the last tensor", file->path,
+                         (unsigned long long)(file->data_bytes - end));
+    return SCBM_OK;
+}
+
+static scbm_status check_names(safetensors *file) {
+    qsort(file->tensors, (size_t)file->n, sizeof *file->tensors, by_name);
+    for (int64_t i = 1; i < file->n; i++)
+        if (strcmp(file->tensors[i - 1].name, file->tensors[i].name) == 0)
+            return damaged(file, file->tensors[i].name, "the name is there twice");
+    return SCBM_OK;
+}
+
+static scbm_status read_tensors(safetensors *file) {
+    const cJSON *entry;
+    size_t most = (size_t)cJSON_GetArraySize(file->header.root) + 1;
+    file->tensors = scbm_alloc_array(&file->hooks, most, sizeof *file->tensors);
+    if (!file->tensors) return SCBM_ERROR_MEMORY;
+    scbm_status status = SCBM_OK;
+    cJSON_ArrayForEach(entry, file->header.root) {
+        if (strcmp(entry->string, "__metadata__") == 0) continue;
+        status = read_tensor(file, entry, &file->tensors[file->n++]);
+        if (status) return status;
+    }
+    status = check_places(file);
+    return status ? status : check_names(file);
+}
+
+/* What a repository holds instead of large files until they are fetched. */
+static int is_lfs_pointer(const unsigned char *data, size_t size) {
+    static const char start[] = "version https://git-lfs";
+    return size >= sizeof start - 1 && memcmp(data, start, sizeof start - 1) == 0;
+}
+
+static scbm_status read_header(safetensors *file, const unsigned char *data, size_t size) {
+    uint64_t length = 0;
+    if (is_lfs_pointer(data, size))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is only a Git LFS pointer; `git lfs pull` fetches the file",
+                         file->path);
+    if (size < LENGTH_BYTES)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %zu bytes are no safetensors file", file->path, size);
+    for (int i = 0; i < LENGTH_BYTES; i++) length |= (uint64_t)data[i] << (8 * i);
+    if (length > size - LENGTH_BYTES || length < 2)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         "%.300s: a header of %llu bytes in a file of %zu: it is cut off, or no safetensors file",
+                         file->path, (unsigned long long)length, size);
+    if (length > MAX_HEADER)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: a header of %llu bytes; %llu at most are read", file->path,
+                         (unsigned long long)length, (unsigned long long)MAX_HEADER);
+    scbm_status status = json_parse(&file->header, data + LENGTH_BYTES, (size_t)length, file->path, 0, &file->hooks);
+    if (status) return status;
+    file->data = data + LENGTH_BYTES + length;
+    file->data_bytes = size - LENGTH_BYTES - length;
+    return read_tensors(file);
+}
+
+static scbm_status create(safetensors **file, const char *path, const scbm_hooks *hooks) {
+    *file = scbm_alloc(hooks, sizeof **file);
+    if (!*file) return SCBM_ERROR_MEMORY;
+    if (hooks) (*file)->hooks = *hooks;
+    (*file)->path = scbm_strdup(hooks, path);
+    return (*file)->path ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static scbm_status finish(safetensors **file, scbm_status status) {
+    if (!status) return SCBM_OK;
+    safetensors_close(*file);
+    *file = NULL;
+    return status;
+}
+
+scbm_status safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks) {
+    scbm_status status = create(file, path, hooks);
+    if (!status) status = scbm_bytes_open(&(*file)->bytes, path, hooks);
+    if (!status) status = read_header(*file, (*file)->bytes.data, (*file)->bytes.size);
+    return finish(file, status);
+}
+
+scbm_status safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
+                                    const scbm_hooks *hooks) {
+    scbm_status status = create(file, name, hooks);
+    if (!status) status = read_header(*file, data, size);
+    return finish(file, status);
+}
+
+void safetensors_close(safetensors *file) {
+    if (!file) return;
+    const scbm_hooks hooks = file->hooks;
+    json_close(&file->header);
+    if (file->bytes.data) scbm_bytes_close(&file->bytes, &hooks);
+    scbm_release(&hooks, file->tensors);
+    scbm_release(&hooks, file->path);
+    scbm_release(&hooks, file);
+}
+
+const char *safetensors_path(const safetensors *file) {
+    return file->path;
+}
+
+int64_t safetensors_n_tensors(const safetensors *file) {
+    return file->n;
+}
+
+const safetensors_tensor *safetensors_get(const safetensors *file, int64_t index) {
+    return index >= 0 && index < file->n ? &file->tensors[index] : NULL;
+}
+
+const safetensors_tensor *safetensors_find(const safetensors *file, const char *name) {
+    int64_t low = 0, high = file->n;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        int order = strcmp(name, file->tensors[middle].name);
+        if (order == 0) return &file->tensors[middle];
+        if (order < 0) high = middle;
+        else low = middle + 1;
+    }
+    return NULL;
+}

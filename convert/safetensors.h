@@ -1,0 +1,38 @@
+/*
+ * convert/safetensors.h - reading safetensors files
+ *
+ * The format: eight bytes that say how long the header is, the header (a JSON object: tensor name to type, shape and
+ * byte range), then the tensors' bytes, which fill the rest of the file without gaps. Everything is checked when the
+ * file is opened; data stays in the mapped file.
+ */
+#ifndef CONVERT_SAFETENSORS_H
+#define CONVERT_SAFETENSORS_H
+
+#include "../sparsecbm.h"
+
+#define SAFETENSORS_MAX_DIMS 8
+
+typedef struct safetensors_tensor {
+    const char *name;
+    const char *type; /* as the file has it: "F32", … */
+    int n_dims;
+    int64_t shape[SAFETENSORS_MAX_DIMS];
+    const unsigned char *data; /* in the mapped file; any alignment */
+    uint64_t begin, bytes;     /* of the file's data */
+} safetensors_tensor;
+
+typedef struct safetensors safetensors;
+
+scbm_status safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks);
+/* From memory, which must outlive the file; `name` stands for the path in messages. */
+scbm_status safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
+                                    const scbm_hooks *hooks);
+void safetensors_close(safetensors *file);
+
+const char *safetensors_path(const safetensors *file);
+int64_t safetensors_n_tensors(const safetensors *file);
+/* In the order of their names (strcmp). */
+const safetensors_tensor *safetensors_get(const safetensors *file, int64_t index);
+const safetensors_tensor *safetensors_find(const safetensors *file, const char *name); /* NULL: not there */
+
+#endif

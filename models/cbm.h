@@ -1,0 +1,203 @@
+/*
+ * models/cbm.h - concept bottleneck models: load, predict, train, evaluate
+ *
+ * The second public header: what a program needs that wants predictions with their explanation.
+ *
+ *     cbm_model *model; cbm_context *ctx; cbm_prediction p;
+ *     if (cbm_model_load(&model, "cebab.gguf", NULL))      return fail(cbm_last_error());
+ *     if (cbm_context_create(&ctx, model, NULL))           return fail(cbm_last_error());
+ *     if (cbm_predict(ctx, "Great food, rude staff.", &p)) return fail(cbm_context_error(ctx));
+ *     printf("%s (%.2f)\n", p.label, p.probability);
+ *
+ * A loaded model is immutable and shared by threads; a context belongs to one thread at a time.
+ * Results live in the context until its next call.
+ *
+ * The model (METHOD: SparseCBM, AAAI 2024): concept k's subnetwork encodes the text, mean pooling gives z_k,
+ * a linear head the concept's logits c_k = P_k z_k + p_k, and one linear layer on all the concepts' values u
+ * the label's logits y = G u + g; u is c in joint and sequential mode, softmax(c) in independent mode.
+ */
+#ifndef CBM_H
+#define CBM_H
+
+#include "../sparsecbm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cbm_model cbm_model;
+typedef struct cbm_context cbm_context;
+
+/* The last failure on this thread, one sentence; and of this context. */
+const char *cbm_last_error(void);
+const char *cbm_context_error(const cbm_context *ctx);
+
+/* ------------------------------------------------------------------------------------------
+ * Models
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum cbm_mode { CBM_ENCODER, CBM_VANILLA, CBM_INDEPENDENT, CBM_SEQUENTIAL, CBM_JOINT } cbm_mode;
+
+typedef struct cbm_load_options {
+    const scbm_hooks *hooks;       /* NULL: the default ones; copied */
+} cbm_load_options;
+
+/* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. */
+scbm_status cbm_model_load(cbm_model **model, const char *path, const cbm_load_options *options);
+/* From memory that outlives the model (a file embedded in a program). */
+scbm_status cbm_model_load_memory(cbm_model **model, const void *data, size_t size, const cbm_load_options *options);
+void cbm_model_free(cbm_model *model);
+
+cbm_mode cbm_model_mode(const cbm_model *model);
+const char *cbm_mode_name(cbm_mode mode);                   /* "joint", … */
+int cbm_model_hidden_size(const cbm_model *model);          /* d */
+int cbm_model_max_tokens(const cbm_model *model);
+int cbm_model_n_concepts(const cbm_model *model);           /* K; 0 for encoders and vanilla models */
+const char *cbm_model_concept(const cbm_model *model, int k);
+int cbm_model_n_concept_classes(const cbm_model *model, int k);
+const char *cbm_model_concept_class(const cbm_model *model, int k, int c);
+int cbm_model_n_labels(const cbm_model *model);
+/* Whether each concept has a subnetwork of its own. `block` counts from 0, or is negative for all blocks together:
+ * the share of the prunable weights that concept k keeps, and the intersection over union of two concepts' subnetworks
+ * (both 1 in a dense model). */
+int cbm_model_is_sparse(const cbm_model *model);
+int cbm_model_n_blocks(const cbm_model *model);
+double cbm_model_density(const cbm_model *model, int k, int block);
+double cbm_model_overlap(const cbm_model *model, int a, int b, int block);
+const char *cbm_model_label(const cbm_model *model, int y);
+
+/* ------------------------------------------------------------------------------------------
+ * Prediction
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cbm_context_options {
+    scbm_backend *backend;         /* NULL: the CPU */
+    scbm_type precision;           /* SCBM_F32 (0) or SCBM_BF16 */
+    int max_batch_tokens;          /* tokens of one run at most; 0: 4,096 */
+    int max_tokens;                /* longest text, special tokens included; 0: the model's */
+} cbm_context_options;
+
+scbm_status cbm_context_create(cbm_context **ctx, const cbm_model *model, const cbm_context_options *options);
+void cbm_context_free(cbm_context *ctx);
+
+typedef struct cbm_concept_result {
+    const char *name;
+    const char *class_name;        /* the class of the largest logit */
+    int class_index, n_classes;
+    float probability;             /* of that class */
+    const float *logits;           /* [n_classes] */
+    const float *probabilities;    /* [n_classes] */
+    float contribution;            /* to the predicted label's logit: G_k · (u_k − ū_k) */
+} cbm_concept_result;
+
+typedef struct cbm_prediction {
+    const char *label;
+    int label_index, n_labels;
+    float probability;
+    const float *logits;           /* [n_labels] */
+    const float *probabilities;    /* [n_labels] */
+    float bias;                    /* of the predicted label, centred: g + Σ_k G_k ū_k; bias + Σ contributions = its logit */
+    int truncated;                 /* the text was longer than the model reads */
+    int n_tokens;
+    int n_concepts;
+    const cbm_concept_result *concepts;
+} cbm_prediction;
+
+/* One text, NUL-terminated UTF-8. */
+scbm_status cbm_predict(cbm_context *ctx, const char *text, cbm_prediction *prediction);
+/* `n` texts (lengths NULL: NUL-terminated), batched by length inside; predictions[n] in the texts' order. The bits are
+ * those of cbm_predict text by text. */
+scbm_status cbm_predict_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+                              cbm_prediction *predictions);
+
+typedef enum cbm_pooling { CBM_POOL_DEFAULT, CBM_POOL_MEAN, CBM_POOL_FIRST } cbm_pooling;
+/* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`; `normalize` scales each to length 1. `truncated` [n] may be NULL. */
+scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+                            cbm_pooling pooling, int normalize, float *vectors, uint8_t *truncated);
+
+/* ------------------------------------------------------------------------------------------
+ * Training
+ * ---------------------------------------------------------------------------------------- */
+
+struct cbm_dataset; /* models/dataset.h */
+
+typedef enum cbm_concept_loss { CBM_LOSS_PLAIN, CBM_LOSS_SIGMOID } cbm_concept_loss;
+
+typedef struct cbm_epoch_report {
+    int epoch, epochs;
+    double seconds;                /* of training, without validation */
+    double train_loss, valid_loss;
+    double label_accuracy, concept_accuracy, label_f1, concept_f1;   /* on the validation data */
+    double score;                  /* what the best epoch is chosen by */
+    int is_best;
+} cbm_epoch_report;
+
+typedef struct cbm_train_options {
+    cbm_mode mode;
+    int epochs;                    /* 0: initialize only */
+    int batch_size;                /* texts in a step */
+    float encoder_rate, head_rate; /* learning rates */
+    float weight_decay;            /* on matrices */
+    float warmup;                  /* share of all steps */
+    float clip_norm;
+    float concept_weight;          /* λ */
+    float dropout;                 /* < 0: as the encoder's file says */
+    cbm_concept_loss concept_loss;
+    int class_weights;             /* weigh classes by inverse frequency */
+    float mixup;                   /* Beta(a, a) of C3M's concept-level MixUp; 0: off */
+    int patience;                  /* stop after so many epochs without a better one; 0: never */
+    int max_tokens;                /* 0: the model's; the trained model reads as many */
+    uint64_t seed;
+    int resume;                    /* go on from the checkpoint beside `output`, if there is one */
+    const char *output;            /* the best epoch's model; the checkpoint is output + ".checkpoint" */
+    const char *init;              /* a model with the same heads to start from; NULL: the encoder with new heads */
+    const char *step_log;          /* CSV file: step,loss,norm; NULL: none */
+    const char *order_log;         /* text file: the rows of each step; NULL: none */
+    void (*on_epoch)(void *user, const cbm_epoch_report *report);
+    void *user;
+    const scbm_hooks *hooks;       /* NULL: the encoder's */
+    scbm_backend *backend;         /* NULL: the CPU */
+} cbm_train_options;
+
+/* Settings that give a good model: joint, 10 epochs, batch 16, 1e-4 and 1e-3, λ 5, … */
+void cbm_train_defaults(cbm_train_options *options);
+/* Trains on `train`, chooses by `valid`, writes options->output (atomically, after every epoch that is the best so far)
+ * and a checkpoint after every epoch. `encoder` is read, not changed; it may be a trained model, whose heads are left out.
+ * `concept_names` has a name for each concept of the data sets (NULL in vanilla mode).
+ *
+ * An epoch's score is the mean of label accuracy and concept accuracy on the validation data (the one alone where the
+ * other has no gold class); the first of the epochs with the largest score is the best. In independent and sequential
+ * mode the steps train the concepts, and the label head is fitted beside them, to the least loss: in independent mode
+ * on the gold concepts (a missing one counts as its classes' frequencies), in sequential mode on the concept logits of
+ * every epoch's network. MixUp concerns the steps alone. Class weights are n / (classes · the class's count).
+ *
+ * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
+ * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,
+ * encoder and device; its model and logs are those of a run that was never stopped. */
+scbm_status cbm_train(const cbm_model *encoder, const struct cbm_dataset *train, const struct cbm_dataset *valid,
+                      const char *const *concept_names, const cbm_train_options *options);
+
+/* ------------------------------------------------------------------------------------------
+ * Evaluation and quantization
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cbm_evaluation {
+    size_t n;                                /* texts */
+    double seconds;
+    int32_t *label, *concept_class;          /* predictions: [n], [n, K] */
+    size_t n_truncated;
+} cbm_evaluation;
+
+/* Predicts every text of the data set. Free with cbm_evaluation_clear. Measures are models/metrics.h's. */
+scbm_status cbm_evaluate(cbm_context *ctx, const struct cbm_dataset *data, cbm_evaluation *evaluation);
+void cbm_evaluation_clear(cbm_context *ctx, cbm_evaluation *evaluation);
+
+/* Writes the model file `from` again with its encoder's matrices as `type` (F32, F16, BF16, Q8_0, Q4_0). Matrices whose rows
+ * are no multiple of 32 stay F16; how many comes back in *kept_f16 (may be NULL). */
+scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, int *kept_f16, const scbm_hooks *hooks);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

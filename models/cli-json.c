@@ -1,0 +1,49 @@
+/*
+ * models/cli-json.c - JSON lines on standard output
+ *
+ * cJSON prints a double with 15 or 17 digits; here a number is the shortest text that reads back the same.
+ */
+#include "cli.h"
+
+#include <stdio.h>
+
+static int is_finite(double value) {
+    return value - value == 0;
+}
+
+cJSON *cli_json_float(float value) {
+    char text[32];
+    return is_finite((double)value) ? cJSON_CreateRaw(scbm_print_float(value, text)) : cJSON_CreateNull();
+}
+
+cJSON *cli_json_double(double value) {
+    char text[32];
+    return is_finite(value) ? cJSON_CreateRaw(scbm_print_double(value, text)) : cJSON_CreateNull();
+}
+
+cJSON *cli_json_floats(const float *values, int n) {
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < n; i++) cJSON_AddItemToArray(array, cli_json_float(values[i]));
+    return array;
+}
+
+cJSON *cli_json_int(int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    return cJSON_CreateRaw(text);
+}
+
+cJSON *cli_json_ints(const int32_t *values, int64_t n) {
+    cJSON *array = cJSON_CreateArray();
+    for (int64_t i = 0; i < n; i++) cJSON_AddItemToArray(array, cli_json_int(values[i]));
+    return array;
+}
+
+scbm_status cli_json_print(cJSON *object) {
+    char *text = cJSON_PrintUnformatted(object);
+    cJSON_Delete(object);
+    if (!text) return scbm_fail(SCBM_ERROR_MEMORY, "out of memory for a line of JSON");
+    puts(text);
+    cJSON_free(text);
+    return SCBM_OK;
+}

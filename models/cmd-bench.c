@@ -1,0 +1,652 @@
+/*
+ * models/cmd-bench.c - how fast it is: matrix products, whole texts, one text, a training step, the start
+ *
+ * Every figure is the median of repeats. What is measured stands in each function's comment.
+ */
+#define _DEFAULT_SOURCE /* wait4 */
+#define _POSIX_C_SOURCE 200809L
+
+#include "cli.h"
+#include "demo.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define X86_PEAK 1
+#endif
+
+enum { SYNTHETIC_TEXTS = 512, LATENCY_TEXTS = 200, TRAIN_BATCH = 16, TRAIN_STEPS = 12 };
+
+typedef struct bench_command {
+    const cli_command *command;
+    const char *model_path, *data;
+    cli_columns columns;
+    int64_t threads, repeats, max_length;
+    int json, precision;
+    cli_progress progress;
+    scbm_hooks hooks;
+    char directory[64];       /* for what is made; removed at the end */
+    char made_model[96];
+    char tier[64];
+    int workers;
+} bench_command;
+
+/* ------------------------------------------------------------------------------------------
+ * Results
+ * ---------------------------------------------------------------------------------------- */
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The value below which `share` of the n values lie; sorts them. */
+static double quantile(double *values, int n, double share) {
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    int index = (int)(share * (n - 1) + 0.5);
+    return values[index];
+}
+
+/* Adds what every result has, and prints it. `peak_mb` below 0: this process's. */
+static scbm_status print_json(const bench_command *b, const char *what, cJSON *object, double peak_mb) {
+    cJSON_AddStringToObject(object, "bench", what);
+    cJSON_AddStringToObject(object, "tier", b->tier);
+    cJSON_AddItemToObject(object, "threads", cli_json_int(b->workers));
+    cJSON_AddItemToObject(object, "peak_mb", cli_json_double(peak_mb < 0 ? cli_peak_megabytes() : peak_mb));
+    return cli_json_print(object);
+}
+
+static void print_machine(const bench_command *b, double peak_mb) {
+    printf("  %s, %d threads, peak memory %.0f MiB\n", b->tier, b->workers, peak_mb < 0 ? cli_peak_megabytes() : peak_mb);
+}
+
+/* Learns the tier and the number of threads. */
+static scbm_status look_at_machine(bench_command *b) {
+    scbm_context *context;
+    scbm_status status = scbm_context_create(&context, &b->hooks, NULL);
+    if (status != SCBM_OK) return status;
+    const char *device = scbm_context_device(context), *open = strchr(device, '(');
+    snprintf(b->tier, sizeof b->tier, "%s", open ? open + 1 : device);
+    b->tier[strcspn(b->tier, ")")] = 0;
+    b->workers = scbm_context_workers(context);
+    scbm_context_free(context);
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The machine's peak: fused multiply-adds on registers alone
+ * ---------------------------------------------------------------------------------------- */
+
+#ifdef X86_PEAK
+
+enum { PEAK_ROUNDS = 2000000, PEAK_CHAINS = 12 };
+
+__attribute__((target("avx2,fma"))) static float peak_avx2(void) {
+    __m256 sum[PEAK_CHAINS], factor = _mm256_set1_ps(0.999f), term = _mm256_set1_ps(0.001f);
+    for (int c = 0; c < PEAK_CHAINS; c++) sum[c] = _mm256_set1_ps((float)c);
+    for (int i = 0; i < PEAK_ROUNDS; i++) {
+#pragma GCC unroll 12
+        for (int c = 0; c < PEAK_CHAINS; c++) sum[c] = _mm256_fmadd_ps(sum[c], factor, term);
+    }
+    for (int c = 1; c < PEAK_CHAINS; c++) sum[0] = _mm256_add_ps(sum[0], sum[c]);
+    return _mm256_cvtss_f32(sum[0]);
+}
+
+__attribute__((target("avx512f"))) static float peak_avx512(void) {
+    __m512 sum[PEAK_CHAINS], factor = _mm512_set1_ps(0.999f), term = _mm512_set1_ps(0.001f);
+    for (int c = 0; c < PEAK_CHAINS; c++) sum[c] = _mm512_set1_ps((float)c);
+    for (int i = 0; i < PEAK_ROUNDS; i++) {
+#pragma GCC unroll 12
+        for (int c = 0; c < PEAK_CHAINS; c++) sum[c] = _mm512_fmadd_ps(sum[c], factor, term);
+    }
+    for (int c = 1; c < PEAK_CHAINS; c++) sum[0] = _mm512_add_ps(sum[0], sum[c]);
+    return _mm512_cvtss_f32(sum[0]);
+}
+
+typedef struct peak_job {
+    pthread_t thread;
+    int wide;
+    float sum; /* kept, so that the work cannot be left out */
+} peak_job;
+
+static void *peak_thread(void *job) {
+    peak_job *mine = job;
+    mine->sum = mine->wide ? peak_avx512() : peak_avx2();
+    return NULL;
+}
+
+/* GFLOP/s that as many threads as are used reach without touching memory; 0 where that is not known. */
+static double measure_peak(const bench_command *b) {
+    int wide = strcmp(b->tier, "avx512") == 0;
+    if (!wide && strcmp(b->tier, "avx2") != 0) return 0;
+    double best = 0;
+    for (int repeat = 0; repeat < 5; repeat++) {
+        peak_job job[64];
+        int n = b->workers < 64 ? b->workers : 64, started = 0;
+        double begin = cli_seconds();
+        for (int i = 0; i < n; i++) job[i].wide = wide;
+        while (started < n && pthread_create(&job[started].thread, NULL, peak_thread, &job[started]) == 0) started++;
+        for (int i = 0; i < started; i++) pthread_join(job[i].thread, NULL);
+        double rate = 2.0 * (wide ? 16 : 8) * PEAK_CHAINS * PEAK_ROUNDS * started / (cli_seconds() - begin) * 1e-9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+#else
+
+static double measure_peak(const bench_command *b) {
+    (void)b;
+    return 0;
+}
+
+#endif
+
+/* ------------------------------------------------------------------------------------------
+ * linear: y = x Wᵀ + b as one node of a graph
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct linear_shape {
+    int64_t in, out;
+} linear_shape;
+
+static void fill_normal(float *data, int64_t n, uint64_t seed) {
+    scbm_random random = {seed, 0, 0};
+    for (int64_t i = 0; i < n; i++) data[i] = (float)(0.1 * scbm_random_normal(&random));
+}
+
+/* Seconds of one run, the median of at least `repeats` and of a quarter of a second. */
+static scbm_status time_graph(scbm_graph *graph, int64_t tokens, int64_t repeats, double *seconds) {
+    enum { MOST = 4000 };
+    static double times[MOST];
+    int n = 0;
+    scbm_status status = scbm_graph_run(graph, tokens, 1);
+    double begin = cli_seconds(), before = begin;
+    while (status == SCBM_OK && n < MOST && (n < repeats || before - begin < 0.25)) {
+        status = scbm_graph_run(graph, tokens, 1);
+        double now = cli_seconds();
+        times[n++] = now - before;
+        before = now;
+    }
+    if (status == SCBM_OK) *seconds = quantile(times, n, 0.5);
+    return status;
+}
+
+static scbm_status time_linear(const bench_command *b, scbm_context *context, int64_t tokens, linear_shape shape, double *seconds) {
+    const int64_t x_shape[3] = {1, tokens, shape.in}, w_shape[2] = {shape.out, shape.in}, b_shape[1] = {shape.out};
+    const scbm_extent extent[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    scbm_tensor w, bias;
+    scbm_graph *graph = NULL;
+    scbm_status status = scbm_tensor_init(&w, "w", SCBM_F32, 2, w_shape);
+    if (status == SCBM_OK) status = scbm_tensor_init(&bias, "b", SCBM_F32, 1, b_shape);
+    if (status != SCBM_OK) return status;
+    w.data = scbm_alloc_array(&b->hooks, (size_t)(shape.out * shape.in), sizeof(float));
+    bias.data = scbm_alloc_array(&b->hooks, (size_t)shape.out, sizeof(float));
+    if (!w.data || !bias.data) status = SCBM_ERROR_MEMORY;
+    if (status == SCBM_OK) status = scbm_graph_create(&graph, context);
+    if (status == SCBM_OK) {
+        fill_normal(w.data, shape.out * shape.in, 1);
+        scbm_graph_set_precision(graph, b->precision ? SCBM_BF16 : SCBM_F32);
+        scbm_graph_set_capacity(graph, tokens, 1);
+        scbm_tensor *x = scbm_input(graph, "x", SCBM_F32, 3, x_shape, extent);
+        scbm_output(graph, scbm_linear(graph, x, &w, &bias, NULL, SCBM_NONE));
+        status = scbm_graph_plan(graph);
+        if (status == SCBM_OK) {
+            fill_normal(x->data, tokens * shape.in, 2);
+            status = time_graph(graph, tokens, b->repeats, seconds);
+        }
+    }
+    scbm_graph_free(graph);
+    scbm_release(&b->hooks, w.data);
+    scbm_release(&b->hooks, bias.data);
+    return status;
+}
+
+static scbm_status print_linear(const bench_command *b, int64_t tokens, linear_shape shape, double seconds, double peak) {
+    double gflops = 2e-9 * (double)tokens * (double)shape.in * (double)shape.out / seconds;
+    if (!b->json) {
+        printf("  %6lld %6lld %6lld  %10.3f  %9.1f", (long long)tokens, (long long)shape.out, (long long)shape.in, 1e3 * seconds, gflops);
+        if (peak > 0) printf("  %5.0f %%", 100 * gflops / peak);
+        putchar('\n');
+        return cli_flush();
+    }
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddItemToObject(object, "tokens", cli_json_int(tokens));
+    cJSON_AddItemToObject(object, "in", cli_json_int(shape.in));
+    cJSON_AddItemToObject(object, "out", cli_json_int(shape.out));
+    cJSON_AddItemToObject(object, "gflops", cli_json_double(gflops));
+    if (peak > 0) cJSON_AddItemToObject(object, "peak_gflops", cli_json_double(peak));
+    return print_json(b, "linear", object, -1);
+}
+
+static scbm_status bench_linear(bench_command *b) {
+    static const int64_t tokens[] = {25, 128, 512, 1024};
+    static const linear_shape shapes[] = {{384, 384}, {768, 768}, {768, 3072}, {3072, 768}};
+    scbm_context *context;
+    scbm_status status = scbm_context_create(&context, &b->hooks, NULL);
+    if (status != SCBM_OK) return status;
+    double peak = b->precision ? 0 : measure_peak(b);
+    if (!b->json) {
+        printf("linear, %s\n", b->precision ? "bf16" : "f32");
+        if (peak > 0) printf("  measured peak of f32 multiply-adds: %.0f GFLOP/s\n", peak);
+        printf("  %6s %6s %6s  %10s  %9s%s\n", "tokens", "out", "in", "ms", "GFLOP/s", peak > 0 ? "  of peak" : "");
+    }
+    for (size_t i = 0; status == SCBM_OK && i < sizeof shapes / sizeof *shapes; i++) {
+        for (size_t j = 0; status == SCBM_OK && j < sizeof tokens / sizeof *tokens; j++) {
+            double seconds;
+            status = time_linear(b, context, tokens[j], shapes[i], &seconds);
+            if (status == SCBM_OK) status = print_linear(b, tokens[j], shapes[i], seconds, peak);
+        }
+    }
+    if (status == SCBM_OK && !b->json) print_machine(b, -1);
+    scbm_context_free(context);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Models and texts: the user's, or an encoder of MiniLM's shape with random weights and generated reviews
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status make_directory(bench_command *b) {
+    const char *parent = getenv("TMPDIR");
+    if (b->directory[0]) return SCBM_OK;
+    if (!parent || strlen(parent) > 32) parent = "/tmp";
+    snprintf(b->directory, sizeof b->directory, "%s/sparsecbm-XXXXXX", parent);
+    if (mkdtemp(b->directory)) return SCBM_OK;
+    scbm_status status = scbm_fail(SCBM_ERROR_IO, "%s cannot be made: %s", b->directory, strerror(errno));
+    b->directory[0] = 0;
+    return status;
+}
+
+static void remove_directory(const bench_command *b) {
+    static const char *const names[] = {"encoder.gguf", "model.gguf", "model.gguf.checkpoint", "data.csv"};
+    char path[128];
+    if (!b->directory[0]) return;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", b->directory, names[i]);
+        unlink(path);
+    }
+    rmdir(b->directory);
+}
+
+static scbm_status find_model(bench_command *b) {
+    static const demo_shape minilm = {384, 6, 12, 1536, 512};
+    if (b->model_path) return SCBM_OK;
+    scbm_status status = make_directory(b);
+    if (status != SCBM_OK) return status;
+    snprintf(b->made_model, sizeof b->made_model, "%s/encoder.gguf", b->directory);
+    b->model_path = b->made_model;
+    if (!b->json) puts("no --model: an encoder of MiniLM's shape (6 layers, hidden size 384) with random weights");
+    return demo_write_encoder(b->made_model, &minilm, 1, 100, &b->hooks);
+}
+
+/* Texts and, with `labels`, what they are labelled with. */
+static scbm_status find_data(bench_command *b, int labels, cbm_dataset *data) {
+    static const char *demo_path;
+    static char path[96];
+    cli_list paths = {&b->data, 1};
+    cli_columns columns = b->columns;
+    if (!b->data) {
+        scbm_status status = make_directory(b);
+        if (status != SCBM_OK) return status;
+        snprintf(path, sizeof path, "%s/data.csv", b->directory);
+        demo_path = path;
+        status = demo_write_reviews(path, 1, 0, SYNTHETIC_TEXTS, &b->hooks);
+        if (status != SCBM_OK) return status;
+        paths.item = &demo_path;
+        columns.text = "review";
+        if (!b->json) printf("no --data: %d generated reviews\n", SYNTHETIC_TEXTS);
+    }
+    if (!labels) columns.label = NULL;
+    if (!labels) columns.n_concepts = 0;
+    return cli_columns_read(&columns, &paths, NULL, data, &b->hooks);
+}
+
+typedef struct loaded {
+    cbm_model *model;
+    cbm_context *context;
+    cbm_dataset data;
+    float *vectors;
+    cbm_prediction *predictions;
+    const scbm_hooks *hooks;
+} loaded;
+
+static void unload(loaded *l) {
+    scbm_release(l->hooks, l->vectors);
+    scbm_release(l->hooks, l->predictions);
+    cbm_context_free(l->context);
+    cbm_model_free(l->model);
+    cbm_dataset_clear(&l->data);
+}
+
+/* The model with a context, the texts, and room for all results. */
+static scbm_status load(bench_command *b, loaded *l) {
+    cbm_load_options options = {&b->hooks};
+    cbm_context_options context;
+    memset(l, 0, sizeof *l);
+    memset(&context, 0, sizeof context);
+    l->hooks = &b->hooks;
+    context.precision = b->precision ? SCBM_BF16 : SCBM_F32;
+    context.max_tokens = (int)b->max_length;
+    scbm_status status = find_model(b);
+    if (status == SCBM_OK) status = find_data(b, 0, &l->data);
+    if (status == SCBM_OK) status = cbm_model_load(&l->model, b->model_path, &options);
+    if (status == SCBM_OK) status = cbm_context_create(&l->context, l->model, &context);
+    if (status != SCBM_OK) return status;
+    l->vectors = scbm_alloc_array(&b->hooks, l->data.n * (size_t)cbm_model_hidden_size(l->model), sizeof *l->vectors);
+    l->predictions = scbm_alloc_array(&b->hooks, l->data.n, sizeof *l->predictions);
+    return l->vectors && l->predictions ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+/* Texts first … first + n - 1: predicted, or by an encoder embedded. */
+static scbm_status answer(loaded *l, size_t first, size_t n) {
+    const char *const *texts = (const char *const *)l->data.text + first;
+    const size_t *lengths = l->data.text_length + first;
+    if (cbm_model_mode(l->model) != CBM_ENCODER) return cbm_predict_batch(l->context, texts, lengths, n, l->predictions);
+    return cbm_embed_batch(l->context, texts, lengths, n, CBM_POOL_DEFAULT, 0, l->vectors, NULL);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * encoder: all texts at once; latency: one text after the other
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status bench_encoder(bench_command *b) {
+    enum { MOST = 100 };
+    loaded l;
+    double times[MOST];
+    int n = (int)(b->repeats < MOST ? b->repeats : MOST);
+    scbm_status status = load(b, &l);
+    if (status == SCBM_OK) status = answer(&l, 0, l.data.n);
+    for (int i = 0; status == SCBM_OK && i < n; i++) {
+        double begin = cli_seconds();
+        status = answer(&l, 0, l.data.n);
+        times[i] = cli_seconds() - begin;
+    }
+    if (status == SCBM_OK) {
+        double rate = (double)l.data.n / quantile(times, n, 0.5);
+        if (b->json) {
+            cJSON *object = cJSON_CreateObject();
+            cJSON_AddItemToObject(object, "texts_per_s", cli_json_double(rate));
+            cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)l.data.n));
+            status = print_json(b, "encoder", object, -1);
+        } else {
+            printf("encoder, %s: %.1f texts/s (%zu texts, median of %d)\n", b->precision ? "bf16" : "f32", rate, l.data.n, n);
+            print_machine(b, -1);
+        }
+    }
+    unload(&l);
+    return status;
+}
+
+static scbm_status bench_latency(bench_command *b) {
+    loaded l;
+    double times[LATENCY_TEXTS];
+    scbm_status status = load(b, &l);
+    int n = status == SCBM_OK && l.data.n < LATENCY_TEXTS ? (int)l.data.n : LATENCY_TEXTS;
+    for (int i = 0; status == SCBM_OK && i < 10; i++) status = answer(&l, (size_t)(i % n), 1);
+    for (int i = 0; status == SCBM_OK && i < n; i++) {
+        double begin = cli_seconds();
+        status = answer(&l, (size_t)i, 1);
+        times[i] = 1e3 * (cli_seconds() - begin);
+    }
+    if (status == SCBM_OK) {
+        double median = quantile(times, n, 0.5), slow = quantile(times, n, 0.9);
+        if (b->json) {
+            cJSON *object = cJSON_CreateObject();
+            cJSON_AddItemToObject(object, "ms_median", cli_json_double(median));
+            cJSON_AddItemToObject(object, "ms_p90", cli_json_double(slow));
+            status = print_json(b, "latency", object, -1);
+        } else {
+            printf("latency, %s: %.2f ms a text (median of %d texts; nine of ten within %.2f ms)\n", b->precision ? "bf16" : "f32",
+                   median, n, slow);
+            print_machine(b, -1);
+        }
+    }
+    unload(&l);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * train: steps of 16 texts, joint where there are concepts
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct epoch_times {
+    double seconds[100];
+    int n;
+} epoch_times;
+
+static void keep_time(void *user, const cbm_epoch_report *report) {
+    epoch_times *times = user;
+    if (times->n < 100) times->seconds[times->n++] = report->seconds;
+}
+
+/* Trains on the first texts for a few epochs of TRAIN_STEPS steps; the first epoch, which plans, does not count. */
+static scbm_status train_epochs(bench_command *b, cbm_dataset *data, cbm_dataset *valid, epoch_times *times) {
+    static const char *names[256];
+    cbm_train_options options;
+    cbm_load_options load_options = {&b->hooks};
+    cbm_model *encoder = NULL;
+    char output[96];
+    scbm_status status = make_directory(b);
+    if (status == SCBM_OK) status = cbm_model_load(&encoder, b->model_path, &load_options);
+    if (status != SCBM_OK) return status;
+    for (int k = 0; k < b->columns.n_concepts && k < 256; k++) names[k] = b->columns.concepts[k].name;
+    snprintf(output, sizeof output, "%s/model.gguf", b->directory);
+    cbm_train_defaults(&options);
+    options.mode = b->columns.n_concepts ? CBM_JOINT : CBM_VANILLA;
+    options.epochs = (int)(b->repeats < 20 ? b->repeats : 20) + 1;
+    options.batch_size = TRAIN_BATCH;
+    options.max_tokens = (int)b->max_length;
+    options.patience = 0;
+    options.output = output;
+    options.on_epoch = keep_time;
+    options.user = times;
+    options.hooks = &b->hooks;
+    size_t n = data->n, n_valid = valid->n;
+    data->n = n < TRAIN_BATCH * TRAIN_STEPS ? n / TRAIN_BATCH * TRAIN_BATCH : TRAIN_BATCH * TRAIN_STEPS;
+    valid->n = n_valid < TRAIN_BATCH ? n_valid : TRAIN_BATCH;
+    if (data->n == 0) status = scbm_fail(SCBM_ERROR_ARGUMENT, "bench train needs at least %d labelled texts", TRAIN_BATCH);
+    else status = cbm_train(encoder, data, valid, names, &options);
+    times->n = status == SCBM_OK ? times->n : 0;
+    for (int i = 0; i < times->n; i++) times->seconds[i] *= 1e3 / (double)(data->n / TRAIN_BATCH);
+    data->n = n;
+    valid->n = n_valid;
+    cbm_model_free(encoder);
+    return status;
+}
+
+static int concepts_of_demo(bench_command *b) {
+    for (int k = 0; k < DEMO_CONCEPTS && !b->columns.concept.n; k++) {
+        const char **item = realloc(b->columns.concept.item, DEMO_CONCEPTS * sizeof *item);
+        if (!item) return cli_fail(b->command, "out of memory");
+        memcpy(item, demo_concepts, DEMO_CONCEPTS * sizeof *item);
+        b->columns.concept.item = item;
+        b->columns.concept.n = DEMO_CONCEPTS;
+    }
+    b->columns.text = "review";
+    b->columns.label = "stars";
+    return CLI_GO_ON;
+}
+
+static scbm_status bench_train(bench_command *b) {
+    cbm_dataset data, valid;
+    epoch_times times;
+    memset(&data, 0, sizeof data);
+    memset(&valid, 0, sizeof valid);
+    memset(&times, 0, sizeof times);
+    scbm_status status = find_model(b);
+    if (status == SCBM_OK) status = find_data(b, 1, &data);
+    if (status == SCBM_OK) status = find_data(b, 1, &valid);
+    if (status == SCBM_OK) status = train_epochs(b, &data, &valid, &times);
+    if (status == SCBM_OK && times.n < 2) status = scbm_fail(SCBM_ERROR_ARGUMENT, "training ended after one epoch");
+    if (status == SCBM_OK) {
+        double median = quantile(times.seconds + 1, times.n - 1, 0.5);
+        if (b->json) {
+            cJSON *object = cJSON_CreateObject();
+            cJSON_AddItemToObject(object, "ms_per_step", cli_json_double(median));
+            cJSON_AddItemToObject(object, "batch", cli_json_int(TRAIN_BATCH));
+            cJSON_AddItemToObject(object, "concepts", cli_json_int(b->columns.n_concepts));
+            status = print_json(b, "train", object, -1);
+        } else {
+            printf("train: %.1f ms a step of %d texts, %d concepts (median of %d times up to %d steps)\n", median, TRAIN_BATCH,
+                   b->columns.n_concepts, times.n - 1, TRAIN_STEPS);
+            print_machine(b, -1);
+        }
+    }
+    cbm_dataset_clear(&valid);
+    cbm_dataset_clear(&data);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * start: from starting a process to its first result
+ * ---------------------------------------------------------------------------------------- */
+
+/* Runs `predict` (or `embed`) on one text in a process of its own; how long until it wrote something, and its
+ * peak memory. */
+static scbm_status time_start(const bench_command *b, const char *command, double *milliseconds, double *peak_mb) {
+    int ends[2];
+    char byte, threads[32];
+    struct rusage usage;
+    int result = 0;
+    if (pipe(ends) != 0) return scbm_fail(SCBM_ERROR_IO, "a pipe cannot be made: %s", strerror(errno));
+    snprintf(threads, sizeof threads, "%lld", (long long)b->threads);
+    double begin = cli_seconds();
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execlp("/proc/self/exe", cli_program, command, "--model", b->model_path, "--threads", threads, "--json",
+               "The soup was cold, but the waiter was lovely.", (char *)NULL);
+        execlp(cli_program, cli_program, command, "--model", b->model_path, "--threads", threads, "--json",
+               "The soup was cold, but the waiter was lovely.", (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    ssize_t got = child > 0 ? read(ends[0], &byte, 1) : -1;
+    *milliseconds = 1e3 * (cli_seconds() - begin);
+    while (got > 0 && (got = read(ends[0], threads, sizeof threads)) > 0) continue;
+    close(ends[0]);
+    if (child < 0 || wait4(child, &result, 0, &usage) < 0)
+        return scbm_fail(SCBM_ERROR_IO, "a process cannot be started: %s", strerror(errno));
+    if (!WIFEXITED(result) || WEXITSTATUS(result) != 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the process that was to be timed failed");
+    *peak_mb = (double)usage.ru_maxrss / 1024;
+    return SCBM_OK;
+}
+
+static scbm_status bench_start(bench_command *b) {
+    enum { MOST = 100 };
+    double times[MOST], peak_mb = 0;
+    int n = (int)(b->repeats < MOST ? b->repeats : MOST);
+    cbm_model *model = NULL;
+    cbm_load_options options = {&b->hooks};
+    scbm_status status = find_model(b);
+    if (status == SCBM_OK) status = cbm_model_load(&model, b->model_path, &options);
+    if (status != SCBM_OK) return status;
+    const char *command = cbm_model_mode(model) == CBM_ENCODER ? "embed" : "predict";
+    cbm_model_free(model);
+    for (int i = 0; status == SCBM_OK && i < n; i++) status = time_start(b, command, &times[i], &peak_mb);
+    if (status != SCBM_OK) return status;
+    double median = quantile(times, n, 0.5);
+    if (b->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "ms_median", cli_json_double(median));
+        cJSON_AddItemToObject(object, "ms_p90", cli_json_double(quantile(times, n, 0.9)));
+        return print_json(b, "start", object, peak_mb);
+    }
+    printf("start: %.1f ms from starting the process to the first result of %s (median of %d)\n", median, command, n);
+    print_machine(b, peak_mb);
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The command
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct bench_kind {
+    const char *name;
+    scbm_status (*run)(bench_command *b);
+} bench_kind;
+
+static const bench_kind kinds[] = {
+    {"linear", bench_linear}, {"encoder", bench_encoder}, {"latency", bench_latency}, {"train", bench_train}, {"start", bench_start},
+};
+
+static const bench_kind *find_kind(const char *name) {
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(kinds[i].name, name) == 0) return &kinds[i];
+    }
+    return NULL;
+}
+
+static int check_usage(bench_command *b, const cli_list *rest, const bench_kind **kind) {
+    static const char *const names[] = {"linear", "encoder", "latency", "train", "start", NULL};
+    if (rest->n != 1) return cli_misuse(b->command, "say what to measure: linear, encoder, latency, train or start");
+    *kind = find_kind(rest->item[0]);
+    if (!*kind) {
+        const char *nearest = cli_nearest(rest->item[0], names);
+        return cli_misuse(b->command, "'%s' cannot be measured; %s%s", rest->item[0], nearest ? "did you mean " : "linear, encoder, latency, train and start can",
+                          nearest ? nearest : "");
+    }
+    int trains = (*kind)->run == bench_train;
+    if (!b->data) return trains ? concepts_of_demo(b) : CLI_GO_ON;
+    if (!b->columns.text) return cli_misuse(b->command, "--data needs --text COLUMN: which column holds the text?");
+    if (trains && !b->columns.label) return cli_misuse(b->command, "bench train with --data needs --label COLUMN");
+    return CLI_GO_ON;
+}
+
+static int run_bench(const cli_command *command, int argc, char **argv) {
+    bench_command b;
+    cli_list rest = {NULL, 0};
+    const bench_kind *kind = NULL;
+    memset(&b, 0, sizeof b);
+    b.command = command;
+    b.repeats = 5;
+    const cli_option options[] = {
+        CLI_TEXT_OPTION("model", "FILE", &b.model_path, "the model; without it, an encoder of MiniLM's shape with random weights"),
+        CLI_TEXT_OPTION("data", "FILE", &b.data, "texts, CSV or JSONL; without it, generated reviews"),
+        CLI_COLUMNS_OPTIONS(b.columns),
+        CLI_INT_OPTION("max-length", "N", &b.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
+        CLI_INT_OPTION("repeats", "N", &b.repeats, 1, 1000, "measure N times and take the median"),
+        CLI_CHOICE_OPTION("precision", "f32|bf16", &b.precision, "what matrix products compute with"),
+        CLI_INT_OPTION("threads", "N", &b.threads, 0, 1024, "threads; 0: all cores"),
+        CLI_FLAG_OPTION("json", &b.json, "print one JSON object a line"),
+        CLI_END_OPTIONS,
+    };
+    int status = cli_parse(command, options, argc, argv, &rest);
+    if (status == CLI_GO_ON) status = check_usage(&b, &rest, &kind);
+    if (status == CLI_GO_ON && kind->run == bench_train) status = cli_columns_from_options(command, &b.columns);
+    if (status == CLI_GO_ON) {
+        b.hooks = cli_hooks(&b.progress, command, b.threads);
+        b.hooks.progress = NULL; /* nothing but the work itself is measured */
+        scbm_status done = look_at_machine(&b);
+        if (done == SCBM_OK) done = kind->run(&b);
+        status = done == SCBM_OK ? cli_finish(command) : cli_fail_status(command, done);
+        remove_directory(&b);
+    }
+    free((void *)rest.item);
+    cli_columns_clear(&b.columns);
+    return status;
+}
+
+static const char *const bench_examples[] = {"bench latency --model demo/encoder.gguf --data demo/test.csv --text review", NULL};
+const cli_command cmd_bench = {
+    "bench", "measure speed and memory", "linear|encoder|latency|train|start [options]",
+    "linear    one matrix product, in GFLOP/s, for several sizes, beside the processor's measured peak\n"
+    "encoder   texts per second, all texts in one call\n"
+    "latency   milliseconds for one text\n"
+    "train     milliseconds for a training step of 16 texts\n"
+    "start     milliseconds from starting the program to its first result\n"
+    "With --json, each line has bench, tier, threads and peak_mb beside tokens, in, out and gflops; texts_per_s;\n"
+    "ms_median and ms_p90; or ms_per_step.",
+    bench_examples, run_bench};

@@ -1,0 +1,360 @@
+/*
+ * models/cmd-eval.c - how good a model's predictions are on labelled texts
+ */
+#include "cli.h"
+#include "metrics.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_PRINTED_CLASSES 40
+
+typedef struct eval_command {
+    const cli_command *command;
+    const char *model_path, *csv_path;
+    cli_list data_paths;
+    cli_columns columns;
+    int64_t threads, max_length, resamples, seed;
+    int json, precision;
+    cli_progress progress;
+    scbm_hooks hooks;
+    scbm_file *file;                 /* the model's, for the columns that training noted */
+    cbm_model *model;
+    cbm_context *context;
+    cbm_dataset data;
+    cbm_evaluation evaluation;
+    cbm_measures label, mean;        /* mean: of the concepts */
+    cbm_measures *concepts;          /* [n_concepts] */
+    int *n_classes;                  /* [n_concepts] */
+} eval_command;
+
+/* ------------------------------------------------------------------------------------------
+ * Measuring
+ * ---------------------------------------------------------------------------------------- */
+
+/* Loads the model, which must be a trained one, and finds the data's columns. */
+static int load_model(eval_command *e) {
+    cbm_load_options load = {&e->hooks};
+    cbm_context_options options;
+    scbm_status status = cbm_model_load(&e->model, e->model_path, &load);
+    if (status != SCBM_OK) return cli_fail_status(e->command, status);
+    if (cbm_model_mode(e->model) == CBM_ENCODER)
+        return cli_fail(e->command, "%s is an encoder without labels; train a model on it first (%s train --help)", e->model_path,
+                        cli_program);
+    int longest = cbm_model_max_tokens(e->model);
+    if (e->max_length > longest)
+        return cli_fail(e->command, "--max-length %lld: %s reads %d tokens at most", (long long)e->max_length, e->model_path, longest);
+    status = scbm_file_open(&e->file, e->model_path, &e->hooks);
+    if (status != SCBM_OK) return cli_fail_status(e->command, status);
+    int result = cli_columns_from_model(e->command, &e->columns, e->model, e->file);
+    if (result != CLI_GO_ON) return result;
+    memset(&options, 0, sizeof options);
+    options.precision = e->precision ? SCBM_BF16 : SCBM_F32;
+    options.max_tokens = (int)e->max_length;
+    status = cbm_context_create(&e->context, e->model, &options);
+    return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(e->command, status);
+}
+
+static scbm_status measure(eval_command *e) {
+    int n_concepts = e->columns.n_concepts, n_labels = cbm_model_n_labels(e->model), resamples = (int)e->resamples;
+    uint64_t seed = (uint64_t)e->seed;
+    e->concepts = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *e->concepts);
+    e->n_classes = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *e->n_classes);
+    if (!e->concepts || !e->n_classes) return SCBM_ERROR_MEMORY;
+    for (int k = 0; k < n_concepts; k++) e->n_classes[k] = cbm_model_n_concept_classes(e->model, k);
+    scbm_status status =
+        cbm_measure(&e->label, NULL, e->data.label, e->evaluation.label, e->data.n, 1, &n_labels, resamples, seed, &e->hooks);
+    if (status == SCBM_OK)
+        status = cbm_measure(e->concepts, &e->mean, e->data.concept_class, e->evaluation.concept_class, e->data.n, n_concepts,
+                             e->n_classes, resamples, seed, &e->hooks);
+    return status;
+}
+
+/* The confusion matrix of concept k, or of the label where k is -1; the caller releases it. */
+static int64_t *confusion_of(const eval_command *e, int k) {
+    const int32_t *gold = k < 0 ? e->data.label : e->data.concept_class + k;
+    const int32_t *predicted = k < 0 ? e->evaluation.label : e->evaluation.concept_class + k;
+    int n = k < 0 ? cbm_model_n_labels(e->model) : e->n_classes[k];
+    int64_t *confusion = scbm_alloc_array(&e->hooks, (size_t)n * (size_t)n, sizeof *confusion);
+    if (confusion) cbm_count_confusion(confusion, n, gold, predicted, e->data.n, k < 0 ? 1 : (size_t)e->columns.n_concepts);
+    return confusion;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * JSON
+ * ---------------------------------------------------------------------------------------- */
+
+static cJSON *json_interval(double low, double high) {
+    cJSON *pair = cJSON_CreateArray();
+    cJSON_AddItemToArray(pair, cli_json_double(low));
+    cJSON_AddItemToArray(pair, cli_json_double(high));
+    return pair;
+}
+
+static cJSON *json_scores(const cbm_measures *m) {
+    cJSON *object = cJSON_CreateObject();
+    const double none = m->n ? 0.0 : (double)NAN; /* null in JSON */
+    cJSON_AddItemToObject(object, "accuracy", cli_json_double(m->value.accuracy + none));
+    cJSON_AddItemToObject(object, "macro_f1", cli_json_double(m->value.macro_f1 + none));
+    cJSON_AddItemToObject(object, "macro_f1_ovr", cli_json_double(m->value.macro_f1_ovr + none));
+    return object;
+}
+
+static cJSON *json_confusion(const int64_t *confusion, int n) {
+    cJSON *rows = cJSON_CreateArray();
+    for (int gold = 0; gold < n; gold++) {
+        cJSON *row = cJSON_CreateArray();
+        for (int c = 0; c < n; c++) cJSON_AddItemToArray(row, cli_json_int(confusion[(size_t)gold * (size_t)n + (size_t)c]));
+        cJSON_AddItemToArray(rows, row);
+    }
+    return rows;
+}
+
+static void add_majority_and_intervals(const eval_command *e, cJSON *object, const cbm_measures *m) {
+    cJSON_AddItemToObject(object, "majority", m->n ? cli_json_double(m->majority_share) : cJSON_CreateNull());
+    if (!e->resamples || !m->n) return;
+    cJSON *intervals = cJSON_CreateObject();
+    cJSON_AddItemToObject(intervals, "accuracy", json_interval(m->low.accuracy, m->high.accuracy));
+    cJSON_AddItemToObject(intervals, "macro_f1", json_interval(m->low.macro_f1, m->high.macro_f1));
+    cJSON_AddItemToObject(intervals, "macro_f1_ovr", json_interval(m->low.macro_f1_ovr, m->high.macro_f1_ovr));
+    cJSON_AddItemToObject(object, "intervals", intervals);
+}
+
+/* Concept k's measures, or the label's where k is -1. NULL: out of memory. */
+static cJSON *json_measures(const eval_command *e, int k) {
+    const cbm_measures *m = k < 0 ? &e->label : &e->concepts[k];
+    int64_t *confusion = confusion_of(e, k);
+    if (!confusion) return NULL;
+    cJSON *object = json_scores(m);
+    cJSON_AddItemToObject(object, "confusion", json_confusion(confusion, k < 0 ? cbm_model_n_labels(e->model) : e->n_classes[k]));
+    add_majority_and_intervals(e, object, m);
+    scbm_release(&e->hooks, confusion);
+    return object;
+}
+
+static scbm_status print_json(const eval_command *e) {
+    cJSON *object = cJSON_CreateObject(), *concepts = json_scores(&e->mean), *each = cJSON_CreateObject();
+    cJSON *label = json_measures(e, -1);
+    int has_memory = label != NULL;
+    for (int k = 0; k < e->columns.n_concepts && has_memory; k++) {
+        cJSON *concept = json_measures(e, k);
+        has_memory = concept != NULL;
+        cJSON_AddItemToObject(each, cbm_model_concept(e->model, k), concept);
+    }
+    add_majority_and_intervals(e, concepts, &e->mean);
+    cJSON_AddItemToObject(concepts, "each", each);
+    cJSON_AddItemToObject(object, "label", label);
+    cJSON_AddItemToObject(object, "concepts", concepts);
+    cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)e->evaluation.n));
+    cJSON_AddItemToObject(object, "texts_per_s", cli_json_double((double)e->evaluation.n / e->evaluation.seconds));
+    if (has_memory) return cli_json_print(object);
+    cJSON_Delete(object);
+    return SCBM_ERROR_MEMORY;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Text
+ * ---------------------------------------------------------------------------------------- */
+
+/* The number of characters of UTF-8 text: about the columns that it takes. */
+static int width_of(const char *text) {
+    int n = 0;
+    for (; *text; text++) n += ((unsigned char)*text & 0xc0) != 0x80;
+    return n;
+}
+
+static void print_padded(const char *text, int width) {
+    printf("%s%*s", text, width - width_of(text) > 0 ? width - width_of(text) : 0, "");
+}
+
+/* "66.2 %  (63.9-68.4)" */
+static void print_score(const eval_command *e, double value, double low, double high) {
+    char interval[32] = "";
+    if (e->resamples) snprintf(interval, sizeof interval, "(%.1f-%.1f)", 100 * low, 100 * high);
+    printf("  %5.1f %% %-*s", 100 * value, e->resamples ? 13 : 5, interval);
+}
+
+static void print_measures(const eval_command *e, const char *name, int width, const cbm_measures *m, const char *majority) {
+    printf("  ");
+    print_padded(name, width);
+    if (m->n) {
+        print_score(e, m->value.accuracy, m->low.accuracy, m->high.accuracy);
+        print_score(e, m->value.macro_f1, m->low.macro_f1, m->high.macro_f1);
+        print_score(e, m->value.macro_f1_ovr, m->low.macro_f1_ovr, m->high.macro_f1_ovr);
+        printf("  %5.1f %%%s%s\n", 100 * m->majority_share, majority[0] ? " " : "", majority);
+    } else {
+        puts("  there are no true classes in these data");
+    }
+}
+
+static void print_table(const eval_command *e) {
+    int width = width_of("all concepts"), column = e->resamples ? 22 : 14;
+    for (int k = 0; k < e->columns.n_concepts; k++) {
+        int n = width_of(cbm_model_concept(e->model, k));
+        if (n > width) width = n;
+    }
+    printf("  %*s  %-*s%-*s%-*s%s\n", width, "", column, "accuracy", column, "macro_f1", column, "macro_f1_ovr", "majority");
+    print_measures(e, "label", width, &e->label, e->label.n ? cbm_model_label(e->model, e->label.majority_class) : "");
+    for (int k = 0; k < e->columns.n_concepts; k++) {
+        int most = e->concepts[k].majority_class;
+        print_measures(e, cbm_model_concept(e->model, k), width, &e->concepts[k],
+                       most < 0 ? "" : cbm_model_concept_class(e->model, k, most));
+    }
+    if (e->columns.n_concepts) print_measures(e, "all concepts", width, &e->mean, "");
+}
+
+static scbm_status print_confusion(const eval_command *e) {
+    int n = cbm_model_n_labels(e->model), name_width = 4, width = 5;
+    if (n > MOST_PRINTED_CLASSES) {
+        printf("\nlabel has %d classes; --json gives their confusion matrix\n", n);
+        return SCBM_OK;
+    }
+    int64_t *confusion = confusion_of(e, -1);
+    if (!confusion) return SCBM_ERROR_MEMORY;
+    for (int y = 0; y < n; y++) {
+        int length = width_of(cbm_model_label(e->model, y));
+        if (length > name_width) name_width = length;
+        if (length > width) width = length;
+    }
+    printf("\nlabel: each row is a true class, each column a predicted one\n  %*s", name_width, "");
+    for (int y = 0; y < n; y++) {
+        printf("  %*s", width - width_of(cbm_model_label(e->model, y)), "");
+        fputs(cbm_model_label(e->model, y), stdout);
+    }
+    putchar('\n');
+    for (int gold = 0; gold < n; gold++) {
+        printf("  ");
+        print_padded(cbm_model_label(e->model, gold), name_width);
+        for (int y = 0; y < n; y++) printf("  %*lld", width, (long long)confusion[(size_t)gold * (size_t)n + (size_t)y]);
+        putchar('\n');
+    }
+    scbm_release(&e->hooks, confusion);
+    return SCBM_OK;
+}
+
+static scbm_status print_text(const eval_command *e) {
+    printf("%zu texts", e->evaluation.n);
+    if (e->data.n_read > e->data.n)
+        printf(" (%zu more with label \"%s\" are left out)", e->data.n_read - e->data.n, e->columns.drop_label);
+    printf(", %.1f texts/s\n", (double)e->evaluation.n / e->evaluation.seconds);
+    print_table(e);
+    if (e->resamples) puts("  in brackets: 95 % intervals by bootstrap; majority: what always guessing the most frequent class gives");
+    return print_confusion(e);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Every text's prediction as CSV
+ * ---------------------------------------------------------------------------------------- */
+
+/* A field in quotes; those inside are doubled. */
+static void write_field(scbm_output_file *output, const char *prefix, const char *text, const char *separator) {
+    scbm_output_print(output, "\"%s", prefix);
+    for (const char *quote = strchr(text, '"'); quote; quote = strchr(text, '"')) {
+        scbm_output_write(output, text, (size_t)(quote - text) + 1);
+        scbm_output_write(output, "\"", 1);
+        text = quote + 1;
+    }
+    scbm_output_print(output, "%s\"%s", text, separator);
+}
+
+static scbm_status write_predictions(const eval_command *e) {
+    scbm_output_file *output;
+    scbm_status status = scbm_output_open(&output, e->csv_path, &e->hooks);
+    if (status != SCBM_OK) return status;
+    int n_concepts = e->columns.n_concepts;
+    write_field(output, "", e->columns.text, ",");
+    write_field(output, "", e->columns.label, ",");
+    write_field(output, "predicted ", e->columns.label, n_concepts ? "," : "\n");
+    for (int k = 0; k < n_concepts; k++) {
+        write_field(output, "", cbm_model_concept(e->model, k), ",");
+        write_field(output, "predicted ", cbm_model_concept(e->model, k), k + 1 < n_concepts ? "," : "\n");
+    }
+    for (size_t i = 0; i < e->data.n; i++) {
+        const char *gold = cbm_model_label(e->model, e->data.label[i]); /* NULL for -1 */
+        write_field(output, "", e->data.text[i], ",");
+        write_field(output, "", gold ? gold : "", ",");
+        write_field(output, "", cbm_model_label(e->model, e->evaluation.label[i]), n_concepts ? "," : "\n");
+        for (int k = 0; k < n_concepts; k++) {
+            size_t cell = i * (size_t)n_concepts + (size_t)k;
+            gold = cbm_model_concept_class(e->model, k, e->data.concept_class[cell]);
+            write_field(output, "", gold ? gold : "", ",");
+            write_field(output, "", cbm_model_concept_class(e->model, k, e->evaluation.concept_class[cell]),
+                        k + 1 < n_concepts ? "," : "\n");
+        }
+    }
+    return scbm_output_commit(output);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The command
+ * ---------------------------------------------------------------------------------------- */
+
+static int finish(eval_command *e, int status) {
+    if (e->context) cbm_evaluation_clear(e->context, &e->evaluation);
+    scbm_release(&e->hooks, e->concepts);
+    scbm_release(&e->hooks, e->n_classes);
+    cbm_dataset_clear(&e->data);
+    cli_columns_clear(&e->columns);
+    cbm_context_free(e->context);
+    cbm_model_free(e->model);
+    scbm_file_close(e->file);
+    free((void *)e->data_paths.item);
+    return status;
+}
+
+static scbm_status evaluate(eval_command *e) {
+    scbm_status status = cli_columns_read(&e->columns, &e->data_paths, NULL, &e->data, &e->hooks);
+    if (status == SCBM_OK) status = cbm_evaluate(e->context, &e->data, &e->evaluation);
+    if (status == SCBM_OK) status = measure(e);
+    cli_progress_clear(&e->progress);
+    if (status == SCBM_OK && e->csv_path) status = write_predictions(e);
+    if (status == SCBM_OK) status = e->json ? print_json(e) : print_text(e);
+    return status;
+}
+
+static int run_eval(const cli_command *command, int argc, char **argv) {
+    eval_command e;
+    memset(&e, 0, sizeof e);
+    e.command = command;
+    e.resamples = 1000;
+    e.seed = 42;
+    const cli_option options[] = {
+        CLI_TEXT_OPTION("model", "FILE", &e.model_path, "the trained model (required)"),
+        CLI_LIST_OPTION("data", "FILE", &e.data_paths, "labelled texts, CSV or JSONL (required); repeated files are put together"),
+        CLI_COLUMNS_OPTIONS(e.columns),
+        CLI_INT_OPTION("max-length", "N", &e.max_length, 0, 1000000,
+                       "cut texts after N tokens, special ones included; 0: as many as the model reads"),
+        CLI_CHOICE_OPTION("precision", "f32|bf16", &e.precision, "what matrix products compute with"),
+        CLI_INT_OPTION("resamples", "N", &e.resamples, 0, 100000, "draws of the 95 % bootstrap intervals; 0: none"),
+        CLI_INT_OPTION("seed", "N", &e.seed, 0, 9e15, "seed of the bootstrap"),
+        CLI_TEXT_OPTION("csv", "FILE", &e.csv_path, "write every text with its true and predicted classes"),
+        CLI_INT_OPTION("threads", "N", &e.threads, 0, 1024, "threads; 0: all cores"),
+        CLI_FLAG_OPTION("json", &e.json, "print one JSON object"),
+        CLI_END_OPTIONS,
+    };
+    int status = cli_parse(command, options, argc, argv, NULL);
+    if (status == CLI_GO_ON && !e.model_path) status = cli_misuse(command, "--model FILE is required");
+    if (status == CLI_GO_ON && !e.data_paths.n) status = cli_misuse(command, "--data FILE is required: what to evaluate on");
+    if (status != CLI_GO_ON) return finish(&e, status);
+    e.hooks = cli_hooks(&e.progress, command, e.threads);
+    status = load_model(&e);
+    if (status != CLI_GO_ON) return finish(&e, status);
+    cli_catch_interrupt();
+    scbm_status evaluated = evaluate(&e);
+    if (evaluated != SCBM_OK) return finish(&e, cli_fail_status(command, evaluated));
+    if (e.evaluation.n_truncated)
+        fprintf(stderr, "sparsecbm eval: %zu of %zu texts were longer than the model reads and were cut\n", e.evaluation.n_truncated,
+                e.evaluation.n);
+    return finish(&e, cli_finish(command));
+}
+
+static const char *const eval_examples[] = {"eval --model demo/reviews.gguf --data demo/test.csv", NULL};
+const cli_command cmd_eval = {
+    "eval", "measure accuracy and F1 on labelled texts", "--model FILE --data FILE [options]",
+    "The model file remembers the columns that it was trained on. macro_f1 is the mean of the classes' F1; macro_f1_ovr, of\n"
+    "the SparseCBM authors' code, the mean over the classes of the macro F1 of each class against the rest.\n"
+    "With --json: {label: {accuracy, macro_f1, macro_f1_ovr, confusion, majority, intervals}, concepts: {accuracy, macro_f1,\n"
+    "macro_f1_ovr, majority, intervals, each: {NAME: as label}}, texts, texts_per_s}; rows of confusion are the true classes.",
+    eval_examples, run_eval};

@@ -1,0 +1,245 @@
+/*
+ * models/cmd-train.c - train a concept bottleneck model on labelled texts
+ */
+#include "cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct train_command {
+    const cli_command *command;
+    const char *model_path;
+    cli_list data, valid;
+    cli_columns columns;
+    cbm_train_options options;
+    int json;
+    cli_progress progress;
+    /* The options as they are parsed. */
+    int mode, concept_loss;
+    int64_t epochs, batch, patience, max_length, seed, threads;
+    double encoder_rate, head_rate, weight_decay, warmup, clip, lambda, dropout, mixup;
+} train_command;
+
+static void print_epoch(void *user, const cbm_epoch_report *r) {
+    train_command *t = user;
+    cli_progress_clear(&t->progress);
+    if (t->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "epoch", cli_json_int(r->epoch));
+        cJSON_AddItemToObject(object, "epochs", cli_json_int(r->epochs));
+        cJSON_AddItemToObject(object, "seconds", cli_json_double(r->seconds));
+        cJSON_AddItemToObject(object, "train_loss", cli_json_double(r->train_loss));
+        cJSON_AddItemToObject(object, "valid_loss", cli_json_double(r->valid_loss));
+        cJSON_AddItemToObject(object, "label_accuracy", cli_json_double(r->label_accuracy));
+        cJSON_AddItemToObject(object, "label_f1", cli_json_double(r->label_f1));
+        cJSON_AddItemToObject(object, "concept_accuracy", cli_json_double(r->concept_accuracy));
+        cJSON_AddItemToObject(object, "concept_f1", cli_json_double(r->concept_f1));
+        cJSON_AddItemToObject(object, "score", cli_json_double(r->score));
+        cJSON_AddBoolToObject(object, "best", r->is_best != 0);
+        cli_json_print(object);
+    } else {
+        printf("epoch %2d/%d  %6.1f s  loss %.4f, validation %.4f  label %.1f %% (F1 %.1f)", r->epoch, r->epochs, r->seconds,
+               r->train_loss, r->valid_loss, 100 * r->label_accuracy, 100 * r->label_f1);
+        if (t->columns.n_concepts) printf("  concepts %.1f %% (F1 %.1f)", 100 * r->concept_accuracy, 100 * r->concept_f1);
+        printf("%s\n", r->is_best ? "  best so far" : "");
+    }
+    fflush(stdout);
+}
+
+/* How many of the `n` classes there are: "Negative 120, Positive 98". */
+static void print_classes(const char *what, const cbm_classes *classes, const int32_t *values, size_t n, size_t stride) {
+    printf("  %-12s", what);
+    for (size_t c = 0; c < classes->n; c++) {
+        size_t count = 0;
+        for (size_t i = 0; i < n; i++) count += values[i * stride] == (int32_t)c;
+        printf("%s%s %zu", c ? ", " : " ", classes->name[c], count);
+    }
+    putchar('\n');
+}
+
+static void print_data(const train_command *t, const cbm_dataset *train, const cbm_dataset *valid) {
+    printf("training on %zu texts", train->n);
+    if (train->n_read > train->n) printf(" (%zu more with label \"%s\" are left out)", train->n_read - train->n, t->columns.drop_label);
+    printf(", validation on %zu\n", valid->n);
+    print_classes("label", &train->label_classes, train->label, train->n, 1);
+    for (int k = 0; k < t->columns.n_concepts; k++)
+        print_classes(t->columns.concepts[k].name, &train->concept_classes[k], train->concept_class + k, train->n,
+                      (size_t)t->columns.n_concepts);
+    fflush(stdout);
+}
+
+/* Moves the parsed options to where the library takes them from. */
+static void settle_options(train_command *t, scbm_hooks *hooks) {
+    static const cbm_mode modes[] = {CBM_VANILLA, CBM_INDEPENDENT, CBM_SEQUENTIAL, CBM_JOINT};
+    cbm_train_options *o = &t->options;
+    o->mode = modes[t->mode];
+    o->concept_loss = t->concept_loss ? CBM_LOSS_SIGMOID : CBM_LOSS_PLAIN;
+    o->epochs = (int)t->epochs;
+    o->batch_size = (int)t->batch;
+    o->patience = (int)t->patience;
+    o->max_tokens = (int)t->max_length;
+    o->seed = (uint64_t)t->seed;
+    o->encoder_rate = (float)t->encoder_rate;
+    o->head_rate = (float)t->head_rate;
+    o->weight_decay = (float)t->weight_decay;
+    o->warmup = (float)t->warmup;
+    o->clip_norm = (float)t->clip;
+    o->concept_weight = (float)t->lambda;
+    o->dropout = (float)t->dropout;
+    o->mixup = (float)t->mixup;
+    o->on_epoch = print_epoch;
+    o->user = t;
+    o->hooks = hooks;
+}
+
+static void default_options(train_command *t) {
+    const cbm_train_options *o = &t->options;
+    cbm_train_defaults(&t->options);
+    t->mode = o->mode == CBM_VANILLA ? 0 : o->mode == CBM_INDEPENDENT ? 1 : o->mode == CBM_SEQUENTIAL ? 2 : 3;
+    t->concept_loss = o->concept_loss == CBM_LOSS_SIGMOID;
+    t->epochs = o->epochs;
+    t->batch = o->batch_size;
+    t->patience = o->patience;
+    t->max_length = o->max_tokens;
+    t->seed = (int64_t)o->seed;
+    t->encoder_rate = (double)o->encoder_rate;
+    t->head_rate = (double)o->head_rate;
+    t->weight_decay = (double)o->weight_decay;
+    t->warmup = (double)o->warmup;
+    t->clip = (double)o->clip_norm;
+    t->lambda = (double)o->concept_weight;
+    t->dropout = (double)o->dropout;
+    t->mixup = (double)o->mixup;
+}
+
+static int check_usage(train_command *t) {
+    const cli_command *command = t->command;
+    if (!t->model_path) return cli_misuse(command, "--model FILE is required: the encoder to start from");
+    if (!t->data.n) return cli_misuse(command, "--data FILE is required: what to train on");
+    if (!t->valid.n) return cli_misuse(command, "--valid FILE is required: the best epoch is chosen on it");
+    if (!t->options.output) return cli_misuse(command, "-o FILE is required: where the model goes");
+    int status = cli_columns_from_options(command, &t->columns);
+    if (status != CLI_GO_ON) return status;
+    if (t->mode == 0 && t->columns.n_concepts)
+        return cli_misuse(command, "--mode vanilla has no concepts: leave --concept out, or choose another mode");
+    if (t->mode != 0 && !t->columns.n_concepts)
+        return cli_misuse(command, "--concept NAME=COLUMN is required (or --mode vanilla, which has no concepts)");
+    return CLI_GO_ON;
+}
+
+/* Writes into the trained model which columns it was trained on. */
+static scbm_status note_columns(const train_command *t, const scbm_hooks *hooks) {
+    scbm_file *file = NULL;
+    scbm_writer *writer = NULL;
+    scbm_status status = scbm_file_open(&file, t->options.output, hooks);
+    if (status == SCBM_OK) status = scbm_writer_create(&writer, hooks);
+    if (status == SCBM_OK) {
+        scbm_writer_copy_keys(writer, file);
+        cli_columns_note(&t->columns, writer);
+        for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+            const scbm_tensor *tensor = scbm_file_tensor(file, i);
+            scbm_writer_add_tensor(writer, tensor, tensor->type);
+        }
+        status = scbm_writer_write(writer, t->options.output);
+    }
+    scbm_writer_free(writer);
+    scbm_file_close(file);
+    return status;
+}
+
+static scbm_status train(train_command *t, const scbm_hooks *hooks) {
+    cbm_model *encoder = NULL;
+    cbm_dataset train_data, valid_data;
+    cbm_load_options load = {hooks};
+    const char **names = calloc((size_t)t->columns.n_concepts + 1, sizeof *names);
+    memset(&train_data, 0, sizeof train_data);
+    memset(&valid_data, 0, sizeof valid_data);
+    scbm_status status = names ? SCBM_OK : scbm_fail(SCBM_ERROR_MEMORY, "out of memory");
+    for (int k = 0; names && k < t->columns.n_concepts; k++) names[k] = t->columns.concepts[k].name;
+    if (status == SCBM_OK) status = cli_columns_read(&t->columns, &t->data, NULL, &train_data, hooks);
+    if (status == SCBM_OK) status = cli_columns_read(&t->columns, &t->valid, &train_data, &valid_data, hooks);
+    if (status == SCBM_OK) status = cbm_model_load(&encoder, t->model_path, &load);
+    if (status == SCBM_OK) {
+        if (!t->json) print_data(t, &train_data, &valid_data);
+        status = cbm_train(encoder, &train_data, &valid_data, names, &t->options);
+    }
+    if (status == SCBM_OK) status = note_columns(t, hooks);
+    cbm_model_free(encoder);
+    cbm_dataset_clear(&valid_data);
+    cbm_dataset_clear(&train_data);
+    free((void *)names);
+    return status;
+}
+
+static int finish(train_command *t, int status) {
+    free((void *)t->data.item);
+    free((void *)t->valid.item);
+    cli_columns_clear(&t->columns);
+    return status;
+}
+
+static int run_train(const cli_command *command, int argc, char **argv) {
+    train_command t;
+    memset(&t, 0, sizeof t);
+    t.command = command;
+    default_options(&t);
+    cbm_train_options *o = &t.options;
+    const cli_option options[] = {
+        CLI_TEXT_OPTION("model", "FILE", &t.model_path, "the encoder to start from (required)"),
+        CLI_LIST_OPTION("data", "FILE", &t.data, "training data, CSV or JSONL (required); repeated files are put together"),
+        CLI_LIST_OPTION("valid", "FILE", &t.valid, "validation data, by which the best epoch is chosen (required)"),
+        CLI_OUTPUT_OPTION(&o->output, "the model to write (required); the checkpoint stands beside it as FILE.checkpoint"),
+        CLI_COLUMNS_OPTIONS(t.columns),
+        CLI_CHOICE_OPTION("mode", "vanilla|independent|sequential|joint", &t.mode, "what is learned from what"),
+        CLI_INT_OPTION("epochs", "N", &t.epochs, 0, 100000, "passes over the training data; 0 only initializes"),
+        CLI_INT_OPTION("batch", "N", &t.batch, 1, 65536, "texts in a step"),
+        CLI_REAL_OPTION("encoder-rate", "X", &t.encoder_rate, 0, 10, "learning rate of the encoder"),
+        CLI_REAL_OPTION("head-rate", "X", &t.head_rate, 0, 10, "learning rate of the concept and label heads"),
+        CLI_REAL_OPTION("weight-decay", "X", &t.weight_decay, 0, 10, "decoupled weight decay of the matrices"),
+        CLI_REAL_OPTION("warmup", "X", &t.warmup, 0, 1, "share of all steps in which the rate climbs"),
+        CLI_REAL_OPTION("clip", "X", &t.clip, 0, 1e9, "the gradient's largest norm; 0: any"),
+        CLI_REAL_OPTION("lambda", "X", &t.lambda, 0, 1e6, "weight of the concepts' loss beside the label's"),
+        CLI_REAL_OPTION("dropout", "X", &t.dropout, -1, 0.99, "dropout; below 0: as the encoder's file says"),
+        CLI_CHOICE_OPTION("concept-loss", "plain|sigmoid", &t.concept_loss, "cross-entropy on logits, or on their sigmoid as released"),
+        CLI_FLAG_OPTION("class-weights", &o->class_weights, "weigh classes by the inverse of their frequency"),
+        CLI_REAL_OPTION("mixup", "A", &t.mixup, 0, 100, "concept-level MixUp with Beta(A, A); 0: off"),
+        CLI_INT_OPTION("patience", "N", &t.patience, 0, 100000, "stop after N epochs without a better one; 0: never"),
+        CLI_INT_OPTION("max-length", "N", &t.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
+        CLI_INT_OPTION("seed", "N", &t.seed, 0, 9e15, "seed of everything random"),
+        CLI_FLAG_OPTION("resume", &o->resume, "go on from the checkpoint of a run that was stopped, to the same bits"),
+        CLI_TEXT_OPTION("init", "FILE", &o->init, "a model with the same heads to start from, instead of new heads"),
+        CLI_TEXT_OPTION("log-steps", "FILE", &o->step_log, "write every step's loss and gradient norm (CSV)"),
+        CLI_TEXT_OPTION("dump-order", "FILE", &o->order_log, "write which rows each step used"),
+        CLI_INT_OPTION("threads", "N", &t.threads, 0, 1024, "threads; 0: all cores. The result does not depend on it"),
+        CLI_FLAG_OPTION("json", &t.json, "print one JSON object an epoch"),
+        CLI_END_OPTIONS,
+    };
+    int status = cli_parse(command, options, argc, argv, NULL);
+    if (status == CLI_GO_ON) status = check_usage(&t);
+    if (status != CLI_GO_ON) return finish(&t, status);
+    scbm_hooks hooks = cli_hooks(&t.progress, command, t.threads);
+    settle_options(&t, &hooks);
+    cli_catch_interrupt();
+    scbm_status trained = train(&t, &hooks);
+    cli_progress_clear(&t.progress);
+    if (trained != SCBM_OK) {
+        status = cli_fail_status(command, trained);
+        if (status == CLI_INTERRUPTED) fprintf(stderr, "sparsecbm train: the same command with --resume goes on after the last whole epoch\n");
+        return finish(&t, status);
+    }
+    if (!t.json) printf("wrote %s\n", o->output);
+    return finish(&t, cli_finish(command));
+}
+
+static const char *const train_examples[] = {
+    "train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv --text review --label stars"
+    " --concept food --concept service --concept noise --concept price --epochs 3 -o demo/trained.gguf",
+    NULL};
+const cli_command cmd_train = {
+    "train", "train a concept bottleneck model on a CSV or JSONL file",
+    "--model FILE --data FILE --valid FILE --text COLUMN --label COLUMN --concept NAME=COLUMN ... -o FILE [options]",
+    "The best epoch by validation is kept. A run that was killed goes on with --resume and ends with the same bits as one\n"
+    "that was not. With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
+    "concept_accuracy, concept_f1, score, best}.",
+    train_examples, run_train};

@@ -1,0 +1,155 @@
+/*
+ * models/train-graph.c - the loss of a batch and its gradients, as a graph
+ */
+#include "cbm-internal.h"
+
+#include <string.h>
+
+/* Appends a tensor to those that the loss trains. */
+static void add_parameter(cbm_training_graph *t, scbm_tensor *tensor) {
+    if (tensor) t->parameters[t->n_parameters++] = tensor;
+}
+
+static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *network, const scbm_hooks *hooks) {
+    const cbm_heads *heads = &network->heads;
+    size_t most = (size_t)network->backbone.n_parameters + 4;
+    t->parameters = scbm_alloc_array(hooks, most, sizeof *t->parameters);
+    t->gradients = scbm_alloc_array(hooks, most, sizeof *t->gradients);
+    if (!t->parameters || !t->gradients) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < network->backbone.n_parameters; i++) add_parameter(t, network->backbone.parameters[i].tensor);
+    add_parameter(t, heads->concept_weight);
+    add_parameter(t, heads->concept_bias);
+    if (heads->mode == CBM_JOINT || heads->mode == CBM_VANILLA) {
+        add_parameter(t, heads->label_weight);
+        add_parameter(t, heads->label_bias);
+    }
+    return SCBM_OK;
+}
+
+static scbm_tensor *class_targets(scbm_graph *g, const char *name, int n_groups) {
+    const int64_t shape[2] = {0, n_groups};
+    const scbm_extent extent[2] = {SCBM_TEXTS, SCBM_FIXED};
+    return scbm_input(g, name, SCBM_I32, 2, shape, extent);
+}
+
+/* CE(targets), or β CE(targets) + (1 − β) CE(mixed targets): one mean each, as the method has it. */
+static scbm_tensor *mixed_loss(scbm_graph *g, const cbm_training_graph *t, scbm_tensor *logits, scbm_tensor *targets,
+                               scbm_tensor *mixed, const scbm_tensor *groups, scbm_tensor *weights) {
+    scbm_tensor *bounds = (scbm_tensor *)groups;
+    scbm_tensor *loss = scbm_cross_entropy(g, logits, targets, bounds, weights);
+    if (!mixed) return loss;
+    scbm_tensor *other = scbm_cross_entropy(g, logits, mixed, bounds, weights);
+    return scbm_add(g, scbm_mul(g, loss, t->beta), scbm_mul(g, other, t->rest));
+}
+
+static void add_mixup_inputs(scbm_graph *g, cbm_training_graph *t) {
+    const int64_t one = 1, texts = 0;
+    const scbm_extent extent = SCBM_TEXTS;
+    t->permutation = scbm_input(g, "permutation", SCBM_I32, 1, &texts, &extent);
+    t->beta = scbm_input(g, "beta", SCBM_F32, 1, &one, NULL);
+    t->rest = scbm_input(g, "rest", SCBM_F32, 1, &one, NULL);
+    t->pooled = scbm_mix_texts(g, t->pooled, t->permutation, t->beta);
+}
+
+/* Concept logits and their loss. */
+static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+                                     const cbm_training_settings *settings) {
+    t->concept_targets = class_targets(g, "concept targets", heads->n_concepts);
+    if (settings->mixup) t->mixed_concept_targets = class_targets(g, "mixed concept targets", heads->n_concepts);
+    t->concept_logits = scbm_group_linear(g, t->pooled, heads->concept_weight, heads->concept_bias,
+                                          (scbm_tensor *)&heads->group_tensor);
+    scbm_output(g, t->concept_logits);
+    scbm_tensor *scores = t->concept_logits;
+    if (settings->concept_loss == CBM_LOSS_SIGMOID) scores = scbm_activate(g, scores, SCBM_SIGMOID);
+    return mixed_loss(g, t, scores, t->concept_targets, t->mixed_concept_targets, &heads->group_tensor,
+                      settings->concept_weights);
+}
+
+/* Label logits, from the concept logits or (vanilla) from the pooled text, and their loss. */
+static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+                                   const cbm_training_settings *settings) {
+    t->label_targets = class_targets(g, "label targets", 1);
+    if (settings->mixup) t->mixed_label_targets = class_targets(g, "mixed label targets", 1);
+    if (heads->mode == CBM_VANILLA)
+        t->label_logits = scbm_group_linear(g, t->pooled, heads->label_weight, heads->label_bias,
+                                            (scbm_tensor *)&heads->label_group_tensor);
+    else t->label_logits = scbm_linear(g, t->concept_logits, heads->label_weight, heads->label_bias, NULL, SCBM_NONE);
+    scbm_output(g, t->label_logits);
+    return mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets, &heads->label_group_tensor,
+                      settings->label_weights);
+}
+
+static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+                       const cbm_training_settings *settings) {
+    scbm_tensor *label, *concept = NULL;
+    if (heads->mode != CBM_VANILLA) concept = add_concept_loss(g, t, heads, settings);
+    if (heads->mode == CBM_VANILLA) {
+        t->loss = add_label_loss(g, t, heads, settings);
+    } else if (heads->mode == CBM_JOINT) {
+        label = add_label_loss(g, t, heads, settings);
+        t->loss = scbm_add(g, label, scbm_scale(g, concept, settings->concept_weight));
+    } else {
+        t->loss = concept;
+    }
+    scbm_output(g, t->loss);
+}
+
+static scbm_status build(cbm_training_graph *t, const cbm_network *network, const cbm_training_settings *settings) {
+    scbm_graph *g = t->graph;
+    const cbm_encode_options options = {settings->hidden_dropout, settings->attention_dropout, 1, settings->states};
+    scbm_graph_set_precision(g, settings->precision);
+    scbm_graph_set_capacity(g, settings->max_tokens, settings->max_texts);
+    cbm_backbone_encode(&network->backbone, g, settings->max_texts, &options, &t->encoding);
+    t->pooled = scbm_segment_mean(g, t->encoding.hidden, t->encoding.offsets);
+    if (settings->states) scbm_output(g, t->pooled);
+    if (settings->mixup) add_mixup_inputs(g, t);
+    add_losses(g, t, &network->heads, settings);
+    scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
+    if (!status) status = scbm_graph_plan(g);
+    for (int i = 0; i < t->n_parameters && !status; i++) t->gradients[i] = scbm_graph_gradient(g, t->parameters[i]);
+    return status;
+}
+
+scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
+                                      const cbm_training_settings *settings) {
+    const scbm_hooks *hooks = scbm_context_hooks(context);
+    memset(t, 0, sizeof *t);
+    scbm_status status = collect_parameters(t, network, hooks);
+    if (!status) status = scbm_graph_create(&t->graph, context);
+    if (!status) status = build(t, network, settings);
+    if (status) cbm_training_graph_clear(t, hooks);
+    return status;
+}
+
+void cbm_training_graph_clear(cbm_training_graph *t, const scbm_hooks *hooks) {
+    scbm_graph_free(t->graph);
+    scbm_release(hooks, t->parameters);
+    scbm_release(hooks, t->gradients);
+    memset(t, 0, sizeof *t);
+}
+
+/* Row i of the targets is text row[order[i]]'s (order NULL: row[i]'s). */
+static void fill_targets(scbm_tensor *targets, const int32_t *classes, int n_groups, const int32_t *row, int64_t n,
+                         const int32_t *order) {
+    if (!targets) return;
+    int32_t *place = targets->data;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t text = row[order ? order[i] : i];
+        memcpy(place + i * n_groups, classes + text * n_groups, (size_t)n_groups * sizeof *place);
+    }
+}
+
+int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *network, const cbm_sequences *sequences,
+                          const cbm_dataset *data, const int32_t *row, int64_t n, const int32_t *permutation, float beta) {
+    int n_concepts = network->heads.n_concepts;
+    fill_targets(t->label_targets, data->label, 1, row, n, NULL);
+    fill_targets(t->concept_targets, data->concept_class, n_concepts, row, n, NULL);
+    if (t->permutation) {
+        memcpy(t->permutation->data, permutation, (size_t)n * sizeof *permutation);
+        *(float *)t->beta->data = beta;
+        *(float *)t->rest->data = 1.0f - beta;
+        fill_targets(t->mixed_label_targets, data->label, 1, row, n, permutation);
+        fill_targets(t->mixed_concept_targets, data->concept_class, n_concepts, row, n, permutation);
+    }
+    return cbm_fill_inputs(&network->backbone, &t->encoding, sequences, row, n);
+}

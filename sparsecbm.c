@@ -1,0 +1,7871 @@
+/*
+ * sparsecbm.c - the runtime of sparsecbm.h, with the CPU backend
+ *
+ * Sections, in the header's order: errors, hooks, tensors, random numbers, contexts, the op table (shape rules,
+ * backward rules, decompositions), graphs and their planner, CPU kernels, the CPU backend, AdamW, model files.
+ *
+ * MIT licence; see LICENSE.
+ */
+/* This file includes itself for the CPU kernels of each tier, and is that section alone then. */
+#ifndef SCBM_KERNELS_TIER
+
+#if !defined(_XOPEN_SOURCE) && !defined(_WIN32)
+#define _XOPEN_SOURCE 700
+#endif
+
+/* Floating-point contraction is explicit here (fused multiply-adds stand where they are meant), so that a
+ * value has the same bits wherever in a vector or a loop's remainder it is computed. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#include "sparsecbm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define K_X86 1
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#ifndef SCBM_SELF
+#define SCBM_SELF "sparsecbm.c"
+#endif
+
+#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* ------------------------------------------------------------------------------------------
+ * Status and errors
+ * ---------------------------------------------------------------------------------------- */
+
+#define ERROR_SIZE 512
+static _Thread_local char error_text[ERROR_SIZE];
+
+int scbm_version(void) {
+    return SCBM_VERSION;
+}
+
+const char *scbm_status_name(scbm_status status) {
+    switch (status) {
+    case SCBM_OK: return "ok";
+    case SCBM_ERROR_ARGUMENT: return "bad argument";
+    case SCBM_ERROR_SHAPE: return "shapes do not fit";
+    case SCBM_ERROR_MEMORY: return "out of memory";
+    case SCBM_ERROR_IO: return "input/output error";
+    case SCBM_ERROR_FORMAT: return "damaged or wrong format";
+    case SCBM_ERROR_UNSUPPORTED: return "not supported";
+    case SCBM_ERROR_CANCELLED: return "cancelled";
+    case SCBM_ERROR_NUMERIC: return "not finite";
+    }
+    return "unknown status";
+}
+
+const char *scbm_last_error(void) {
+    return error_text;
+}
+
+static void format_error(const char *format, va_list arguments) {
+    char text[ERROR_SIZE]; /* the arguments may point into error_text */
+    vsnprintf(text, sizeof text, format, arguments);
+    for (char *c = text; *c; c++) /* what comes from a file may hold line breaks, or commands for a terminal */
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
+    memcpy(error_text, text, sizeof text);
+}
+
+scbm_status scbm_fail(scbm_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    format_error(format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Hooks: memory, logging, progress, threads
+ * ---------------------------------------------------------------------------------------- */
+
+#define ALIGNMENT ((size_t)64)
+
+/* The allocator's own pointer stands just before the aligned block. */
+void *scbm_alloc(const scbm_hooks *hooks, size_t bytes) {
+    size_t extra = ALIGNMENT + sizeof(void *);
+    unsigned char *raw = NULL;
+    if (bytes <= SIZE_MAX - extra) {
+        if (hooks && hooks->alloc) {
+            raw = hooks->alloc(hooks->user, bytes + extra);
+            if (raw) memset(raw, 0, bytes + extra);
+        } else {
+            raw = calloc(1, bytes + extra);
+        }
+    }
+    if (!raw) {
+        scbm_fail(SCBM_ERROR_MEMORY, "out of memory: %zu bytes were asked for", bytes);
+        return NULL;
+    }
+    uintptr_t start = ((uintptr_t)raw + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
+    void *aligned = (void *)start;
+    memcpy((unsigned char *)aligned - sizeof(void *), &raw, sizeof raw);
+    return aligned;
+}
+
+void *scbm_alloc_array(const scbm_hooks *hooks, size_t count, size_t size) {
+    if (size && count > SIZE_MAX / size) {
+        scbm_fail(SCBM_ERROR_MEMORY, "out of memory: %zu elements of %zu bytes", count, size);
+        return NULL;
+    }
+    return scbm_alloc(hooks, count * size);
+}
+
+void scbm_release(const scbm_hooks *hooks, void *pointer) {
+    if (!pointer) return;
+    void *raw;
+    memcpy(&raw, (unsigned char *)pointer - sizeof(void *), sizeof raw);
+    if (hooks && hooks->free) hooks->free(hooks->user, raw);
+    else if (!(hooks && hooks->alloc)) free(raw);
+}
+
+char *scbm_strdup(const scbm_hooks *hooks, const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = scbm_alloc(hooks, size);
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
+scbm_status scbm_grow(const scbm_hooks *hooks, void **pointer, size_t *capacity, size_t needed, size_t size) {
+    if (needed <= *capacity) return SCBM_OK;
+    size_t larger = *capacity < 8 ? 8 : *capacity;
+    while (larger < needed) larger = larger > SIZE_MAX / 2 ? needed : larger * 2;
+    void *grown = scbm_alloc_array(hooks, larger, size);
+    if (!grown) return SCBM_ERROR_MEMORY;
+    if (*pointer) memcpy(grown, *pointer, *capacity * size);
+    scbm_release(hooks, *pointer);
+    *pointer = grown;
+    *capacity = larger;
+    return SCBM_OK;
+}
+
+void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format, ...) {
+    if (!hooks || !hooks->log) return;
+    char text[ERROR_SIZE];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    hooks->log(hooks->user, level, text);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Tensors
+ * ---------------------------------------------------------------------------------------- */
+
+static const scbm_type_info type_table[SCBM_TYPE_COUNT] = {
+    [SCBM_F32] = {"f32", 1, 4, 1},     [SCBM_F16] = {"f16", 1, 2, 1}, [SCBM_BF16] = {"bf16", 1, 2, 1},
+    [SCBM_I32] = {"i32", 1, 4, 0},     [SCBM_I8] = {"i8", 1, 1, 0},   [SCBM_Q8_0] = {"q8_0", 32, 34, 1},
+    [SCBM_Q4_0] = {"q4_0", 32, 18, 1},
+};
+
+const scbm_type_info *scbm_type_of(scbm_type type) {
+    return (unsigned)type < SCBM_TYPE_COUNT ? &type_table[type] : NULL;
+}
+
+scbm_status scbm_type_parse(const char *name, scbm_type *type) {
+    for (int i = 0; i < SCBM_TYPE_COUNT; i++) {
+        if (strcmp(name, type_table[i].name) == 0) {
+            *type = (scbm_type)i;
+            return SCBM_OK;
+        }
+    }
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "unknown type '%s': f32, f16, bf16, q8_0 and q4_0 are known", name);
+}
+
+static void set_name(scbm_tensor *tensor, const char *name) {
+    snprintf(tensor->name, sizeof tensor->name, "%s", name ? name : "");
+}
+
+/* Whether elements and bytes of the shape stay within what an int64_t and a size_t hold. */
+static int shape_fits(const scbm_type_info *type, int n_dims, const int64_t *shape) {
+    int64_t elements = 1;
+    for (int i = 0; i < n_dims; i++) {
+        if (shape[i] < 0) return 0;
+        if (shape[i] > 0 && elements > INT64_MAX / 64 / shape[i]) return 0;
+        elements *= shape[i] > 0 ? shape[i] : 1;
+    }
+    return (uint64_t)elements / (uint64_t)type->block <= SIZE_MAX / 2 / (uint64_t)type->block_bytes;
+}
+
+scbm_status scbm_tensor_init(scbm_tensor *tensor, const char *name, scbm_type type, int n_dims, const int64_t *shape) {
+    memset(tensor, 0, sizeof *tensor);
+    const scbm_type_info *info = scbm_type_of(type);
+    if (!info) return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s: unknown type %d", name ? name : "", (int)type);
+    if (n_dims < 1 || n_dims > SCBM_MAX_DIMS)
+        return scbm_fail(SCBM_ERROR_SHAPE, "tensor %s: %d dimensions, 1 to %d are possible", name ? name : "", n_dims,
+                         SCBM_MAX_DIMS);
+    if (!shape_fits(info, n_dims, shape))
+        return scbm_fail(SCBM_ERROR_SHAPE, "tensor %s: its dimensions are negative or too large", name ? name : "");
+    if (shape[n_dims - 1] % info->block)
+        return scbm_fail(SCBM_ERROR_SHAPE, "tensor %s: rows of %lld elements are no whole number of %s blocks of %d",
+                         name ? name : "", (long long)shape[n_dims - 1], info->name, info->block);
+    tensor->type = type;
+    tensor->n_dims = n_dims;
+    memcpy(tensor->shape, shape, (size_t)n_dims * sizeof *shape);
+    tensor->generation = 1;
+    tensor->node = -1;
+    set_name(tensor, name);
+    return SCBM_OK;
+}
+
+static int64_t shape_elements(int n_dims, const int64_t *shape) {
+    int64_t elements = 1;
+    for (int i = 0; i < n_dims; i++) elements *= shape[i];
+    return elements;
+}
+
+int64_t scbm_tensor_elements(const scbm_tensor *tensor) {
+    return shape_elements(tensor->n_dims, tensor->shape);
+}
+
+size_t scbm_tensor_bytes(const scbm_tensor *tensor) {
+    const scbm_type_info *info = &type_table[tensor->type];
+    return (size_t)(scbm_tensor_elements(tensor) / info->block) * (size_t)info->block_bytes;
+}
+
+const char *scbm_shape_text(const scbm_tensor *tensor, char *text, size_t size) {
+    size_t used = 0;
+    if (size) text[0] = 0;
+    for (int i = 0; i < tensor->n_dims && used < size; i++) {
+        int n = snprintf(text + used, size - used, "%s%lld%s", i ? ", " : "[", (long long)tensor->shape[i],
+                         i == tensor->n_dims - 1 ? "]" : "");
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return text;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Conversion
+ * ---------------------------------------------------------------------------------------- */
+
+#define CONVERT_CHUNK 1024 /* elements that go through f32 at a time: whole blocks */
+
+/* With the kernels of the CPU section; elements are aligned. */
+static void convert_to_f32(float *to, scbm_type type, const void *from, int64_t n);
+static void convert_from_f32(scbm_type type, void *to, const float *from, int64_t n);
+
+/* The largest number whose block has a finite half-precision scale. */
+static float largest_of(scbm_type type) {
+    return type == SCBM_Q8_0 ? 65504.0f * 127.0f : type == SCBM_Q4_0 ? 65504.0f * 8.0f : INFINITY;
+}
+
+static scbm_status check_quantizable(scbm_type to, const float *values, int64_t n) {
+    float largest = largest_of(to);
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabsf(values[i]) <= largest))
+            return scbm_fail(SCBM_ERROR_NUMERIC, "%g cannot be written as %s", (double)values[i], type_table[to].name);
+    return SCBM_OK;
+}
+
+scbm_status scbm_convert(scbm_type to, void *destination, scbm_type from, const void *source, int64_t n) {
+    const scbm_type_info *in = scbm_type_of(from), *out = scbm_type_of(to);
+    float values[CONVERT_CHUNK];
+    if (!in || !out) return scbm_fail(SCBM_ERROR_ARGUMENT, "conversion from type %d to %d", (int)from, (int)to);
+    if (n < 0 || n % in->block || n % out->block)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%lld elements from %s to %s are no whole number of blocks", (long long)n,
+                         in->name, out->name);
+    if (from == to) {
+        if (n) memmove(destination, source, (size_t)(n / in->block) * (size_t)in->block_bytes);
+        return SCBM_OK;
+    }
+    if (!in->is_float || !out->is_float)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot be converted to %s", in->name, out->name);
+    for (int64_t i = 0; i < n; i += CONVERT_CHUNK) {
+        int64_t count = n - i < CONVERT_CHUNK ? n - i : CONVERT_CHUNK;
+        const unsigned char *here = (const unsigned char *)source + i / in->block * in->block_bytes;
+        unsigned char *there = (unsigned char *)destination + i / out->block * out->block_bytes;
+        const float *numbers = from == SCBM_F32 ? (const float *)(const void *)here : values;
+        if (from != SCBM_F32) convert_to_f32(to == SCBM_F32 ? (float *)(void *)there : values, from, here, count);
+        if (to == SCBM_F32) continue;
+        scbm_status status = out->block > 1 ? check_quantizable(to, numbers, count) : SCBM_OK;
+        if (status) return status;
+        convert_from_f32(to, there, numbers, count);
+    }
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Contexts
+ * ---------------------------------------------------------------------------------------- */
+
+struct scbm_context {
+    scbm_hooks hooks;
+    scbm_backend *backend;
+    int owns_backend;
+    int n_workers;
+    scbm_parallel_for parallel_for;
+    void *parallel_user;
+};
+
+#ifdef _OPENMP
+/* `user` is the context: its number of threads. */
+static void parallel_for_default(void *user, int64_t n, scbm_task task, void *arg) {
+    const scbm_context *context = user;
+    if (n <= 1 || context->n_workers == 1) {
+        for (int64_t i = 0; i < n; i++) task(arg, i, 0);
+        return;
+    }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(context->n_workers)
+    for (int64_t i = 0; i < n; i++) task(arg, i, omp_get_thread_num());
+}
+#else
+static void parallel_for_default(void *user, int64_t n, scbm_task task, void *arg) {
+    (void)user;
+    for (int64_t i = 0; i < n; i++) task(arg, i, 0);
+}
+#endif
+
+static int default_workers(void) {
+#ifdef _OPENMP
+    int n = omp_get_max_threads();
+    return n < 1 ? 1 : n;
+#else
+    return 1;
+#endif
+}
+
+scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scbm_backend *backend) {
+    *out = NULL;
+    if (hooks && (!hooks->alloc != !hooks->free))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: alloc and free must be set together");
+    if (hooks && hooks->n_workers < 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: n_workers is %d", hooks->n_workers);
+    if (hooks && hooks->parallel_for && hooks->n_workers < 1)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: parallel_for needs n_workers of at least 1");
+    scbm_context *context = scbm_alloc(hooks, sizeof *context);
+    if (!context) return SCBM_ERROR_MEMORY;
+    if (hooks) context->hooks = *hooks;
+    context->backend = backend;
+    if (!backend) {
+        scbm_status status = scbm_cpu_backend_create(&context->backend, NULL);
+        if (status) {
+            scbm_release(hooks, context);
+            return status;
+        }
+        context->owns_backend = 1;
+    }
+    context->n_workers = context->hooks.n_workers ? context->hooks.n_workers : default_workers();
+    context->parallel_for = context->hooks.parallel_for ? context->hooks.parallel_for : parallel_for_default;
+    context->parallel_user = context->hooks.parallel_for ? context->hooks.user : context;
+#ifndef _OPENMP
+    if (!context->hooks.parallel_for) context->n_workers = 1;
+#endif
+    *out = context;
+    return SCBM_OK;
+}
+
+void scbm_context_free(scbm_context *context) {
+    if (!context) return;
+    if (context->owns_backend) scbm_backend_free(context->backend);
+    scbm_hooks hooks = context->hooks;
+    scbm_release(&hooks, context);
+}
+
+const scbm_hooks *scbm_context_hooks(const scbm_context *context) {
+    return &context->hooks;
+}
+
+void scbm_parallel(scbm_context *context, int64_t n, scbm_task task, void *arg) {
+    context->parallel_for(context->parallel_user, n, task, arg);
+}
+
+int scbm_context_workers(const scbm_context *context) {
+    return context->n_workers;
+}
+
+const char *scbm_context_device(const scbm_context *context) {
+    return context->backend->functions->device(context->backend);
+}
+
+void scbm_backend_free(scbm_backend *backend) {
+    if (backend) backend->functions->free(backend);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Random numbers
+ * ---------------------------------------------------------------------------------------- */
+
+/* Philox 4x32-10: counter words (counter low, counter high, stream low, stream high), key (seed low, seed high). */
+void scbm_philox(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]) {
+    uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32);
+    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c0 = n0;
+        c1 = (uint32_t)p1;
+        c2 = n2;
+        c3 = (uint32_t)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+static uint64_t random_u64(scbm_random *random) {
+    uint32_t words[4];
+    scbm_philox(random->seed, random->stream, random->counter++, words);
+    return (uint64_t)words[1] << 32 | words[0];
+}
+
+double scbm_random_uniform(scbm_random *random) {
+    return ((double)(random_u64(random) >> 11) + 0.5) * (1.0 / 9007199254740992.0);
+}
+
+/* Box and Muller's transform; the second value of the pair is not kept, so that the state is a counter. */
+double scbm_random_normal(scbm_random *random) {
+    double u = scbm_random_uniform(random), v = scbm_random_uniform(random);
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586477 * v);
+}
+
+uint64_t scbm_random_below(scbm_random *random, uint64_t n) {
+    if (n < 2) return 0;
+    uint64_t rest = UINT64_MAX % n, value; /* values above the last whole multiple of n are drawn again */
+    do value = random_u64(random);
+    while (rest != n - 1 && value > UINT64_MAX - rest - 1);
+    return value % n;
+}
+
+/* Marsaglia and Tsang, "A simple method for generating gamma variables" (2000), with their boost for a < 1. */
+static double random_gamma(scbm_random *random, double a) {
+    double boost = 1.0;
+    if (a < 1.0) {
+        boost = pow(scbm_random_uniform(random), 1.0 / a);
+        a += 1.0;
+    }
+    double d = a - 1.0 / 3.0, c = 1.0 / sqrt(9.0 * d);
+    for (;;) {
+        double x = scbm_random_normal(random), v = 1.0 + c * x;
+        if (v <= 0.0) continue;
+        v = v * v * v;
+        if (log(scbm_random_uniform(random)) < 0.5 * x * x + d - d * v + d * log(v)) return boost * d * v;
+    }
+}
+
+double scbm_random_beta(scbm_random *random, double a, double b) {
+    double x = random_gamma(random, a), y = random_gamma(random, b);
+    return x + y > 0.0 ? x / (x + y) : 0.5;
+}
+
+void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n) {
+    for (int64_t i = n - 1; i > 0; i--) {
+        int64_t j = (int64_t)scbm_random_below(random, (uint64_t)i + 1);
+        int32_t item = items[i];
+        items[i] = items[j];
+        items[j] = item;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs: building
+ * ---------------------------------------------------------------------------------------- */
+
+/* A tensor of a graph: the public struct first, so that a pointer to one is a pointer to the other. */
+typedef struct graph_tensor {
+    scbm_tensor public;
+    int index;
+    int is_input, is_output;
+    int is_constant; /* an input that the graph itself fills with `fill` */
+    float fill;
+    struct graph_tensor *alias; /* the tensor whose memory this one is (reshape), or NULL */
+    scbm_tensor *gradient;
+    int needs_gradient;
+    /* The plan: */
+    int first_use, last_use;   /* node indexes; last_use INT_MAX: kept */
+    scbm_watch_function watch; /* called when it is computed; it is dead then */
+    void *watch_user;
+    size_t offset; /* in the workspace; of aliases unused */
+    void *device;  /* in the backend's memory */
+} graph_tensor;
+
+/* A tensor of the caller that the graph reads. */
+typedef struct graph_external {
+    scbm_tensor *tensor;
+    scbm_tensor *gradient;
+    int needs_gradient;
+    void *device; /* a copy on a backend that is no host */
+    uint64_t device_generation;
+} graph_external;
+
+struct scbm_graph {
+    scbm_context *context;
+    const scbm_hooks *hooks;
+    scbm_status status; /* the first error of building */
+    char error[ERROR_SIZE];
+    scbm_type precision;
+    scbm_dw_mode weight_gradients;
+    int n_watched;
+    int64_t max_tokens, max_texts;
+    scbm_node **nodes;
+    size_t n_nodes, node_capacity;
+    graph_tensor **tensors;
+    size_t n_tensors, tensor_capacity;
+    graph_external *externals;
+    size_t n_externals, external_capacity;
+    int64_t n_dropouts; /* gives each its own stream of random numbers */
+    int is_planned;
+    size_t workspace_bytes, scratch_bytes;
+    void *workspace, *host_workspace, *scratch;
+    uint64_t seed, step;
+    int64_t tokens, texts; /* of the last run */
+    double seconds[SCBM_OP_COUNT];
+};
+
+scbm_status scbm_graph_create(scbm_graph **out, scbm_context *context) {
+    *out = scbm_alloc(&context->hooks, sizeof **out);
+    if (!*out) return SCBM_ERROR_MEMORY;
+    (*out)->context = context;
+    (*out)->hooks = &context->hooks;
+    return SCBM_OK;
+}
+
+void scbm_graph_free(scbm_graph *g) {
+    if (!g) return;
+    scbm_backend *backend = g->context->backend;
+    for (size_t i = 0; i < g->n_nodes; i++) scbm_release(g->hooks, g->nodes[i]);
+    for (size_t i = 0; i < g->n_tensors; i++) scbm_release(g->hooks, g->tensors[i]);
+    for (size_t i = 0; i < g->n_externals; i++)
+        if (g->externals[i].device) backend->functions->deallocate(backend, g->hooks, g->externals[i].device);
+    if (g->workspace) backend->functions->deallocate(backend, g->hooks, g->workspace);
+    if (g->scratch) backend->functions->deallocate(backend, g->hooks, g->scratch);
+    scbm_release(g->hooks, g->host_workspace);
+    scbm_release(g->hooks, g->nodes);
+    scbm_release(g->hooks, g->tensors);
+    scbm_release(g->hooks, g->externals);
+    scbm_release(g->hooks, g);
+}
+
+void scbm_graph_set_capacity(scbm_graph *g, int64_t tokens, int64_t texts) {
+    g->max_tokens = tokens;
+    g->max_texts = texts;
+}
+
+/* Keeps the first error of building. Returns NULL, for functions that return what they built. */
+static void *graph_fail(scbm_graph *g, scbm_status status, const char *format, ...) SCBM_PRINTF(3, 4);
+static void *graph_fail(scbm_graph *g, scbm_status status, const char *format, ...) {
+    if (g->status) return NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(g->error, sizeof g->error, format, arguments);
+    va_end(arguments);
+    g->status = scbm_fail(status, "%s", g->error);
+    return NULL;
+}
+
+void scbm_graph_set_precision(scbm_graph *g, scbm_type precision) {
+    if (precision == SCBM_F32 || precision == SCBM_BF16) g->precision = precision;
+    else graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's precision is f32 or bf16");
+}
+
+static void *graph_out_of_memory(scbm_graph *g) {
+    return graph_fail(g, SCBM_ERROR_MEMORY, "out of memory while building a graph");
+}
+
+static graph_tensor *graph_tensor_of(const scbm_graph *g, const scbm_tensor *tensor) {
+    return tensor->graph == g ? (graph_tensor *)(uintptr_t)tensor : NULL;
+}
+
+/* Dimensions with an extent take the graph's capacity. */
+static scbm_tensor *new_tensor(scbm_graph *g, const char *name, scbm_type type, int n_dims, const int64_t *shape,
+                               const uint8_t *extent) {
+    int64_t capacity[SCBM_MAX_DIMS];
+    for (int i = 0; i < n_dims && i < SCBM_MAX_DIMS; i++)
+        capacity[i] = !extent || extent[i] == SCBM_FIXED ? shape[i]
+                      : extent[i] == SCBM_TOKENS         ? g->max_tokens
+                                                         : g->max_texts;
+    scbm_tensor made;
+    scbm_status status = scbm_tensor_init(&made, name, type, n_dims, capacity);
+    if (status) return graph_fail(g, status, "%s", scbm_last_error());
+    if (scbm_grow(g->hooks, (void **)&g->tensors, &g->tensor_capacity, g->n_tensors + 1, sizeof *g->tensors))
+        return graph_out_of_memory(g);
+    graph_tensor *tensor = scbm_alloc(g->hooks, sizeof *tensor);
+    if (!tensor) return graph_out_of_memory(g);
+    tensor->public = made;
+    for (int i = 0; extent && i < SCBM_MAX_DIMS; i++) tensor->public.extent[i] = i < n_dims ? extent[i] : SCBM_FIXED;
+    tensor->public.graph = g;
+    tensor->index = (int)g->n_tensors;
+    g->tensors[g->n_tensors++] = tensor;
+    return &tensor->public;
+}
+
+scbm_tensor *scbm_input(scbm_graph *g, const char *name, scbm_type type, int n_dims, const int64_t *shape,
+                        const scbm_extent *extent) {
+    if (g->status) return NULL;
+    if (g->is_planned) return graph_fail(g, SCBM_ERROR_ARGUMENT, "input %s: the graph is planned already", name);
+    uint8_t extents[SCBM_MAX_DIMS] = {0};
+    for (int i = 0; extent && i < n_dims && i < SCBM_MAX_DIMS; i++) extents[i] = (uint8_t)extent[i];
+    scbm_tensor *tensor = new_tensor(g, name, type, n_dims, shape, extents);
+    if (tensor) graph_tensor_of(g, tensor)->is_input = 1;
+    return tensor;
+}
+
+/* A tensor of ours filled with one value, shaped like `like` (or [1] where that is NULL). */
+static scbm_tensor *new_constant(scbm_graph *g, const scbm_tensor *like, float value) {
+    const int64_t one = 1;
+    scbm_tensor *tensor = like ? new_tensor(g, "constant", SCBM_F32, like->n_dims, like->shape, like->extent)
+                               : new_tensor(g, "constant", SCBM_F32, 1, &one, NULL);
+    if (!tensor) return NULL;
+    graph_tensor *made = graph_tensor_of(g, tensor);
+    made->is_input = made->is_constant = 1;
+    made->fill = value;
+    return tensor;
+}
+
+static graph_tensor *storage_of(graph_tensor *tensor) {
+    while (tensor->alias) tensor = tensor->alias;
+    return tensor;
+}
+
+scbm_tensor *scbm_output(scbm_graph *g, scbm_tensor *tensor) {
+    if (!tensor) return NULL;
+    graph_tensor *ours = graph_tensor_of(g, tensor);
+    if (ours) ours->is_output = 1;
+    return tensor;
+}
+
+static graph_external *find_external(const scbm_graph *g, const scbm_tensor *tensor) {
+    for (size_t i = 0; i < g->n_externals; i++)
+        if (g->externals[i].tensor == tensor) return &g->externals[i];
+    return NULL;
+}
+
+static int register_external(scbm_graph *g, scbm_tensor *tensor) {
+    if (find_external(g, tensor)) return 1;
+    if (scbm_grow(g->hooks, (void **)&g->externals, &g->external_capacity, g->n_externals + 1, sizeof *g->externals)) {
+        graph_out_of_memory(g);
+        return 0;
+    }
+    g->externals[g->n_externals++].tensor = tensor;
+    return 1;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The op table: shape rules
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct op_row {
+    scbm_op_info info;
+    int (*shape)(scbm_graph *g, scbm_node *node); /* makes the results; 0 and the graph's error if sources do not fit */
+    void (*backward)(scbm_graph *g, scbm_node *node, scbm_tensor *const *gradient); /* of the results; [0] is there */
+    scbm_tensor *(*decompose)(scbm_graph *g, const scbm_node *node);
+} op_row;
+
+static const op_row op_table[SCBM_OP_COUNT];
+
+static const char *node_name(const scbm_node *node) {
+    return op_table[node->op].info.name;
+}
+
+/* "a shape rule does not hold": names the op, the rule and the sources' shapes. */
+static int misfit(scbm_graph *g, const scbm_node *node, const char *rule) {
+    char text[256] = "", shape[96];
+    size_t used = 0;
+    for (int i = 0; i < node->n_sources; i++) {
+        if (!node->source[i]) continue;
+        int n = snprintf(text + used, sizeof text - used, "%s%s %s%s", used ? ", " : "",
+                         type_table[node->source[i]->type].name, scbm_shape_text(node->source[i], shape, sizeof shape),
+                         "");
+        if (n < 0 || (size_t)n >= sizeof text - used) break;
+        used += (size_t)n;
+    }
+    graph_fail(g, SCBM_ERROR_SHAPE, "%s: %s; given were %s", node_name(node), rule, text);
+    return 0;
+}
+
+static int same_dim(const scbm_tensor *a, int i, const scbm_tensor *b, int j) {
+    return a->shape[i] == b->shape[j] && a->extent[i] == b->extent[j];
+}
+
+static int same_shape(const scbm_tensor *a, const scbm_tensor *b) {
+    if (a->n_dims != b->n_dims) return 0;
+    for (int i = 0; i < a->n_dims; i++)
+        if (!same_dim(a, i, b, i)) return 0;
+    return 1;
+}
+
+/* b's dimensions, aligned at the last, are a's or 1. */
+static int broadcasts_to(const scbm_tensor *b, const scbm_tensor *a) {
+    if (b->n_dims > a->n_dims) return 0;
+    for (int i = 1; i <= b->n_dims; i++) {
+        int is_one = b->shape[b->n_dims - i] == 1 && b->extent[b->n_dims - i] == SCBM_FIXED;
+        if (!is_one && !same_dim(b, b->n_dims - i, a, a->n_dims - i)) return 0;
+    }
+    return 1;
+}
+
+static int last_of(const scbm_tensor *t) {
+    return t->n_dims - 1;
+}
+
+static int is_f32(const scbm_tensor *t) {
+    return t->type == SCBM_F32;
+}
+
+static int is_vector(const scbm_tensor *t, int64_t n) {
+    return t->n_dims == 1 && t->shape[0] == n && t->extent[0] == SCBM_FIXED;
+}
+
+/* Any type's [rows, columns], neither of which is a batch's size. */
+static int is_matrix(const scbm_tensor *t) {
+    return t->n_dims == 2 && !t->extent[0] && !t->extent[1] && type_table[t->type].is_float;
+}
+
+/* I32 [texts + 1] */
+static int is_offsets(const scbm_graph *g, const scbm_tensor *t) {
+    return t->type == SCBM_I32 && t->n_dims == 1 && t->extent[0] == SCBM_FIXED && t->shape[0] == g->max_texts + 1;
+}
+
+static int is_groups(const scbm_tensor *t) {
+    return t->type == SCBM_I32 && t->n_dims == 1 && t->extent[0] == SCBM_FIXED && t->shape[0] >= 2;
+}
+
+static int add_result(scbm_graph *g, scbm_node *node, scbm_type type, int n_dims, const int64_t *shape,
+                      const uint8_t *extent) {
+    scbm_tensor *result = new_tensor(g, node_name(node), type, n_dims, shape, extent);
+    if (!result) return 0;
+    node->result[node->n_results++] = result;
+    return 1;
+}
+
+static int result_like(scbm_graph *g, scbm_node *node, const scbm_tensor *like) {
+    return add_result(g, node, SCBM_F32, like->n_dims, like->shape, like->extent);
+}
+
+/* Like `like`, but `dim` is a fixed `n`. */
+static int result_with(scbm_graph *g, scbm_node *node, const scbm_tensor *like, int dim, int64_t n) {
+    int64_t shape[SCBM_MAX_DIMS];
+    uint8_t extent[SCBM_MAX_DIMS];
+    memcpy(shape, like->shape, sizeof shape);
+    memcpy(extent, like->extent, sizeof extent);
+    shape[dim] = n;
+    extent[dim] = SCBM_FIXED;
+    return add_result(g, node, SCBM_F32, like->n_dims, shape, extent);
+}
+
+static int shape_get_rows(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *table = node->source[0], *ids = node->source[1];
+    if (!is_matrix(table) || ids->n_dims != 1 || ids->type != SCBM_I32)
+        return misfit(g, node, "a table [V, d] of numbers and ids i32 [T] are wanted");
+    int64_t shape[3] = {1, ids->shape[0], table->shape[1]};
+    uint8_t extent[3] = {SCBM_FIXED, ids->extent[0], SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 3, shape, extent);
+}
+
+static int shape_get_rows_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *ids = node->source[1], *table = node->source[2];
+    if (!is_f32(dy) || dy->n_dims != 3 || !is_matrix(table) || dy->shape[2] != table->shape[1] || ids->n_dims != 1 ||
+        ids->type != SCBM_I32 || !same_dim(dy, 1, ids, 0) || dy->shape[0] != 1)
+        return misfit(g, node, "dy [1, T, d], ids i32 [T] and the table [V, d] are wanted");
+    return result_like(g, node, table);
+}
+
+static int shape_binary(scbm_graph *g, scbm_node *node) {
+    if (!is_f32(node->source[0]) || !is_f32(node->source[1]) || !broadcasts_to(node->source[1], node->source[0]))
+        return misfit(g, node, "two f32 tensors are wanted, the second of which broadcasts to the first");
+    return result_like(g, node, node->source[0]);
+}
+
+static int shape_same_f32(scbm_graph *g, scbm_node *node) {
+    for (int i = 0; i < node->n_sources; i++)
+        if (!is_f32(node->source[i]) || !same_shape(node->source[i], node->source[0]))
+            return misfit(g, node, "f32 tensors of one shape are wanted");
+    return result_like(g, node, node->source[0]);
+}
+
+static int shape_sum_to(scbm_graph *g, scbm_node *node) {
+    const int64_t one = 1;
+    if (!is_f32(node->source[0])) return misfit(g, node, "f32 is wanted");
+    if (!node->source[1]) return add_result(g, node, SCBM_F32, 1, &one, NULL);
+    if (!broadcasts_to(node->source[1], node->source[0]))
+        return misfit(g, node, "the second shape must broadcast to the first");
+    return result_like(g, node, node->source[1]);
+}
+
+static int shape_broadcast(scbm_graph *g, scbm_node *node) {
+    if (!is_f32(node->source[0]) || !broadcasts_to(node->source[0], node->source[1]))
+        return misfit(g, node, "the first shape must broadcast to the second");
+    return result_like(g, node, node->source[1]);
+}
+
+static int shape_copy(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0];
+    return add_result(g, node, a->type, a->n_dims, a->shape, a->extent);
+}
+
+static int shape_cast(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0];
+    if (a->type > SCBM_BF16 || node->integer[0] < 0 || node->integer[0] > SCBM_BF16)
+        return misfit(g, node, "casts are between f32, f16 and bf16");
+    return add_result(g, node, (scbm_type)node->integer[0], a->n_dims, a->shape, a->extent);
+}
+
+static int shape_concat(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0], *b = node->source[1];
+    int fits = is_f32(a) && is_f32(b) && a->n_dims == b->n_dims && !a->extent[last_of(a)] && !b->extent[last_of(b)];
+    for (int i = 0; fits && i < last_of(a); i++) fits = same_dim(a, i, b, i);
+    if (!fits) return misfit(g, node, "two f32 tensors that differ in the last dimension alone are wanted");
+    return result_with(g, node, a, last_of(a), a->shape[last_of(a)] + b->shape[last_of(b)]);
+}
+
+static int shape_slice(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0];
+    int64_t first = node->integer[0], count = node->integer[1];
+    if (!is_f32(a) || a->extent[last_of(a)] || first < 0 || count < 0 || first > a->shape[last_of(a)] - count)
+        return misfit(g, node, "the slice must lie inside the last dimension of an f32 tensor");
+    return result_with(g, node, a, last_of(a), count);
+}
+
+static int shape_slice_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *like = node->source[1];
+    int64_t first = node->integer[0];
+    int fits = is_f32(dy) && dy->n_dims == like->n_dims && first >= 0 && !dy->extent[last_of(dy)] &&
+               !like->extent[last_of(like)] && first <= like->shape[last_of(like)] - dy->shape[last_of(dy)];
+    for (int i = 0; fits && i < last_of(dy); i++) fits = same_dim(dy, i, like, i);
+    if (!fits) return misfit(g, node, "dy and what was sliced are wanted");
+    return result_like(g, node, like);
+}
+
+/* x [N, in] or [S, N, in]; w [out, in]; masks [S, out, row bytes]. */
+static int masks_fit(const scbm_tensor *masks, const scbm_tensor *w) {
+    return masks->type == SCBM_I8 && masks->n_dims == 3 && !masks->extent[0] && !masks->extent[1] &&
+           !masks->extent[2] && masks->shape[1] == w->shape[0] && masks->shape[2] == scbm_mask_row_bytes(w->shape[1]);
+}
+
+int64_t scbm_mask_row_bytes(int64_t in) {
+    return (in + 63) / 64 * 8;
+}
+
+static int is_activations(const scbm_tensor *x) {
+    return is_f32(x) && (x->n_dims == 2 || (x->n_dims == 3 && !x->extent[0])) && !x->extent[last_of(x)];
+}
+
+static int64_t streams_of(const scbm_tensor *x) {
+    return x->n_dims == 3 ? x->shape[0] : 1;
+}
+
+static int shape_linear(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0], *w = node->source[1], *b = node->source[2], *masks = node->source[3];
+    if (!is_activations(x) || !is_matrix(w) || x->shape[last_of(x)] != w->shape[1])
+        return misfit(g, node, "x f32 [S, T, in] and w [out, in] are wanted");
+    if (b && (!is_f32(b) || !is_vector(b, w->shape[0]))) return misfit(g, node, "the bias must be f32 [out]");
+    if (node->integer[0] < SCBM_NONE || node->integer[0] > SCBM_SIGMOID)
+        return misfit(g, node, "the activation is unknown");
+    if (!masks) return result_with(g, node, x, last_of(x), w->shape[0]);
+    if (!masks_fit(masks, w) || x->n_dims != 3 || (x->shape[0] != 1 && x->shape[0] != masks->shape[0]))
+        return misfit(g, node, "masks must be i8 [S, out, row bytes] under x [S or 1, T, in]");
+    int64_t shape[3] = {masks->shape[0], x->shape[1], w->shape[0]};
+    uint8_t extent[3] = {SCBM_FIXED, x->extent[1], SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 3, shape, extent);
+}
+
+static int shape_linear_back_x(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *w = node->source[1], *masks = node->source[2];
+    if (!is_activations(dy) || !is_matrix(w) || dy->shape[last_of(dy)] != w->shape[0])
+        return misfit(g, node, "dy f32 [S, T, out] and w [out, in] are wanted");
+    if (masks && (!masks_fit(masks, w) || dy->n_dims != 3 || dy->shape[0] != masks->shape[0]))
+        return misfit(g, node, "masks must be i8 [S, out, row bytes]");
+    return result_with(g, node, dy, last_of(dy), w->shape[1]);
+}
+
+static int shape_linear_back_w(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *x = node->source[1], *w = node->source[2], *masks = node->source[3];
+    int64_t mode = node->integer[0];
+    if (!is_activations(dy) || !is_activations(x) || dy->n_dims != x->n_dims || !is_matrix(w) ||
+        !same_dim(dy, last_of(dy) - 1, x, last_of(x) - 1) || dy->shape[last_of(dy)] != w->shape[0] ||
+        x->shape[last_of(x)] != w->shape[1] || (streams_of(x) != 1 && streams_of(x) != streams_of(dy)))
+        return misfit(g, node, "dy f32 [S, T, out], x f32 [S or 1, T, in] and w [out, in] are wanted");
+    if (masks && (!masks_fit(masks, w) || masks->shape[0] != streams_of(dy)))
+        return misfit(g, node, "masks must be i8 [S, out, row bytes]");
+    if (mode < SCBM_DW_SUMMED || mode > SCBM_DW_DENSE) return misfit(g, node, "the mode is unknown");
+    if (mode == SCBM_DW_SUMMED) return result_like(g, node, w);
+    int64_t shape[3] = {streams_of(dy), w->shape[0], w->shape[1]};
+    return add_result(g, node, SCBM_F32, 3, shape, NULL);
+}
+
+/* z [S, N, d] with one stream, or one for each group; w [C, d]. */
+static int heads_fit(const scbm_tensor *z, const scbm_tensor *w, const scbm_tensor *groups) {
+    return is_f32(z) && z->n_dims == 3 && !z->extent[0] && !z->extent[2] && is_f32(w) && is_matrix(w) &&
+           w->shape[1] == z->shape[2] && is_groups(groups) && (z->shape[0] == 1 || z->shape[0] == groups->shape[0] - 1);
+}
+
+static int shape_group_linear(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *z = node->source[0], *w = node->source[1], *groups = node->source[2], *b = node->source[3];
+    if (!heads_fit(z, w, groups) || (b && (!is_f32(b) || !is_vector(b, w->shape[0]))))
+        return misfit(g, node, "z f32 [1 or K, N, d], w f32 [C, d], groups i32 [K + 1] and a bias f32 [C] are wanted");
+    int64_t shape[2] = {z->shape[1], w->shape[0]};
+    uint8_t extent[2] = {z->extent[1], SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 2, shape, extent);
+}
+
+/* dy [N, C] of group_linear's result. */
+static int head_gradient_fits(const scbm_tensor *dy, const scbm_tensor *z, const scbm_tensor *w) {
+    return is_f32(dy) && dy->n_dims == 2 && !dy->extent[1] && dy->shape[1] == w->shape[0] && same_dim(dy, 0, z, 1);
+}
+
+static int shape_group_linear_back_z(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *w = node->source[1], *groups = node->source[2], *z = node->source[3];
+    if (!heads_fit(z, w, groups) || !head_gradient_fits(dy, z, w))
+        return misfit(g, node, "dy [N, C], w [C, d], groups i32 [K + 1] and z [1 or K, N, d] are wanted");
+    return result_like(g, node, z);
+}
+
+static int shape_group_linear_back_w(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *z = node->source[1], *groups = node->source[2], *w = node->source[3];
+    if (!heads_fit(z, w, groups) || !head_gradient_fits(dy, z, w))
+        return misfit(g, node, "dy [N, C], z [1 or K, N, d], groups i32 [K + 1] and w [C, d] are wanted");
+    return result_like(g, node, w);
+}
+
+static int norm_fits(const scbm_tensor *x, const scbm_tensor *gamma, const scbm_tensor *beta) {
+    int64_t d = x->shape[last_of(x)];
+    return is_f32(x) && !x->extent[last_of(x)] && is_f32(gamma) && is_vector(gamma, d) &&
+           (!beta || (is_f32(beta) && is_vector(beta, d)));
+}
+
+static int norm_results(scbm_graph *g, scbm_node *node, const scbm_tensor *x) {
+    return result_like(g, node, x) && result_with(g, node, x, last_of(x), 1) && result_with(g, node, x, last_of(x), 1);
+}
+
+static int shape_layer_norm(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0];
+    if (!norm_fits(x, node->source[1], node->source[2]))
+        return misfit(g, node, "x f32 [.., d], gamma and beta f32 [d] are wanted");
+    return norm_results(g, node, x);
+}
+
+static int shape_add_layer_norm(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0];
+    if (!is_f32(node->source[1]) || !broadcasts_to(node->source[1], x) ||
+        !norm_fits(x, node->source[2], node->source[3]))
+        return misfit(g, node, "x f32 [.., d], a residual that broadcasts to it, gamma and beta f32 [d] are wanted");
+    return norm_results(g, node, x);
+}
+
+/* One number for each row of x [.., d]: [.., 1]. */
+static int is_row_statistic(const scbm_tensor *t, const scbm_tensor *x) {
+    int fits = is_f32(t) && t->n_dims == x->n_dims && t->shape[last_of(t)] == 1 && !t->extent[last_of(t)];
+    for (int i = 0; fits && i < last_of(x); i++) fits = same_dim(t, i, x, i);
+    return fits;
+}
+
+static int shape_layer_norm_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *x = node->source[1], *gamma = node->source[2];
+    if (!is_f32(dy) || !same_shape(dy, x) || !norm_fits(x, gamma, NULL) || !is_row_statistic(node->source[3], x) ||
+        !is_row_statistic(node->source[4], x))
+        return misfit(g, node, "dy, x, gamma, mean and rstd are wanted");
+    return result_like(g, node, x) && result_like(g, node, gamma) && result_like(g, node, gamma);
+}
+
+static int shape_activate(scbm_graph *g, scbm_node *node) {
+    if (node->integer[0] <= SCBM_NONE || node->integer[0] > SCBM_SIGMOID)
+        return misfit(g, node, "the activation is unknown");
+    return shape_same_f32(g, node);
+}
+
+/* The random numbers' stream has 16 bits for the place and 16 for attention's streams and heads. */
+static int dropout_fits(float p, int64_t place) {
+    return p >= 0.0f && p < 1.0f && place >= 0 && place <= UINT16_MAX;
+}
+
+static int shape_dropout(scbm_graph *g, scbm_node *node) {
+    if (!dropout_fits(node->scalar[0], node->integer[0]))
+        return misfit(g, node, "the probability must be at least 0 and below 1, the place below 65536");
+    return shape_same_f32(g, node);
+}
+
+static int shape_softmax(scbm_graph *g, scbm_node *node) {
+    if (node->source[0]->extent[last_of(node->source[0])]) return misfit(g, node, "the last dimension must be fixed");
+    return shape_same_f32(g, node);
+}
+
+/* [S, T, heads · size] */
+static int is_headed(const scbm_tensor *x, int64_t heads) {
+    return is_f32(x) && x->n_dims == 3 && !x->extent[0] && !x->extent[2] && heads > 0 && x->shape[2] % heads == 0;
+}
+
+static int shape_attention(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *q = node->source[0];
+    int64_t heads = node->integer[0];
+    if (!is_headed(q, heads) || !same_shape(q, node->source[1]) || !is_f32(node->source[1]) ||
+        !same_shape(q, node->source[2]) || !is_f32(node->source[2]) || !is_offsets(g, node->source[3]))
+        return misfit(g, node, "q, k, v f32 [S, T, heads · size] and offsets i32 [texts + 1] are wanted");
+    if (!dropout_fits(node->scalar[1], node->integer[2]) || q->shape[0] > UINT16_MAX / heads)
+        return misfit(g, node, "dropout must be at least 0 and below 1, its place and S · heads below 65536");
+    int64_t shape[3] = {q->shape[0], heads, q->shape[1]};
+    uint8_t extent[3] = {SCBM_FIXED, SCBM_FIXED, q->extent[1]};
+    return result_like(g, node, q) && add_result(g, node, SCBM_F32, 3, shape, extent);
+}
+
+static int shape_attention_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *lse = node->source[5];
+    int fits = is_headed(dy, node->integer[0]) && is_f32(lse) && lse->n_dims == 3 && same_dim(lse, 0, dy, 0) &&
+               lse->shape[1] == node->integer[0] && same_dim(lse, 2, dy, 1) && is_offsets(g, node->source[6]) &&
+               dropout_fits(node->scalar[1], node->integer[2]) && dy->shape[0] <= UINT16_MAX / node->integer[0];
+    for (int i = 1; i < 5 && fits; i++) fits = is_f32(node->source[i]) && same_shape(node->source[i], dy);
+    if (!fits) return misfit(g, node, "dy, y, q, k, v of one shape, the log-sum-exp and offsets are wanted");
+    return result_like(g, node, node->source[0]) && result_like(g, node, node->source[0]) &&
+           result_like(g, node, node->source[0]);
+}
+
+static int shape_attention_scores(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0];
+    int64_t heads = node->integer[0], context = node->integer[2];
+    if (!is_headed(a, heads) || !is_f32(node->source[1]) || !same_shape(a, node->source[1]) ||
+        !is_offsets(g, node->source[2]) || context < 1)
+        return misfit(g, node, "a, b f32 [S, T, heads · size] and offsets i32 [texts + 1] are wanted");
+    int64_t shape[4] = {a->shape[0], heads, a->shape[1], context};
+    uint8_t extent[4] = {SCBM_FIXED, SCBM_FIXED, a->extent[1], SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 4, shape, extent);
+}
+
+static int shape_attention_mix(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *p = node->source[0], *b = node->source[1];
+    if (!is_f32(p) || p->n_dims != 4 || !is_headed(b, node->integer[0]) || p->shape[1] != node->integer[0] ||
+        p->shape[0] != b->shape[0] || !same_dim(p, 2, b, 1) || !is_offsets(g, node->source[2]))
+        return misfit(g, node, "p f32 [S, heads, T, C], b f32 [S, T, heads · size] and offsets are wanted");
+    return result_like(g, node, b);
+}
+
+static int is_tokens(const scbm_tensor *x) {
+    return is_f32(x) && x->n_dims == 3 && !x->extent[0] && x->extent[1] == SCBM_TOKENS && !x->extent[2];
+}
+
+static int shape_segment(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0];
+    if (!is_tokens(x) || !is_offsets(g, node->source[1]))
+        return misfit(g, node, "x f32 [S, tokens, d] and offsets i32 [texts + 1] are wanted");
+    int64_t shape[3] = {x->shape[0], g->max_texts, x->shape[2]};
+    const uint8_t extent[3] = {SCBM_FIXED, SCBM_TEXTS, SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 3, shape, extent);
+}
+
+static int shape_segment_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *x = node->source[2];
+    if (!is_f32(dy) || dy->n_dims != 3 || dy->extent[1] != SCBM_TEXTS || !is_offsets(g, node->source[1]) ||
+        !is_tokens(x) || x->shape[0] != dy->shape[0] || x->shape[2] != dy->shape[2])
+        return misfit(g, node, "dy [S, texts, d], offsets and x [S, tokens, d] are wanted");
+    return result_like(g, node, x);
+}
+
+static int shape_mix_texts(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0], *permutation = node->source[1], *beta = node->source[2];
+    if (!is_f32(x) || x->n_dims != 3 || permutation->type != SCBM_I32 || permutation->n_dims != 1 ||
+        !same_dim(permutation, 0, x, 1) || !is_f32(beta) || !is_vector(beta, 1))
+        return misfit(g, node, "x f32 [S, N, d], a permutation i32 [N] and beta f32 [1] are wanted");
+    return result_like(g, node, x);
+}
+
+static int targets_fit(const scbm_tensor *logits, const scbm_tensor *targets, const scbm_tensor *groups) {
+    if (targets->n_dims != 2 || !same_dim(targets, 0, logits, 0) || targets->extent[1]) return 0;
+    if (targets->type == SCBM_I32) return targets->shape[1] == groups->shape[0] - 1;
+    return targets->type == SCBM_F32 && targets->shape[1] == logits->shape[1];
+}
+
+static int shape_cross_entropy(scbm_graph *g, scbm_node *node) {
+    const int64_t one = 1;
+    scbm_tensor *logits = node->source[0], *groups = node->source[2], *weights = node->source[3];
+    if (!is_f32(logits) || logits->n_dims != 2 || logits->extent[1] || !is_groups(groups) ||
+        !targets_fit(logits, node->source[1], groups) ||
+        (weights && (!is_f32(weights) || !is_vector(weights, logits->shape[1]))))
+        return misfit(g, node, "logits f32 [N, C], targets i32 [N, K] or f32 [N, C], groups i32 [K + 1] are wanted");
+    return add_result(g, node, SCBM_F32, 1, &one, NULL) && result_like(g, node, logits) &&
+           add_result(g, node, SCBM_F32, 1, &one, NULL);
+}
+
+static int shape_cross_entropy_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dloss = node->source[0], *p = node->source[1], *total = node->source[2], *weights = node->source[5];
+    if (!is_f32(dloss) || !is_vector(dloss, 1) || !is_f32(p) || p->n_dims != 2 || p->extent[1] || !is_f32(total) ||
+        !is_vector(total, 1) || !is_groups(node->source[4]) || !targets_fit(p, node->source[3], node->source[4]) ||
+        (weights && (!is_f32(weights) || !is_vector(weights, p->shape[1]))))
+        return misfit(g, node, "the loss's gradient, probabilities, total weight, targets and groups are wanted");
+    return result_like(g, node, p);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The op table: backward rules. Each builds the nodes of its sources' gradients.
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_node *add_node(scbm_graph *g, scbm_op op, const float *scalar, const int64_t *integer, int n_sources,
+                           scbm_tensor *const *sources) {
+    return scbm_graph_add(g, op, n_sources, sources, scalar, integer);
+}
+
+#define NODE(g, op, scalar, integer, ...)                                                                              \
+    add_node(g, op, scalar, integer, (int)(sizeof((scbm_tensor *[]){__VA_ARGS__}) / sizeof(scbm_tensor *)),            \
+             (scbm_tensor *[]){__VA_ARGS__})
+
+static scbm_tensor *result_of(scbm_node *node) {
+    return node ? node->result[0] : NULL;
+}
+
+static int needs_gradient(const scbm_graph *g, const scbm_tensor *tensor) {
+    if (!tensor) return 0;
+    const graph_tensor *ours = graph_tensor_of(g, tensor);
+    if (ours) return ours->needs_gradient;
+    const graph_external *external = find_external(g, tensor);
+    return external && external->needs_gradient;
+}
+
+static scbm_tensor **gradient_slot(scbm_graph *g, const scbm_tensor *tensor) {
+    graph_tensor *ours = graph_tensor_of(g, tensor);
+    if (ours) return &ours->gradient;
+    graph_external *external = find_external(g, tensor);
+    return external ? &external->gradient : NULL;
+}
+
+/* Adds `gradient` to what the tensor's gradient is so far. */
+static void add_gradient(scbm_graph *g, scbm_tensor *tensor, scbm_tensor *gradient) {
+    if (!gradient || !needs_gradient(g, tensor)) return;
+    scbm_tensor *so_far = *gradient_slot(g, tensor);
+    scbm_tensor *sum = so_far ? scbm_add(g, so_far, gradient) : gradient;
+    *gradient_slot(g, tensor) = sum; /* looked up anew: building may have moved the externals */
+}
+
+/* `gradient` summed down to the source's shape where the op broadcast it. */
+static void add_broadcast_gradient(scbm_graph *g, scbm_tensor *source, scbm_tensor *gradient) {
+    if (!gradient || !needs_gradient(g, source)) return;
+    add_gradient(g, source, same_shape(source, gradient) ? gradient : scbm_sum_to(g, gradient, source));
+}
+
+static void backward_get_rows(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    if (!needs_gradient(g, node->source[0])) return;
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_GET_ROWS_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
+}
+
+static void backward_add(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], dy[0]);
+    add_broadcast_gradient(g, node->source[1], dy[0]);
+}
+
+static void backward_mul(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *a = node->source[0], *b = node->source[1];
+    if (needs_gradient(g, a)) add_gradient(g, a, scbm_mul(g, dy[0], b));
+    if (needs_gradient(g, b)) add_broadcast_gradient(g, b, scbm_mul(g, dy[0], a));
+}
+
+static void backward_scale(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], scbm_scale(g, dy[0], node->scalar[0]));
+}
+
+static void backward_sum_to(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_BROADCAST, NULL, node->integer, dy[0], node->source[0])));
+}
+
+static void backward_broadcast(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], result_of(NODE(g, SCBM_OP_SUM_TO, NULL, node->integer, dy[0], node->source[0])));
+}
+
+static void backward_reshape(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *a = node->source[0];
+    scbm_extent extent[SCBM_MAX_DIMS];
+    for (int i = 0; i < a->n_dims; i++) extent[i] = (scbm_extent)a->extent[i];
+    add_gradient(g, a, scbm_reshape(g, dy[0], a->n_dims, a->shape, extent));
+}
+
+static void backward_copy(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], dy[0]);
+}
+
+static void backward_cast(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], dy[0]->type == SCBM_F32 ? dy[0] : scbm_cast(g, dy[0], SCBM_F32));
+}
+
+static void backward_concat(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    int64_t na = node->source[0]->shape[last_of(node->source[0])],
+            nb = node->source[1]->shape[last_of(node->source[1])];
+    if (needs_gradient(g, node->source[0])) add_gradient(g, node->source[0], scbm_slice(g, dy[0], 0, na));
+    if (needs_gradient(g, node->source[1])) add_gradient(g, node->source[1], scbm_slice(g, dy[0], na, nb));
+}
+
+static void backward_slice(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_SLICE_BACK, NULL, node->integer, dy[0], node->source[0])));
+}
+
+static void backward_slice_back(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *a = node->source[0];
+    add_gradient(g, a, scbm_slice(g, dy[0], node->integer[0], a->shape[last_of(a)]));
+}
+
+/* With an activation, the value before it is needed: it becomes the node's second result. */
+static void backward_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *x = node->source[0], *w = node->source[1], *b = node->source[2], *masks = node->source[3];
+    scbm_tensor *dz = dy[0];
+    if (node->integer[0] != SCBM_NONE) {
+        if (node->n_results == 1) {
+            if (!result_like(g, node, node->result[0])) return;
+            node->result[1]->node = node->result[0]->node;
+        }
+        dz = result_of(NODE(g, SCBM_OP_ACTIVATE_BACK, NULL, node->integer, dy[0], node->result[1]));
+    }
+    if (!dz) return;
+    if (needs_gradient(g, x))
+        add_broadcast_gradient(g, x, result_of(NODE(g, SCBM_OP_LINEAR_BACK_X, NULL, NULL, dz, w, masks)));
+    if (needs_gradient(g, w)) {
+        const int64_t mode[4] = {g->weight_gradients, 0, 0, 0};
+        add_gradient(g, w, result_of(NODE(g, SCBM_OP_LINEAR_BACK_W, NULL, mode, dz, x, w, masks)));
+    }
+    if (b) add_broadcast_gradient(g, b, dz);
+}
+
+static void backward_group_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *z = node->source[0], *w = node->source[1], *groups = node->source[2], *b = node->source[3];
+    if (needs_gradient(g, z))
+        add_gradient(g, z, result_of(NODE(g, SCBM_OP_GROUP_LINEAR_BACK_Z, NULL, NULL, dy[0], w, groups, z)));
+    if (needs_gradient(g, w))
+        add_gradient(g, w, result_of(NODE(g, SCBM_OP_GROUP_LINEAR_BACK_W, NULL, NULL, dy[0], z, groups, w)));
+    if (b) add_broadcast_gradient(g, b, dy[0]);
+}
+
+static void backward_layer_norm(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_node *back = NODE(g, SCBM_OP_LAYER_NORM_BACK, NULL, NULL, dy[0], node->source[0], node->source[1],
+                           node->result[1], node->result[2]);
+    if (!back) return;
+    add_gradient(g, node->source[0], back->result[0]);
+    add_gradient(g, node->source[1], back->result[1]);
+    add_gradient(g, node->source[2], back->result[2]);
+}
+
+/* The sum x + residual is needed: it becomes the node's fourth result. */
+static void backward_add_layer_norm(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    if (node->n_results == 3) {
+        if (!result_like(g, node, node->result[0])) return;
+        node->result[3]->node = node->result[0]->node;
+    }
+    scbm_node *back = NODE(g, SCBM_OP_LAYER_NORM_BACK, NULL, NULL, dy[0], node->result[3], node->source[2],
+                           node->result[1], node->result[2]);
+    if (!back) return;
+    add_gradient(g, node->source[0], back->result[0]);
+    add_broadcast_gradient(g, node->source[1], back->result[0]);
+    add_gradient(g, node->source[2], back->result[1]);
+    add_gradient(g, node->source[3], back->result[2]);
+}
+
+static void backward_activate(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_ACTIVATE_BACK, NULL, node->integer, dy[0], node->source[0])));
+}
+
+static void backward_softmax(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], result_of(NODE(g, SCBM_OP_SOFTMAX_BACK, NULL, NULL, dy[0], node->result[0])));
+}
+
+/* The same zeros and factor: the op itself, at the same place. */
+static void backward_dropout(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], result_of(NODE(g, SCBM_OP_DROPOUT, node->scalar, node->integer, dy[0])));
+}
+
+static void backward_attention(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_node *back = NODE(g, SCBM_OP_ATTENTION_BACK, node->scalar, node->integer, dy[0], node->result[0],
+                           node->source[0], node->source[1], node->source[2], node->result[1], node->source[3]);
+    if (!back) return;
+    for (int i = 0; i < 3; i++) add_gradient(g, node->source[i], back->result[i]);
+}
+
+/* scores, mix and mix_transposed are closed under differentiation; integers: heads, causal, context. */
+static scbm_tensor *attention_part(scbm_graph *g, scbm_op op, const scbm_node *like, int64_t context, scbm_tensor *a,
+                                   scbm_tensor *b, scbm_tensor *offsets) {
+    const int64_t integer[4] = {like->integer[0], like->integer[1], context, 0};
+    const float scalar[2] = {0.0f, 0.0f};
+    return result_of(NODE(g, op, scalar, integer, a, b, offsets));
+}
+
+static void backward_attention_scores(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *a = node->source[0], *b = node->source[1], *offsets = node->source[2];
+    int64_t context = node->integer[2];
+    if (needs_gradient(g, a))
+        add_gradient(g, a, attention_part(g, SCBM_OP_ATTENTION_MIX, node, context, dy[0], b, offsets));
+    if (needs_gradient(g, b))
+        add_gradient(g, b, attention_part(g, SCBM_OP_ATTENTION_MIX_TRANSPOSED, node, context, dy[0], a, offsets));
+}
+
+static void backward_attention_mix(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *p = node->source[0], *b = node->source[1], *offsets = node->source[2];
+    if (needs_gradient(g, p))
+        add_gradient(g, p, attention_part(g, SCBM_OP_ATTENTION_SCORES, node, p->shape[3], dy[0], b, offsets));
+    if (needs_gradient(g, b))
+        add_gradient(g, b, attention_part(g, SCBM_OP_ATTENTION_MIX_TRANSPOSED, node, p->shape[3], p, dy[0], offsets));
+}
+
+static void backward_attention_mix_transposed(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *p = node->source[0], *a = node->source[1], *offsets = node->source[2];
+    if (needs_gradient(g, p))
+        add_gradient(g, p, attention_part(g, SCBM_OP_ATTENTION_SCORES, node, p->shape[3], a, dy[0], offsets));
+    if (needs_gradient(g, a))
+        add_gradient(g, a, attention_part(g, SCBM_OP_ATTENTION_MIX, node, p->shape[3], p, dy[0], offsets));
+}
+
+static void backward_segment_mean(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_SEGMENT_MEAN_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
+}
+
+static void backward_segment_first(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_SEGMENT_FIRST_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
+}
+
+static void backward_mix_texts(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_MIX_TEXTS_BACK, NULL, NULL, dy[0], node->source[1], node->source[2])));
+}
+
+static void backward_cross_entropy(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_CROSS_ENTROPY_BACK, NULL, NULL, dy[0], node->result[1], node->result[2],
+                                node->source[1], node->source[2], node->source[3])));
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The op table: decompositions of the fused ops
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_tensor *decompose_linear(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *y = scbm_linear(g, node->source[0], node->source[1], node->source[2], node->source[3], SCBM_NONE);
+    return scbm_activate(g, y, (scbm_activation)node->integer[0]);
+}
+
+static scbm_tensor *decompose_add_layer_norm(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *sum = scbm_add(g, node->source[0], node->source[1]);
+    return scbm_layer_norm(g, sum, node->source[2], node->source[3], node->scalar[0]);
+}
+
+static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *q = scbm_scale(g, node->source[0], node->scalar[0]);
+    scbm_tensor *scores = scbm_attention_scores(g, q, node->source[1], node->source[3], (int)node->integer[0],
+                                                g->max_tokens, (int)node->integer[1], -INFINITY);
+    scbm_tensor *p = scbm_dropout(g, scbm_softmax(g, scores), node->scalar[1]);
+    return scbm_attention_mix(g, p, node->source[2], node->source[3], (int)node->integer[0]);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The op table itself. What `scalar` and `integer` hold:
+ *   scale, layer_norm, add_layer_norm: scalar factor or epsilon    sum_to, broadcast: integer 1 = mean
+ *   slice, slice_back: integers first, count                       cast: integer type
+ *   linear, activate, activate_back: integer activation            linear_back_w: integer mode
+ *   dropout: scalar p, integer place                               attention_mix…: integers heads, causal
+ *   attention, attention_back: scalars scale, p; integers heads, causal, dropout's place
+ *   attention_scores: scalar fill; integers heads, causal, context
+ * ---------------------------------------------------------------------------------------- */
+
+static const op_row op_table[SCBM_OP_COUNT] = {
+    /*                             name               sources, results, backward, decomposition, in place */
+    [SCBM_OP_GET_ROWS] = {{"get_rows", 2, 2, 1, 1, 0, 0}, shape_get_rows, backward_get_rows, NULL},
+    [SCBM_OP_GET_ROWS_BACK] = {{"get_rows_back", 3, 3, 1, 0, 0, 0}, shape_get_rows_back, NULL, NULL},
+    [SCBM_OP_ADD] = {{"add", 2, 2, 1, 1, 0, 1}, shape_binary, backward_add, NULL},
+    [SCBM_OP_MUL] = {{"mul", 2, 2, 1, 1, 0, 1}, shape_binary, backward_mul, NULL},
+    [SCBM_OP_SCALE] = {{"scale", 1, 1, 1, 1, 0, 1}, shape_same_f32, backward_scale, NULL},
+    [SCBM_OP_SUM_TO] = {{"sum_to", 1, 2, 1, 1, 0, 0}, shape_sum_to, backward_sum_to, NULL},
+    [SCBM_OP_BROADCAST] = {{"broadcast", 2, 2, 1, 1, 0, 0}, shape_broadcast, backward_broadcast, NULL},
+    [SCBM_OP_RESHAPE] = {{"reshape", 1, 1, 1, 1, 0, 0}, NULL, backward_reshape, NULL},
+    [SCBM_OP_COPY] = {{"copy", 1, 1, 1, 1, 0, 0}, shape_copy, backward_copy, NULL},
+    [SCBM_OP_CAST] = {{"cast", 1, 1, 1, 1, 0, 0}, shape_cast, backward_cast, NULL},
+    [SCBM_OP_CONCAT] = {{"concat", 2, 2, 1, 1, 0, 0}, shape_concat, backward_concat, NULL},
+    [SCBM_OP_SLICE] = {{"slice", 1, 1, 1, 1, 0, 0}, shape_slice, backward_slice, NULL},
+    [SCBM_OP_SLICE_BACK] = {{"slice_back", 2, 2, 1, 1, 0, 0}, shape_slice_back, backward_slice_back, NULL},
+    [SCBM_OP_LINEAR] = {{"linear", 2, 4, 1, 1, 1, 0}, shape_linear, backward_linear, decompose_linear},
+    [SCBM_OP_LINEAR_BACK_X] = {{"linear_back_x", 2, 3, 1, 0, 0, 0}, shape_linear_back_x, NULL, NULL},
+    [SCBM_OP_LINEAR_BACK_W] = {{"linear_back_w", 3, 4, 1, 0, 0, 0}, shape_linear_back_w, NULL, NULL},
+    [SCBM_OP_GROUP_LINEAR] = {{"group_linear", 3, 4, 1, 1, 0, 0}, shape_group_linear, backward_group_linear, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {{"group_linear_back_z", 4, 4, 1, 0, 0, 0}, shape_group_linear_back_z, NULL, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {{"group_linear_back_w", 4, 4, 1, 0, 0, 0}, shape_group_linear_back_w, NULL, NULL},
+    [SCBM_OP_LAYER_NORM] = {{"layer_norm", 3, 3, 3, 1, 0, 0}, shape_layer_norm, backward_layer_norm, NULL},
+    [SCBM_OP_ADD_LAYER_NORM] = {{"add_layer_norm", 4, 4, 3, 1, 1, 0},
+                                shape_add_layer_norm,
+                                backward_add_layer_norm,
+                                decompose_add_layer_norm},
+    [SCBM_OP_LAYER_NORM_BACK] = {{"layer_norm_back", 5, 5, 3, 0, 0, 0}, shape_layer_norm_back, NULL, NULL},
+    [SCBM_OP_ACTIVATE] = {{"activate", 1, 1, 1, 1, 0, 1}, shape_activate, backward_activate, NULL},
+    [SCBM_OP_ACTIVATE_BACK] = {{"activate_back", 2, 2, 1, 0, 0, 1}, shape_activate, NULL, NULL},
+    [SCBM_OP_SOFTMAX] = {{"softmax", 1, 1, 1, 1, 0, 1}, shape_softmax, backward_softmax, NULL},
+    [SCBM_OP_SOFTMAX_BACK] = {{"softmax_back", 2, 2, 1, 0, 0, 0}, shape_same_f32, NULL, NULL},
+    [SCBM_OP_DROPOUT] = {{"dropout", 1, 1, 1, 1, 0, 1}, shape_dropout, backward_dropout, NULL},
+    [SCBM_OP_ATTENTION] = {{"attention", 4, 4, 2, 1, 1, 0}, shape_attention, backward_attention, decompose_attention},
+    [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 7, 3, 0, 0, 0}, shape_attention_back, NULL, NULL},
+    [SCBM_OP_ATTENTION_SCORES] = {{"attention_scores", 3, 3, 1, 1, 0, 0},
+                                  shape_attention_scores,
+                                  backward_attention_scores,
+                                  NULL},
+    [SCBM_OP_ATTENTION_MIX] = {{"attention_mix", 3, 3, 1, 1, 0, 0}, shape_attention_mix, backward_attention_mix, NULL},
+    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {{"attention_mix_transposed", 3, 3, 1, 1, 0, 0},
+                                          shape_attention_mix,
+                                          backward_attention_mix_transposed,
+                                          NULL},
+    [SCBM_OP_SEGMENT_MEAN] = {{"segment_mean", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_mean, NULL},
+    [SCBM_OP_SEGMENT_MEAN_BACK] = {{"segment_mean_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_FIRST] = {{"segment_first", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_first, NULL},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {{"segment_first_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
+    [SCBM_OP_MIX_TEXTS] = {{"mix_texts", 3, 3, 1, 1, 0, 0}, shape_mix_texts, backward_mix_texts, NULL},
+    [SCBM_OP_MIX_TEXTS_BACK] = {{"mix_texts_back", 3, 3, 1, 0, 0, 0}, shape_mix_texts, NULL, NULL},
+    [SCBM_OP_CROSS_ENTROPY] = {{"cross_entropy", 3, 4, 3, 1, 0, 0}, shape_cross_entropy, backward_cross_entropy, NULL},
+    [SCBM_OP_CROSS_ENTROPY_BACK] = {{"cross_entropy_back", 5, 6, 1, 0, 0, 0}, shape_cross_entropy_back, NULL, NULL},
+};
+
+const scbm_op_info *scbm_op_of(scbm_op op) {
+    return (unsigned)op < SCBM_OP_COUNT ? &op_table[op].info : NULL;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs: adding nodes
+ * ---------------------------------------------------------------------------------------- */
+
+static int sources_are_given(scbm_graph *g, const scbm_node *node) {
+    const scbm_op_info *info = &op_table[node->op].info;
+    if (node->n_sources < info->min_sources || node->n_sources > info->n_sources) {
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "%s: %d sources, %d to %d are wanted", info->name, node->n_sources,
+                   info->min_sources, info->n_sources);
+        return 0;
+    }
+    for (int i = 0; i < node->n_sources; i++) {
+        const scbm_tensor *source = node->source[i];
+        if (!source && i >= info->min_sources) continue;
+        if (!source) {
+            graph_fail(g, SCBM_ERROR_ARGUMENT, "%s: source %d is NULL", info->name, i);
+            return 0;
+        }
+        if (source->graph && source->graph != g) {
+            graph_fail(g, SCBM_ERROR_ARGUMENT, "%s: source %d (%s) belongs to another graph", info->name, i,
+                       source->name);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static scbm_node *new_node(scbm_graph *g, scbm_op op, int n_sources, scbm_tensor *const *sources, const float *scalar,
+                           const int64_t *integer) {
+    if (scbm_grow(g->hooks, (void **)&g->nodes, &g->node_capacity, g->n_nodes + 1, sizeof *g->nodes))
+        return graph_out_of_memory(g);
+    scbm_node *node = scbm_alloc(g->hooks, sizeof *node);
+    if (!node) return graph_out_of_memory(g);
+    node->op = op;
+    node->n_sources = n_sources;
+    for (int i = 0; i < n_sources && i < SCBM_MAX_SOURCES; i++) node->source[i] = sources[i];
+    if (scalar) memcpy(node->scalar, scalar, sizeof node->scalar);
+    if (integer) memcpy(node->integer, integer, sizeof node->integer);
+    return node;
+}
+
+static scbm_node *append_node(scbm_graph *g, scbm_node *node) {
+    for (int i = 0; i < node->n_sources; i++)
+        if (node->source[i] && !node->source[i]->graph && !register_external(g, node->source[i])) {
+            scbm_release(g->hooks, node);
+            return NULL;
+        }
+    for (int i = 0; i < node->n_results; i++) node->result[i]->node = (int)g->n_nodes;
+    g->nodes[g->n_nodes++] = node;
+    return node;
+}
+
+scbm_node *scbm_graph_add(scbm_graph *g, scbm_op op, int n_sources, scbm_tensor *const *sources, const float scalar[2],
+                          const int64_t integer[4]) {
+    if (g->status) return NULL;
+    if ((unsigned)op >= SCBM_OP_COUNT || !op_table[op].shape)
+        return graph_fail(g, SCBM_ERROR_ARGUMENT, "op %d cannot be added by number", (int)op);
+    if (g->is_planned)
+        return graph_fail(g, SCBM_ERROR_ARGUMENT, "%s: the graph is planned already", op_table[op].info.name);
+    scbm_node *node = new_node(g, op, n_sources, sources, scalar, integer);
+    if (!node) return NULL;
+    if (!sources_are_given(g, node) || !op_table[op].shape(g, node)) {
+        scbm_release(g->hooks, node);
+        return NULL;
+    }
+    return append_node(g, node);
+}
+
+int scbm_graph_nodes(const scbm_graph *g) {
+    return (int)g->n_nodes;
+}
+
+const scbm_node *scbm_graph_node(const scbm_graph *g, int index) {
+    return index >= 0 && (size_t)index < g->n_nodes ? g->nodes[index] : NULL;
+}
+
+scbm_tensor *scbm_get_rows(scbm_graph *g, scbm_tensor *table, scbm_tensor *ids) {
+    return result_of(NODE(g, SCBM_OP_GET_ROWS, NULL, NULL, table, ids));
+}
+
+scbm_tensor *scbm_add(scbm_graph *g, scbm_tensor *a, scbm_tensor *b) {
+    return result_of(NODE(g, SCBM_OP_ADD, NULL, NULL, a, b));
+}
+
+scbm_tensor *scbm_mul(scbm_graph *g, scbm_tensor *a, scbm_tensor *b) {
+    return result_of(NODE(g, SCBM_OP_MUL, NULL, NULL, a, b));
+}
+
+scbm_tensor *scbm_scale(scbm_graph *g, scbm_tensor *a, float factor) {
+    const float scalar[2] = {factor, 0.0f};
+    return result_of(NODE(g, SCBM_OP_SCALE, scalar, NULL, a));
+}
+
+scbm_tensor *scbm_sum_to(scbm_graph *g, scbm_tensor *a, scbm_tensor *like) {
+    if (!like) return graph_fail(g, SCBM_ERROR_ARGUMENT, "sum_to: the tensor to be like is NULL");
+    return result_of(NODE(g, SCBM_OP_SUM_TO, NULL, NULL, a, like));
+}
+
+scbm_tensor *scbm_sum(scbm_graph *g, scbm_tensor *a) {
+    return result_of(NODE(g, SCBM_OP_SUM_TO, NULL, NULL, a));
+}
+
+scbm_tensor *scbm_mean(scbm_graph *g, scbm_tensor *a) {
+    const int64_t integer[4] = {1, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_SUM_TO, NULL, integer, a));
+}
+
+scbm_tensor *scbm_copy(scbm_graph *g, scbm_tensor *a) {
+    return result_of(NODE(g, SCBM_OP_COPY, NULL, NULL, a));
+}
+
+scbm_tensor *scbm_cast(scbm_graph *g, scbm_tensor *a, scbm_type type) {
+    const int64_t integer[4] = {type, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_CAST, NULL, integer, a));
+}
+
+scbm_tensor *scbm_concat(scbm_graph *g, scbm_tensor *a, scbm_tensor *b) {
+    return result_of(NODE(g, SCBM_OP_CONCAT, NULL, NULL, a, b));
+}
+
+scbm_tensor *scbm_slice(scbm_graph *g, scbm_tensor *a, int64_t first, int64_t count) {
+    const int64_t integer[4] = {first, count, 0, 0};
+    return result_of(NODE(g, SCBM_OP_SLICE, NULL, integer, a));
+}
+
+/* The fixed dimensions' product and the extents of both shapes must agree. */
+static int reshape_fits(const scbm_tensor *a, int n_dims, const int64_t *shape, const scbm_extent *extent) {
+    int64_t fixed[2] = {1, 1};
+    int counts[2][3] = {{0}, {0}};
+    for (int i = 0; i < a->n_dims; i++) {
+        if (a->extent[i]) counts[0][a->extent[i]]++;
+        else fixed[0] *= a->shape[i];
+    }
+    for (int i = 0; i < n_dims; i++) {
+        int e = extent ? (int)extent[i] : SCBM_FIXED;
+        if (e < 0 || e > SCBM_TEXTS || (!e && shape[i] < 0)) return 0;
+        if (e) counts[1][e]++;
+        else if (shape[i] && fixed[1] > INT64_MAX / shape[i]) return 0;
+        else fixed[1] *= shape[i];
+    }
+    return fixed[0] == fixed[1] && counts[0][1] == counts[1][1] && counts[0][2] == counts[1][2];
+}
+
+/* The one op without a kernel: the result is the source's memory under another shape. */
+scbm_tensor *scbm_reshape(scbm_graph *g, scbm_tensor *a, int n_dims, const int64_t *shape, const scbm_extent *extent) {
+    if (g->status) return NULL;
+    if (!a || g->is_planned) return graph_fail(g, SCBM_ERROR_ARGUMENT, "reshape: no source, or a planned graph");
+    if (n_dims < 1 || n_dims > SCBM_MAX_DIMS || !reshape_fits(a, n_dims, shape, extent))
+        return graph_fail(g, SCBM_ERROR_SHAPE, "reshape: both shapes must hold the same elements");
+    if (!graph_tensor_of(g, a)) {
+        a = scbm_copy(g, a); /* memory of the caller is not ours to alias */
+        if (!a) return NULL;
+    }
+    scbm_node *node = new_node(g, SCBM_OP_RESHAPE, 1, &a, NULL, NULL);
+    if (!node) return NULL;
+    uint8_t extents[SCBM_MAX_DIMS] = {0};
+    for (int i = 0; extent && i < n_dims; i++) extents[i] = (uint8_t)extent[i];
+    if (!add_result(g, node, a->type, n_dims, shape, extents)) {
+        scbm_release(g->hooks, node);
+        return NULL;
+    }
+    graph_tensor_of(g, node->result[0])->alias = graph_tensor_of(g, a);
+    return result_of(append_node(g, node));
+}
+
+scbm_tensor *scbm_linear(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_tensor *b, scbm_tensor *masks,
+                         scbm_activation act) {
+    const int64_t integer[4] = {act, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_LINEAR, NULL, integer, x, w, b, masks));
+}
+
+scbm_tensor *scbm_group_linear(scbm_graph *g, scbm_tensor *z, scbm_tensor *w, scbm_tensor *b, scbm_tensor *groups) {
+    return result_of(NODE(g, SCBM_OP_GROUP_LINEAR, NULL, NULL, z, w, groups, b));
+}
+
+scbm_tensor *scbm_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, scbm_tensor *beta, float epsilon) {
+    const float scalar[2] = {epsilon, 0.0f};
+    return result_of(NODE(g, SCBM_OP_LAYER_NORM, scalar, NULL, x, gamma, beta));
+}
+
+scbm_tensor *scbm_add_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *residual, scbm_tensor *gamma,
+                                 scbm_tensor *beta, float epsilon) {
+    const float scalar[2] = {epsilon, 0.0f};
+    return result_of(NODE(g, SCBM_OP_ADD_LAYER_NORM, scalar, NULL, x, residual, gamma, beta));
+}
+
+scbm_tensor *scbm_activate(scbm_graph *g, scbm_tensor *x, scbm_activation act) {
+    const int64_t integer[4] = {act, 0, 0, 0};
+    if (act == SCBM_NONE) return x;
+    return result_of(NODE(g, SCBM_OP_ACTIVATE, NULL, integer, x));
+}
+
+scbm_tensor *scbm_softmax(scbm_graph *g, scbm_tensor *x) {
+    return result_of(NODE(g, SCBM_OP_SOFTMAX, NULL, NULL, x));
+}
+
+scbm_tensor *scbm_dropout(scbm_graph *g, scbm_tensor *x, float p) {
+    if (p == 0.0f) return x;
+    const float scalar[2] = {p, 0.0f};
+    const int64_t integer[4] = {++g->n_dropouts, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_DROPOUT, scalar, integer, x));
+}
+
+scbm_tensor *scbm_attention(scbm_graph *g, scbm_tensor *q, scbm_tensor *k, scbm_tensor *v, scbm_tensor *offsets,
+                            int n_heads, float scale, int causal, float p) {
+    const float scalar[2] = {scale, p};
+    const int64_t integer[4] = {n_heads, causal != 0, p > 0.0f ? ++g->n_dropouts : 0, 0};
+    return result_of(NODE(g, SCBM_OP_ATTENTION, scalar, integer, q, k, v, offsets));
+}
+
+scbm_tensor *scbm_attention_scores(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_tensor *offsets, int n_heads,
+                                   int64_t context, int causal, float fill) {
+    const float scalar[2] = {fill, 0.0f};
+    const int64_t integer[4] = {n_heads, causal != 0, context, 0};
+    return result_of(NODE(g, SCBM_OP_ATTENTION_SCORES, scalar, integer, a, b, offsets));
+}
+
+scbm_tensor *scbm_attention_mix(scbm_graph *g, scbm_tensor *p, scbm_tensor *b, scbm_tensor *offsets, int n_heads) {
+    const int64_t integer[4] = {n_heads, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_ATTENTION_MIX, NULL, integer, p, b, offsets));
+}
+
+scbm_tensor *scbm_attention_mix_transposed(scbm_graph *g, scbm_tensor *p, scbm_tensor *a, scbm_tensor *offsets,
+                                           int n_heads) {
+    const int64_t integer[4] = {n_heads, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_ATTENTION_MIX_TRANSPOSED, NULL, integer, p, a, offsets));
+}
+
+scbm_tensor *scbm_segment_mean(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets) {
+    return result_of(NODE(g, SCBM_OP_SEGMENT_MEAN, NULL, NULL, x, offsets));
+}
+
+scbm_tensor *scbm_segment_first(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets) {
+    return result_of(NODE(g, SCBM_OP_SEGMENT_FIRST, NULL, NULL, x, offsets));
+}
+
+scbm_tensor *scbm_mix_texts(scbm_graph *g, scbm_tensor *x, scbm_tensor *permutation, scbm_tensor *beta) {
+    return result_of(NODE(g, SCBM_OP_MIX_TEXTS, NULL, NULL, x, permutation, beta));
+}
+
+scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor *targets, scbm_tensor *groups,
+                                scbm_tensor *class_weights) {
+    return result_of(NODE(g, SCBM_OP_CROSS_ENTROPY, NULL, NULL, logits, targets, groups, class_weights));
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs: automatic differentiation
+ * ---------------------------------------------------------------------------------------- */
+
+static void mark_wanted(scbm_graph *g, scbm_tensor *const *wrt, int n) {
+    for (int i = 0; i < n && !g->status; i++) {
+        if (!wrt[i]) graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: tensor %d is NULL", i);
+        else if (wrt[i]->type != SCBM_F32 &&
+                 (g->weight_gradients == SCBM_DW_SUMMED || wrt[i]->graph || !type_table[wrt[i]->type].is_float))
+            graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: %s is %s, gradients are for f32 tensors", wrt[i]->name,
+                       type_table[wrt[i]->type].name);
+        else if (graph_tensor_of(g, wrt[i])) graph_tensor_of(g, wrt[i])->needs_gradient = 1;
+        else if (register_external(g, wrt[i])) find_external(g, wrt[i])->needs_gradient = 1;
+    }
+}
+
+/* What depends on a wanted tensor needs a gradient too. */
+static void mark_dependents(scbm_graph *g) {
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        scbm_node *node = g->nodes[i];
+        int needed = 0;
+        for (int s = 0; s < node->n_sources && !needed; s++) needed = needs_gradient(g, node->source[s]);
+        for (int r = 0; needed && r < node->n_results; r++) graph_tensor_of(g, node->result[r])->needs_gradient = 1;
+    }
+}
+
+/* Gradients flow through the first result; the others (saved statistics) have no users. */
+static void backward_node(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = graph_tensor_of(g, node->result[0])->gradient;
+    int needed = 0;
+    for (int s = 0; s < node->n_sources && !needed; s++) needed = needs_gradient(g, node->source[s]);
+    if (!dy || !needed) return;
+    if (!op_table[node->op].backward) graph_fail(g, SCBM_ERROR_UNSUPPORTED, "%s has no backward rule", node_name(node));
+    else op_table[node->op].backward(g, node, &dy);
+}
+
+scbm_status scbm_graph_backward(scbm_graph *g, scbm_tensor *loss, scbm_tensor *const *wrt, int n) {
+    if (!g->status && (!loss || !graph_tensor_of(g, loss) || scbm_tensor_elements(loss) != 1 || !is_f32(loss)))
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: the loss must be one f32 element of this graph");
+    if (!g->status && graph_tensor_of(g, loss)->gradient)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: was called for this loss already");
+    mark_wanted(g, wrt, n);
+    if (g->status) return g->status;
+    mark_dependents(g);
+    size_t n_forward = g->n_nodes;
+    scbm_tensor *one = new_constant(g, loss, 1.0f);
+    if (!one) return g->status;
+    graph_tensor_of(g, loss)->gradient = one;
+    for (size_t i = n_forward; i-- > 0 && !g->status;) backward_node(g, g->nodes[i]);
+    for (int i = 0; i < n && !g->status; i++) {
+        if (!*gradient_slot(g, wrt[i])) {
+            scbm_tensor *zero = new_constant(g, wrt[i], 0.0f);
+            *gradient_slot(g, wrt[i]) = zero;
+        }
+        scbm_output(g, *gradient_slot(g, wrt[i]));
+    }
+    return g->status;
+}
+
+void scbm_graph_set_weight_gradients(scbm_graph *g, scbm_dw_mode mode) {
+    g->weight_gradients = mode;
+}
+
+scbm_status scbm_graph_watch(scbm_graph *g, scbm_tensor *tensor, scbm_watch_function function, void *user) {
+    graph_tensor *t = tensor ? graph_tensor_of(g, tensor) : NULL;
+    if (!g->status && (!t || t->is_input || t->alias || tensor->node < 0 || g->is_planned))
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "watch: only what a node of an unplanned graph computes can be watched");
+    if (g->status) return g->status;
+    t->is_output = 0;
+    t->watch = function;
+    t->watch_user = user;
+    g->n_watched++;
+    return SCBM_OK;
+}
+
+scbm_tensor *scbm_graph_gradient(scbm_graph *g, const scbm_tensor *tensor) {
+    scbm_tensor **slot = tensor ? gradient_slot(g, tensor) : NULL;
+    return slot ? *slot : NULL;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs: decomposition
+ * ---------------------------------------------------------------------------------------- */
+
+static int is_decomposable(const scbm_node *node) {
+    if (!op_table[node->op].decompose) return 0;
+    return node->op != SCBM_OP_LINEAR || node->integer[0] != SCBM_NONE;
+}
+
+scbm_status scbm_graph_decompose(scbm_graph *g) {
+    if (g->status) return g->status;
+    size_t n_old = g->n_nodes;
+    scbm_node **old = g->nodes;
+    g->nodes = NULL;
+    g->n_nodes = g->node_capacity = 0;
+    size_t i = 0;
+    for (; i < n_old && !g->status; i++) {
+        scbm_node *node = old[i];
+        if (!is_decomposable(node)) {
+            if (scbm_grow(g->hooks, (void **)&g->nodes, &g->node_capacity, g->n_nodes + 1, sizeof *g->nodes)) {
+                graph_out_of_memory(g);
+                break;
+            }
+            append_node(g, node);
+            continue;
+        }
+        scbm_tensor *made = op_table[node->op].decompose(g, node);
+        if (!made) break;
+        g->nodes[made->node]->result[0] = node->result[0]; /* whoever holds the fused result holds this one now */
+        node->result[0]->node = made->node;
+        made->node = -1;
+        scbm_release(g->hooks, node);
+    }
+    for (; i < n_old; i++) scbm_release(g->hooks, old[i]);
+    scbm_release(g->hooks, old);
+    return g->status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs: the plan. Every intermediate gets a place in one workspace; a place is used again when
+ * what stood there is dead. Inputs and outputs keep theirs.
+ * ---------------------------------------------------------------------------------------- */
+
+#define KEPT INT_MAX
+
+/* A stretch of the workspace that is free at the moment. */
+typedef struct free_block {
+    size_t offset, size;
+} free_block;
+
+typedef struct plan_state {
+    free_block *blocks;
+    size_t n_blocks, capacity;
+    size_t end; /* the workspace's size so far */
+} plan_state;
+
+static size_t align_up(size_t bytes) {
+    return (bytes + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
+}
+
+/* Which node makes each tensor's memory first, and which reads it last; aliases count for their storage. */
+static void find_lifetimes(scbm_graph *g) {
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        graph_tensor *t = g->tensors[i];
+        t->first_use = t->is_input ? -1 : KEPT;
+        t->last_use = t->is_input ? KEPT : -1;
+    }
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        for (int r = 0; r < g->nodes[i]->n_results; r++) {
+            graph_tensor *t = storage_of(graph_tensor_of(g, g->nodes[i]->result[r]));
+            if (t->first_use == KEPT) t->first_use = (int)i;
+            if (t->last_use < (int)i) t->last_use = (int)i;
+        }
+        for (int s = 0; s < g->nodes[i]->n_sources; s++) {
+            graph_tensor *t = g->nodes[i]->source[s] ? graph_tensor_of(g, g->nodes[i]->source[s]) : NULL;
+            if (t && storage_of(t)->last_use < (int)i) storage_of(t)->last_use = (int)i;
+        }
+    }
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i]->is_output) storage_of(g->tensors[i])->last_use = KEPT;
+}
+
+/* The smallest free block that is large enough, else new space at the end. */
+static size_t take_block(plan_state *plan, size_t size) {
+    size_t best = plan->n_blocks;
+    for (size_t i = 0; i < plan->n_blocks; i++)
+        if (plan->blocks[i].size >= size && (best == plan->n_blocks || plan->blocks[i].size < plan->blocks[best].size))
+            best = i;
+    if (best < plan->n_blocks) {
+        size_t offset = plan->blocks[best].offset;
+        plan->blocks[best].offset += size;
+        plan->blocks[best].size -= size;
+        if (!plan->blocks[best].size) plan->blocks[best] = plan->blocks[--plan->n_blocks];
+        return offset;
+    }
+    size_t offset = plan->end;
+    for (size_t i = 0; i < plan->n_blocks; i++) { /* a free block at the end can grow */
+        free_block *block = &plan->blocks[i];
+        if (block->offset + block->size == plan->end) {
+            offset = block->offset;
+            *block = plan->blocks[--plan->n_blocks];
+            break;
+        }
+    }
+    plan->end = offset + size;
+    return offset;
+}
+
+static scbm_status give_block(scbm_graph *g, plan_state *plan, size_t offset, size_t size) {
+    for (size_t i = 0; i < plan->n_blocks;) { /* merge with the neighbours */
+        free_block block = plan->blocks[i];
+        if (block.offset + block.size == offset || offset + size == block.offset) {
+            offset = block.offset < offset ? block.offset : offset;
+            size += block.size;
+            plan->blocks[i] = plan->blocks[--plan->n_blocks];
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+    scbm_status status = scbm_grow(g->hooks, (void **)&plan->blocks, &plan->capacity, plan->n_blocks + 1,
+                                   sizeof *plan->blocks);
+    if (!status) plan->blocks[plan->n_blocks++] = (free_block){offset, size};
+    return status;
+}
+
+/* A source whose memory the first result may take: its last reader is this node, once, and sizes agree. */
+static graph_tensor *in_place_source(scbm_graph *g, const scbm_node *node, int index) {
+    unsigned allowed = op_table[node->op].info.in_place;
+    for (int s = 0; s < node->n_sources; s++) {
+        if (!(allowed >> s & 1) || !node->source[s] || !graph_tensor_of(g, node->source[s])) continue;
+        graph_tensor *t = storage_of(graph_tensor_of(g, node->source[s]));
+        int readers = 0;
+        for (int o = 0; o < node->n_sources; o++) {
+            graph_tensor *other = node->source[o] ? graph_tensor_of(g, node->source[o]) : NULL;
+            readers += other && storage_of(other) == t;
+        }
+        if (t->last_use == index && readers == 1 && node->source[s]->type == node->result[0]->type &&
+            same_shape(node->source[s], node->result[0]) &&
+            scbm_tensor_bytes(&t->public) == scbm_tensor_bytes(node->result[0]))
+            return t;
+    }
+    return NULL;
+}
+
+static size_t storage_bytes(const graph_tensor *t) {
+    return align_up(scbm_tensor_bytes(&t->public));
+}
+
+static scbm_status place_node(scbm_graph *g, plan_state *plan, int index) {
+    scbm_node *node = g->nodes[index];
+    graph_tensor *taken = NULL;
+    for (int r = 0; r < node->n_results; r++) {
+        graph_tensor *t = graph_tensor_of(g, node->result[r]);
+        if (t->alias || t->first_use != index) continue;
+        if (r == 0 && (taken = in_place_source(g, node, index)) != NULL) t->offset = taken->offset;
+        else if (storage_bytes(t)) t->offset = take_block(plan, storage_bytes(t));
+    }
+    /* Free what was read or made here for the last time. */
+    graph_tensor *freed[SCBM_MAX_SOURCES + SCBM_MAX_RESULTS];
+    int n_freed = 0;
+    for (int i = 0; i < node->n_sources + node->n_results; i++) {
+        const scbm_tensor *tensor = i < node->n_sources ? node->source[i] : node->result[i - node->n_sources];
+        graph_tensor *t = tensor ? graph_tensor_of(g, tensor) : NULL;
+        if (!t) continue;
+        t = storage_of(t);
+        int known = t == taken || t->last_use != index || !storage_bytes(t);
+        for (int j = 0; j < n_freed && !known; j++) known = freed[j] == t;
+        if (known) continue;
+        freed[n_freed++] = t;
+        scbm_status status = give_block(g, plan, t->offset, storage_bytes(t));
+        if (status) return status;
+    }
+    return SCBM_OK;
+}
+
+/* Views of a call at the capacity (tokens < 0) or for a batch. */
+static scbm_view view_of(const scbm_graph *g, const scbm_tensor *tensor, int64_t tokens, int64_t texts) {
+    scbm_view view = {0};
+    if (!tensor) return view;
+    view.type = tensor->type;
+    view.n_dims = tensor->n_dims;
+    view.tensor = tensor;
+    for (int i = 0; i < tensor->n_dims; i++)
+        view.shape[i] = tokens < 0 || tensor->extent[i] == SCBM_FIXED ? tensor->shape[i]
+                        : tensor->extent[i] == SCBM_TOKENS            ? tokens
+                                                                      : texts;
+    const graph_tensor *ours = graph_tensor_of(g, tensor);
+    view.data = ours ? ours->device : tensor->data;
+    return view;
+}
+
+static void fill_call(const scbm_graph *g, const scbm_node *node, int64_t tokens, int64_t texts,
+                      scbm_kernel_call *call) {
+    memset(call, 0, sizeof *call);
+    call->node = node;
+    call->precision = g->precision;
+    call->seed = g->seed;
+    call->step = g->step;
+    call->tokens = tokens < 0 ? g->max_tokens : tokens;
+    call->texts = tokens < 0 ? g->max_texts : texts;
+    for (int i = 0; i < node->n_sources; i++) call->source[i] = view_of(g, node->source[i], tokens, texts);
+    for (int i = 0; i < node->n_results; i++) call->result[i] = view_of(g, node->result[i], tokens, texts);
+}
+
+/* Lays everything out without taking memory. */
+static scbm_status lay_out(scbm_graph *g) {
+    if (g->status) return scbm_fail(g->status, "%s", g->error);
+    scbm_backend *backend = g->context->backend;
+    plan_state plan = {0};
+    scbm_status status = SCBM_OK;
+    find_lifetimes(g);
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        graph_tensor *t = g->tensors[i];
+        if (t->is_input && storage_bytes(t)) t->offset = take_block(&plan, storage_bytes(t));
+    }
+    size_t scratch = 0;
+    for (size_t i = 0; i < g->n_nodes && !status; i++) {
+        scbm_node *node = g->nodes[i];
+        if (!backend->functions->supports(backend, node, g->precision)) {
+            status = scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
+                               backend->functions->device(backend), node_name(node), type_table[g->precision].name);
+            break;
+        }
+        status = place_node(g, &plan, (int)i);
+        scbm_kernel_call call;
+        fill_call(g, node, -1, -1, &call);
+        size_t bytes = backend->functions->scratch_bytes(backend, &call, g->context->n_workers);
+        if (bytes > scratch) scratch = bytes;
+    }
+    g->workspace_bytes = plan.end;
+    g->scratch_bytes = scratch;
+    scbm_release(g->hooks, plan.blocks);
+    return status;
+}
+
+scbm_status scbm_graph_measure(scbm_graph *g, size_t *bytes) {
+    *bytes = 0;
+    if (!g->is_planned) {
+        scbm_status status = lay_out(g);
+        if (status) return status;
+    }
+    *bytes = g->workspace_bytes + g->scratch_bytes;
+    return SCBM_OK;
+}
+
+/* Points every tensor into the workspace. On a device that the host cannot read, tensors' `data` is in a
+ * mirror of the workspace in host memory, of which inputs and outputs are used. */
+static void bind_tensors(scbm_graph *g) {
+    int is_host = g->context->backend->functions->is_host;
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        graph_tensor *t = g->tensors[i];
+        size_t offset = storage_of(t)->offset;
+        t->device = (unsigned char *)g->workspace + offset;
+        t->public.data = is_host ? t->device : (void *)((unsigned char *)g->host_workspace + offset);
+        if (t->is_constant) {
+            float *values = t->public.data;
+            int64_t n = scbm_tensor_elements(&t->public);
+            for (int64_t j = 0; j < n; j++) values[j] = t->fill;
+        }
+    }
+}
+
+scbm_status scbm_graph_plan(scbm_graph *g) {
+    if (g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph is planned already");
+    scbm_status status = lay_out(g);
+    if (status) return status;
+    scbm_backend *backend = g->context->backend;
+    const scbm_backend_functions *functions = backend->functions;
+    /* One spare byte: an empty graph has a workspace too. */
+    g->workspace = functions->allocate(backend, g->hooks, g->workspace_bytes + 1);
+    g->scratch = g->workspace ? functions->allocate(backend, g->hooks, g->scratch_bytes + 1) : NULL;
+    if (g->scratch && !functions->is_host) g->host_workspace = scbm_alloc(g->hooks, g->workspace_bytes + 1);
+    if (!g->scratch || (!functions->is_host && !g->host_workspace)) {
+        if (g->workspace) functions->deallocate(backend, g->hooks, g->workspace);
+        if (g->scratch) functions->deallocate(backend, g->hooks, g->scratch);
+        g->workspace = g->scratch = NULL;
+        return scbm_fail(SCBM_ERROR_MEMORY, "out of memory: the graph needs %zu bytes",
+                         g->workspace_bytes + g->scratch_bytes);
+    }
+    bind_tensors(g);
+    g->is_planned = 1;
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs: running
+ * ---------------------------------------------------------------------------------------- */
+
+void scbm_graph_set_random(scbm_graph *g, uint64_t seed, uint64_t step) {
+    g->seed = seed;
+    g->step = step;
+}
+
+void scbm_graph_shape(const scbm_graph *g, const scbm_tensor *tensor, int64_t shape[SCBM_MAX_DIMS]) {
+    scbm_view view = view_of(g, tensor, g->tokens, g->texts);
+    memcpy(shape, view.shape, sizeof view.shape);
+}
+
+const double *scbm_graph_op_seconds(const scbm_graph *g) {
+    return g->seconds;
+}
+
+static double now_seconds(void) {
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static size_t view_bytes(const scbm_view *view) {
+    const scbm_type_info *info = &type_table[view->type];
+    return (size_t)(shape_elements(view->n_dims, view->shape) / info->block) * (size_t)info->block_bytes;
+}
+
+/* Copies inputs and changed weights to a device that has its own memory. */
+static scbm_status upload_sources(scbm_graph *g) {
+    scbm_backend *backend = g->context->backend;
+    scbm_status status = SCBM_OK;
+    for (size_t i = 0; i < g->n_tensors && !status; i++) {
+        graph_tensor *t = g->tensors[i];
+        if (!t->is_input) continue;
+        scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
+        status = backend->functions->upload(backend, t->device, t->public.data, view_bytes(&view));
+    }
+    for (size_t i = 0; i < g->n_externals && !status; i++) {
+        graph_external *e = &g->externals[i];
+        if (e->device && e->device_generation == e->tensor->generation) continue;
+        if (!e->device) e->device = backend->functions->allocate(backend, g->hooks, scbm_tensor_bytes(e->tensor) + 1);
+        if (!e->device) return scbm_fail(SCBM_ERROR_MEMORY, "out of device memory for %s", e->tensor->name);
+        status = backend->functions->upload(backend, e->device, e->tensor->data, scbm_tensor_bytes(e->tensor));
+        if (!status) e->device_generation = e->tensor->generation;
+    }
+    return status;
+}
+
+static scbm_status download_outputs(scbm_graph *g) {
+    scbm_backend *backend = g->context->backend;
+    scbm_status status = backend->functions->synchronize(backend);
+    for (size_t i = 0; i < g->n_tensors && !status; i++) {
+        graph_tensor *t = g->tensors[i];
+        if (!t->is_output) continue;
+        scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
+        status = backend->functions->download(backend, t->public.data, t->device, view_bytes(&view));
+    }
+    return status;
+}
+
+/* Calls the watchers of what a node has just computed. */
+static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
+    scbm_backend *backend = g->context->backend;
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < node->n_results && !status; i++) {
+        graph_tensor *t = graph_tensor_of(g, node->result[i]);
+        if (!t->watch) continue;
+        scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
+        if (!backend->functions->is_host) {
+            status = backend->functions->synchronize(backend);
+            if (!status) status = backend->functions->download(backend, t->public.data, t->device, view_bytes(&view));
+        }
+        if (!status) status = t->watch(t->watch_user, &t->public);
+    }
+    return status;
+}
+
+static scbm_status run_node(scbm_graph *g, const scbm_node *node) {
+    scbm_backend *backend = g->context->backend;
+    if (node->op == SCBM_OP_RESHAPE) return SCBM_OK;
+    scbm_kernel_call call;
+    fill_call(g, node, g->tokens, g->texts, &call);
+    call.scratch = g->scratch;
+    for (int i = 0; i < node->n_sources; i++) {
+        if (!node->source[i] || node->source[i]->graph) continue;
+        if (!node->source[i]->data)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s has no data", node_name(node), node->source[i]->name);
+        if (!backend->functions->is_host) call.source[i].data = find_external(g, node->source[i])->device;
+    }
+    return backend->functions->run(backend, g->context, &call);
+}
+
+scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
+    if (!g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph was not planned");
+    if (tokens < 0 || texts < 0 || tokens > g->max_tokens || texts > g->max_texts)
+        return scbm_fail(SCBM_ERROR_SHAPE, "a batch of %lld tokens and %lld texts: the graph holds %lld and %lld",
+                         (long long)tokens, (long long)texts, (long long)g->max_tokens, (long long)g->max_texts);
+    g->tokens = tokens;
+    g->texts = texts;
+    int is_host = g->context->backend->functions->is_host;
+    scbm_status status = is_host ? SCBM_OK : upload_sources(g);
+    double before = now_seconds();
+    for (size_t i = 0; i < g->n_nodes && !status; i++) {
+        if (g->hooks->progress && g->hooks->progress(g->hooks->user, "graph", (int64_t)i, (int64_t)g->n_nodes))
+            return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
+        status = run_node(g, g->nodes[i]);
+        if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
+        double after = now_seconds();
+        g->seconds[g->nodes[i]->op] += after - before;
+        before = after;
+    }
+    if (!status && !is_host) status = download_outputs(g);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU kernels
+ *
+ * Everything that computes on the CPU. The part between "#ifdef SCBM_KERNELS_TIER" and its #endif is written once over
+ * a vector width and compiled once per tier: this file includes itself (SCBM_SELF) with other macros each time.
+ *
+ * Determinism: the same inputs and tier give the same bits whatever the number of threads, and a row's result does not
+ * depend on the rows beside it. Work is cut by shape only. Every element of a product is one chain of fused
+ * multiply-adds in the order of the summed index, whichever tile computes it, so a tile may have any width.
+ * (The portable tier multiplies and adds separately, the same everywhere.)
+ *
+ * Arrays are row-major and contiguous, f32 unless told. S streams, T tokens of all texts end to end. Kernels do not
+ * allocate: ex->scratch holds at least the bytes that the op's _scratch function names (64-byte aligned), which depend
+ * on shapes and ex->n_workers only and are enough for smaller T, R and n too. Arguments are trusted: the caller has
+ * checked shapes, ids and offsets.
+ *
+ * The entry points ("(+)=": adds to what is there if `accumulate`):
+ *
+ *   k_linear           y[S,T,N] = act(x[S|1,T,K] (W[N,K] . M_s)^T + b[N]) + residual[S|1,T,N]; pre: the same before act
+ *   k_linear_dx        dx[S,T,K] (+)= dy[S,T,N] (W . M_s)
+ *   k_linear_dw        dw[N,K] (+)= sum over s of M_s . (dy_s^T x_s), or dw[S,N,K] (+)= M_s . (dy_s^T x_s), or no M_s
+ *   k_attention        y[S,T,H*D], lse[S,H,T] from q, k, v[S,T,H*D], text by text
+ *   k_attention_back   dq, dk, dv[S,T,H*D] from dy, y, lse, q, k, v
+ *   k_layer_norm       y[R,C], sum[R,C] = x + residual, mean[R], rstd[R]
+ *   k_layer_norm_back  dx[R,C] (+)=, dgamma[C] (+)=, dbeta[C] (+)=
+ *   k_softmax          y[R,C];  k_softmax_back  dx[R,C] (+)= from dy, y
+ *   k_act              y[n] = act(x[n]);  k_act_back  dx[n] (+)= dy . act'(x)
+ *   k_dropout          y[n] = keep ? x / (1 - p) : 0; the same call on dy is its backward
+ *   k_binary           y[n] = a op b, b broadcast;  k_scale y = s x + t;  k_axpy y += s x;  k_fill y = s
+ *   k_get_rows         y[n_ids,C] = table[ids];  k_get_rows_back  dtable[rows,C] (+)= sums of dy[S,n_ids,C]
+ *   k_segment_mean     y[S,B,C] = mean over a text's tokens of x[S,T,C];  k_segment_mean_back  dx[S,T,C] (+)=
+ *   k_cross_entropy    loss over groups of columns of logits[R,C];  k_cross_entropy_back  dlogits[R,C]
+ *   k_colsum           y[C] (+)= column sums of x[R,C];  k_rowsum  y[R] (+)= row sums
+ *   k_reduce           sum, sum of squares or dot product, in f64
+ *   k_adamw            one step for w, m, v[n] with gradient g[n]
+ *   k_rows_to_f32, k_rows_from_f32   conversions of [R,C] between f32 and another type
+ *   k_select           the kernel table for this machine, or a lower one by name
+ * ---------------------------------------------------------------------------------------- */
+
+#if defined(__GNUC__)
+#define K_OP static __attribute__((unused))
+#define K_INLINE static inline __attribute__((always_inline, unused))
+#else
+#define K_OP static
+#define K_INLINE static inline
+#endif
+
+/* ---- Types ---- */
+
+struct k_table;
+
+/* What an op runs on. `worker` of a task is below n_workers, and no two tasks run on one worker at a time. */
+struct k_exec {
+    scbm_parallel_for pfor;
+    void *user;
+    void *scratch;
+    int n_workers;
+    const struct k_table *k;
+};
+
+enum k_binary_op { K_ADD, K_SUB, K_MUL, K_DIV };
+enum k_reduce_op { K_SUM, K_SUMSQ, K_DOT };
+
+/* A weight matrix [N, K] of any type: row n starts at data + n * row_bytes (a multiple of the element's alignment; K is
+ * a multiple of 32 for Q8_0 and Q4_0). With mask != NULL stream s uses W . M_s: bit j of byte b of row n is weight
+ * 8b + j; rows are mask_row bytes apart (a multiple of 8), streams mask_stream bytes. */
+struct k_weights {
+    const void *data;
+    int type;
+    int64_t row_bytes;
+    const uint8_t *mask;
+    int64_t mask_row, mask_stream;
+};
+
+/* y[S,T,N] = act(x W^T + b) + residual. x has x_streams = S or 1 streams, residual residual_streams = S or 1.
+ * pre (or NULL) receives x W^T + b. bf16: x and W are rounded to bf16, sums stay f32. y may be residual. */
+struct k_linear_args {
+    float *y, *pre;
+    const float *x, *bias, *residual;
+    struct k_weights w;
+    int64_t S, T, K, N, x_streams, residual_streams;
+    int act, bf16;
+};
+
+/* dx[S,T,K] (+)= dy[S,T,N] (W . M_s). */
+struct k_linear_dx_args {
+    float *dx;
+    const float *dy;
+    struct k_weights w;
+    int64_t S, T, K, N;
+    int accumulate;
+};
+
+/* dw[N,K] or dw[S,N,K] (+)= by mode; x has x_streams = S or 1 streams; mask as in k_weights, or NULL. */
+struct k_linear_dw_args {
+    float *dw;
+    const float *dy, *x;
+    const uint8_t *mask;
+    int64_t mask_row, mask_stream;
+    int64_t S, T, K, N, x_streams;
+    int mode, accumulate;
+};
+
+/* Random numbers are Philox4x32-10 of (seed; op, step, element): an element's bit depends on nothing else. An element
+ * is kept if its u32 >= p 2^32, and then divided by 1 - p. */
+struct k_dropout_args {
+    float p;
+    uint64_t seed;
+    uint32_t op, step;
+};
+
+/* Multi-head attention, text by text: offsets[n_texts + 1] cut the T tokens. q, k, v, y and their gradients are
+ * [S, T, row] with rows ld apart (0: H * D), so that q, k and v may be parts of one array; lse is [S, H, T].
+ * max_len is at least the longest text. bias (or NULL) is added to the scaled scores: bias[h * bias_head + i * bias_row
+ * + j] for query i and key j of a text. Element of the dropout: query's packed index t and key j of stream s, head h
+ * have counter (j, t / 4, op * 65536 + s * H + h, step), word t % 4. */
+struct k_attention_args {
+    float *y, *lse;
+    const float *q, *k, *v;
+    const int32_t *offsets;
+    int64_t n_texts, max_len, S, T, H, D, ld_q, ld_k, ld_v, ld_y;
+    float scale;
+    int causal;
+    struct k_dropout_args dropout;
+    const float *bias;
+    int64_t bias_head, bias_row;
+    float *dq, *dk, *dv; /* backward only, ld as q, k, v; dy has ld_y */
+    const float *dy;
+};
+
+/* y = (x + residual - mean) rstd gamma + beta for each of R rows of C. residual (or NULL) has residual_rows rows, used
+ * over and over; sum (or NULL) receives x + residual; mean and rstd may be NULL. */
+struct k_layer_norm_args {
+    float *y, *sum, *mean, *rstd;
+    const float *x, *residual, *gamma, *beta;
+    int64_t R, C, residual_rows;
+    float eps;
+};
+
+/* From dy and what the forward normalized (x: its sum, if it had a residual). dgamma and dbeta may be NULL together. */
+struct k_layer_norm_back_args {
+    float *dx, *dgamma, *dbeta;
+    const float *dy, *x, *mean, *rstd, *gamma;
+    int64_t R, C;
+    int accumulate_dx, accumulate_dgamma;
+};
+
+/* Cross-entropy of logits[R,C], whose columns groups[k] .. groups[k + 1] are softmaxes of their own. Hard targets:
+ * labels[R,K] within the group, a negative one does not count; weight w = class_weight[label]. Soft targets: soft[R,C]
+ * (labels is NULL), l = -sum w_c t_c log p_c; a group whose targets are all zero does not count, others weigh 1.
+ * loss = sum w l / sum w, 0 if nothing counts; total = sum w; p[R,C]: the probabilities. class_weight may be NULL. */
+struct k_cross_entropy_args {
+    float *loss, *total, *p;
+    const float *logits, *soft, *class_weight;
+    const int32_t *labels, *groups;
+    int64_t R, C, K;
+    float *dlogits; /* backward, which reads p and total: dlogits = dloss . d loss / d logits */
+    const float *dloss;
+};
+
+/* m = beta1 m + (1 - beta1) g', v = beta2 v + (1 - beta2) g'^2, g' = grad_scale g;
+ * w -= lr (m / correction1 / (sqrt(v / correction2) + eps) + decay w). */
+struct k_adamw_args {
+    float *w, *m, *v;
+    const float *g;
+    int64_t n;
+    float lr, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
+};
+
+/* ---- Sizes that every tier shares, so that scratch does not depend on the tier ---- */
+
+enum {
+    K_MR_MAX = 12,    /* rows of a register tile, at most */
+    K_PANEL_MAX = 32, /* lanes of a register tile, at most */
+    K_KC = 384,       /* summed index is cut into blocks of at most this */
+    K_KC_LD = 400,    /* row stride of a copied W tile: no power of two, so that rows do not share cache sets */
+    K_TB = 256,       /* tokens of a task */
+    K_DX_COLS = 96,   /* columns of W that a dX task takes: a multiple of every tier's MR and of 32 */
+    K_DX_KC = 256,    /* rows of W that it takes at a time */
+    K_DW_COLS = 256,  /* columns of dW that a task computes */
+    K_CHUNK = 8192,   /* elements of an elementwise task */
+    K_ATT_ROWS = 48,  /* query rows that the attention backward takes at a time */
+    K_ATT_CHUNK = 96, /* query rows of an attention task */
+    K_TASKS = 32      /* aim for at least so many tasks */
+};
+
+/* The leaf kernels of one tier. */
+struct k_table {
+    const char *name;
+    int bf16; /* has its own bf16 products */
+    scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
+    scbm_task linear_dx, pack_cols, linear_dw;
+    scbm_task attention, attention_back;
+    scbm_task layer_norm, layer_norm_back, layer_norm_gather;
+    scbm_task softmax, softmax_back;
+    scbm_task act, act_back, dropout, binary, affine;
+    scbm_task get_rows, get_rows_back, segment_mean, segment_mean_back;
+    scbm_task cross_entropy, cross_entropy_back;
+    scbm_task colsum, colsum_gather, rowsum, reduce, adamw, to_f32, from_f32;
+};
+
+/* clang-format off */
+K_INLINE int64_t k_min(int64_t a, int64_t b) { return a < b ? a : b; }
+K_INLINE int64_t k_max(int64_t a, int64_t b) { return a > b ? a : b; }
+K_INLINE int64_t k_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+K_INLINE int64_t k_round(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+/* floats, rounded so that what follows stays on a cache line */
+K_INLINE size_t k_floats(int64_t n) { return (size_t)k_round(n, 16) * sizeof(float); }
+/* clang-format on */
+
+/* ---- Half precision and blocks, one value at a time ---- */
+
+K_INLINE float k_bits_f32(uint32_t u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+K_INLINE uint32_t k_f32_bits(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+static float k_f16_to_f32(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = (h >> 10) & 31, m = h & 1023;
+    if (e == 0) return k_bits_f32(sign | k_f32_bits((float)m * 0x1p-24f));
+    if (e == 31) return k_bits_f32(sign | 0x7f800000u | m << 13 | (m ? 0x400000u : 0));
+    return k_bits_f32(sign | (e + 112) << 23 | m << 13);
+}
+
+/* Rounds to nearest even, as the hardware does. */
+static uint16_t k_f32_to_f16(float f) {
+    const uint32_t u = k_f32_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
+    if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
+    if (a >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (a < 0x38800000) /* subnormal: adding 0.5 leaves the rounded value in the low bits */
+        return (uint16_t)(sign | ((k_f32_bits(k_bits_f32(a) + 0.5f)) - 0x3f000000));
+    return (uint16_t)(sign | ((a + 0xfff + (a >> 13 & 1) - 0x38000000) >> 13));
+}
+
+K_INLINE float k_bf16_to_f32(uint16_t h) {
+    return k_bits_f32((uint32_t)h << 16);
+}
+
+K_INLINE uint16_t k_f32_to_bf16(float f) {
+    const uint32_t u = k_f32_bits(f);
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+K_INLINE uint16_t k_u16(const void *p) {
+    uint16_t u;
+    memcpy(&u, p, 2);
+    return u;
+}
+
+static int64_t k_row_bytes(int type, int64_t cols) {
+    switch (type) {
+    case SCBM_F32: return cols * 4;
+    case SCBM_Q8_0: return cols / 32 * 34;
+    case SCBM_Q4_0: return cols / 32 * 18;
+    default: return cols * 2;
+    }
+}
+
+/* ---- What the tasks of an op share ---- */
+
+struct k_linear_run {
+    struct k_linear_args a;
+    float *xp;         /* packed x: per stream, panels [K][lanes] end to end */
+    int64_t xp_stream; /* floats */
+    char *worker;      /* per-worker scratch */
+    size_t worker_bytes;
+    int64_t kc, n_kb; /* blocks of the summed index */
+    int64_t nb, n_nb; /* rows of W in a task, number of such blocks */
+    int64_t tb, n_tb; /* tokens in a task */
+    int64_t kp;       /* summed length as packed (bf16: pairs) */
+    int round;        /* round x and W to bf16, products in f32 */
+};
+
+struct k_dx_run {
+    struct k_linear_dx_args a;
+    float *dyp;
+    int64_t dyp_stream;
+    char *worker;
+    size_t worker_bytes;
+    int64_t kc, n_kb, n_cb, tb, n_tb;
+};
+
+struct k_pack_run { /* x[S,T,K] into panels */
+    const float *x;
+    float *xp;
+    int64_t S, T, K, xp_stream, kc, n_kc, n_panels;
+    int round;
+};
+
+struct k_dw_run {
+    struct k_linear_dw_args a;
+    float *xp;
+    int64_t xp_stream;
+    char *worker;
+    size_t worker_bytes;
+    int64_t tc, n_tc, nb, n_nb, n_cb;
+};
+
+struct k_attention_run {
+    struct k_attention_args a;
+    int32_t *chunk_of; /* chunks of query rows before each text */
+    int64_t n_chunks;
+    char *worker;
+    size_t worker_bytes;
+};
+
+struct k_layer_norm_run {
+    struct k_layer_norm_args a;
+    int64_t block;
+};
+
+struct k_layer_norm_back_run {
+    struct k_layer_norm_back_args a;
+    float *part; /* [n_blocks][2][C] */
+    int64_t block, n_blocks;
+};
+
+struct k_rows_run { /* y, x: [R, C]; a few rows a task */
+    float *y, *part;
+    const float *x, *y_in, *dy;
+    int64_t R, C, block, n_blocks;
+    int accumulate;
+};
+
+struct k_map_run { /* n elements, K_CHUNK a task */
+    float *y;
+    const float *a, *b;
+    int64_t n, b_n, b_rep;
+    int op, accumulate;
+    float s, t;
+    struct k_dropout_args d;
+    double *part;
+};
+
+struct k_gather_run {
+    float *y;
+    const float *dy;
+    struct k_weights w;
+    const int32_t *ids;
+    int64_t n, C, rows, S, block;
+    int accumulate;
+};
+
+struct k_segment_run {
+    float *y;
+    const float *x;
+    const int32_t *offsets;
+    int64_t B, S, T, C;
+    int accumulate;
+};
+
+struct k_convert_run {
+    void *dst;
+    const void *src;
+    int type;
+    int64_t R, C, src_row, dst_row;
+};
+
+struct k_cross_entropy_run {
+    struct k_cross_entropy_args a;
+    double *part; /* [R][2]: loss, weight */
+    float factor;
+};
+
+/* ---- The tiers ---- */
+
+#define K_CAT2(a, b) a##_##b
+#define K_CAT(a, b) K_CAT2(a, b)
+#define KT(name) K_CAT(k_##name, SCBM_TIER)
+#define KFN K_INLINE SCBM_TARGET
+#define KTASK static SCBM_TARGET
+
+#define SCBM_KERNELS_TIER 1
+
+#define SCBM_TIER portable
+#define K_TIER_NAME "portable"
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define SCBM_MR 8 /* 32 vector registers */
+#else
+#define SCBM_MR 4
+#endif
+#define SCBM_VL 4
+#define SCBM_VMIN 4
+#define SCBM_TARGET
+#include SCBM_SELF
+#undef SCBM_TIER
+#undef SCBM_VL
+#undef SCBM_VMIN
+#undef SCBM_MR
+#undef SCBM_TARGET
+#undef K_TIER_NAME
+
+#ifdef K_X86
+#define SCBM_TIER avx2
+#define K_TIER_NAME "avx2"
+#define SCBM_MR 6
+#define SCBM_VL 8
+#define SCBM_VMIN 8
+#define SCBM_TARGET __attribute__((target("avx2,fma,f16c")))
+#include SCBM_SELF
+#undef SCBM_TIER
+#undef SCBM_VL
+#undef SCBM_VMIN
+#undef SCBM_MR
+#undef SCBM_TARGET
+#undef K_TIER_NAME
+
+#define SCBM_TIER avx512
+#define K_TIER_NAME "avx512"
+#define SCBM_MR 12
+#define SCBM_VL 16
+#define SCBM_VMIN 8
+#define SCBM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")))
+#define SCBM_TARGET_BF16 __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")))
+#include SCBM_SELF
+#undef SCBM_TIER
+#undef SCBM_VL
+#undef SCBM_VMIN
+#undef SCBM_MR
+#undef SCBM_TARGET
+#undef SCBM_TARGET_BF16
+#undef K_TIER_NAME
+#endif
+
+#undef SCBM_KERNELS_TIER
+
+#else /* SCBM_KERNELS_TIER */
+
+/* ------------------------------------------------------------------------------------------
+ * CPU kernels: those of one tier
+ * ---------------------------------------------------------------------------------------- */
+
+/* ---- Vectors of SCBM_VL lanes ---- */
+
+#define VF KT(vf)
+#define VI KT(vi)
+#define VM KT(vm)
+#define v_zero KT(zero)
+#define v_set1 KT(set1)
+#define v_load KT(load)
+#define v_store KT(store)
+#define v_load_n KT(load_n)
+#define v_store_n KT(store_n)
+#define v_add KT(add)
+#define v_sub KT(sub)
+#define v_mul KT(mul)
+#define v_div KT(div)
+#define v_fma KT(fma)
+#define v_fnma KT(fnma)
+#define v_max KT(max)
+#define v_min KT(min)
+#define v_sqrt KT(sqrt)
+#define v_abs KT(abs)
+#define v_lt KT(lt)
+#define v_sel KT(sel)
+#define v_keep KT(keep)
+#define v_as_i KT(as_i)
+#define v_as_f KT(as_f)
+#define v_to_i KT(to_i)
+#define v_to_f KT(to_f)
+#define v_mask_at KT(mask_at)
+#define v_i8 KT(i8)
+#define v_u4 KT(u4)
+#define v_f16 KT(f16)
+#define v_put_f16 KT(put_f16)
+#define v_sum KT(sum)
+#define v_maxall KT(maxall)
+#define vi_set1 KT(iset1)
+#define vi_iota KT(iota)
+#define vi_load KT(iload)
+#define vi_store KT(istore)
+#define vi_add KT(iadd)
+#define vi_sub KT(isub)
+#define vi_and KT(iand)
+#define vi_or KT(ior)
+#define vi_xor KT(ixor)
+#define vi_shl KT(ishl)
+#define vi_shr KT(ishr)
+#define vi_sar KT(isar)
+#define vi_geu KT(igeu)
+#define vi_mulhilo KT(imulhilo)
+
+/* clang-format off */
+#if SCBM_VL == 16
+
+typedef __m512 VF;
+typedef __m512i VI;
+typedef __mmask16 VM;
+
+KFN VF v_zero(void) { return _mm512_setzero_ps(); }
+KFN VF v_set1(float x) { return _mm512_set1_ps(x); }
+KFN VF v_load(const float *p) { return _mm512_loadu_ps(p); }
+KFN void v_store(float *p, VF a) { _mm512_storeu_ps(p, a); }
+KFN VM KT(first)(int64_t n) { return (VM)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+KFN VF v_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(KT(first)(n), p); }
+KFN void v_store_n(float *p, VF a, int64_t n) { _mm512_mask_storeu_ps(p, KT(first)(n), a); }
+KFN VF v_add(VF a, VF b) { return _mm512_add_ps(a, b); }
+KFN VF v_sub(VF a, VF b) { return _mm512_sub_ps(a, b); }
+KFN VF v_mul(VF a, VF b) { return _mm512_mul_ps(a, b); }
+KFN VF v_div(VF a, VF b) { return _mm512_div_ps(a, b); }
+KFN VF v_fma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
+KFN VF v_fnma(VF a, VF b, VF c) { return _mm512_fnmadd_ps(a, b, c); }
+KFN VF v_max(VF a, VF b) { return _mm512_max_ps(a, b); }
+KFN VF v_min(VF a, VF b) { return _mm512_min_ps(a, b); }
+KFN VF v_sqrt(VF a) { return _mm512_sqrt_ps(a); }
+KFN VM v_lt(VF a, VF b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+KFN VF v_sel(VM m, VF a, VF b) { return _mm512_mask_blend_ps(m, b, a); }
+KFN VF v_keep(VM m, VF a) { return _mm512_maskz_mov_ps(m, a); }
+KFN VI v_as_i(VF a) { return _mm512_castps_si512(a); }
+KFN VF v_as_f(VI a) { return _mm512_castsi512_ps(a); }
+KFN VI v_to_i(VF a) { return _mm512_cvtps_epi32(a); }
+KFN VF v_to_f(VI a) { return _mm512_cvtepi32_ps(a); }
+KFN VM v_mask_at(const uint8_t *m, int64_t col) { return (VM)k_u16(m + col / 8); }
+KFN VF v_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+/* elements col .. col + 15 of a Q4_0 block, less 8 */
+KFN VF v_u4(const uint8_t *p, int col) {
+    __m512i q = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    q = col ? _mm512_srli_epi32(q, 4) : _mm512_and_si512(q, _mm512_set1_epi32(15));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(q, _mm512_set1_epi32(8)));
+}
+KFN VF v_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+KFN void v_put_f16(uint16_t *p, VF a) {
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+KFN VI vi_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+KFN VI vi_iota(void) { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+KFN VI vi_load(const void *p) { return _mm512_loadu_si512(p); }
+KFN void vi_store(void *p, VI a) { _mm512_storeu_si512(p, a); }
+KFN VI vi_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
+KFN VI vi_sub(VI a, VI b) { return _mm512_sub_epi32(a, b); }
+KFN VI vi_and(VI a, VI b) { return _mm512_and_si512(a, b); }
+KFN VI vi_or(VI a, VI b) { return _mm512_or_si512(a, b); }
+KFN VI vi_xor(VI a, VI b) { return _mm512_xor_si512(a, b); }
+KFN VI vi_shl(VI a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+KFN VI vi_shr(VI a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+KFN VI vi_sar(VI a, int n) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+KFN VM vi_geu(VI a, VI b) { return _mm512_cmpge_epu32_mask(a, b); }
+KFN VI vi_mulhilo(VI a, uint32_t m, VI *lo) {
+    const VI mm = _mm512_set1_epi64((long long)m);
+    const VI even = _mm512_mul_epu32(a, mm), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), mm);
+    *lo = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+    return _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+}
+
+#elif SCBM_VL == 8
+
+typedef __m256 VF;
+typedef __m256i VI;
+typedef __m256 VM;
+
+static const int32_t KT(firsts)[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+KFN VF v_zero(void) { return _mm256_setzero_ps(); }
+KFN VF v_set1(float x) { return _mm256_set1_ps(x); }
+KFN VF v_load(const float *p) { return _mm256_loadu_ps(p); }
+KFN void v_store(float *p, VF a) { _mm256_storeu_ps(p, a); }
+KFN VI KT(first)(int64_t n) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)(KT(firsts) + 8 - (n > 8 ? 8 : n)));
+}
+KFN VF v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, KT(first)(n)); }
+KFN void v_store_n(float *p, VF a, int64_t n) { _mm256_maskstore_ps(p, KT(first)(n), a); }
+KFN VF v_add(VF a, VF b) { return _mm256_add_ps(a, b); }
+KFN VF v_sub(VF a, VF b) { return _mm256_sub_ps(a, b); }
+KFN VF v_mul(VF a, VF b) { return _mm256_mul_ps(a, b); }
+KFN VF v_div(VF a, VF b) { return _mm256_div_ps(a, b); }
+KFN VF v_fma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
+KFN VF v_fnma(VF a, VF b, VF c) { return _mm256_fnmadd_ps(a, b, c); }
+KFN VF v_max(VF a, VF b) { return _mm256_max_ps(a, b); }
+KFN VF v_min(VF a, VF b) { return _mm256_min_ps(a, b); }
+KFN VF v_sqrt(VF a) { return _mm256_sqrt_ps(a); }
+KFN VM v_lt(VF a, VF b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+KFN VF v_sel(VM m, VF a, VF b) { return _mm256_blendv_ps(b, a, m); }
+KFN VF v_keep(VM m, VF a) { return _mm256_and_ps(m, a); }
+KFN VI v_as_i(VF a) { return _mm256_castps_si256(a); }
+KFN VF v_as_f(VI a) { return _mm256_castsi256_ps(a); }
+KFN VI v_to_i(VF a) { return _mm256_cvtps_epi32(a); }
+KFN VF v_to_f(VI a) { return _mm256_cvtepi32_ps(a); }
+KFN VM v_mask_at(const uint8_t *m, int64_t col) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(m[col / 8]), bit), bit));
+}
+KFN VF v_i8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+KFN VF v_u4(const uint8_t *p, int col) {
+    __m256i q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + (col & 8))));
+    q = col >= 16 ? _mm256_srli_epi32(q, 4) : _mm256_and_si256(q, _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(q, _mm256_set1_epi32(8)));
+}
+KFN VF v_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+KFN void v_put_f16(uint16_t *p, VF a) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+KFN VI vi_set1(uint32_t x) { return _mm256_set1_epi32((int)x); }
+KFN VI vi_iota(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+KFN VI vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+KFN void vi_store(void *p, VI a) { _mm256_storeu_si256((__m256i *)p, a); }
+KFN VI vi_add(VI a, VI b) { return _mm256_add_epi32(a, b); }
+KFN VI vi_sub(VI a, VI b) { return _mm256_sub_epi32(a, b); }
+KFN VI vi_and(VI a, VI b) { return _mm256_and_si256(a, b); }
+KFN VI vi_or(VI a, VI b) { return _mm256_or_si256(a, b); }
+KFN VI vi_xor(VI a, VI b) { return _mm256_xor_si256(a, b); }
+KFN VI vi_shl(VI a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+KFN VI vi_shr(VI a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+KFN VI vi_sar(VI a, int n) { return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+KFN VM vi_geu(VI a, VI b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(a, b), a)); }
+KFN VI vi_mulhilo(VI a, uint32_t m, VI *lo) {
+    const VI mm = _mm256_set1_epi64x((long long)m);
+    const VI even = _mm256_mul_epu32(a, mm), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), mm);
+    *lo = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+
+#else /* four lanes: GCC and Clang vectors, or plain arrays with any other compiler */
+
+#ifdef __GNUC__
+typedef float VF __attribute__((vector_size(16)));
+typedef int32_t VI __attribute__((vector_size(16)));
+#define K_LANE(a, i) (a)[i]
+#define K_LANES(T, expr) return (expr)
+#else
+typedef struct {
+    float f[4];
+} VF;
+typedef struct {
+    int32_t f[4];
+} VI;
+#define K_LANE(a, i) (a).f[i]
+#endif
+typedef VI VM;
+
+#ifdef __GNUC__
+#define K_OP2(T, name, op)                                                                                             \
+    KFN T name(T a, T b) { return a op b; }
+#else
+#define K_OP2(T, name, op)                                                                                             \
+    KFN T name(T a, T b) {                                                                                             \
+        for (int i = 0; i < 4; i++) K_LANE(a, i) = K_LANE(a, i) op K_LANE(b, i);                                       \
+        return a;                                                                                                      \
+    }
+#endif
+
+KFN VF v_load(const float *p) {
+    VF a;
+    memcpy(&a, p, 16);
+    return a;
+}
+KFN void v_store(float *p, VF a) { memcpy(p, &a, 16); }
+KFN VI vi_load(const void *p) {
+    VI a;
+    memcpy(&a, p, 16);
+    return a;
+}
+KFN void vi_store(void *p, VI a) { memcpy(p, &a, 16); }
+KFN VI v_as_i(VF a) {
+    VI b;
+    memcpy(&b, &a, 16);
+    return b;
+}
+KFN VF v_as_f(VI a) {
+    VF b;
+    memcpy(&b, &a, 16);
+    return b;
+}
+KFN VF v_set1(float x) {
+#ifdef __GNUC__
+    return (VF){x, x, x, x};
+#else
+    return (VF){{x, x, x, x}};
+#endif
+}
+KFN VF v_zero(void) { return v_set1(0.0f); }
+KFN VI vi_set1(uint32_t x) {
+    const int32_t s = (int32_t)x;
+#ifdef __GNUC__
+    return (VI){s, s, s, s};
+#else
+    return (VI){{s, s, s, s}};
+#endif
+}
+KFN VI vi_iota(void) {
+    const int32_t i[4] = {0, 1, 2, 3};
+    return vi_load(i);
+}
+KFN VF v_load_n(const float *p, int64_t n) {
+    float a[4] = {0, 0, 0, 0};
+    if (n >= 4) return v_load(p);
+    for (int64_t i = 0; i < n; i++) a[i] = p[i];
+    return v_load(a);
+}
+KFN void v_store_n(float *p, VF a, int64_t n) {
+    float b[4];
+    if (n >= 4) {
+        v_store(p, a);
+        return;
+    }
+    v_store(b, a);
+    for (int64_t i = 0; i < n; i++) p[i] = b[i];
+}
+K_OP2(VF, v_add, +)
+K_OP2(VF, v_sub, -)
+K_OP2(VF, v_mul, *)
+K_OP2(VF, v_div, /)
+K_OP2(VI, vi_and, &)
+K_OP2(VI, vi_or, |)
+K_OP2(VI, vi_xor, ^)
+#undef K_OP2
+KFN VF v_fma(VF a, VF b, VF c) {
+#if defined(__aarch64__) && defined(__ARM_NEON)
+    return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return v_add(v_mul(a, b), c);
+#endif
+}
+KFN VF v_fnma(VF a, VF b, VF c) {
+#if defined(__aarch64__) && defined(__ARM_NEON)
+    return (VF)vfmsq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return v_sub(c, v_mul(a, b));
+#endif
+}
+KFN VM v_lt(VF a, VF b) {
+#ifdef __GNUC__
+    return (VM)(a < b);
+#else
+    VM m;
+    for (int i = 0; i < 4; i++) K_LANE(m, i) = K_LANE(a, i) < K_LANE(b, i) ? -1 : 0;
+    return m;
+#endif
+}
+KFN VF v_sel(VM m, VF a, VF b) {
+    const VI x = v_as_i(b);
+    return v_as_f(vi_xor(x, vi_and(m, vi_xor(v_as_i(a), x))));
+}
+KFN VF v_max(VF a, VF b) { return v_sel(v_lt(b, a), a, b); }
+KFN VF v_min(VF a, VF b) { return v_sel(v_lt(a, b), a, b); }
+KFN VF v_keep(VM m, VF a) { return v_as_f(vi_and(m, v_as_i(a))); }
+KFN VF v_sqrt(VF a) {
+    for (int i = 0; i < 4; i++) K_LANE(a, i) = sqrtf(K_LANE(a, i));
+    return a;
+}
+/* Lanes are unsigned here, so that nothing overflows. */
+#define K_UOP(name, expr)                                                                                              \
+    KFN VI name(VI a, VI b) {                                                                                          \
+        for (int i = 0; i < 4; i++) {                                                                                  \
+            const uint32_t x = (uint32_t)K_LANE(a, i), y = (uint32_t)K_LANE(b, i);                                     \
+            K_LANE(a, i) = (int32_t)(expr);                                                                            \
+        }                                                                                                              \
+        return a;                                                                                                      \
+    }
+K_UOP(vi_add, x + y)
+K_UOP(vi_sub, x - y)
+K_UOP(vi_geu, x >= y ? 0xffffffffu : 0)
+#undef K_UOP
+KFN VI vi_shl(VI a, int n) {
+    for (int i = 0; i < 4; i++) K_LANE(a, i) = (int32_t)((uint32_t)K_LANE(a, i) << n);
+    return a;
+}
+KFN VI vi_shr(VI a, int n) {
+    for (int i = 0; i < 4; i++) K_LANE(a, i) = (int32_t)((uint32_t)K_LANE(a, i) >> n);
+    return a;
+}
+KFN VI vi_sar(VI a, int n) {
+    for (int i = 0; i < 4; i++) K_LANE(a, i) = K_LANE(a, i) >> n;
+    return a;
+}
+/* Rounds to nearest, |a| < 2^22: adding 1.5 * 2^23 leaves the integer in the low bits. */
+KFN VI v_to_i(VF a) { return vi_sub(v_as_i(v_add(a, v_set1(12582912.0f))), vi_set1(0x4b400000)); }
+KFN VF v_to_f(VI a) {
+    VF b;
+    for (int i = 0; i < 4; i++) K_LANE(b, i) = (float)K_LANE(a, i);
+    return b;
+}
+KFN VM v_mask_at(const uint8_t *m, int64_t col) {
+    const uint32_t bits = (uint32_t)m[col / 8] >> (col & 4);
+    const int32_t lane[4] = {-(int32_t)(bits & 1), -(int32_t)(bits >> 1 & 1), -(int32_t)(bits >> 2 & 1),
+                             -(int32_t)(bits >> 3 & 1)};
+    return vi_load(lane);
+}
+KFN VF v_i8(const int8_t *p) {
+    const float a[4] = {p[0], p[1], p[2], p[3]};
+    return v_load(a);
+}
+KFN VF v_u4(const uint8_t *p, int col) {
+    float a[4];
+    for (int i = 0; i < 4; i++) a[i] = (float)((p[(col & 12) + i] >> (col >= 16 ? 4 : 0) & 15) - 8);
+    return v_load(a);
+}
+KFN VF v_f16(const uint16_t *p) {
+    float a[4];
+    for (int i = 0; i < 4; i++) a[i] = k_f16_to_f32(p[i]);
+    return v_load(a);
+}
+KFN void v_put_f16(uint16_t *p, VF a) {
+    for (int i = 0; i < 4; i++) p[i] = k_f32_to_f16(K_LANE(a, i));
+}
+KFN VI vi_mulhilo(VI a, uint32_t m, VI *lo) {
+    for (int i = 0; i < 4; i++) {
+        const uint64_t p = (uint64_t)(uint32_t)K_LANE(a, i) * m;
+        K_LANE(*lo, i) = (int32_t)(uint32_t)p;
+        K_LANE(a, i) = (int32_t)(uint32_t)(p >> 32);
+    }
+    return a;
+}
+#undef K_LANE
+#undef K_LANES
+
+#endif /* vector width */
+/* clang-format on */
+
+KFN VF v_abs(VF a) {
+    return v_as_f(vi_and(v_as_i(a), vi_set1(0x7fffffff)));
+}
+
+/* The sum and the greatest of the lanes, in a fixed tree. */
+KFN float v_sum(VF a) {
+    float l[SCBM_VL];
+    v_store(l, a);
+    for (int w = SCBM_VL / 2; w; w /= 2)
+        for (int i = 0; i < w; i++) l[i] += l[i + w];
+    return l[0];
+}
+KFN float v_maxall(VF a) {
+    float l[SCBM_VL], m;
+    v_store(l, a);
+    m = l[0];
+    for (int i = 1; i < SCBM_VL; i++)
+        if (l[i] > m || l[i] != l[i]) m = l[i];
+    return m;
+}
+
+/* ---- exp, log, erf, tanh ---- */
+
+/* 2^n as a float, -126 <= n <= 128 (128 is infinity) */
+KFN VF KT(pow2)(VI n) {
+    return v_as_f(vi_shl(vi_add(n, vi_set1(127)), 23));
+}
+
+/* exp(x) = 2^n (1 + r + r^2 q(r)), |r| <= ln 2 / 2; returns r + r^2 q(r). */
+KFN VF KT(exp_reduced)(VF x, VI *n) {
+    VF r, q, f;
+    *n = v_to_i(v_mul(x, v_set1(1.44269504f)));
+    f = v_to_f(*n);
+    r = v_fnma(f, v_set1(0x1.62e4p-1f), x);
+    r = v_fnma(f, v_set1(1.42860677e-6f), r);
+    q = v_set1(1.3814467e-3f);
+    q = v_fma(q, r, v_set1(8.36878084e-3f));
+    q = v_fma(q, r, v_set1(4.16683927e-2f));
+    q = v_fma(q, r, v_set1(1.66665196e-1f));
+    q = v_fma(q, r, v_set1(4.9999994e-1f));
+    return v_fma(v_mul(r, r), q, r);
+}
+
+/* Within 1.5 ulp; NaN stays NaN, and large arguments give 0 and infinity. */
+KFN VF KT(exp)(VF x) {
+    VI n, h;
+    VF p;
+    x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));
+    p = v_add(KT(exp_reduced)(x, &n), v_set1(1.0f));
+    h = vi_sar(n, 1);
+    return v_mul(v_mul(p, KT(pow2)(h)), KT(pow2)(vi_sub(n, h)));
+}
+
+/* exp(x) - 1 for x <= 0. */
+KFN VF KT(expm1)(VF x) {
+    VI n;
+    VF p, s;
+    p = KT(exp_reduced)(v_max(v_set1(-80.0f), x), &n);
+    s = KT(pow2)(n);
+    return v_fma(p, s, v_sub(s, v_set1(1.0f)));
+}
+
+/* log of positive numbers: x = 2^e m with m near 1, log m = 2 atanh((m - 1) / (m + 1)). */
+KFN VF KT(log)(VF x) {
+    const VI sqrt_half = vi_set1(0x3f3504f3);
+    VI i = v_as_i(x), e = vi_sar(vi_sub(i, sqrt_half), 23);
+    VF m = v_as_f(vi_sub(i, vi_shl(e, 23))), f = v_sub(m, v_set1(1.0f));
+    VF s = v_div(f, v_add(f, v_set1(2.0f))), z = v_mul(s, s), p;
+    p = v_fma(z, v_set1(2.0f / 9), v_set1(2.0f / 7));
+    p = v_fma(p, z, v_set1(2.0f / 5));
+    p = v_fma(p, z, v_set1(2.0f / 3));
+    p = v_fma(v_mul(p, z), s, v_add(s, s));
+    return v_fma(v_to_f(e), v_set1(0.693147181f), p);
+}
+
+KFN float KT(log1)(float x) {
+    float l[SCBM_VL];
+    v_store(l, KT(log)(v_set1(x)));
+    return l[0];
+}
+
+/* log erfc(x) for x >= 0, for exp: absolute error of erfc below 2e-8. */
+KFN VF KT(log_erfc)(VF x) {
+    VF p = v_set1(-3.14401877e-05f);
+    x = v_min(v_set1(9.5f), x);
+    p = v_fma(p, x, v_set1(0.00030880241f));
+    p = v_fma(p, x, v_set1(-0.00103240239f));
+    p = v_fma(p, x, v_set1(-0.000536932028f));
+    p = v_fma(p, x, v_set1(0.0195839591f));
+    p = v_fma(p, x, v_set1(-0.102919616f));
+    p = v_fma(p, x, v_set1(-0.636597753f));
+    p = v_fma(p, x, v_set1(-1.1283803f));
+    return v_mul(p, x);
+}
+
+/* The normal distribution function, Phi(x) = erfc(-x / sqrt 2) / 2. */
+KFN VF KT(phi)(VF x) {
+    const VF h = v_mul(v_set1(0.5f), KT(exp)(KT(log_erfc)(v_mul(v_abs(x), v_set1(0.707106781f)))));
+    return v_sel(v_lt(x, v_zero()), h, v_sub(v_set1(1.0f), h));
+}
+
+KFN VF KT(tanh)(VF x) {
+    const VI sign = vi_set1(0x80000000u);
+    const VF e = KT(expm1)(v_mul(v_set1(-2.0f), v_abs(x)));
+    const VF t = v_div(e, v_add(e, v_set1(2.0f))); /* -tanh |x| */
+    return v_as_f(vi_or(vi_and(v_as_i(t), vi_set1(0x7fffffff)), vi_and(v_as_i(x), sign)));
+}
+
+KFN VF KT(sigmoid)(VF x) {
+    return v_div(v_set1(1.0f), v_add(v_set1(1.0f), KT(exp)(v_sub(v_zero(), x))));
+}
+
+/* 2 sqrt(2 / pi) (x + 0.044715 x^3): gelu_tanh(x) = x sigmoid of this. */
+KFN VF KT(gelu_arg)(VF x) {
+    return v_mul(x, v_fma(v_mul(x, x), v_set1(0.0713548163f), v_set1(1.59576912f)));
+}
+
+KFN VF KT(act1)(int act, VF x) {
+    switch (act) {
+    case SCBM_GELU_ERF: return v_mul(x, KT(phi)(x));
+    case SCBM_GELU_TANH: return v_mul(x, KT(sigmoid)(KT(gelu_arg)(x)));
+    case SCBM_RELU: return v_max(v_zero(), x);
+    case SCBM_TANH: return KT(tanh)(x);
+    case SCBM_SIGMOID: return KT(sigmoid)(x);
+    default: return x;
+    }
+}
+
+/* The logistic function's derivative, without the cancellation of s (1 - s). */
+KFN VF KT(sigmoid_slope)(VF x) {
+    const VF e = KT(exp)(v_sub(v_zero(), v_abs(x))), r = v_div(v_set1(1.0f), v_add(v_set1(1.0f), e));
+    return v_mul(v_mul(e, r), r);
+}
+
+/* dy act'(x) */
+KFN VF KT(act1_back)(int act, VF dy, VF x) {
+    VF s, u;
+    switch (act) {
+    case SCBM_GELU_ERF:
+        s = v_mul(v_set1(0.398942280f), KT(exp)(v_mul(v_set1(-0.5f), v_mul(x, x))));
+        return v_mul(dy, v_fma(x, s, KT(phi)(x)));
+    case SCBM_GELU_TANH:
+        s = KT(gelu_arg)(x);
+        u = v_fma(v_mul(x, x), v_set1(3 * 0.0713548163f), v_set1(1.59576912f)); /* gelu_arg' */
+        return v_mul(dy, v_fma(v_mul(x, u), KT(sigmoid_slope)(s), KT(sigmoid)(s)));
+    case SCBM_RELU: return v_keep(v_lt(v_zero(), x), dy);
+    case SCBM_TANH: return v_mul(dy, v_mul(v_set1(4.0f), KT(sigmoid_slope)(v_add(x, x))));
+    case SCBM_SIGMOID: return v_mul(dy, KT(sigmoid_slope)(x));
+    default: return dy;
+    }
+}
+
+/* f32 to bf16 and back, to nearest even */
+KFN VF KT(round_bf16)(VF a) {
+    const VI i = v_as_i(a), lsb = vi_and(vi_shr(i, 16), vi_set1(1));
+    const VI r = vi_and(vi_add(i, vi_add(lsb, vi_set1(0x7fff))), vi_set1(0xffff0000u));
+    const VI quiet = vi_and(vi_or(i, vi_set1(0x400000)), vi_set1(0xffff0000u));
+    const VI big = vi_and(i, vi_set1(0x7fffffff));
+    return v_sel(vi_geu(big, vi_set1(0x7f800001)), v_as_f(quiet), v_as_f(r));
+}
+
+/* ---- Philox4x32-10 ---- */
+
+KFN void KT(philox)(VI c[4], uint64_t seed) {
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        VI lo0, lo1, hi0 = vi_mulhilo(c[0], 0xd2511f53u, &lo0), hi1 = vi_mulhilo(c[2], 0xcd9e8d57u, &lo1);
+        c[0] = vi_xor(vi_xor(hi1, c[1]), vi_set1(k0));
+        c[1] = lo1;
+        c[2] = vi_xor(vi_xor(hi0, c[3]), vi_set1(k1));
+        c[3] = lo0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+}
+
+/* ---- Register tiles ----
+ *
+ * c[r][lane] (+)= sum over k of b[r * rs + k * cs] * v[k * ldv + lane]: mr rows of two vectors (mk2) or one (mk1). */
+
+#define K_MK_DECL(r) VF c##r##0 = v_zero(), c##r##1 = c##r##0;
+#define K_MK_LOAD(r)                                                                                                   \
+    if (mr > r) {                                                                                                      \
+        c##r##0 = v_load(c + (r)*ldc);                                                                                 \
+        if (nv > 1) c##r##1 = v_load(c + (r)*ldc + SCBM_VL);                                                           \
+    }
+#define K_MK_STEP(r, base, i)                                                                                          \
+    if (mr > r) {                                                                                                      \
+        const VF s = v_set1(base[(i)*rs]);                                                                             \
+        c##r##0 = v_fma(s, v0, c##r##0);                                                                               \
+        if (nv > 1) c##r##1 = v_fma(s, v1, c##r##1);                                                                   \
+    }
+#define K_MK_STORE(r)                                                                                                  \
+    if (mr > r) {                                                                                                      \
+        v_store(c + (r)*ldc, c##r##0);                                                                                 \
+        if (nv > 1) v_store(c + (r)*ldc + SCBM_VL, c##r##1);                                                           \
+    }
+#define K_ROWS(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
+
+KFN void KT(tile)(const int mr, const int nv, int64_t kc, const float *v, int64_t ldv, const float *b, int64_t rs,
+                  int64_t cs, float *c, int64_t ldc, int acc) {
+    const float *b0 = b, *b1 = b + (mr > 3 ? 3 * rs : 0), *b2 = b + (mr > 6 ? 6 * rs : 0),
+                *b3 = b + (mr > 9 ? 9 * rs : 0);
+    K_ROWS(K_MK_DECL)
+    if (acc) {
+        K_ROWS(K_MK_LOAD)
+    }
+    for (int64_t k = 0; k < kc; k++) {
+        const VF v0 = v_load(v), v1 = nv > 1 ? v_load(v + SCBM_VL) : v0;
+        K_MK_STEP(0, b0, 0)
+        K_MK_STEP(1, b0, 1)
+        K_MK_STEP(2, b0, 2)
+        K_MK_STEP(3, b1, 0)
+        K_MK_STEP(4, b1, 1)
+        K_MK_STEP(5, b1, 2)
+        K_MK_STEP(6, b2, 0)
+        K_MK_STEP(7, b2, 1)
+        K_MK_STEP(8, b2, 2)
+        K_MK_STEP(9, b3, 0)
+        K_MK_STEP(10, b3, 1)
+        K_MK_STEP(11, b3, 2)
+        v += ldv;
+        b0 += cs;
+        b1 += cs;
+        b2 += cs;
+        b3 += cs;
+    }
+    K_ROWS(K_MK_STORE)
+}
+
+typedef void (*KT(mk))(int64_t kc, const float *v, int64_t ldv, const float *b, int64_t rs, int64_t cs, float *c,
+                       int64_t ldc, int acc);
+
+#define K_MK(mr, nv)                                                                                                   \
+    KTASK void KT(mk_##mr##_##nv)(int64_t kc, const float *v, int64_t ldv, const float *b, int64_t rs, int64_t cs,     \
+                                  float *c, int64_t ldc, int acc) {                                                    \
+        KT(tile)(mr, nv, kc, v, ldv, b, rs, cs, c, ldc, acc);                                                          \
+    }
+/* clang-format off */
+K_MK(1, 1) K_MK(2, 1) K_MK(3, 1) K_MK(4, 1) K_MK(5, 1) K_MK(6, 1)
+K_MK(7, 1) K_MK(8, 1) K_MK(9, 1) K_MK(10, 1) K_MK(11, 1) K_MK(12, 1)
+K_MK(1, 2) K_MK(2, 2) K_MK(3, 2) K_MK(4, 2)
+#if SCBM_MR > 4
+K_MK(5, 2) K_MK(6, 2)
+#endif
+#if SCBM_MR > 6
+K_MK(7, 2) K_MK(8, 2)
+#endif
+#if SCBM_MR > 8
+K_MK(9, 2) K_MK(10, 2) K_MK(11, 2) K_MK(12, 2)
+#endif
+/* clang-format on */
+#undef K_MK
+
+                    static const KT(mk)
+                        KT(mk1)[12] = {KT(mk_1_1), KT(mk_2_1), KT(mk_3_1), KT(mk_4_1),  KT(mk_5_1),  KT(mk_6_1),
+                                       KT(mk_7_1), KT(mk_8_1), KT(mk_9_1), KT(mk_10_1), KT(mk_11_1), KT(mk_12_1)};
+static const KT(mk) KT(mk2)[SCBM_MR] = {KT(mk_1_2), KT(mk_2_2),  KT(mk_3_2),
+                                        KT(mk_4_2),
+#if SCBM_MR > 4
+                                        KT(mk_5_2), KT(mk_6_2),
+#endif
+#if SCBM_MR > 6
+                                        KT(mk_7_2), KT(mk_8_2),
+#endif
+#if SCBM_MR > 8
+                                        KT(mk_9_2), KT(mk_10_2), KT(mk_11_2),
+                                        KT(mk_12_2)
+#endif
+};
+
+/* How wide the next panel is when `rest` lanes are left; a wider tier uses the narrower one's tiles for the tail. */
+KFN int KT(lanes)(int64_t rest) {
+    return rest > 2 * SCBM_VL - SCBM_VMIN ? 2 * SCBM_VL : rest > SCBM_VMIN ? SCBM_VL : SCBM_VMIN;
+}
+
+/* Lanes that `n` take in panels. */
+KFN int64_t KT(padded)(int64_t n) {
+    int64_t p = 0;
+    while (p < n) p += KT(lanes)(n - p);
+    return p;
+}
+
+KFN void KT(gemm)(int mr, int lanes, int64_t kc, const float *v, int64_t ldv, const float *b, int64_t rs, int64_t cs,
+                  float *c, int64_t ldc, int acc) {
+#if SCBM_VL == 16
+    if (lanes == 8) k_mk1_avx2[mr - 1](kc, v, ldv, b, rs, cs, c, ldc, acc);
+    else
+#endif
+        if (lanes == SCBM_VL)
+        KT(mk1)[mr - 1](kc, v, ldv, b, rs, cs, c, ldc, acc);
+    else KT(mk2)[mr - 1](kc, v, ldv, b, rs, cs, c, ldc, acc);
+}
+
+/* ---- Transposes ---- */
+
+enum { KT(AS_IS), KT(ROUNDED), KT(PAIRS) }; /* how tr reads: f32, rounded to bf16, or two bf16 a lane */
+
+KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
+    if (how == KT(ROUNDED)) return KT(round_bf16)(v_load_n(p, n));
+#if SCBM_VL == 16
+    if (how == KT(PAIRS)) {
+        const __m512i even = _mm512_srli_epi32(v_as_i(KT(round_bf16)(v_load_n(p, n < 16 ? n : 16))), 16);
+        const __m512i odd = _mm512_srli_epi32(v_as_i(KT(round_bf16)(v_load_n(p + 16, n < 16 ? 0 : n - 16))), 16);
+        return v_as_f(
+            _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(even)), _mm512_cvtepi32_epi16(odd), 1));
+    }
+#endif
+    return v_load_n(p, n);
+}
+
+/* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL; each of dst's `cols` rows gets `width` lanes,
+ * zeros where i >= rows. add (or NULL), laid out as dst, is added. With PAIRS a lane is two columns. */
+KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width,
+                const float *add, int64_t ld_add) {
+    const int per = how == KT(PAIRS) ? 2 : 1;
+    VF r[SCBM_VL], t[SCBM_VL];
+/* clang-format off */
+#define K_TR_LOAD(i) r[i] = i < rows ? KT(tr_load)(how, src + i * lds, cols) : v_zero();
+#define K_TR_STORE(i, v)                                                                        \
+    if (i * per < cols) {                                                                       \
+        VF o = v;                                                                               \
+        if (add) o = v_add(o, v_load_n(add + i * ld_add, width));                               \
+        if (width == SCBM_VL) v_store(dst + i * ldd, o);                                        \
+        else v_store_n(dst + i * ldd, o, width);                                                \
+    }
+#if SCBM_VL == 16
+    K_TR_LOAD(0) K_TR_LOAD(1) K_TR_LOAD(2) K_TR_LOAD(3) K_TR_LOAD(4) K_TR_LOAD(5) K_TR_LOAD(6) K_TR_LOAD(7)
+    K_TR_LOAD(8) K_TR_LOAD(9) K_TR_LOAD(10) K_TR_LOAD(11) K_TR_LOAD(12) K_TR_LOAD(13) K_TR_LOAD(14) K_TR_LOAD(15)
+#define K_TR2(i)                                                                                 \
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);                                                   \
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+#define K_PD(x) _mm512_castps_pd(x)
+#define K_TR4(i)                                                                                 \
+    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(K_PD(t[i]), K_PD(t[i + 2])));                     \
+    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(K_PD(t[i]), K_PD(t[i + 2])));                 \
+    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(K_PD(t[i + 1]), K_PD(t[i + 3])));             \
+    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(K_PD(t[i + 1]), K_PD(t[i + 3])));
+    /* r[4g + c] holds, in each 128-bit part p, rows 4g .. 4g + 3 of column 4p + c */
+#define K_TR8(c)                                                                                 \
+    t[c] = _mm512_shuffle_f32x4(r[c], r[c + 4], 0x88);                                           \
+    t[c + 4] = _mm512_shuffle_f32x4(r[c], r[c + 4], 0xdd);                                       \
+    t[c + 8] = _mm512_shuffle_f32x4(r[c + 8], r[c + 12], 0x88);                                  \
+    t[c + 12] = _mm512_shuffle_f32x4(r[c + 8], r[c + 12], 0xdd);
+    K_TR2(0) K_TR2(2) K_TR2(4) K_TR2(6) K_TR2(8) K_TR2(10) K_TR2(12) K_TR2(14)
+    K_TR4(0) K_TR4(4) K_TR4(8) K_TR4(12)
+    K_TR8(0) K_TR8(1) K_TR8(2) K_TR8(3)
+#define K_TR16(c)                                                                                \
+    K_TR_STORE(c, _mm512_shuffle_f32x4(t[c], t[c + 8], 0x88))                                    \
+    K_TR_STORE((c + 8), _mm512_shuffle_f32x4(t[c], t[c + 8], 0xdd))                              \
+    K_TR_STORE((c + 4), _mm512_shuffle_f32x4(t[c + 4], t[c + 12], 0x88))                         \
+    K_TR_STORE((c + 12), _mm512_shuffle_f32x4(t[c + 4], t[c + 12], 0xdd))
+    K_TR16(0) K_TR16(1) K_TR16(2) K_TR16(3)
+#undef K_TR2
+#undef K_PD
+#undef K_TR4
+#undef K_TR8
+#undef K_TR16
+#elif SCBM_VL == 8
+    K_TR_LOAD(0) K_TR_LOAD(1) K_TR_LOAD(2) K_TR_LOAD(3) K_TR_LOAD(4) K_TR_LOAD(5) K_TR_LOAD(6) K_TR_LOAD(7)
+#define K_TR2(i)                                                                                 \
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);                                                   \
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+#define K_TR4(i)                                                                                 \
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);                                              \
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);                                          \
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);                                      \
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+#define K_TR8(c)                                                                                 \
+    K_TR_STORE(c, _mm256_permute2f128_ps(r[c], r[c + 4], 0x20))                                  \
+    K_TR_STORE((c + 4), _mm256_permute2f128_ps(r[c], r[c + 4], 0x31))
+    K_TR2(0) K_TR2(2) K_TR2(4) K_TR2(6)
+    K_TR4(0) K_TR4(4)
+    K_TR8(0) K_TR8(1) K_TR8(2) K_TR8(3)
+#undef K_TR2
+#undef K_TR4
+#undef K_TR8
+#else
+    float m[4][4];
+    K_TR_LOAD(0) K_TR_LOAD(1) K_TR_LOAD(2) K_TR_LOAD(3)
+    for (int i = 0; i < 4; i++) v_store(m[i], r[i]);
+    for (int i = 0; i < 4; i++) {
+        const float o[4] = {m[0][i], m[1][i], m[2][i], m[3][i]};
+        t[i] = v_load(o);
+    }
+    K_TR_STORE(0, t[0]) K_TR_STORE(1, t[1]) K_TR_STORE(2, t[2]) K_TR_STORE(3, t[3])
+#endif
+/* clang-format on */
+#undef K_TR_LOAD
+#undef K_TR_STORE
+}
+
+/* One panel: `lanes` rows of src, `rows` of them real, kc columns, to xp[k][lanes]. */
+KFN void KT(pack_panel)(const int how, float *xp, int lanes, const float *src, int64_t lds, int64_t rows, int64_t kc) {
+    const int step = how == KT(PAIRS) ? 2 * SCBM_VL : SCBM_VL;
+    for (int64_t k = 0; k < kc; k += step)
+        for (int l = 0; l < lanes; l += SCBM_VL) KT(tr)
+    (how, xp + k / (step / SCBM_VL) * lanes + l, lanes, src + l * lds + k, lds, (int)k_max(0, k_min(rows - l, SCBM_VL)),
+     (int)k_min(kc - k, step), (int)k_min(lanes - l, SCBM_VL), NULL, 0);
+}
+
+/* A task packs 32 tokens of one stream, kc columns. */
+KFN void KT(pack_x_body)(const int how, const struct k_pack_run *r, int64_t index) {
+    const int64_t kb = index % r->n_kc, g = index / r->n_kc % r->n_panels, s = index / r->n_kc / r->n_panels;
+    const int64_t k0 = kb * r->kc, kc = k_min(r->kc, r->K - k0), t1 = k_min(r->T, (g + 1) * K_PANEL_MAX);
+    const int64_t kp = how == KT(PAIRS) ? (r->K + 1) / 2 : r->K, kp0 = how == KT(PAIRS) ? k0 / 2 : k0;
+    int lanes;
+    for (int64_t t = g * K_PANEL_MAX; t < t1; t += lanes) {
+        lanes = how == KT(PAIRS) ? (r->T - t > 16 ? 32 : 16) : KT(lanes)(r->T - t);
+        KT(pack_panel)
+        (how, r->xp + s * r->xp_stream + t * kp + kp0 * lanes, lanes, r->x + (s * r->T + t) * r->K + k0, r->K, r->T - t,
+         kc);
+    }
+}
+
+KTASK void KT(pack_x)(void *arg, int64_t index, int worker) {
+    const struct k_pack_run *r = arg;
+    (void)worker;
+    if (r->round) KT(pack_x_body)(KT(ROUNDED), r, index);
+    else KT(pack_x_body)(KT(AS_IS), r, index);
+}
+
+/* ---- Weights of any type as f32 ---- */
+
+/* Columns k0 .. k0 + kc of row n, k0 a multiple of 32, times the mask (or NULL); dst has room up to a multiple of 32
+ * and gets zeros there. */
+KFN void KT(weight_row)(float *dst, const struct k_weights *w, int64_t n, int64_t k0, int64_t kc, const uint8_t *mask,
+                        int round) {
+    const char *row = (const char *)w->data + n * w->row_bytes;
+    int64_t k = 0;
+#define K_EACH(value)                                                                                                  \
+    for (; k < kc; k += SCBM_VL) {                                                                                     \
+        VF a = value;                                                                                                  \
+        if (mask) a = v_keep(v_mask_at(mask, k0 + k), a);                                                              \
+        if (round) a = KT(round_bf16)(a);                                                                              \
+        v_store(dst + k, a);                                                                                           \
+    }
+    switch (w->type) {
+    case SCBM_F32: {
+        const float *p = (const float *)(const void *)row + k0;
+        K_EACH(v_load_n(p + k, kc - k))
+        break;
+    }
+    case SCBM_F16:
+    case SCBM_BF16: {
+        const uint16_t *p = (const uint16_t *)(const void *)row + k0;
+        for (; k < kc; k += SCBM_VL) {
+            uint16_t h[SCBM_VL] = {0};
+            VF a;
+            memcpy(h, p + k, (size_t)(k_min(kc - k, SCBM_VL) * 2));
+            if (w->type == SCBM_F16) a = v_f16(h);
+            else {
+                float f[SCBM_VL];
+                for (int i = 0; i < SCBM_VL; i++) f[i] = k_bf16_to_f32(h[i]);
+                a = v_load(f);
+            }
+            if (mask) a = v_keep(v_mask_at(mask, k0 + k), a);
+            if (round) a = KT(round_bf16)(a);
+            v_store(dst + k, a);
+        }
+        break;
+    }
+    case SCBM_Q8_0:
+        for (int64_t b = k0 / 32; k < kc; b++) {
+            const char *block = row + b * 34;
+            const VF d = v_set1(k_f16_to_f32(k_u16(block)));
+            for (int i = 0; i < 32; i += SCBM_VL, k += SCBM_VL) {
+                VF a = v_mul(v_i8((const int8_t *)block + 2 + i), d);
+                if (mask) a = v_keep(v_mask_at(mask, k0 + k), a);
+                if (round) a = KT(round_bf16)(a);
+                v_store(dst + k, a);
+            }
+        }
+        break;
+    default:
+        for (int64_t b = k0 / 32; k < kc; b++) {
+            const char *block = row + b * 18;
+            const VF d = v_set1(k_f16_to_f32(k_u16(block)));
+            for (int i = 0; i < 32; i += SCBM_VL, k += SCBM_VL) {
+                VF a = v_mul(v_u4((const uint8_t *)block + 2, i), d);
+                if (mask) a = v_keep(v_mask_at(mask, k0 + k), a);
+                if (round) a = KT(round_bf16)(a);
+                v_store(dst + k, a);
+            }
+        }
+        break;
+    }
+#undef K_EACH
+    for (; k < k_round(kc, 32); k += SCBM_VL) v_store(dst + k, v_zero());
+}
+
+/* A tile of rows of W as f32, ld apart. */
+KTASK void KT(weight_rows)(float *dst, int64_t ld, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0,
+                           int64_t kc, int64_t s, int round) {
+    for (int64_t i = 0; i < rows; i++) {
+        const uint8_t *mask = w->mask ? w->mask + s * w->mask_stream + (n0 + i) * w->mask_row : NULL;
+        if (mask) KT(weight_row)(dst + i * ld, w, n0 + i, k0, kc, mask, round);
+        else KT(weight_row)(dst + i * ld, w, n0 + i, k0, kc, NULL, round);
+    }
+}
+
+#ifdef SCBM_TARGET_BF16
+/* ---- bf16 products: a lane holds two neighbours of the summed index ---- */
+
+#define K_MKB_STEP(r, base, i)                                                                                         \
+    if (mr > r) {                                                                                                      \
+        const __m512i s = _mm512_set1_epi32((int)k_f32_bits(base[(i)*rs]));                                            \
+        c##r##0 = _mm512_dpbf16_ps(c##r##0, (__m512bh)v0, (__m512bh)s);                                                \
+        if (nv > 1) c##r##1 = _mm512_dpbf16_ps(c##r##1, (__m512bh)v1, (__m512bh)s);                                    \
+    }
+
+K_INLINE SCBM_TARGET_BF16 void KT(tile_pairs)(const int mr, const int nv, int64_t kc, const float *v, const float *b,
+                                              int64_t rs, float *c, int acc) {
+    const float *b0 = b, *b1 = b + (mr > 3 ? 3 * rs : 0), *b2 = b + (mr > 6 ? 6 * rs : 0),
+                *b3 = b + (mr > 9 ? 9 * rs : 0);
+    const int64_t ldc = nv * SCBM_VL;
+    K_ROWS(K_MK_DECL)
+    if (acc) {
+        K_ROWS(K_MK_LOAD)
+    }
+    for (int64_t k = 0; k < kc; k++) {
+        const VI v0 = vi_load(v), v1 = nv > 1 ? vi_load(v + SCBM_VL) : v0;
+        K_MKB_STEP(0, b0, 0)
+        K_MKB_STEP(1, b0, 1)
+        K_MKB_STEP(2, b0, 2)
+        K_MKB_STEP(3, b1, 0)
+        K_MKB_STEP(4, b1, 1)
+        K_MKB_STEP(5, b1, 2)
+        K_MKB_STEP(6, b2, 0)
+        K_MKB_STEP(7, b2, 1)
+        K_MKB_STEP(8, b2, 2)
+        K_MKB_STEP(9, b3, 0)
+        K_MKB_STEP(10, b3, 1)
+        K_MKB_STEP(11, b3, 2)
+        v += ldc;
+        b0++;
+        b1++;
+        b2++;
+        b3++;
+    }
+    K_ROWS(K_MK_STORE)
+}
+
+typedef void (*KT(mkb))(int64_t kc, const float *v, const float *b, int64_t rs, float *c, int acc);
+
+#define K_MKB(mr, nv)                                                                                                  \
+    static SCBM_TARGET_BF16 void KT(mkb_##mr##_##nv)(int64_t kc, const float *v, const float *b, int64_t rs, float *c, \
+                                                     int acc) {                                                        \
+        KT(tile_pairs)(mr, nv, kc, v, b, rs, c, acc);                                                                  \
+    }
+/* clang-format off */
+K_MKB(1, 1) K_MKB(2, 1) K_MKB(3, 1) K_MKB(4, 1) K_MKB(5, 1) K_MKB(6, 1)
+K_MKB(7, 1) K_MKB(8, 1) K_MKB(9, 1) K_MKB(10, 1) K_MKB(11, 1) K_MKB(12, 1)
+K_MKB(1, 2) K_MKB(2, 2) K_MKB(3, 2) K_MKB(4, 2) K_MKB(5, 2) K_MKB(6, 2)
+K_MKB(7, 2) K_MKB(8, 2) K_MKB(9, 2) K_MKB(10, 2) K_MKB(11, 2) K_MKB(12, 2)
+/* clang-format on */
+#undef K_MKB
+#undef K_MKB_STEP
+
+            static const KT(mkb)
+                KT(mkb_of)[2][12] = {{KT(mkb_1_1), KT(mkb_2_1), KT(mkb_3_1), KT(mkb_4_1), KT(mkb_5_1), KT(mkb_6_1),
+                                      KT(mkb_7_1), KT(mkb_8_1), KT(mkb_9_1), KT(mkb_10_1), KT(mkb_11_1), KT(mkb_12_1)},
+                                     {KT(mkb_1_2), KT(mkb_2_2), KT(mkb_3_2), KT(mkb_4_2), KT(mkb_5_2), KT(mkb_6_2),
+                                      KT(mkb_7_2), KT(mkb_8_2), KT(mkb_9_2), KT(mkb_10_2), KT(mkb_11_2), KT(mkb_12_2)}};
+
+KFN void KT(gemm_pairs)(int mr, int lanes, int64_t kc, const float *v, const float *w, int64_t rs, float *c, int acc) {
+    KT(mkb_of)[lanes > SCBM_VL][mr - 1](kc, v, w, rs, c, acc);
+}
+
+/* A tile of rows of W as pairs of bf16, times the mask. */
+KTASK void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0, int64_t kc,
+                            int64_t s) {
+    for (int64_t i = 0; i < rows; i++, dst += K_KC_LD) {
+        const uint8_t *mask = w->mask ? w->mask + s * w->mask_stream + (n0 + i) * w->mask_row : NULL;
+        if (w->type == SCBM_BF16) {
+            const uint16_t *p = (const uint16_t *)(const void *)((const char *)w->data + (n0 + i) * w->row_bytes) + k0;
+            for (int64_t k = 0; k < kc; k += 32) {
+                uint32_t bits = kc - k >= 32 ? 0xffffffffu : (1u << (kc - k)) - 1;
+                if (mask) {
+                    uint32_t m;
+                    memcpy(&m, mask + (k0 + k) / 8, 4);
+                    bits &= m;
+                }
+                _mm512_storeu_si512(dst + k / 2, _mm512_maskz_loadu_epi16(bits, p + k));
+            }
+        } else {
+            float row[K_KC];
+            KT(weight_row)(row, w, n0 + i, k0, kc, mask, 0);
+            for (int64_t k = 0; k < kc; k += 32) v_store(dst + k / 2, KT(tr_load)(KT(PAIRS), row + k, 32));
+        }
+    }
+}
+#else
+KFN void KT(gemm_pairs)(int mr, int lanes, int64_t kc, const float *v, const float *w, int64_t rs, float *c, int acc) {
+    (void)mr, (void)lanes, (void)kc, (void)v, (void)w, (void)rs, (void)c, (void)acc;
+}
+KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0, int64_t kc,
+                          int64_t s) {
+    (void)dst, (void)w, (void)n0, (void)rows, (void)k0, (void)kc, (void)s;
+}
+#endif
+
+/* ---- Linear ---- */
+
+/* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. */
+KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0) {
+    const int64_t nt = k_min(a->T - t0, lanes), at = (s * a->T + t0) * a->N + n0;
+    const float *res = a->residual ? a->residual + (a->residual_streams > 1 ? at : t0 * a->N + n0) : NULL;
+    const int act = a->act;
+    if (a->bias)
+        for (int r = 0; r < mr; r++) {
+            const VF b = v_set1(a->bias[n0 + r]);
+            for (int l = 0; l < lanes; l += SCBM_VL)
+                v_store_n(c + r * lanes + l, v_add(v_load_n(c + r * lanes + l, lanes - l), b), lanes - l);
+        }
+    if (a->pre)
+        for (int l = 0; l < nt; l += SCBM_VL)
+            KT(tr)(KT(AS_IS), a->pre + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr, NULL, 0);
+#define K_EACH(kind)                                                                                                   \
+    case kind:                                                                                                         \
+        for (int i = 0; i < mr * lanes; i += SCBM_VL)                                                                  \
+            v_store_n(c + i, KT(act1)(kind, v_load_n(c + i, mr * lanes - i)), mr * lanes - i);                         \
+        break;
+    switch (act) {
+        K_EACH(SCBM_GELU_ERF)
+        K_EACH(SCBM_GELU_TANH)
+        K_EACH(SCBM_RELU)
+        K_EACH(SCBM_TANH)
+        K_EACH(SCBM_SIGMOID)
+    default: break;
+    }
+#undef K_EACH
+    for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
+    (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr,
+     res ? res + l * a->N : NULL, a->N);
+}
+
+/* A task computes nb rows of W times tb tokens, for every stream: the rows are read from memory once, and the streams'
+ * masked versions are made from what is in the cache by then. */
+KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t index, int worker) {
+    const struct k_linear_args *a = &r->a;
+    const int64_t t0 = index / r->n_nb * r->tb, t1 = k_min(a->T, t0 + r->tb);
+    const int64_t nb0 = index % r->n_nb * r->nb, nb1 = k_min(a->N, nb0 + r->nb);
+    float *wt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *cs = wt + K_MR_MAX * K_KC_LD;
+    const int in_place = a->w.type == SCBM_F32 && !a->w.mask && !native && !r->round && t1 - t0 <= 2 * SCBM_VL;
+    for (int64_t s = 0; s < a->S; s++) {
+        const float *xs = r->xp + (a->x_streams > 1 ? s : 0) * r->xp_stream;
+        for (int64_t kb = 0; kb < r->n_kb; kb++) {
+            const int64_t k0 = kb * r->kc, kc = k_min(r->kc, a->K - k0);
+            float *c = cs;
+            for (int64_t n0 = nb0; n0 < nb1; n0 += SCBM_MR) {
+                const int mr = (int)k_min(nb1 - n0, SCBM_MR);
+                const float *w = wt;
+                int64_t rs = K_KC_LD;
+                int lanes;
+                if (in_place) {
+                    rs = a->w.row_bytes / 4;
+                    w = (const float *)a->w.data + n0 * rs + k0;
+                } else if (native) {
+                    KT(weight_pairs)(wt, &a->w, n0, mr, k0, kc, s);
+                } else {
+                    KT(weight_rows)(wt, K_KC_LD, &a->w, n0, mr, k0, kc, s, r->round);
+                }
+                for (int64_t t = t0; t < t1; t += lanes) {
+                    if (native) {
+                        lanes = a->T - t > SCBM_VL ? 2 * SCBM_VL : SCBM_VL;
+                        KT(gemm_pairs)(mr, lanes, (kc + 1) / 2, xs + t * r->kp + k0 / 2 * lanes, w, rs, c, kb > 0);
+                    } else {
+                        lanes = KT(lanes)(a->T - t);
+                        KT(gemm)(mr, lanes, kc, xs + t * a->K + k0 * lanes, lanes, w, rs, 1, c, lanes, kb > 0);
+                    }
+                    if (kb == r->n_kb - 1) KT(linear_end)(a, c, lanes, mr, s, n0, t);
+                    if (r->n_kb > 1) c += mr * lanes;
+                }
+            }
+        }
+    }
+}
+
+KTASK void KT(linear)(void *arg, int64_t index, int worker) {
+    KT(linear_body)(0, arg, index, worker);
+}
+
+#ifdef SCBM_TARGET_BF16
+KTASK void KT(linear_bf16)(void *arg, int64_t index, int worker) {
+    KT(linear_body)(1, arg, index, worker);
+}
+
+KTASK void KT(pack_x_bf16)(void *arg, int64_t index, int worker) {
+    (void)worker;
+    KT(pack_x_body)(KT(PAIRS), arg, index);
+}
+#endif
+
+/* dx = dy W is the product with the weights' columns in the place of rows: a block of W [kc rows][96 columns] is
+ * brought into the worker's scratch, and its tiles are read from there. */
+KTASK void KT(linear_dx)(void *arg, int64_t index, int worker) {
+    const struct k_dx_run *r = arg;
+    const struct k_linear_dx_args *a = &r->a;
+    const int64_t t0 = index / r->n_cb * r->tb, t1 = k_min(a->T, t0 + r->tb);
+    const int64_t c0 = index % r->n_cb * K_DX_COLS, cols = k_min(K_DX_COLS, a->K - c0);
+    float *wb = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *cs = wb + K_DX_KC * K_DX_COLS;
+    for (int64_t s = 0; s < a->S; s++) {
+        const float *ds = r->dyp + s * r->dyp_stream;
+        for (int64_t kb = 0; kb < r->n_kb; kb++) {
+            const int64_t n0 = kb * r->kc, kc = k_min(r->kc, a->N - n0);
+            float *c = cs;
+            KT(weight_rows)(wb, K_DX_COLS, &a->w, n0, kc, c0, cols, s, 0);
+            for (int64_t j = 0; j < cols; j += SCBM_MR) {
+                const int mr = (int)k_min(cols - j, SCBM_MR);
+                int lanes;
+                for (int64_t t = t0; t < t1; t += lanes) {
+                    lanes = KT(lanes)(a->T - t);
+                    KT(gemm)(mr, lanes, kc, ds + t * a->N + n0 * lanes, lanes, wb + j, 1, K_DX_COLS, c, lanes, kb > 0);
+                    if (kb == r->n_kb - 1) {
+                        const int64_t nt = k_min(a->T - t, lanes);
+                        float *out = a->dx + (s * a->T + t) * a->K + c0 + j;
+                        for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
+                        (KT(AS_IS), out + l * a->K, a->K, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr,
+                         a->accumulate ? out + l * a->K : NULL, a->K);
+                    }
+                    if (r->n_kb > 1) c += mr * lanes;
+                }
+            }
+        }
+    }
+}
+
+/* x[T][K] into panels of columns, xp[T][lanes] each; a task copies kc tokens of 256 columns. */
+KTASK void KT(pack_cols)(void *arg, int64_t index, int worker) {
+    const struct k_pack_run *r = arg;
+    const int64_t kb = index % r->n_kc, g = index / r->n_kc % r->n_panels, s = index / r->n_kc / r->n_panels;
+    const int64_t t0 = kb * r->kc, t1 = k_min(r->T, t0 + r->kc), k1 = k_min(r->K, (g + 1) * K_DW_COLS);
+    int lanes;
+    (void)worker;
+    for (int64_t k = g * K_DW_COLS; k < k1; k += lanes) {
+        float *xp = r->xp + s * r->xp_stream + k * r->T;
+        const float *x = r->x + s * r->T * r->K + k;
+        lanes = KT(lanes)(r->K - k);
+        for (int64_t t = t0; t < t1; t++)
+            for (int l = 0; l < lanes; l += SCBM_VL)
+                v_store_n(xp + t * lanes + l, v_load_n(x + t * r->K + l, k_max(0, r->K - k - l)), lanes - l);
+    }
+}
+
+/* Rows n0 .. n0 + mr, columns k .. k + lanes of dW from a tile c. */
+KFN void KT(dw_store)(float *dw, const float *c, int lanes, int mr, int64_t ld, int64_t cols, const uint8_t *mask,
+                      int64_t mask_row, int64_t k, int add) {
+    for (int i = 0; i < mr; i++)
+        for (int l = 0; l < lanes && l < cols; l += SCBM_VL) {
+            VF v = v_load_n(c + i * lanes + l, lanes - l);
+            float *p = dw + i * ld + l;
+            if (mask) v = v_keep(v_mask_at(mask + i * mask_row, k + l), v);
+            if (add) v = v_add(v_load_n(p, cols - l), v);
+            v_store_n(p, v, cols - l);
+        }
+}
+
+/* A task computes nb rows and 256 columns of dW, summing over the tokens in order. */
+KTASK void KT(linear_dw)(void *arg, int64_t index, int worker) {
+    const struct k_dw_run *r = arg;
+    const struct k_linear_dw_args *a = &r->a;
+    const int64_t c0 = index % r->n_cb * K_DW_COLS, c1 = k_min(a->K, c0 + K_DW_COLS);
+    const int64_t nb0 = index / r->n_cb % r->n_nb * r->nb, nb1 = k_min(a->N, nb0 + r->nb);
+    const int summed = a->mode == SCBM_DW_SUMMED, masked = a->mask && a->mode != SCBM_DW_DENSE;
+    const int64_t s0 = summed ? 0 : index / r->n_cb / r->n_nb, s1 = summed ? a->S : s0 + 1;
+    float *dyt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *cs = dyt + K_MR_MAX * K_KC;
+    for (int64_t s = s0; s < s1; s++) {
+        const float *xs = r->xp + (a->x_streams > 1 ? s : 0) * r->xp_stream, *dy = a->dy + s * a->T * a->N;
+        const int carry = summed && !masked && s > s0, last_s = !(summed && !masked) || s == s1 - 1;
+        for (int64_t tb = 0; tb < r->n_tc; tb++) {
+            const int64_t t0 = tb * r->tc, tc = k_min(r->tc, a->T - t0);
+            float *c = cs;
+            for (int64_t n0 = nb0; n0 < nb1; n0 += SCBM_MR) {
+                const int mr = (int)k_min(nb1 - n0, SCBM_MR);
+                int lanes;
+                for (int64_t t = 0; t < tc; t++)
+                    for (int i = 0; i < mr; i += SCBM_VL)
+                        v_store_n(dyt + t * mr + i, v_load_n(dy + (t0 + t) * a->N + n0 + i, mr - i), mr - i);
+                for (int64_t k = c0; k < c1; k += lanes) {
+                    lanes = KT(lanes)(a->K - k);
+                    KT(gemm)(mr, lanes, tc, xs + k * a->T + t0 * lanes, lanes, dyt, 1, mr, c, lanes, tb > 0 || carry);
+                    if (tb == r->n_tc - 1 && last_s) {
+                        const uint8_t *mask = masked ? a->mask + s * a->mask_stream + n0 * a->mask_row : NULL;
+                        float *dw = a->dw + (summed ? 0 : s * a->N * a->K) + n0 * a->K + k;
+                        KT(dw_store)
+                        (dw, c, lanes, mr, a->K, a->K - k, mask, a->mask_row, k,
+                         a->accumulate || (summed && masked && s > s0));
+                    }
+                    c += mr * lanes;
+                }
+            }
+        }
+    }
+}
+
+/* ---- Attention ---- */
+
+/* Finds the text and the query chunk of a task. */
+static void KT(attention_where)(const struct k_attention_run *r, int64_t chunk, int64_t *text, int64_t *first) {
+    int64_t lo = 0, hi = r->a.n_texts;
+    while (hi - lo > 1) { /* chunk_of[lo] <= chunk < chunk_of[hi] */
+        const int64_t mid = (lo + hi) / 2;
+        if (r->chunk_of[mid] <= chunk) lo = mid;
+        else hi = mid;
+    }
+    *text = lo;
+    *first = (chunk - r->chunk_of[lo]) * K_ATT_CHUNK;
+}
+
+/* Factors 0 or 1 / (1 - p) of four query tokens 4g .. 4g + 3 and n keys, ld apart. */
+KTASK void KT(attention_drop)(float *drop, int64_t ld, int64_t n, const struct k_dropout_args *d, int64_t g,
+                              int64_t sh) {
+    const VI limit = vi_set1((uint32_t)((double)d->p * 4294967296.0));
+    const VF scale = v_set1(1.0f / (1.0f - d->p));
+    for (int64_t j = 0; j < n; j += SCBM_VL) {
+        VI c[4];
+        c[0] = vi_add(vi_iota(), vi_set1((uint32_t)j));
+        c[1] = vi_set1((uint32_t)g);
+        c[2] = vi_set1(d->op << 16 | (uint32_t)sh);
+        c[3] = vi_set1(d->step);
+        KT(philox)(c, d->seed);
+        for (int w = 0; w < 4; w++) v_store(drop + w * ld + j, v_keep(vi_geu(c[w], limit), scale));
+    }
+}
+
+/* Scores of a tile of query rows: s[mr][ld] = scale q k^T + bias over n keys, -infinity in the lanes past them and, if
+ * causal, in the keys after the query. */
+KTASK void KT(attention_scores)(float *s, int64_t ld, int mr, const struct k_attention_args *a, const float *q,
+                                const float *kt, int64_t len, int64_t n, int64_t i0, int64_t h) {
+    const VF scale = v_set1(a->scale);
+    int lanes;
+    for (int64_t j = 0; j < n; j += lanes) {
+        lanes = KT(lanes)(len - j);
+        KT(gemm)(mr, lanes, a->D, kt + j * a->D, lanes, q, a->ld_q, 1, s + j, ld, 0);
+    }
+    for (int i = 0; i < mr; i++) {
+        float *row = s + i * ld;
+        const float *bias = a->bias ? a->bias + h * a->bias_head + (i0 + i) * a->bias_row : NULL;
+        const int64_t m = a->causal ? k_min(n, i0 + i + 1) : n;
+        for (int64_t j = 0; j < n; j += SCBM_VL) {
+            VF v = v_mul(v_load(row + j), scale);
+            if (bias) v = v_add(v, v_load_n(bias + j, n - j));
+            v_store(row + j, v);
+        }
+        for (int64_t j = m; j < k_round(n, SCBM_VL); j++) row[j] = -INFINITY;
+    }
+}
+
+/* Softmax of a row of scores without its last division: p = exp(s - max); returns the sum. */
+KFN float KT(attention_exp)(float *row, int64_t n, float *max) {
+    VF m = v_set1(-INFINITY), sum = v_zero(), mv;
+    for (int64_t j = 0; j < n; j += SCBM_VL) m = v_max(m, v_load(row + j));
+    *max = v_maxall(m);
+    if (*max == -INFINITY) *max = 0.0f;
+    mv = v_set1(*max);
+    for (int64_t j = 0; j < n; j += SCBM_VL) {
+        const VF p = KT(exp)(v_sub(v_load(row + j), mv));
+        sum = v_add(sum, p);
+        v_store(row + j, p);
+    }
+    return v_sum(sum);
+}
+
+/* Rows [n][D], ld apart, as something that a tile can take whole vectors of: in place where D allows it. */
+KFN const float *KT(attention_rows)(float *scratch, const float *x, int64_t ld, int64_t n, int64_t D, int64_t *ld_out) {
+    const int64_t dp = KT(padded)(D);
+    if (dp == D) {
+        *ld_out = ld;
+        return x;
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t d = 0; d < dp; d += SCBM_VL)
+            v_store_n(scratch + i * dp + d, v_load_n(x + i * ld + d, k_max(0, D - d)), dp - d);
+    *ld_out = dp;
+    return scratch;
+}
+
+KFN void KT(pack_all)(float *xp, const float *x, int64_t ld, int64_t n, int64_t D) {
+    int lanes;
+    for (int64_t j = 0; j < n; j += lanes) {
+        lanes = KT(lanes)(n - j);
+        KT(pack_panel)(KT(AS_IS), xp + j * D, lanes, x + j * ld, ld, n - j, D);
+    }
+}
+
+/* The next tile's rows, so that 25 rows are 9 + 8 + 8 and not 12 + 12 + 1. */
+KFN int KT(tile_rows)(int64_t rest) {
+    return (int)k_ceil(rest, k_ceil(rest, SCBM_MR));
+}
+
+/* A task: one stream and head, up to K_ATT_CHUNK query rows of one text. */
+KTASK void KT(attention)(void *arg, int64_t index, int worker) {
+    const struct k_attention_run *r = arg;
+    const struct k_attention_args *a = &r->a;
+    const int64_t h = index % a->H, s = index / a->H % a->S, sh = s * a->H + h, D = a->D;
+    int64_t text, i0, len, t0, i1, ld_v, ld, group = -1;
+    const int64_t P = k_round(a->max_len, 32), dp = KT(padded)(D);
+    float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vs = kt + P * D;
+    float *sc = vs + P * k_round(D, 32), *out = sc + K_MR_MAX * P, *drop = out + K_MR_MAX * k_round(D, 32);
+    const float *v;
+    int mr;
+    KT(attention_where)(r, index / a->H / a->S, &text, &i0);
+    t0 = a->offsets[text];
+    len = a->offsets[text + 1] - t0;
+    i1 = k_min(len, i0 + K_ATT_CHUNK);
+    ld = k_round(len, 32);
+    KT(pack_all)(kt, a->k + (s * a->T + t0) * a->ld_k + h * D, a->ld_k, len, D);
+    v = KT(attention_rows)(vs, a->v + (s * a->T + t0) * a->ld_v + h * D, a->ld_v, len, D, &ld_v);
+    for (int64_t i = i0; i < i1; i += mr) {
+        const float *q = a->q + (s * a->T + t0 + i) * a->ld_q + h * D;
+        float inv[K_MR_MAX];
+        int64_t n;
+        int lanes;
+        mr = KT(tile_rows)(i1 - i);
+        n = a->causal ? k_min(len, i + mr) : len;
+        KT(attention_scores)(sc, ld, mr, a, q, kt, len, n, i, h);
+        for (int j = 0; j < mr; j++) {
+            float *row = sc + j * ld, max;
+            const float sum = KT(attention_exp)(row, n, &max);
+            inv[j] = sum > 0.0f ? 1.0f / sum : sum == sum ? 0.0f : sum;
+            if (a->lse)
+                a->lse[sh * a->T + t0 + i + j] = sum > 0.0f ? max + KT(log1)(sum) : sum == sum ? -INFINITY : sum;
+            if (a->dropout.p > 0.0f) {
+                const int64_t t = t0 + i + j;
+                if (t / 4 != group) KT(attention_drop)(drop, P, len, &a->dropout, group = t / 4, sh);
+                for (int64_t l = 0; l < n; l += SCBM_VL)
+                    v_store(row + l, v_mul(v_load(row + l), v_load(drop + (t & 3) * P + l)));
+            }
+        }
+        for (int64_t d = 0; d < D; d += lanes) {
+            lanes = KT(lanes)(D - d);
+            KT(gemm)(mr, lanes, n, v + d, ld_v, sc, ld, 1, out + d, dp, 0);
+        }
+        for (int j = 0; j < mr; j++) {
+            float *y = a->y + (s * a->T + t0 + i + j) * a->ld_y + h * D;
+            for (int64_t d = 0; d < D; d += SCBM_VL)
+                v_store_n(y + d, v_mul(v_load_n(out + j * dp + d, dp - d), v_set1(inv[j])), D - d);
+        }
+    }
+}
+
+/* Copies accumulators [n][dp] to rows ld apart. */
+KFN void KT(attention_put)(float *dst, int64_t ld, const float *src, int64_t dp, int64_t n, int64_t D) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t d = 0; d < D; d += SCBM_VL) v_store_n(dst + i * ld + d, v_load_n(src + i * dp + d, dp - d), D - d);
+}
+
+/* A task: one stream, text and head. With P the probabilities (recomputed from lse), R the dropout's factors and
+ * dP = R . (dy v^T): dS = P . (dP - sum(dy . y)) scale; dq = dS k, dk = dS^T q, dv = (R . P)^T dy. */
+KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
+    const struct k_attention_run *r = arg;
+    const struct k_attention_args *a = &r->a;
+    const int64_t h = index % a->H, s = index / a->H % a->S, text = index / a->H / a->S, sh = s * a->H + h, D = a->D;
+    const int64_t t0 = a->offsets[text], len = a->offsets[text + 1] - t0, ld = k_round(len, 32);
+    const int64_t P = k_round(a->max_len, 32), dp = KT(padded)(D), DP = k_round(D, 32), st = s * a->T + t0;
+    float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vt = kt + P * D;
+    float *qs = vt + P * D, *ks = qs + P * DP, *dys = ks + P * DP, *dk = dys + P * DP, *dv = dk + P * DP;
+    float *pr = dv + P * DP, *ds = pr + K_ATT_ROWS * P, *out = ds + K_ATT_ROWS * P, *drop = out + K_MR_MAX * DP;
+    int64_t ld_q, ld_k, ld_dy, group = -1;
+    const float *q, *k, *dy;
+    int lanes;
+    if (len == 0) return;
+    KT(pack_all)(kt, a->k + st * a->ld_k + h * D, a->ld_k, len, D);
+    KT(pack_all)(vt, a->v + st * a->ld_v + h * D, a->ld_v, len, D);
+    q = KT(attention_rows)(qs, a->q + st * a->ld_q + h * D, a->ld_q, len, D, &ld_q);
+    k = KT(attention_rows)(ks, a->k + st * a->ld_k + h * D, a->ld_k, len, D, &ld_k);
+    dy = KT(attention_rows)(dys, a->dy + st * a->ld_y + h * D, a->ld_y, len, D, &ld_dy);
+    for (int64_t i0 = 0; i0 < len; i0 += K_ATT_ROWS) {
+        const int64_t rows = k_min(K_ATT_ROWS, len - i0), n = a->causal ? i0 + rows : len;
+        int mr;
+        for (int64_t i = 0; i < rows; i += mr) {
+            mr = KT(tile_rows)(rows - i);
+            KT(attention_scores)(pr + i * ld, ld, mr, a, a->q + (st + i0 + i) * a->ld_q + h * D, kt, len, n, i0 + i, h);
+            for (int64_t j = 0; j < n; j += lanes) {
+                lanes = KT(lanes)(len - j);
+                KT(gemm)
+                (mr, lanes, D, vt + j * D, lanes, a->dy + (st + i0 + i) * a->ld_y + h * D, a->ld_y, 1, ds + i * ld + j,
+                 ld, 0);
+            }
+        }
+        for (int64_t i = 0; i < rows; i++) {
+            const int64_t t = t0 + i0 + i;
+            const float *yi = a->y + (st + i0 + i) * a->ld_y + h * D, *dyi = a->dy + (st + i0 + i) * a->ld_y + h * D;
+            float *p = pr + i * ld, *g = ds + i * ld;
+            float lse = a->lse[sh * a->T + t];
+            VF sum = v_zero(), lv, delta;
+            const VF scale = v_set1(a->scale);
+            if (lse == -INFINITY) lse = 0.0f; /* no key at all: every p is 0 */
+            lv = v_set1(lse);
+            for (int64_t d = 0; d < D; d += SCBM_VL)
+                sum = v_fma(v_load_n(yi + d, D - d), v_load_n(dyi + d, D - d), sum);
+            delta = v_set1(v_sum(sum));
+            if (a->dropout.p > 0.0f) {
+                const float *f = drop + (t & 3) * P;
+                if (t / 4 != group) KT(attention_drop)(drop, P, len, &a->dropout, group = t / 4, sh);
+                for (int64_t j = 0; j < n; j += SCBM_VL) {
+                    const VF e = KT(exp)(v_sub(v_load(p + j), lv)), fj = v_load(f + j);
+                    v_store(g + j, v_mul(v_mul(e, scale), v_sub(v_mul(v_load(g + j), fj), delta)));
+                    v_store(p + j, v_mul(e, fj));
+                }
+            } else {
+                for (int64_t j = 0; j < n; j += SCBM_VL) {
+                    const VF e = KT(exp)(v_sub(v_load(p + j), lv));
+                    v_store(g + j, v_mul(v_mul(e, scale), v_sub(v_load(g + j), delta)));
+                    v_store(p + j, e);
+                }
+            }
+        }
+        for (int64_t i = 0; i < rows; i += mr) {
+            mr = KT(tile_rows)(rows - i);
+            for (int64_t d = 0; d < D; d += lanes) {
+                lanes = KT(lanes)(D - d);
+                KT(gemm)(mr, lanes, n, k + d, ld_k, ds + i * ld, ld, 1, out + d, dp, 0);
+            }
+            KT(attention_put)(a->dq + (st + i0 + i) * a->ld_q + h * D, a->ld_q, out, dp, mr, D);
+        }
+        for (int64_t j = 0; j < len; j += mr) {
+            mr = KT(tile_rows)(len - j);
+            if (j >= n) { /* causal: keys that no query has seen yet */
+                if (i0 == 0) {
+                    memset(dk + j * dp, 0, (size_t)(mr * dp) * sizeof(float));
+                    memset(dv + j * dp, 0, (size_t)(mr * dp) * sizeof(float));
+                }
+                continue;
+            }
+            if (j + mr > n) /* the tile's last keys lie after these queries */
+                for (int64_t i = 0; i < rows; i++)
+                    for (int64_t l = n; l < j + mr; l++) pr[i * ld + l] = ds[i * ld + l] = 0.0f;
+            for (int64_t d = 0; d < D; d += lanes) {
+                lanes = KT(lanes)(D - d);
+                KT(gemm)(mr, lanes, rows, dy + i0 * ld_dy + d, ld_dy, pr + j, 1, ld, dv + j * dp + d, dp, i0 > 0);
+                KT(gemm)(mr, lanes, rows, q + i0 * ld_q + d, ld_q, ds + j, 1, ld, dk + j * dp + d, dp, i0 > 0);
+            }
+        }
+    }
+    KT(attention_put)(a->dk + st * a->ld_k + h * D, a->ld_k, dk, dp, len, D);
+    KT(attention_put)(a->dv + st * a->ld_v + h * D, a->ld_v, dv, dp, len, D);
+}
+
+/* ---- Rows ---- */
+
+/* The sum of f over a row, in two chains of vectors. */
+#define K_ROW_SUM(result, C, expr)                                                                                     \
+    do {                                                                                                               \
+        VF s0_ = v_zero(), s1_ = s0_;                                                                                  \
+        int64_t c = 0;                                                                                                 \
+        for (; c + 2 * SCBM_VL <= (C); c += SCBM_VL) {                                                                 \
+            s0_ = v_add(s0_, expr);                                                                                    \
+            c += SCBM_VL;                                                                                              \
+            s1_ = v_add(s1_, expr);                                                                                    \
+        }                                                                                                              \
+        for (; c < (C); c += SCBM_VL) s0_ = v_add(s0_, expr);                                                          \
+        (result) = v_sum(v_add(s0_, s1_));                                                                             \
+    } while (0)
+
+KTASK void KT(layer_norm)(void *arg, int64_t index, int worker) {
+    const struct k_layer_norm_run *run = arg;
+    const struct k_layer_norm_args *a = &run->a;
+    const int64_t C = a->C, r1 = k_min(a->R, (index + 1) * run->block);
+    const float inv = 1.0f / (float)C;
+    (void)worker;
+    for (int64_t r = index * run->block; r < r1; r++) {
+        const float *x = a->x + r * C;
+        float *y = a->y + r * C, mean, var, rstd;
+        VF m, k;
+        if (a->residual) {
+            const float *res = a->residual + r % a->residual_rows * C;
+            float *sum = a->sum ? a->sum + r * C : y;
+            for (int64_t c = 0; c < C; c += SCBM_VL)
+                v_store_n(sum + c, v_add(v_load_n(x + c, C - c), v_load_n(res + c, C - c)), C - c);
+            x = sum;
+        }
+        K_ROW_SUM(mean, C, v_load_n(x + c, C - c));
+        mean *= inv;
+        m = v_set1(mean);
+        {
+            VF s = v_zero(), s1 = s;
+            int64_t c = 0;
+            for (; c + 2 * SCBM_VL <= C; c += 2 * SCBM_VL) {
+                const VF d = v_sub(v_load(x + c), m), d1 = v_sub(v_load(x + c + SCBM_VL), m);
+                s = v_fma(d, d, s);
+                s1 = v_fma(d1, d1, s1);
+            }
+            for (; c < C; c += SCBM_VL) { /* the lanes past the row must add nothing */
+                float d[SCBM_VL];
+                v_store(d, v_sub(v_load_n(x + c, C - c), m));
+                const VF e = v_load_n(d, C - c);
+                s = v_fma(e, e, s);
+            }
+            var = v_sum(v_add(s, s1)) * inv;
+        }
+        rstd = 1.0f / sqrtf(var + a->eps);
+        if (a->mean) a->mean[r] = mean;
+        if (a->rstd) a->rstd[r] = rstd;
+        k = v_set1(rstd);
+        for (int64_t c = 0; c < C; c += SCBM_VL) {
+            VF v = v_mul(v_sub(v_load_n(x + c, C - c), m), k);
+            if (a->gamma) v = v_mul(v, v_load_n(a->gamma + c, C - c));
+            if (a->beta) v = v_add(v, v_load_n(a->beta + c, C - c));
+            v_store_n(y + c, v, C - c);
+        }
+    }
+}
+
+/* dx of a block of rows, and the block's part of dgamma and dbeta. */
+KTASK void KT(layer_norm_back)(void *arg, int64_t index, int worker) {
+    const struct k_layer_norm_back_run *run = arg;
+    const struct k_layer_norm_back_args *a = &run->a;
+    const int64_t C = a->C, r0 = index * run->block, r1 = k_min(a->R, r0 + run->block);
+    float *dg = run->part + index * 2 * C, *db = dg + C;
+    const float inv = 1.0f / (float)C;
+    (void)worker;
+    if (a->dgamma) memset(dg, 0, (size_t)(2 * C) * sizeof(float));
+    for (int64_t r = r0; r < r1; r++) {
+        const float *dy = a->dy + r * C, *x = a->x + r * C;
+        float *dx = a->dx + r * C;
+        const VF m = v_set1(a->mean[r]), k = v_set1(a->rstd[r]);
+        VF s = v_zero(), sx = s, ms, msx;
+        for (int64_t c = 0; c < C; c += SCBM_VL) {
+            const VF d = v_load_n(dy + c, C - c), xh = v_mul(v_sub(v_load_n(x + c, C - c), m), k);
+            const VF g = a->gamma ? v_mul(d, v_load_n(a->gamma + c, C - c)) : d;
+            s = v_add(s, g);
+            sx = v_fma(g, xh, sx); /* g is 0 past the row */
+            if (a->dgamma) {
+                v_store_n(dg + c, v_fma(d, xh, v_load_n(dg + c, C - c)), C - c);
+                v_store_n(db + c, v_add(d, v_load_n(db + c, C - c)), C - c);
+            }
+        }
+        ms = v_set1(v_sum(s) * inv);
+        msx = v_set1(v_sum(sx) * inv);
+        for (int64_t c = 0; c < C; c += SCBM_VL) {
+            const VF d = v_load_n(dy + c, C - c), xh = v_mul(v_sub(v_load_n(x + c, C - c), m), k);
+            const VF g = a->gamma ? v_mul(d, v_load_n(a->gamma + c, C - c)) : d;
+            VF o = v_mul(k, v_sub(v_fnma(xh, msx, g), ms));
+            if (a->accumulate_dx) o = v_add(v_load_n(dx + c, C - c), o);
+            v_store_n(dx + c, o, C - c);
+        }
+    }
+}
+
+/* y[C] (+)= sum over blocks of part[n_blocks][C], 512 columns a task. */
+KTASK void KT(colsum_gather)(void *arg, int64_t index, int worker) {
+    const struct k_rows_run *r = arg;
+    const int64_t c1 = k_min(r->C, (index + 1) * 512);
+    (void)worker;
+    for (int64_t c = index * 512; c < c1; c += SCBM_VL) {
+        VF s = v_zero();
+        for (int64_t b = 0; b < r->n_blocks; b++) s = v_add(s, v_load_n(r->part + b * r->C + c, c1 - c));
+        if (r->accumulate) s = v_add(v_load_n(r->y + c, c1 - c), s);
+        v_store_n(r->y + c, s, c1 - c);
+    }
+}
+
+KTASK void KT(layer_norm_gather)(void *arg, int64_t index, int worker) {
+    const struct k_layer_norm_back_run *run = arg;
+    const struct k_layer_norm_back_args *a = &run->a;
+    const int64_t C = a->C, c1 = k_min(2 * C, (index + 1) * 512);
+    (void)worker;
+    for (int64_t c = index * 512; c < c1; c++) {
+        float s = 0.0f, *y = c < C ? a->dgamma + c : a->dbeta + (c - C);
+        for (int64_t b = 0; b < run->n_blocks; b++) s += run->part[b * 2 * C + c];
+        *y = a->accumulate_dgamma ? *y + s : s;
+    }
+}
+
+KTASK void KT(colsum)(void *arg, int64_t index, int worker) {
+    const struct k_rows_run *r = arg;
+    const int64_t r0 = index * r->block, r1 = k_min(r->R, r0 + r->block), C = r->C;
+    float *part = r->part + index * C;
+    (void)worker;
+    for (int64_t c = 0; c < C; c += 4 * SCBM_VL) {
+        VF s0 = v_zero(), s1 = s0, s2 = s0, s3 = s0;
+        const int64_t n = C - c;
+        for (int64_t i = r0; i < r1; i++) {
+            const float *x = r->x + i * C + c;
+            s0 = v_add(s0, v_load_n(x, n));
+            if (n > SCBM_VL) s1 = v_add(s1, v_load_n(x + SCBM_VL, n - SCBM_VL));
+            if (n > 2 * SCBM_VL) s2 = v_add(s2, v_load_n(x + 2 * SCBM_VL, n - 2 * SCBM_VL));
+            if (n > 3 * SCBM_VL) s3 = v_add(s3, v_load_n(x + 3 * SCBM_VL, n - 3 * SCBM_VL));
+        }
+        v_store_n(part + c, s0, n);
+        if (n > SCBM_VL) v_store_n(part + c + SCBM_VL, s1, n - SCBM_VL);
+        if (n > 2 * SCBM_VL) v_store_n(part + c + 2 * SCBM_VL, s2, n - 2 * SCBM_VL);
+        if (n > 3 * SCBM_VL) v_store_n(part + c + 3 * SCBM_VL, s3, n - 3 * SCBM_VL);
+    }
+}
+
+KTASK void KT(rowsum)(void *arg, int64_t index, int worker) {
+    const struct k_rows_run *r = arg;
+    const int64_t i1 = k_min(r->R, (index + 1) * r->block);
+    (void)worker;
+    for (int64_t i = index * r->block; i < i1; i++) {
+        const float *x = r->x + i * r->C;
+        float s;
+        K_ROW_SUM(s, r->C, v_load_n(x + c, r->C - c));
+        r->y[i] = r->accumulate ? r->y[i] + s : s;
+    }
+}
+
+/* exp(x - max) into y (or nowhere) and the sum; the lanes past the row count for nothing. */
+KFN float KT(row_exp)(float *y, const float *x, int64_t C, float *max) {
+    VF m = v_set1(-INFINITY), s = v_zero();
+    float top;
+    int64_t c = 0;
+    for (; c + SCBM_VL <= C; c += SCBM_VL) m = v_max(m, v_load(x + c));
+    top = v_maxall(m);
+    for (; c < C; c++)
+        if (x[c] > top || x[c] != x[c]) top = x[c];
+    if (top == -INFINITY) top = 0.0f; /* a row of nothing else: every exp is 0 */
+    *max = top;
+    m = v_set1(top);
+    for (c = 0; c < C; c += SCBM_VL) {
+        VF e = KT(exp)(v_sub(v_load_n(x + c, C - c), m));
+        if (c + SCBM_VL > C) {
+            float l[SCBM_VL];
+            v_store(l, e);
+            e = v_load_n(l, C - c);
+        }
+        s = v_add(s, e);
+        if (y) v_store_n(y + c, e, C - c);
+    }
+    return v_sum(s);
+}
+
+KTASK void KT(softmax)(void *arg, int64_t index, int worker) {
+    const struct k_rows_run *r = arg;
+    const int64_t i1 = k_min(r->R, (index + 1) * r->block), C = r->C;
+    (void)worker;
+    for (int64_t i = index * r->block; i < i1; i++) {
+        float *y = r->y + i * C, max;
+        const float sum = KT(row_exp)(y, r->x + i * C, C, &max);
+        const VF inv = v_set1(sum == 0.0f ? 0.0f : 1.0f / sum);
+        for (int64_t c = 0; c < C; c += SCBM_VL) v_store_n(y + c, v_mul(v_load_n(y + c, C - c), inv), C - c);
+    }
+}
+
+KTASK void KT(softmax_back)(void *arg, int64_t index, int worker) {
+    const struct k_rows_run *r = arg;
+    const int64_t i1 = k_min(r->R, (index + 1) * r->block), C = r->C;
+    (void)worker;
+    for (int64_t i = index * r->block; i < i1; i++) {
+        const float *y = r->y_in + i * C, *dy = r->dy + i * C;
+        float *dx = r->y + i * C;
+        VF s = v_zero();
+        for (int64_t c = 0; c < C; c += SCBM_VL) s = v_fma(v_load_n(y + c, C - c), v_load_n(dy + c, C - c), s);
+        s = v_set1(v_sum(s));
+        for (int64_t c = 0; c < C; c += SCBM_VL) {
+            VF o = v_mul(v_load_n(y + c, C - c), v_sub(v_load_n(dy + c, C - c), s));
+            if (r->accumulate) o = v_add(v_load_n(dx + c, C - c), o);
+            v_store_n(dx + c, o, C - c);
+        }
+    }
+}
+
+/* ---- Element by element ---- */
+
+#define K_CHUNK_OF(r)                                                                                                  \
+    const int64_t i0 = index * K_CHUNK, n = k_min((r)->n - i0, K_CHUNK);                                               \
+    float *y = (r)->y + i0;                                                                                            \
+    (void)worker
+#define K_MAP(expr)                                                                                                    \
+    for (int64_t i = 0; i < n; i += SCBM_VL) v_store_n(y + i, expr, n - i)
+
+KTASK void KT(act)(void *arg, int64_t index, int worker) {
+    const struct k_map_run *r = arg;
+    K_CHUNK_OF(r);
+    const float *x = r->a + i0;
+    switch (r->op) {
+    case SCBM_GELU_ERF: K_MAP(KT(act1)(SCBM_GELU_ERF, v_load_n(x + i, n - i))); break;
+    case SCBM_GELU_TANH: K_MAP(KT(act1)(SCBM_GELU_TANH, v_load_n(x + i, n - i))); break;
+    case SCBM_RELU: K_MAP(KT(act1)(SCBM_RELU, v_load_n(x + i, n - i))); break;
+    case SCBM_TANH: K_MAP(KT(act1)(SCBM_TANH, v_load_n(x + i, n - i))); break;
+    case SCBM_SIGMOID: K_MAP(KT(act1)(SCBM_SIGMOID, v_load_n(x + i, n - i))); break;
+    default: K_MAP(v_load_n(x + i, n - i)); break;
+    }
+}
+
+KTASK void KT(act_back)(void *arg, int64_t index, int worker) {
+    const struct k_map_run *r = arg;
+    K_CHUNK_OF(r);
+    const float *dy = r->a + i0, *x = r->b + i0;
+#define K_EACH(kind)                                                                                                   \
+    case kind:                                                                                                         \
+        for (int64_t i = 0; i < n; i += SCBM_VL) {                                                                     \
+            VF o = KT(act1_back)(kind, v_load_n(dy + i, n - i), v_load_n(x + i, n - i));                               \
+            if (r->accumulate) o = v_add(v_load_n(y + i, n - i), o);                                                   \
+            v_store_n(y + i, o, n - i);                                                                                \
+        }                                                                                                              \
+        break;
+    switch (r->op) {
+        K_EACH(SCBM_NONE)
+        K_EACH(SCBM_GELU_ERF)
+        K_EACH(SCBM_GELU_TANH)
+        K_EACH(SCBM_RELU)
+        K_EACH(SCBM_TANH)
+        K_EACH(SCBM_SIGMOID)
+    default: break;
+    }
+#undef K_EACH
+}
+
+/* Groups of 64 elements: counter 16 g + l gives with its word w element 64 g + 16 w + l. */
+KTASK void KT(dropout)(void *arg, int64_t index, int worker) {
+    const struct k_map_run *r = arg;
+    const float *x = r->a + index * K_CHUNK;
+    const VI limit = vi_set1((uint32_t)((double)r->d.p * 4294967296.0));
+    const VF scale = v_set1(1.0f / (1.0f - r->d.p));
+    K_CHUNK_OF(r);
+    for (int64_t g = 0; g < n; g += 64) {
+        const uint64_t base = (uint64_t)(i0 + g) / 4;
+        for (int l = 0; l < 16; l += SCBM_VL) {
+            VI c[4];
+            c[0] = vi_add(vi_iota(), vi_set1((uint32_t)base + (uint32_t)l));
+            c[1] = vi_set1((uint32_t)(base >> 32));
+            c[2] = vi_set1(r->d.op << 16);
+            c[3] = vi_set1(r->d.step);
+            KT(philox)(c, r->d.seed);
+            for (int w = 0; w < 4; w++) {
+                const int64_t i = g + 16 * w + l;
+                if (i < n) {
+                    VF o = v_keep(vi_geu(c[w], limit), v_mul(v_load_n(x + i, n - i), scale));
+                    if (r->accumulate) o = v_add(v_load_n(y + i, n - i), o);
+                    v_store_n(y + i, o, n - i);
+                }
+            }
+        }
+    }
+}
+
+/* b's index for element i is (i / b_rep) % b_n: whole vectors where b runs along with a or stands still. */
+KTASK void KT(binary)(void *arg, int64_t index, int worker) {
+    const struct k_map_run *r = arg;
+    K_CHUNK_OF(r);
+    const float *a = r->a + i0;
+    for (int64_t i = 0; i < n;) {
+        const int64_t at = i0 + i, along = r->b_rep == 1;
+        const int64_t bi = at / r->b_rep % r->b_n;
+        const int64_t seg = k_min(n - i, along ? r->b_n - bi : r->b_rep - at % r->b_rep);
+        const float *b = r->b + bi;
+#define K_EACH(kind, f)                                                                                                \
+    case kind:                                                                                                         \
+        if (along)                                                                                                     \
+            for (int64_t j = 0; j < seg; j += SCBM_VL)                                                                 \
+                v_store_n(y + i + j, f(v_load_n(a + i + j, seg - j), v_load_n(b + j, seg - j)), seg - j);              \
+        else                                                                                                           \
+            for (int64_t j = 0; j < seg; j += SCBM_VL)                                                                 \
+                v_store_n(y + i + j, f(v_load_n(a + i + j, seg - j), v_set1(*b)), seg - j);                            \
+        break;
+        switch (r->op) {
+            K_EACH(K_ADD, v_add)
+            K_EACH(K_SUB, v_sub)
+            K_EACH(K_MUL, v_mul)
+            K_EACH(K_DIV, v_div)
+        default: break;
+        }
+#undef K_EACH
+        i += seg;
+    }
+}
+
+/* y = s a + t (a or NULL for 0), or y += s a */
+KTASK void KT(affine)(void *arg, int64_t index, int worker) {
+    const struct k_map_run *r = arg;
+    K_CHUNK_OF(r);
+    const float *a = r->a ? r->a + i0 : NULL;
+    const VF s = v_set1(r->s), t = v_set1(r->t);
+    if (!a) K_MAP(t);
+    else if (r->accumulate) K_MAP(v_fma(v_load_n(a + i, n - i), s, v_load_n(y + i, n - i)));
+    else K_MAP(v_fma(v_load_n(a + i, n - i), s, t));
+}
+
+/* One chunk's sum in f64: lane by lane, then the lanes in order. */
+KTASK void KT(reduce)(void *arg, int64_t index, int worker) {
+    const struct k_map_run *r = arg;
+    const int64_t i0 = index * K_CHUNK, n = k_min(r->n - i0, K_CHUNK);
+    const float *a = r->a + i0, *b = r->op == K_DOT ? r->b + i0 : a;
+    double sum[16] = {0}, total = 0;
+    int64_t i = 0;
+    (void)worker;
+#if SCBM_VL == 16
+    __m512d s0 = _mm512_setzero_pd(), s1 = s0;
+    for (; i + 16 <= n; i += 16) {
+        const __m512d a0 = _mm512_cvtps_pd(_mm256_loadu_ps(a + i)), a1 = _mm512_cvtps_pd(_mm256_loadu_ps(a + i + 8));
+        if (r->op == K_SUM) {
+            s0 = _mm512_add_pd(s0, a0);
+            s1 = _mm512_add_pd(s1, a1);
+        } else {
+            s0 = _mm512_fmadd_pd(a0, _mm512_cvtps_pd(_mm256_loadu_ps(b + i)), s0);
+            s1 = _mm512_fmadd_pd(a1, _mm512_cvtps_pd(_mm256_loadu_ps(b + i + 8)), s1);
+        }
+    }
+    _mm512_storeu_pd(sum, s0);
+    _mm512_storeu_pd(sum + 8, s1);
+#elif SCBM_VL == 8
+    __m256d s[4];
+    for (int j = 0; j < 4; j++) s[j] = _mm256_setzero_pd();
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 4; j++) {
+            const __m256d aj = _mm256_cvtps_pd(_mm_loadu_ps(a + i + 4 * j));
+            s[j] = r->op == K_SUM ? _mm256_add_pd(s[j], aj)
+                                  : _mm256_fmadd_pd(aj, _mm256_cvtps_pd(_mm_loadu_ps(b + i + 4 * j)), s[j]);
+        }
+    for (int j = 0; j < 4; j++) _mm256_storeu_pd(sum + 4 * j, s[j]);
+#endif
+    for (; i < n; i++) {
+        const double p = r->op == K_SUM ? (double)a[i] : (double)a[i] * (double)b[i];
+        sum[i & 15] += p;
+    }
+    for (int j = 0; j < 16; j++) total += sum[j];
+    r->part[index] = total;
+}
+
+KTASK void KT(adamw)(void *arg, int64_t index, int worker) {
+    const struct k_adamw_args *a = arg;
+    const int64_t i0 = index * K_CHUNK, n = k_min(a->n - i0, K_CHUNK);
+    const VF b1 = v_set1(a->beta1), b2 = v_set1(a->beta2), c1 = v_set1(1.0f - a->beta1), c2 = v_set1(1.0f - a->beta2);
+    const VF m_scale = v_set1(1.0f / a->correction1), v_scale = v_set1(1.0f / a->correction2);
+    const VF gs = v_set1(a->grad_scale), eps = v_set1(a->eps), lr = v_set1(a->lr),
+             keep = v_set1(1.0f - a->lr * a->decay);
+    (void)worker;
+    for (int64_t j = 0; j < n; j += SCBM_VL) {
+        const int64_t i = i0 + j, k = n - j;
+        const VF g = v_mul(v_load_n(a->g + i, k), gs);
+        const VF m = v_fma(b1, v_load_n(a->m + i, k), v_mul(c1, g));
+        const VF v = v_fma(b2, v_load_n(a->v + i, k), v_mul(c2, v_mul(g, g)));
+        const VF step = v_div(v_mul(m, m_scale), v_add(v_sqrt(v_mul(v, v_scale)), eps));
+        v_store_n(a->m + i, m, k);
+        v_store_n(a->v + i, v, k);
+        v_store_n(a->w + i, v_fnma(lr, step, v_mul(v_load_n(a->w + i, k), keep)), k);
+    }
+}
+
+/* ---- Embeddings, pooling, loss ---- */
+
+/* One row of a table of any type; the last lanes of a row go through a buffer. */
+KFN void KT(table_row)(float *y, const struct k_weights *w, int64_t row, int64_t C) {
+    float tail[32];
+    const int64_t whole = C / 32 * 32;
+    if (whole) KT(weight_row)(y, w, row, 0, whole, NULL, 0);
+    if (whole < C) {
+        KT(weight_row)(tail, w, row, whole, C - whole, NULL, 0);
+        memcpy(y + whole, tail, (size_t)(C - whole) * sizeof(float));
+    }
+}
+
+KTASK void KT(get_rows)(void *arg, int64_t index, int worker) {
+    const struct k_gather_run *r = arg;
+    const int64_t i1 = k_min(r->n, (index + 1) * r->block);
+    (void)worker;
+    for (int64_t i = index * r->block; i < i1; i++) KT(table_row)(r->y + i * r->C, &r->w, r->ids[i], r->C);
+}
+
+/* A task owns `block` rows of the table and adds to them what belongs there, in the order of the ids. */
+KTASK void KT(get_rows_back)(void *arg, int64_t index, int worker) {
+    const struct k_gather_run *r = arg;
+    const int64_t r0 = index * r->block, r1 = k_min(r->rows, r0 + r->block), C = r->C;
+    (void)worker;
+    if (!r->accumulate) memset(r->y + r0 * C, 0, (size_t)((r1 - r0) * C) * sizeof(float));
+    for (int64_t s = 0; s < r->S; s++)
+        for (int64_t i = 0; i < r->n; i++) {
+            const int64_t id = r->ids[i];
+            if (id >= r0 && id < r1) {
+                const float *dy = r->dy + (s * r->n + i) * C;
+                float *y = r->y + id * C;
+                for (int64_t c = 0; c < C; c += SCBM_VL)
+                    v_store_n(y + c, v_add(v_load_n(y + c, C - c), v_load_n(dy + c, C - c)), C - c);
+            }
+        }
+}
+
+KTASK void KT(segment_mean)(void *arg, int64_t index, int worker) {
+    const struct k_segment_run *r = arg;
+    const int64_t s = index / r->B, b = index % r->B, t0 = r->offsets[b], t1 = r->offsets[b + 1], C = r->C;
+    const VF inv = v_set1(t1 > t0 ? 1.0f / (float)(t1 - t0) : 0.0f);
+    (void)worker;
+    for (int64_t c = 0; c < C; c += SCBM_VL) {
+        VF sum = v_zero();
+        for (int64_t t = t0; t < t1; t++) sum = v_add(sum, v_load_n(r->x + (s * r->T + t) * C + c, C - c));
+        v_store_n(r->y + index * C + c, v_mul(sum, inv), C - c);
+    }
+}
+
+KTASK void KT(segment_mean_back)(void *arg, int64_t index, int worker) {
+    const struct k_segment_run *r = arg;
+    const int64_t s = index / r->B, b = index % r->B, t0 = r->offsets[b], t1 = r->offsets[b + 1], C = r->C;
+    const VF inv = v_set1(t1 > t0 ? 1.0f / (float)(t1 - t0) : 0.0f);
+    (void)worker;
+    for (int64_t t = t0; t < t1; t++)
+        for (int64_t c = 0; c < C; c += SCBM_VL) {
+            VF o = v_mul(v_load_n(r->x + index * C + c, C - c), inv);
+            float *y = r->y + (s * r->T + t) * C + c;
+            if (r->accumulate) o = v_add(v_load_n(y, C - c), o);
+            v_store_n(y, o, C - c);
+        }
+}
+
+/* The probabilities of one group and its loss; *weight is what it counts. */
+KFN float KT(group_loss)(const struct k_cross_entropy_args *a, int64_t r, int64_t k, float *weight) {
+    const int64_t from = a->groups[k], n = a->groups[k + 1] - from, at = r * a->C + from;
+    const float *x = a->logits + at, *cw = a->class_weight ? a->class_weight + from : NULL;
+    float *p = a->p + at, max, lse, loss = 0.0f, mass = 0.0f;
+    const float sum = KT(row_exp)(p, x, n, &max);
+    const VF inv = v_set1(sum == 0.0f ? 0.0f : 1.0f / sum);
+    for (int64_t c = 0; c < n; c += SCBM_VL) v_store_n(p + c, v_mul(v_load_n(p + c, n - c), inv), n - c);
+    lse = max + KT(log1)(sum);
+    *weight = 0.0f;
+    if (a->labels) {
+        const int32_t label = a->labels[r * a->K + k];
+        if (label < 0) return 0.0f;
+        *weight = cw ? cw[label] : 1.0f;
+        return *weight * (lse - x[label]);
+    }
+    for (int64_t c = 0; c < n; c++) {
+        const float t = a->soft[at + c];
+        mass += t;
+        if (t != 0.0f) loss += (cw ? cw[c] * t : t) * (lse - x[c]);
+    }
+    if (mass > 0.0f) *weight = 1.0f;
+    return loss;
+}
+
+KTASK void KT(cross_entropy)(void *arg, int64_t index, int worker) {
+    const struct k_cross_entropy_run *run = arg;
+    const struct k_cross_entropy_args *a = &run->a;
+    const int64_t r1 = k_min(a->R, (index + 1) * 64);
+    (void)worker;
+    for (int64_t r = index * 64; r < r1; r++) {
+        double loss = 0.0, total = 0.0;
+        for (int64_t k = 0; k < a->K; k++) {
+            float weight;
+            loss += (double)KT(group_loss)(a, r, k, &weight);
+            total += (double)weight;
+        }
+        run->part[2 * r] = loss;
+        run->part[2 * r + 1] = total;
+    }
+}
+
+/* dlogits = factor (p sum(w t) - w t) in each group. */
+KTASK void KT(cross_entropy_back)(void *arg, int64_t index, int worker) {
+    const struct k_cross_entropy_run *run = arg;
+    const struct k_cross_entropy_args *a = &run->a;
+    const int64_t r1 = k_min(a->R, (index + 1) * 64);
+    (void)worker;
+    for (int64_t r = index * 64; r < r1; r++)
+        for (int64_t k = 0; k < a->K; k++) {
+            const int64_t from = a->groups[k], to = a->groups[k + 1];
+            const int64_t label = a->labels ? from + a->labels[r * a->K + k] : -1;
+            float mass = 0.0f;
+            for (int pass = 0; pass < 2; pass++)
+                for (int64_t c = from; c < to; c++) {
+                    const float w = a->class_weight ? a->class_weight[c] : 1.0f;
+                    const float t = w * (a->labels ? (float)(c == label) : a->soft[r * a->C + c]);
+                    if (pass == 0) mass += t;
+                    else a->dlogits[r * a->C + c] = run->factor * (a->p[r * a->C + c] * mass - t);
+                }
+        }
+}
+
+/* ---- Conversions ---- */
+
+KTASK void KT(to_f32)(void *arg, int64_t index, int worker) {
+    const struct k_convert_run *r = arg;
+    struct k_weights w;
+    (void)worker;
+    memset(&w, 0, sizeof w);
+    w.data = r->src;
+    w.type = r->type;
+    w.row_bytes = r->src_row;
+    KT(table_row)((float *)(void *)((char *)r->dst + index * r->dst_row), &w, index, r->C);
+}
+
+KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
+    const struct k_convert_run *r = arg;
+    const float *x = (const float *)(const void *)((const char *)r->src + index * r->src_row);
+    char *dst = (char *)r->dst + index * r->dst_row;
+    (void)worker;
+    switch (r->type) {
+    case SCBM_F32: memcpy(dst, x, (size_t)r->C * sizeof(float)); break;
+    case SCBM_F16: {
+        int64_t i = 0;
+        for (; i + SCBM_VL <= r->C; i += SCBM_VL) v_put_f16((uint16_t *)(void *)dst + i, v_load(x + i));
+        for (; i < r->C; i++) ((uint16_t *)(void *)dst)[i] = k_f32_to_f16(x[i]);
+        break;
+    }
+    case SCBM_BF16:
+        for (int64_t i = 0; i < r->C; i++) ((uint16_t *)(void *)dst)[i] = k_f32_to_bf16(x[i]);
+        break;
+    case SCBM_Q8_0:
+        for (int64_t b = 0; b < r->C / 32; b++, dst += 34, x += 32) {
+            float amax = 0.0f, d, id;
+            uint16_t h;
+            for (int i = 0; i < 32; i++) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+            d = amax / 127.0f;
+            id = d != 0.0f ? 1.0f / d : 0.0f;
+            h = k_f32_to_f16(d);
+            memcpy(dst, &h, 2);
+            for (int i = 0; i < 32; i++) dst[2 + i] = (char)(int8_t)roundf(x[i] * id);
+        }
+        break;
+    default:
+        for (int64_t b = 0; b < r->C / 32; b++, dst += 18, x += 32) {
+            float amax = 0.0f, max = 0.0f, d, id;
+            uint16_t h;
+            for (int i = 0; i < 32; i++)
+                if (amax < fabsf(x[i])) {
+                    amax = fabsf(x[i]);
+                    max = x[i];
+                }
+            d = max / -8.0f;
+            id = d != 0.0f ? 1.0f / d : 0.0f;
+            h = k_f32_to_f16(d);
+            memcpy(dst, &h, 2);
+            for (int i = 0; i < 16; i++) {
+                const int lo = (int)(x[i] * id + 8.5f), hi = (int)(x[16 + i] * id + 8.5f);
+                dst[2 + i] = (char)(uint8_t)((lo > 15 ? 15 : lo) | (hi > 15 ? 15 : hi) << 4);
+            }
+        }
+        break;
+    }
+}
+
+#define K_TABLE(name, bf16, linear_bf16, pack_bf16)                                                                    \
+    {                                                                                                                  \
+        name, bf16, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols), KT(linear_dw),       \
+            KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather),             \
+            KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(affine), KT(get_rows),   \
+            KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
+            KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
+    }
+static const struct k_table KT(table) = K_TABLE(K_TIER_NAME, 0, NULL, NULL);
+#ifdef SCBM_TARGET_BF16
+static const struct k_table KT(table_bf16) = K_TABLE(K_TIER_NAME, 1, KT(linear_bf16), KT(pack_x_bf16));
+#endif
+#undef K_TABLE
+
+#endif /* SCBM_KERNELS_TIER */
+
+#ifndef SCBM_KERNELS_TIER
+
+/* ------------------------------------------------------------------------------------------
+ * CPU kernels: the entry points
+ * ---------------------------------------------------------------------------------------- */
+
+K_INLINE void k_run(const struct k_exec *ex, int64_t n, scbm_task task, void *arg) {
+    if (n == 1) task(arg, 0, 0);
+    else if (n > 1) ex->pfor(ex->user, n, task, arg);
+}
+
+static const struct k_table *const k_tables[] = {
+#ifdef K_X86
+    &k_table_avx512,
+    &k_table_avx2,
+#endif
+    &k_table_portable,
+};
+
+/* Whether this machine runs a tier. */
+K_OP int k_supported(const char *name) {
+#ifdef K_X86
+    __builtin_cpu_init();
+    if (!strcmp(name, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    for (size_t i = 0; i < sizeof k_tables / sizeof *k_tables; i++)
+        if (!strcmp(name, k_tables[i]->name)) return 1;
+    return 0;
+}
+
+/* The best table of this machine, or the one called `forced` (NULL: none) if the machine has it; otherwise NULL. */
+K_OP const struct k_table *k_select(const char *forced) {
+    for (size_t i = 0; i < sizeof k_tables / sizeof *k_tables; i++) {
+        if (forced && strcmp(forced, k_tables[i]->name)) continue;
+        if (!k_supported(k_tables[i]->name)) continue;
+#ifdef K_X86
+        if (k_tables[i] == &k_table_avx512 && __builtin_cpu_supports("avx512bf16")) return &k_table_bf16_avx512;
+#endif
+        return k_tables[i];
+    }
+    return NULL;
+}
+
+/* ---- Products ---- */
+
+static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
+                   int64_t xp_stream, int round) {
+    struct k_pack_run r = {x, xp, S, T, K, xp_stream, K_KC, k_ceil(K, K_KC), k_ceil(T, K_PANEL_MAX), round};
+    k_run(ex, S * r.n_panels * r.n_kc, task, &r);
+}
+
+static size_t k_linear_worker(const struct k_linear_run *r) {
+    return k_floats(K_MR_MAX * K_KC_LD) + k_floats(r->nb * r->tb + K_MR_MAX * K_PANEL_MAX);
+}
+
+static void k_linear_plan(struct k_linear_run *r) {
+    const struct k_linear_args *a = &r->a;
+    int64_t tiles = k_ceil(a->N, K_MR_MAX), per = k_max(1, k_min(8, 262144 / (K_MR_MAX * 4 * k_max(1, a->K))));
+    r->kp = a->K;
+    r->n_kb = k_max(1, k_ceil(a->K, K_KC));
+    r->kc = k_round(k_ceil(a->K, r->n_kb), 32);
+    r->n_kb = k_max(1, k_ceil(a->K, r->kc ? r->kc : 1));
+    r->n_tb = k_max(1, k_ceil(a->T, K_TB));
+    r->tb = k_round(k_ceil(a->T, r->n_tb), K_PANEL_MAX);
+    while (per > 1 && r->n_tb * k_ceil(tiles, per) < K_TASKS) per--;
+    r->nb = per * K_MR_MAX;
+    r->n_nb = k_ceil(a->N, r->nb);
+    r->n_tb = r->tb ? k_ceil(a->T, r->tb) : 0;
+    r->xp_stream = k_round(a->T, K_PANEL_MAX) * k_round(a->K, 2);
+    r->worker_bytes = k_linear_worker(r);
+}
+
+K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args *a) {
+    struct k_linear_run r;
+    r.a = *a;
+    k_linear_plan(&r);
+    r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
+    return k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * k_linear_worker(&r);
+}
+
+K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *a) {
+    struct k_linear_run r;
+    const int native = a->bf16 && ex->k->bf16;
+    r.a = *a;
+    k_linear_plan(&r);
+    r.xp = ex->scratch;
+    r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
+    r.round = a->bf16 && !native;
+    if (native) r.kp = (a->K + 1) / 2;
+    k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, r.round);
+    k_run(ex, r.n_nb * r.n_tb, native ? ex->k->linear_bf16 : ex->k->linear, &r);
+}
+
+static size_t k_dx_worker(const struct k_dx_run *r) {
+    return k_floats(K_DX_KC * K_DX_COLS) + k_floats(K_DX_COLS * r->tb + K_MR_MAX * K_PANEL_MAX);
+}
+
+static void k_dx_plan(struct k_dx_run *r) {
+    const struct k_linear_dx_args *a = &r->a;
+    r->kc = K_DX_KC;
+    r->n_kb = k_max(1, k_ceil(a->N, r->kc));
+    r->n_cb = k_ceil(a->K, K_DX_COLS);
+    r->n_tb = k_max(1, k_ceil(a->T, K_TB));
+    r->tb = k_round(k_ceil(a->T, r->n_tb), K_PANEL_MAX);
+    r->n_tb = r->tb ? k_ceil(a->T, r->tb) : 0;
+    r->dyp_stream = k_round(a->T, K_PANEL_MAX) * a->N;
+    r->worker_bytes = k_dx_worker(r);
+}
+
+K_OP size_t k_linear_dx_scratch(const struct k_exec *ex, const struct k_linear_dx_args *a) {
+    struct k_dx_run r;
+    r.a = *a;
+    k_dx_plan(&r);
+    r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
+    return k_floats(a->S * r.dyp_stream) + (size_t)ex->n_workers * k_dx_worker(&r);
+}
+
+K_OP void k_linear_dx(const struct k_exec *ex, const struct k_linear_dx_args *a) {
+    struct k_dx_run r;
+    r.a = *a;
+    k_dx_plan(&r);
+    r.dyp = ex->scratch;
+    r.worker = (char *)ex->scratch + k_floats(a->S * r.dyp_stream);
+    k_pack(ex, ex->k->pack_x, a->dy, r.dyp, a->S, a->T, a->N, r.dyp_stream, 0);
+    k_run(ex, r.n_cb * r.n_tb, ex->k->linear_dx, &r);
+}
+
+static void k_dw_plan(struct k_dw_run *r) {
+    const struct k_linear_dw_args *a = &r->a;
+    int64_t per = 4;
+    r->tc = K_KC;
+    r->n_tc = k_max(1, k_ceil(a->T, r->tc));
+    r->n_cb = k_ceil(a->K, K_DW_COLS);
+    while (per > 1 && r->n_cb * k_ceil(a->N, per * K_MR_MAX) < K_TASKS) per--;
+    r->nb = per * K_MR_MAX;
+    r->n_nb = k_ceil(a->N, r->nb);
+    r->xp_stream = a->T * k_round(a->K, K_PANEL_MAX);
+    r->worker_bytes = k_floats(K_MR_MAX * K_KC) + k_floats(r->nb * K_DW_COLS);
+}
+
+K_OP size_t k_linear_dw_scratch(const struct k_exec *ex, const struct k_linear_dw_args *a) {
+    struct k_dw_run r;
+    r.a = *a;
+    k_dw_plan(&r);
+    return k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * r.worker_bytes;
+}
+
+K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a) {
+    struct k_dw_run r;
+    struct k_pack_run p;
+    r.a = *a;
+    k_dw_plan(&r);
+    r.xp = ex->scratch;
+    r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
+    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0};
+    k_run(ex, p.S * p.n_panels * p.n_kc, ex->k->pack_cols, &p);
+    k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), ex->k->linear_dw, &r);
+}
+
+/* ---- Attention ---- */
+
+static void k_attention_defaults(struct k_attention_args *a) {
+    const int64_t d = a->H * a->D;
+    if (!a->ld_q) a->ld_q = d;
+    if (!a->ld_k) a->ld_k = d;
+    if (!a->ld_v) a->ld_v = d;
+    if (!a->ld_y) a->ld_y = d;
+}
+
+static size_t k_attention_worker(const struct k_attention_args *a) {
+    const int64_t P = k_round(a->max_len, 32), DP = k_round(a->D, 32);
+    return k_floats(P * a->D + P * DP + K_MR_MAX * (P + DP) + 4 * P);
+}
+
+K_OP size_t k_attention_scratch(const struct k_exec *ex, const struct k_attention_args *a) {
+    return (size_t)k_round((a->n_texts + 1) * 4, 64) + (size_t)ex->n_workers * k_attention_worker(a);
+}
+
+K_OP void k_attention(const struct k_exec *ex, const struct k_attention_args *a) {
+    struct k_attention_run r;
+    int32_t n = 0;
+    r.a = *a;
+    k_attention_defaults(&r.a);
+    r.chunk_of = ex->scratch;
+    for (int64_t i = 0; i < a->n_texts; i++) {
+        r.chunk_of[i] = n;
+        n += (int32_t)k_ceil(a->offsets[i + 1] - a->offsets[i], K_ATT_CHUNK);
+    }
+    if (n == 0) return;
+    r.chunk_of[a->n_texts] = n;
+    r.n_chunks = n;
+    r.worker = (char *)ex->scratch + k_round((a->n_texts + 1) * 4, 64);
+    r.worker_bytes = k_attention_worker(a);
+    k_run(ex, n * a->S * a->H, ex->k->attention, &r);
+}
+
+static size_t k_attention_back_worker(const struct k_attention_args *a) {
+    const int64_t P = k_round(a->max_len, 32), DP = k_round(a->D, 32);
+    return k_floats(2 * P * a->D + 5 * P * DP + 2 * K_ATT_ROWS * P + K_MR_MAX * DP + 4 * P);
+}
+
+K_OP size_t k_attention_back_scratch(const struct k_exec *ex, const struct k_attention_args *a) {
+    return (size_t)ex->n_workers * k_attention_back_worker(a);
+}
+
+K_OP void k_attention_back(const struct k_exec *ex, const struct k_attention_args *a) {
+    struct k_attention_run r;
+    r.a = *a;
+    k_attention_defaults(&r.a);
+    r.worker = ex->scratch;
+    r.worker_bytes = k_attention_back_worker(a);
+    k_run(ex, a->n_texts * a->S * a->H, ex->k->attention_back, &r);
+}
+
+/* ---- Rows ---- */
+
+/* Rows of a task, and of a block whose sums are one part: by the shape only. */
+static int64_t k_rows_block(int64_t C) {
+    return k_max(1, 4096 / k_max(1, C));
+}
+static int64_t k_sum_block(int64_t R) {
+    return k_max(16, k_ceil(R, 64));
+}
+/* The most such blocks that R rows or fewer have. */
+static int64_t k_sum_blocks(int64_t R) {
+    return k_max(1, k_min(64, k_ceil(R, 16)));
+}
+
+K_OP void k_layer_norm(const struct k_exec *ex, const struct k_layer_norm_args *a) {
+    struct k_layer_norm_run r;
+    r.a = *a;
+    r.block = k_rows_block(a->C);
+    k_run(ex, k_ceil(a->R, r.block), ex->k->layer_norm, &r);
+}
+
+K_OP size_t k_layer_norm_back_scratch(const struct k_exec *ex, const struct k_layer_norm_back_args *a) {
+    (void)ex;
+    return k_floats(k_sum_blocks(a->R) * 2 * a->C);
+}
+
+K_OP void k_layer_norm_back(const struct k_exec *ex, const struct k_layer_norm_back_args *a) {
+    struct k_layer_norm_back_run r;
+    r.a = *a;
+    r.part = ex->scratch;
+    r.block = k_sum_block(a->R);
+    r.n_blocks = k_ceil(a->R, r.block);
+    k_run(ex, r.n_blocks, ex->k->layer_norm_back, &r);
+    if (a->dgamma) k_run(ex, k_ceil(2 * a->C, 512), ex->k->layer_norm_gather, &r);
+}
+
+K_OP void k_softmax(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C) {
+    struct k_rows_run r = {y, NULL, x, NULL, NULL, R, C, k_rows_block(C), 0, 0};
+    k_run(ex, k_ceil(R, r.block), ex->k->softmax, &r);
+}
+
+K_OP void k_softmax_back(const struct k_exec *ex, float *dx, const float *dy, const float *y, int64_t R, int64_t C,
+                         int accumulate) {
+    struct k_rows_run r = {dx, NULL, NULL, y, dy, R, C, k_rows_block(C), 0, accumulate};
+    k_run(ex, k_ceil(R, r.block), ex->k->softmax_back, &r);
+}
+
+K_OP size_t k_colsum_scratch(const struct k_exec *ex, int64_t R, int64_t C) {
+    (void)ex;
+    return k_floats(k_sum_blocks(R) * C);
+}
+
+/* y[C] (+)= sum over rows of x[R,C] */
+K_OP void k_colsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C, int accumulate) {
+    struct k_rows_run r = {y, ex->scratch, x, NULL, NULL, R, C, k_sum_block(R), 0, accumulate};
+    r.n_blocks = k_ceil(R, r.block);
+    k_run(ex, r.n_blocks, ex->k->colsum, &r);
+    k_run(ex, k_ceil(C, 512), ex->k->colsum_gather, &r);
+}
+
+/* y[R] (+)= sum over columns of x[R,C] */
+K_OP void k_rowsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C, int accumulate) {
+    struct k_rows_run r = {y, NULL, x, NULL, NULL, R, C, k_rows_block(C), 0, accumulate};
+    k_run(ex, k_ceil(R, r.block), ex->k->rowsum, &r);
+}
+
+/* ---- Element by element: y may be an input ---- */
+
+K_OP void k_act(const struct k_exec *ex, float *y, const float *x, int act, int64_t n) {
+    struct k_map_run r = {0};
+    r.y = y, r.a = x, r.n = n, r.op = act;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->act, &r);
+}
+
+K_OP void k_act_back(const struct k_exec *ex, float *dx, const float *dy, const float *x, int act, int64_t n,
+                     int accumulate) {
+    struct k_map_run r = {0};
+    r.y = dx, r.a = dy, r.b = x, r.n = n, r.op = act, r.accumulate = accumulate;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->act_back, &r);
+}
+
+/* Element i has counter ((i / 64) * 16 + i % 16 as 64 bits, op * 65536, step), word i / 16 % 4. */
+K_OP void k_dropout(const struct k_exec *ex, float *y, const float *x, int64_t n, const struct k_dropout_args *d,
+                    int accumulate) {
+    struct k_map_run r = {0};
+    r.y = y, r.a = x, r.n = n, r.d = *d, r.accumulate = accumulate;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->dropout, &r);
+}
+
+/* y[i] = a[i] op b[i / b_rep % b_n], i < n: b_n = n, b_rep = 1 for equal shapes; b_n = C for a row b[C] on a[R,C];
+ * b_n = R, b_rep = C for a column. */
+K_OP void k_binary(const struct k_exec *ex, float *y, const float *a, const float *b, int op, int64_t n, int64_t b_n,
+                   int64_t b_rep) {
+    struct k_map_run r = {0};
+    r.y = y, r.a = a, r.b = b, r.n = n, r.op = op, r.b_n = b_n, r.b_rep = b_rep;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->binary, &r);
+}
+
+/* y = s x + t */
+K_OP void k_scale(const struct k_exec *ex, float *y, const float *x, float s, float t, int64_t n) {
+    struct k_map_run r = {0};
+    r.y = y, r.a = x, r.n = n, r.s = s, r.t = t;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->affine, &r);
+}
+
+/* y += s x */
+K_OP void k_axpy(const struct k_exec *ex, float *y, const float *x, float s, int64_t n) {
+    struct k_map_run r = {0};
+    r.y = y, r.a = x, r.n = n, r.s = s, r.accumulate = 1;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->affine, &r);
+}
+
+K_OP void k_fill(const struct k_exec *ex, float *y, float t, int64_t n) {
+    struct k_map_run r = {0};
+    r.y = y, r.n = n, r.t = t;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->affine, &r);
+}
+
+K_OP size_t k_reduce_scratch(const struct k_exec *ex, int64_t n) {
+    (void)ex;
+    return (size_t)k_round(k_ceil(n, K_CHUNK), 8) * sizeof(double);
+}
+
+/* sum a, sum a^2 or sum a b (b only for K_DOT), in f64 */
+K_OP double k_reduce(const struct k_exec *ex, int op, const float *a, const float *b, int64_t n) {
+    struct k_map_run r = {0};
+    double sum = 0;
+    r.a = a, r.b = b, r.n = n, r.op = op, r.part = ex->scratch;
+    k_run(ex, k_ceil(n, K_CHUNK), ex->k->reduce, &r);
+    for (int64_t i = 0; i < k_ceil(n, K_CHUNK); i++) sum += r.part[i];
+    return sum;
+}
+
+K_OP void k_adamw(const struct k_exec *ex, const struct k_adamw_args *a) {
+    struct k_adamw_args r = *a;
+    k_run(ex, k_ceil(a->n, K_CHUNK), ex->k->adamw, &r);
+}
+
+/* ---- Embeddings, pooling, loss ---- */
+
+/* y[n,C] = rows ids[n] of a table of any type (mask unused) */
+K_OP void k_get_rows(const struct k_exec *ex, float *y, const struct k_weights *table, const int32_t *ids, int64_t n,
+                     int64_t C) {
+    struct k_gather_run r = {y, NULL, *table, ids, n, C, 0, 1, k_rows_block(C), 0};
+    k_run(ex, k_ceil(n, r.block), ex->k->get_rows, &r);
+}
+
+/* dtable[rows,C] (+)= for each s, i: dy[s,i] into row ids[i]; dy is [S,n,C] */
+K_OP void k_get_rows_back(const struct k_exec *ex, float *dtable, const float *dy, const int32_t *ids, int64_t S,
+                          int64_t n, int64_t rows, int64_t C, int accumulate) {
+    struct k_gather_run r;
+    memset(&r, 0, sizeof r);
+    r.y = dtable, r.dy = dy, r.ids = ids, r.S = S, r.n = n, r.rows = rows, r.C = C, r.accumulate = accumulate;
+    r.block = k_max(1, k_ceil(rows, 64));
+    k_run(ex, k_ceil(rows, r.block), ex->k->get_rows_back, &r);
+}
+
+/* y[S,B,C]: means over the tokens of x[S,T,C] that offsets[B + 1] give to each text; 0 for an empty text */
+K_OP void k_segment_mean(const struct k_exec *ex, float *y, const float *x, const int32_t *offsets, int64_t B,
+                         int64_t S, int64_t T, int64_t C) {
+    struct k_segment_run r = {y, x, offsets, B, S, T, C, 0};
+    k_run(ex, S * B, ex->k->segment_mean, &r);
+}
+
+/* dx[S,T,C] (+)= dy[S,B,C] / length; tokens outside every text are left alone */
+K_OP void k_segment_mean_back(const struct k_exec *ex, float *dx, const float *dy, const int32_t *offsets, int64_t B,
+                              int64_t S, int64_t T, int64_t C, int accumulate) {
+    struct k_segment_run r = {dx, dy, offsets, B, S, T, C, accumulate};
+    k_run(ex, S * B, ex->k->segment_mean_back, &r);
+}
+
+K_OP size_t k_cross_entropy_scratch(const struct k_exec *ex, int64_t R) {
+    (void)ex;
+    return (size_t)k_round(2 * R, 8) * sizeof(double);
+}
+
+K_OP void k_cross_entropy(const struct k_exec *ex, const struct k_cross_entropy_args *a) {
+    struct k_cross_entropy_run r;
+    double loss = 0, total = 0;
+    r.a = *a;
+    r.part = ex->scratch;
+    r.factor = 0.0f;
+    k_run(ex, k_ceil(a->R, 64), ex->k->cross_entropy, &r);
+    for (int64_t i = 0; i < a->R; i++) {
+        loss += r.part[2 * i];
+        total += r.part[2 * i + 1];
+    }
+    *a->loss = total > 0 ? (float)(loss / total) : 0.0f;
+    *a->total = (float)total;
+}
+
+K_OP void k_cross_entropy_back(const struct k_exec *ex, const struct k_cross_entropy_args *a) {
+    struct k_cross_entropy_run r;
+    r.a = *a;
+    r.part = NULL;
+    r.factor = *a->total > 0.0f ? *a->dloss / *a->total : 0.0f;
+    k_run(ex, k_ceil(a->R, 64), ex->k->cross_entropy_back, &r);
+}
+
+/* ---- Conversions; rows of blocks (Q8_0, Q4_0) are whole blocks ---- */
+
+K_OP void k_rows_to_f32(const struct k_exec *ex, float *dst, const void *src, int type, int64_t R, int64_t C) {
+    struct k_convert_run r = {dst, src, type, R, C, k_row_bytes(type, C), C * 4};
+    k_run(ex, R, ex->k->to_f32, &r);
+}
+
+K_OP void k_rows_from_f32(const struct k_exec *ex, void *dst, const float *src, int type, int64_t R, int64_t C) {
+    struct k_convert_run r = {dst, src, type, R, C, C * 4, k_row_bytes(type, C)};
+    k_run(ex, R, ex->k->from_f32, &r);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU backend: conversion
+ * ---------------------------------------------------------------------------------------- */
+
+static void convert_to_f32(float *to, scbm_type type, const void *from, int64_t n) {
+    struct k_convert_run run = {to, from, type, 1, n, 0, 0};
+    k_select(NULL)->to_f32(&run, 0, 0);
+}
+
+static void convert_from_f32(scbm_type type, void *to, const float *from, int64_t n) {
+    struct k_convert_run run = {to, from, type, 1, n, 0, 0};
+    k_select(NULL)->from_f32(&run, 0, 0);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU backend: checks of what a run reads as an index
+ * ---------------------------------------------------------------------------------------- */
+
+/* Every value is in [0, below). */
+static scbm_status check_indices(const scbm_kernel_call *call, const char *what, const int32_t *values, int64_t n,
+                                 int64_t below) {
+    for (int64_t i = 0; i < n; i++)
+        if (values[i] < 0 || values[i] >= below)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s %lld is %d, and must be at least 0 and below %lld",
+                             node_name(call->node), what, (long long)i, (int)values[i], (long long)below);
+    return SCBM_OK;
+}
+
+/* Bounds that ascend from at least 0 to at most `last`; `exact`: from 0 to `last`. */
+static scbm_status check_bounds(const scbm_kernel_call *call, const char *what, const int32_t *bounds, int64_t n,
+                                int64_t last, int exact) {
+    for (int64_t i = 0; i <= n; i++) {
+        int64_t least = i ? bounds[i - 1] : 0;
+        if (bounds[i] < least || bounds[i] > last)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s %lld is %d, and must be at least %lld and at most %lld",
+                             node_name(call->node), what, (long long)i, (int)bounds[i], (long long)least,
+                             (long long)last);
+    }
+    if (exact && (bounds[0] != 0 || bounds[n] != last))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the %ss must run from 0 to %lld", node_name(call->node), what,
+                         (long long)last);
+    return SCBM_OK;
+}
+
+static scbm_status check_offsets(const scbm_kernel_call *call, const scbm_view *offsets, int64_t tokens) {
+    return check_bounds(call, "offset", offsets->data, call->texts, tokens, 0);
+}
+
+static scbm_status check_groups(const scbm_kernel_call *call, const scbm_view *groups, int64_t columns) {
+    return check_bounds(call, "group bound", groups->data, groups->shape[0] - 1, columns, 1);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU backend: shapes of a call
+ * ---------------------------------------------------------------------------------------- */
+
+static int64_t view_elements(const scbm_view *view) {
+    return shape_elements(view->n_dims, view->shape);
+}
+
+static int64_t view_columns(const scbm_view *view) {
+    return view->shape[view->n_dims - 1];
+}
+
+static int64_t view_rows(const scbm_view *view) {
+    return shape_elements(view->n_dims - 1, view->shape);
+}
+
+static int64_t view_streams(const scbm_view *view) {
+    return view->n_dims == 3 ? view->shape[0] : 1;
+}
+
+/* How a smaller tensor b stands to a larger one a: for each dimension of a, b's stride or 0. Where it can be said so,
+ * element i of a meets element i / repeat % count of b. */
+typedef struct cpu_pattern {
+    int64_t stride[SCBM_MAX_DIMS];
+    int64_t count, repeat;
+    int is_regular;
+} cpu_pattern;
+
+static cpu_pattern pattern_of(const scbm_view *a, const scbm_view *b) {
+    cpu_pattern p = {{0}, 1, 1, 1};
+    int64_t stride = 1;
+    int state = 0; /* of a's dimensions, walked inwards out: not yet in b, in b, past b */
+    for (int i = 1; i <= a->n_dims; i++) {
+        int64_t n = a->shape[a->n_dims - i], own = i <= b->n_dims ? b->shape[b->n_dims - i] : 1;
+        if (n == 1) continue;
+        if (own != 1) {
+            p.stride[a->n_dims - i] = stride;
+            stride *= own;
+            if (state == 2) p.is_regular = 0;
+            state = 1;
+            p.count *= n;
+        } else if (state == 0) {
+            p.repeat *= n;
+        } else {
+            state = 2;
+        }
+    }
+    return p;
+}
+
+/* Where row `row` of a begins in b. */
+static int64_t pattern_offset(const cpu_pattern *p, const scbm_view *a, int64_t row) {
+    int64_t offset = 0;
+    for (int i = a->n_dims - 2; i >= 0; i--) {
+        offset += row % a->shape[i] * p->stride[i];
+        row /= a->shape[i];
+    }
+    return offset;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU backend: the ops. Each has a kernel, and says how much scratch it wants at most for this
+ * shape and all smaller batches.
+ * ---------------------------------------------------------------------------------------- */
+
+/* A loop over the rows of something, a block of rows a task. */
+typedef struct cpu_loop {
+    const scbm_kernel_call *call;
+    const cpu_pattern *pattern;
+    void (*row)(const struct cpu_loop *loop, int64_t row);
+    int64_t rows, block;
+    double scale;
+} cpu_loop;
+
+static void loop_task(void *arg, int64_t index, int worker) {
+    const cpu_loop *loop = arg;
+    int64_t end = k_min(loop->rows, (index + 1) * loop->block);
+    (void)worker;
+    for (int64_t row = index * loop->block; row < end; row++) loop->row(loop, row);
+}
+
+/* `work` is about how many operations a row costs. */
+static void run_loop(const struct k_exec *ex, cpu_loop *loop, int64_t rows, int64_t work,
+                     void (*row)(const cpu_loop *loop, int64_t row)) {
+    loop->row = row;
+    loop->rows = rows;
+    loop->block = k_max(1, 16384 / k_max(1, work));
+    k_run(ex, k_ceil(rows, loop->block), loop_task, loop);
+}
+
+static struct k_weights weights_of(const scbm_view *w, const scbm_view *masks) {
+    struct k_weights weights = {w->data, w->type, k_row_bytes(w->type, w->shape[1]), NULL, 0, 0};
+    if (masks && masks->data) {
+        weights.mask = masks->data;
+        weights.mask_row = masks->shape[2];
+        weights.mask_stream = masks->shape[1] * masks->shape[2];
+    }
+    return weights;
+}
+
+static const float *floats_of(const scbm_view *view) {
+    return view->data;
+}
+
+/* ---- Lookup ---- */
+
+static scbm_status cpu_get_rows(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *table = &call->source[0], *ids = &call->source[1];
+    struct k_weights w = weights_of(table, NULL);
+    scbm_status status = check_indices(call, "id", ids->data, ids->shape[0], table->shape[0]);
+    if (!status) k_get_rows(ex, call->result[0].data, &w, ids->data, ids->shape[0], table->shape[1]);
+    return status;
+}
+
+static scbm_status cpu_get_rows_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *ids = &call->source[1], *table = &call->source[2];
+    scbm_status status = check_indices(call, "id", ids->data, ids->shape[0], table->shape[0]);
+    if (status) return status;
+    k_get_rows_back(ex, call->result[0].data, floats_of(&call->source[0]), ids->data, 1, ids->shape[0], table->shape[0],
+                    table->shape[1], 0);
+    return SCBM_OK;
+}
+
+/* ---- Element by element, moving ---- */
+
+static void broadcast_row(const cpu_loop *loop, int64_t row) {
+    const scbm_view *y = &loop->call->result[0];
+    int64_t n = view_columns(y), step = loop->pattern->stride[y->n_dims - 1];
+    const float *from = floats_of(&loop->call->source[0]) + pattern_offset(loop->pattern, y, row);
+    float *to = (float *)y->data + row * n;
+    for (int64_t i = 0; i < n; i++) to[i] = (float)(from[i * step] * loop->scale);
+}
+
+/* With integer 1 the transpose of a mean: divided by how many elements each one becomes. */
+static scbm_status cpu_broadcast(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *y = &call->result[0];
+    cpu_pattern pattern = pattern_of(y, &call->source[0]);
+    int64_t n = view_elements(&call->source[0]);
+    cpu_loop loop = {.call = call, .pattern = &pattern, .scale = 1.0};
+    if (call->node->integer[0] && n) loop.scale = (double)n / (double)k_max(1, view_elements(y));
+    run_loop(ex, &loop, view_rows(y), view_columns(y), broadcast_row);
+    return SCBM_OK;
+}
+
+static size_t binary_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    (void)ex;
+    return pattern_of(&call->source[0], &call->source[1]).is_regular ? 0 : k_floats(view_elements(&call->source[0]));
+}
+
+/* b as large as a, in scratch, where no simpler pattern fits. */
+static const float *broadcast_to_scratch(const struct k_exec *ex, const scbm_view *a, const scbm_view *b) {
+    scbm_kernel_call call = {.source = {*b}, .result = {*a}};
+    cpu_pattern pattern = pattern_of(a, b);
+    cpu_loop loop = {.call = &call, .pattern = &pattern, .scale = 1.0};
+    call.result[0].data = ex->scratch;
+    run_loop(ex, &loop, view_rows(a), view_columns(a), broadcast_row);
+    return ex->scratch;
+}
+
+static scbm_status cpu_binary(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *b = &call->source[1];
+    cpu_pattern p = pattern_of(a, b);
+    int64_t n = view_elements(a);
+    const float *with = floats_of(b);
+    if (!p.is_regular) {
+        with = broadcast_to_scratch(ex, a, b);
+        p.count = n;
+        p.repeat = 1;
+    }
+    k_binary(ex, call->result[0].data, a->data, with, call->node->op == SCBM_OP_ADD ? K_ADD : K_MUL, n, p.count,
+             p.repeat);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_scale(const struct k_exec *ex, const scbm_kernel_call *call) {
+    k_scale(ex, call->result[0].data, call->source[0].data, call->node->scalar[0], 0.0f,
+            view_elements(&call->source[0]));
+    return SCBM_OK;
+}
+
+static size_t sum_to_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    int64_t n = view_elements(&call->source[0]), columns = view_elements(&call->result[0]);
+    return k_reduce_scratch(ex, n) + k_colsum_scratch(ex, columns ? n / columns : 0, columns);
+}
+
+/* One element of the result: the sum over the dimensions that b lacks. */
+static void sum_to_element(const cpu_loop *loop, int64_t element) {
+    const scbm_view *a = &loop->call->source[0];
+    int64_t n = view_columns(a), rows = view_rows(a), step = loop->pattern->stride[a->n_dims - 1];
+    double sum = 0.0;
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t first = element - pattern_offset(loop->pattern, a, row);
+        const float *from = floats_of(a) + row * n;
+        if (step == 0 && first == 0)
+            for (int64_t i = 0; i < n; i++) sum += (double)from[i];
+        else if (step && first >= 0 && first < n) sum += (double)from[first];
+    }
+    ((float *)loop->call->result[0].data)[element] = (float)(sum * loop->scale);
+}
+
+static scbm_status cpu_sum_to(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0];
+    float *y = call->result[0].data;
+    int64_t n = view_elements(a), m = view_elements(&call->result[0]);
+    cpu_pattern p = pattern_of(a, &call->result[0]);
+    cpu_loop loop = {.call = call, .pattern = &p, .scale = 1.0};
+    if (call->node->integer[0]) loop.scale = (double)m / (double)n;
+    if (m == 1) {
+        y[0] = (float)(k_reduce(ex, K_SUM, a->data, NULL, n) * loop.scale);
+        return SCBM_OK;
+    }
+    if (!p.is_regular || p.count != m || (p.repeat > 1 && p.count * p.repeat != n)) {
+        run_loop(ex, &loop, m, n, sum_to_element);
+        return SCBM_OK;
+    }
+    if (p.repeat == 1) k_colsum(ex, y, a->data, m ? n / m : 0, m, 0);
+    else k_rowsum(ex, y, a->data, m, p.repeat, 0);
+    if (loop.scale != 1.0) k_scale(ex, y, y, (float)loop.scale, 0.0f, m);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_copy(const struct k_exec *ex, const scbm_kernel_call *call) {
+    size_t bytes = view_bytes(&call->source[0]);
+    (void)ex;
+    if (bytes) memcpy(call->result[0].data, call->source[0].data, bytes);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_cast(const struct k_exec *ex, const scbm_kernel_call *call) {
+    (void)ex;
+    return scbm_convert(call->result[0].type, call->result[0].data, call->source[0].type, call->source[0].data,
+                        view_elements(&call->source[0]));
+}
+
+static void concat_row(const cpu_loop *loop, int64_t row) {
+    const scbm_view *a = &loop->call->source[0], *b = &loop->call->source[1];
+    int64_t na = view_columns(a), nb = view_columns(b);
+    float *to = (float *)loop->call->result[0].data + row * (na + nb);
+    memcpy(to, floats_of(a) + row * na, (size_t)na * sizeof *to);
+    memcpy(to + na, floats_of(b) + row * nb, (size_t)nb * sizeof *to);
+}
+
+static scbm_status cpu_concat(const struct k_exec *ex, const scbm_kernel_call *call) {
+    cpu_loop loop = {.call = call};
+    run_loop(ex, &loop, view_rows(&call->result[0]), view_columns(&call->result[0]), concat_row);
+    return SCBM_OK;
+}
+
+static void slice_row(const cpu_loop *loop, int64_t row) {
+    const scbm_view *a = &loop->call->source[0], *y = &loop->call->result[0];
+    memcpy((float *)y->data + row * view_columns(y),
+           floats_of(a) + row * view_columns(a) + loop->call->node->integer[0],
+           (size_t)view_columns(y) * sizeof(float));
+}
+
+static scbm_status cpu_slice(const struct k_exec *ex, const scbm_kernel_call *call) {
+    cpu_loop loop = {.call = call};
+    run_loop(ex, &loop, view_rows(&call->result[0]), view_columns(&call->result[0]), slice_row);
+    return SCBM_OK;
+}
+
+static void slice_back_row(const cpu_loop *loop, int64_t row) {
+    const scbm_view *dy = &loop->call->source[0], *y = &loop->call->result[0];
+    int64_t n = view_columns(y), count = view_columns(dy);
+    float *to = (float *)y->data + row * n;
+    memset(to, 0, (size_t)n * sizeof *to);
+    memcpy(to + loop->call->node->integer[0], floats_of(dy) + row * count, (size_t)count * sizeof *to);
+}
+
+static scbm_status cpu_slice_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    cpu_loop loop = {.call = call};
+    run_loop(ex, &loop, view_rows(&call->result[0]), view_columns(&call->result[0]), slice_back_row);
+    return SCBM_OK;
+}
+
+/* ---- Linear ---- */
+
+/* Without masks the streams are more rows of one product. */
+static struct k_linear_args linear_args(const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0], *w = &call->source[1], *y = &call->result[0];
+    struct k_linear_args a = {0};
+    int has_masks = call->node->n_sources > 3 && call->node->source[3];
+    a.y = y->data;
+    a.pre = call->node->n_results > 1 ? call->result[1].data : NULL;
+    a.x = x->data;
+    a.bias = call->source[2].data;
+    a.w = weights_of(w, &call->source[3]);
+    a.S = has_masks ? y->shape[0] : 1;
+    a.x_streams = has_masks ? x->shape[0] : 1;
+    a.T = has_masks ? y->shape[1] : view_rows(y);
+    a.K = w->shape[1];
+    a.N = w->shape[0];
+    a.act = (int)call->node->integer[0];
+    a.bf16 = call->precision == SCBM_BF16;
+    return a;
+}
+
+static size_t linear_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_linear_args a = linear_args(call);
+    return k_linear_scratch(ex, &a);
+}
+
+static scbm_status cpu_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_linear_args a = linear_args(call);
+    k_linear(ex, &a);
+    return SCBM_OK;
+}
+
+static struct k_linear_dx_args linear_dx_args(const scbm_kernel_call *call) {
+    const scbm_view *dy = &call->source[0], *w = &call->source[1];
+    struct k_linear_dx_args a = {0};
+    int has_masks = call->node->n_sources > 2 && call->node->source[2];
+    a.dx = call->result[0].data;
+    a.dy = dy->data;
+    a.w = weights_of(w, &call->source[2]);
+    a.S = has_masks ? dy->shape[0] : 1;
+    a.T = has_masks ? dy->shape[1] : view_rows(dy);
+    a.K = w->shape[1];
+    a.N = w->shape[0];
+    return a;
+}
+
+static size_t linear_dx_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_linear_dx_args a = linear_dx_args(call);
+    return k_linear_dx_scratch(ex, &a);
+}
+
+static scbm_status cpu_linear_dx(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_linear_dx_args a = linear_dx_args(call);
+    k_linear_dx(ex, &a);
+    return SCBM_OK;
+}
+
+static struct k_linear_dw_args linear_dw_args(const scbm_kernel_call *call) {
+    const scbm_view *dy = &call->source[0], *x = &call->source[1], *w = &call->source[2], *masks = &call->source[3];
+    struct k_linear_dw_args a = {0};
+    a.dw = call->result[0].data;
+    a.dy = dy->data;
+    a.x = x->data;
+    a.S = view_streams(dy);
+    a.x_streams = view_streams(x);
+    a.T = dy->shape[dy->n_dims - 2];
+    a.K = w->shape[1];
+    a.N = w->shape[0];
+    a.mode = (int)call->node->integer[0];
+    if (call->node->n_sources > 3 && call->node->source[3] && a.mode != SCBM_DW_DENSE) {
+        a.mask = masks->data;
+        a.mask_row = masks->shape[2];
+        a.mask_stream = masks->shape[1] * masks->shape[2];
+    } else if (a.mode == SCBM_DW_SUMMED && a.x_streams == a.S) {
+        a.T *= a.S; /* the sum over the streams goes on over their tokens */
+        a.S = a.x_streams = 1;
+    }
+    return a;
+}
+
+static size_t linear_dw_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_linear_dw_args a = linear_dw_args(call);
+    return k_linear_dw_scratch(ex, &a);
+}
+
+static scbm_status cpu_linear_dw(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_linear_dw_args a = linear_dw_args(call);
+    k_linear_dw(ex, &a);
+    return SCBM_OK;
+}
+
+/* ---- Heads side by side. They are small: a text's dot products one by one. ---- */
+
+/* The sum of products, in eight chains. */
+static float dot_product(const float *a, const float *b, int64_t n) {
+    float chain[8] = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) chain[j] += a[i + j] * b[i + j];
+    for (; i < n; i++) chain[i % 8] += a[i] * b[i];
+    return ((chain[0] + chain[4]) + (chain[2] + chain[6])) + ((chain[1] + chain[5]) + (chain[3] + chain[7]));
+}
+
+static void add_scaled(float *to, const float *from, float factor, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] += factor * from[i];
+}
+
+/* The row of z [S, N, d] that text n's head of group k reads. */
+static int64_t head_row(const scbm_view *z, int64_t k, int64_t n) {
+    return (z->shape[0] == 1 ? 0 : k) * z->shape[1] + n;
+}
+
+static void group_linear_row(const cpu_loop *loop, int64_t n) {
+    const scbm_view *z = &loop->call->source[0], *w = &loop->call->source[1], *groups = &loop->call->source[2];
+    const float *bias = loop->call->source[3].data;
+    const int32_t *bound = groups->data;
+    int64_t d = z->shape[2], columns = w->shape[0];
+    float *y = (float *)loop->call->result[0].data + n * columns;
+    for (int64_t k = 0; k + 1 < groups->shape[0]; k++)
+        for (int64_t c = bound[k]; c < bound[k + 1]; c++)
+            y[c] = dot_product(floats_of(z) + head_row(z, k, n) * d, floats_of(w) + c * d, d) + (bias ? bias[c] : 0.0f);
+}
+
+static scbm_status cpu_group_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
+    cpu_loop loop = {.call = call};
+    scbm_status status = check_groups(call, &call->source[2], call->source[1].shape[0]);
+    if (!status) run_loop(ex, &loop, call->result[0].shape[0], view_elements(&call->source[1]), group_linear_row);
+    return status;
+}
+
+static void group_linear_back_z_row(const cpu_loop *loop, int64_t n) {
+    const scbm_view *dy = &loop->call->source[0], *w = &loop->call->source[1], *groups = &loop->call->source[2];
+    const scbm_view *z = &loop->call->result[0];
+    const int32_t *bound = groups->data;
+    int64_t d = w->shape[1], columns = w->shape[0];
+    for (int64_t s = 0; s < z->shape[0]; s++)
+        memset((float *)z->data + (s * z->shape[1] + n) * d, 0, (size_t)d * sizeof(float));
+    for (int64_t k = 0; k + 1 < groups->shape[0]; k++)
+        for (int64_t c = bound[k]; c < bound[k + 1]; c++)
+            add_scaled((float *)z->data + head_row(z, k, n) * d, floats_of(w) + c * d, floats_of(dy)[n * columns + c],
+                       d);
+}
+
+static scbm_status cpu_group_linear_back_z(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *groups = &call->source[2], *z = &call->result[0];
+    cpu_loop loop = {.call = call};
+    scbm_status status = check_groups(call, groups, call->source[1].shape[0]);
+    if (!status) run_loop(ex, &loop, z->shape[1], view_elements(&call->source[1]), group_linear_back_z_row);
+    return status;
+}
+
+static void group_linear_back_w_row(const cpu_loop *loop, int64_t c) {
+    const scbm_view *dy = &loop->call->source[0], *z = &loop->call->source[1], *groups = &loop->call->source[2];
+    const int32_t *bound = groups->data;
+    int64_t d = z->shape[2], columns = dy->shape[1], k = 0;
+    float *to = (float *)loop->call->result[0].data + c * d;
+    memset(to, 0, (size_t)d * sizeof *to);
+    while (c >= bound[k + 1]) k++;
+    for (int64_t n = 0; n < dy->shape[0]; n++)
+        add_scaled(to, floats_of(z) + head_row(z, k, n) * d, floats_of(dy)[n * columns + c], d);
+}
+
+static scbm_status cpu_group_linear_back_w(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *z = &call->source[1];
+    cpu_loop loop = {.call = call};
+    scbm_status status = check_groups(call, &call->source[2], call->source[0].shape[1]);
+    if (!status) run_loop(ex, &loop, call->result[0].shape[0], z->shape[1] * z->shape[2], group_linear_back_w_row);
+    return status;
+}
+
+/* ---- Normalization, activation, softmax, dropout ---- */
+
+static scbm_status cpu_layer_norm(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    struct k_layer_norm_args a = {0};
+    a.y = call->result[0].data;
+    a.mean = call->result[1].data;
+    a.rstd = call->result[2].data;
+    a.x = x->data;
+    a.gamma = call->source[1].data;
+    a.beta = call->source[2].data;
+    a.R = view_rows(x);
+    a.C = view_columns(x);
+    a.eps = call->node->scalar[0];
+    k_layer_norm(ex, &a);
+    return SCBM_OK;
+}
+
+/* Whether the residual is whole rows that are used over and over. */
+static int residual_repeats(const scbm_view *x, const scbm_view *residual, const cpu_pattern *p) {
+    return p->is_regular && p->repeat == 1 && p->count == view_elements(residual) &&
+           p->count % k_max(1, view_columns(x)) == 0;
+}
+
+static size_t add_layer_norm_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    cpu_pattern p = pattern_of(x, &call->source[1]);
+    (void)ex;
+    return residual_repeats(x, &call->source[1], &p) ? 0 : k_floats(view_elements(x));
+}
+
+static scbm_status cpu_add_layer_norm(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0], *residual = &call->source[1];
+    cpu_pattern p = pattern_of(x, residual);
+    struct k_layer_norm_args a = {0};
+    a.y = call->result[0].data;
+    a.mean = call->result[1].data;
+    a.rstd = call->result[2].data;
+    a.sum = call->node->n_results > 3 ? call->result[3].data : NULL;
+    a.x = x->data;
+    a.gamma = call->source[2].data;
+    a.beta = call->source[3].data;
+    a.R = view_rows(x);
+    a.C = view_columns(x);
+    a.eps = call->node->scalar[0];
+    if (residual_repeats(x, residual, &p)) {
+        a.residual = residual->data;
+        a.residual_rows = k_max(1, p.count / k_max(1, a.C));
+    } else {
+        a.residual = broadcast_to_scratch(ex, x, residual);
+        a.residual_rows = k_max(1, a.R);
+    }
+    k_layer_norm(ex, &a);
+    return SCBM_OK;
+}
+
+static struct k_layer_norm_back_args layer_norm_back_args(const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[1];
+    struct k_layer_norm_back_args a = {0};
+    a.dx = call->result[0].data;
+    a.dgamma = call->result[1].data;
+    a.dbeta = call->result[2].data;
+    a.dy = call->source[0].data;
+    a.x = x->data;
+    a.gamma = call->source[2].data;
+    a.mean = call->source[3].data;
+    a.rstd = call->source[4].data;
+    a.R = view_rows(x);
+    a.C = view_columns(x);
+    return a;
+}
+
+static size_t layer_norm_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_layer_norm_back_args a = layer_norm_back_args(call);
+    return k_layer_norm_back_scratch(ex, &a);
+}
+
+static scbm_status cpu_layer_norm_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_layer_norm_back_args a = layer_norm_back_args(call);
+    k_layer_norm_back(ex, &a);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_activate(const struct k_exec *ex, const scbm_kernel_call *call) {
+    k_act(ex, call->result[0].data, call->source[0].data, (int)call->node->integer[0], view_elements(&call->source[0]));
+    return SCBM_OK;
+}
+
+static scbm_status cpu_activate_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    k_act_back(ex, call->result[0].data, call->source[0].data, call->source[1].data, (int)call->node->integer[0],
+               view_elements(&call->source[0]), 0);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_softmax(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    k_softmax(ex, call->result[0].data, x->data, view_rows(x), view_columns(x));
+    return SCBM_OK;
+}
+
+static scbm_status cpu_softmax_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *y = &call->source[1];
+    k_softmax_back(ex, call->result[0].data, call->source[0].data, y->data, view_rows(y), view_columns(y), 0);
+    return SCBM_OK;
+}
+
+static struct k_dropout_args dropout_args(const scbm_kernel_call *call, float p, int64_t place) {
+    return (struct k_dropout_args){p, call->seed, (uint32_t)place, (uint32_t)call->step};
+}
+
+static scbm_status cpu_dropout(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_dropout_args a = dropout_args(call, call->node->scalar[0], call->node->integer[0]);
+    k_dropout(ex, call->result[0].data, call->source[0].data, view_elements(&call->source[0]), &a, 0);
+    return SCBM_OK;
+}
+
+/* ---- Attention ---- */
+
+/* Zeros the tokens of x [S, T, row] that are in no text: those before the first and after the last. */
+static void zero_outside(const scbm_kernel_call *call, const scbm_view *x, const int32_t *offsets) {
+    int64_t row = x->shape[2], tokens = x->shape[1], first = offsets[0], end = offsets[call->texts];
+    for (int64_t s = 0; s < x->shape[0]; s++) {
+        float *stream = (float *)x->data + s * tokens * row;
+        if (first) memset(stream, 0, (size_t)(first * row) * sizeof *stream);
+        if (end < tokens) memset(stream + end * row, 0, (size_t)((tokens - end) * row) * sizeof *stream);
+    }
+}
+
+/* What forward and backward share. Without data (when planning) a text may be as long as all tokens. */
+static struct k_attention_args attention_args(const scbm_kernel_call *call, const scbm_view *q,
+                                              const int32_t *offsets) {
+    struct k_attention_args a = {0};
+    a.offsets = offsets;
+    a.n_texts = call->texts;
+    a.S = q->shape[0];
+    a.T = q->shape[1];
+    a.H = call->node->integer[0];
+    a.D = q->shape[2] / a.H;
+    a.scale = call->node->scalar[0];
+    a.causal = call->node->integer[1] != 0;
+    a.dropout = dropout_args(call, call->node->scalar[1], call->node->integer[2]);
+    a.max_len = offsets ? 0 : a.T;
+    for (int64_t n = 0; n < call->texts && offsets; n++) a.max_len = k_max(a.max_len, offsets[n + 1] - offsets[n]);
+    return a;
+}
+
+static size_t attention_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_attention_args a = attention_args(call, &call->source[0], NULL);
+    return k_attention_scratch(ex, &a);
+}
+
+static scbm_status cpu_attention(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *q = &call->source[0], *lse = &call->result[1];
+    scbm_status status = check_offsets(call, &call->source[3], q->shape[1]);
+    if (status) return status;
+    struct k_attention_args a = attention_args(call, q, call->source[3].data);
+    a.y = call->result[0].data;
+    a.lse = lse->data;
+    a.q = q->data;
+    a.k = call->source[1].data;
+    a.v = call->source[2].data;
+    zero_outside(call, &call->result[0], a.offsets);
+    for (int64_t i = 0; i < a.S * a.H; i++)
+        for (int64_t t = 0; t < a.T; t++)
+            if (t < a.offsets[0] || t >= a.offsets[a.n_texts]) a.lse[i * a.T + t] = 0.0f;
+    k_attention(ex, &a);
+    return SCBM_OK;
+}
+
+static size_t attention_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_attention_args a = attention_args(call, &call->source[2], NULL);
+    return k_attention_back_scratch(ex, &a);
+}
+
+static scbm_status cpu_attention_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *q = &call->source[2];
+    scbm_status status = check_offsets(call, &call->source[6], q->shape[1]);
+    if (status) return status;
+    struct k_attention_args a = attention_args(call, q, call->source[6].data);
+    a.dy = call->source[0].data;
+    a.y = call->source[1].data;
+    a.q = q->data;
+    a.k = call->source[3].data;
+    a.v = call->source[4].data;
+    a.lse = call->source[5].data;
+    a.dq = call->result[0].data;
+    a.dk = call->result[1].data;
+    a.dv = call->result[2].data;
+    for (int i = 0; i < 3; i++) zero_outside(call, &call->result[i], a.offsets);
+    k_attention_back(ex, &a);
+    return SCBM_OK;
+}
+
+/* The decomposition's parts, in the plainest way: a row is one stream, head and text. */
+typedef struct attention_place {
+    int64_t stream, head, first, length, size, row; /* size: of a head; row: heads · size */
+    const float *p;                                 /* the scores of the text's first token */
+    int64_t context;
+} attention_place;
+
+static attention_place place_of(const scbm_kernel_call *call, const scbm_view *p, const scbm_view *x, int64_t index) {
+    const int32_t *offsets = call->source[2].data;
+    attention_place at;
+    int64_t heads = call->node->integer[0], text = index % call->texts;
+    at.head = index / call->texts % heads;
+    at.stream = index / call->texts / heads;
+    at.first = offsets[text];
+    at.length = offsets[text + 1] - at.first;
+    at.row = x->shape[2];
+    at.size = at.row / heads;
+    at.context = p->shape[3];
+    at.p = floats_of(p) + ((at.stream * heads + at.head) * x->shape[1] + at.first) * at.context;
+    return at;
+}
+
+/* Where the text's token t begins in x [S, T, heads · size]. */
+static int64_t place_offset(const attention_place *at, const scbm_view *x, int64_t t) {
+    return (at->stream * x->shape[1] + at->first + t) * at->row + at->head * at->size;
+}
+
+static void attention_scores_row(const cpu_loop *loop, int64_t index) {
+    const scbm_kernel_call *call = loop->call;
+    const scbm_view *a = &call->source[0], *b = &call->source[1];
+    attention_place at = place_of(call, &call->result[0], a, index);
+    for (int64_t t = 0; t < at.length; t++) {
+        int64_t n = k_min(at.context, call->node->integer[1] ? t + 1 : at.length);
+        float *scores = (float *)call->result[0].data + (at.p - floats_of(&call->result[0])) + t * at.context;
+        for (int64_t j = 0; j < n; j++)
+            scores[j] = dot_product(floats_of(a) + place_offset(&at, a, t), floats_of(b) + place_offset(&at, b, j),
+                                    at.size);
+    }
+}
+
+static scbm_status cpu_attention_scores(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0];
+    cpu_loop loop = {.call = call};
+    scbm_status status = check_offsets(call, &call->source[2], a->shape[1]);
+    if (status) return status;
+    k_fill(ex, call->result[0].data, call->node->scalar[0], view_elements(&call->result[0]));
+    run_loop(ex, &loop, a->shape[0] * call->node->integer[0] * call->texts, 16384, attention_scores_row);
+    return SCBM_OK;
+}
+
+/* Both mixes: Σ_j p[t, j] b_j at token t, and Σ_t p[t, j] a_t at token j. */
+static void attention_mix_row(const cpu_loop *loop, int64_t index) {
+    const scbm_kernel_call *call = loop->call;
+    const scbm_view *x = &call->source[1];
+    attention_place at = place_of(call, &call->source[0], x, index);
+    float *y = call->result[0].data;
+    int is_transposed = call->node->op == SCBM_OP_ATTENTION_MIX_TRANSPOSED;
+    for (int64_t t = 0; t < at.length; t++) {
+        int64_t n = k_min(at.context, call->node->integer[1] ? t + 1 : at.length);
+        for (int64_t j = 0; j < n; j++)
+            add_scaled(y + place_offset(&at, x, is_transposed ? j : t),
+                       floats_of(x) + place_offset(&at, x, is_transposed ? t : j), at.p[t * at.context + j], at.size);
+    }
+}
+
+static scbm_status cpu_attention_mix(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[1];
+    cpu_loop loop = {.call = call};
+    scbm_status status = check_offsets(call, &call->source[2], x->shape[1]);
+    if (status) return status;
+    k_fill(ex, call->result[0].data, 0.0f, view_elements(x));
+    run_loop(ex, &loop, x->shape[0] * call->node->integer[0] * call->texts, 16384, attention_mix_row);
+    return SCBM_OK;
+}
+
+/* ---- Texts ---- */
+
+static scbm_status cpu_segment_mean(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    scbm_status status = check_offsets(call, &call->source[1], x->shape[1]);
+    if (!status)
+        k_segment_mean(ex, call->result[0].data, x->data, call->source[1].data, call->texts, x->shape[0], x->shape[1],
+                       x->shape[2]);
+    return status;
+}
+
+static scbm_status cpu_segment_mean_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *dx = &call->result[0];
+    scbm_status status = check_offsets(call, &call->source[1], dx->shape[1]);
+    if (status) return status;
+    zero_outside(call, dx, call->source[1].data);
+    k_segment_mean_back(ex, dx->data, call->source[0].data, call->source[1].data, call->texts, dx->shape[0],
+                        dx->shape[1], dx->shape[2], 0);
+    return SCBM_OK;
+}
+
+/* Copies each text's first token, one way or the other. */
+static void copy_first_tokens(const scbm_kernel_call *call, const scbm_view *tokens, const scbm_view *texts,
+                              int is_back) {
+    const int32_t *offsets = call->source[1].data;
+    int64_t d = tokens->shape[2];
+    for (int64_t s = 0; s < tokens->shape[0]; s++)
+        for (int64_t n = 0; n < call->texts; n++) {
+            float *token = (float *)tokens->data + (s * tokens->shape[1] + offsets[n]) * d;
+            float *text = (float *)texts->data + (s * call->texts + n) * d;
+            if (offsets[n] == offsets[n + 1]) {
+                if (!is_back) memset(text, 0, (size_t)d * sizeof *text);
+            } else {
+                memcpy(is_back ? token : text, is_back ? text : token, (size_t)d * sizeof *text);
+            }
+        }
+}
+
+static scbm_status cpu_segment_first(const struct k_exec *ex, const scbm_kernel_call *call) {
+    scbm_status status = check_offsets(call, &call->source[1], call->source[0].shape[1]);
+    (void)ex;
+    if (!status) copy_first_tokens(call, &call->source[0], &call->result[0], 0);
+    return status;
+}
+
+static scbm_status cpu_segment_first_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *dx = &call->result[0];
+    scbm_status status = check_offsets(call, &call->source[1], dx->shape[1]);
+    if (status) return status;
+    k_fill(ex, dx->data, 0.0f, view_elements(dx));
+    copy_first_tokens(call, dx, &call->source[0], 1);
+    return SCBM_OK;
+}
+
+/* y_n = β x_n + (1 − β) x_π(n), or its transpose. */
+static scbm_status cpu_mix_texts(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    const int32_t *permutation = call->source[1].data;
+    float beta = floats_of(&call->source[2])[0], rest = 1.0f - beta;
+    int64_t n = x->shape[1], d = x->shape[2];
+    int is_back = call->node->op == SCBM_OP_MIX_TEXTS_BACK;
+    scbm_status status = check_indices(call, "permutation entry", permutation, n, n);
+    if (status) return status;
+    k_scale(ex, call->result[0].data, x->data, beta, 0.0f, view_elements(x));
+    for (int64_t s = 0; s < x->shape[0]; s++)
+        for (int64_t i = 0; i < n; i++) {
+            int64_t own = (s * n + i) * d, other = (s * n + permutation[i]) * d;
+            add_scaled((float *)call->result[0].data + (is_back ? other : own), floats_of(x) + (is_back ? own : other),
+                       rest, d);
+        }
+    return SCBM_OK;
+}
+
+/* ---- Loss ---- */
+
+static struct k_cross_entropy_args cross_entropy_args(const scbm_kernel_call *call, const scbm_view *logits,
+                                                      int first) {
+    const scbm_view *targets = &call->source[first], *groups = &call->source[first + 1];
+    struct k_cross_entropy_args a = {0};
+    if (targets->type == SCBM_I32) a.labels = targets->data;
+    else a.soft = targets->data;
+    a.groups = groups->data;
+    a.class_weight = call->source[first + 2].data;
+    a.R = logits->shape[0];
+    a.C = logits->shape[1];
+    a.K = groups->shape[0] - 1;
+    return a;
+}
+
+static scbm_status check_targets(const scbm_kernel_call *call, const struct k_cross_entropy_args *a,
+                                 const scbm_view *groups) {
+    scbm_status status = check_groups(call, groups, a->C);
+    for (int64_t i = 0; i < a->R * a->K && a->labels && !status; i++) {
+        int64_t k = i % a->K, n = a->groups[k + 1] - a->groups[k];
+        if (a->labels[i] >= n)
+            status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the target of text %lld in group %lld is %d, of %lld classes",
+                               node_name(call->node), (long long)(i / a->K), (long long)k, (int)a->labels[i],
+                               (long long)n);
+    }
+    return status;
+}
+
+static size_t cross_entropy_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    return k_cross_entropy_scratch(ex, call->source[0].shape[0]);
+}
+
+static scbm_status cpu_cross_entropy(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_cross_entropy_args a = cross_entropy_args(call, &call->source[0], 1);
+    scbm_status status = check_targets(call, &a, &call->source[2]);
+    a.logits = call->source[0].data;
+    a.loss = call->result[0].data;
+    a.p = call->result[1].data;
+    a.total = call->result[2].data;
+    if (!status) k_cross_entropy(ex, &a);
+    return status;
+}
+
+static scbm_status cpu_cross_entropy_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_cross_entropy_args a = cross_entropy_args(call, &call->source[1], 3);
+    scbm_status status = check_targets(call, &a, &call->source[4]);
+    a.dloss = call->source[0].data;
+    a.p = call->source[1].data;
+    a.total = call->source[2].data;
+    a.dlogits = call->result[0].data;
+    if (!status) k_cross_entropy_back(ex, &a);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU backend: the table
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cpu_op {
+    scbm_status (*run)(const struct k_exec *ex, const scbm_kernel_call *call);
+    size_t (*scratch)(const struct k_exec *ex, const scbm_kernel_call *call); /* NULL: none */
+} cpu_op;
+
+static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
+    [SCBM_OP_GET_ROWS] = {cpu_get_rows, NULL},
+    [SCBM_OP_GET_ROWS_BACK] = {cpu_get_rows_back, NULL},
+    [SCBM_OP_ADD] = {cpu_binary, binary_scratch},
+    [SCBM_OP_MUL] = {cpu_binary, binary_scratch},
+    [SCBM_OP_SCALE] = {cpu_scale, NULL},
+    [SCBM_OP_SUM_TO] = {cpu_sum_to, sum_to_scratch},
+    [SCBM_OP_BROADCAST] = {cpu_broadcast, NULL},
+    [SCBM_OP_RESHAPE] = {cpu_copy, NULL},
+    [SCBM_OP_COPY] = {cpu_copy, NULL},
+    [SCBM_OP_CAST] = {cpu_cast, NULL},
+    [SCBM_OP_CONCAT] = {cpu_concat, NULL},
+    [SCBM_OP_SLICE] = {cpu_slice, NULL},
+    [SCBM_OP_SLICE_BACK] = {cpu_slice_back, NULL},
+    [SCBM_OP_LINEAR] = {cpu_linear, linear_scratch},
+    [SCBM_OP_LINEAR_BACK_X] = {cpu_linear_dx, linear_dx_scratch},
+    [SCBM_OP_LINEAR_BACK_W] = {cpu_linear_dw, linear_dw_scratch},
+    [SCBM_OP_GROUP_LINEAR] = {cpu_group_linear, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {cpu_group_linear_back_z, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {cpu_group_linear_back_w, NULL},
+    [SCBM_OP_LAYER_NORM] = {cpu_layer_norm, NULL},
+    [SCBM_OP_ADD_LAYER_NORM] = {cpu_add_layer_norm, add_layer_norm_scratch},
+    [SCBM_OP_LAYER_NORM_BACK] = {cpu_layer_norm_back, layer_norm_back_scratch},
+    [SCBM_OP_ACTIVATE] = {cpu_activate, NULL},
+    [SCBM_OP_ACTIVATE_BACK] = {cpu_activate_back, NULL},
+    [SCBM_OP_SOFTMAX] = {cpu_softmax, NULL},
+    [SCBM_OP_SOFTMAX_BACK] = {cpu_softmax_back, NULL},
+    [SCBM_OP_DROPOUT] = {cpu_dropout, NULL},
+    [SCBM_OP_ATTENTION] = {cpu_attention, attention_scratch},
+    [SCBM_OP_ATTENTION_BACK] = {cpu_attention_back, attention_back_scratch},
+    [SCBM_OP_ATTENTION_SCORES] = {cpu_attention_scores, NULL},
+    [SCBM_OP_ATTENTION_MIX] = {cpu_attention_mix, NULL},
+    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {cpu_attention_mix, NULL},
+    [SCBM_OP_SEGMENT_MEAN] = {cpu_segment_mean, NULL},
+    [SCBM_OP_SEGMENT_MEAN_BACK] = {cpu_segment_mean_back, NULL},
+    [SCBM_OP_SEGMENT_FIRST] = {cpu_segment_first, NULL},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {cpu_segment_first_back, NULL},
+    [SCBM_OP_MIX_TEXTS] = {cpu_mix_texts, NULL},
+    [SCBM_OP_MIX_TEXTS_BACK] = {cpu_mix_texts, NULL},
+    [SCBM_OP_CROSS_ENTROPY] = {cpu_cross_entropy, cross_entropy_scratch},
+    [SCBM_OP_CROSS_ENTROPY_BACK] = {cpu_cross_entropy_back, NULL},
+};
+
+typedef struct cpu_backend {
+    scbm_backend public;
+    const struct k_table *kernels;
+    char device[32];
+} cpu_backend;
+
+static void cpu_free(scbm_backend *backend) {
+    scbm_release(NULL, backend);
+}
+
+static const char *cpu_device(scbm_backend *backend) {
+    return ((const cpu_backend *)backend)->device;
+}
+
+static void *cpu_allocate(scbm_backend *backend, const scbm_hooks *hooks, size_t bytes) {
+    (void)backend;
+    return scbm_alloc(hooks, bytes);
+}
+
+static void cpu_deallocate(scbm_backend *backend, const scbm_hooks *hooks, void *memory) {
+    (void)backend;
+    scbm_release(hooks, memory);
+}
+
+static scbm_status cpu_transfer(scbm_backend *backend, void *to, const void *from, size_t bytes) {
+    (void)backend;
+    if (to != from && bytes) memcpy(to, from, bytes);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_synchronize(scbm_backend *backend) {
+    (void)backend;
+    return SCBM_OK;
+}
+
+static int cpu_supports(scbm_backend *backend, const scbm_node *node, scbm_type precision) {
+    (void)backend;
+    return (precision == SCBM_F32 || precision == SCBM_BF16) && cpu_ops[node->op].run != NULL;
+}
+
+static size_t cpu_scratch_bytes(scbm_backend *backend, const scbm_kernel_call *call, int workers) {
+    struct k_exec ex = {.n_workers = workers, .k = ((const cpu_backend *)backend)->kernels};
+    const cpu_op *op = &cpu_ops[call->node->op];
+    return op->scratch ? op->scratch(&ex, call) : 0;
+}
+
+static struct k_exec exec_of(const scbm_context *context, const struct k_table *kernels, void *scratch) {
+    return (struct k_exec){context->parallel_for, context->parallel_user, scratch, context->n_workers, kernels};
+}
+
+static scbm_status cpu_run(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call) {
+    struct k_exec ex = exec_of(context, ((const cpu_backend *)backend)->kernels, call->scratch);
+    return cpu_ops[call->node->op].run(&ex, call);
+}
+
+static const scbm_backend_functions cpu_functions = {
+    .name = "cpu",
+    .free = cpu_free,
+    .device = cpu_device,
+    .allocate = cpu_allocate,
+    .deallocate = cpu_deallocate,
+    .is_host = 1,
+    .upload = cpu_transfer,
+    .download = cpu_transfer,
+    .supports = cpu_supports,
+    .scratch_bytes = cpu_scratch_bytes,
+    .run = cpu_run,
+    .synchronize = cpu_synchronize,
+};
+
+scbm_status scbm_cpu_backend_create(scbm_backend **out, const char *tier) {
+    const char *source = "";
+    *out = NULL;
+    if (!tier) {
+        tier = getenv("SCBM_CPU");
+        if (tier && !*tier) tier = NULL;
+        source = tier ? "SCBM_CPU: " : "";
+    }
+    int is_known = !tier || !strcmp(tier, "portable") || !strcmp(tier, "avx2") || !strcmp(tier, "avx512");
+    if (!is_known)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%sunknown CPU tier '%.40s': portable, avx2 and avx512 are known", source,
+                         tier);
+    const struct k_table *kernels = k_select(tier);
+    if (!kernels) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%sthis machine has no %s", source, tier);
+    cpu_backend *backend = scbm_alloc(NULL, sizeof *backend);
+    if (!backend) return SCBM_ERROR_MEMORY;
+    backend->public.functions = &cpu_functions;
+    backend->kernels = kernels;
+    snprintf(backend->device, sizeof backend->device, "cpu (%s)", kernels->name);
+    *out = &backend->public;
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * AdamW
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct adamw_parameter {
+    scbm_tensor *tensor;
+    scbm_tensor moment[2];
+    float learning_rate, weight_decay;
+} adamw_parameter;
+
+struct scbm_adamw {
+    scbm_context *context;
+    scbm_adamw_options options;
+    const struct k_table *kernels;
+    adamw_parameter *parameters;
+    int n;
+    int64_t steps;
+    void *scratch; /* for the norm */
+};
+
+/* Both moments, of zeros. */
+static scbm_status adamw_add(scbm_adamw *optimizer, scbm_tensor *tensor, float learning_rate, float weight_decay) {
+    const scbm_hooks *hooks = &optimizer->context->hooks;
+    adamw_parameter *p = &optimizer->parameters[optimizer->n++];
+    p->tensor = tensor;
+    p->learning_rate = learning_rate;
+    p->weight_decay = weight_decay;
+    for (int i = 0; i < 2; i++) {
+        scbm_status status = scbm_tensor_init(&p->moment[i], tensor->name, SCBM_F32, tensor->n_dims, tensor->shape);
+        if (status) return status;
+        p->moment[i].data = scbm_alloc(hooks, scbm_tensor_bytes(tensor));
+        if (!p->moment[i].data) return SCBM_ERROR_MEMORY;
+    }
+    return SCBM_OK;
+}
+
+static scbm_status adamw_check(scbm_tensor *const *params, int n, const scbm_adamw_options *o) {
+    if (!(o->beta1 >= 0.0f && o->beta1 < 1.0f && o->beta2 >= 0.0f && o->beta2 < 1.0f && o->epsilon >= 0.0f &&
+          o->clip_norm >= 0.0f))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: betas are in [0, 1), epsilon and the clipping norm at least 0");
+    for (int i = 0; i < n; i++)
+        if (!params[i] || params[i]->type != SCBM_F32 || !params[i]->data)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: parameter %d is no f32 tensor with data", i);
+    return SCBM_OK;
+}
+
+scbm_status scbm_adamw_create(scbm_adamw **out, scbm_context *context, scbm_tensor *const *params, int n,
+                              const float *learning_rate, const float *weight_decay,
+                              const scbm_adamw_options *options) {
+    *out = NULL;
+    if (n < 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: %d parameters", n);
+    scbm_status status = adamw_check(params, n, options);
+    if (status) return status;
+    scbm_adamw *optimizer = scbm_alloc(&context->hooks, sizeof *optimizer);
+    if (!optimizer) return SCBM_ERROR_MEMORY;
+    int is_cpu = context->backend->functions == &cpu_functions;
+    optimizer->context = context;
+    optimizer->options = *options;
+    optimizer->kernels = is_cpu ? ((const cpu_backend *)context->backend)->kernels : k_select(NULL);
+    optimizer->parameters = scbm_alloc_array(&context->hooks, (size_t)n, sizeof *optimizer->parameters);
+    int64_t largest = 0;
+    if (!optimizer->parameters) status = SCBM_ERROR_MEMORY;
+    for (int i = 0; i < n && !status; i++) {
+        status = adamw_add(optimizer, params[i], learning_rate[i], weight_decay[i]);
+        largest = k_max(largest, scbm_tensor_elements(params[i]));
+    }
+    if (!status) optimizer->scratch = scbm_alloc(&context->hooks, k_reduce_scratch(NULL, largest));
+    if (!status && !optimizer->scratch) status = SCBM_ERROR_MEMORY;
+    if (status) scbm_adamw_free(optimizer);
+    else *out = optimizer;
+    return status;
+}
+
+void scbm_adamw_free(scbm_adamw *optimizer) {
+    if (!optimizer) return;
+    const scbm_hooks *hooks = &optimizer->context->hooks;
+    for (int i = 0; i < optimizer->n; i++)
+        for (int j = 0; j < 2; j++) scbm_release(hooks, optimizer->parameters[i].moment[j].data);
+    scbm_release(hooks, optimizer->parameters);
+    scbm_release(hooks, optimizer->scratch);
+    scbm_release(hooks, optimizer);
+}
+
+/* base^n by repeated squaring: the same on every machine, which pow is not. */
+static double power(double base, int64_t n) {
+    double result = 1.0;
+    for (; n > 0; n >>= 1, base *= base)
+        if (n & 1) result *= base;
+    return result;
+}
+
+/* The global norm, summed in f64 in the parameters' order. */
+static scbm_status adamw_norm(const scbm_adamw *optimizer, const struct k_exec *ex, scbm_tensor *const *gradients,
+                              double *norm) {
+    double sum = 0.0;
+    for (int i = 0; i < optimizer->n; i++) {
+        const scbm_tensor *tensor = optimizer->parameters[i].tensor, *gradient = gradients[i];
+        int64_t n = scbm_tensor_elements(tensor);
+        if (!gradient || gradient->type != SCBM_F32 || !gradient->data || scbm_tensor_elements(gradient) != n)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: gradient %d is not of %s's shape, or has no data", i,
+                             tensor->name);
+        sum += k_reduce(ex, K_SUMSQ, gradient->data, NULL, n);
+    }
+    *norm = sqrt(sum);
+    if (*norm <= (double)HUGE_VALF && *norm < HUGE_VAL) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_NUMERIC, "a gradient is not finite");
+}
+
+scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm) {
+    const scbm_adamw_options *o = &optimizer->options;
+    struct k_exec ex = exec_of(optimizer->context, optimizer->kernels, optimizer->scratch);
+    double size = 0.0;
+    scbm_status status = adamw_norm(optimizer, &ex, gradients, &size);
+    if (status) return status;
+    if (norm) *norm = (float)size;
+    struct k_adamw_args a = {0};
+    optimizer->steps++;
+    a.beta1 = o->beta1;
+    a.beta2 = o->beta2;
+    a.eps = o->epsilon;
+    a.correction1 = (float)(1.0 - power((double)o->beta1, optimizer->steps));
+    a.correction2 = (float)(1.0 - power((double)o->beta2, optimizer->steps));
+    a.grad_scale = o->clip_norm > 0.0f && size > (double)o->clip_norm ? (float)((double)o->clip_norm / size) : 1.0f;
+    for (int i = 0; i < optimizer->n; i++) {
+        adamw_parameter *p = &optimizer->parameters[i];
+        a.w = p->tensor->data;
+        a.m = p->moment[0].data;
+        a.v = p->moment[1].data;
+        a.g = gradients[i]->data;
+        a.n = scbm_tensor_elements(p->tensor);
+        a.lr = p->learning_rate * rate;
+        a.decay = p->weight_decay;
+        k_adamw(&ex, &a);
+        p->tensor->generation++;
+    }
+    return SCBM_OK;
+}
+
+scbm_tensor *scbm_adamw_moment(scbm_adamw *optimizer, int i, int second) {
+    return i >= 0 && i < optimizer->n ? &optimizer->parameters[i].moment[second != 0] : NULL;
+}
+
+int64_t scbm_adamw_steps(const scbm_adamw *optimizer) {
+    return optimizer->steps;
+}
+
+void scbm_adamw_set_steps(scbm_adamw *optimizer, int64_t steps) {
+    optimizer->steps = steps;
+}
+
+float scbm_linear_schedule(int64_t step, int64_t warmup, int64_t total) {
+    if (step < warmup) return (float)((double)step / (double)warmup);
+    if (step >= total) return 0.0f;
+    return (float)((double)(total - step) / (double)(total - warmup));
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: numbers in text
+ * ---------------------------------------------------------------------------------------- */
+
+#define FILE_MAX_DIGITS 780 /* more significant digits than any double's rounding can depend on */
+
+/* A decimal number as it was written: digits × 10^exponent. */
+typedef struct file_decimal {
+    char digits[FILE_MAX_DIGITS + 2];
+    int n_digits;
+    int negative;
+    int64_t exponent;
+} file_decimal;
+
+static int file_is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+/* Adds a digit; those that cannot matter any more only leave a trace: a tie is still told from "a little more". */
+static void file_add_digit(file_decimal *number, char digit, int after_point) {
+    if (number->n_digits == 0 && digit == '0') {
+        number->exponent -= after_point;
+    } else if (number->n_digits < FILE_MAX_DIGITS) {
+        number->digits[number->n_digits++] = digit;
+        number->exponent -= after_point;
+    } else {
+        if (digit != '0') number->digits[FILE_MAX_DIGITS - 1] = '1';
+        number->exponent += !after_point;
+    }
+}
+
+/* Splits [+-]digits[.digits][e[+-]digits]; returns 0 when text is anything else. */
+static int file_scan_decimal(const char *text, size_t length, file_decimal *number) {
+    size_t i = 0;
+    int n = 0, after_point = 0;
+    memset(number, 0, sizeof *number);
+    if (i < length && (text[i] == '+' || text[i] == '-')) number->negative = text[i++] == '-';
+    for (; i < length; i++) {
+        if (text[i] == '.' && !after_point) {
+            after_point = 1;
+        } else if (file_is_digit(text[i])) {
+            file_add_digit(number, text[i], after_point);
+            n = 1;
+        } else {
+            break;
+        }
+    }
+    if (!n) return 0;
+    if (i < length && (text[i] == 'e' || text[i] == 'E')) {
+        int64_t exponent = 0;
+        int negative = 0;
+        if (++i < length && (text[i] == '+' || text[i] == '-')) negative = text[i++] == '-';
+        if (i == length) return 0;
+        for (; i < length && file_is_digit(text[i]); i++)
+            if (exponent < 1000000000000) exponent = exponent * 10 + (text[i] - '0');
+        number->exponent += negative ? -exponent : exponent;
+    }
+    return i == length;
+}
+
+static const double file_powers_of_ten[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                            1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
+/* digits × 10^exponent, rounded once when digits ≤ 2^53 and |exponent| ≤ 22: both factors are exact then. */
+static double file_scale_by_ten(uint64_t digits, int exponent) {
+    return exponent < 0 ? (double)digits / file_powers_of_ten[-exponent]
+                        : (double)digits * file_powers_of_ten[exponent];
+}
+
+/* The nearest double; infinite when there is none. strtod gets an integer with an exponent, in which no locale has
+ * a decimal point of its own. */
+static double file_decimal_value(const file_decimal *number) {
+    char text[FILE_MAX_DIGITS + 32];
+    if (number->n_digits == 0) return number->negative ? -0.0 : 0.0;
+    double value;
+    if (number->n_digits <= 15 && number->exponent >= -22 && number->exponent <= 22) {
+        uint64_t digits = 0;
+        for (int i = 0; i < number->n_digits; i++) digits = digits * 10 + (uint64_t)(number->digits[i] - '0');
+        value = file_scale_by_ten(digits, (int)number->exponent);
+    } else {
+        int64_t exponent = number->exponent;
+        if (exponent > 100000) exponent = 100000;
+        if (exponent < -100000) exponent = -100000;
+        snprintf(text, sizeof text, "%.*se%d", number->n_digits, number->digits, (int)exponent);
+        value = strtod(text, NULL);
+    }
+    return number->negative ? -value : value;
+}
+
+scbm_status scbm_parse_double(const char *text, size_t length, double *value) {
+    file_decimal number;
+    int shown = length > 60 ? 60 : (int)length;
+    if (!file_scan_decimal(text, length, &number))
+        return scbm_fail(SCBM_ERROR_FORMAT, "'%.*s' is not a number", shown, text);
+    double result = file_decimal_value(&number);
+    if (isinf(result)) return scbm_fail(SCBM_ERROR_FORMAT, "the number '%.*s' is too large", shown, text);
+    *value = result;
+    return SCBM_OK;
+}
+
+/* Writes digits (n of them) × 10^(point − n), as 0.001, 12.5 or 1.5e-7. */
+static const char *file_print_digits(int negative, const char *digits, int n, int point, char text[32]) {
+    char *out = text;
+    if (negative) *out++ = '-';
+    if (point < -4 || point > 16) {
+        *out++ = digits[0];
+        if (n > 1) *out++ = '.';
+        for (int i = 1; i < n; i++) *out++ = digits[i];
+        snprintf(out, (size_t)(text + 32 - out), "e%d", point - 1);
+        return text;
+    }
+    if (point <= 0) {
+        *out++ = '0';
+        *out++ = '.';
+        for (int i = point; i < 0; i++) *out++ = '0';
+    }
+    for (int i = 0; i < n || i < point; i++) {
+        if (i == point && point > 0) *out++ = '.';
+        *out++ = i < n ? digits[i] : '0';
+    }
+    *out = 0;
+    return text;
+}
+
+/* Whether digits × 10^exponent reads back as the value. */
+static int file_reads_back(uint64_t digits, int exponent, double value, int is_float) {
+    double read;
+    if (digits <= ((uint64_t)1 << 53) && exponent >= -22 && exponent <= 22) {
+        read = file_scale_by_ten(digits, exponent);
+    } else {
+        char text[48];
+        snprintf(text, sizeof text, "%llue%d", (unsigned long long)digits, exponent);
+        read = strtod(text, NULL);
+    }
+    return is_float ? (float)read == (float)value : read == value;
+}
+
+/* The value rounded to `precision` digits, and in *exponent what they are to be multiplied with. snprintf's decimal
+ * point is the locale's, and skipped. */
+static uint64_t file_first_digits(double value, int precision, int *exponent) {
+    char text[64];
+    uint64_t digits = 0;
+    snprintf(text, sizeof text, "%.*e", precision - 1, value);
+    const char *mark = strchr(text, 'e');
+    for (const char *c = text; c < mark; c++)
+        if (file_is_digit(*c)) digits = digits * 10 + (uint64_t)(*c - '0');
+    *exponent = atoi(mark + 1) - (precision - 1);
+    return digits;
+}
+
+/* The same for at most 9 digits of values of usual size, by arithmetic: embeddings are long. 0: not possible. */
+static uint64_t file_first_digits_fast(double value, int precision, int *exponent) {
+    if (precision > 9 || !(value >= 1e-12 && value < 1e15)) return 0;
+    int power = 0, scale;
+    while (file_powers_of_ten[power] <= value) power++;
+    for (scale = precision - power;
+         power == 0 && value * file_powers_of_ten[scale + 1] < file_powers_of_ten[precision];)
+        scale++;
+    double scaled = scale < 0 ? value / file_powers_of_ten[-scale] : value * file_powers_of_ten[scale];
+    *exponent = -scale;
+    return (uint64_t)(scaled + 0.5);
+}
+
+/* Tries more and more digits. As many as any number of the type has for certain (6 of a float, 15 of a double) are
+ * right or too few, and zeros at their end are left out; only subnormal numbers have fewer. */
+static const char *file_print_number(double value, int is_float, char text[32]) {
+    double size = fabs(value), least_normal = is_float ? (double)FLT_MIN : DBL_MIN;
+    int negative = signbit(value) != 0, exponent = 0, most = is_float ? 9 : 17;
+    int precision = size < least_normal ? 1 : is_float ? FLT_DIG : DBL_DIG;
+    if (isnan(value)) return strcpy(text, "nan");
+    if (isinf(value)) return strcpy(text, negative ? "-inf" : "inf");
+    if (value == 0) return strcpy(text, negative ? "-0" : "0");
+    uint64_t digits = 0;
+    for (; precision <= most; precision++) {
+        digits = file_first_digits_fast(size, precision, &exponent);
+        if (!digits) digits = file_first_digits(size, precision, &exponent);
+        if (file_reads_back(digits, exponent, size, is_float)) break;
+    }
+    while (digits % 10 == 0) {
+        digits /= 10;
+        exponent++;
+    }
+    char written[24];
+    int n = snprintf(written, sizeof written, "%llu", (unsigned long long)digits);
+    return file_print_digits(negative, written, n, n + exponent, text);
+}
+
+const char *scbm_print_double(double value, char text[32]) {
+    return file_print_number(value, 0, text);
+}
+
+const char *scbm_print_float(float value, char text[32]) {
+    return file_print_number((double)value, 1, text);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: whole files in memory
+ * ---------------------------------------------------------------------------------------- */
+
+#if defined(__unix__) || defined(__APPLE__)
+#define FILE_POSIX 1
+#else
+#define FILE_POSIX 0
+#endif
+
+/* A path in messages, cut so that the reason behind it still fits. */
+#define FILE_PATH_FORMAT "%.300s"
+
+static const unsigned char file_no_bytes[1];
+
+static scbm_status file_cannot(const char *path, const char *what, int error) {
+    return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": cannot be %s: %s", path, what, strerror(error));
+}
+
+/* Reads until the end, whatever the file is: a pipe, a device. */
+static scbm_status file_read_stream(scbm_bytes *bytes, FILE *stream, const char *path, const scbm_hooks *hooks) {
+    void *buffer = NULL;
+    size_t used = 0, capacity = 0;
+    scbm_status status = SCBM_OK;
+    for (;;) {
+        if (used == capacity) status = scbm_grow(hooks, &buffer, &capacity, used + 65536, 1);
+        if (status) break;
+        size_t n = fread((unsigned char *)buffer + used, 1, capacity - used, stream);
+        used += n;
+        if (n) continue;
+        if (ferror(stream)) status = file_cannot(path, "read", errno);
+        break;
+    }
+    if (status) {
+        scbm_release(hooks, buffer);
+        return status;
+    }
+    bytes->data = buffer;
+    bytes->size = used;
+    bytes->handle = buffer;
+    return SCBM_OK;
+}
+
+#if FILE_POSIX
+/* Maps a regular file; returns 0 when it has to be read instead. */
+static int file_map(scbm_bytes *bytes, int descriptor, const struct stat *facts) {
+    if (!S_ISREG(facts->st_mode) || facts->st_size <= 0 || (uintmax_t)facts->st_size > SIZE_MAX / 2) return 0;
+    void *data = mmap(NULL, (size_t)facts->st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED) return 0;
+    bytes->data = data;
+    bytes->size = (size_t)facts->st_size;
+    return 1;
+}
+
+static scbm_status file_open_descriptor(const char *path, int *descriptor, struct stat *facts) {
+    do {
+        *descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    } while (*descriptor < 0 && errno == EINTR);
+    if (*descriptor < 0) return file_cannot(path, "opened", errno);
+    scbm_status status = SCBM_OK;
+    if (fstat(*descriptor, facts)) status = file_cannot(path, "read", errno);
+    else if (S_ISDIR(facts->st_mode))
+        status = scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder, not a file", path);
+    if (status) close(*descriptor);
+    return status;
+}
+
+scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
+    struct stat facts;
+    int descriptor;
+    memset(bytes, 0, sizeof *bytes);
+    bytes->data = file_no_bytes;
+    scbm_status status = file_open_descriptor(path, &descriptor, &facts);
+    if (status) return status;
+    if (file_map(bytes, descriptor, &facts)) {
+        close(descriptor); /* the mapping stays */
+        return SCBM_OK;
+    }
+    FILE *stream = fdopen(descriptor, "rb");
+    if (!stream) {
+        status = file_cannot(path, "opened", errno);
+        close(descriptor);
+        return status;
+    }
+    status = file_read_stream(bytes, stream, path, hooks);
+    fclose(stream);
+    return status;
+}
+
+static void file_unmap(scbm_bytes *bytes) {
+    munmap((void *)(uintptr_t)bytes->data, bytes->size);
+}
+#else
+scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
+    memset(bytes, 0, sizeof *bytes);
+    bytes->data = file_no_bytes;
+    FILE *stream = fopen(path, "rb");
+    if (!stream) return file_cannot(path, "opened", errno);
+    scbm_status status = file_read_stream(bytes, stream, path, hooks);
+    fclose(stream);
+    return status;
+}
+
+static void file_unmap(scbm_bytes *bytes) {
+    (void)bytes;
+}
+#endif
+
+void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks) {
+    if (!bytes) return;
+    if (bytes->handle) scbm_release(hooks, bytes->handle);
+    else if (bytes->size) file_unmap(bytes);
+    memset(bytes, 0, sizeof *bytes);
+    bytes->data = file_no_bytes;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: files that are replaced as a whole
+ * ---------------------------------------------------------------------------------------- */
+
+#define FILE_BUFFER ((size_t)1 << 18)
+
+struct scbm_output_file {
+    scbm_hooks hooks;
+    char *path;      /* what is replaced: behind symbolic links, the file itself */
+    char *temporary; /* NULL: a device or pipe, which is written to directly */
+    FILE *stream;
+    unsigned char *buffer;
+    size_t used;
+    scbm_status status; /* the first failure */
+    char message[ERROR_SIZE];
+};
+
+static void output_keep_error(scbm_output_file *output, scbm_status status) {
+    if (output->status) return;
+    output->status = status;
+    snprintf(output->message, sizeof output->message, "%s", scbm_last_error());
+}
+
+static void output_free(scbm_output_file *output) {
+    const scbm_hooks hooks = output->hooks;
+    scbm_release(&hooks, output->buffer);
+    scbm_release(&hooks, output->temporary);
+    scbm_release(&hooks, output->path);
+    scbm_release(&hooks, output);
+}
+
+#if FILE_POSIX
+/* Opens "<path>.<process>-<n>.tmp", which nobody else has. */
+static FILE *output_open_temporary(scbm_output_file *output) {
+    size_t size = strlen(output->path) + 64;
+    output->temporary = scbm_alloc(&output->hooks, size);
+    if (!output->temporary) return NULL;
+    int descriptor = -1;
+    for (int n = 0; n < 10000 && descriptor < 0; n++) {
+        snprintf(output->temporary, size, "%s.%ld-%d.tmp", output->path, (long)getpid(), n);
+        descriptor = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
+    }
+    FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
+    if (stream) return stream;
+    file_cannot(output->path, "written", errno);
+    if (descriptor >= 0) {
+        close(descriptor);
+        unlink(output->temporary);
+    }
+    return NULL;
+}
+
+/* The file that is really meant: a symbolic link is followed, so that the link stays. */
+static char *output_resolve(const scbm_hooks *hooks, const char *path) {
+    char *real = realpath(path, NULL);
+    char *copy = scbm_strdup(hooks, real ? real : path);
+    free(real);
+    return copy;
+}
+
+/* A file that exists keeps its permissions. A device or pipe cannot be replaced: it is written to. */
+static scbm_status output_open_stream(scbm_output_file *output, const char *path) {
+    struct stat facts;
+    int exists = stat(path, &facts) == 0;
+    if (exists && S_ISDIR(facts.st_mode))
+        return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder; a file name is needed", path);
+    int is_special = exists && !S_ISREG(facts.st_mode);
+    output->path = is_special ? scbm_strdup(&output->hooks, path) : output_resolve(&output->hooks, path);
+    if (!output->path) return SCBM_ERROR_MEMORY;
+    if (is_special) {
+        output->stream = fopen(path, "wb");
+        return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
+    }
+    output->stream = output_open_temporary(output);
+    if (!output->stream) return output->temporary ? SCBM_ERROR_IO : SCBM_ERROR_MEMORY;
+    if (exists) (void)!fchmod(fileno(output->stream), facts.st_mode & 0777);
+    return SCBM_OK;
+}
+
+/* Bytes reach the disk before the file gets its name. */
+static int output_sync(FILE *stream) {
+    int result;
+    do {
+        result = fsync(fileno(stream));
+    } while (result && errno == EINTR);
+    return result && (errno == EINVAL || errno == ENOTSUP || errno == EROFS) ? 0 : result; /* no such thing there */
+}
+
+/* The name too. What holds the name may not be able to say so, which is no failure. */
+static void output_sync_folder(const char *path) {
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 1;
+    if (slash == path) length = 1;
+    if (length >= sizeof folder) return;
+    memcpy(folder, slash ? path : ".", length);
+    folder[length] = 0;
+    int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    (void)!fsync(descriptor);
+    close(descriptor);
+}
+#else
+static scbm_status output_open_stream(scbm_output_file *output, const char *path) {
+    size_t size = strlen(path) + 8;
+    output->path = scbm_strdup(&output->hooks, path);
+    output->temporary = scbm_alloc(&output->hooks, size);
+    if (!output->path || !output->temporary) return SCBM_ERROR_MEMORY;
+    snprintf(output->temporary, size, "%s.tmp", path);
+    output->stream = fopen(output->temporary, "wb");
+    return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
+}
+
+static int output_sync(FILE *stream) {
+    (void)stream;
+    return 0;
+}
+
+static void output_sync_folder(const char *path) {
+    (void)path;
+}
+#endif
+
+scbm_status scbm_output_open(scbm_output_file **result, const char *path, const scbm_hooks *hooks) {
+    *result = NULL;
+    if (!path || !*path) return scbm_fail(SCBM_ERROR_ARGUMENT, "a file to write needs a name");
+    scbm_output_file *output = scbm_alloc(hooks, sizeof *output);
+    if (!output) return SCBM_ERROR_MEMORY;
+    if (hooks) output->hooks = *hooks;
+    scbm_status status = SCBM_OK;
+    output->buffer = scbm_alloc(hooks, FILE_BUFFER);
+    if (!output->buffer) status = SCBM_ERROR_MEMORY;
+    if (!status) status = output_open_stream(output, path);
+    if (status) {
+        output_free(output);
+        return status;
+    }
+    setvbuf(output->stream, NULL, _IONBF, 0); /* the buffer is ours */
+    *result = output;
+    return SCBM_OK;
+}
+
+static void output_put(scbm_output_file *output, const void *bytes, size_t size) {
+    if (output->status || !size) return;
+    errno = 0;
+    if (fwrite(bytes, 1, size, output->stream) != size)
+        output_keep_error(output, file_cannot(output->path, "written", errno ? errno : EIO));
+}
+
+static void output_flush(scbm_output_file *output) {
+    output_put(output, output->buffer, output->used);
+    output->used = 0;
+}
+
+void scbm_output_write(scbm_output_file *output, const void *bytes, size_t size) {
+    if (output->status || !size) return;
+    if (size > FILE_BUFFER - output->used) output_flush(output);
+    if (size >= FILE_BUFFER) {
+        output_put(output, bytes, size);
+        return;
+    }
+    memcpy(output->buffer + output->used, bytes, size);
+    output->used += size;
+}
+
+void scbm_output_print(scbm_output_file *output, const char *format, ...) {
+    char text[512], *longer = NULL;
+    va_list arguments, again;
+    va_start(arguments, format);
+    va_copy(again, arguments);
+    int n = vsnprintf(text, sizeof text, format, arguments);
+    if (n < 0) {
+        output_keep_error(
+            output, scbm_fail(SCBM_ERROR_ARGUMENT, FILE_PATH_FORMAT ": a text cannot be formatted", output->path));
+    } else if ((size_t)n < sizeof text) {
+        scbm_output_write(output, text, (size_t)n);
+    } else if (!(longer = scbm_alloc(&output->hooks, (size_t)n + 1))) {
+        output_keep_error(output, SCBM_ERROR_MEMORY);
+    } else {
+        vsnprintf(longer, (size_t)n + 1, format, again);
+        scbm_output_write(output, longer, (size_t)n);
+        scbm_release(&output->hooks, longer);
+    }
+    va_end(again);
+    va_end(arguments);
+}
+
+/* Closes the stream; the first failure is kept. */
+static void output_close(scbm_output_file *output) {
+    output_flush(output);
+    if (!output->status && output_sync(output->stream))
+        output_keep_error(output, file_cannot(output->path, "written", errno));
+    if (fclose(output->stream) && !output->status)
+        output_keep_error(output, file_cannot(output->path, "written", errno));
+    output->stream = NULL;
+}
+
+/* Gives the finished file its name. */
+static void output_rename(scbm_output_file *output) {
+    if (!output->temporary) return;
+    if (!output->status) {
+#if !FILE_POSIX
+        remove(output->path); /* rename replaces nothing there */
+#endif
+        if (rename(output->temporary, output->path))
+            output_keep_error(output, file_cannot(output->path, "replaced", errno));
+    }
+    if (output->status) remove(output->temporary);
+    else output_sync_folder(output->path);
+}
+
+scbm_status scbm_output_commit(scbm_output_file *output) {
+    output_close(output);
+    output_rename(output);
+    scbm_status status = output->status;
+    if (status) scbm_fail(status, "%s", output->message);
+    output_free(output);
+    return status;
+}
+
+void scbm_output_abandon(scbm_output_file *output) {
+    if (!output) return;
+    fclose(output->stream);
+    if (output->temporary) remove(output->temporary);
+    output_free(output);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: GGUF's types, and reading little-endian numbers
+ * ---------------------------------------------------------------------------------------- */
+
+#define GGUF_VERSION 3
+#define GGUF_ALIGNMENT 32 /* when general.alignment says nothing else */
+#define GGUF_OUR_ALIGNMENT 64
+#define GGUF_MAX_KEY 65535
+#define GGUF_ALIGNMENT_KEY "general.alignment"
+
+/* Bytes of a value of each type; 0: not of fixed size. */
+static const size_t gguf_value_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+#define GGUF_VALUE_TYPES ((uint32_t)COUNT_OF(gguf_value_bytes))
+
+/* GGUF's numbers of tensor types, ours and those that other programs write. */
+static const struct gguf_type_name {
+    uint32_t number;
+    int type; /* -1: not known here */
+    const char *name;
+} gguf_types[] = {
+    {0, SCBM_F32, "F32"},  {1, SCBM_F16, "F16"},    {2, SCBM_Q4_0, "Q4_0"}, {8, SCBM_Q8_0, "Q8_0"}, {24, SCBM_I8, "I8"},
+    {26, SCBM_I32, "I32"}, {30, SCBM_BF16, "BF16"}, {3, -1, "Q4_1"},        {6, -1, "Q5_0"},        {7, -1, "Q5_1"},
+    {9, -1, "Q8_1"},       {10, -1, "Q2_K"},        {11, -1, "Q3_K"},       {12, -1, "Q4_K"},       {13, -1, "Q5_K"},
+    {14, -1, "Q6_K"},      {15, -1, "Q8_K"},        {16, -1, "IQ2_XXS"},    {17, -1, "IQ2_XS"},     {18, -1, "IQ3_XXS"},
+    {19, -1, "IQ1_S"},     {20, -1, "IQ4_NL"},      {21, -1, "IQ3_S"},      {22, -1, "IQ2_S"},      {23, -1, "IQ4_XS"},
+    {25, -1, "I16"},       {27, -1, "I64"},         {28, -1, "F64"},        {29, -1, "IQ1_M"},      {34, -1, "TQ1_0"},
+    {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},
+};
+
+static const struct gguf_type_name *gguf_type_by_number(uint32_t number) {
+    for (int i = 0; i < COUNT_OF(gguf_types); i++)
+        if (gguf_types[i].number == number) return &gguf_types[i];
+    return NULL;
+}
+
+static uint32_t gguf_number_of(scbm_type type) {
+    for (int i = 0; i < COUNT_OF(gguf_types); i++)
+        if (gguf_types[i].type == (int)type) return gguf_types[i].number;
+    return 0;
+}
+
+static uint64_t gguf_read(const unsigned char *bytes, size_t size) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < size; i++) value |= (uint64_t)bytes[i] << (8 * i);
+    return value;
+}
+
+/* Tensors are used as they lie in the file. */
+static scbm_status gguf_check_machine(void) {
+    const uint16_t one = 1;
+    unsigned char first;
+    memcpy(&first, &one, 1);
+    if (first) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "GGUF files are little-endian, and this machine is not");
+}
+
+/* Names end up in messages and on terminals: no control characters. */
+static int gguf_is_name(const unsigned char *bytes, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if (bytes[i] < 0x20 || bytes[i] == 0x7f) return 0;
+    return length > 0;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: reading
+ * ---------------------------------------------------------------------------------------- */
+
+/* A key and its value. Numbers are read where they lie in the file; strings are copied into one block, since GGUF's
+ * have no NUL at their end. */
+typedef struct file_entry {
+    const char *key;
+    scbm_value_type type;         /* ARRAY for arrays */
+    scbm_value_type element;      /* of an array its elements', else the type */
+    int64_t n;                    /* 1 for a plain value */
+    const unsigned char *encoded; /* the value as GGUF has it, for scbm_writer_copy_keys */
+    size_t encoded_bytes;
+    const unsigned char *elements; /* the first element */
+    size_t first_string;           /* of strings: where in file->strings they start */
+} file_entry;
+
+typedef struct file_name {
+    const char *name;
+    int64_t index;
+} file_name;
+
+struct scbm_file {
+    scbm_hooks hooks;
+    char *path;
+    scbm_bytes bytes;
+    void *copy; /* of misaligned memory */
+    int is_mapped;
+    file_entry *entries;
+    int64_t n_entries;
+    char *text; /* keys and strings, each with a NUL */
+    const char **strings;
+    scbm_tensor *tensors;
+    int64_t n_tensors;
+    file_name *keys_by_name, *tensors_by_name;
+};
+
+/* What is left to read, and what that is for messages. */
+typedef struct gguf_cursor {
+    const scbm_file *file;
+    const unsigned char *at, *end;
+    const char *what; /* "key", "tensor" */
+    uint64_t index, count;
+} gguf_cursor;
+
+/* While reading, keys are spans of the file. */
+typedef struct gguf_span {
+    const unsigned char *bytes;
+    size_t length;
+} gguf_span;
+
+static size_t gguf_left(const gguf_cursor *cursor) {
+    return (size_t)(cursor->end - cursor->at);
+}
+
+static scbm_status gguf_ends(const gguf_cursor *cursor) {
+    return scbm_fail(
+        SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in the middle of %s %llu of %llu; the file is cut off or damaged",
+        cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1, (unsigned long long)cursor->count);
+}
+
+static scbm_status gguf_take(gguf_cursor *cursor, size_t size, uint64_t *value) {
+    *value = 0;
+    if (gguf_left(cursor) < size) return gguf_ends(cursor);
+    *value = gguf_read(cursor->at, size);
+    cursor->at += size;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_take_span(gguf_cursor *cursor, gguf_span *span) {
+    uint64_t length;
+    scbm_status status = gguf_take(cursor, 8, &length);
+    if (status) return status;
+    if (length > gguf_left(cursor)) return gguf_ends(cursor);
+    span->bytes = cursor->at;
+    span->length = (size_t)length;
+    cursor->at += span->length;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_take_name(gguf_cursor *cursor, size_t most, gguf_span *name) {
+    scbm_status status = gguf_take_span(cursor, name);
+    if (status) return status;
+    if (name->length > most)
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": the name of %s %llu has %zu bytes; %zu are possible",
+                         cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1, name->length, most);
+    if (!gguf_is_name(name->bytes, name->length))
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": the name of %s %llu is empty or has control characters in it",
+                         cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1);
+    return SCBM_OK;
+}
+
+/* How much of a key is shown in a message. */
+static int gguf_shown(const gguf_span *span) {
+    return span->length > 80 ? 80 : (int)span->length;
+}
+
+/* Walks n strings; *n_strings and *text_bytes grow by what they need in memory. */
+static scbm_status gguf_scan_strings(gguf_cursor *cursor, const gguf_span *key, uint64_t n, size_t *n_strings,
+                                     size_t *text_bytes) {
+    for (uint64_t i = 0; i < n; i++) {
+        gguf_span span = {NULL, 0};
+        scbm_status status = gguf_take_span(cursor, &span);
+        if (status) return status;
+        if (span.length && memchr(span.bytes, 0, span.length))
+            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": string %llu of key %.*s has a NUL in it",
+                             cursor->file->path, (unsigned long long)i, gguf_shown(key), (const char *)key->bytes);
+        *text_bytes += span.length + 1;
+    }
+    *n_strings += (size_t)n;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_check_booleans(const gguf_cursor *cursor, const gguf_span *key, const file_entry *entry) {
+    for (int64_t i = 0; i < entry->n; i++)
+        if (entry->elements[i] > 1)
+            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.*s is a boolean of value %d",
+                             cursor->file->path, gguf_shown(key), (const char *)key->bytes, entry->elements[i]);
+    return SCBM_OK;
+}
+
+static scbm_status gguf_scan_elements(gguf_cursor *cursor, const gguf_span *key, file_entry *entry, uint64_t n,
+                                      size_t *n_strings, size_t *text_bytes) {
+    size_t size = gguf_value_bytes[entry->element];
+    size_t least = size ? size : 8; /* a string's length */
+    entry->elements = cursor->at;
+    if (n > gguf_left(cursor) / least) return gguf_ends(cursor);
+    entry->n = (int64_t)n;
+    entry->first_string = *n_strings;
+    if (!size) return gguf_scan_strings(cursor, key, n, n_strings, text_bytes);
+    cursor->at += size * (size_t)n;
+    return entry->element == SCBM_VALUE_BOOL ? gguf_check_booleans(cursor, key, entry) : SCBM_OK;
+}
+
+static scbm_status gguf_take_value_type(gguf_cursor *cursor, const gguf_span *key, scbm_value_type *type) {
+    uint64_t number;
+    scbm_status status = gguf_take(cursor, 4, &number);
+    if (status) return status;
+    if (number >= GGUF_VALUE_TYPES)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": key %.*s is of value type %llu, which GGUF does not have",
+                         cursor->file->path, gguf_shown(key), (const char *)key->bytes, (unsigned long long)number);
+    *type = (scbm_value_type)number;
+    return SCBM_OK;
+}
+
+/* One key and its value; entry->key still points at the key's length in the file. */
+static scbm_status gguf_scan_entry(gguf_cursor *cursor, file_entry *entry, size_t *n_strings, size_t *text_bytes) {
+    gguf_span key = {NULL, 0};
+    uint64_t n = 1;
+    entry->key = (const char *)cursor->at;
+    scbm_status status = gguf_take_name(cursor, GGUF_MAX_KEY, &key);
+    if (!status) status = gguf_take_value_type(cursor, &key, &entry->type);
+    if (status) return status;
+    *text_bytes += key.length + 1;
+    entry->encoded = cursor->at;
+    entry->element = entry->type;
+    if (entry->type == SCBM_VALUE_ARRAY) {
+        status = gguf_take_value_type(cursor, &key, &entry->element);
+        if (!status) status = gguf_take(cursor, 8, &n);
+        if (!status && entry->element == SCBM_VALUE_ARRAY)
+            status = scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                               FILE_PATH_FORMAT ": key %.*s is an array of arrays, which is not supported",
+                               cursor->file->path, gguf_shown(&key), (const char *)key.bytes);
+    }
+    if (!status) status = gguf_scan_elements(cursor, &key, entry, n, n_strings, text_bytes);
+    entry->encoded_bytes = (size_t)(cursor->at - entry->encoded);
+    return status;
+}
+
+/* Copies a string of the file behind *text. Its length was checked before. */
+static const char *gguf_copy_string(const unsigned char **at, char **text) {
+    size_t length = (size_t)gguf_read(*at, 8);
+    char *copy = *text;
+    memcpy(copy, *at + 8, length);
+    copy[length] = 0;
+    *at += 8 + length;
+    *text += length + 1;
+    return copy;
+}
+
+static scbm_status gguf_copy_text(scbm_file *file, size_t n_strings, size_t text_bytes) {
+    file->text = scbm_alloc(&file->hooks, text_bytes ? text_bytes : 1);
+    file->strings = scbm_alloc_array(&file->hooks, n_strings ? n_strings : 1, sizeof *file->strings);
+    if (!file->text || !file->strings) return SCBM_ERROR_MEMORY;
+    char *text = file->text;
+    for (int64_t i = 0; i < file->n_entries; i++) {
+        file_entry *entry = &file->entries[i];
+        const unsigned char *at = (const unsigned char *)entry->key;
+        entry->key = gguf_copy_string(&at, &text);
+        if (entry->element != SCBM_VALUE_STRING) continue;
+        at = entry->elements;
+        for (int64_t j = 0; j < entry->n; j++)
+            file->strings[entry->first_string + (size_t)j] = gguf_copy_string(&at, &text);
+    }
+    return SCBM_OK;
+}
+
+static int file_compare_names(const void *a, const void *b) {
+    return strcmp(((const file_name *)a)->name, ((const file_name *)b)->name);
+}
+
+/* Sorts names for file_find_name. *twice: a name that is there twice, or NULL. */
+static void file_sort_names(file_name *names, int64_t n, const char **twice) {
+    *twice = NULL;
+    if (n > 1) qsort(names, (size_t)n, sizeof *names, file_compare_names);
+    for (int64_t i = 1; i < n && !*twice; i++)
+        if (strcmp(names[i - 1].name, names[i].name) == 0) *twice = names[i].name;
+}
+
+static int64_t file_find_name(const file_name *names, int64_t n, const char *name) {
+    int64_t low = 0, high = n;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        int order = strcmp(names[middle].name, name);
+        if (order == 0) return names[middle].index;
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return -1;
+}
+
+static scbm_status gguf_index_keys(scbm_file *file) {
+    const char *twice;
+    file->keys_by_name = scbm_alloc_array(&file->hooks, (size_t)file->n_entries + 1, sizeof *file->keys_by_name);
+    if (!file->keys_by_name) return SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < file->n_entries; i++) file->keys_by_name[i] = (file_name){file->entries[i].key, i};
+    file_sort_names(file->keys_by_name, file->n_entries, &twice);
+    if (twice) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.80s is there twice", file->path, twice);
+    return SCBM_OK;
+}
+
+static scbm_status gguf_read_keys(scbm_file *file, gguf_cursor *cursor, uint64_t count) {
+    enum { LEAST = 8 + 1 + 4 + 1 }; /* a key of one letter, and its smallest value */
+    if (count > gguf_left(cursor) / LEAST)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": is said to have %llu keys, which its %zu bytes cannot hold", file->path,
+                         (unsigned long long)count, file->bytes.size);
+    file->entries = scbm_alloc_array(&file->hooks, (size_t)count + 1, sizeof *file->entries);
+    if (!file->entries) return SCBM_ERROR_MEMORY;
+    size_t n_strings = 0, text_bytes = 0;
+    scbm_status status = SCBM_OK;
+    cursor->what = "key";
+    cursor->count = count;
+    for (cursor->index = 0; cursor->index < count && !status; cursor->index++)
+        status = gguf_scan_entry(cursor, &file->entries[cursor->index], &n_strings, &text_bytes);
+    if (status) return status;
+    file->n_entries = (int64_t)count;
+    status = gguf_copy_text(file, n_strings, text_bytes);
+    return status ? status : gguf_index_keys(file);
+}
+
+/* A tensor's type and dimensions; its data pointer is filled in later. */
+static scbm_status gguf_read_shape(gguf_cursor *cursor, const char *name, scbm_tensor *tensor) {
+    const char *path = cursor->file->path;
+    uint64_t n_dims, size, number;
+    int64_t shape[SCBM_MAX_DIMS];
+    scbm_status status = gguf_take(cursor, 4, &n_dims);
+    if (status) return status;
+    if (n_dims < 1 || n_dims > SCBM_MAX_DIMS)
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s has %llu dimensions; 1 to %d are possible",
+                         path, name, (unsigned long long)n_dims, SCBM_MAX_DIMS);
+    for (uint64_t i = 0; i < n_dims; i++) {
+        status = gguf_take(cursor, 8, &size);
+        if (status) return status;
+        if (size > INT64_MAX)
+            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s has a dimension of %llu", path, name,
+                             (unsigned long long)size);
+        shape[n_dims - 1 - i] = (int64_t)size;
+    }
+    status = gguf_take(cursor, 4, &number);
+    if (status) return status;
+    const struct gguf_type_name *type = gguf_type_by_number((uint32_t)number);
+    if (!type)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         FILE_PATH_FORMAT ": tensor %s is of a type that is not known (number %llu)", path, name,
+                         (unsigned long long)number);
+    if (type->type < 0)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         FILE_PATH_FORMAT
+                         ": tensor %s is of type %s; F32, F16, BF16, Q8_0, Q4_0, I8 and I32 are supported",
+                         path, name, type->name);
+    if (scbm_tensor_init(tensor, name, (scbm_type)type->type, (int)n_dims, shape))
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": %s", path, scbm_last_error());
+    return SCBM_OK;
+}
+
+/* Until the data's place is known, the tensor's offset stands in `generation`. */
+static scbm_status gguf_scan_tensor(gguf_cursor *cursor, uint64_t alignment, scbm_tensor *tensor) {
+    gguf_span span = {NULL, 0};
+    char name[SCBM_MAX_NAME];
+    uint64_t offset = 0;
+    scbm_status status = gguf_take_name(cursor, SCBM_MAX_NAME - 1, &span);
+    if (status) return status;
+    memcpy(name, span.bytes, span.length);
+    name[span.length] = 0;
+    status = gguf_read_shape(cursor, name, tensor);
+    if (!status) status = gguf_take(cursor, 8, &offset);
+    if (status) return status;
+    if (offset % alignment)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": the data of tensor %s starts at %llu, no multiple of %llu",
+                         cursor->file->path, name, (unsigned long long)offset, (unsigned long long)alignment);
+    tensor->generation = offset;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_place_tensors(scbm_file *file, size_t start) {
+    size_t size = file->bytes.size > start ? file->bytes.size - start : 0;
+    for (int64_t i = 0; i < file->n_tensors; i++) {
+        scbm_tensor *tensor = &file->tensors[i];
+        uint64_t offset = tensor->generation, bytes = scbm_tensor_bytes(tensor);
+        if (offset > size || bytes > size - offset)
+            return scbm_fail(
+                SCBM_ERROR_FORMAT,
+                FILE_PATH_FORMAT
+                ": the data of tensor %s (%llu bytes) reaches beyond the end of the file; it is cut off or damaged",
+                file->path, tensor->name, (unsigned long long)bytes);
+        tensor->data = (void *)(uintptr_t)(start <= file->bytes.size ? file->bytes.data + start + offset
+                                                                     : file->bytes.data);
+        tensor->generation = 1;
+    }
+    return SCBM_OK;
+}
+
+static scbm_status gguf_index_tensors(scbm_file *file) {
+    const char *twice;
+    file->tensors_by_name = scbm_alloc_array(&file->hooks, (size_t)file->n_tensors + 1, sizeof *file->tensors_by_name);
+    if (!file->tensors_by_name) return SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < file->n_tensors; i++) file->tensors_by_name[i] = (file_name){file->tensors[i].name, i};
+    file_sort_names(file->tensors_by_name, file->n_tensors, &twice);
+    if (twice) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s is there twice", file->path, twice);
+    return SCBM_OK;
+}
+
+static scbm_status gguf_read_alignment(const scbm_file *file, uint64_t *alignment) {
+    enum { MOST = 1 << 20 };
+    int64_t value = GGUF_ALIGNMENT;
+    if (scbm_file_find_key(file, GGUF_ALIGNMENT_KEY) >= 0) {
+        scbm_status status = scbm_file_get_int(file, GGUF_ALIGNMENT_KEY, &value);
+        if (status) return status;
+    }
+    if (value < 8 || value > MOST || value % 8)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": " GGUF_ALIGNMENT_KEY " is %lld; a multiple of 8 is needed", file->path,
+                         (long long)value);
+    *alignment = (uint64_t)value;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_read_tensors(scbm_file *file, gguf_cursor *cursor, uint64_t count) {
+    enum { LEAST = 8 + 1 + 4 + 8 + 4 + 8 }; /* a name of one letter and one dimension */
+    uint64_t alignment = GGUF_ALIGNMENT;
+    if (count > gguf_left(cursor) / LEAST)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": is said to have %llu tensors, which its %zu bytes cannot hold", file->path,
+                         (unsigned long long)count, file->bytes.size);
+    scbm_status status = gguf_read_alignment(file, &alignment);
+    if (status) return status;
+    file->tensors = scbm_alloc_array(&file->hooks, (size_t)count + 1, sizeof *file->tensors);
+    if (!file->tensors) return SCBM_ERROR_MEMORY;
+    cursor->what = "tensor";
+    cursor->count = count;
+    for (cursor->index = 0; cursor->index < count && !status; cursor->index++)
+        status = gguf_scan_tensor(cursor, alignment, &file->tensors[cursor->index]);
+    if (status) return status;
+    file->n_tensors = (int64_t)count;
+    status = gguf_index_tensors(file);
+    size_t used = (size_t)(cursor->at - file->bytes.data);
+    return status ? status : gguf_place_tensors(file, used + (size_t)((alignment - used % alignment) % alignment));
+}
+
+static scbm_status gguf_read_file(scbm_file *file) {
+    enum { HEADER = 4 + 4 + 8 + 8 };
+    const unsigned char *data = file->bytes.data;
+    size_t size = file->bytes.size;
+    if (size == 0) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is empty", file->path);
+    if (size < 4 || memcmp(data, "GGUF", 4))
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is not a GGUF model file", file->path);
+    if (size < HEADER)
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in its header; the file is cut off", file->path);
+    uint32_t version = (uint32_t)gguf_read(data + 4, 4);
+    if (version == (uint32_t)GGUF_VERSION << 24)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         FILE_PATH_FORMAT ": is a big-endian GGUF file; convert it to little-endian", file->path);
+    if (version != GGUF_VERSION)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, FILE_PATH_FORMAT ": is of GGUF version %lu; version %d is supported",
+                         file->path, (unsigned long)version, GGUF_VERSION);
+    gguf_cursor cursor = {file, data + HEADER, data + size, "", 0, 0};
+    uint64_t n_tensors = gguf_read(data + 8, 8), n_keys = gguf_read(data + 16, 8);
+    scbm_status status = gguf_check_machine();
+    if (!status) status = gguf_read_keys(file, &cursor, n_keys);
+    return status ? status : gguf_read_tensors(file, &cursor, n_tensors);
+}
+
+static scbm_status file_create(scbm_file **result, const char *path, const scbm_hooks *hooks) {
+    *result = NULL;
+    scbm_file *file = scbm_alloc(hooks, sizeof *file);
+    if (!file) return SCBM_ERROR_MEMORY;
+    if (hooks) file->hooks = *hooks;
+    file->path = scbm_strdup(hooks, path);
+    if (!file->path) {
+        scbm_release(hooks, file);
+        return SCBM_ERROR_MEMORY;
+    }
+    *result = file;
+    return SCBM_OK;
+}
+
+scbm_status scbm_file_open(scbm_file **result, const char *path, const scbm_hooks *hooks) {
+    scbm_file *file;
+    *result = NULL;
+    if (!path || !*path) return scbm_fail(SCBM_ERROR_ARGUMENT, "a model file to open needs a name");
+    scbm_status status = file_create(&file, path, hooks);
+    if (status) return status;
+    file->is_mapped = 1;
+    status = scbm_bytes_open(&file->bytes, path, hooks);
+    if (!status) status = gguf_read_file(file);
+    if (status) scbm_file_close(file);
+    else *result = file;
+    return status;
+}
+
+scbm_status scbm_file_open_memory(scbm_file **result, const void *data, size_t size, const char *name,
+                                  const scbm_hooks *hooks) {
+    scbm_file *file;
+    scbm_status status = file_create(&file, name ? name : "model in memory", hooks);
+    *result = NULL;
+    if (status) return status;
+    if (size && (uintptr_t)data % 8) {
+        file->copy = scbm_alloc(hooks, size);
+        if (file->copy) memcpy(file->copy, data, size);
+        else status = SCBM_ERROR_MEMORY;
+    }
+    file->bytes.data = file->copy ? file->copy : data;
+    file->bytes.size = size;
+    if (!status) status = gguf_read_file(file);
+    if (status) scbm_file_close(file);
+    else *result = file;
+    return status;
+}
+
+void scbm_file_close(scbm_file *file) {
+    if (!file) return;
+    const scbm_hooks hooks = file->hooks;
+    if (file->is_mapped) scbm_bytes_close(&file->bytes, &hooks);
+    scbm_release(&hooks, file->copy);
+    scbm_release(&hooks, file->entries);
+    scbm_release(&hooks, file->text);
+    scbm_release(&hooks, (void *)file->strings);
+    scbm_release(&hooks, file->tensors);
+    scbm_release(&hooks, file->keys_by_name);
+    scbm_release(&hooks, file->tensors_by_name);
+    scbm_release(&hooks, file->path);
+    scbm_release(&hooks, file);
+}
+
+const char *scbm_file_path(const scbm_file *file) {
+    return file->path;
+}
+
+size_t scbm_file_size(const scbm_file *file) {
+    return file->bytes.size;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: what was read
+ * ---------------------------------------------------------------------------------------- */
+
+int64_t scbm_file_n_keys(const scbm_file *file) {
+    return file->n_entries;
+}
+
+/* NULL for an index outside. */
+static const file_entry *file_entry_at(const scbm_file *file, int64_t index) {
+    return index >= 0 && index < file->n_entries ? &file->entries[index] : NULL;
+}
+
+const char *scbm_file_key(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->key : NULL;
+}
+
+int64_t scbm_file_find_key(const scbm_file *file, const char *key) {
+    return file_find_name(file->keys_by_name, file->n_entries, key);
+}
+
+scbm_value_type scbm_file_key_type(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->type : SCBM_VALUE_U8;
+}
+
+scbm_value_type scbm_file_array_type(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->element : SCBM_VALUE_U8;
+}
+
+int64_t scbm_file_array_length(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->n : 0;
+}
+
+/* Element i as an integer; 0 when it is none, or beyond an int64_t. */
+static int file_entry_int(const file_entry *entry, int64_t i, int64_t *value) {
+    size_t size = gguf_value_bytes[entry->element];
+    uint64_t bits = size ? gguf_read(entry->elements + (size_t)i * size, size) : 0;
+    switch (entry->element) {
+    case SCBM_VALUE_I8: *value = (int8_t)bits; return 1;
+    case SCBM_VALUE_I16: *value = (int16_t)bits; return 1;
+    case SCBM_VALUE_I32: *value = (int32_t)bits; return 1;
+    case SCBM_VALUE_U8:
+    case SCBM_VALUE_U16:
+    case SCBM_VALUE_U32:
+    case SCBM_VALUE_BOOL:
+    case SCBM_VALUE_I64: *value = (int64_t)bits; return 1;
+    case SCBM_VALUE_U64: *value = (int64_t)bits; return bits <= INT64_MAX;
+    default: return 0;
+    }
+}
+
+/* Element i as a real number; integers count. 0 when it is none. */
+static int file_entry_float(const file_entry *entry, int64_t i, double *value) {
+    int64_t integer;
+    float single;
+    size_t size = gguf_value_bytes[entry->element];
+    if (entry->element == SCBM_VALUE_F32) {
+        uint32_t bits = (uint32_t)gguf_read(entry->elements + (size_t)i * size, size);
+        memcpy(&single, &bits, sizeof single);
+        *value = (double)single;
+    } else if (entry->element == SCBM_VALUE_F64) {
+        uint64_t bits = gguf_read(entry->elements + (size_t)i * size, size);
+        memcpy(value, &bits, sizeof *value);
+    } else if (file_entry_int(entry, i, &integer)) {
+        *value = (double)integer;
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+static int file_entry_string(const scbm_file *file, const file_entry *entry, int64_t i, const char **value) {
+    if (entry->element != SCBM_VALUE_STRING) return 0;
+    *value = file->strings[entry->first_string + (size_t)i];
+    return 1;
+}
+
+/* The plain value of a key, or NULL with the error recorded. */
+static const file_entry *file_require(const scbm_file *file, const char *key) {
+    int64_t index = scbm_file_find_key(file, key);
+    if (index >= 0 && file->entries[index].type != SCBM_VALUE_ARRAY) return &file->entries[index];
+    if (index < 0) scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %s is missing", file->path, key);
+    else scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %s is an array; one value is needed", file->path, key);
+    return NULL;
+}
+
+static scbm_status file_wrong_kind(const scbm_file *file, const char *key, const char *wanted) {
+    return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.80s is not %s", file->path, key, wanted);
+}
+
+scbm_status scbm_file_get_int(const scbm_file *file, const char *key, int64_t *value) {
+    const file_entry *entry = file_require(file, key);
+    if (!entry) return SCBM_ERROR_FORMAT;
+    return file_entry_int(entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "an integer that fits 64 bits");
+}
+
+scbm_status scbm_file_get_float(const scbm_file *file, const char *key, double *value) {
+    const file_entry *entry = file_require(file, key);
+    if (!entry) return SCBM_ERROR_FORMAT;
+    return file_entry_float(entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "a number");
+}
+
+scbm_status scbm_file_get_string(const scbm_file *file, const char *key, const char **value) {
+    const file_entry *entry = file_require(file, key);
+    if (!entry) return SCBM_ERROR_FORMAT;
+    return file_entry_string(file, entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "a string");
+}
+
+/* The plain value of a key, or NULL. */
+static const file_entry *file_plain(const scbm_file *file, const char *key) {
+    const file_entry *entry = file_entry_at(file, scbm_file_find_key(file, key));
+    return entry && entry->type != SCBM_VALUE_ARRAY ? entry : NULL;
+}
+
+int64_t scbm_file_int_or(const scbm_file *file, const char *key, int64_t otherwise) {
+    const file_entry *entry = file_plain(file, key);
+    int64_t value;
+    return entry && file_entry_int(entry, 0, &value) ? value : otherwise;
+}
+
+double scbm_file_float_or(const scbm_file *file, const char *key, double otherwise) {
+    const file_entry *entry = file_plain(file, key);
+    double value;
+    return entry && file_entry_float(entry, 0, &value) ? value : otherwise;
+}
+
+const char *scbm_file_string_or(const scbm_file *file, const char *key, const char *otherwise) {
+    const file_entry *entry = file_plain(file, key);
+    const char *value;
+    return entry && file_entry_string(file, entry, 0, &value) ? value : otherwise;
+}
+
+static const file_entry *file_element(const scbm_file *file, int64_t key_index, int64_t i) {
+    const file_entry *entry = file_entry_at(file, key_index);
+    if (entry && i >= 0 && i < entry->n) return entry;
+    scbm_fail(SCBM_ERROR_ARGUMENT, FILE_PATH_FORMAT ": there is no element %lld of key %.80s", file->path, (long long)i,
+              entry ? entry->key : "(none)");
+    return NULL;
+}
+
+scbm_status scbm_file_int_at(const scbm_file *file, int64_t key_index, int64_t i, int64_t *value) {
+    const file_entry *entry = file_element(file, key_index, i);
+    if (!entry) return SCBM_ERROR_ARGUMENT;
+    return file_entry_int(entry, i, value) ? SCBM_OK
+                                           : file_wrong_kind(file, entry->key, "of integers that fit 64 bits");
+}
+
+scbm_status scbm_file_float_at(const scbm_file *file, int64_t key_index, int64_t i, double *value) {
+    const file_entry *entry = file_element(file, key_index, i);
+    if (!entry) return SCBM_ERROR_ARGUMENT;
+    return file_entry_float(entry, i, value) ? SCBM_OK : file_wrong_kind(file, entry->key, "of numbers");
+}
+
+scbm_status scbm_file_string_at(const scbm_file *file, int64_t key_index, int64_t i, const char **value) {
+    const file_entry *entry = file_element(file, key_index, i);
+    if (!entry) return SCBM_ERROR_ARGUMENT;
+    return file_entry_string(file, entry, i, value) ? SCBM_OK : file_wrong_kind(file, entry->key, "of strings");
+}
+
+int64_t scbm_file_n_tensors(const scbm_file *file) {
+    return file->n_tensors;
+}
+
+scbm_tensor *scbm_file_tensor(scbm_file *file, int64_t index) {
+    return index >= 0 && index < file->n_tensors ? &file->tensors[index] : NULL;
+}
+
+scbm_tensor *scbm_file_find_tensor(scbm_file *file, const char *name) {
+    return scbm_file_tensor(file, file_find_name(file->tensors_by_name, file->n_tensors, name));
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: writing
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct writer_entry {
+    char *key;
+    uint32_t type;
+    unsigned char *value; /* as GGUF has it */
+    size_t bytes, capacity;
+} writer_entry;
+
+typedef struct writer_tensor {
+    const scbm_tensor *tensor;
+    scbm_type type; /* as which it is written */
+} writer_tensor;
+
+struct scbm_writer {
+    scbm_hooks hooks;
+    writer_entry *entries;
+    size_t n_entries, entries_capacity;
+    writer_tensor *tensors;
+    size_t n_tensors, tensors_capacity;
+    scbm_status status; /* the first failure */
+    char message[ERROR_SIZE];
+};
+
+scbm_status scbm_writer_create(scbm_writer **result, const scbm_hooks *hooks) {
+    *result = NULL;
+    scbm_writer *writer = scbm_alloc(hooks, sizeof *writer);
+    if (!writer) return SCBM_ERROR_MEMORY;
+    if (hooks) writer->hooks = *hooks;
+    *result = writer;
+    return SCBM_OK;
+}
+
+static void writer_clear_entry(scbm_writer *writer, writer_entry *entry) {
+    scbm_release(&writer->hooks, entry->key);
+    scbm_release(&writer->hooks, entry->value);
+    memset(entry, 0, sizeof *entry);
+}
+
+void scbm_writer_free(scbm_writer *writer) {
+    if (!writer) return;
+    const scbm_hooks hooks = writer->hooks;
+    for (size_t i = 0; i < writer->n_entries; i++) writer_clear_entry(writer, &writer->entries[i]);
+    scbm_release(&hooks, writer->entries);
+    scbm_release(&hooks, writer->tensors);
+    scbm_release(&hooks, writer);
+}
+
+static void writer_keep_error(scbm_writer *writer, scbm_status status) {
+    if (!status || writer->status) return;
+    writer->status = status;
+    snprintf(writer->message, sizeof writer->message, "%s", scbm_last_error());
+}
+
+static writer_entry *writer_find(scbm_writer *writer, const char *key, size_t n_entries) {
+    for (size_t i = 0; i < n_entries; i++)
+        if (strcmp(writer->entries[i].key, key) == 0) return &writer->entries[i];
+    return NULL;
+}
+
+/* An empty entry for the key, in the place of one among the first n_known that it replaces. NULL after a failure. */
+static writer_entry *writer_entry_for(scbm_writer *writer, const char *key, uint32_t type, size_t n_known) {
+    if (writer->status) return NULL;
+    size_t length = key ? strlen(key) : 0, printable = 0;
+    while (printable < length && gguf_is_name((const unsigned char *)key + printable, 1)) printable++;
+    if (length == 0 || length > GGUF_MAX_KEY || printable < length) {
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
+                                            "the key '%.*s' is empty, too long or has control characters in it",
+                                            printable > 80 ? 80 : (int)printable, key ? key : ""));
+        return NULL;
+    }
+    writer_entry *entry = writer_find(writer, key, n_known);
+    if (entry) {
+        entry->type = type;
+        entry->bytes = 0;
+        return entry;
+    }
+    writer_keep_error(writer, scbm_grow(&writer->hooks, (void **)&writer->entries, &writer->entries_capacity,
+                                        writer->n_entries + 1, sizeof *writer->entries));
+    if (writer->status) return NULL;
+    entry = &writer->entries[writer->n_entries];
+    memset(entry, 0, sizeof *entry);
+    entry->key = scbm_strdup(&writer->hooks, key);
+    if (!entry->key) {
+        writer_keep_error(writer, SCBM_ERROR_MEMORY);
+        return NULL;
+    }
+    entry->type = type;
+    writer->n_entries++;
+    return entry;
+}
+
+static void writer_put(scbm_writer *writer, writer_entry *entry, const void *bytes, size_t size) {
+    if (writer->status || !size) return;
+    if (size > SIZE_MAX - entry->bytes)
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_MEMORY, "key %.80s is too long", entry->key));
+    else
+        writer_keep_error(writer,
+                          scbm_grow(&writer->hooks, (void **)&entry->value, &entry->capacity, entry->bytes + size, 1));
+    if (writer->status) return;
+    memcpy(entry->value + entry->bytes, bytes, size);
+    entry->bytes += size;
+}
+
+/* The low `size` bytes of a number, little-endian. */
+static void gguf_encode(uint64_t value, size_t size, unsigned char *bytes) {
+    for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)(value >> (8 * i));
+}
+
+static void writer_put_number(scbm_writer *writer, writer_entry *entry, uint64_t value, size_t size) {
+    unsigned char bytes[8];
+    gguf_encode(value, size, bytes);
+    writer_put(writer, entry, bytes, size);
+}
+
+static void writer_put_string(scbm_writer *writer, writer_entry *entry, const char *text) {
+    if (!text) {
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: a string is NULL", entry->key));
+        return;
+    }
+    size_t length = strlen(text);
+    writer_put_number(writer, entry, length, 8);
+    writer_put(writer, entry, text, length);
+}
+
+/* What an integer value type can hold; 0 when it is none. */
+static int gguf_int_range(scbm_value_type type, int64_t *least, int64_t *most) {
+    switch (type) {
+    case SCBM_VALUE_U8: *least = 0, *most = UINT8_MAX; return 1;
+    case SCBM_VALUE_I8: *least = INT8_MIN, *most = INT8_MAX; return 1;
+    case SCBM_VALUE_U16: *least = 0, *most = UINT16_MAX; return 1;
+    case SCBM_VALUE_I16: *least = INT16_MIN, *most = INT16_MAX; return 1;
+    case SCBM_VALUE_U32: *least = 0, *most = UINT32_MAX; return 1;
+    case SCBM_VALUE_I32: *least = INT32_MIN, *most = INT32_MAX; return 1;
+    case SCBM_VALUE_BOOL: *least = 0, *most = 1; return 1;
+    case SCBM_VALUE_U64: *least = 0, *most = INT64_MAX; return 1;
+    case SCBM_VALUE_I64: *least = INT64_MIN, *most = INT64_MAX; return 1;
+    default: return 0;
+    }
+}
+
+static void writer_put_int(scbm_writer *writer, writer_entry *entry, scbm_value_type type, int64_t value) {
+    int64_t least, most;
+    if (!gguf_int_range(type, &least, &most))
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: value type %d holds no integers",
+                                            entry->key, (int)type));
+    else if (value < least || value > most)
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
+                                            "key %.80s: %lld does not fit its type, which holds %lld to %lld",
+                                            entry->key, (long long)value, (long long)least, (long long)most));
+    else writer_put_number(writer, entry, (uint64_t)value, gguf_value_bytes[type]);
+}
+
+static void writer_put_float(scbm_writer *writer, writer_entry *entry, scbm_value_type type, double value) {
+    float single = (float)value;
+    uint32_t bits32;
+    uint64_t bits64;
+    memcpy(&bits32, &single, sizeof bits32);
+    memcpy(&bits64, &value, sizeof bits64);
+    if (type == SCBM_VALUE_F32) writer_put_number(writer, entry, bits32, 4);
+    else if (type == SCBM_VALUE_F64) writer_put_number(writer, entry, bits64, 8);
+    else
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: value type %d holds no real numbers",
+                                            entry->key, (int)type));
+}
+
+static writer_entry *writer_array_for(scbm_writer *writer, const char *key, scbm_value_type type, int64_t n) {
+    writer_entry *entry = writer_entry_for(writer, key, SCBM_VALUE_ARRAY, writer->n_entries);
+    if (!entry) return NULL;
+    if (n < 0) {
+        writer_keep_error(writer,
+                          scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: an array of %lld elements", key, (long long)n));
+        return NULL;
+    }
+    writer_put_number(writer, entry, (uint64_t)type, 4);
+    writer_put_number(writer, entry, (uint64_t)n, 8);
+    return writer->status ? NULL : entry;
+}
+
+void scbm_writer_set_int(scbm_writer *writer, const char *key, scbm_value_type type, int64_t value) {
+    writer_entry *entry = writer_entry_for(writer, key, (uint32_t)type, writer->n_entries);
+    if (entry) writer_put_int(writer, entry, type, value);
+}
+
+void scbm_writer_set_float(scbm_writer *writer, const char *key, scbm_value_type type, double value) {
+    writer_entry *entry = writer_entry_for(writer, key, (uint32_t)type, writer->n_entries);
+    if (entry) writer_put_float(writer, entry, type, value);
+}
+
+void scbm_writer_set_bool(scbm_writer *writer, const char *key, int value) {
+    scbm_writer_set_int(writer, key, SCBM_VALUE_BOOL, value != 0);
+}
+
+void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *value) {
+    writer_entry *entry = writer_entry_for(writer, key, SCBM_VALUE_STRING, writer->n_entries);
+    if (entry) writer_put_string(writer, entry, value);
+}
+
+void scbm_writer_set_strings(scbm_writer *writer, const char *key, const char *const *values, int64_t n) {
+    writer_entry *entry = writer_array_for(writer, key, SCBM_VALUE_STRING, n);
+    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_string(writer, entry, values[i]);
+}
+
+void scbm_writer_set_ints(scbm_writer *writer, const char *key, scbm_value_type type, const int64_t *values,
+                          int64_t n) {
+    writer_entry *entry = writer_array_for(writer, key, type, n);
+    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_int(writer, entry, type, values[i]);
+}
+
+void scbm_writer_set_floats(scbm_writer *writer, const char *key, scbm_value_type type, const double *values,
+                            int64_t n) {
+    writer_entry *entry = writer_array_for(writer, key, type, n);
+    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_float(writer, entry, type, values[i]);
+}
+
+/* A file's keys differ from each other: only those that the writer had before are searched. */
+void scbm_writer_copy_keys(scbm_writer *writer, const scbm_file *file) {
+    size_t n_known = writer->n_entries;
+    for (int64_t i = 0; i < file->n_entries && !writer->status; i++) {
+        const file_entry *source = &file->entries[i];
+        writer_entry *entry = writer_entry_for(writer, source->key, (uint32_t)source->type, n_known);
+        if (entry) writer_put(writer, entry, source->encoded, source->encoded_bytes);
+    }
+}
+
+void scbm_writer_remove_key(scbm_writer *writer, const char *key) {
+    writer_entry *entry = writer_find(writer, key, writer->n_entries);
+    if (!entry) return;
+    writer_clear_entry(writer, entry);
+    size_t index = (size_t)(entry - writer->entries);
+    writer->n_entries--;
+    memmove(entry, entry + 1, (writer->n_entries - index) * sizeof *entry);
+}
+
+void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type) {
+    const scbm_type_info *from = tensor ? scbm_type_of(tensor->type) : NULL, *to = scbm_type_of(type);
+    if (writer->status) return;
+    if (!from || !to) {
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
+                                            "a tensor to write is missing, or its type %d is unknown", (int)type));
+        return;
+    }
+    if (!gguf_is_name((const unsigned char *)tensor->name, strlen(tensor->name)))
+        writer_keep_error(writer,
+                          scbm_fail(SCBM_ERROR_ARGUMENT, "a tensor to write has no name, or control characters in it"));
+    else if (tensor->type != type && !(from->is_float && to->is_float))
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is %s and cannot be written as %s",
+                                            tensor->name, from->name, to->name));
+    else
+        writer_keep_error(writer, scbm_grow(&writer->hooks, (void **)&writer->tensors, &writer->tensors_capacity,
+                                            writer->n_tensors + 1, sizeof *writer->tensors));
+    if (writer->status) return;
+    if (tensor->shape[tensor->n_dims - 1] % to->block) type = SCBM_F16;
+    writer->tensors[writer->n_tensors++] = (writer_tensor){tensor, type};
+}
+
+static void output_number(scbm_output_file *output, uint64_t value, size_t size) {
+    unsigned char bytes[8];
+    gguf_encode(value, size, bytes);
+    scbm_output_write(output, bytes, size);
+}
+
+static void output_string(scbm_output_file *output, const char *text) {
+    size_t length = strlen(text);
+    output_number(output, length, 8);
+    scbm_output_write(output, text, length);
+}
+
+/* Zeros up to a multiple of the alignment. */
+static size_t output_pad(scbm_output_file *output, size_t bytes) {
+    static const unsigned char zeros[GGUF_OUR_ALIGNMENT];
+    size_t padding = (GGUF_OUR_ALIGNMENT - bytes % GGUF_OUR_ALIGNMENT) % GGUF_OUR_ALIGNMENT;
+    scbm_output_write(output, zeros, padding);
+    return bytes + padding;
+}
+
+/* The bytes that a tensor takes in the file, without padding. */
+static size_t writer_tensor_bytes(const writer_tensor *written) {
+    const scbm_type_info *info = scbm_type_of(written->type);
+    return (size_t)(scbm_tensor_elements(written->tensor) / info->block) * (size_t)info->block_bytes;
+}
+
+/* Everything before the data; returns its size. */
+static size_t writer_write_header(const scbm_writer *writer, scbm_output_file *output) {
+    size_t size = 4 + 4 + 8 + 8;
+    uint64_t offset = 0;
+    scbm_output_write(output, "GGUF", 4);
+    output_number(output, GGUF_VERSION, 4);
+    output_number(output, writer->n_tensors, 8);
+    output_number(output, writer->n_entries, 8);
+    for (size_t i = 0; i < writer->n_entries; i++) {
+        const writer_entry *entry = &writer->entries[i];
+        output_string(output, entry->key);
+        output_number(output, entry->type, 4);
+        scbm_output_write(output, entry->value, entry->bytes);
+        size += 8 + strlen(entry->key) + 4 + entry->bytes;
+    }
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        const scbm_tensor *tensor = writer->tensors[i].tensor;
+        output_string(output, tensor->name);
+        output_number(output, (uint64_t)tensor->n_dims, 4);
+        for (int d = tensor->n_dims - 1; d >= 0; d--) output_number(output, (uint64_t)tensor->shape[d], 8);
+        output_number(output, gguf_number_of(writer->tensors[i].type), 4);
+        output_number(output, offset, 8);
+        offset += writer_tensor_bytes(&writer->tensors[i]) + GGUF_OUR_ALIGNMENT - 1;
+        offset -= offset % GGUF_OUR_ALIGNMENT;
+        size += 8 + strlen(tensor->name) + 4 + 8 * (size_t)tensor->n_dims + 4 + 8;
+    }
+    return size;
+}
+
+#define WRITER_CHUNK 16384 /* elements converted at a time: whole blocks */
+
+/* Converts and writes a tensor piece by piece. `scratch` has room for two pieces of the largest type; the source goes
+ * through it, since it may lie anywhere. */
+static scbm_status writer_write_converted(const writer_tensor *written, scbm_output_file *output,
+                                          unsigned char *scratch) {
+    const scbm_type_info *from = scbm_type_of(written->tensor->type), *to = scbm_type_of(written->type);
+    const unsigned char *source = written->tensor->data;
+    int64_t left = scbm_tensor_elements(written->tensor);
+    while (left > 0 && !output->status) {
+        int64_t n = left < WRITER_CHUNK ? left : WRITER_CHUNK;
+        size_t bytes = (size_t)(n / from->block) * (size_t)from->block_bytes;
+        memcpy(scratch, source, bytes);
+        scbm_status status = scbm_convert(written->type, scratch + 4 * WRITER_CHUNK, written->tensor->type, scratch, n);
+        if (status) return scbm_fail(status, "tensor %s: %s", written->tensor->name, scbm_last_error());
+        scbm_output_write(output, scratch + 4 * WRITER_CHUNK, (size_t)(n / to->block) * (size_t)to->block_bytes);
+        source += bytes;
+        left -= n;
+    }
+    return SCBM_OK;
+}
+
+static scbm_status writer_write_data(const scbm_writer *writer, scbm_output_file *output) {
+    unsigned char *scratch = scbm_alloc(&writer->hooks, 8 * WRITER_CHUNK);
+    scbm_status status = scratch ? SCBM_OK : SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++) {
+        const writer_tensor *written = &writer->tensors[i];
+        if (written->tensor->type == written->type)
+            scbm_output_write(output, written->tensor->data, writer_tensor_bytes(written));
+        else status = writer_write_converted(written, output, scratch);
+        output_pad(output, writer_tensor_bytes(written));
+    }
+    scbm_release(&writer->hooks, scratch);
+    return status;
+}
+
+/* What can only be seen when everything is there: names that are there twice, data that is missing. */
+static scbm_status writer_check(const scbm_writer *writer) {
+    if (writer->status) return scbm_fail(writer->status, "%s", writer->message);
+    file_name *names = scbm_alloc_array(&writer->hooks, writer->n_tensors + 1, sizeof *names);
+    if (!names) return SCBM_ERROR_MEMORY;
+    const char *twice;
+    for (size_t i = 0; i < writer->n_tensors; i++) names[i] = (file_name){writer->tensors[i].tensor->name, (int64_t)i};
+    file_sort_names(names, (int64_t)writer->n_tensors, &twice);
+    scbm_release(&writer->hooks, names);
+    if (twice) return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is to be written twice", twice);
+    for (size_t i = 0; i < writer->n_tensors; i++)
+        if (!writer->tensors[i].tensor->data && scbm_tensor_elements(writer->tensors[i].tensor))
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s has no data to write", writer->tensors[i].tensor->name);
+    return gguf_check_machine();
+}
+
+scbm_status scbm_writer_write(scbm_writer *writer, const char *path) {
+    scbm_output_file *output;
+    scbm_writer_set_int(writer, GGUF_ALIGNMENT_KEY, SCBM_VALUE_U32, GGUF_OUR_ALIGNMENT);
+    scbm_status status = writer_check(writer);
+    if (!status) status = scbm_output_open(&output, path, &writer->hooks);
+    if (status) return status;
+    output_pad(output, writer_write_header(writer, output));
+    status = writer_write_data(writer, output);
+    if (!status) return scbm_output_commit(output);
+    scbm_output_abandon(output);
+    return status;
+}
+
+#endif /* !SCBM_KERNELS_TIER */

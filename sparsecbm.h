@@ -1,0 +1,602 @@
+/*
+ * sparsecbm.h - a single-file tensor runtime for sparse concept bottleneck models
+ *
+ * This header is the manual of the runtime: status codes, hooks, tensors, graphs, automatic
+ * differentiation, optimizers, backends and model files. It knows nothing of texts or concepts;
+ * those live in models/cbm.h, which is built on it. To use the runtime alone, take
+ * sparsecbm.h and sparsecbm.c; they need the C standard library, libm, and POSIX for files.
+ *
+ * Conventions
+ *   - Shapes are written outermost first, as in NumPy: [2, 3] is two rows of three. Data is
+ *     row-major and contiguous. A tensor has one to four dimensions.
+ *   - A function that can fail returns scbm_status; scbm_last_error() then has one sentence that
+ *     says what was wrong and where. No function aborts, exits or prints.
+ *   - Objects made by X_create/X_open are freed by X_free/X_close, which accept NULL.
+ *   - Everything is deterministic: same inputs, seed, build and CPU tier give the same bits,
+ *     whatever the number of threads.
+ *
+ * MIT licence; see LICENSE.
+ */
+#ifndef SPARSECBM_H
+#define SPARSECBM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SCBM_VERSION_MAJOR 0
+#define SCBM_VERSION_MINOR 1
+#define SCBM_VERSION_PATCH 0
+#define SCBM_VERSION (SCBM_VERSION_MAJOR * 10000 + SCBM_VERSION_MINOR * 100 + SCBM_VERSION_PATCH)
+
+#if defined(__GNUC__) || defined(__clang__)
+#define SCBM_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
+#else
+#define SCBM_PRINTF(format_index, first)
+#endif
+
+/* The version of the library that is linked: SCBM_VERSION of its header. */
+int scbm_version(void);
+
+/* ------------------------------------------------------------------------------------------
+ * Status and errors
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum scbm_status {
+    SCBM_OK = 0,
+    SCBM_ERROR_ARGUMENT,    /* a value that the caller passed makes no sense */
+    SCBM_ERROR_SHAPE,       /* tensors do not fit each other, or a graph's capacity */
+    SCBM_ERROR_MEMORY,      /* the allocator returned NULL */
+    SCBM_ERROR_IO,          /* a file could not be opened, read, written or renamed */
+    SCBM_ERROR_FORMAT,      /* a file's content is damaged or not what its header says */
+    SCBM_ERROR_UNSUPPORTED, /* well-formed, but something this library or backend cannot do */
+    SCBM_ERROR_CANCELLED,   /* the progress hook asked to stop */
+    SCBM_ERROR_NUMERIC      /* a loss or gradient is not finite */
+} scbm_status;
+
+/* The status's name, as "out of memory". Never NULL. */
+const char *scbm_status_name(scbm_status status);
+
+/* One sentence about the last failure on this thread; "" when there was none. It is valid until
+ * the next failing call on this thread. */
+const char *scbm_last_error(void);
+
+/* Records a failure for scbm_last_error() and returns `status`: for code built on the runtime.
+ *     return scbm_fail(SCBM_ERROR_FORMAT, "%s: row %d has no label", path, row);                */
+scbm_status scbm_fail(scbm_status status, const char *format, ...) SCBM_PRINTF(2, 3);
+
+/* ------------------------------------------------------------------------------------------
+ * Hooks: memory, logging, progress, threads
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum scbm_log_level { SCBM_LOG_INFO, SCBM_LOG_WARNING } scbm_log_level;
+
+/* Runs task(arg, i, worker) for every i in [0, n). `worker` is in [0, n_workers) and no two tasks
+ * run at the same time with the same worker. Returns when all are done. */
+typedef void (*scbm_task)(void *arg, int64_t index, int worker);
+typedef void (*scbm_parallel_for)(void *user, int64_t n, scbm_task task, void *arg);
+
+/* What the host program may take over. Zero-initialize, set what is wanted; a NULL member keeps
+ * the default. The struct is copied; what `user` points to must outlive the objects. The default
+ * allocator is malloc, the default log and progress do nothing, and the default parallel loop is
+ * OpenMP's where the library was built with it and a plain loop where not. */
+typedef struct scbm_hooks {
+    void *user;
+    void *(*alloc)(void *user, size_t bytes);       /* NULL when out of memory; any alignment of 16 */
+    void (*free)(void *user, void *pointer);
+    void (*log)(void *user, scbm_log_level level, const char *message);
+    /* Called now and then in long work with how far it is (done of total, in `what`; "graph" counts the nodes of
+     * one run); a return other than 0 cancels: the call in progress returns SCBM_ERROR_CANCELLED. */
+    int (*progress)(void *user, const char *what, int64_t done, int64_t total);
+    scbm_parallel_for parallel_for;                 /* with n_workers, or NULL */
+    int n_workers;                                  /* threads; 0: all cores (OMP_NUM_THREADS heeded) */
+} scbm_hooks;
+
+/* Memory by the hooks (NULL: the default ones). The result is aligned to 64 bytes and zeroed;
+ * NULL when out of memory, which scbm_last_error() then says. scbm_release accepts NULL.
+ * scbm_alloc_array checks count * size for overflow. */
+void *scbm_alloc(const scbm_hooks *hooks, size_t bytes);
+void *scbm_alloc_array(const scbm_hooks *hooks, size_t count, size_t size);
+void scbm_release(const scbm_hooks *hooks, void *pointer);
+/* A copy of a string by the same allocator. */
+char *scbm_strdup(const scbm_hooks *hooks, const char *text);
+/* Enlarges an array of `size`-byte elements so that it holds at least `needed`; *pointer and
+ * *capacity are updated, new space is zeroed, growth is geometric. */
+scbm_status scbm_grow(const scbm_hooks *hooks, void **pointer, size_t *capacity, size_t needed, size_t size);
+/* Formats a message for the log hook. */
+void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format, ...) SCBM_PRINTF(3, 4);
+
+/* ------------------------------------------------------------------------------------------
+ * Tensors
+ * ---------------------------------------------------------------------------------------- */
+
+#define SCBM_MAX_DIMS 4
+#define SCBM_MAX_NAME 96
+
+typedef enum scbm_type {
+    SCBM_F32,
+    SCBM_F16,
+    SCBM_BF16,
+    SCBM_I32,
+    SCBM_I8,
+    SCBM_Q8_0, /* blocks of 32 weights of a row: a half-precision scale and 32 int8 */
+    SCBM_Q4_0, /* blocks of 32 weights of a row: a half-precision scale and 32 nibbles */
+    SCBM_TYPE_COUNT
+} scbm_type;
+
+typedef struct scbm_type_info {
+    const char *name;      /* "f32", … */
+    int block;             /* elements in a block: 1, or 32 */
+    int block_bytes;
+    int is_float;          /* holds real numbers, as a whole or in quantized blocks */
+} scbm_type_info;
+
+const scbm_type_info *scbm_type_of(scbm_type type);        /* NULL for an unknown type */
+scbm_status scbm_type_parse(const char *name, scbm_type *type);
+
+/* How large a dimension is when a graph runs. A graph is planned for a capacity and runs for any
+ * batch that fits: a dimension marked TOKENS or TEXTS has the batch's size then. */
+typedef enum scbm_extent { SCBM_FIXED = 0, SCBM_TOKENS = 1, SCBM_TEXTS = 2 } scbm_extent;
+
+/* A tensor. Those of a graph belong to it; others (weights) belong to whoever made them. */
+typedef struct scbm_tensor {
+    scbm_type type;
+    int n_dims;
+    int64_t shape[SCBM_MAX_DIMS];        /* outermost first; of a graph's tensor: the capacity */
+    uint8_t extent[SCBM_MAX_DIMS];       /* scbm_extent of each dimension */
+    void *data;                          /* in host memory; NULL until a graph is planned */
+    uint64_t generation;                 /* raise it when data changed, so that backends prepare anew */
+    struct scbm_graph *graph;            /* whose it is; NULL for the caller's own (weights) */
+    int node;                            /* of a graph's tensor: the node that computes it, else -1 */
+    char name[SCBM_MAX_NAME];
+} scbm_tensor;
+
+/* Sets type, dimensions and name; data stays NULL and belongs to the caller. Checks for
+ * overflow and that a quantized row is a whole number of blocks. */
+scbm_status scbm_tensor_init(scbm_tensor *tensor, const char *name, scbm_type type, int n_dims, const int64_t *shape);
+int64_t scbm_tensor_elements(const scbm_tensor *tensor);
+size_t scbm_tensor_bytes(const scbm_tensor *tensor);
+/* "[2, 3]" in `text`, which it returns. */
+const char *scbm_shape_text(const scbm_tensor *tensor, char *text, size_t size);
+
+/* Conversion between types, `n` elements; for quantized types n is a multiple of 32. Rounding is
+ * to nearest even (f16, bf16) and as the GGUF reference has it for Q8_0 and Q4_0. */
+scbm_status scbm_convert(scbm_type to, void *destination, scbm_type from, const void *source, int64_t n);
+
+/* ------------------------------------------------------------------------------------------
+ * Contexts: one per thread
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct scbm_context scbm_context;
+typedef struct scbm_backend scbm_backend;
+
+/* `hooks` may be NULL. `backend` NULL means the CPU, whose tier is picked by the machine or by the
+ * environment's SCBM_CPU ("portable", "avx2", "avx512"). A context is used by one thread at a time. */
+scbm_status scbm_context_create(scbm_context **context, const scbm_hooks *hooks, scbm_backend *backend);
+void scbm_context_free(scbm_context *context);
+const scbm_hooks *scbm_context_hooks(const scbm_context *context);
+/* The number of threads that the parallel loop uses. */
+int scbm_context_workers(const scbm_context *context);
+/* The context's parallel loop, for code that is built on the runtime. */
+void scbm_parallel(scbm_context *context, int64_t n, scbm_task task, void *arg);
+/* "cpu (avx512)", say. */
+const char *scbm_context_device(const scbm_context *context);
+
+/* ------------------------------------------------------------------------------------------
+ * Random numbers: counter-based (Philox 4x32-10, Salmon et al., SC 2011)
+ * ---------------------------------------------------------------------------------------- */
+
+/* The four 32-bit words at `counter` of the stream (seed, stream): the same on every machine. */
+void scbm_philox(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]);
+/* A generator that walks one stream; initialize {seed, stream, 0}. The state is the whole state. */
+typedef struct scbm_random { uint64_t seed, stream, counter; } scbm_random;
+double scbm_random_uniform(scbm_random *random);            /* in (0, 1) */
+double scbm_random_normal(scbm_random *random);             /* mean 0, variance 1 */
+uint64_t scbm_random_below(scbm_random *random, uint64_t n); /* in [0, n), unbiased */
+double scbm_random_beta(scbm_random *random, double a, double b);
+void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n);
+
+/* ------------------------------------------------------------------------------------------
+ * Graphs
+ *
+ * Build: call scbm_graph_create, inputs, ops, optionally scbm_graph_backward, mark outputs.
+ * Plan:  scbm_graph_plan places every intermediate in one workspace, reusing what is dead.
+ * Run:   scbm_graph_run as often as wanted, filling the inputs' data in between.
+ *
+ * An op that cannot be built (shapes, types, memory) returns NULL, keeps the reason in the graph
+ * and every op given a NULL tensor returns NULL: check once, in scbm_graph_plan's status.
+ * A graph belongs to its context's thread. Weights are plain tensors of the caller, read through
+ * their `data` when the graph runs; several graphs and threads may share them.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct scbm_graph scbm_graph;
+
+scbm_status scbm_graph_create(scbm_graph **graph, scbm_context *context);
+void scbm_graph_free(scbm_graph *graph);
+
+/* What the linear ops compute with: F32, or BF16 (operands rounded, sums in f32). Default F32. */
+void scbm_graph_set_precision(scbm_graph *graph, scbm_type precision);
+/* The batch's largest size; needed before an input or op with such a dimension. */
+void scbm_graph_set_capacity(scbm_graph *graph, int64_t tokens, int64_t texts);
+
+/* An input. `extent` may be NULL (all fixed); a dimension with an extent ignores its shape entry and
+ * takes the capacity. After planning, write into input->data (row-major at the batch's size). */
+scbm_tensor *scbm_input(scbm_graph *graph, const char *name, scbm_type type, int n_dims, const int64_t *shape,
+                        const scbm_extent *extent);
+/* Keeps a tensor's data after a run (scbm_graph_data). Returns it. */
+scbm_tensor *scbm_output(scbm_graph *graph, scbm_tensor *tensor);
+
+/* How linear_back_w treats streams and masks. */
+typedef enum scbm_dw_mode {
+    SCBM_DW_SUMMED,       /* [out, in]: Σ_s M_s ⊙ (dy_sᵀ x_s): training */
+    SCBM_DW_MASKED,       /* [S, out, in]: M_s ⊙ (dy_sᵀ x_s): second-order scores */
+    SCBM_DW_DENSE         /* [S, out, in]: dy_sᵀ x_s: popup scores, interventions */
+} scbm_dw_mode;
+
+/* Adds the nodes that compute the gradients of `loss` (one element) for the `n` tensors `wrt`:
+ * weights, inputs or intermediates (of type F32). Gradients are outputs, by scbm_graph_gradient.
+ * A tensor that does not influence the loss has a gradient of zeros. */
+scbm_status scbm_graph_backward(scbm_graph *graph, scbm_tensor *loss, scbm_tensor *const *wrt, int n);
+scbm_tensor *scbm_graph_gradient(scbm_graph *graph, const scbm_tensor *tensor); /* NULL: none was asked for */
+/* What scbm_graph_backward gives as the gradient of a weight of scbm_linear: SCBM_DW_SUMMED (the default) is the
+ * weight's gradient, [out, in]; the two others are the gradients of W ⊙ M_s, stream by stream, [S, out, in], and the
+ * weight may then be of any float type. To be set before scbm_graph_backward. */
+void scbm_graph_set_weight_gradients(scbm_graph *graph, scbm_dw_mode mode);
+/* Hands `tensor` over as soon as a run has computed it: `function` is called with its data, whose memory is used again
+ * afterwards, so that many large results need the memory of one. For results of nodes, after scbm_graph_backward; what is
+ * an output otherwise is none any more. A status other than SCBM_OK ends the run and comes back from it. */
+typedef scbm_status (*scbm_watch_function)(void *user, const scbm_tensor *tensor);
+scbm_status scbm_graph_watch(scbm_graph *graph, scbm_tensor *tensor, scbm_watch_function function, void *user);
+
+/* Dry plan: the bytes that a run will need beyond the weights (inputs, workspace, scratch). */
+scbm_status scbm_graph_measure(scbm_graph *graph, size_t *bytes);
+/* Places everything and takes the memory. Nothing may be added to the graph afterwards. */
+scbm_status scbm_graph_plan(scbm_graph *graph);
+/* The seed and step that dropout draws by. */
+void scbm_graph_set_random(scbm_graph *graph, uint64_t seed, uint64_t step);
+/* Runs every node for a batch of `tokens` tokens and `texts` texts within the capacity (0, 0 for
+ * a graph without such dimensions). */
+scbm_status scbm_graph_run(scbm_graph *graph, int64_t tokens, int64_t texts);
+/* The shape that a tensor had in the last run. */
+void scbm_graph_shape(const scbm_graph *graph, const scbm_tensor *tensor, int64_t shape[SCBM_MAX_DIMS]);
+/* Replaces every node whose op has a decomposition by it (before scbm_graph_backward). For tests,
+ * and for backends that lack the fused op. */
+scbm_status scbm_graph_decompose(scbm_graph *graph);
+
+/* Seconds spent in each op since the graph was planned; for profiles. Indexed by scbm_op. */
+const double *scbm_graph_op_seconds(const scbm_graph *graph);
+
+/* ------------------------------------------------------------------------------------------
+ * Ops. S streams, T tokens, N texts. `offsets` is I32 [capacity of texts + 1], of which the first
+ * N + 1 entries count: text n's tokens are offsets[n] … offsets[n+1]-1 of the T.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum scbm_activation {
+    SCBM_NONE,
+    SCBM_GELU_ERF,  /* x Φ(x) */
+    SCBM_GELU_TANH, /* 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))) */
+    SCBM_RELU,
+    SCBM_TANH,
+    SCBM_SIGMOID
+} scbm_activation;
+
+/* Rows of table [V, d] (any float type) by ids I32 [T]: [1, T, d]. An id outside the table is an error of the run. */
+scbm_tensor *scbm_get_rows(scbm_graph *g, scbm_tensor *table, scbm_tensor *ids);
+/* Elementwise, b's shape broadcast to a's (aligned at the last dimension, missing or 1 fits any). */
+scbm_tensor *scbm_add(scbm_graph *g, scbm_tensor *a, scbm_tensor *b);
+scbm_tensor *scbm_mul(scbm_graph *g, scbm_tensor *a, scbm_tensor *b);
+scbm_tensor *scbm_scale(scbm_graph *g, scbm_tensor *a, float factor);
+/* a's sum over the dimensions in which `like` is 1 or missing: the transpose of broadcasting. */
+scbm_tensor *scbm_sum_to(scbm_graph *g, scbm_tensor *a, scbm_tensor *like);
+scbm_tensor *scbm_sum(scbm_graph *g, scbm_tensor *a);  /* of all elements: [1] */
+scbm_tensor *scbm_mean(scbm_graph *g, scbm_tensor *a); /* of all elements: [1] */
+/* The same data under another shape with the same extents' product; no copy. */
+scbm_tensor *scbm_reshape(scbm_graph *g, scbm_tensor *a, int n_dims, const int64_t *shape, const scbm_extent *extent);
+scbm_tensor *scbm_copy(scbm_graph *g, scbm_tensor *a);
+scbm_tensor *scbm_cast(scbm_graph *g, scbm_tensor *a, scbm_type type); /* F32, F16, BF16 */
+/* Along the last dimension. */
+scbm_tensor *scbm_concat(scbm_graph *g, scbm_tensor *a, scbm_tensor *b);
+scbm_tensor *scbm_slice(scbm_graph *g, scbm_tensor *a, int64_t first, int64_t count);
+
+/* The masked linear: y[s] = act(x[s] (W ⊙ M_s)ᵀ + b). x [S or 1, T, in] (or [S, N, in]), w [out, in] of any float
+ * type, b [out] or NULL, masks NULL (dense: then y has x's S) or I8 [S, out, scbm_mask_row_bytes(in)]
+ * bit planes: bit j of byte b is weight 8b + j of the row. y [S, T, out]. */
+scbm_tensor *scbm_linear(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_tensor *b, scbm_tensor *masks,
+                         scbm_activation act);
+int64_t scbm_mask_row_bytes(int64_t in); /* in bits, rounded up to 8 bytes */
+/* Several small heads side by side: z [S or 1, N, d], w [C, d], b [C] or NULL, groups I32 [K + 1] with
+ * groups[0] = 0, groups[K] = C. y [N, C]; rows groups[k] … of w read stream k of z (stream 0 if S is 1). */
+scbm_tensor *scbm_group_linear(scbm_graph *g, scbm_tensor *z, scbm_tensor *w, scbm_tensor *b, scbm_tensor *groups);
+
+/* (x − mean) / √(var + epsilon) · gamma + beta over the last dimension (Ba et al., 2016). */
+scbm_tensor *scbm_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, scbm_tensor *beta, float epsilon);
+/* layer_norm(x + residual): fused. residual may be [1, T, d] under x [S, T, d]. */
+scbm_tensor *scbm_add_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *residual, scbm_tensor *gamma,
+                                 scbm_tensor *beta, float epsilon);
+scbm_tensor *scbm_activate(scbm_graph *g, scbm_tensor *x, scbm_activation act);
+scbm_tensor *scbm_softmax(scbm_graph *g, scbm_tensor *x); /* over the last dimension; −∞ gives 0 */
+/* Elements are zeroed with the probability p, the others divided by 1 − p; by Philox at
+ * (the graph's seed, this op's place, the graph's step, element). p = 0 returns x itself. */
+scbm_tensor *scbm_dropout(scbm_graph *g, scbm_tensor *x, float p);
+
+/* Multi-head attention inside each text: softmax(scale · q kᵀ) v. q, k, v [S, T, heads · head size].
+ * Fused; `p` is the dropout of the probabilities. */
+scbm_tensor *scbm_attention(scbm_graph *g, scbm_tensor *q, scbm_tensor *k, scbm_tensor *v, scbm_tensor *offsets,
+                            int n_heads, float scale, int causal, float p);
+/* Its parts, for decompositions. C is the longest text that fits, `context`:
+ *   scores [S, heads, T, C]: a_t · b_j for the j-th token of t's text, `fill` past its end (and after t if causal);
+ *   mix    [S, T, heads · size]: Σ_j p[t, j] b_j;    mix_transposed: Σ_t p[t, j] a_t at token j. */
+scbm_tensor *scbm_attention_scores(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_tensor *offsets, int n_heads,
+                                   int64_t context, int causal, float fill);
+scbm_tensor *scbm_attention_mix(scbm_graph *g, scbm_tensor *p, scbm_tensor *b, scbm_tensor *offsets, int n_heads);
+scbm_tensor *scbm_attention_mix_transposed(scbm_graph *g, scbm_tensor *p, scbm_tensor *a, scbm_tensor *offsets,
+                                           int n_heads);
+
+/* x [S, T, d] to [S, N, d]: each text's mean, or its first token. An empty text gives zeros. */
+scbm_tensor *scbm_segment_mean(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
+scbm_tensor *scbm_segment_first(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
+/* β x_n + (1 − β) x_π(n): x [S, N, d], permutation I32 [N], beta F32 [1] (C3M's concept-level MixUp). */
+scbm_tensor *scbm_mix_texts(scbm_graph *g, scbm_tensor *x, scbm_tensor *permutation, scbm_tensor *beta);
+
+/* The weighted mean cross-entropy, [1]. logits [N, C]; groups I32 [K + 1] cuts C into K softmaxes. targets:
+ * I32 [N, K] classes within the group, negative = ignored; or F32 [N, C] probabilities, a group that sums to
+ * 0 = ignored. class_weights F32 [C] or NULL: Σ w ℓ / Σ w as PyTorch has it. No counted target gives 0. */
+scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor *targets, scbm_tensor *groups,
+                                scbm_tensor *class_weights);
+
+/* ------------------------------------------------------------------------------------------
+ * The op table. An op is one row; backends, the conformance test and the gradient test walk it.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum scbm_op {
+    SCBM_OP_GET_ROWS,
+    SCBM_OP_GET_ROWS_BACK,
+    SCBM_OP_ADD,
+    SCBM_OP_MUL,
+    SCBM_OP_SCALE,
+    SCBM_OP_SUM_TO,
+    SCBM_OP_BROADCAST,
+    SCBM_OP_RESHAPE,
+    SCBM_OP_COPY,
+    SCBM_OP_CAST,
+    SCBM_OP_CONCAT,
+    SCBM_OP_SLICE,
+    SCBM_OP_SLICE_BACK,
+    SCBM_OP_LINEAR,
+    SCBM_OP_LINEAR_BACK_X,
+    SCBM_OP_LINEAR_BACK_W,
+    SCBM_OP_GROUP_LINEAR,
+    SCBM_OP_GROUP_LINEAR_BACK_Z,
+    SCBM_OP_GROUP_LINEAR_BACK_W,
+    SCBM_OP_LAYER_NORM,
+    SCBM_OP_ADD_LAYER_NORM,
+    SCBM_OP_LAYER_NORM_BACK,
+    SCBM_OP_ACTIVATE,
+    SCBM_OP_ACTIVATE_BACK,
+    SCBM_OP_SOFTMAX,
+    SCBM_OP_SOFTMAX_BACK,
+    SCBM_OP_DROPOUT,
+    SCBM_OP_ATTENTION,
+    SCBM_OP_ATTENTION_BACK,
+    SCBM_OP_ATTENTION_SCORES,
+    SCBM_OP_ATTENTION_MIX,
+    SCBM_OP_ATTENTION_MIX_TRANSPOSED,
+    SCBM_OP_SEGMENT_MEAN,
+    SCBM_OP_SEGMENT_MEAN_BACK,
+    SCBM_OP_SEGMENT_FIRST,
+    SCBM_OP_SEGMENT_FIRST_BACK,
+    SCBM_OP_MIX_TEXTS,
+    SCBM_OP_MIX_TEXTS_BACK,
+    SCBM_OP_CROSS_ENTROPY,
+    SCBM_OP_CROSS_ENTROPY_BACK,
+    SCBM_OP_COUNT
+} scbm_op;
+
+#define SCBM_MAX_SOURCES 8
+#define SCBM_MAX_RESULTS 4
+
+/* A node of a graph: one op applied. Absent optional sources are NULL. */
+typedef struct scbm_node {
+    scbm_op op;
+    int n_sources, n_results;
+    scbm_tensor *source[SCBM_MAX_SOURCES];
+    scbm_tensor *result[SCBM_MAX_RESULTS];
+    /* What the op needs beside tensors; which of them counts is in the op's row. */
+    float scalar[2];      /* factor, epsilon, scale, fill, dropout's p */
+    int64_t integer[4];   /* activation, heads, causal, first column, context, mode, dropout's place */
+} scbm_node;
+
+typedef struct scbm_op_info {
+    const char *name;              /* "layer_norm_back" */
+    int min_sources, n_sources;    /* the first min_sources are required */
+    int n_results;
+    int has_backward;              /* a rule that scbm_graph_backward can follow */
+    int has_decomposition;
+    unsigned in_place;             /* bit i: the first result may take source i's memory */
+} scbm_op_info;
+
+const scbm_op_info *scbm_op_of(scbm_op op);
+
+/* The general way to add a node; the functions above are made of it. Sources are checked against
+ * the op's row and shape rule; the results are made. Returns the node, or NULL (the reason is kept). */
+scbm_node *scbm_graph_add(scbm_graph *graph, scbm_op op, int n_sources, scbm_tensor *const *sources,
+                          const float scalar[2], const int64_t integer[4]);
+int scbm_graph_nodes(const scbm_graph *graph);
+const scbm_node *scbm_graph_node(const scbm_graph *graph, int index);
+
+/* ------------------------------------------------------------------------------------------
+ * Backends: what a device implements. See "Porting to a new device" in the README.
+ * ---------------------------------------------------------------------------------------- */
+
+/* One node with the shapes of this run, as a kernel gets it. */
+typedef struct scbm_view {
+    scbm_type type;
+    int n_dims;
+    int64_t shape[SCBM_MAX_DIMS];  /* of this batch */
+    void *data;                    /* in the backend's memory */
+    const scbm_tensor *tensor;
+} scbm_view;
+
+typedef struct scbm_kernel_call {
+    const scbm_node *node;
+    scbm_view source[SCBM_MAX_SOURCES];  /* data NULL where absent */
+    scbm_view result[SCBM_MAX_RESULTS];
+    void *scratch;                       /* as many bytes as scratch_bytes() asked for */
+    scbm_type precision;
+    uint64_t seed, step;
+    int64_t tokens, texts;
+} scbm_kernel_call;
+
+typedef struct scbm_backend_functions {
+    const char *name;
+    void (*free)(scbm_backend *backend);
+    const char *(*device)(scbm_backend *backend);
+    /* Device memory. Host backends return plain memory. */
+    void *(*allocate)(scbm_backend *backend, const scbm_hooks *hooks, size_t bytes);
+    void (*deallocate)(scbm_backend *backend, const scbm_hooks *hooks, void *memory);
+    int is_host;           /* device memory can be read and written by the host: no copies are made */
+    scbm_status (*upload)(scbm_backend *backend, void *device, const void *host, size_t bytes);
+    scbm_status (*download)(scbm_backend *backend, void *host, const void *device, size_t bytes);
+    /* 1 when this node can be run; the types and attributes are the node's. */
+    int (*supports)(scbm_backend *backend, const scbm_node *node, scbm_type precision);
+    /* Scratch for one call at the capacity's shapes, with `workers` threads. */
+    size_t (*scratch_bytes)(scbm_backend *backend, const scbm_kernel_call *call, int workers);
+    scbm_status (*run)(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call);
+    scbm_status (*synchronize)(scbm_backend *backend);
+} scbm_backend_functions;
+
+struct scbm_backend {
+    const scbm_backend_functions *functions;
+    void *state;
+};
+
+/* The CPU backend. `tier` is NULL (the best that the machine has, or the environment's SCBM_CPU), "portable",
+ * "avx2" or "avx512"; one that the machine lacks is an error. */
+scbm_status scbm_cpu_backend_create(scbm_backend **backend, const char *tier);
+void scbm_backend_free(scbm_backend *backend);
+
+/* ------------------------------------------------------------------------------------------
+ * AdamW with decoupled weight decay (Loshchilov and Hutter, ICLR 2019) and clipping
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct scbm_adamw scbm_adamw;
+
+typedef struct scbm_adamw_options {
+    float beta1, beta2, epsilon;   /* 0.9, 0.999, 1e-8 */
+    float clip_norm;               /* the gradients' global norm is scaled down to this; 0: never */
+} scbm_adamw_options;
+
+/* `params`: F32 tensors of the caller, updated in place. learning_rate and weight_decay: one per tensor. */
+scbm_status scbm_adamw_create(scbm_adamw **optimizer, scbm_context *context, scbm_tensor *const *params, int n,
+                              const float *learning_rate, const float *weight_decay, const scbm_adamw_options *options);
+void scbm_adamw_free(scbm_adamw *optimizer);
+/* One step with the gradients (same order) and all learning rates times `rate`. The gradients' norm before
+ * clipping comes back in *norm (may be NULL). Not finite: SCBM_ERROR_NUMERIC, and nothing was changed. */
+scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm);
+/* The state, for checkpoints: first and second moment of parameter i (writable), and the step count. */
+scbm_tensor *scbm_adamw_moment(scbm_adamw *optimizer, int i, int second);
+int64_t scbm_adamw_steps(const scbm_adamw *optimizer);
+void scbm_adamw_set_steps(scbm_adamw *optimizer, int64_t steps);
+/* 0 → 1 over the first `warmup` steps, then linearly to 0 at `total` (step counts from 1). */
+float scbm_linear_schedule(int64_t step, int64_t warmup, int64_t total);
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: GGUF version 3, little-endian
+ *
+ * A file is memory-mapped and checked whole when opened: every size against the file's length, every
+ * type, every name. Its tensors' data point into the mapping (read-only) until scbm_file_close.
+ * GGUF lists dimensions innermost first; here they are outermost first as everywhere.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct scbm_file scbm_file;
+
+typedef enum scbm_value_type {   /* GGUF's numbers */
+    SCBM_VALUE_U8, SCBM_VALUE_I8, SCBM_VALUE_U16, SCBM_VALUE_I16, SCBM_VALUE_U32, SCBM_VALUE_I32,
+    SCBM_VALUE_F32, SCBM_VALUE_BOOL, SCBM_VALUE_STRING, SCBM_VALUE_ARRAY, SCBM_VALUE_U64, SCBM_VALUE_I64,
+    SCBM_VALUE_F64
+} scbm_value_type;
+
+scbm_status scbm_file_open(scbm_file **file, const char *path, const scbm_hooks *hooks);
+/* From memory, which must outlive the file and be aligned to 8 bytes (a misaligned start is copied).
+ * `name` stands for the path in messages. */
+scbm_status scbm_file_open_memory(scbm_file **file, const void *data, size_t size, const char *name,
+                                  const scbm_hooks *hooks);
+void scbm_file_close(scbm_file *file);
+const char *scbm_file_path(const scbm_file *file);
+size_t scbm_file_size(const scbm_file *file);
+
+int64_t scbm_file_n_keys(const scbm_file *file);
+const char *scbm_file_key(const scbm_file *file, int64_t index);
+int64_t scbm_file_find_key(const scbm_file *file, const char *key); /* -1: not there */
+scbm_value_type scbm_file_key_type(const scbm_file *file, int64_t index); /* ARRAY for arrays */
+scbm_value_type scbm_file_array_type(const scbm_file *file, int64_t index);
+int64_t scbm_file_array_length(const scbm_file *file, int64_t index); /* 1 for a plain value */
+
+/* Values by key. A missing key or another type is an error that names file and key; the _or forms return `otherwise`
+ * when the key is missing or of another kind. Integers of any width are accepted where they fit. Strings are
+ * NUL-terminated, valid until the file is closed; a string with a NUL inside is refused when opening. */
+scbm_status scbm_file_get_int(const scbm_file *file, const char *key, int64_t *value);
+scbm_status scbm_file_get_float(const scbm_file *file, const char *key, double *value);
+scbm_status scbm_file_get_string(const scbm_file *file, const char *key, const char **value);
+int64_t scbm_file_int_or(const scbm_file *file, const char *key, int64_t otherwise); /* booleans are 0 and 1 */
+double scbm_file_float_or(const scbm_file *file, const char *key, double otherwise);
+const char *scbm_file_string_or(const scbm_file *file, const char *key, const char *otherwise);
+/* Elements of arrays, by the key's index; element 0 of a plain value. */
+scbm_status scbm_file_int_at(const scbm_file *file, int64_t key_index, int64_t i, int64_t *value);
+scbm_status scbm_file_float_at(const scbm_file *file, int64_t key_index, int64_t i, double *value);
+scbm_status scbm_file_string_at(const scbm_file *file, int64_t key_index, int64_t i, const char **value);
+
+int64_t scbm_file_n_tensors(const scbm_file *file);
+scbm_tensor *scbm_file_tensor(scbm_file *file, int64_t index);
+scbm_tensor *scbm_file_find_tensor(scbm_file *file, const char *name); /* NULL: not there */
+
+/* Writing: collect, then write in one go to a temporary name beside `path`, flush, and rename. The writer
+ * copies keys and values; tensors' data is read when writing and must stay until then. */
+typedef struct scbm_writer scbm_writer;
+
+scbm_status scbm_writer_create(scbm_writer **writer, const scbm_hooks *hooks);
+void scbm_writer_free(scbm_writer *writer);
+/* Setting a key again replaces it. Errors are kept and come back from scbm_writer_write. */
+void scbm_writer_set_int(scbm_writer *writer, const char *key, scbm_value_type type, int64_t value);
+void scbm_writer_set_float(scbm_writer *writer, const char *key, scbm_value_type type, double value);
+void scbm_writer_set_bool(scbm_writer *writer, const char *key, int value);
+void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *value);
+void scbm_writer_set_strings(scbm_writer *writer, const char *key, const char *const *values, int64_t n);
+void scbm_writer_set_ints(scbm_writer *writer, const char *key, scbm_value_type type, const int64_t *values, int64_t n);
+void scbm_writer_set_floats(scbm_writer *writer, const char *key, scbm_value_type type, const double *values, int64_t n);
+/* All keys and values of a file that was read (to rewrite a model with changes). */
+void scbm_writer_copy_keys(scbm_writer *writer, const scbm_file *file);
+void scbm_writer_remove_key(scbm_writer *writer, const char *key);
+/* `tensor` (kept by pointer) is written under its name, as `type`: converted while writing. A row
+ * that is no multiple of 32 stays F16 where a quantized type was asked for. */
+void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type);
+scbm_status scbm_writer_write(scbm_writer *writer, const char *path);
+
+/* Any file, replaced atomically: bytes go to a temporary name beside `path`; commit flushes and renames,
+ * abandon (accepts NULL) removes it. Both free it. Write errors are kept until commit. */
+typedef struct scbm_output_file scbm_output_file;
+scbm_status scbm_output_open(scbm_output_file **output, const char *path, const scbm_hooks *hooks);
+void scbm_output_write(scbm_output_file *output, const void *bytes, size_t size);
+void scbm_output_print(scbm_output_file *output, const char *format, ...) SCBM_PRINTF(2, 3);
+scbm_status scbm_output_commit(scbm_output_file *output);
+void scbm_output_abandon(scbm_output_file *output);
+
+/* A whole file in memory (mapped where possible), NUL not added; for parsers. */
+typedef struct scbm_bytes { const unsigned char *data; size_t size; void *handle; } scbm_bytes;
+scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks);
+void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks);
+
+/* Numbers in text, whatever the locale. parse: the whole of text[0…length) must be a number. print: the
+ * shortest text that reads back as the same double (as float: the same float); returns `text`, of 32 bytes. */
+scbm_status scbm_parse_double(const char *text, size_t length, double *value);
+const char *scbm_print_double(double value, char text[32]);
+const char *scbm_print_float(float value, char text[32]);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SPARSECBM_H */

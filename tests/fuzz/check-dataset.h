@@ -1,0 +1,55 @@
+/*
+ * tests/fuzz/check-dataset.h - what must hold of a data set, whatever bytes it was read from
+ */
+#ifndef CHECK_DATASET_H
+#define CHECK_DATASET_H
+
+#include "../../models/dataset.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static inline void require(int holds) {
+    if (!holds) abort();
+}
+
+static inline void check_classes(const cbm_classes *classes, const int32_t *values, size_t n, size_t stride) {
+    require(classes->n <= CBM_MAX_CLASSES);
+    for (size_t c = 0; c < classes->n; c++) {
+        require(classes->name[c][0] != 0);
+        require(cbm_classes_find(classes, classes->name[c]) == (int32_t)c); /* no name is there twice */
+        if (strcmp(classes->name[c], "unknown") == 0) require(c == classes->n - 1);
+    }
+    for (size_t i = 0; i < n; i++) require(values[i * stride] >= -1 && values[i * stride] < (int32_t)classes->n);
+}
+
+/* Reads the bytes, without knowing classes and then with what was found as the known ones: the same must come of it. A
+ * refusal is one line that begins with the file's name. Returns whether the data set was read; the caller clears it. */
+static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *options, const char *name, const void *bytes,
+                               size_t size) {
+    static const cbm_dataset nothing;
+    if (cbm_dataset_read_memory(data, options, name, bytes, size, NULL) != SCBM_OK) {
+        const char *message = scbm_last_error();
+        require(strncmp(message, name, strlen(name)) == 0 && !strchr(message, '\n'));
+        require(memcmp(data, &nothing, sizeof nothing) == 0);
+        return 0;
+    }
+    require(data->n > 0 && data->n <= data->n_read && data->n_concepts == options->n_concepts);
+    for (size_t i = 0; i < data->n; i++) require(strlen(data->text[i]) == data->text_length[i]);
+    check_classes(&data->label_classes, data->label, data->n, 1);
+    for (int k = 0; k < data->n_concepts; k++)
+        check_classes(&data->concept_classes[k], data->concept_class + k, data->n, (size_t)data->n_concepts);
+
+    cbm_dataset again;
+    cbm_dataset_options known = *options;
+    known.label_classes = &data->label_classes;
+    known.concept_classes = data->concept_classes;
+    require(cbm_dataset_read_memory(&again, &known, name, bytes, size, NULL) == SCBM_OK);
+    require(again.n == data->n && memcmp(again.label, data->label, data->n * sizeof *data->label) == 0);
+    require(memcmp(again.concept_class, data->concept_class,
+                   data->n * (size_t)data->n_concepts * sizeof *data->concept_class) == 0);
+    cbm_dataset_clear(&again);
+    return 1;
+}
+
+#endif

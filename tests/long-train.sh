@@ -1,0 +1,52 @@
+#!/bin/sh
+# Training that is killed at any moment leaves files that load, and goes on to the same bits; the whole demonstration
+# gives the same bits again, with one thread or two, and a model far better than guessing.
+set -u
+passed=0 failed=0
+main=${MAIN:-$(pwd)/models/main}
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+
+# check WHAT COMMAND...
+check() {
+    what=$1
+    shift
+    if "$@" >log 2>&1; then
+        passed=$((passed + 1))
+        echo "ok: $what"
+    else
+        failed=$((failed + 1))
+        echo "fail: $what"
+        tail -n 5 log
+    fi
+}
+
+"$main" demo --data-only --dir demo >/dev/null || exit 1
+train() {
+    "$main" train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv --text review --label stars \
+        --concept food --concept service --concept noise --concept price --epochs 6 "$@"
+}
+
+train -o whole.gguf >/dev/null || exit 1
+for delay in 0.1 0.4 0.7 1.1 1.6 2.2 2.9; do
+    rm -f killed.gguf killed.gguf.checkpoint
+    train -o killed.gguf >/dev/null 2>&1 &
+    child=$!
+    sleep "$delay"
+    kill -9 "$child" 2>/dev/null
+    wait "$child" 2>/dev/null
+    [ ! -f killed.gguf ] || check "the model of a run that was killed after $delay s loads" "$main" predict --model killed.gguf text
+    check "a run that was killed after $delay s goes on" train --resume -o killed.gguf
+    check "and ends with the same bits" cmp whole.gguf killed.gguf
+done
+
+check "the demonstration with one thread" "$main" demo --dir one --threads 1
+check "the demonstration with two threads" "$main" demo --dir two --threads 2
+check "both have the same bits" cmp one/reviews.gguf two/reviews.gguf
+"$main" eval --model one/reviews.gguf --data one/test.csv --json >result || exit 1
+cat result
+check "its label accuracy is above 0.6" grep -qE '"label":\{"accuracy":0\.[6-9]' result
+check "its concept accuracy is above 0.85" grep -qE '"concepts":\{"accuracy":0\.(8[5-9]|9)' result
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,62 @@
+#!/bin/sh
+# tests/run.sh TEST... - runs test programs and scripts one after the other and adds up their results.
+#
+# A test counts its cases itself, by a last line "N passed, N failed, N skipped", or speaks TAP (as cmocka does). A
+# program tests' fuzzers are replayed with (…/replay-NAME) gets the inputs kept in tests/fuzz/corpus/NAME and is one case.
+# A test that ends with another status than 0 and counts no failure is one failure. The last line is the total.
+set -u
+export CMOCKA_MESSAGE_OUTPUT=TAP
+logs=${BUILD:-build}/logs
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+
+# Runs one test, its output into $log; sets $status.
+run_one() {
+    case $1 in
+    *.sh) sh "$1" >"$log" 2>&1 ;;
+    */replay-*)
+        corpus=tests/fuzz/corpus/${name#replay-}
+        if [ ! -d "$corpus" ]; then
+            echo "$corpus: there is no such folder" >"$log"
+            return 1
+        fi
+        if find "$corpus" -type f | sort | xargs "$1" >"$log" 2>&1; then
+            echo "1 passed, 0 failed, 0 skipped" >>"$log"
+        else
+            return 1
+        fi
+        ;;
+    */*) "$1" >"$log" 2>&1 ;;
+    *) "./$1" >"$log" 2>&1 ;;
+    esac
+}
+
+for test in "$@"; do
+    name=$(basename "$test" .sh)
+    log=$logs/$name.log
+    started=$(date +%s)
+    run_one "$test"
+    status=$?
+    totals=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -n 1)
+    if [ -n "$totals" ]; then
+        p=$(echo "$totals" | cut -d' ' -f1) f=$(echo "$totals" | cut -d' ' -f3) s=$(echo "$totals" | cut -d' ' -f5)
+    else
+        s=$(grep -cE '^(not )?ok .*# SKIP' "$log")
+        p=$(grep -E '^ok ' "$log" | grep -vc '# SKIP')
+        f=$(grep -E '^not ok ' "$log" | grep -vc '# SKIP')
+    fi
+    [ "$status" -ne 0 ] && [ "$f" -eq 0 ] && f=1
+    [ $((p + f + s)) -eq 0 ] && f=1 # a test without cases tests nothing
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    mark=✓
+    [ "$f" -gt 0 ] && mark=✗
+    echo "$mark $name: $p passed, $f failed, $s skipped ($(($(date +%s) - started)) s)"
+    if [ "$f" -gt 0 ]; then
+        echo "  status $status; the end of $log:"
+        grep -E '^(not ok|# )|rror|ail' "$log" | grep -v '# SKIP' | tail -n 30 | sed 's/^/    /'
+        tail -n 15 "$log" | sed 's/^/    /'
+    fi
+    [ "$s" -gt 0 ] && grep -E '# SKIP|^skipped:' "$log" | sed 's/^/    /'
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,476 @@
+/*
+ * tests/test-backend.c - every op of the op table, on every backend, against the double-precision reference
+ *
+ * test-backend [NAME]: the devices whose name contains NAME ("avx2", say), or SCBM_TEST_BACKEND; default: all that this
+ * machine has. A new backend is a row of `devices`.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include "op-cases.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* ------------------------------------------------------------------------------------------
+ * Devices
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct device {
+    const char *name;
+    scbm_status (*create)(scbm_backend **backend, const char *argument);
+    const char *argument;
+    int runs_all_ops; /* else an op that the backend refuses must run decomposed, or be reported */
+} device;
+
+static const device devices[] = {
+    {"cpu (portable)", scbm_cpu_backend_create, "portable", 1},
+    {"cpu (neon)", scbm_cpu_backend_create, "neon", 1},
+    {"cpu (avx2)", scbm_cpu_backend_create, "avx2", 1},
+    {"cpu (avx512)", scbm_cpu_backend_create, "avx512", 1},
+};
+
+/* The same work on one, two and three threads, and on three workers that take the tasks from the last to the first. */
+enum { ONE_WORKER, TWO_WORKERS, THREE_WORKERS, REVERSED, N_WAYS };
+static const char *const way_names[N_WAYS] = {"one worker", "two workers", "three workers", "reversed tasks"};
+
+static void reversed(void *user, int64_t n, scbm_task task, void *arg) {
+    (void)user;
+    for (int64_t i = n - 1; i >= 0; i--) task(arg, i, (int)(i % 3));
+}
+
+typedef struct bench {
+    const device *device;
+    scbm_backend *backend;
+    scbm_context *way[N_WAYS];
+    int64_t compared;  /* elements */
+    int n_refused;     /* cases that the backend cannot run at all */
+} bench;
+
+typedef struct op_test { scbm_op op; bench *bench; char name[96]; } op_test;
+
+static void assert_ok(scbm_status status, const char *what) {
+    if (status) fail_msg("%s: %s: %s", what, scbm_status_name(status), scbm_last_error());
+}
+
+static scbm_status bench_open(bench *b, const device *d) {
+    memset(b, 0, sizeof *b);
+    b->device = d;
+    scbm_status status = d->create(&b->backend, d->argument);
+    for (int i = 0; i < N_WAYS && !status; i++) {
+        scbm_hooks hooks = {0};
+        hooks.n_workers = i == REVERSED ? 3 : i + 1;
+        if (i == REVERSED) hooks.parallel_for = reversed;
+        status = scbm_context_create(&b->way[i], &hooks, b->backend);
+    }
+    return status;
+}
+
+static void bench_close(bench *b) {
+    for (int i = 0; i < N_WAYS; i++) scbm_context_free(b->way[i]);
+    scbm_backend_free(b->backend);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Running a case
+ * ---------------------------------------------------------------------------------------- */
+
+/* What a run left: the results' bytes and tensors (for shapes and types). */
+typedef struct outcome {
+    int n;
+    scbm_tensor tensor[SCBM_MAX_RESULTS];
+    size_t bytes[SCBM_MAX_RESULTS];
+    unsigned char *data[SCBM_MAX_RESULTS];
+} outcome;
+
+static void outcome_free(outcome *o) {
+    for (int i = 0; i < o->n; i++) free(o->data[i]);
+    memset(o, 0, sizeof *o);
+}
+
+static unsigned char *copy_bytes(const void *bytes, size_t size) {
+    unsigned char *copy = malloc(size ? size : 1);
+    assert_non_null(copy);
+    if (size) memcpy(copy, bytes, size);
+    return copy;
+}
+
+static void assert_same(const outcome *a, const outcome *b, const char *what, const char *how) {
+    assert_int_equal(a->n, b->n);
+    for (int i = 0; i < a->n; i++) {
+        assert_int_equal(a->bytes[i], b->bytes[i]);
+        if (memcmp(a->data[i], b->data[i], a->bytes[i])) fail_msg("%s: result %d has other bits %s", what, i, how);
+    }
+}
+
+/* Runs a planned graph. What was in the results' memory (a reshape has its source's) must not count: it is not a
+ * number. */
+static void run_once(outcome *o, built_case *built, const op_case *c, scbm_tensor *const *result, int n) {
+    for (int i = 0; i < n && c->op != SCBM_OP_RESHAPE; i++) memset(result[i]->data, 0xff, scbm_tensor_bytes(result[i]));
+    assert_ok(scbm_graph_run(built->graph, c->tokens, c->texts), c->what);
+    memset(o, 0, sizeof *o);
+    o->n = n;
+    for (int i = 0; i < n; i++) {
+        int64_t shape[SCBM_MAX_DIMS], wanted[SCBM_MAX_DIMS] = {0};
+        batch_shape(result[i], c->tokens, c->texts, wanted);
+        scbm_graph_shape(built->graph, result[i], shape);
+        assert_memory_equal(shape, wanted, sizeof shape);
+        o->tensor[i] = *result[i];
+        o->bytes[i] = batch_bytes(result[i], c->tokens, c->texts);
+        o->data[i] = copy_bytes(result[i]->data, o->bytes[i]);
+    }
+}
+
+static void assert_inputs_unchanged(const built_case *built, const op_case *c) {
+    for (int i = 0; i < c->n_sources; i++)
+        if (c->source[i].is_present && c->source[i].bytes &&
+            memcmp(built->source[i]->data, c->source[i].tensor.data, c->source[i].bytes))
+            fail_msg("%s: source %d was written to", c->what, i);
+}
+
+/* Runs the case twice, the second time in memory that was used; 0 where the backend refuses the op. `decomposed` looks
+ * at the first result alone. */
+static int run_case(outcome *o, const op_case *c, scbm_context *context, int decomposed) {
+    built_case built;
+    outcome again;
+    scbm_tensor *result[SCBM_MAX_RESULTS];
+    assert_ok(case_build(&built, c, context), c->what);
+    int n = built.node ? decomposed ? 1 : built.node->n_results : 0;
+    for (int i = 0; i < n; i++) result[i] = scbm_output(built.graph, built.node->result[i]);
+    if (decomposed) assert_ok(scbm_graph_decompose(built.graph), c->what);
+    scbm_status status = scbm_graph_plan(built.graph);
+    if (status == SCBM_ERROR_UNSUPPORTED) {
+        case_release(&built);
+        return 0;
+    }
+    assert_ok(status, c->what);
+    case_fill(&built, c);
+    run_once(o, &built, c, result, n);
+    run_once(&again, &built, c, result, n);
+    assert_same(o, &again, c->what, "in a second run");
+    assert_inputs_unchanged(&built, c);
+    outcome_free(&again);
+    case_release(&built);
+    return 1;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Comparing with the reference
+ * ---------------------------------------------------------------------------------------- */
+
+static void reference_of(ref_call *call, const op_case *c, const outcome *o) {
+    int64_t shape[SCBM_MAX_DIMS];
+    memset(call, 0, sizeof *call);
+    call->op = c->op;
+    memcpy(call->scalar, c->scalar, sizeof call->scalar);
+    memcpy(call->integer, c->integer, sizeof call->integer);
+    call->precision = c->precision;
+    call->seed = c->seed;
+    call->step = c->step;
+    call->n_sources = c->n_sources;
+    call->n_results = o->n;
+    for (int i = 0; i < c->n_sources; i++) {
+        if (!c->source[i].is_present) continue;
+        const scbm_tensor *tensor = &c->source[i].tensor;
+        int64_t n = batch_shape(tensor, c->tokens, c->texts, shape);
+        call->source[i] = ref_new(tensor->n_dims, shape, 0);
+        call->source[i].type = tensor->type;
+        ref_decode(call->source[i].value, tensor->type, tensor->data, n);
+    }
+    for (int i = 0; i < SCBM_MAX_RESULTS; i++) { /* the reference writes statistics too that a decomposition lacks */
+        const scbm_tensor *like = &o->tensor[i < o->n ? i : 0];
+        batch_shape(like, c->tokens, c->texts, shape);
+        call->result[i] = ref_new(like->n_dims, shape, 1);
+    }
+    ref_compute(call);
+}
+
+static void reference_release(ref_call *call) {
+    for (int i = 0; i < call->n_sources; i++) ref_free(&call->source[i]);
+    for (int i = 0; i < SCBM_MAX_RESULTS; i++) ref_free(&call->result[i]);
+}
+
+/* `slack`: how many bounds the values may be off. Infinities and zeros from nothing are exact. */
+static int64_t compare_result(const op_case *c, const outcome *o, int i, const ref_array *want, double slack) {
+    double *got = malloc(((size_t)want->n + 1) * sizeof *got);
+    assert_non_null(got);
+    ref_decode(got, o->tensor[i].type, o->data[i], want->n);
+    for (int64_t j = 0; j < want->n; j++) {
+        double bound = slack * ref_bound(want, j), off = fabs(got[j] - want->value[j]);
+        if (got[j] == want->value[j]) continue;
+        if (!(off <= bound))
+            fail_msg("%s: result %d, element %lld is %.9g, the reference has %.9g: off by %.3g, %.3g is the bound",
+                     c->what, i, (long long)j, got[j], want->value[j], off, bound);
+    }
+    free(got);
+    return want->n;
+}
+
+static void compare(bench *b, const op_case *c, const outcome *o, double slack) {
+    ref_call call;
+    reference_of(&call, c, o);
+    for (int i = 0; i < o->n; i++) b->compared += compare_result(c, o, i, &call.result[i], slack);
+    reference_release(&call);
+}
+
+/* bf16 operands have eight bits: the whole result is near what f32 gives, and not the same. */
+static void compare_bf16_with_f32(const op_case *c, const outcome *o) {
+    op_case full = *c;
+    ref_call call;
+    full.precision = SCBM_F32;
+    reference_of(&call, &full, o);
+    double distance = ref_distance((const float *)(const void *)o->data[0], &call.result[0]);
+    if (!(distance < 1e-2)) fail_msg("%s: bf16 is %g from f32", c->what, distance);
+    if (call.result[0].n > 20) assert_true(distance > 1e-6);
+    reference_release(&call);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The checks of one case
+ * ---------------------------------------------------------------------------------------- */
+
+static void check_ways(bench *b, const op_case *c, const outcome *o) {
+    for (int i = TWO_WORKERS; i < N_WAYS; i++) {
+        outcome other;
+        assert_true(run_case(&other, c, b->way[i], 0));
+        assert_same(o, &other, c->what, way_names[i]);
+        outcome_free(&other);
+    }
+}
+
+/* Every text has the bits that it has without the others. */
+static void check_alone(bench *b, const op_case *c, const outcome *o) {
+    for (int64_t n = 0; n < c->texts; n++) {
+        op_case alone;
+        outcome own;
+        case_of_text(&alone, c, n);
+        assert_true(run_case(&own, &alone, b->way[ONE_WORKER], 0));
+        for (int i = 0; i < o->n; i++) {
+            size_t bytes = copy_text(NULL, o->data[i], &o->tensor[i], c, n);
+            unsigned char *part = malloc(bytes ? bytes : 1);
+            assert_non_null(part);
+            copy_text(part, o->data[i], &o->tensor[i], c, n);
+            if (bytes) assert_int_equal(bytes, own.bytes[i]);
+            if (memcmp(part, own.data[i], bytes)) fail_msg("%s: result %d has other bits alone", alone.what, i);
+            free(part);
+        }
+        outcome_free(&own);
+        case_clear(&alone);
+    }
+}
+
+/* The fused op's parts give the same within both roundings; dropout inside them draws other numbers. */
+static void check_decomposition(bench *b, const op_case *c) {
+    outcome o;
+    if (!scbm_op_of(c->op)->has_decomposition || (c->op == SCBM_OP_ATTENTION && c->scalar[1] > 0.0f)) return;
+    if (!run_case(&o, c, b->way[ONE_WORKER], 1)) fail_msg("%s: cannot run decomposed", c->what);
+    compare(b, c, &o, 2.0);
+    outcome_free(&o);
+}
+
+static void check_in_place(bench *b, const op_case *c, const outcome *o) {
+    op_case copies = *c;
+    outcome other;
+    if (!scbm_op_of(c->op)->in_place) return;
+    copies.from_copies = 1;
+    assert_true(run_case(&other, &copies, b->way[ONE_WORKER], 0));
+    assert_same(o, &other, c->what, "in place");
+    outcome_free(&other);
+}
+
+static void check_case(void *user, op_case *c) {
+    bench *b = user;
+    outcome o;
+    if (!run_case(&o, c, b->way[ONE_WORKER], 0)) {
+        if (b->device->runs_all_ops) fail_msg("%s: %s", c->what, scbm_last_error());
+        if (scbm_op_of(c->op)->has_decomposition) check_decomposition(b, c);
+        else b->n_refused++;
+        return;
+    }
+    compare(b, c, &o, 1.0);
+    if (c->precision == SCBM_BF16) compare_bf16_with_f32(c, &o);
+    check_ways(b, c, &o);
+    if (!c->depends_on_batch) check_alone(b, c, &o);
+    check_decomposition(b, c);
+    check_in_place(b, c, &o);
+    outcome_free(&o);
+}
+
+/* An op without a test cannot exist. */
+static void op_agrees_with_the_reference(void **state) {
+    const op_test *test = *state;
+    bench *b = test->bench;
+    b->compared = b->n_refused = 0;
+    int n = op_cases(test->op, 0, check_case, b);
+    if (!n) fail_msg("%s has no test case", scbm_op_of(test->op)->name);
+    if (b->n_refused) print_message("%s: %d of %d cases are refused\n", test->name, b->n_refused, n);
+    else assert_true(b->compared > 50);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Bad ids, offsets, permutations, targets and groups
+ * ---------------------------------------------------------------------------------------- */
+
+/* Writes `value` into element `at` of source i, expects the run to fail, and puts back what was there. */
+static int expect_error(bench *b, op_case *c, int i, int64_t at, int64_t value) {
+    built_case built;
+    int32_t *values = c->source[i].tensor.data, kept = values[at];
+    values[at] = (int32_t)value;
+    assert_ok(case_build(&built, c, b->way[ONE_WORKER]), c->what);
+    scbm_status status = scbm_graph_plan(built.graph);
+    if (!status) {
+        case_fill(&built, c);
+        status = scbm_graph_run(built.graph, c->tokens, c->texts);
+        if (status != SCBM_ERROR_ARGUMENT)
+            fail_msg("%s: %lld at %lld of source %d is taken: %s", c->what, (long long)value, (long long)at, i,
+                     scbm_status_name(status));
+        if (!strstr(scbm_last_error(), scbm_op_of(c->op)->name)) fail_msg("%s: says '%s'", c->what, scbm_last_error());
+        values[at] = kept; /* and the graph goes on working */
+        case_fill(&built, c);
+        assert_ok(scbm_graph_run(built.graph, c->tokens, c->texts), c->what);
+    } else if (b->device->runs_all_ops) {
+        fail_msg("%s: %s", c->what, scbm_last_error());
+    }
+    values[at] = kept;
+    case_release(&built);
+    return 1;
+}
+
+static int bad_offsets(bench *b, op_case *c, int i) {
+    const int32_t *offsets = c->source[i].tensor.data;
+    return expect_error(b, c, i, 0, -1) + expect_error(b, c, i, c->texts, c->tokens + 1) +
+           expect_error(b, c, i, c->texts, offsets[c->texts - 1] - 1) +
+           expect_error(b, c, i, 1, (int64_t)offsets[c->texts] + 1) + expect_error(b, c, i, 1, INT32_MIN);
+}
+
+static int bad_groups(bench *b, op_case *c, int i, int64_t classes) {
+    int64_t last = c->source[i].tensor.shape[0] - 1;
+    return expect_error(b, c, i, 0, -1) + expect_error(b, c, i, last, classes + 1) + expect_error(b, c, i, last, -1) +
+           expect_error(b, c, i, last, classes - 1);
+}
+
+/* Below and at the size. */
+static int bad_index(bench *b, op_case *c, int i, int64_t size) {
+    return expect_error(b, c, i, 0, -1) + expect_error(b, c, i, 0, size) + expect_error(b, c, i, 0, INT32_MAX);
+}
+
+typedef struct damage { bench *bench; int n; } damage;
+
+static void check_damage(void *user, op_case *c) {
+    damage *d = user;
+    bench *b = d->bench;
+    if (c->texts < 2) return;
+    for (int i = 0; i < c->n_sources; i++)
+        if (c->source[i].is_offsets) d->n += bad_offsets(b, c, i);
+    switch (c->op) {
+    case SCBM_OP_GET_ROWS: d->n += bad_index(b, c, 1, c->source[0].tensor.shape[0]); break;
+    case SCBM_OP_GET_ROWS_BACK: d->n += bad_index(b, c, 1, c->source[2].tensor.shape[0]); break;
+    case SCBM_OP_MIX_TEXTS:
+    case SCBM_OP_MIX_TEXTS_BACK: d->n += bad_index(b, c, 1, c->texts); break;
+    case SCBM_OP_GROUP_LINEAR:
+    case SCBM_OP_GROUP_LINEAR_BACK_Z:
+    case SCBM_OP_GROUP_LINEAR_BACK_W: d->n += bad_groups(b, c, 2, c->source[1].tensor.shape[0]); break;
+    case SCBM_OP_CROSS_ENTROPY:
+    case SCBM_OP_CROSS_ENTROPY_BACK: {
+        int back = c->op == SCBM_OP_CROSS_ENTROPY_BACK ? 2 : 0;
+        const int32_t *groups = c->source[2 + back].tensor.data;
+        d->n += bad_groups(b, c, 2 + back, c->source[back ? 1 : 0].tensor.shape[1]);
+        if (c->source[1 + back].tensor.type == SCBM_I32) d->n += expect_error(b, c, 1 + back, 0, groups[1]);
+        break;
+    }
+    default: break;
+    }
+}
+
+static void bad_indices_are_errors(void **state) {
+    static const scbm_op ops[] = {SCBM_OP_GET_ROWS, SCBM_OP_GET_ROWS_BACK, SCBM_OP_GROUP_LINEAR,
+                                  SCBM_OP_GROUP_LINEAR_BACK_Z, SCBM_OP_GROUP_LINEAR_BACK_W, SCBM_OP_ATTENTION,
+                                  SCBM_OP_ATTENTION_BACK, SCBM_OP_ATTENTION_SCORES, SCBM_OP_ATTENTION_MIX,
+                                  SCBM_OP_ATTENTION_MIX_TRANSPOSED, SCBM_OP_SEGMENT_MEAN, SCBM_OP_SEGMENT_MEAN_BACK,
+                                  SCBM_OP_SEGMENT_FIRST, SCBM_OP_SEGMENT_FIRST_BACK, SCBM_OP_MIX_TEXTS,
+                                  SCBM_OP_MIX_TEXTS_BACK, SCBM_OP_CROSS_ENTROPY, SCBM_OP_CROSS_ENTROPY_BACK};
+    const op_test *test = *state;
+    for (int i = 0; i < COUNT_OF(ops); i++) {
+        damage d = {test->bench, 0};
+        op_cases(ops[i], 1, check_damage, &d);
+        if (!d.n) fail_msg("%s: nothing was damaged", scbm_op_of(ops[i])->name);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Creating backends
+ * ---------------------------------------------------------------------------------------- */
+
+static void the_tier_can_be_chosen(void **state) {
+    (void)state;
+    scbm_backend *backend = NULL;
+    assert_int_equal(scbm_cpu_backend_create(&backend, "z80"), SCBM_ERROR_ARGUMENT);
+    assert_null(backend);
+    assert_non_null(strstr(scbm_last_error(), "z80"));
+    setenv("SCBM_CPU", "abacus", 1);
+    scbm_context *context = NULL;
+    assert_int_equal(scbm_context_create(&context, NULL, NULL), SCBM_ERROR_ARGUMENT);
+    assert_null(context);
+    assert_non_null(strstr(scbm_last_error(), "abacus"));
+    int n = 0;
+    for (int i = 0; i < COUNT_OF(devices); i++) {
+        scbm_status status = scbm_cpu_backend_create(&backend, devices[i].argument);
+        scbm_backend_free(backend);
+        backend = NULL;
+        if (status) continue;
+        setenv("SCBM_CPU", devices[i].argument, 1);
+        assert_ok(scbm_context_create(&context, NULL, NULL), devices[i].name);
+        assert_string_equal(scbm_context_device(context), devices[i].name);
+        scbm_context_free(context);
+        n++;
+    }
+    assert_true(n > 0);
+    unsetenv("SCBM_CPU");
+}
+
+int main(int argc, char **argv) {
+    /* Threads that spin between these many short runs slow each other down on a busy machine. OpenMP reads this when
+     * a program starts. */
+    if (!getenv("OMP_WAIT_POLICY") && !setenv("OMP_WAIT_POLICY", "passive", 1)) execvp(argv[0], argv);
+    const char *wanted = argc > 1 ? argv[1] : getenv("SCBM_TEST_BACKEND");
+    static bench benches[COUNT_OF(devices)];
+    static op_test tests[COUNT_OF(devices) * (SCBM_OP_COUNT + 1)];
+    static struct CMUnitTest table[COUNT_OF(devices) * (SCBM_OP_COUNT + 1) + 1];
+    int n_benches = 0, n = 0;
+    unsetenv("SCBM_CPU");
+    for (int i = 0; i < COUNT_OF(devices); i++) {
+        if (wanted && !strstr(devices[i].name, wanted)) continue;
+        bench *b = &benches[n_benches];
+        if (bench_open(b, &devices[i])) {
+            printf("%s: not on this machine (%s)\n", devices[i].name, scbm_last_error());
+            bench_close(b);
+            continue;
+        }
+        n_benches++;
+        for (int op = 0; op <= SCBM_OP_COUNT; op++) {
+            op_test *test = &tests[n];
+            test->op = (scbm_op)op;
+            test->bench = b;
+            snprintf(test->name, sizeof test->name, "%s: %s", devices[i].name,
+                     op < SCBM_OP_COUNT ? scbm_op_of(test->op)->name : "bad indices are errors");
+            table[n++] = (struct CMUnitTest){
+                test->name, op < SCBM_OP_COUNT ? op_agrees_with_the_reference : bad_indices_are_errors, NULL, NULL, test};
+        }
+    }
+    if (!n_benches) {
+        fprintf(stderr, "no backend to test\n");
+        return 1;
+    }
+    table[n++] = (struct CMUnitTest){"the tier can be chosen", the_tier_can_be_chosen, NULL, NULL, NULL};
+    int failed = _cmocka_run_group_tests("backend", table, (size_t)n, NULL, NULL);
+    for (int i = 0; i < n_benches; i++) bench_close(&benches[i]);
+    return failed;
+}

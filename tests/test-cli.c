@@ -1,0 +1,678 @@
+/*
+ * tests/test-cli.c - the program as its users meet it: usage, errors, JSON, streams, signals
+ *
+ * Runs the program named by the environment's MAIN (default models/main) in a folder of its own.
+ */
+#define _DEFAULT_SOURCE
+#define _POSIX_C_SOURCE 200809L
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <cjson/cJSON.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char program[PATH_MAX];
+static char folder[] = "/tmp/sparsecbm-test-XXXXXX";
+
+static const char *const commands[] = {"demo", "train", "eval", "predict", "embed", "tokenize", "quantize", "inspect", "bench"};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+#define COLUMNS "--text review --label stars --concept food --concept service --concept noise --concept price"
+#define TRAIN "train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv " COLUMNS
+
+/* ------------------------------------------------------------------------------------------
+ * Helpers
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct outcome {
+    int status;
+    char *out, *err;   /* standard output and error, NUL-terminated */
+} outcome;
+
+static char *read_file(const char *path) {
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    size_t n = 0, capacity = 1 << 16;
+    char *text = malloc(capacity + 1);
+    assert_non_null(text);
+    for (size_t got; (got = fread(text + n, 1, capacity - n, file)) > 0;) {
+        n += got;
+        if (n == capacity) text = realloc(text, (capacity *= 2) + 1);
+        assert_non_null(text);
+    }
+    fclose(file);
+    text[n] = 0;
+    return text;
+}
+
+/* Runs a shell command in which "$MAIN" is the program. */
+static outcome shell(const char *command) {
+    char line[4096];
+    outcome result;
+    snprintf(line, sizeof line, "{ %s\n} >out 2>err", command);
+    int status = system(line);
+    assert_true(WIFEXITED(status));
+    result.status = WEXITSTATUS(status);
+    result.out = read_file("out");
+    result.err = read_file("err");
+    return result;
+}
+
+/* Runs the program with these arguments. */
+static outcome run(const char *arguments) {
+    char line[4096];
+    snprintf(line, sizeof line, "\"$MAIN\" %s </dev/null", arguments);
+    return shell(line);
+}
+
+static void forget(outcome *result) {
+    free(result->out);
+    free(result->err);
+}
+
+/* The program must succeed; its standard output, to be freed. */
+static char *output_of(const char *arguments) {
+    outcome result = run(arguments);
+    if (result.status != 0) fail_msg("status %d from: %s: %s", result.status, arguments, result.err);
+    free(result.err);
+    return result.out;
+}
+
+static int count_lines(const char *text) {
+    int n = 0;
+    for (; *text; text++) n += *text == '\n';
+    return n;
+}
+
+/* The program must fail with `status`, say one line that contains `words`, and print no result. */
+static void expect_error(const char *arguments, int status, const char *words) {
+    outcome result = run(arguments);
+    if (result.status != status) fail_msg("status %d, not %d, from: %s: %s", result.status, status, arguments, result.err);
+    if (!strstr(result.err, words)) fail_msg("'%s' is not in the message of: %s: %s", words, arguments, result.err);
+    if (count_lines(result.err) != 1) fail_msg("not one line from: %s: %s", arguments, result.err);
+    if (result.out[0]) fail_msg("results from: %s: %s", arguments, result.out);
+    forget(&result);
+}
+
+/* Line `index` of JSON lines. */
+static cJSON *json_line(const char *text, int index) {
+    for (; index > 0; index--) {
+        text = strchr(text, '\n');
+        assert_non_null(text);
+        text++;
+    }
+    cJSON *object = cJSON_ParseWithOpts(text, NULL, 0);
+    if (!object) fail_msg("not JSON: %.200s", text);
+    return object;
+}
+
+/* The object's keys are exactly these, in this order. */
+static void expect_keys(const cJSON *object, const char *keys) {
+    char found[512] = "";
+    const cJSON *item;
+    cJSON_ArrayForEach(item, object) {
+        strcat(found, found[0] ? " " : "");
+        strcat(found, item->string);
+    }
+    assert_string_equal(found, keys);
+}
+
+static double number(const cJSON *object, const char *key) {
+    const cJSON *item = cJSON_GetObjectItem(object, key);
+    if (!cJSON_IsNumber(item)) fail_msg("%s is no number", key);
+    return item->valuedouble;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    const char *name = getenv("MAIN");
+    if (!realpath(name ? name : "models/main", program)) return -1;
+    setenv("MAIN", program, 1);
+    if (!mkdtemp(folder) || chdir(folder) != 0) return -1;
+    char *text = output_of("demo --data-only --dir demo");
+    free(text);
+    text = output_of(TRAIN " --epochs 1 -o demo/reviews.gguf");
+    free(text);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    char line[128];
+    (void)state;
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    return chdir("/") != 0 || system(line) != 0;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Usage and errors
+ * ---------------------------------------------------------------------------------------- */
+
+static void bad_usage_has_status_2(void **state) {
+    (void)state;
+    expect_error("predcit", 2, "did you mean 'predict'?");
+    expect_error("--frobnicate", 2, "command is expected");
+    expect_error("train --epochs x", 2, "sparsecbm train: --epochs wants a whole number, got 'x'");
+    expect_error("train --epochs 1.5", 2, "--epochs wants a whole number, got '1.5'");
+    expect_error("train --epochs=-1", 2, "--epochs wants a whole number from 0 to");
+    expect_error("train --epochs 99999999999999999999", 2, "--epochs wants a whole number");
+    expect_error("train --lambda nan", 2, "--lambda wants a number, got 'nan'");
+    expect_error("train --mode jiont", 2, "--mode wants vanilla|independent|sequential|joint, got 'jiont'");
+    expect_error("train --epoch 3", 2, "did you mean --epochs?");
+    expect_error("train --zzz 3", 2, "--help");
+    expect_error("train --epochs", 2, "--epochs wants a value");
+    expect_error("train --json=yes", 2, "--json takes no value");
+    expect_error("predict -x", 2, "no option -x");
+    expect_error("predict text", 2, "--model FILE is required");
+    expect_error("predict --model demo/reviews.gguf --file a --data b text", 2, "not by several");
+    expect_error("predict --model demo/encoder.gguf --data demo/test.csv", 2, "--text COLUMN");
+    expect_error("inspect", 2, "one model file");
+    expect_error("inspect a b", 2, "one model file");
+    expect_error("quantize demo/reviews.gguf -o q.gguf", 2, "--type");
+    expect_error("quantize demo/reviews.gguf --type q8_0", 2, "-o FILE");
+    expect_error("quantize demo/reviews.gguf --type q9 -o q.gguf", 2, "f32|f16|bf16|q8_0|q4_0");
+    expect_error("bench", 2, "linear");
+    expect_error("bench laten", 2, "did you mean latency");
+    expect_error("train --model demo/encoder.gguf --data demo/train.csv -o x", 2, "--valid");
+    expect_error("train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv -o x", 2, "--text");
+    expect_error(TRAIN " --concept food=price -o x", 2, "given twice");
+    expect_error(TRAIN " --mode vanilla -o x", 2, "vanilla has no concepts");
+}
+
+static void no_command_prints_usage(void **state) {
+    (void)state;
+    outcome result = run("");
+    assert_int_equal(result.status, 2);
+    assert_non_null(strstr(result.err, "Commands:"));
+    assert_string_equal(result.out, "");
+    forget(&result);
+}
+
+static void bad_input_has_status_1(void **state) {
+    (void)state;
+    expect_error("predict --model nothing.gguf text", 1, "nothing.gguf");
+    expect_error("predict --model demo/train.csv text", 1, "demo/train.csv");
+    expect_error("predict --model demo/encoder.gguf text", 1, "encoder without labels");
+    expect_error("inspect nothing.gguf", 1, "nothing.gguf");
+    expect_error("quantize nothing.gguf --type q8_0 -o q.gguf", 1, "nothing.gguf");
+    expect_error("quantize demo/reviews.gguf --type q8_0 -o missing/q.gguf", 1, "missing/q.gguf");
+    expect_error("predict --model demo/reviews.gguf --file nothing.txt", 1, "nothing.txt");
+    expect_error("predict --model demo/reviews.gguf --data nothing.csv", 1, "nothing.csv");
+    expect_error("predict --model demo/reviews.gguf --data demo/test.csv --text missing", 1, "missing");
+    expect_error("embed --model demo/encoder.gguf --max-length 100000 text", 1, "--max-length");
+    expect_error("eval --model demo/encoder.gguf --data demo/test.csv", 1, "encoder");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label missing", 1, "missing");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label price", 1, "demo/test.csv");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --concept fod=food", 1, "no concept 'fod'");
+    expect_error(TRAIN " --data nothing.csv -o x", 1, "nothing.csv");
+    expect_error(TRAIN " --concept smell -o x", 1, "smell");
+}
+
+static void truncated_and_empty_models_are_refused(void **state) {
+    (void)state;
+    outcome made = shell("head -c 1000 demo/reviews.gguf >short.gguf; : >empty.gguf");
+    forget(&made);
+    expect_error("predict --model short.gguf text", 1, "short.gguf");
+    expect_error("predict --model empty.gguf text", 1, "empty.gguf");
+    expect_error("inspect short.gguf", 1, "short.gguf");
+}
+
+static void an_unknown_tier_is_refused(void **state) {
+    (void)state;
+    outcome result = shell("SCBM_CPU=abacus \"$MAIN\" predict --model demo/reviews.gguf text");
+    assert_int_equal(result.status, 1);
+    assert_non_null(strstr(result.err, "abacus"));
+    forget(&result);
+    result = shell("SCBM_CPU=portable \"$MAIN\" predict --model demo/reviews.gguf text");
+    assert_int_equal(result.status, 0);
+    forget(&result);
+}
+
+static void a_full_disk_is_noticed(void **state) {
+    (void)state;
+    if (access("/dev/full", W_OK) != 0) skip();
+    outcome result = shell("\"$MAIN\" predict --model demo/reviews.gguf text >/dev/full");
+    assert_int_equal(result.status, 1);
+    assert_non_null(strstr(result.err, "standard output"));
+    forget(&result);
+    result = shell("\"$MAIN\" inspect demo/reviews.gguf >/dev/full");
+    assert_int_equal(result.status, 1);
+    forget(&result);
+}
+
+static void a_closed_pipe_ends_quietly(void **state) {
+    (void)state;
+    outcome result = shell("for i in 1 2 3 4 5 6 7 8 9; do cat demo/test.csv; done >many.txt\n"
+                           "\"$MAIN\" predict --model demo/reviews.gguf --file many.txt --json | head -n 1");
+    assert_int_equal(count_lines(result.out), 1);
+    assert_null(strstr(result.err, "rror"));
+    forget(&result);
+}
+
+static void the_version_is_printed(void **state) {
+    (void)state;
+    char *text = output_of("--version");
+    int major, minor, patch;
+    assert_int_equal(sscanf(text, "sparsecbm %d.%d.%d", &major, &minor, &patch), 3);
+    free(text);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Help
+ * ---------------------------------------------------------------------------------------- */
+
+static void every_command_has_help(void **state) {
+    (void)state;
+    char *all = output_of("--help");
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char arguments[64];
+        assert_non_null(strstr(all, commands[i]));
+        snprintf(arguments, sizeof arguments, "%s --help", commands[i]);
+        char *text = output_of(arguments);
+        assert_non_null(strstr(text, "Usage: "));
+        assert_non_null(strstr(text, "Example:\n  "));
+        snprintf(arguments, sizeof arguments, "help %s", commands[i]);
+        char *same = output_of(arguments);
+        assert_string_equal(text, same);
+        free(same);
+        free(text);
+    }
+    free(all);
+}
+
+static void the_examples_of_help_work(void **state) {
+    (void)state;
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char arguments[64];
+        if (strcmp(commands[i], "demo") == 0) continue; /* its example is `make demo`: test-long runs it */
+        snprintf(arguments, sizeof arguments, "%s --help", commands[i]);
+        char *text = output_of(arguments);
+        char *example = strstr(text, "Example:\n  ");
+        assert_non_null(example);
+        for (char *line = strtok(example + strlen("Example:\n"), "\n"); line; line = strtok(NULL, "\n")) {
+            outcome result = shell(line);
+            if (result.status != 0) fail_msg("status %d from the example: %s: %s", result.status, line, result.err);
+            assert_true(result.out[0] != 0);
+            forget(&result);
+        }
+        free(text);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Results
+ * ---------------------------------------------------------------------------------------- */
+
+static void tokenize_prints_ids_tokens_offsets(void **state) {
+    (void)state;
+    const char *text = "The soup, xq";
+    char *lines = output_of("tokenize --model demo/encoder.gguf --json 'The soup, xq' ''");
+    cJSON *object = json_line(lines, 0);
+    expect_keys(object, "ids tokens offsets");
+    const cJSON *ids = cJSON_GetObjectItem(object, "ids"), *tokens = cJSON_GetObjectItem(object, "tokens");
+    const cJSON *offsets = cJSON_GetObjectItem(object, "offsets");
+    int n = cJSON_GetArraySize(ids);
+    assert_int_equal(n, 7); /* [CLS] the soup , x ##q [SEP] */
+    assert_int_equal(cJSON_GetArraySize(tokens), n);
+    assert_int_equal(cJSON_GetArraySize(offsets), n);
+    assert_string_equal(cJSON_GetArrayItem(tokens, 0)->valuestring, "[CLS]");
+    assert_string_equal(cJSON_GetArrayItem(tokens, 2)->valuestring, "soup");
+    assert_string_equal(cJSON_GetArrayItem(tokens, 5)->valuestring, "##q");
+    assert_string_equal(cJSON_GetArrayItem(tokens, 6)->valuestring, "[SEP]");
+    const cJSON *range = cJSON_GetArrayItem(offsets, 2);
+    int start = cJSON_GetArrayItem(range, 0)->valueint, end = cJSON_GetArrayItem(range, 1)->valueint;
+    assert_int_equal(end - start, 4);
+    assert_memory_equal(text + start, "soup", 4);
+    cJSON_Delete(object);
+    object = json_line(lines, 1);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(object, "ids")), 2);
+    cJSON_Delete(object);
+    free(lines);
+    lines = output_of("tokenize --model demo/encoder.gguf 'The soup'");
+    assert_non_null(strstr(lines, "soup"));
+    free(lines);
+}
+
+static void embed_prints_vectors(void **state) {
+    (void)state;
+    char *lines = output_of("embed --model demo/encoder.gguf --json --normalize 'The soup was cold.' 'Kind staff!'");
+    assert_int_equal(count_lines(lines), 2);
+    cJSON *object = json_line(lines, 0);
+    expect_keys(object, "embedding");
+    double norm = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(object, "embedding")) norm += item->valuedouble * item->valuedouble;
+    assert_true(fabs(norm - 1) < 1e-5);
+    cJSON_Delete(object);
+    free(lines);
+    char *mean = output_of("embed --model demo/encoder.gguf --pooling mean 'The soup was cold.'");
+    char *first = output_of("embed --model demo/encoder.gguf --pooling cls 'The soup was cold.'");
+    assert_string_not_equal(mean, first);
+    free(mean);
+    free(first);
+}
+
+static void check_prediction(const cJSON *object) {
+    expect_keys(object, "label probability logits bias truncated concepts");
+    const cJSON *logits = cJSON_GetObjectItem(object, "logits"), *concepts = cJSON_GetObjectItem(object, "concepts");
+    double largest = -1e30, sum = number(object, "bias"), total = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, logits) largest = fmax(largest, item->valuedouble);
+    cJSON_ArrayForEach(item, logits) total += exp(item->valuedouble - largest);
+    assert_true(fabs(number(object, "probability") - 1 / total) < 1e-5);
+    assert_int_equal(cJSON_GetArraySize(logits), 5);
+    assert_int_equal(cJSON_GetArraySize(concepts), 4);
+    cJSON_ArrayForEach(item, concepts) {
+        expect_keys(item, "name class probability logits contribution");
+        sum += number(item, "contribution");
+        assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(item, "logits")), 3);
+    }
+    assert_true(fabs(sum - largest) <= 1e-5 * fmax(1, fabs(largest)));
+}
+
+static void predict_contributions_add_up(void **state) {
+    (void)state;
+    char *lines = output_of("predict --model demo/reviews.gguf --json 'The soup was cold.' 'A kind waiter, and cheap!' ''");
+    assert_int_equal(count_lines(lines), 3);
+    for (int i = 0; i < 3; i++) {
+        cJSON *object = json_line(lines, i);
+        check_prediction(object);
+        cJSON_Delete(object);
+    }
+    free(lines);
+    lines = output_of("predict --model demo/reviews.gguf 'The soup was cold.'");
+    assert_non_null(strstr(lines, "food"));
+    assert_non_null(strstr(lines, "bias"));
+    free(lines);
+}
+
+static void texts_come_from_anywhere(void **state) {
+    (void)state;
+    outcome made = shell("printf 'The soup was cold.\\nA kind waiter, and cheap!\\r\\n\\nLoud' >texts.txt\n"
+                         "printf 'a,words\\n1,The soup was cold.\\n2,\"A kind waiter, and cheap!\"\\n3,\\n4,Loud\\n' >texts.csv");
+    forget(&made);
+    char *expected = output_of("predict --model demo/reviews.gguf --json 'The soup was cold.' 'A kind waiter, and cheap!' '' Loud");
+    static const char *const ways[] = {
+        "\"$MAIN\" predict --model demo/reviews.gguf --json --file texts.txt",
+        "\"$MAIN\" predict --model demo/reviews.gguf --json --file - <texts.txt",
+        "cat texts.txt | \"$MAIN\" predict --json --model=demo/reviews.gguf",
+        "\"$MAIN\" predict --model demo/reviews.gguf --json --data texts.csv --text words",
+        "\"$MAIN\" predict --model demo/reviews.gguf --json --threads 1 -- 'The soup was cold.' 'A kind waiter, and cheap!' '' Loud",
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        outcome result = shell(ways[i]);
+        if (result.status != 0) fail_msg("status %d from: %s: %s", result.status, ways[i], result.err);
+        assert_string_equal(result.out, expected);
+        forget(&result);
+    }
+    free(expected);
+}
+
+static void the_text_column_is_remembered(void **state) {
+    (void)state;
+    char *lines = output_of("predict --model demo/reviews.gguf --json --data demo/test.csv");
+    assert_int_equal(count_lines(lines), 200);
+    free(lines);
+}
+
+static void a_cut_text_says_so(void **state) {
+    (void)state;
+    outcome result = run("predict --model demo/reviews.gguf --json --max-length 6 'The soup was cold and the waiter was rude.' 'Loud'");
+    assert_int_equal(result.status, 0);
+    assert_non_null(strstr(result.err, "1 of 2 texts"));
+    cJSON *first = json_line(result.out, 0), *second = json_line(result.out, 1);
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItem(first, "truncated")));
+    assert_true(cJSON_IsFalse(cJSON_GetObjectItem(second, "truncated")));
+    cJSON_Delete(first);
+    cJSON_Delete(second);
+    forget(&result);
+}
+
+static void a_bad_line_is_named_after_the_good_ones(void **state) {
+    (void)state;
+    outcome result = shell("printf 'good\\nalso good\\nbad \\377 bytes\\nnever read\\n' | \"$MAIN\" predict --model demo/reviews.gguf --json");
+    assert_int_equal(result.status, 1);
+    assert_int_equal(count_lines(result.out), 2);
+    assert_int_equal(count_lines(result.err), 1);
+    assert_non_null(strstr(result.err, "line 3"));
+    forget(&result);
+}
+
+static void eval_prints_its_measures(void **state) {
+    (void)state;
+    char *lines = output_of("eval --model demo/reviews.gguf --data demo/test.csv --json");
+    assert_int_equal(count_lines(lines), 1);
+    cJSON *object = json_line(lines, 0), *label = cJSON_GetObjectItem(object, "label");
+    const cJSON *concepts = cJSON_GetObjectItem(object, "concepts"), *each = cJSON_GetObjectItem(concepts, "each");
+    assert_true(number(label, "accuracy") >= 0 && number(label, "accuracy") <= 1);
+    assert_true(number(label, "macro_f1") <= number(label, "macro_f1_ovr"));
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(label, "confusion")), 5);
+    double accuracy = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, each) {
+        accuracy += number(item, "accuracy") / 4;
+        number(item, "macro_f1");
+        number(item, "macro_f1_ovr");
+    }
+    assert_int_equal(cJSON_GetArraySize(each), 4);
+    assert_true(fabs(accuracy - number(concepts, "accuracy")) < 1e-9);
+    number(concepts, "macro_f1");
+    number(concepts, "macro_f1_ovr");
+    assert_true(number(object, "texts") > 150);
+    assert_true(number(object, "texts_per_s") > 0);
+    /* Gold classes are rows: together they are all texts. */
+    double sum = 0;
+    const cJSON *row, *cell;
+    cJSON_ArrayForEach(row, cJSON_GetObjectItem(label, "confusion")) cJSON_ArrayForEach(cell, row) sum += cell->valuedouble;
+    assert_true(sum == number(object, "texts"));
+    cJSON_Delete(object);
+    free(lines);
+    lines = output_of("eval --model demo/reviews.gguf --data demo/test.csv --text review --label stars --concept food=food");
+    assert_non_null(strstr(lines, "majority"));
+    free(lines);
+}
+
+static void train_prints_an_epoch_a_line(void **state) {
+    (void)state;
+    char *lines = output_of(TRAIN " --epochs 2 --json --log-steps steps.csv --dump-order order.txt -o two.gguf");
+    assert_int_equal(count_lines(lines), 2);
+    cJSON *object = json_line(lines, 1);
+    expect_keys(object, "epoch epochs seconds train_loss valid_loss label_accuracy label_f1 concept_accuracy concept_f1 score best");
+    assert_true(number(object, "epoch") == 2);
+    cJSON_Delete(object);
+    free(lines);
+    char *steps = read_file("steps.csv"), *order = read_file("order.txt");
+    assert_true(count_lines(steps) > 20);
+    assert_true(count_lines(order) > 20);
+    free(steps);
+    free(order);
+}
+
+static void other_modes_train(void **state) {
+    (void)state;
+    static const char *const ways[] = {
+        "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv --text review --label stars --mode vanilla --epochs 1 -o mode.gguf",
+        "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS " --mode independent --epochs 1 -o mode.gguf",
+        "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS " --mode sequential --epochs 1 --mixup 0.4 -o mode.gguf",
+        "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS
+        " --concept-loss sigmoid --class-weights --unknown-missing --unknown unknown --ignore-label 'no majority' --epochs 1 -o mode.gguf",
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        free(output_of(ways[i]));
+        char *lines = output_of("predict --model mode.gguf --json 'The soup was cold.'");
+        cJSON *object = json_line(lines, 0);
+        expect_keys(object, "label probability logits bias truncated concepts");
+        cJSON_Delete(object);
+        free(lines);
+        free(output_of("eval --model mode.gguf --data demo/test.csv"));
+        free(output_of("inspect mode.gguf"));
+    }
+}
+
+static void inspect_lists_keys_and_tensors(void **state) {
+    (void)state;
+    char *lines = output_of("inspect demo/reviews.gguf --json");
+    cJSON *object = json_line(lines, 0);
+    assert_string_equal(cJSON_GetObjectItem(object, "mode")->valuestring, "joint");
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(object, "labels")), 5);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(object, "concepts")), 4);
+    assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(object, "tensors")) > 37);
+    assert_non_null(cJSON_GetObjectItem(cJSON_GetObjectItem(object, "keys"), "general.architecture"));
+    cJSON_Delete(object);
+    free(lines);
+    lines = output_of("inspect demo/reviews.gguf");
+    assert_non_null(strstr(lines, "blk.1.ffn_down.weight"));
+    free(lines);
+}
+
+static void quantized_models_predict(void **state) {
+    (void)state;
+    static const char *const types[] = {"f16", "bf16", "q8_0", "q4_0", "f32"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        char arguments[128];
+        snprintf(arguments, sizeof arguments, "quantize demo/reviews.gguf --type %s -o q.gguf", types[i]);
+        free(output_of(arguments));
+        char *lines = output_of("predict --model q.gguf --json 'The soup was cold.'");
+        cJSON *object = json_line(lines, 0);
+        check_prediction(object);
+        cJSON_Delete(object);
+        free(lines);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Processes
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct process {
+    pid_t id;
+    int to, from;   /* its standard input and output */
+} process;
+
+/* Starts a shell command that becomes the program. */
+static process start(const char *arguments) {
+    char line[2048];
+    int in[2], out[2];
+    process p;
+    snprintf(line, sizeof line, "exec \"$MAIN\" %s 2>err", arguments);
+    assert_int_equal(pipe(in), 0);
+    assert_int_equal(pipe(out), 0);
+    p.id = fork();
+    assert_true(p.id >= 0);
+    if (p.id == 0) {
+        dup2(in[0], STDIN_FILENO);
+        dup2(out[1], STDOUT_FILENO);
+        close(in[0]), close(in[1]), close(out[0]), close(out[1]);
+        execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+        _exit(127);
+    }
+    close(in[0]);
+    close(out[1]);
+    p.to = in[1];
+    p.from = out[0];
+    return p;
+}
+
+/* A line of the process's output within a minute. */
+static void read_line(const process *p, char *line, size_t size) {
+    size_t n = 0;
+    struct pollfd ready = {p->from, POLLIN, 0};
+    while (n + 1 < size) {
+        if (poll(&ready, 1, 60000) != 1) fail_msg("no answer within a minute");
+        if (read(p->from, line + n, 1) != 1) fail_msg("the output ended");
+        if (line[n++] == '\n') break;
+    }
+    line[n] = 0;
+}
+
+static int wait_for(process *p) {
+    int status;
+    close(p->to);
+    close(p->from);
+    assert_true(waitpid(p->id, &status, 0) == p->id);
+    return status;
+}
+
+static void a_pipe_is_answered_line_by_line(void **state) {
+    (void)state;
+    char line[4096];
+    process p = start("predict --model demo/reviews.gguf --json");
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(write(p.to, "The soup was cold.\n", 19), 19);
+        read_line(&p, line, sizeof line); /* while the pipe stays open */
+        cJSON *object = json_line(line, 0);
+        check_prediction(object);
+        cJSON_Delete(object);
+    }
+    assert_int_equal(wait_for(&p), 0);
+}
+
+static void an_interrupt_ends_training_cleanly(void **state) {
+    (void)state;
+    char line[4096];
+    process p = start(TRAIN " --epochs 1000 --json -o stopped.gguf");
+    read_line(&p, line, sizeof line);
+    kill(p.id, SIGINT);
+    int status = wait_for(&p);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 130);
+    char *message = read_file("err");
+    assert_non_null(strstr(message, "interrupted"));
+    assert_non_null(strstr(message, "--resume"));
+    free(message);
+    free(output_of("predict --model stopped.gguf text"));
+}
+
+static void threads_do_not_change_training(void **state) {
+    (void)state;
+    free(output_of(TRAIN " --epochs 1 --threads 1 -o one.gguf"));
+    free(output_of(TRAIN " --epochs 1 --threads 2 -o two.gguf"));
+    outcome result = shell("cmp one.gguf two.gguf && cmp one.gguf demo/reviews.gguf");
+    assert_string_equal(result.out, "");
+    assert_int_equal(result.status, 0);
+    forget(&result);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bad_usage_has_status_2),
+        cmocka_unit_test(no_command_prints_usage),
+        cmocka_unit_test(bad_input_has_status_1),
+        cmocka_unit_test(truncated_and_empty_models_are_refused),
+        cmocka_unit_test(an_unknown_tier_is_refused),
+        cmocka_unit_test(a_full_disk_is_noticed),
+        cmocka_unit_test(a_closed_pipe_ends_quietly),
+        cmocka_unit_test(the_version_is_printed),
+        cmocka_unit_test(every_command_has_help),
+        cmocka_unit_test(the_examples_of_help_work),
+        cmocka_unit_test(tokenize_prints_ids_tokens_offsets),
+        cmocka_unit_test(embed_prints_vectors),
+        cmocka_unit_test(predict_contributions_add_up),
+        cmocka_unit_test(texts_come_from_anywhere),
+        cmocka_unit_test(the_text_column_is_remembered),
+        cmocka_unit_test(a_cut_text_says_so),
+        cmocka_unit_test(a_bad_line_is_named_after_the_good_ones),
+        cmocka_unit_test(eval_prints_its_measures),
+        cmocka_unit_test(train_prints_an_epoch_a_line),
+        cmocka_unit_test(other_modes_train),
+        cmocka_unit_test(inspect_lists_keys_and_tensors),
+        cmocka_unit_test(quantized_models_predict),
+        cmocka_unit_test(a_pipe_is_answered_line_by_line),
+        cmocka_unit_test(an_interrupt_ends_training_cleanly),
+        cmocka_unit_test(threads_do_not_change_training),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

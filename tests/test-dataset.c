@@ -1,0 +1,726 @@
+/*
+ * tests/test-dataset.c - labelled texts from CSV and JSON Lines, and lines of text: what is written is read, and
+ * whatever is wrong is one line that says where
+ */
+#define _XOPEN_SOURCE 700
+
+#include "../models/dataset.h"
+
+#include <fcntl.h>
+#include <locale.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char folder[64];
+
+static int make_folder(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/scbm-test-dataset-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+    char line[128];
+    (void)state;
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    return system(line);
+}
+
+/* The path of a file in the folder that holds these bytes; it is valid until the next but three. */
+static const char *file_of(const char *name, const char *bytes, size_t size) {
+    static char paths[4][160];
+    static int next;
+    char *path = paths[next++ % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    FILE *stream = fopen(path, "wb");
+    assert_non_null(stream);
+    assert_int_equal(fwrite(bytes, 1, size, stream), size);
+    assert_int_equal(fclose(stream), 0);
+    return path;
+}
+
+static void assert_ok(scbm_status status) {
+    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
+}
+
+/* A text, a label and two concepts. */
+static const cbm_concept_column concepts[] = {{"food", "f"}, {"noise level", "n"}};
+static const cbm_dataset_options usual = {.text = "text", .label = "stars", .concepts = concepts, .n_concepts = 2};
+
+static void read_text(cbm_dataset *data, const cbm_dataset_options *options, const char *name, const char *content) {
+    assert_ok(cbm_dataset_read_memory(data, options, name, content, strlen(content), NULL));
+}
+
+static void assert_classes(const cbm_classes *classes, const char *names) {
+    char found[256] = "";
+    for (size_t c = 0; c < classes->n; c++) {
+        if (c) strcat(found, "|");
+        strcat(found, classes->name[c]);
+    }
+    assert_string_equal(found, names);
+}
+
+static const char *label_of(const cbm_dataset *data, size_t i) {
+    return data->label[i] < 0 ? NULL : data->label_classes.name[data->label[i]];
+}
+
+static const char *concept_of(const cbm_dataset *data, size_t i, int k) {
+    int32_t c = data->concept_class[i * (size_t)data->n_concepts + (size_t)k];
+    return c < 0 ? NULL : data->concept_classes[k].name[c];
+}
+
+static void assert_row(const cbm_dataset *data, size_t i, const char *text, const char *label, const char *food,
+                       const char *noise) {
+    assert_true(i < data->n);
+    assert_string_equal(data->text[i], text);
+    assert_int_equal(data->text_length[i], strlen(text));
+    assert_string_equal(label_of(data, i), label);
+    assert_string_equal(concept_of(data, i, 0), food);
+    assert_string_equal(concept_of(data, i, 1), noise);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Formats
+ * ---------------------------------------------------------------------------------------- */
+
+/* Commas, doubled quotes and both kinds of line break inside quotes; spaces belong to a field; columns in any order and
+ * columns that nobody asked for, whatever is in them. */
+static void csv_is_read_by_rfc_4180(void **state) {
+    static const char content[] = "n,\"text\",unused,stars,f\n"
+                                  "Positive,\"a, b\",x,5,Negative\n"
+                                  "Positive,\"she said \"\"hi\"\"\",\xff,1,Positive\n"
+                                  "\n"
+                                  "Negative,\"two\nlines\r\nthree\",\"\",1,Positive\n"
+                                  "Negative, spaces \t,\"\",1,Positive\n"
+                                  "Negative,,\"\",1,Positive\n"
+                                  "Negative,\"\",\"\",1,Positive\n"
+                                  "Negative,\"\"\"\",\"\",1,\"Positive\"";
+    cbm_dataset data;
+    (void)state;
+    read_text(&data, &usual, "reviews.csv", content);
+    assert_int_equal(data.n, 7);
+    assert_int_equal(data.n_read, 7);
+    assert_int_equal(data.n_concepts, 2);
+    assert_row(&data, 0, "a, b", "5", "Negative", "Positive");
+    assert_row(&data, 1, "she said \"hi\"", "1", "Positive", "Positive");
+    assert_row(&data, 2, "two\nlines\r\nthree", "1", "Positive", "Negative");
+    assert_row(&data, 3, " spaces \t", "1", "Positive", "Negative");
+    assert_row(&data, 4, "", "1", "Positive", "Negative");
+    assert_row(&data, 5, "", "1", "Positive", "Negative");
+    assert_row(&data, 6, "\"", "1", "Positive", "Negative");
+    cbm_dataset_clear(&data);
+}
+
+static void line_ends_and_byte_order_marks_do_not_matter(void **state) {
+    static const char *const contents[] = {
+        "text,stars,f,n\n\xc3\xa4,1,a,b\ny,2,a,b\n",
+        "text,stars,f,n\n\xc3\xa4,1,a,b\ny,2,a,b",
+        "text,stars,f,n\r\n\xc3\xa4,1,a,b\r\ny,2,a,b\r\n",
+        "text,stars,f,n\r\n\xc3\xa4,1,a,b\r\ny,2,a,b",
+        "\xef\xbb\xbftext,stars,f,n\n\xc3\xa4,1,a,b\n\n\ny,2,a,b\n\n",
+        "\xef\xbb\xbf\"text\",stars,f,n\r\n\xc3\xa4,1,a,b\r\n\r\ny,2,a,\"b\"",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof contents / sizeof *contents; i++) {
+        cbm_dataset data;
+        read_text(&data, &usual, "reviews.csv", contents[i]);
+        assert_int_equal(data.n, 2);
+        assert_row(&data, 0, "\xc3\xa4", "1", "a", "b");
+        assert_row(&data, 1, "y", "2", "a", "b");
+        cbm_dataset_clear(&data);
+    }
+}
+
+static void json_lines_are_read(void **state) {
+    static const char content[] = "\xef\xbb\xbf{\"text\": \"a \\\"b\\\"\\n\\u00e4 \\ud83d\\ude00 \\\\u0000\", \"stars\": 10, \"f\": true, \"n\": null}\r\n"
+                                  "\n"
+                                  "  \t\r\n"
+                                  "{\"n\": \"x\", \"f\": false, \"stars\": \"2\", \"other\": {\"text\": [1, 2]}, \"text\": \"\"}\n"
+                                  "{\"text\": \"z\", \"stars\": 2.5, \"f\": \"true\", \"n\": \"x\"}";
+    cbm_dataset data;
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = {"reviews.jsonl", "x.JSON", "dir.csv/x.ndjson"};
+        read_text(&data, &usual, names[i], content);
+        assert_int_equal(data.n, 3);
+        assert_row(&data, 0, "a \"b\"\n\xc3\xa4 \xf0\x9f\x98\x80 \\u0000", "10", "true", "unknown");
+        assert_row(&data, 1, "", "2", "false", "x");
+        assert_row(&data, 2, "z", "2.5", "true", "x");
+        assert_classes(&data.label_classes, "2|2.5|10");
+        assert_classes(&data.concept_classes[0], "false|true");
+        assert_classes(&data.concept_classes[1], "x|unknown");
+        cbm_dataset_clear(&data);
+    }
+}
+
+static void files_are_put_together(void **state) {
+    static const char one[] = "text,stars,f,n\na,5,x,y\nb,no majority,x,y\n", two[] = "n,f,stars,text\nz,x,1,c";
+    static const char three[] = "{\"text\": \"d\", \"stars\": 5, \"f\": \"w\", \"n\": \"y\"}\n";
+    cbm_dataset_options options = usual;
+    const char *paths[3];
+    cbm_dataset data;
+    (void)state;
+    paths[0] = file_of("one.csv", one, strlen(one));
+    paths[1] = file_of("two", two, strlen(two)); /* any other name is CSV */
+    paths[2] = file_of("three.jsonl", three, strlen(three));
+    options.paths = paths;
+    options.n_paths = 3;
+    options.drop_label = "no majority";
+    assert_ok(cbm_dataset_read(&data, &options, NULL));
+    assert_int_equal(data.n, 3);
+    assert_int_equal(data.n_read, 4);
+    assert_row(&data, 0, "a", "5", "x", "y");
+    assert_row(&data, 1, "c", "1", "x", "z");
+    assert_row(&data, 2, "d", "5", "w", "y");
+    assert_classes(&data.label_classes, "1|5");
+    assert_classes(&data.concept_classes[0], "w|x");
+    cbm_dataset_clear(&data);
+}
+
+/* Fields and rows that lie across the pieces in which a file is parsed, and many rows. */
+static void long_fields_and_many_rows_are_whole(void **state) {
+    enum { ROWS = 3000, LONG = 300000 };
+    size_t size = 0, capacity = ROWS * 200 + 3 * LONG;
+    char *content = malloc(capacity);
+    cbm_dataset data;
+    (void)state;
+    assert_non_null(content);
+    size += (size_t)snprintf(content, capacity, "stars,text,f,n\n");
+    for (int i = 0; i < ROWS; i++) {
+        size += (size_t)snprintf(content + size, capacity - size, "%d,\"", i % 7);
+        int length = i == 1500 ? LONG : i % 90;
+        for (int j = 0; j < length; j++) content[size++] = j % 3 == 0 ? ',' : j % 5 == 0 ? '\n' : (char)('a' + (i + j) % 26);
+        size += (size_t)snprintf(content + size, capacity - size, "\",x,y\n");
+    }
+    assert_ok(cbm_dataset_read_memory(&data, &usual, "x.csv", content, size, NULL));
+    assert_int_equal(data.n, ROWS);
+    for (int i = 0; i < ROWS; i++) {
+        size_t length = i == 1500 ? LONG : (size_t)(i % 90);
+        assert_int_equal(data.label[i], i % 7);
+        assert_int_equal(data.text_length[i], length);
+        for (size_t j = 0; j < length; j++)
+            if (data.text[i][j] != (j % 3 == 0 ? ',' : j % 5 == 0 ? '\n' : (char)('a' + ((size_t)i + j) % 26)))
+                fail_msg("row %d differs at byte %zu", i, j);
+    }
+    cbm_dataset_clear(&data);
+    free(content);
+}
+
+static void texts_alone_can_be_read(void **state) {
+    const cbm_dataset_options options = {.text = "text"};
+    cbm_dataset data;
+    (void)state;
+    read_text(&data, &options, "x.csv", "text,stars\na,\nb,1\n");
+    assert_int_equal(data.n, 2);
+    assert_string_equal(data.text[1], "b");
+    assert_int_equal(data.label[0], -1);
+    assert_int_equal(data.label[1], -1);
+    assert_int_equal(data.label_classes.n, 0);
+    cbm_dataset_clear(&data);
+    read_text(&data, &options, "x.jsonl", "{\"text\": \"a\"}");
+    assert_int_equal(data.n, 1);
+    cbm_dataset_clear(&data);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Classes
+ * ---------------------------------------------------------------------------------------- */
+
+static void check_order(const char *values, const char *sorted) {
+    const cbm_dataset_options options = {.text = "text", .label = "text"};
+    char content[256];
+    cbm_dataset data;
+    snprintf(content, sizeof content, "text\n%s\n", values);
+    read_text(&data, &options, "x.csv", content);
+    assert_classes(&data.label_classes, sorted);
+    for (size_t i = 0; i < data.n; i++) assert_string_equal(label_of(&data, i), data.text[i]);
+    cbm_dataset_clear(&data);
+}
+
+static void classes_are_sorted(void **state) {
+    (void)state;
+    check_order("10\n9\n1.5\n-3\n1e1\n9\n100", "-3|1.5|9|10|1e1|100");
+    check_order("10\nunknown\n9\nunknown", "9|10|unknown");
+    check_order("10\n9\nx", "10|9|x");              /* not all are numbers: by bytes */
+    check_order("b\nB\n\xc3\xa4\na b\na", "B|a|a b|b|\xc3\xa4");
+    check_order("zoo\nunknown\nUnknown", "Unknown|zoo|unknown");
+    check_order("unknown", "unknown");
+}
+
+static void the_locale_does_not_matter(void **state) {
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "C.UTF-8"};
+    const cbm_dataset_options options = {.text = "text", .label = "stars"};
+    cbm_dataset data;
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !setlocale(LC_ALL, names[i]); i++) continue;
+    check_order("1.5\n1.25\n1", "1|1.25|1.5");
+    read_text(&data, &options, "x.jsonl", "{\"text\": \"a\", \"stars\": 1.5}\n{\"text\": \"a\", \"stars\": 1.25}");
+    setlocale(LC_ALL, "C");
+    assert_classes(&data.label_classes, "1.25|1.5");
+    cbm_dataset_clear(&data);
+}
+
+static void known_classes_keep_their_order(void **state) {
+    static char *labels[] = {"2", "1", "3"}, *foods[] = {"good", "unknown", "bad"}, *noises[] = {"y"};
+    const cbm_classes label_classes = {labels, 3, 3}, concept_classes[] = {{foods, 3, 3}, {noises, 1, 1}};
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    options.label_classes = &label_classes;
+    options.concept_classes = concept_classes;
+    read_text(&data, &options, "x.csv", "text,stars,f,n\na,1,bad,y\nb,2,no majority,y\nc,3,good,y\n");
+    assert_classes(&data.label_classes, "2|1|3");
+    assert_classes(&data.concept_classes[0], "good|unknown|bad");
+    assert_int_equal(data.label[0], 1);
+    assert_int_equal(data.label[1], 0);
+    assert_int_equal(data.label[2], 2);
+    assert_int_equal(data.concept_class[0], 2);
+    assert_int_equal(data.concept_class[2], 1);
+    assert_int_equal(data.concept_class[4], 0);
+    cbm_dataset_clear(&data);
+}
+
+static void labels_are_dropped_or_ignored(void **state) {
+    static const char content[] = "text,stars,f,n\na,1,x,y\nb,no majority,z,y\nc,,x,y\nd,2,x,y\n";
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    options.drop_label = "no majority";
+    options.ignore_label = "";
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n, 3);
+    assert_int_equal(data.n_read, 4);
+    assert_string_equal(data.text[1], "c");
+    assert_int_equal(data.label[0], 0);
+    assert_int_equal(data.label[1], -1);
+    assert_int_equal(data.label[2], 1);
+    assert_classes(&data.label_classes, "1|2");
+    assert_classes(&data.concept_classes[0], "x"); /* a row that is left out brings no class */
+    cbm_dataset_clear(&data);
+    options.drop_label = "";
+    options.ignore_label = "no majority";
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n, 3);
+    assert_int_equal(data.label[1], -1);
+    assert_string_equal(concept_of(&data, 1, 0), "z");
+    cbm_dataset_clear(&data);
+}
+
+static void unknown_has_synonyms(void **state) {
+    static const char content[] = "text,stars,f,n\na,1,,unknown\nb,1,no majority,x\nc,1,n/a,Unknown\n";
+    static const char *const synonyms[] = {"n/a", ""};
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    read_text(&data, &options, "x.csv", content);
+    assert_classes(&data.concept_classes[0], "n/a|unknown");
+    assert_classes(&data.concept_classes[1], "Unknown|x|unknown");
+    assert_row(&data, 0, "a", "1", "unknown", "unknown");
+    assert_row(&data, 1, "b", "1", "unknown", "x");
+    assert_row(&data, 2, "c", "1", "n/a", "Unknown");
+    cbm_dataset_clear(&data);
+    options.unknown_is_missing = 1;
+    read_text(&data, &options, "x.csv", content);
+    assert_classes(&data.concept_classes[0], "n/a");
+    assert_classes(&data.concept_classes[1], "Unknown|x");
+    assert_null(concept_of(&data, 0, 0));
+    assert_null(concept_of(&data, 0, 1));
+    assert_null(concept_of(&data, 1, 0));
+    assert_string_equal(concept_of(&data, 2, 0), "n/a");
+    cbm_dataset_clear(&data);
+    options.unknown_is_missing = 0;
+    options.unknown = synonyms;
+    options.n_unknown = 2;
+    read_text(&data, &options, "x.csv", content);
+    assert_classes(&data.concept_classes[0], "no majority|unknown");
+    assert_row(&data, 0, "a", "1", "unknown", "unknown");
+    assert_row(&data, 1, "b", "1", "no majority", "x");
+    assert_row(&data, 2, "c", "1", "unknown", "Unknown");
+    cbm_dataset_clear(&data);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Errors
+ * ---------------------------------------------------------------------------------------- */
+
+/* Reading fails so, in one line that says `words`, and leaves nothing behind. */
+static void expect_failure(const cbm_dataset_options *options, const char *name, const char *content, size_t size,
+                           scbm_status wanted, const char *words) {
+    static const cbm_dataset nothing;
+    cbm_dataset data;
+    scbm_status status = cbm_dataset_read_memory(&data, options, name, content, size, NULL);
+    if (status != wanted || !strstr(scbm_last_error(), words))
+        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), scbm_last_error(), scbm_status_name(wanted), words);
+    assert_null(strchr(scbm_last_error(), '\n'));
+    assert_memory_equal(&data, &nothing, sizeof data);
+}
+
+typedef struct bad_content {
+    const char *content, *words;
+} bad_content;
+
+static void bad_csv_is_one_clear_error(void **state) {
+    static const bad_content bad[] = {
+        {"", "x.csv: the file is empty"},
+        {"\xef\xbb\xbf", "x.csv: the file is empty"},
+        {"\n\r\n", "x.csv: the file is empty"},
+        {"text,stars,f,n", "x.csv: there are no rows after the header"},
+        {"text,stars,f,n\n\n\n", "x.csv: there are no rows after the header"},
+        {"text,stars,f,noise, n\na,1,x,y,z\n", "x.csv: there is no column 'n'; there are 'text', 'stars', 'f', 'noise', ' n'"},
+        {"text;stars;f;n\na;1;x;y\n", "x.csv: there is no column 'text'; there are 'text;stars;f;n'"},
+        {"te\nxt,stars,f,n\n", "x.csv: there is no column 'text'; there are 'te'"},
+        {"\"te\nxt\",st\xff" "ars,f,n\n", "x.csv: there is no column 'text'; there are 'te\\x0axt', 'st\\xffars', 'f', 'n'"},
+        {"text,stars,f,n,stars\na,1,x,y,2\n", "x.csv: there are 2 columns 'stars'"},
+        {"text,stars,f,n\na,1,x,y\nb,1,x\n", "x.csv, row 2: there are 3 fields, and 4 columns in the header"},
+        {"text,stars,f,n\na,1,x,y,z\n", "x.csv, row 1: there are 5 fields, and 4 columns in the header"},
+        {"text,stars,f,n\na\n", "x.csv, row 1: there are 1 fields, and 4 columns"},
+        {"text,stars,f,n\na,1,x,y\nb,2,\xe4,y\n", "x.csv, row 2, column 'f': byte 1 (0xe4) is not UTF-8"},
+        {"text,stars,f,n\nab\xc3,1,x,y\n", "x.csv, row 1, column 'text': byte 3 (0xc3) is not UTF-8"},
+        {"text,stars,f,n\n\xed\xa0\x80,1,x,y\n", "x.csv, row 1, column 'text': byte 1 (0xed) is not UTF-8"},
+        {"text,stars,f,n\n\xc0\x80,1,x,y\n", "x.csv, row 1, column 'text': byte 1 (0xc0) is not UTF-8"},
+        {"text,stars,f,n\na,1,x,y\n\"b,2,x,y\nc,3,x,y\n", "x.csv, row 2, column 'text': a field begins with a quote (\") and does not end"},
+        {"text,stars,f,n\na,1,x,y\nb,2,x\"y,z\n", "x.csv, row 2, column 'f': a quote (\")"},
+        {"text,stars,f,n\na,1,\"x\" ,y\n", "x.csv, row 1, column 'f': a quote (\")"},
+        {"te\"xt,stars,f,n\na,1,x,y\n", "x.csv: column 1 of the header: a quote (\")"},
+        {"text,\"stars,f,n\na,1,x,y\n", "x.csv: column 2 of the header: a field begins with a quote"},
+        {"text,stars,f,n\na,,x,y\n", "x.csv, row 1, column 'stars': the label is empty"},
+        {"text,stars,f,n\na,drop,x,y\nb,drop,x,y\n", "x.csv: no row is left: the label of all 2 is 'drop'"},
+        {"\xff\xfet\0e\0", "x.csv: the file is UTF-16"},
+    };
+    cbm_dataset_options options = usual;
+    (void)state;
+    options.drop_label = "drop";
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_failure(&options, "x.csv", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
+    expect_failure(&usual, "x.csv", "text,stars,f,n\na\0b,1,x,y\n", 24, SCBM_ERROR_FORMAT, "x.csv, row 1, column 'text': there is a NUL byte");
+    expect_failure(&usual, "x.csv", "text\0,stars,f,n\na,1,x,y\n", 24, SCBM_ERROR_FORMAT, "x.csv: there is a NUL byte in the header");
+}
+
+static void bad_json_is_one_clear_error(void **state) {
+    static const bad_content bad[] = {
+        {"", "x.jsonl: the file is empty"},
+        {"\n \n", "x.jsonl: there are only blank lines"},
+        {"[1, 2]", "x.jsonl, line 1: there is a list where an object is wanted"},
+        {"\n\n\"x\"\n", "x.jsonl, line 3: there is a string where an object is wanted"},
+        {"3", "line 1: there is a number where"},
+        {"null", "line 1: there is null where"},
+        {"{\"text\": \"a\", ", "x.jsonl, line 1: this is not JSON, from byte "},
+        {"{\"text\": \"a\"} x", "line 1: this is not JSON, from byte 15 of the line on"},
+        {"{\"text\": \"a\"}{}", "line 1: this is not JSON, from byte 14 of the line on"},
+        {"{\"text\": \"\\ud800\"}", "line 1: this is not JSON"},
+        {"{", "line 1: this is not JSON"},
+        {"{}", "line 1: there is no key 'text'; there is none"},
+        {"{\"text\": \"a\", \"f\": 1, \"n\": 2}", "line 1: there is no key 'stars'; there are 'text', 'f', 'n'"},
+        {"{\"text\": 1, \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1, column 'text': there is a number where a string is wanted"},
+        {"{\"text\": null, \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1, column 'text': there is null where a string is wanted"},
+        {"{\"text\": \"a\", \"stars\": [1], \"f\": 1, \"n\": 2}", "line 1, column 'stars': there is a list where a string, a number, true or false is wanted"},
+        {"{\"text\": \"a\", \"stars\": 1, \"f\": {}, \"n\": 2}", "line 1, column 'f': there is an object where"},
+        {"{\"text\": \"a\", \"stars\": null, \"f\": 1, \"n\": 2}", "line 1, column 'stars': the label is empty"},
+        {"{\"text\": \"a\", \"stars\": 9007199254740993000, \"f\": 1, \"n\": 2}", "line 1, column 'stars': the number is too large"},
+        {"{\"text\": \"a\", \"stars\": 1e999, \"f\": 1, \"n\": 2}", "line 1, column 'stars': the number is too large"},
+        {"{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 2, \"f\": 3}", "line 1, column 'f': the key is there twice"},
+        {"{\"text\": \"a\xff\", \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1, column 'text': byte 2 (0xff) is not UTF-8"},
+        {"{\"text\": \"a\\\\\\u0000\", \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1: there is a NUL byte"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_failure(&usual, "x.jsonl", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
+    expect_failure(&usual, "x.jsonl", "{\"text\": \"a\0\"}", 14, SCBM_ERROR_FORMAT, "x.jsonl, line 1: there is a NUL byte");
+    char deep[5000];
+    memset(deep, '[', sizeof deep);
+    expect_failure(&usual, "x.jsonl", deep, sizeof deep, SCBM_ERROR_FORMAT, "line 1: this is not JSON");
+}
+
+static void a_value_that_training_never_saw_is_named(void **state) {
+    static char *labels[] = {"1", "2"}, *foods[] = {"good", "bad"};
+    const cbm_classes label_classes = {labels, 2, 2}, concept_classes[] = {{foods, 2, 2}, {foods, 2, 2}};
+    static const bad_content bad[] = {
+        {"text,stars,f,n\na,1,good,bad\nb,3,good,bad\n", "x.csv, row 2, column 'stars': '3' is not one of the known classes: '1', '2'"},
+        {"text,stars,f,n\na,1,good,Bad\n", "x.csv, row 1, column 'n': 'Bad' is not one of the known classes: 'good', 'bad'"},
+        {"text,stars,f,n\na,1,no majority,bad\n", "column 'f': 'no majority' (unknown) is not one of the known classes"},
+        {"text,stars,f,n\na,\"1\n\",good,bad\n", "column 'stars': '1\\x0a' is not one"},
+    };
+    cbm_dataset_options options = usual;
+    (void)state;
+    options.label_classes = &label_classes;
+    options.concept_classes = concept_classes;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_failure(&options, "x.csv", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
+}
+
+static void an_empty_concept_that_is_not_unknown_is_refused(void **state) {
+    static const char content[] = "text,stars,f,n\na,1,x,\n";
+    static const char *const synonyms[] = {"n/a"};
+    cbm_dataset_options options = usual;
+    (void)state;
+    options.unknown = synonyms;
+    options.n_unknown = 1;
+    expect_failure(&options, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT, "x.csv, row 1, column 'n': the concept is empty");
+}
+
+static void a_column_of_texts_holds_no_classes(void **state) {
+    const cbm_dataset_options options = {.text = "text", .label = "text"};
+    size_t size = 0, capacity = (CBM_MAX_CLASSES + 2) * 8;
+    char *content = malloc(capacity);
+    (void)state;
+    assert_non_null(content);
+    size += (size_t)snprintf(content, capacity, "text\n");
+    for (int i = 0; i < CBM_MAX_CLASSES + 1; i++) size += (size_t)snprintf(content + size, capacity - size, "%d\n", i);
+    expect_failure(&options, "x.csv", content, size, SCBM_ERROR_FORMAT, "row 4097, column 'text': there are more than 4096 different values");
+    free(content);
+}
+
+/* Long names and many columns: the message still says what is wrong, and is cut where it lists. */
+static void long_messages_keep_their_beginning(void **state) {
+    char content[9000] = "";
+    (void)state;
+    for (int i = 0; i < 400; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%scolumn number %d", i ? "," : "", i);
+        strcat(content, name);
+    }
+    expect_failure(&usual, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT,
+                   "x.csv: there is no column 'text'; there are 'column number 0', 'column number 1', ");
+    assert_true(strlen(scbm_last_error()) < 400);
+    assert_non_null(strstr(scbm_last_error(), ", …"));
+}
+
+static void files_that_cannot_be_read_are_named(void **state) {
+    cbm_dataset_options options = usual;
+    const char *path = "/nowhere/reviews.csv";
+    cbm_dataset data;
+    (void)state;
+    options.paths = &path;
+    options.n_paths = 1;
+    assert_int_equal(cbm_dataset_read(&data, &options, NULL), SCBM_ERROR_IO);
+    assert_non_null(strstr(scbm_last_error(), path));
+    path = folder;
+    assert_int_equal(cbm_dataset_read(&data, &options, NULL), SCBM_ERROR_IO);
+    assert_non_null(strstr(scbm_last_error(), folder));
+    path = file_of("empty.csv", "", 0);
+    assert_int_equal(cbm_dataset_read(&data, &options, NULL), SCBM_ERROR_FORMAT);
+    assert_non_null(strstr(scbm_last_error(), "empty.csv: the file is empty"));
+    options.n_paths = 0;
+    assert_int_equal(cbm_dataset_read(&data, &options, NULL), SCBM_ERROR_ARGUMENT);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Hooks
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct memory {
+    int n_left;       /* allocations until one fails; negative: none fails */
+    int n_blocks;     /* that are held */
+} memory;
+
+static void *counted_alloc(void *user, size_t bytes) {
+    memory *m = user;
+    if (m->n_left == 0) return NULL;
+    m->n_left--;
+    void *block = malloc(bytes);
+    m->n_blocks += block != NULL;
+    return block;
+}
+
+static void counted_free(void *user, void *block) {
+    memory *m = user;
+    m->n_blocks -= block != NULL;
+    free(block);
+}
+
+static void running_out_of_memory_is_an_error_anywhere(void **state) {
+    static const char *const names[] = {"x.csv", "x.jsonl"};
+    static const char *const contents[] = {
+        "text,stars,f,n\na,1,x,y\nb,2,z,y\nc,3,,y\n",
+        "{\"text\": \"a\", \"stars\": 2, \"f\": \"x\", \"n\": 1}\n{\"text\": \"b\", \"stars\": 1, \"f\": \"\", \"n\": 1}\n",
+    };
+    (void)state;
+    for (int format = 0; format < 2; format++) {
+        scbm_status status = SCBM_ERROR_MEMORY;
+        int n = 0;
+        for (; status != SCBM_OK && n < 1000; n++) {
+            memory m = {n, 0};
+            const scbm_hooks hooks = {.user = &m, .alloc = counted_alloc, .free = counted_free};
+            cbm_dataset data;
+            status = cbm_dataset_read_memory(&data, &usual, names[format], contents[format], strlen(contents[format]), &hooks);
+            if (status != SCBM_OK) assert_int_equal(status, SCBM_ERROR_MEMORY);
+            cbm_dataset_clear(&data);
+            assert_int_equal(m.n_blocks, 0);
+        }
+        assert_int_equal(status, SCBM_OK);
+        assert_true(n > 20);
+    }
+}
+
+static int cancel(void *user, const char *what, int64_t done, int64_t total) {
+    assert_string_equal(what, "read");
+    assert_true(done <= total);
+    ++*(int *)user;
+    return 1;
+}
+
+static void reading_can_be_cancelled(void **state) {
+    int n_calls = 0;
+    const scbm_hooks hooks = {.user = &n_calls, .progress = cancel};
+    cbm_dataset data;
+    (void)state;
+    assert_int_equal(cbm_dataset_read_memory(&data, &usual, "x.csv", "text,stars,f,n\na,1,x,y\n", 23, &hooks), SCBM_ERROR_CANCELLED);
+    assert_int_equal(n_calls, 1);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Lines
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct lines {
+    char all[256];           /* "[one][two]" */
+    size_t n, longest, stop_at;
+} lines;
+
+static scbm_status take_line(void *user, const char *text, size_t length, size_t line_number) {
+    lines *l = user;
+    assert_int_equal(line_number, ++l->n);
+    assert_int_equal(text[length], 0);
+    if (length > l->longest) l->longest = length;
+    if (strlen(l->all) + length + 3 < sizeof l->all) sprintf(l->all + strlen(l->all), "[%s]", text);
+    return line_number == l->stop_at ? scbm_fail(SCBM_ERROR_NUMERIC, "enough") : SCBM_OK;
+}
+
+static void check_lines(const char *content, size_t size, const char *all) {
+    lines l = {"", 0, 0, 0};
+    assert_ok(cbm_read_lines(file_of("lines.txt", content, size), take_line, &l, NULL));
+    assert_string_equal(l.all, all);
+}
+
+static void lines_are_read(void **state) {
+    (void)state;
+    check_lines("", 0, "");
+    check_lines("one", 3, "[one]");
+    check_lines("one\n", 4, "[one]");
+    check_lines("\n", 1, "[]");
+    check_lines("one\n\n\r\ntwo\r\n three\r\r\nfo\rur", 26, "[one][][][two][ three\r][fo\rur]");
+    check_lines("\xef\xbb\xbfone\n\xc3\xa4", 9, "[one][\xc3\xa4]");
+}
+
+static void long_lines_are_whole(void **state) {
+    enum { LONG = 5000000 };
+    char *content = malloc(2 * LONG + 2);
+    lines l = {"", 0, 0, 0};
+    (void)state;
+    assert_non_null(content);
+    memset(content, 'a', 2 * LONG + 2);
+    content[10] = '\n';
+    content[LONG + 11] = '\n';
+    assert_ok(cbm_read_lines(file_of("long.txt", content, 2 * LONG + 2), take_line, &l, NULL));
+    assert_int_equal(l.n, 3);
+    assert_int_equal(l.longest, LONG);
+    free(content);
+}
+
+static void standard_input_is_read(void **state) {
+    const char *path = file_of("stdin.txt", "a\nb", 3);
+    lines l = {"", 0, 0, 0};
+    (void)state;
+    int kept = dup(STDIN_FILENO), file = open(path, O_RDONLY);
+    assert_true(kept >= 0 && file >= 0);
+    dup2(file, STDIN_FILENO);
+    scbm_status status = cbm_read_lines("-", take_line, &l, NULL);
+    dup2(kept, STDIN_FILENO);
+    close(file);
+    close(kept);
+    assert_ok(status);
+    assert_string_equal(l.all, "[a][b]");
+}
+
+/* The writer sends a line only after the one before it was answered: a reader that waits for more would wait for ever. */
+static scbm_status answer_line(void *user, const char *text, size_t length, size_t line_number) {
+    const int *answers = user;
+    (void)text;
+    (void)line_number;
+    return write(*answers, length ? "+" : "0", 1) == 1 ? SCBM_OK : SCBM_ERROR_IO;
+}
+
+static void a_line_of_a_pipe_comes_at_once(void **state) {
+    char path[160], byte;
+    int answers[2], status;
+    (void)state;
+    snprintf(path, sizeof path, "%s/fifo", folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(pipe(answers), 0);
+    pid_t writer = fork();
+    if (writer == 0) {
+        int fifo = open(path, O_WRONLY);
+        for (int i = 0; i < 5; i++) {
+            alarm(10);
+            if (write(fifo, "lin", 3) != 3 || write(fifo, "e\nnext ", 7) != 7 || read(answers[0], &byte, 1) != 1) _exit(1);
+        }
+        _exit(0);
+    }
+    assert_true(writer > 0);
+    scbm_status result = cbm_read_lines(path, answer_line, &answers[1], NULL);
+    assert_int_equal(waitpid(writer, &status, 0), writer);
+    assert_ok(result);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    close(answers[0]);
+    close(answers[1]);
+}
+
+static void expect_bad_line(const char *content, size_t size, size_t n, const char *words) {
+    lines l = {"", 0, 0, 0};
+    assert_int_equal(cbm_read_lines(file_of("bad.txt", content, size), take_line, &l, NULL), SCBM_ERROR_FORMAT);
+    if (!strstr(scbm_last_error(), words)) fail_msg("got '%s'; wanted '%s'", scbm_last_error(), words);
+    assert_int_equal(l.n, n);
+}
+
+static void bad_lines_are_named(void **state) {
+    lines l = {"", 0, 0, 2};
+    (void)state;
+    expect_bad_line("one\ntwo\nb\xff\nfour", 16, 2, "bad.txt, line 3: byte 2 (0xff) is not UTF-8");
+    expect_bad_line("one\0\ntwo", 8, 0, "bad.txt, line 1: there is a NUL byte");
+    assert_int_equal(cbm_read_lines("/nowhere/x.txt", take_line, &l, NULL), SCBM_ERROR_IO);
+    assert_non_null(strstr(scbm_last_error(), "/nowhere/x.txt"));
+    assert_int_equal(cbm_read_lines(folder, take_line, &l, NULL), SCBM_ERROR_IO);
+    assert_non_null(strstr(scbm_last_error(), folder));
+    assert_int_equal(cbm_read_lines(file_of("stop.txt", "a\nb\nc\n", 6), take_line, &l, NULL), SCBM_ERROR_NUMERIC);
+    assert_string_equal(l.all, "[a][b]");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(csv_is_read_by_rfc_4180),
+        cmocka_unit_test(line_ends_and_byte_order_marks_do_not_matter),
+        cmocka_unit_test(json_lines_are_read),
+        cmocka_unit_test(files_are_put_together),
+        cmocka_unit_test(long_fields_and_many_rows_are_whole),
+        cmocka_unit_test(texts_alone_can_be_read),
+        cmocka_unit_test(classes_are_sorted),
+        cmocka_unit_test(the_locale_does_not_matter),
+        cmocka_unit_test(known_classes_keep_their_order),
+        cmocka_unit_test(labels_are_dropped_or_ignored),
+        cmocka_unit_test(unknown_has_synonyms),
+        cmocka_unit_test(bad_csv_is_one_clear_error),
+        cmocka_unit_test(bad_json_is_one_clear_error),
+        cmocka_unit_test(a_value_that_training_never_saw_is_named),
+        cmocka_unit_test(an_empty_concept_that_is_not_unknown_is_refused),
+        cmocka_unit_test(a_column_of_texts_holds_no_classes),
+        cmocka_unit_test(long_messages_keep_their_beginning),
+        cmocka_unit_test(files_that_cannot_be_read_are_named),
+        cmocka_unit_test(running_out_of_memory_is_an_error_anywhere),
+        cmocka_unit_test(reading_can_be_cancelled),
+        cmocka_unit_test(lines_are_read),
+        cmocka_unit_test(long_lines_are_whole),
+        cmocka_unit_test(standard_input_is_read),
+        cmocka_unit_test(a_line_of_a_pipe_comes_at_once),
+        cmocka_unit_test(bad_lines_are_named),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}

@@ -1,0 +1,62 @@
+#!/bin/sh
+# The README's embedding example, as a stranger would use it: installed under a prefix, compiled by
+# pkg-config's flags as C and as C++, and run.
+set -u
+passed=0 failed=0 skipped=0
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+here=$(pwd)
+
+# check WHAT COMMAND...: passes when the command does.
+check() {
+    what=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "fail: $what"
+        tail -n 20 "$work/log"
+    fi
+}
+finish() {
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+if [ -n "${SANITIZE:-}" ] || ! command -v pkg-config >/dev/null; then
+    echo "skipped: the example is compiled by the plain build, with pkg-config"
+    skipped=1
+    finish
+fi
+check "make install" env MAKEFLAGS= "${MAKE:-make}" BUILD="${BUILD:-build}" CC="${CC:-cc}" OPENMP="${OPENMP:-1}" install PREFIX="$work/prefix"
+for file in lib/libsparsecbm.a lib/libsparsecbm.so include/sparsecbm.h include/cbm.h lib/pkgconfig/sparsecbm.pc bin/sparsecbm \
+    bin/sparsecbm-convert-hf; do
+    check "$file is installed" test -f "$work/prefix/$file"
+done
+export PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig"
+
+# The C block after the line <!-- embedding example -->.
+awk '/<!-- embedding example -->/ { found = 1 } found && /^```$/ { exit } copy { print } found && /^```c$/ { copy = 1 }' README.md >"$work/app.c"
+check "README.md has an embedding example" test -s "$work/app.c"
+cp "$work/app.c" "$work/app.cc"
+
+cd "$work" || exit 1
+check "a model to predict with" sh -c "\"$here/tests/small-model.sh\" \"$work/prefix/bin/sparsecbm\" \"$work\" && cp small.gguf model.gguf"
+check "the example compiles as C" sh -c "${CC:-cc} -Wall -Wextra app.c \$(pkg-config --cflags --libs sparsecbm) -o app"
+check "the example runs" sh -c "./app model.gguf 'The soup was cold, but the waiter was lovely.' > output && grep -q food output && cat output"
+check "the example reports a missing model" sh -c "! ./app nothing.gguf text 2>message && grep -q nothing.gguf message"
+check "it links statically" sh -c "${CC:-cc} app.c -I prefix/include prefix/lib/libsparsecbm.a \
+    \$(pkg-config --static --libs-only-l --libs-only-other sparsecbm | tr ' ' '\n' | grep -vE '^-lsparsecbm|^-Wl' | tr '\n' ' ') -o app-static && ./app-static model.gguf hello"
+if command -v g++ >/dev/null || command -v c++ >/dev/null; then
+    cxx=$(command -v g++ || command -v c++)
+    check "the example compiles as C++" sh -c "$cxx -Wall -Wextra app.cc \$(pkg-config --cflags --libs sparsecbm) -o app-cc && ./app-cc model.gguf hello"
+else
+    skipped=$((skipped + 1))
+    echo "skipped: C++, because no C++ compiler is installed"
+fi
+cd "$here" || exit 1
+check "make uninstall" env MAKEFLAGS= "${MAKE:-make}" uninstall PREFIX="$work/prefix"
+check "nothing is left" sh -c "test -z \"\$(find '$work/prefix' -type f -o -type l)\""
+finish
