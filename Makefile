@@ -157,7 +157,7 @@ TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
 .PHONY: test test-programs test-long test-parity test-asan fuzz fuzz-programs fuzz-replay bench bench-peers
 
-$(BUILD)/tests/test-backend $(BUILD)/tests/test-gradients: $(TEST_PARTS)
+$(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(TEST_PARTS)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(CONVERT_PARTS) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)

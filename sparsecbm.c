@@ -1234,7 +1234,8 @@ static void backward_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *
     if (needs_gradient(g, x))
         add_broadcast_gradient(g, x, result_of(NODE(g, SCBM_OP_LINEAR_BACK_X, NULL, NULL, dz, w, masks)));
     if (needs_gradient(g, w)) {
-        const int64_t mode[4] = {g->weight_gradients, 0, 0, 0};
+        /* stream by stream only where there are streams */
+        const int64_t mode[4] = {x->n_dims == 3 ? g->weight_gradients : SCBM_DW_SUMMED, 0, 0, 0};
         add_gradient(g, w, result_of(NODE(g, SCBM_OP_LINEAR_BACK_W, NULL, mode, dz, x, w, masks)));
     }
     if (b) add_broadcast_gradient(g, b, dz);
@@ -2180,26 +2181,25 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
  * on shapes and ex->n_workers only and are enough for smaller T, R and n too. Arguments are trusted: the caller has
  * checked shapes, ids and offsets.
  *
- * The entry points ("(+)=": adds to what is there if `accumulate`):
+ * The entry points:
  *
- *   k_linear           y[S,T,N] = act(x[S|1,T,K] (W[N,K] . M_s)^T + b[N]) + residual[S|1,T,N]; pre: the same before act
- *   k_linear_dx        dx[S,T,K] (+)= dy[S,T,N] (W . M_s)
- *   k_linear_dw        dw[N,K] (+)= sum over s of M_s . (dy_s^T x_s), or dw[S,N,K] (+)= M_s . (dy_s^T x_s), or no M_s
+ *   k_linear           y[S,T,N] = act(x[S|1,T,K] (W[N,K] . M_s)^T + b[N]); pre: the same before act
+ *   k_linear_dx        dx[S,T,K] = dy[S,T,N] (W . M_s)
+ *   k_linear_dw        dw[N,K] = sum over s of M_s . (dy_s^T x_s), or dw[S,N,K] = M_s . (dy_s^T x_s), or no M_s
  *   k_attention        y[S,T,H*D], lse[S,H,T] from q, k, v[S,T,H*D], text by text
  *   k_attention_back   dq, dk, dv[S,T,H*D] from dy, y, lse, q, k, v
  *   k_layer_norm       y[R,C], sum[R,C] = x + residual, mean[R], rstd[R]
- *   k_layer_norm_back  dx[R,C] (+)=, dgamma[C] (+)=, dbeta[C] (+)=
- *   k_softmax          y[R,C];  k_softmax_back  dx[R,C] (+)= from dy, y
- *   k_act              y[n] = act(x[n]);  k_act_back  dx[n] (+)= dy . act'(x)
+ *   k_layer_norm_back  dx[R,C], dgamma[C], dbeta[C]
+ *   k_softmax          y[R,C];  k_softmax_back  dx[R,C] from dy, y
+ *   k_act              y[n] = act(x[n]);  k_act_back  dx[n] = dy . act'(x)
  *   k_dropout          y[n] = keep ? x / (1 - p) : 0; the same call on dy is its backward
- *   k_binary           y[n] = a op b, b broadcast;  k_scale y = s x + t;  k_axpy y += s x;  k_fill y = s
- *   k_get_rows         y[n_ids,C] = table[ids];  k_get_rows_back  dtable[rows,C] (+)= sums of dy[S,n_ids,C]
- *   k_segment_mean     y[S,B,C] = mean over a text's tokens of x[S,T,C];  k_segment_mean_back  dx[S,T,C] (+)=
+ *   k_binary           y[n] = a op b, b broadcast;  k_scale y = s x;  k_fill y = s
+ *   k_get_rows         y[n_ids,C] = table[ids];  k_get_rows_back  dtable[rows,C] = sums of dy[n_ids,C]
+ *   k_segment_mean     y[S,B,C] = mean over a text's tokens of x[S,T,C];  k_segment_mean_back  dx[S,T,C]
  *   k_cross_entropy    loss over groups of columns of logits[R,C];  k_cross_entropy_back  dlogits[R,C]
- *   k_colsum           y[C] (+)= column sums of x[R,C];  k_rowsum  y[R] (+)= row sums
- *   k_reduce           sum, sum of squares or dot product, in f64
+ *   k_colsum           y[C] = column sums of x[R,C];  k_rowsum  y[R] = row sums
+ *   k_reduce           sum or sum of squares, in f64
  *   k_adamw            one step for w, m, v[n] with gradient g[n]
- *   k_rows_to_f32, k_rows_from_f32   conversions of [R,C] between f32 and another type
  *   k_select           the kernel table for this machine, or a lower one by name
  * ---------------------------------------------------------------------------------------- */
 
@@ -2224,8 +2224,8 @@ struct k_exec {
     const struct k_table *k;
 };
 
-enum k_binary_op { K_ADD, K_SUB, K_MUL, K_DIV };
-enum k_reduce_op { K_SUM, K_SUMSQ, K_DOT };
+enum k_binary_op { K_ADD, K_MUL };
+enum k_reduce_op { K_SUM, K_SUMSQ };
 
 /* A weight matrix [N, K] of any type: row n starts at data + n * row_bytes (a multiple of the element's alignment; K is
  * a multiple of 32 for Q8_0 and Q4_0). With mask != NULL stream s uses W . M_s: bit j of byte b of row n is weight
@@ -2238,33 +2238,32 @@ struct k_weights {
     int64_t mask_row, mask_stream;
 };
 
-/* y[S,T,N] = act(x W^T + b) + residual. x has x_streams = S or 1 streams, residual residual_streams = S or 1.
- * pre (or NULL) receives x W^T + b. bf16: x and W are rounded to bf16, sums stay f32. y may be residual. */
+/* y[S,T,N] = act(x W^T + b); x has x_streams = S or 1 streams. pre (or NULL) receives x W^T + b. bf16: x and W are
+ * rounded to bf16, sums stay f32. */
 struct k_linear_args {
     float *y, *pre;
-    const float *x, *bias, *residual;
+    const float *x, *bias;
     struct k_weights w;
-    int64_t S, T, K, N, x_streams, residual_streams;
+    int64_t S, T, K, N, x_streams;
     int act, bf16;
 };
 
-/* dx[S,T,K] (+)= dy[S,T,N] (W . M_s). */
+/* dx[S,T,K] = dy[S,T,N] (W . M_s). */
 struct k_linear_dx_args {
     float *dx;
     const float *dy;
     struct k_weights w;
     int64_t S, T, K, N;
-    int accumulate;
 };
 
-/* dw[N,K] or dw[S,N,K] (+)= by mode; x has x_streams = S or 1 streams; mask as in k_weights, or NULL. */
+/* dw[N,K] or dw[S,N,K] by mode; x has x_streams = S or 1 streams; mask as in k_weights, or NULL. */
 struct k_linear_dw_args {
     float *dw;
     const float *dy, *x;
     const uint8_t *mask;
     int64_t mask_row, mask_stream;
     int64_t S, T, K, N, x_streams;
-    int mode, accumulate;
+    int mode;
 };
 
 /* Random numbers are Philox4x32-10 of (seed; op, step, element): an element's bit depends on nothing else. An element
@@ -2276,21 +2275,18 @@ struct k_dropout_args {
 };
 
 /* Multi-head attention, text by text: offsets[n_texts + 1] cut the T tokens. q, k, v, y and their gradients are
- * [S, T, row] with rows ld apart (0: H * D), so that q, k and v may be parts of one array; lse is [S, H, T].
- * max_len is at least the longest text. bias (or NULL) is added to the scaled scores: bias[h * bias_head + i * bias_row
- * + j] for query i and key j of a text. Element of the dropout: query's packed index t and key j of stream s, head h
- * have counter (j, t / 4, op * 65536 + s * H + h, step), word t % 4. */
+ * [S, T, H * D]; lse is [S, H, T]. max_len is at least the longest text. Element of the dropout: query's packed index t
+ * and key j of stream s, head h have counter (j, t / 4, op * 65536 + s * H + h, step), word t % 4. */
 struct k_attention_args {
     float *y, *lse;
     const float *q, *k, *v;
     const int32_t *offsets;
-    int64_t n_texts, max_len, S, T, H, D, ld_q, ld_k, ld_v, ld_y;
+    int64_t n_texts, max_len, S, T, H, D;
+    int64_t ld; /* H * D, set by the entry point */
     float scale;
     int causal;
     struct k_dropout_args dropout;
-    const float *bias;
-    int64_t bias_head, bias_row;
-    float *dq, *dk, *dv; /* backward only, ld as q, k, v; dy has ld_y */
+    float *dq, *dk, *dv; /* backward only */
     const float *dy;
 };
 
@@ -2308,7 +2304,6 @@ struct k_layer_norm_back_args {
     float *dx, *dgamma, *dbeta;
     const float *dy, *x, *mean, *rstd, *gamma;
     int64_t R, C;
-    int accumulate_dx, accumulate_dgamma;
 };
 
 /* Cross-entropy of logits[R,C], whose columns groups[k] .. groups[k + 1] are softmaxes of their own. Hard targets:
@@ -2347,7 +2342,8 @@ enum {
     K_CHUNK = 8192,   /* elements of an elementwise task */
     K_ATT_ROWS = 48,  /* query rows that the attention backward takes at a time */
     K_ATT_CHUNK = 96, /* query rows of an attention task */
-    K_TASKS = 32      /* aim for at least so many tasks */
+    K_TASKS = 32,     /* aim for at least so many tasks */
+    K_SERIAL = 32768  /* operations that one thread does alone */
 };
 
 /* The leaf kernels of one tier. */
@@ -2359,7 +2355,7 @@ struct k_table {
     scbm_task attention, attention_back;
     scbm_task layer_norm, layer_norm_back, layer_norm_gather;
     scbm_task softmax, softmax_back;
-    scbm_task act, act_back, dropout, binary, affine;
+    scbm_task act, act_back, dropout, binary, scale;
     scbm_task get_rows, get_rows_back, segment_mean, segment_mean_back;
     scbm_task cross_entropy, cross_entropy_back;
     scbm_task colsum, colsum_gather, rowsum, reduce, adamw, to_f32, from_f32;
@@ -2493,15 +2489,14 @@ struct k_rows_run { /* y, x: [R, C]; a few rows a task */
     float *y, *part;
     const float *x, *y_in, *dy;
     int64_t R, C, block, n_blocks;
-    int accumulate;
 };
 
 struct k_map_run { /* n elements, K_CHUNK a task */
     float *y;
     const float *a, *b;
     int64_t n, b_n, b_rep;
-    int op, accumulate;
-    float s, t;
+    int op;
+    float s;
     struct k_dropout_args d;
     double *part;
 };
@@ -2511,8 +2506,7 @@ struct k_gather_run {
     const float *dy;
     struct k_weights w;
     const int32_t *ids;
-    int64_t n, C, rows, S, block;
-    int accumulate;
+    int64_t n, C, rows, block;
 };
 
 struct k_segment_run {
@@ -2520,7 +2514,6 @@ struct k_segment_run {
     const float *x;
     const int32_t *offsets;
     int64_t B, S, T, C;
-    int accumulate;
 };
 
 struct k_convert_run {
@@ -3296,9 +3289,8 @@ KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
 }
 
 /* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL; each of dst's `cols` rows gets `width` lanes,
- * zeros where i >= rows. add (or NULL), laid out as dst, is added. With PAIRS a lane is two columns. */
-KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width,
-                const float *add, int64_t ld_add) {
+ * zeros where i >= rows. With PAIRS a lane is two columns. */
+KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width) {
     const int per = how == KT(PAIRS) ? 2 : 1;
     VF r[SCBM_VL], t[SCBM_VL];
 /* clang-format off */
@@ -3306,7 +3298,6 @@ KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_
 #define K_TR_STORE(i, v)                                                                        \
     if (i * per < cols) {                                                                       \
         VF o = v;                                                                               \
-        if (add) o = v_add(o, v_load_n(add + i * ld_add, width));                               \
         if (width == SCBM_VL) v_store(dst + i * ldd, o);                                        \
         else v_store_n(dst + i * ldd, o, width);                                                \
     }
@@ -3382,7 +3373,7 @@ KFN void KT(pack_panel)(const int how, float *xp, int lanes, const float *src, i
     for (int64_t k = 0; k < kc; k += step)
         for (int l = 0; l < lanes; l += SCBM_VL) KT(tr)
     (how, xp + k / (step / SCBM_VL) * lanes + l, lanes, src + l * lds + k, lds, (int)k_max(0, k_min(rows - l, SCBM_VL)),
-     (int)k_min(kc - k, step), (int)k_min(lanes - l, SCBM_VL), NULL, 0);
+     (int)k_min(kc - k, step), (int)k_min(lanes - l, SCBM_VL));
 }
 
 /* A task packs 32 tokens of one stream, kc columns. */
@@ -3591,7 +3582,6 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
 /* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. */
 KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0) {
     const int64_t nt = k_min(a->T - t0, lanes), at = (s * a->T + t0) * a->N + n0;
-    const float *res = a->residual ? a->residual + (a->residual_streams > 1 ? at : t0 * a->N + n0) : NULL;
     const int act = a->act;
     if (a->bias)
         for (int r = 0; r < mr; r++) {
@@ -3601,7 +3591,7 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
         }
     if (a->pre)
         for (int l = 0; l < nt; l += SCBM_VL)
-            KT(tr)(KT(AS_IS), a->pre + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr, NULL, 0);
+            KT(tr)(KT(AS_IS), a->pre + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
 #define K_EACH(kind)                                                                                                   \
     case kind:                                                                                                         \
         for (int i = 0; i < mr * lanes; i += SCBM_VL)                                                                  \
@@ -3617,8 +3607,7 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     }
 #undef K_EACH
     for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
-    (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr,
-     res ? res + l * a->N : NULL, a->N);
+    (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
 }
 
 /* A task computes nb rows of W times tb tokens, for every stream: the rows are read from memory once, and the streams'
@@ -3702,8 +3691,7 @@ KTASK void KT(linear_dx)(void *arg, int64_t index, int worker) {
                         const int64_t nt = k_min(a->T - t, lanes);
                         float *out = a->dx + (s * a->T + t) * a->K + c0 + j;
                         for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
-                        (KT(AS_IS), out + l * a->K, a->K, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr,
-                         a->accumulate ? out + l * a->K : NULL, a->K);
+                        (KT(AS_IS), out + l * a->K, a->K, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
                     }
                     if (r->n_kb > 1) c += mr * lanes;
                 }
@@ -3770,8 +3758,7 @@ KTASK void KT(linear_dw)(void *arg, int64_t index, int worker) {
                         const uint8_t *mask = masked ? a->mask + s * a->mask_stream + n0 * a->mask_row : NULL;
                         float *dw = a->dw + (summed ? 0 : s * a->N * a->K) + n0 * a->K + k;
                         KT(dw_store)
-                        (dw, c, lanes, mr, a->K, a->K - k, mask, a->mask_row, k,
-                         a->accumulate || (summed && masked && s > s0));
+                        (dw, c, lanes, mr, a->K, a->K - k, mask, a->mask_row, k, summed && masked && s > s0);
                     }
                     c += mr * lanes;
                 }
@@ -3810,24 +3797,21 @@ KTASK void KT(attention_drop)(float *drop, int64_t ld, int64_t n, const struct k
     }
 }
 
-/* Scores of a tile of query rows: s[mr][ld] = scale q k^T + bias over n keys, -infinity in the lanes past them and, if
+/* Scores of a tile of query rows: s[mr][ld] = scale q k^T over n keys, -infinity in the lanes past them and, if
  * causal, in the keys after the query. */
 KTASK void KT(attention_scores)(float *s, int64_t ld, int mr, const struct k_attention_args *a, const float *q,
-                                const float *kt, int64_t len, int64_t n, int64_t i0, int64_t h) {
+                                const float *kt, int64_t len, int64_t n, int64_t i0) {
     const VF scale = v_set1(a->scale);
     int lanes;
     for (int64_t j = 0; j < n; j += lanes) {
         lanes = KT(lanes)(len - j);
-        KT(gemm)(mr, lanes, a->D, kt + j * a->D, lanes, q, a->ld_q, 1, s + j, ld, 0);
+        KT(gemm)(mr, lanes, a->D, kt + j * a->D, lanes, q, a->ld, 1, s + j, ld, 0);
     }
     for (int i = 0; i < mr; i++) {
         float *row = s + i * ld;
-        const float *bias = a->bias ? a->bias + h * a->bias_head + (i0 + i) * a->bias_row : NULL;
         const int64_t m = a->causal ? k_min(n, i0 + i + 1) : n;
         for (int64_t j = 0; j < n; j += SCBM_VL) {
-            VF v = v_mul(v_load(row + j), scale);
-            if (bias) v = v_add(v, v_load_n(bias + j, n - j));
-            v_store(row + j, v);
+            v_store(row + j, v_mul(v_load(row + j), scale));
         }
         for (int64_t j = m; j < k_round(n, SCBM_VL); j++) row[j] = -INFINITY;
     }
@@ -3891,16 +3875,16 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
     len = a->offsets[text + 1] - t0;
     i1 = k_min(len, i0 + K_ATT_CHUNK);
     ld = k_round(len, 32);
-    KT(pack_all)(kt, a->k + (s * a->T + t0) * a->ld_k + h * D, a->ld_k, len, D);
-    v = KT(attention_rows)(vs, a->v + (s * a->T + t0) * a->ld_v + h * D, a->ld_v, len, D, &ld_v);
+    KT(pack_all)(kt, a->k + (s * a->T + t0) * a->ld + h * D, a->ld, len, D);
+    v = KT(attention_rows)(vs, a->v + (s * a->T + t0) * a->ld + h * D, a->ld, len, D, &ld_v);
     for (int64_t i = i0; i < i1; i += mr) {
-        const float *q = a->q + (s * a->T + t0 + i) * a->ld_q + h * D;
+        const float *q = a->q + (s * a->T + t0 + i) * a->ld + h * D;
         float inv[K_MR_MAX];
         int64_t n;
         int lanes;
         mr = KT(tile_rows)(i1 - i);
         n = a->causal ? k_min(len, i + mr) : len;
-        KT(attention_scores)(sc, ld, mr, a, q, kt, len, n, i, h);
+        KT(attention_scores)(sc, ld, mr, a, q, kt, len, n, i);
         for (int j = 0; j < mr; j++) {
             float *row = sc + j * ld, max;
             const float sum = KT(attention_exp)(row, n, &max);
@@ -3919,7 +3903,7 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
             KT(gemm)(mr, lanes, n, v + d, ld_v, sc, ld, 1, out + d, dp, 0);
         }
         for (int j = 0; j < mr; j++) {
-            float *y = a->y + (s * a->T + t0 + i + j) * a->ld_y + h * D;
+            float *y = a->y + (s * a->T + t0 + i + j) * a->ld + h * D;
             for (int64_t d = 0; d < D; d += SCBM_VL)
                 v_store_n(y + d, v_mul(v_load_n(out + j * dp + d, dp - d), v_set1(inv[j])), D - d);
         }
@@ -3947,27 +3931,27 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
     const float *q, *k, *dy;
     int lanes;
     if (len == 0) return;
-    KT(pack_all)(kt, a->k + st * a->ld_k + h * D, a->ld_k, len, D);
-    KT(pack_all)(vt, a->v + st * a->ld_v + h * D, a->ld_v, len, D);
-    q = KT(attention_rows)(qs, a->q + st * a->ld_q + h * D, a->ld_q, len, D, &ld_q);
-    k = KT(attention_rows)(ks, a->k + st * a->ld_k + h * D, a->ld_k, len, D, &ld_k);
-    dy = KT(attention_rows)(dys, a->dy + st * a->ld_y + h * D, a->ld_y, len, D, &ld_dy);
+    KT(pack_all)(kt, a->k + st * a->ld + h * D, a->ld, len, D);
+    KT(pack_all)(vt, a->v + st * a->ld + h * D, a->ld, len, D);
+    q = KT(attention_rows)(qs, a->q + st * a->ld + h * D, a->ld, len, D, &ld_q);
+    k = KT(attention_rows)(ks, a->k + st * a->ld + h * D, a->ld, len, D, &ld_k);
+    dy = KT(attention_rows)(dys, a->dy + st * a->ld + h * D, a->ld, len, D, &ld_dy);
     for (int64_t i0 = 0; i0 < len; i0 += K_ATT_ROWS) {
         const int64_t rows = k_min(K_ATT_ROWS, len - i0), n = a->causal ? i0 + rows : len;
         int mr;
         for (int64_t i = 0; i < rows; i += mr) {
             mr = KT(tile_rows)(rows - i);
-            KT(attention_scores)(pr + i * ld, ld, mr, a, a->q + (st + i0 + i) * a->ld_q + h * D, kt, len, n, i0 + i, h);
+            KT(attention_scores)(pr + i * ld, ld, mr, a, a->q + (st + i0 + i) * a->ld + h * D, kt, len, n, i0 + i);
             for (int64_t j = 0; j < n; j += lanes) {
                 lanes = KT(lanes)(len - j);
                 KT(gemm)
-                (mr, lanes, D, vt + j * D, lanes, a->dy + (st + i0 + i) * a->ld_y + h * D, a->ld_y, 1, ds + i * ld + j,
-                 ld, 0);
+                (mr, lanes, D, vt + j * D, lanes, a->dy + (st + i0 + i) * a->ld + h * D, a->ld, 1, ds + i * ld + j, ld,
+                 0);
             }
         }
         for (int64_t i = 0; i < rows; i++) {
             const int64_t t = t0 + i0 + i;
-            const float *yi = a->y + (st + i0 + i) * a->ld_y + h * D, *dyi = a->dy + (st + i0 + i) * a->ld_y + h * D;
+            const float *yi = a->y + (st + i0 + i) * a->ld + h * D, *dyi = a->dy + (st + i0 + i) * a->ld + h * D;
             float *p = pr + i * ld, *g = ds + i * ld;
             float lse = a->lse[sh * a->T + t];
             VF sum = v_zero(), lv, delta;
@@ -3999,7 +3983,7 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
                 lanes = KT(lanes)(D - d);
                 KT(gemm)(mr, lanes, n, k + d, ld_k, ds + i * ld, ld, 1, out + d, dp, 0);
             }
-            KT(attention_put)(a->dq + (st + i0 + i) * a->ld_q + h * D, a->ld_q, out, dp, mr, D);
+            KT(attention_put)(a->dq + (st + i0 + i) * a->ld + h * D, a->ld, out, dp, mr, D);
         }
         for (int64_t j = 0; j < len; j += mr) {
             mr = KT(tile_rows)(len - j);
@@ -4020,8 +4004,8 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
             }
         }
     }
-    KT(attention_put)(a->dk + st * a->ld_k + h * D, a->ld_k, dk, dp, len, D);
-    KT(attention_put)(a->dv + st * a->ld_v + h * D, a->ld_v, dv, dp, len, D);
+    KT(attention_put)(a->dk + st * a->ld + h * D, a->ld, dk, dp, len, D);
+    KT(attention_put)(a->dv + st * a->ld + h * D, a->ld, dv, dp, len, D);
 }
 
 /* ---- Rows ---- */
@@ -4119,7 +4103,6 @@ KTASK void KT(layer_norm_back)(void *arg, int64_t index, int worker) {
             const VF d = v_load_n(dy + c, C - c), xh = v_mul(v_sub(v_load_n(x + c, C - c), m), k);
             const VF g = a->gamma ? v_mul(d, v_load_n(a->gamma + c, C - c)) : d;
             VF o = v_mul(k, v_sub(v_fnma(xh, msx, g), ms));
-            if (a->accumulate_dx) o = v_add(v_load_n(dx + c, C - c), o);
             v_store_n(dx + c, o, C - c);
         }
     }
@@ -4133,7 +4116,6 @@ KTASK void KT(colsum_gather)(void *arg, int64_t index, int worker) {
     for (int64_t c = index * 512; c < c1; c += SCBM_VL) {
         VF s = v_zero();
         for (int64_t b = 0; b < r->n_blocks; b++) s = v_add(s, v_load_n(r->part + b * r->C + c, c1 - c));
-        if (r->accumulate) s = v_add(v_load_n(r->y + c, c1 - c), s);
         v_store_n(r->y + c, s, c1 - c);
     }
 }
@@ -4146,7 +4128,7 @@ KTASK void KT(layer_norm_gather)(void *arg, int64_t index, int worker) {
     for (int64_t c = index * 512; c < c1; c++) {
         float s = 0.0f, *y = c < C ? a->dgamma + c : a->dbeta + (c - C);
         for (int64_t b = 0; b < run->n_blocks; b++) s += run->part[b * 2 * C + c];
-        *y = a->accumulate_dgamma ? *y + s : s;
+        *y = s;
     }
 }
 
@@ -4180,7 +4162,7 @@ KTASK void KT(rowsum)(void *arg, int64_t index, int worker) {
         const float *x = r->x + i * r->C;
         float s;
         K_ROW_SUM(s, r->C, v_load_n(x + c, r->C - c));
-        r->y[i] = r->accumulate ? r->y[i] + s : s;
+        r->y[i] = s;
     }
 }
 
@@ -4233,7 +4215,6 @@ KTASK void KT(softmax_back)(void *arg, int64_t index, int worker) {
         s = v_set1(v_sum(s));
         for (int64_t c = 0; c < C; c += SCBM_VL) {
             VF o = v_mul(v_load_n(y + c, C - c), v_sub(v_load_n(dy + c, C - c), s));
-            if (r->accumulate) o = v_add(v_load_n(dx + c, C - c), o);
             v_store_n(dx + c, o, C - c);
         }
     }
@@ -4270,7 +4251,6 @@ KTASK void KT(act_back)(void *arg, int64_t index, int worker) {
     case kind:                                                                                                         \
         for (int64_t i = 0; i < n; i += SCBM_VL) {                                                                     \
             VF o = KT(act1_back)(kind, v_load_n(dy + i, n - i), v_load_n(x + i, n - i));                               \
-            if (r->accumulate) o = v_add(v_load_n(y + i, n - i), o);                                                   \
             v_store_n(y + i, o, n - i);                                                                                \
         }                                                                                                              \
         break;
@@ -4306,7 +4286,6 @@ KTASK void KT(dropout)(void *arg, int64_t index, int worker) {
                 const int64_t i = g + 16 * w + l;
                 if (i < n) {
                     VF o = v_keep(vi_geu(c[w], limit), v_mul(v_load_n(x + i, n - i), scale));
-                    if (r->accumulate) o = v_add(v_load_n(y + i, n - i), o);
                     v_store_n(y + i, o, n - i);
                 }
             }
@@ -4335,9 +4314,7 @@ KTASK void KT(binary)(void *arg, int64_t index, int worker) {
         break;
         switch (r->op) {
             K_EACH(K_ADD, v_add)
-            K_EACH(K_SUB, v_sub)
             K_EACH(K_MUL, v_mul)
-            K_EACH(K_DIV, v_div)
         default: break;
         }
 #undef K_EACH
@@ -4345,22 +4322,21 @@ KTASK void KT(binary)(void *arg, int64_t index, int worker) {
     }
 }
 
-/* y = s a + t (a or NULL for 0), or y += s a */
-KTASK void KT(affine)(void *arg, int64_t index, int worker) {
+/* y = s a, or s without a */
+KTASK void KT(scale)(void *arg, int64_t index, int worker) {
     const struct k_map_run *r = arg;
     K_CHUNK_OF(r);
     const float *a = r->a ? r->a + i0 : NULL;
-    const VF s = v_set1(r->s), t = v_set1(r->t);
-    if (!a) K_MAP(t);
-    else if (r->accumulate) K_MAP(v_fma(v_load_n(a + i, n - i), s, v_load_n(y + i, n - i)));
-    else K_MAP(v_fma(v_load_n(a + i, n - i), s, t));
+    const VF s = v_set1(r->s);
+    if (a) K_MAP(v_mul(v_load_n(a + i, n - i), s));
+    else K_MAP(s);
 }
 
 /* One chunk's sum in f64: lane by lane, then the lanes in order. */
 KTASK void KT(reduce)(void *arg, int64_t index, int worker) {
     const struct k_map_run *r = arg;
     const int64_t i0 = index * K_CHUNK, n = k_min(r->n - i0, K_CHUNK);
-    const float *a = r->a + i0, *b = r->op == K_DOT ? r->b + i0 : a;
+    const float *a = r->a + i0;
     double sum[16] = {0}, total = 0;
     int64_t i = 0;
     (void)worker;
@@ -4372,8 +4348,8 @@ KTASK void KT(reduce)(void *arg, int64_t index, int worker) {
             s0 = _mm512_add_pd(s0, a0);
             s1 = _mm512_add_pd(s1, a1);
         } else {
-            s0 = _mm512_fmadd_pd(a0, _mm512_cvtps_pd(_mm256_loadu_ps(b + i)), s0);
-            s1 = _mm512_fmadd_pd(a1, _mm512_cvtps_pd(_mm256_loadu_ps(b + i + 8)), s1);
+            s0 = _mm512_fmadd_pd(a0, a0, s0);
+            s1 = _mm512_fmadd_pd(a1, a1, s1);
         }
     }
     _mm512_storeu_pd(sum, s0);
@@ -4384,13 +4360,12 @@ KTASK void KT(reduce)(void *arg, int64_t index, int worker) {
     for (; i + 16 <= n; i += 16)
         for (int j = 0; j < 4; j++) {
             const __m256d aj = _mm256_cvtps_pd(_mm_loadu_ps(a + i + 4 * j));
-            s[j] = r->op == K_SUM ? _mm256_add_pd(s[j], aj)
-                                  : _mm256_fmadd_pd(aj, _mm256_cvtps_pd(_mm_loadu_ps(b + i + 4 * j)), s[j]);
+            s[j] = r->op == K_SUM ? _mm256_add_pd(s[j], aj) : _mm256_fmadd_pd(aj, aj, s[j]);
         }
     for (int j = 0; j < 4; j++) _mm256_storeu_pd(sum + 4 * j, s[j]);
 #endif
     for (; i < n; i++) {
-        const double p = r->op == K_SUM ? (double)a[i] : (double)a[i] * (double)b[i];
+        const double p = r->op == K_SUM ? (double)a[i] : (double)a[i] * (double)a[i];
         sum[i & 15] += p;
     }
     for (int j = 0; j < 16; j++) total += sum[j];
@@ -4442,17 +4417,16 @@ KTASK void KT(get_rows_back)(void *arg, int64_t index, int worker) {
     const struct k_gather_run *r = arg;
     const int64_t r0 = index * r->block, r1 = k_min(r->rows, r0 + r->block), C = r->C;
     (void)worker;
-    if (!r->accumulate) memset(r->y + r0 * C, 0, (size_t)((r1 - r0) * C) * sizeof(float));
-    for (int64_t s = 0; s < r->S; s++)
-        for (int64_t i = 0; i < r->n; i++) {
-            const int64_t id = r->ids[i];
-            if (id >= r0 && id < r1) {
-                const float *dy = r->dy + (s * r->n + i) * C;
-                float *y = r->y + id * C;
-                for (int64_t c = 0; c < C; c += SCBM_VL)
-                    v_store_n(y + c, v_add(v_load_n(y + c, C - c), v_load_n(dy + c, C - c)), C - c);
-            }
+    memset(r->y + r0 * C, 0, (size_t)((r1 - r0) * C) * sizeof(float));
+    for (int64_t i = 0; i < r->n; i++) {
+        const int64_t id = r->ids[i];
+        if (id >= r0 && id < r1) {
+            const float *dy = r->dy + i * C;
+            float *y = r->y + id * C;
+            for (int64_t c = 0; c < C; c += SCBM_VL)
+                v_store_n(y + c, v_add(v_load_n(y + c, C - c), v_load_n(dy + c, C - c)), C - c);
         }
+    }
 }
 
 KTASK void KT(segment_mean)(void *arg, int64_t index, int worker) {
@@ -4476,7 +4450,6 @@ KTASK void KT(segment_mean_back)(void *arg, int64_t index, int worker) {
         for (int64_t c = 0; c < C; c += SCBM_VL) {
             VF o = v_mul(v_load_n(r->x + index * C + c, C - c), inv);
             float *y = r->y + (s * r->T + t) * C + c;
-            if (r->accumulate) o = v_add(v_load_n(y, C - c), o);
             v_store_n(y, o, C - c);
         }
 }
@@ -4579,7 +4552,7 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
             uint16_t h;
             for (int i = 0; i < 32; i++) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
             d = amax / 127.0f;
-            id = d != 0.0f ? 1.0f / d : 0.0f;
+            id = fabsf(d) >= 0x1p-126f ? 1.0f / d : 0.0f; /* of what has a finite inverse */
             h = k_f32_to_f16(d);
             memcpy(dst, &h, 2);
             for (int i = 0; i < 32; i++) dst[2 + i] = (char)(int8_t)roundf(x[i] * id);
@@ -4595,7 +4568,7 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
                     max = x[i];
                 }
             d = max / -8.0f;
-            id = d != 0.0f ? 1.0f / d : 0.0f;
+            id = fabsf(d) >= 0x1p-126f ? 1.0f / d : 0.0f; /* of what has a finite inverse */
             h = k_f32_to_f16(d);
             memcpy(dst, &h, 2);
             for (int i = 0; i < 16; i++) {
@@ -4611,7 +4584,7 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
     {                                                                                                                  \
         name, bf16, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols), KT(linear_dw),       \
             KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather),             \
-            KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(affine), KT(get_rows),   \
+            KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
             KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
     }
@@ -4629,9 +4602,11 @@ static const struct k_table KT(table_bf16) = K_TABLE(K_TIER_NAME, 1, KT(linear_b
  * CPU kernels: the entry points
  * ---------------------------------------------------------------------------------------- */
 
-K_INLINE void k_run(const struct k_exec *ex, int64_t n, scbm_task task, void *arg) {
-    if (n == 1) task(arg, 0, 0);
-    else if (n > 1) ex->pfor(ex->user, n, task, arg);
+/* Runs all tasks, which are `work` operations in sum: few are done at once, before other threads would be awake. */
+K_INLINE void k_run(const struct k_exec *ex, int64_t n, int64_t work, scbm_task task, void *arg) {
+    if (n > 1 && work > K_SERIAL) ex->pfor(ex->user, n, task, arg);
+    else
+        for (int64_t i = 0; i < n; i++) task(arg, i, 0);
 }
 
 static const struct k_table *const k_tables[] = {
@@ -4672,10 +4647,15 @@ K_OP const struct k_table *k_select(const char *forced) {
 
 /* ---- Products ---- */
 
+/* A vector's worth of multiply-adds is one operation. */
+static int64_t k_product_work(int64_t S, int64_t T, int64_t N, int64_t K) {
+    return S * T * (N * K / 16 + N);
+}
+
 static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
                    int64_t xp_stream, int round) {
     struct k_pack_run r = {x, xp, S, T, K, xp_stream, K_KC, k_ceil(K, K_KC), k_ceil(T, K_PANEL_MAX), round};
-    k_run(ex, S * r.n_panels * r.n_kc, task, &r);
+    k_run(ex, S * r.n_panels * r.n_kc, S * T * K, task, &r);
 }
 
 static size_t k_linear_worker(const struct k_linear_run *r) {
@@ -4717,7 +4697,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *a) {
     r.round = a->bf16 && !native;
     if (native) r.kp = (a->K + 1) / 2;
     k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, r.round);
-    k_run(ex, r.n_nb * r.n_tb, native ? ex->k->linear_bf16 : ex->k->linear, &r);
+    k_run(ex, r.n_nb * r.n_tb, k_product_work(a->S, a->T, a->N, a->K), native ? ex->k->linear_bf16 : ex->k->linear, &r);
 }
 
 static size_t k_dx_worker(const struct k_dx_run *r) {
@@ -4751,7 +4731,7 @@ K_OP void k_linear_dx(const struct k_exec *ex, const struct k_linear_dx_args *a)
     r.dyp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->S * r.dyp_stream);
     k_pack(ex, ex->k->pack_x, a->dy, r.dyp, a->S, a->T, a->N, r.dyp_stream, 0);
-    k_run(ex, r.n_cb * r.n_tb, ex->k->linear_dx, &r);
+    k_run(ex, r.n_cb * r.n_tb, k_product_work(a->S, a->T, a->N, a->K), ex->k->linear_dx, &r);
 }
 
 static void k_dw_plan(struct k_dw_run *r) {
@@ -4782,18 +4762,16 @@ K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a)
     r.xp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
     p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0};
-    k_run(ex, p.S * p.n_panels * p.n_kc, ex->k->pack_cols, &p);
-    k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), ex->k->linear_dw, &r);
+    k_run(ex, p.S * p.n_panels * p.n_kc, p.S * a->T * a->K, ex->k->pack_cols, &p);
+    k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K),
+          ex->k->linear_dw, &r);
 }
 
 /* ---- Attention ---- */
 
-static void k_attention_defaults(struct k_attention_args *a) {
-    const int64_t d = a->H * a->D;
-    if (!a->ld_q) a->ld_q = d;
-    if (!a->ld_k) a->ld_k = d;
-    if (!a->ld_v) a->ld_v = d;
-    if (!a->ld_y) a->ld_y = d;
+/* Every token with its text's keys, in vectors, and what a token costs by itself. */
+static int64_t k_attention_work(const struct k_attention_args *a) {
+    return a->S * a->T * a->H * (a->max_len * a->D / 8 + a->D);
 }
 
 static size_t k_attention_worker(const struct k_attention_args *a) {
@@ -4809,7 +4787,7 @@ K_OP void k_attention(const struct k_exec *ex, const struct k_attention_args *a)
     struct k_attention_run r;
     int32_t n = 0;
     r.a = *a;
-    k_attention_defaults(&r.a);
+    r.a.ld = a->H * a->D;
     r.chunk_of = ex->scratch;
     for (int64_t i = 0; i < a->n_texts; i++) {
         r.chunk_of[i] = n;
@@ -4820,7 +4798,7 @@ K_OP void k_attention(const struct k_exec *ex, const struct k_attention_args *a)
     r.n_chunks = n;
     r.worker = (char *)ex->scratch + k_round((a->n_texts + 1) * 4, 64);
     r.worker_bytes = k_attention_worker(a);
-    k_run(ex, n * a->S * a->H, ex->k->attention, &r);
+    k_run(ex, n * a->S * a->H, k_attention_work(a), ex->k->attention, &r);
 }
 
 static size_t k_attention_back_worker(const struct k_attention_args *a) {
@@ -4835,10 +4813,10 @@ K_OP size_t k_attention_back_scratch(const struct k_exec *ex, const struct k_att
 K_OP void k_attention_back(const struct k_exec *ex, const struct k_attention_args *a) {
     struct k_attention_run r;
     r.a = *a;
-    k_attention_defaults(&r.a);
+    r.a.ld = a->H * a->D;
     r.worker = ex->scratch;
     r.worker_bytes = k_attention_back_worker(a);
-    k_run(ex, a->n_texts * a->S * a->H, ex->k->attention_back, &r);
+    k_run(ex, a->n_texts * a->S * a->H, k_attention_work(a), ex->k->attention_back, &r);
 }
 
 /* ---- Rows ---- */
@@ -4859,7 +4837,7 @@ K_OP void k_layer_norm(const struct k_exec *ex, const struct k_layer_norm_args *
     struct k_layer_norm_run r;
     r.a = *a;
     r.block = k_rows_block(a->C);
-    k_run(ex, k_ceil(a->R, r.block), ex->k->layer_norm, &r);
+    k_run(ex, k_ceil(a->R, r.block), a->R * a->C, ex->k->layer_norm, &r);
 }
 
 K_OP size_t k_layer_norm_back_scratch(const struct k_exec *ex, const struct k_layer_norm_back_args *a) {
@@ -4873,19 +4851,18 @@ K_OP void k_layer_norm_back(const struct k_exec *ex, const struct k_layer_norm_b
     r.part = ex->scratch;
     r.block = k_sum_block(a->R);
     r.n_blocks = k_ceil(a->R, r.block);
-    k_run(ex, r.n_blocks, ex->k->layer_norm_back, &r);
-    if (a->dgamma) k_run(ex, k_ceil(2 * a->C, 512), ex->k->layer_norm_gather, &r);
+    k_run(ex, r.n_blocks, a->R * a->C, ex->k->layer_norm_back, &r);
+    if (a->dgamma) k_run(ex, k_ceil(2 * a->C, 512), 2 * r.n_blocks * a->C, ex->k->layer_norm_gather, &r);
 }
 
 K_OP void k_softmax(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C) {
-    struct k_rows_run r = {y, NULL, x, NULL, NULL, R, C, k_rows_block(C), 0, 0};
-    k_run(ex, k_ceil(R, r.block), ex->k->softmax, &r);
+    struct k_rows_run r = {y, NULL, x, NULL, NULL, R, C, k_rows_block(C), 0};
+    k_run(ex, k_ceil(R, r.block), R * C, ex->k->softmax, &r);
 }
 
-K_OP void k_softmax_back(const struct k_exec *ex, float *dx, const float *dy, const float *y, int64_t R, int64_t C,
-                         int accumulate) {
-    struct k_rows_run r = {dx, NULL, NULL, y, dy, R, C, k_rows_block(C), 0, accumulate};
-    k_run(ex, k_ceil(R, r.block), ex->k->softmax_back, &r);
+K_OP void k_softmax_back(const struct k_exec *ex, float *dx, const float *dy, const float *y, int64_t R, int64_t C) {
+    struct k_rows_run r = {dx, NULL, NULL, y, dy, R, C, k_rows_block(C), 0};
+    k_run(ex, k_ceil(R, r.block), R * C, ex->k->softmax_back, &r);
 }
 
 K_OP size_t k_colsum_scratch(const struct k_exec *ex, int64_t R, int64_t C) {
@@ -4893,70 +4870,58 @@ K_OP size_t k_colsum_scratch(const struct k_exec *ex, int64_t R, int64_t C) {
     return k_floats(k_sum_blocks(R) * C);
 }
 
-/* y[C] (+)= sum over rows of x[R,C] */
-K_OP void k_colsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C, int accumulate) {
-    struct k_rows_run r = {y, ex->scratch, x, NULL, NULL, R, C, k_sum_block(R), 0, accumulate};
+/* y[C] = sum over rows of x[R,C] */
+K_OP void k_colsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C) {
+    struct k_rows_run r = {y, ex->scratch, x, NULL, NULL, R, C, k_sum_block(R), 0};
     r.n_blocks = k_ceil(R, r.block);
-    k_run(ex, r.n_blocks, ex->k->colsum, &r);
-    k_run(ex, k_ceil(C, 512), ex->k->colsum_gather, &r);
+    k_run(ex, r.n_blocks, R * C, ex->k->colsum, &r);
+    k_run(ex, k_ceil(C, 512), r.n_blocks * C, ex->k->colsum_gather, &r);
 }
 
-/* y[R] (+)= sum over columns of x[R,C] */
-K_OP void k_rowsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C, int accumulate) {
-    struct k_rows_run r = {y, NULL, x, NULL, NULL, R, C, k_rows_block(C), 0, accumulate};
-    k_run(ex, k_ceil(R, r.block), ex->k->rowsum, &r);
+/* y[R] = sum over columns of x[R,C] */
+K_OP void k_rowsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C) {
+    struct k_rows_run r = {y, NULL, x, NULL, NULL, R, C, k_rows_block(C), 0};
+    k_run(ex, k_ceil(R, r.block), R * C, ex->k->rowsum, &r);
 }
 
 /* ---- Element by element: y may be an input ---- */
 
-K_OP void k_act(const struct k_exec *ex, float *y, const float *x, int act, int64_t n) {
-    struct k_map_run r = {0};
-    r.y = y, r.a = x, r.n = n, r.op = act;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->act, &r);
+static void k_map(const struct k_exec *ex, scbm_task task, struct k_map_run *r) {
+    k_run(ex, k_ceil(r->n, K_CHUNK), r->n, task, r);
 }
 
-K_OP void k_act_back(const struct k_exec *ex, float *dx, const float *dy, const float *x, int act, int64_t n,
-                     int accumulate) {
-    struct k_map_run r = {0};
-    r.y = dx, r.a = dy, r.b = x, r.n = n, r.op = act, r.accumulate = accumulate;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->act_back, &r);
+K_OP void k_act(const struct k_exec *ex, float *y, const float *x, int act, int64_t n) {
+    struct k_map_run r = {.y = y, .a = x, .n = n, .op = act};
+    k_map(ex, ex->k->act, &r);
+}
+
+K_OP void k_act_back(const struct k_exec *ex, float *dx, const float *dy, const float *x, int act, int64_t n) {
+    struct k_map_run r = {.y = dx, .a = dy, .b = x, .n = n, .op = act};
+    k_map(ex, ex->k->act_back, &r);
 }
 
 /* Element i has counter ((i / 64) * 16 + i % 16 as 64 bits, op * 65536, step), word i / 16 % 4. */
-K_OP void k_dropout(const struct k_exec *ex, float *y, const float *x, int64_t n, const struct k_dropout_args *d,
-                    int accumulate) {
-    struct k_map_run r = {0};
-    r.y = y, r.a = x, r.n = n, r.d = *d, r.accumulate = accumulate;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->dropout, &r);
+K_OP void k_dropout(const struct k_exec *ex, float *y, const float *x, int64_t n, const struct k_dropout_args *d) {
+    struct k_map_run r = {.y = y, .a = x, .n = n, .d = *d};
+    k_map(ex, ex->k->dropout, &r);
 }
 
 /* y[i] = a[i] op b[i / b_rep % b_n], i < n: b_n = n, b_rep = 1 for equal shapes; b_n = C for a row b[C] on a[R,C];
  * b_n = R, b_rep = C for a column. */
 K_OP void k_binary(const struct k_exec *ex, float *y, const float *a, const float *b, int op, int64_t n, int64_t b_n,
                    int64_t b_rep) {
-    struct k_map_run r = {0};
-    r.y = y, r.a = a, r.b = b, r.n = n, r.op = op, r.b_n = b_n, r.b_rep = b_rep;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->binary, &r);
+    struct k_map_run r = {.y = y, .a = a, .b = b, .n = n, .op = op, .b_n = b_n, .b_rep = b_rep};
+    k_map(ex, ex->k->binary, &r);
 }
 
-/* y = s x + t */
-K_OP void k_scale(const struct k_exec *ex, float *y, const float *x, float s, float t, int64_t n) {
-    struct k_map_run r = {0};
-    r.y = y, r.a = x, r.n = n, r.s = s, r.t = t;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->affine, &r);
+K_OP void k_scale(const struct k_exec *ex, float *y, const float *x, float s, int64_t n) {
+    struct k_map_run r = {.y = y, .a = x, .n = n, .s = s};
+    k_map(ex, ex->k->scale, &r);
 }
 
-/* y += s x */
-K_OP void k_axpy(const struct k_exec *ex, float *y, const float *x, float s, int64_t n) {
-    struct k_map_run r = {0};
-    r.y = y, r.a = x, r.n = n, r.s = s, r.accumulate = 1;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->affine, &r);
-}
-
-K_OP void k_fill(const struct k_exec *ex, float *y, float t, int64_t n) {
-    struct k_map_run r = {0};
-    r.y = y, r.n = n, r.t = t;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->affine, &r);
+K_OP void k_fill(const struct k_exec *ex, float *y, float s, int64_t n) {
+    struct k_map_run r = {.y = y, .n = n, .s = s};
+    k_map(ex, ex->k->scale, &r);
 }
 
 K_OP size_t k_reduce_scratch(const struct k_exec *ex, int64_t n) {
@@ -4964,19 +4929,18 @@ K_OP size_t k_reduce_scratch(const struct k_exec *ex, int64_t n) {
     return (size_t)k_round(k_ceil(n, K_CHUNK), 8) * sizeof(double);
 }
 
-/* sum a, sum a^2 or sum a b (b only for K_DOT), in f64 */
-K_OP double k_reduce(const struct k_exec *ex, int op, const float *a, const float *b, int64_t n) {
-    struct k_map_run r = {0};
+/* sum a or sum a^2, in f64 */
+K_OP double k_reduce(const struct k_exec *ex, int op, const float *a, int64_t n) {
+    struct k_map_run r = {.a = a, .n = n, .op = op, .part = ex->scratch};
     double sum = 0;
-    r.a = a, r.b = b, r.n = n, r.op = op, r.part = ex->scratch;
-    k_run(ex, k_ceil(n, K_CHUNK), ex->k->reduce, &r);
+    k_map(ex, ex->k->reduce, &r);
     for (int64_t i = 0; i < k_ceil(n, K_CHUNK); i++) sum += r.part[i];
     return sum;
 }
 
 K_OP void k_adamw(const struct k_exec *ex, const struct k_adamw_args *a) {
     struct k_adamw_args r = *a;
-    k_run(ex, k_ceil(a->n, K_CHUNK), ex->k->adamw, &r);
+    k_run(ex, k_ceil(a->n, K_CHUNK), a->n, ex->k->adamw, &r);
 }
 
 /* ---- Embeddings, pooling, loss ---- */
@@ -4984,32 +4948,30 @@ K_OP void k_adamw(const struct k_exec *ex, const struct k_adamw_args *a) {
 /* y[n,C] = rows ids[n] of a table of any type (mask unused) */
 K_OP void k_get_rows(const struct k_exec *ex, float *y, const struct k_weights *table, const int32_t *ids, int64_t n,
                      int64_t C) {
-    struct k_gather_run r = {y, NULL, *table, ids, n, C, 0, 1, k_rows_block(C), 0};
-    k_run(ex, k_ceil(n, r.block), ex->k->get_rows, &r);
+    struct k_gather_run r = {.y = y, .w = *table, .ids = ids, .n = n, .C = C, .block = k_rows_block(C)};
+    k_run(ex, k_ceil(n, r.block), n * C, ex->k->get_rows, &r);
 }
 
-/* dtable[rows,C] (+)= for each s, i: dy[s,i] into row ids[i]; dy is [S,n,C] */
-K_OP void k_get_rows_back(const struct k_exec *ex, float *dtable, const float *dy, const int32_t *ids, int64_t S,
-                          int64_t n, int64_t rows, int64_t C, int accumulate) {
-    struct k_gather_run r;
-    memset(&r, 0, sizeof r);
-    r.y = dtable, r.dy = dy, r.ids = ids, r.S = S, r.n = n, r.rows = rows, r.C = C, r.accumulate = accumulate;
+/* dtable[rows,C] = for each i: dy[i] into row ids[i]; dy is [n,C] */
+K_OP void k_get_rows_back(const struct k_exec *ex, float *dtable, const float *dy, const int32_t *ids, int64_t n,
+                          int64_t rows, int64_t C) {
+    struct k_gather_run r = {.y = dtable, .dy = dy, .ids = ids, .n = n, .C = C, .rows = rows};
     r.block = k_max(1, k_ceil(rows, 64));
-    k_run(ex, k_ceil(rows, r.block), ex->k->get_rows_back, &r);
+    k_run(ex, k_ceil(rows, r.block), (rows + n) * C, ex->k->get_rows_back, &r);
 }
 
 /* y[S,B,C]: means over the tokens of x[S,T,C] that offsets[B + 1] give to each text; 0 for an empty text */
 K_OP void k_segment_mean(const struct k_exec *ex, float *y, const float *x, const int32_t *offsets, int64_t B,
                          int64_t S, int64_t T, int64_t C) {
-    struct k_segment_run r = {y, x, offsets, B, S, T, C, 0};
-    k_run(ex, S * B, ex->k->segment_mean, &r);
+    struct k_segment_run r = {y, x, offsets, B, S, T, C};
+    k_run(ex, S * B, S * T * C, ex->k->segment_mean, &r);
 }
 
-/* dx[S,T,C] (+)= dy[S,B,C] / length; tokens outside every text are left alone */
+/* dx[S,T,C] = dy[S,B,C] / length; tokens outside every text are left alone */
 K_OP void k_segment_mean_back(const struct k_exec *ex, float *dx, const float *dy, const int32_t *offsets, int64_t B,
-                              int64_t S, int64_t T, int64_t C, int accumulate) {
-    struct k_segment_run r = {dx, dy, offsets, B, S, T, C, accumulate};
-    k_run(ex, S * B, ex->k->segment_mean_back, &r);
+                              int64_t S, int64_t T, int64_t C) {
+    struct k_segment_run r = {dx, dy, offsets, B, S, T, C};
+    k_run(ex, S * B, S * T * C, ex->k->segment_mean_back, &r);
 }
 
 K_OP size_t k_cross_entropy_scratch(const struct k_exec *ex, int64_t R) {
@@ -5023,7 +4985,7 @@ K_OP void k_cross_entropy(const struct k_exec *ex, const struct k_cross_entropy_
     r.a = *a;
     r.part = ex->scratch;
     r.factor = 0.0f;
-    k_run(ex, k_ceil(a->R, 64), ex->k->cross_entropy, &r);
+    k_run(ex, k_ceil(a->R, 64), a->R * a->C, ex->k->cross_entropy, &r);
     for (int64_t i = 0; i < a->R; i++) {
         loss += r.part[2 * i];
         total += r.part[2 * i + 1];
@@ -5037,19 +4999,7 @@ K_OP void k_cross_entropy_back(const struct k_exec *ex, const struct k_cross_ent
     r.a = *a;
     r.part = NULL;
     r.factor = *a->total > 0.0f ? *a->dloss / *a->total : 0.0f;
-    k_run(ex, k_ceil(a->R, 64), ex->k->cross_entropy_back, &r);
-}
-
-/* ---- Conversions; rows of blocks (Q8_0, Q4_0) are whole blocks ---- */
-
-K_OP void k_rows_to_f32(const struct k_exec *ex, float *dst, const void *src, int type, int64_t R, int64_t C) {
-    struct k_convert_run r = {dst, src, type, R, C, k_row_bytes(type, C), C * 4};
-    k_run(ex, R, ex->k->to_f32, &r);
-}
-
-K_OP void k_rows_from_f32(const struct k_exec *ex, void *dst, const float *src, int type, int64_t R, int64_t C) {
-    struct k_convert_run r = {dst, src, type, R, C, C * 4, k_row_bytes(type, C)};
-    k_run(ex, R, ex->k->from_f32, &r);
+    k_run(ex, k_ceil(a->R, 64), a->R * a->C, ex->k->cross_entropy_back, &r);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -5191,7 +5141,7 @@ static void run_loop(const struct k_exec *ex, cpu_loop *loop, int64_t rows, int6
     loop->row = row;
     loop->rows = rows;
     loop->block = k_max(1, 16384 / k_max(1, work));
-    k_run(ex, k_ceil(rows, loop->block), loop_task, loop);
+    k_run(ex, k_ceil(rows, loop->block), rows * work, loop_task, loop);
 }
 
 static struct k_weights weights_of(const scbm_view *w, const scbm_view *masks) {
@@ -5222,8 +5172,8 @@ static scbm_status cpu_get_rows_back(const struct k_exec *ex, const scbm_kernel_
     const scbm_view *ids = &call->source[1], *table = &call->source[2];
     scbm_status status = check_indices(call, "id", ids->data, ids->shape[0], table->shape[0]);
     if (status) return status;
-    k_get_rows_back(ex, call->result[0].data, floats_of(&call->source[0]), ids->data, 1, ids->shape[0], table->shape[0],
-                    table->shape[1], 0);
+    k_get_rows_back(ex, call->result[0].data, call->source[0].data, ids->data, ids->shape[0], table->shape[0],
+                    table->shape[1]);
     return SCBM_OK;
 }
 
@@ -5279,8 +5229,7 @@ static scbm_status cpu_binary(const struct k_exec *ex, const scbm_kernel_call *c
 }
 
 static scbm_status cpu_scale(const struct k_exec *ex, const scbm_kernel_call *call) {
-    k_scale(ex, call->result[0].data, call->source[0].data, call->node->scalar[0], 0.0f,
-            view_elements(&call->source[0]));
+    k_scale(ex, call->result[0].data, call->source[0].data, call->node->scalar[0], view_elements(&call->source[0]));
     return SCBM_OK;
 }
 
@@ -5312,16 +5261,16 @@ static scbm_status cpu_sum_to(const struct k_exec *ex, const scbm_kernel_call *c
     cpu_loop loop = {.call = call, .pattern = &p, .scale = 1.0};
     if (call->node->integer[0]) loop.scale = (double)m / (double)n;
     if (m == 1) {
-        y[0] = (float)(k_reduce(ex, K_SUM, a->data, NULL, n) * loop.scale);
+        y[0] = (float)(k_reduce(ex, K_SUM, a->data, n) * loop.scale);
         return SCBM_OK;
     }
     if (!p.is_regular || p.count != m || (p.repeat > 1 && p.count * p.repeat != n)) {
         run_loop(ex, &loop, m, n, sum_to_element);
         return SCBM_OK;
     }
-    if (p.repeat == 1) k_colsum(ex, y, a->data, m ? n / m : 0, m, 0);
-    else k_rowsum(ex, y, a->data, m, p.repeat, 0);
-    if (loop.scale != 1.0) k_scale(ex, y, y, (float)loop.scale, 0.0f, m);
+    if (p.repeat == 1) k_colsum(ex, y, a->data, m ? n / m : 0, m);
+    else k_rowsum(ex, y, a->data, m, p.repeat);
+    if (loop.scale != 1.0) k_scale(ex, y, y, (float)loop.scale, m);
     return SCBM_OK;
 }
 
@@ -5640,7 +5589,7 @@ static scbm_status cpu_activate(const struct k_exec *ex, const scbm_kernel_call 
 
 static scbm_status cpu_activate_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     k_act_back(ex, call->result[0].data, call->source[0].data, call->source[1].data, (int)call->node->integer[0],
-               view_elements(&call->source[0]), 0);
+               view_elements(&call->source[0]));
     return SCBM_OK;
 }
 
@@ -5652,7 +5601,7 @@ static scbm_status cpu_softmax(const struct k_exec *ex, const scbm_kernel_call *
 
 static scbm_status cpu_softmax_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *y = &call->source[1];
-    k_softmax_back(ex, call->result[0].data, call->source[0].data, y->data, view_rows(y), view_columns(y), 0);
+    k_softmax_back(ex, call->result[0].data, call->source[0].data, y->data, view_rows(y), view_columns(y));
     return SCBM_OK;
 }
 
@@ -5662,7 +5611,7 @@ static struct k_dropout_args dropout_args(const scbm_kernel_call *call, float p,
 
 static scbm_status cpu_dropout(const struct k_exec *ex, const scbm_kernel_call *call) {
     struct k_dropout_args a = dropout_args(call, call->node->scalar[0], call->node->integer[0]);
-    k_dropout(ex, call->result[0].data, call->source[0].data, view_elements(&call->source[0]), &a, 0);
+    k_dropout(ex, call->result[0].data, call->source[0].data, view_elements(&call->source[0]), &a);
     return SCBM_OK;
 }
 
@@ -5835,7 +5784,7 @@ static scbm_status cpu_segment_mean_back(const struct k_exec *ex, const scbm_ker
     if (status) return status;
     zero_outside(call, dx, call->source[1].data);
     k_segment_mean_back(ex, dx->data, call->source[0].data, call->source[1].data, call->texts, dx->shape[0],
-                        dx->shape[1], dx->shape[2], 0);
+                        dx->shape[1], dx->shape[2]);
     return SCBM_OK;
 }
 
@@ -5881,7 +5830,7 @@ static scbm_status cpu_mix_texts(const struct k_exec *ex, const scbm_kernel_call
     int is_back = call->node->op == SCBM_OP_MIX_TEXTS_BACK;
     scbm_status status = check_indices(call, "permutation entry", permutation, n, n);
     if (status) return status;
-    k_scale(ex, call->result[0].data, x->data, beta, 0.0f, view_elements(x));
+    k_scale(ex, call->result[0].data, x->data, beta, view_elements(x));
     for (int64_t s = 0; s < x->shape[0]; s++)
         for (int64_t i = 0; i < n; i++) {
             int64_t own = (s * n + i) * d, other = (s * n + permutation[i]) * d;
@@ -6192,7 +6141,7 @@ static scbm_status adamw_norm(const scbm_adamw *optimizer, const struct k_exec *
         if (!gradient || gradient->type != SCBM_F32 || !gradient->data || scbm_tensor_elements(gradient) != n)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: gradient %d is not of %s's shape, or has no data", i,
                              tensor->name);
-        sum += k_reduce(ex, K_SUMSQ, gradient->data, NULL, n);
+        sum += k_reduce(ex, K_SUMSQ, gradient->data, n);
     }
     *norm = sqrt(sum);
     if (*norm <= (double)HUGE_VALF && *norm < HUGE_VAL) return SCBM_OK;
@@ -6227,6 +6176,10 @@ scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients
         p->tensor->generation++;
     }
     return SCBM_OK;
+}
+
+void scbm_adamw_set_rate(scbm_adamw *optimizer, int i, float learning_rate) {
+    if (i >= 0 && i < optimizer->n) optimizer->parameters[i].learning_rate = learning_rate;
 }
 
 scbm_tensor *scbm_adamw_moment(scbm_adamw *optimizer, int i, int second) {

@@ -242,8 +242,8 @@ typedef enum scbm_dw_mode {
 scbm_status scbm_graph_backward(scbm_graph *graph, scbm_tensor *loss, scbm_tensor *const *wrt, int n);
 scbm_tensor *scbm_graph_gradient(scbm_graph *graph, const scbm_tensor *tensor); /* NULL: none was asked for */
 /* What scbm_graph_backward gives as the gradient of a weight of scbm_linear: SCBM_DW_SUMMED (the default) is the
- * weight's gradient, [out, in]; the two others are the gradients of W ⊙ M_s, stream by stream, [S, out, in], and the
- * weight may then be of any float type. To be set before scbm_graph_backward. */
+ * weight's gradient, [out, in]; the two others are the gradients of W ⊙ M_s, stream by stream, [S, out, in], of linears
+ * whose x is [S, T, in], and the weight may then be of any float type. To be set before scbm_graph_backward. */
 void scbm_graph_set_weight_gradients(scbm_graph *graph, scbm_dw_mode mode);
 /* Hands `tensor` over as soon as a run has computed it: `function` is called with its data, whose memory is used again
  * afterwards, so that many large results need the memory of one. For results of nodes, after scbm_graph_backward; what is
@@ -496,6 +496,8 @@ void scbm_adamw_free(scbm_adamw *optimizer);
 /* One step with the gradients (same order) and all learning rates times `rate`. The gradients' norm before
  * clipping comes back in *norm (may be NULL). Not finite: SCBM_ERROR_NUMERIC, and nothing was changed. */
 scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm);
+/* The learning rate of parameter i from the next step on; 0 leaves it as it is. */
+void scbm_adamw_set_rate(scbm_adamw *optimizer, int i, float learning_rate);
 /* The state, for checkpoints: first and second moment of parameter i (writable), and the step count. */
 scbm_tensor *scbm_adamw_moment(scbm_adamw *optimizer, int i, int second);
 int64_t scbm_adamw_steps(const scbm_adamw *optimizer);

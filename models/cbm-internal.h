@@ -22,7 +22,7 @@
 #define CBM_KEY_CLASSES "sparsecbm.concept.classes"
 #define CBM_KEY_LABELS "sparsecbm.labels"
 #define CBM_KEY_TRAIN "sparsecbm.train."
-#define CBM_KEY_PRUNE "sparsecbm.prune."
+
 #define CBM_CONCEPT_WEIGHT "sparsecbm.concept.weight"
 #define CBM_CONCEPT_BIAS "sparsecbm.concept.bias"
 #define CBM_LABEL_WEIGHT "sparsecbm.label.weight"
@@ -169,7 +169,20 @@ typedef struct cbm_training_settings {
     scbm_type precision;
     int64_t max_tokens, max_texts;                     /* the capacity */
     scbm_tensor **states;                              /* see cbm_encode_options */
+    /* What is wanted of the gradients: */
+    scbm_tensor *const *only;                          /* [n_only]: of these parameters alone; NULL: of all */
+    int n_only;
+    scbm_dw_mode weight_gradients;                     /* see scbm_graph_set_weight_gradients */
+    /* Takes each prunable weight's gradient as it comes; it is not kept then, and its place in `gradients` is NULL. */
+    scbm_status (*on_gradient)(void *user, const scbm_tensor *weight, const scbm_tensor *gradient);
+    void *on_gradient_user;
 } cbm_training_settings;
+
+/* A prunable weight whose gradient is handed over. */
+typedef struct cbm_gradient_watch {
+    struct cbm_training_graph *training;
+    const scbm_tensor *weight;
+} cbm_gradient_watch;
 
 /* The loss of a batch and its gradients. Which losses there are depends on the mode: both in joint mode, the
  * concepts' alone in independent and sequential mode, the label's alone in vanilla mode. */
@@ -182,6 +195,9 @@ typedef struct cbm_training_graph {
     scbm_tensor *pooled, *concept_logits, *label_logits, *loss;
     scbm_tensor **parameters, **gradients;             /* those that the loss trains */
     int n_parameters;
+    cbm_gradient_watch *watches;                       /* [n_parameters]; NULL: none */
+    scbm_status (*on_gradient)(void *user, const scbm_tensor *weight, const scbm_tensor *gradient);
+    void *on_gradient_user;
 } cbm_training_graph;
 
 scbm_status cbm_training_graph_create(cbm_training_graph *training, const cbm_network *network, scbm_context *context,
@@ -245,6 +261,8 @@ typedef struct cbm_checkpoint {
     scbm_tensor **trained;            /* those that the optimizer moves */
     int n_trained;
     scbm_adamw *optimizer;
+    scbm_tensor **extra;              /* what else belongs to the state, of any type: masks, scores */
+    int n_extra;
     int64_t epoch, step;
     int64_t best_epoch, epochs_since_best;
     double best_score;
@@ -254,6 +272,8 @@ typedef struct cbm_checkpoint {
 } cbm_checkpoint;
 
 scbm_status cbm_checkpoint_write(const cbm_checkpoint *checkpoint, const char *path, const scbm_hooks *hooks);
+/* The epoch of a checkpoint, before it is read; 0 where there is no such file. */
+scbm_status cbm_checkpoint_epoch(const char *path, int64_t *epoch, const scbm_hooks *hooks);
 /* Reads the state into the checkpoint's tensors, arrays (which must hold `max_steps`) and numbers. A fact that differs is an
  * error that names it. *found is 0 when there is no such file. */
 scbm_status cbm_checkpoint_read(cbm_checkpoint *checkpoint, const char *path, int64_t max_steps, int *found,

@@ -128,9 +128,38 @@ typedef struct cbm_epoch_report {
     double seconds;                /* of training, without validation */
     double train_loss, valid_loss;
     double label_accuracy, concept_accuracy, label_f1, concept_f1;   /* on the validation data */
+    double sparsity;               /* of each matrix of each concept, after this epoch */
+    double magnitude_overlap;      /* of what pruning kept after this epoch, the share that magnitude would keep; -1: no pruning */
     double score;                  /* what the best epoch is chosen by */
     int is_best;
 } cbm_epoch_report;
+
+typedef enum cbm_prune_method {
+    CBM_PRUNE_NONE,              /* a dense model: one encoder for all concepts */
+    CBM_PRUNE_OBERT,             /* second order: w² / (2 [F⁻¹]_jj) (Kurtic et al., EMNLP 2022) */
+    CBM_PRUNE_MAGNITUDE,         /* |w| */
+    CBM_PRUNE_POPUP,             /* learned scores (Ramanujan et al., CVPR 2020) */
+    CBM_PRUNE_POPUP_STRUCTURED,  /* the same, whole output rows */
+    CBM_PRUNE_RANDOM             /* for comparison */
+} cbm_prune_method;
+
+/* How the concepts' subnetworks are found. At the end of each epoch in [start, end] every matrix of every concept is pruned
+ * to a sparsity that climbs linearly from initial_sparsity to sparsity; training goes on with the masks in between. Only
+ * epochs from `end` on compete for the best. */
+typedef struct cbm_prune_options {
+    cbm_prune_method method;
+    double sparsity;               /* the share of zeros in the end: exactly floor(s n + 1/2) of a matrix's n weights */
+    double initial_sparsity;
+    int start, end;                /* epochs count from 1 */
+    int fisher_block;              /* B: consecutive weights that are scored together */
+    int fisher_batches;            /* m: gradients; 0: 4 B */
+    int fisher_batch_size;         /* texts of one gradient; 0: the training's batch size */
+    double damping;                /* δ, as a share of the matrix's mean squared gradient */
+    int damping_absolute;          /* … or as it is */
+    size_t fisher_memory;          /* bytes for Fisher matrices: layers are scored in groups that fit; 0: up to 4 GiB */
+    int freeze_weights;            /* popup: only the scores learn, from `start` on */
+    float score_rate;              /* popup: AdamW's learning rate of the scores */
+} cbm_prune_options;
 
 typedef struct cbm_train_options {
     cbm_mode mode;
@@ -147,6 +176,8 @@ typedef struct cbm_train_options {
     float mixup;                   /* Beta(a, a) of C3M's concept-level MixUp; 0: off */
     int patience;                  /* stop after so many epochs without a better one; 0: never */
     int max_tokens;                /* 0: the model's; the trained model reads as many */
+    cbm_prune_options prune;
+    int refit_label;               /* joint mode: the label head is fitted anew to each epoch's frozen concept logits */
     uint64_t seed;
     int resume;                    /* go on from the checkpoint beside `output`, if there is one */
     const char *output;            /* the best epoch's model; the checkpoint is output + ".checkpoint" */

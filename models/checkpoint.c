@@ -19,7 +19,7 @@ static int starts_with(const char *text, const char *start) {
 
 /* The encoder's keys, without those of a bottleneck that it may have had. */
 static void copy_encoder_keys(scbm_writer *writer, const scbm_file *file) {
-    static const char *const ours[] = {"sparsecbm.concept", "sparsecbm.label", "sparsecbm.columns.", CBM_KEY_TRAIN, CBM_KEY_PRUNE};
+    static const char *const ours[] = {"sparsecbm.concept", "sparsecbm.label", "sparsecbm.columns.", CBM_KEY_TRAIN};
     scbm_writer_copy_keys(writer, file);
     for (int64_t i = 0; i < scbm_file_n_keys(file); i++)
         for (size_t j = 0; j < sizeof ours / sizeof ours[0]; j++)
@@ -145,6 +145,7 @@ scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, cons
         set_numbers(writer, c);
         for (int i = 0; i < c->n_parameters; i++) scbm_writer_add_tensor(writer, c->parameters[i], SCBM_F32);
         for (int i = 0; i < 2 * c->n_trained; i++) scbm_writer_add_tensor(writer, &moments[i], SCBM_F32);
+        for (int i = 0; i < c->n_extra; i++) scbm_writer_add_tensor(writer, c->extra[i], c->extra[i]->type);
         scbm_writer_add_tensor(writer, &loss, SCBM_F32);
         scbm_writer_add_tensor(writer, &norm, SCBM_F32);
         status = scbm_writer_write(writer, path);
@@ -199,6 +200,17 @@ static scbm_status read_values(scbm_file *file, const scbm_tensor *into) {
     return status;
 }
 
+/* The same for a tensor of any type and number of dimensions. */
+static scbm_status read_extra(scbm_file *file, scbm_tensor *into) {
+    const scbm_tensor *tensor = scbm_file_find_tensor(file, into->name);
+    if (!tensor || tensor->type != into->type || tensor->n_dims != into->n_dims ||
+        memcmp(tensor->shape, into->shape, (size_t)into->n_dims * sizeof into->shape[0]) != 0)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing or of another shape", scbm_file_path(file), into->name);
+    memcpy(into->data, tensor->data, scbm_tensor_bytes(into));
+    into->generation++;
+    return SCBM_OK;
+}
+
 static scbm_status read_tensors(cbm_checkpoint *c, scbm_file *file) {
     scbm_tensor view;
     scbm_status status = SCBM_OK;
@@ -210,6 +222,7 @@ static scbm_status read_tensors(cbm_checkpoint *c, scbm_file *file) {
         status = moment_view(c, i / 2, i % 2, &view);
         if (!status) status = read_values(file, &view);
     }
+    for (int i = 0; i < c->n_extra && !status; i++) status = read_extra(file, c->extra[i]);
     if (!status) status = step_view(STEP_LOSS, c->step_loss, c->step, &view);
     if (!status) status = read_values(file, &view);
     if (!status) status = step_view(STEP_NORM, c->step_norm, c->step, &view);
@@ -222,6 +235,18 @@ static int file_exists(const char *path) {
     FILE *file = fopen(path, "rb");
     if (file) fclose(file);
     return file || errno != ENOENT;
+}
+
+scbm_status cbm_checkpoint_epoch(const char *path, int64_t *epoch, const scbm_hooks *hooks) {
+    scbm_file *file = NULL;
+    *epoch = 0;
+    if (!file_exists(path)) return SCBM_OK;
+    scbm_status status = scbm_file_open(&file, path, hooks);
+    if (status) return status;
+    status = check_version(file);
+    if (!status) status = scbm_file_get_int(file, KEY("epoch"), epoch);
+    scbm_file_close(file);
+    return status;
 }
 
 scbm_status cbm_checkpoint_read(cbm_checkpoint *c, const char *path, int64_t max_steps, int *found,

@@ -151,6 +151,7 @@ int cli_columns_from_model(const cli_command *command, cli_columns *columns, con
     if (!columns->label) columns->label = scbm_file_string_or(file, CLI_KEY_LABEL, NULL);
     if (!columns->text) return cli_misuse(command, "the model file does not say which column holds the text: give --text COLUMN");
     if (!columns->label) return cli_misuse(command, "the model file does not say which column holds the label: give --label COLUMN");
+    if (!columns->drop_label && !columns->ignore_label) columns->ignore_label = scbm_file_string_or(file, CLI_KEY_IGNORE_LABEL, NULL);
     if (!columns->drop_label) columns->drop_label = scbm_file_string_or(file, CLI_KEY_DROP_LABEL, "no majority");
     settle_labels(columns);
     status = read_unknown(command, columns, file);
@@ -161,6 +162,7 @@ void cli_columns_note(const cli_columns *columns, scbm_writer *writer) {
     scbm_writer_set_string(writer, CLI_KEY_TEXT, columns->text);
     scbm_writer_set_string(writer, CLI_KEY_LABEL, columns->label);
     scbm_writer_set_string(writer, CLI_KEY_DROP_LABEL, columns->drop_label ? columns->drop_label : "");
+    if (columns->ignore_label) scbm_writer_set_string(writer, CLI_KEY_IGNORE_LABEL, columns->ignore_label);
     if (columns->n_concepts) {
         const char **names = malloc((size_t)columns->n_concepts * sizeof *names);
         if (!names) return; /* the notes are a convenience */

@@ -147,6 +147,7 @@ scbm_status cli_json_print(cJSON *object);
 #define CLI_KEY_LABEL "sparsecbm.columns.label"
 #define CLI_KEY_CONCEPTS "sparsecbm.columns.concepts"              /* in the order of the model's concepts */
 #define CLI_KEY_DROP_LABEL "sparsecbm.columns.drop_label"
+#define CLI_KEY_IGNORE_LABEL "sparsecbm.columns.ignore_label"
 #define CLI_KEY_UNKNOWN "sparsecbm.columns.unknown"
 #define CLI_KEY_UNKNOWN_MISSING "sparsecbm.columns.unknown_is_missing"
 

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { TRAIN_REVIEWS = 600, DEV_REVIEWS = 100, TEST_REVIEWS = 200, MOST_WORDS = 48, PATH_SIZE = 512 };
+enum { TRAIN_REVIEWS = 900, DEV_REVIEWS = 200, TEST_REVIEWS = 300, MOST_WORDS = 48, PATH_SIZE = 512 };
 
 typedef struct demo_command {
     const cli_command *command;
@@ -209,7 +209,7 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     d.command = command;
     d.directory = "demo";
     d.seed = 42;
-    d.epochs = 12;
+    d.epochs = 16;
     const cli_option options[] = {
         CLI_TEXT_OPTION("dir", "DIR", &d.directory, "where everything is written (default demo)"),
         CLI_FLAG_OPTION("data-only", &d.data_only, "write the reviews and the encoder, and stop"),

@@ -240,7 +240,8 @@ static scbm_status print_text(const eval_command *e) {
         printf(" (%zu more with label \"%s\" are left out)", e->data.n_read - e->data.n, e->columns.drop_label);
     printf(", %.1f texts/s\n", (double)e->evaluation.n / e->evaluation.seconds);
     print_table(e);
-    if (e->resamples) puts("  in brackets: 95 % intervals by bootstrap; majority: what always guessing the most frequent class gives");
+    printf("  %smajority: what always guessing the most frequent class gives\n",
+           e->resamples ? "in brackets: 95 % intervals by bootstrap; " : "");
     return print_confusion(e);
 }
 

@@ -16,7 +16,9 @@ typedef struct train_command {
     int json;
     cli_progress progress;
     /* The options as they are parsed. */
-    int mode, concept_loss;
+    int mode, concept_loss, prune;
+    int64_t prune_start, prune_end, fisher_block, fisher_batches, fisher_batch_size, fisher_memory;
+    double damping_absolute, score_rate;
     int64_t epochs, batch, patience, max_length, seed, threads;
     double encoder_rate, head_rate, weight_decay, warmup, clip, lambda, dropout, mixup;
 } train_command;
@@ -35,6 +37,10 @@ static void print_epoch(void *user, const cbm_epoch_report *r) {
         cJSON_AddItemToObject(object, "label_f1", cli_json_double(r->label_f1));
         cJSON_AddItemToObject(object, "concept_accuracy", cli_json_double(r->concept_accuracy));
         cJSON_AddItemToObject(object, "concept_f1", cli_json_double(r->concept_f1));
+        if (t->options.prune.method != CBM_PRUNE_NONE) {
+            cJSON_AddItemToObject(object, "sparsity", cli_json_double(r->sparsity));
+            cJSON_AddItemToObject(object, "magnitude_overlap", r->magnitude_overlap < 0 ? cJSON_CreateNull() : cli_json_double(r->magnitude_overlap));
+        }
         cJSON_AddItemToObject(object, "score", cli_json_double(r->score));
         cJSON_AddBoolToObject(object, "best", r->is_best != 0);
         cli_json_print(object);
@@ -42,6 +48,7 @@ static void print_epoch(void *user, const cbm_epoch_report *r) {
         printf("epoch %2d/%d  %6.1f s  loss %.4f, validation %.4f  label %.1f %% (F1 %.1f)", r->epoch, r->epochs, r->seconds,
                r->train_loss, r->valid_loss, 100 * r->label_accuracy, 100 * r->label_f1);
         if (t->columns.n_concepts) printf("  concepts %.1f %% (F1 %.1f)", 100 * r->concept_accuracy, 100 * r->concept_f1);
+        if (r->sparsity > 0) printf("  %.0f %% zeros", 100 * r->sparsity);
         printf("%s\n", r->is_best ? "  best so far" : "");
     }
     fflush(stdout);
@@ -69,11 +76,33 @@ static void print_data(const train_command *t, const cbm_dataset *train, const c
     fflush(stdout);
 }
 
+#define EPOCHS_BY_DEFAULT (-1)
+#define EPOCHS_AFTER_PRUNING 5
+
+static void settle_pruning(train_command *t) {
+    cbm_prune_options *p = &t->options.prune;
+    p->method = (cbm_prune_method)t->prune;
+    p->start = (int)t->prune_start;
+    p->end = (int)t->prune_end;
+    p->fisher_block = (int)t->fisher_block;
+    p->fisher_batches = (int)t->fisher_batches;
+    p->fisher_batch_size = (int)t->fisher_batch_size;
+    p->fisher_memory = (size_t)t->fisher_memory << 20;
+    p->score_rate = (float)t->score_rate;
+    if (t->damping_absolute > 0) {
+        p->damping = t->damping_absolute;
+        p->damping_absolute = 1;
+    }
+    if (p->initial_sparsity > p->sparsity) p->initial_sparsity = p->sparsity;
+    if (t->epochs == EPOCHS_BY_DEFAULT) t->epochs = p->method ? p->end + EPOCHS_AFTER_PRUNING : t->options.epochs;
+}
+
 /* Moves the parsed options to where the library takes them from. */
 static void settle_options(train_command *t, scbm_hooks *hooks) {
     static const cbm_mode modes[] = {CBM_VANILLA, CBM_INDEPENDENT, CBM_SEQUENTIAL, CBM_JOINT};
     cbm_train_options *o = &t->options;
     o->mode = modes[t->mode];
+    settle_pruning(t);
     o->concept_loss = t->concept_loss ? CBM_LOSS_SIGMOID : CBM_LOSS_PLAIN;
     o->epochs = (int)t->epochs;
     o->batch_size = (int)t->batch;
@@ -98,7 +127,14 @@ static void default_options(train_command *t) {
     cbm_train_defaults(&t->options);
     t->mode = o->mode == CBM_VANILLA ? 0 : o->mode == CBM_INDEPENDENT ? 1 : o->mode == CBM_SEQUENTIAL ? 2 : 3;
     t->concept_loss = o->concept_loss == CBM_LOSS_SIGMOID;
-    t->epochs = o->epochs;
+    t->epochs = EPOCHS_BY_DEFAULT;
+    t->prune = (int)o->prune.method;
+    t->prune_start = o->prune.start;
+    t->prune_end = o->prune.end;
+    t->fisher_block = o->prune.fisher_block;
+    t->fisher_batches = o->prune.fisher_batches;
+    t->fisher_batch_size = o->prune.fisher_batch_size;
+    t->score_rate = (double)o->prune.score_rate;
     t->batch = o->batch_size;
     t->patience = o->patience;
     t->max_length = o->max_tokens;
@@ -192,7 +228,8 @@ static int run_train(const cli_command *command, int argc, char **argv) {
         CLI_OUTPUT_OPTION(&o->output, "the model to write (required); the checkpoint stands beside it as FILE.checkpoint"),
         CLI_COLUMNS_OPTIONS(t.columns),
         CLI_CHOICE_OPTION("mode", "vanilla|independent|sequential|joint", &t.mode, "what is learned from what"),
-        CLI_INT_OPTION("epochs", "N", &t.epochs, 0, 100000, "passes over the training data; 0 only initializes"),
+        CLI_INT_OPTION("epochs", "N", &t.epochs, EPOCHS_BY_DEFAULT, 100000,
+                       "passes over the training data (default 10, with --prune 5 after the last pruning); 0 only initializes"),
         CLI_INT_OPTION("batch", "N", &t.batch, 1, 65536, "texts in a step"),
         CLI_REAL_OPTION("encoder-rate", "X", &t.encoder_rate, 0, 10, "learning rate of the encoder"),
         CLI_REAL_OPTION("head-rate", "X", &t.head_rate, 0, 10, "learning rate of the concept and label heads"),
@@ -204,6 +241,22 @@ static int run_train(const cli_command *command, int argc, char **argv) {
         CLI_CHOICE_OPTION("concept-loss", "plain|sigmoid", &t.concept_loss, "cross-entropy on logits, or on their sigmoid as released"),
         CLI_FLAG_OPTION("class-weights", &o->class_weights, "weigh classes by the inverse of their frequency"),
         CLI_REAL_OPTION("mixup", "A", &t.mixup, 0, 100, "concept-level MixUp with Beta(A, A); 0: off"),
+        CLI_CHOICE_OPTION("prune", "none|obert|magnitude|popup|popup-structured|random", &t.prune,
+                          "find a sparse subnetwork for each concept, by this score"),
+        CLI_REAL_OPTION("sparsity", "X", &o->prune.sparsity, 0, 1, "the share of zeros in each matrix of each subnetwork in the end"),
+        CLI_REAL_OPTION("initial-sparsity", "X", &o->prune.initial_sparsity, 0, 1, "the share after the first pruning"),
+        CLI_INT_OPTION("prune-start", "N", &t.prune_start, 1, 100000, "the epoch (from 1) after which is pruned for the first time"),
+        CLI_INT_OPTION("prune-end", "N", &t.prune_end, 1, 100000, "and for the last time"),
+        CLI_INT_OPTION("fisher-block", "N", &t.fisher_block, 1, 1024, "obert: weights that are scored together"),
+        CLI_INT_OPTION("fisher-batches", "N", &t.fisher_batches, 0, 1000000, "obert: gradients; 0: four times the block"),
+        CLI_INT_OPTION("fisher-batch", "N", &t.fisher_batch_size, 0, 65536, "obert: texts of a gradient; 0: as in a step"),
+        CLI_REAL_OPTION("damping", "X", &o->prune.damping, 0, 1e9, "obert: the damping, as a share of a matrix's mean squared gradient"),
+        CLI_REAL_OPTION("damping-absolute", "X", &t.damping_absolute, 0, 1e9, "obert: the damping as it is (published: 1e-7)"),
+        CLI_INT_OPTION("fisher-memory", "MIB", &t.fisher_memory, 0, 100000000,
+                       "obert: memory for Fisher matrices; layers are scored in groups that fit, to the same masks; 0: up to 4096"),
+        CLI_REAL_OPTION("score-rate", "X", &t.score_rate, 0, 100, "popup: learning rate of the scores"),
+        CLI_FLAG_OPTION("freeze-weights", &o->prune.freeze_weights, "popup: from the first pruning on only scores and heads learn"),
+        CLI_FLAG_OPTION("refit-label", &o->refit_label, "joint mode: fit the label head anew to the frozen concepts of each epoch"),
         CLI_INT_OPTION("patience", "N", &t.patience, 0, 100000, "stop after N epochs without a better one; 0: never"),
         CLI_INT_OPTION("max-length", "N", &t.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
         CLI_INT_OPTION("seed", "N", &t.seed, 0, 9e15, "seed of everything random"),

@@ -429,7 +429,7 @@ static scbm_status read_csv(reader *r, const char *data, size_t size) {
     if (csv_init(&parser, CSV_STRICT | CSV_STRICT_FINI) != 0)
         return r->status = scbm_fail(SCBM_ERROR_MEMORY, "%.200s: out of memory", r->path);
     csv_set_space_func(&parser, no_character_is_space);
-    csv_set_blk_size(&parser, CHUNK);
+    csv_set_blk_size(&parser, size < CHUNK ? size + 1 : CHUNK);
     parse_csv(r, &parser, data, size);
     csv_free(&parser);
     if (!r->status && r->row == 0) fail_file(r, "the file is empty");

@@ -139,14 +139,16 @@ static scbm_status check_padding(const scbm_file *file, const scbm_tensor *masks
     return SCBM_OK;
 }
 
-static scbm_status check_masks(const scbm_file *file, const scbm_tensor *masks, const scbm_tensor *weight, int n_concepts) {
+static scbm_status check_masks(const scbm_file *file, const scbm_tensor *masks, const scbm_tensor *weight,
+                               int n_concepts) {
     char shape[96];
     int64_t bytes = scbm_mask_row_bytes(weight->shape[1]);
     if (masks->type != SCBM_I8 || masks->n_dims != 3 || masks->shape[0] != n_concepts ||
         masks->shape[1] != weight->shape[0] || masks->shape[2] != bytes)
-        return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is %s %s, and must be i8 [%d, %lld, %lld]", scbm_file_path(file),
-                         masks->name, scbm_type_of(masks->type)->name, scbm_shape_text(masks, shape, sizeof shape),
-                         n_concepts, (long long)weight->shape[0], (long long)bytes);
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is %s %s, and must be i8 [%d, %lld, %lld]",
+                         scbm_file_path(file), masks->name, scbm_type_of(masks->type)->name,
+                         scbm_shape_text(masks, shape, sizeof shape), n_concepts, (long long)weight->shape[0],
+                         (long long)bytes);
     return check_padding(file, masks, weight->shape[1]);
 }
 
@@ -168,8 +170,8 @@ scbm_status cbm_masks_read(cbm_backbone *backbone, scbm_file *file, int n_concep
         parameter->masks = masks;
     }
     if (found && missing)
-        return scbm_fail(SCBM_ERROR_FORMAT, "%s: there are masks such as %s, and %s has none", scbm_file_path(file), found,
-                         missing);
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: there are masks such as %s, and %s has none", scbm_file_path(file),
+                         found, missing);
     return SCBM_OK;
 }
 

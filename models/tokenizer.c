@@ -5,10 +5,10 @@
  *
  * A model file says, in llama.cpp's keys:
  *     tokenizer.ggml.model             "bert"
- *     tokenizer.ggml.tokens            special pieces as they are; "▁word" (U+2581) for a piece at a word's start, "ing" for
- *                                      "##ing". A "##▁…", which would look like a word's start, keeps its "##".
- *     tokenizer.ggml.token_type        1 normal, 2 unknown, 3 control (special), 4 added (found in texts like special ones),
- *                                      5 unused. Without this key the pieces named by the next keys are the special ones.
+ *     tokenizer.ggml.tokens            special pieces as they are; "▁word" (U+2581) for a piece at a word's start,
+ *                                      "ing" for "##ing"; "##▁…", which would look like a start, stays "##▁…"
+ *     tokenizer.ggml.token_type        1 normal, 2 unknown, 3 control (special), 4 added (found in texts like special
+ *                                      ones), 5 unused; without this key those named by the next keys are special
  *     tokenizer.ggml.cls_token_id, …seperator_token_id (sic), …unknown_token_id, …mask_token_id, …padding_token_id
  *                                      without them: the pieces "[CLS]", "[SEP]", "[UNK]", "[MASK]", "[PAD]"
  * and in keys of ours, whose defaults are what llama.cpp does:
@@ -18,7 +18,7 @@
  *     sparsecbm.tokenizer.clean_text           (true)   control characters are removed
  *     sparsecbm.tokenizer.max_word_characters  (100)    longer words are [UNK]
  *
- * Each character of a text goes through a chain of functions, one a step: clean → space → decompose → lower → add to a word.
+ * Each character of a text goes through a chain of functions: clean, space, decompose, lower, add to a word.
  */
 #include "tokenizer.h"
 
@@ -94,8 +94,8 @@ static int in_ranges(const code_range *ranges, int n, int32_t c) {
 typedef enum character_class { LETTER, CONTROL, SPACE, PUNCTUATION, MARK } character_class;
 
 static int is_white_space(int32_t c) {
-    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 static int is_ascii_punctuation(int32_t c) {
@@ -375,8 +375,8 @@ static scbm_status find_specials(const vocabulary *v) {
         scbm_status status = find_special(v, special[i].key, special[i].text, special[i].id);
         if (status) return status;
         if (special[i].needed && *special[i].id < 0)
-            return scbm_fail(SCBM_ERROR_FORMAT, "%s: the vocabulary has no %s, and there is no %s", scbm_file_path(v->file),
-                             special[i].text, special[i].key);
+            return scbm_fail(SCBM_ERROR_FORMAT, "%s: the vocabulary has no %s, and there is no %s",
+                             scbm_file_path(v->file), special[i].text, special[i].key);
     }
     return SCBM_OK;
 }
@@ -452,8 +452,8 @@ static scbm_status read_vocabulary(vocabulary *v) {
     const char *model = scbm_file_string_or(v->file, "tokenizer.ggml.model", "");
     if (!*model) return scbm_fail(SCBM_ERROR_FORMAT, "%s: there is no tokenizer (tokenizer.ggml.model)", path);
     if (strcmp(model, "bert") != 0)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: tokenizer.ggml.model is '%.40s'; only 'bert' (WordPiece) is supported",
-                         path, model);
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s: tokenizer.ggml.model is '%.40s'; only 'bert' (WordPiece) is supported", path, model);
     v->tokens_key = scbm_file_find_key(v->file, "tokenizer.ggml.tokens");
     v->types_key = scbm_file_find_key(v->file, "tokenizer.ggml.token_type");
     int64_t n = v->tokens_key < 0 ? 0 : scbm_file_array_length(v->file, v->tokens_key);
@@ -589,9 +589,10 @@ static void add_token(reading *r, int32_t id, byte_range range) {
         return;
     }
     if (n > tokens->end_capacity) {
-        r->status = scbm_grow(hooks, (void **)&tokens->ids, &tokens->ids_capacity, n, sizeof *tokens->ids);
-        if (!r->status) r->status = scbm_grow(hooks, (void **)&tokens->start, &tokens->start_capacity, n, sizeof *tokens->start);
-        if (!r->status) r->status = scbm_grow(hooks, (void **)&tokens->end, &tokens->end_capacity, n, sizeof *tokens->end);
+        const size_t size = sizeof(int32_t);
+        r->status = scbm_grow(hooks, (void **)&tokens->ids, &tokens->ids_capacity, n, size);
+        if (!r->status) r->status = scbm_grow(hooks, (void **)&tokens->start, &tokens->start_capacity, n, size);
+        if (!r->status) r->status = scbm_grow(hooks, (void **)&tokens->end, &tokens->end_capacity, n, size);
         if (r->status) return;
     }
     tokens->ids[tokens->n] = id;
@@ -604,8 +605,8 @@ static void add_token(reading *r, int32_t id, byte_range range) {
 static int split_word(const cbm_tokenizer *t, const word *w, int32_t *id, int *last) {
     int n = 0, character = 0;
     for (int at = 0; at < w->n_bytes;) {
-        size_t matched = 0;
-        id[n] = trie_longest(&t->trie, n ? ROOT_CONTINUATION : ROOT_WORD, w->bytes + at, (size_t)(w->n_bytes - at), &matched);
+        size_t matched = 0, left = (size_t)(w->n_bytes - at);
+        id[n] = trie_longest(&t->trie, n ? ROOT_CONTINUATION : ROOT_WORD, w->bytes + at, left, &matched);
         if (id[n] < 0) return 0;
         at += (int)matched;
         while (character < w->n && w->first_byte[character] < at) character++;
@@ -691,8 +692,8 @@ static void add_mark(reading *r, int32_t c, int32_t class, int added, byte_range
     const scbm_hooks *hooks = &r->tokenizer->hooks;
     size_t n = r->n_marks;
     r->status = scbm_grow(hooks, (void **)&r->marks, &r->mark_capacity, n + 1, sizeof *r->marks);
-    if (!r->status)
-        r->status = scbm_grow(hooks, (void **)&r->mark_range, &r->range_capacity, r->n_ranges + 1, sizeof *r->mark_range);
+    if (!r->status) /* not more of these than marks */
+        r->status = scbm_grow(hooks, (void **)&r->mark_range, &r->range_capacity, n + 1, sizeof *r->mark_range);
     if (r->status) return;
     if (n && r->marks[n - 1].class > class) r->out_of_order = 1;
     r->marks[n] = (waiting_mark){c, class, (int32_t)n, added, range};
@@ -793,14 +794,15 @@ static scbm_status read_text(reading *r, const char *text, size_t length) {
     return at < length ? fail_utf8(at) : SCBM_OK;
 }
 
-scbm_status cbm_tokenize(const cbm_tokenizer *t, const char *text, size_t length, size_t max_tokens, cbm_tokens *tokens) {
+scbm_status cbm_tokenize(const cbm_tokenizer *t, const char *text, size_t length, size_t max_tokens,
+                         cbm_tokens *tokens) {
     const byte_range nowhere = {0, 0};
     reading r;
     tokens->n = 0;
     tokens->truncated = 0;
     if (max_tokens < 2)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "at most %zu tokens are too few: the first and the last are %s and %s", max_tokens,
-                         t->piece[t->cls], t->piece[t->separator]);
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "at most %zu tokens are too few: the first and the last are %s and %s",
+                         max_tokens, t->piece[t->cls], t->piece[t->separator]);
     if (length > INT32_MAX) return scbm_fail(SCBM_ERROR_ARGUMENT, "a text of %zu bytes is too long", length);
     memset(&r, 0, offsetof(reading, word));
     r.word.n = r.word.n_bytes = 0;

@@ -10,12 +10,18 @@ static void add_parameter(cbm_training_graph *t, scbm_tensor *tensor) {
     if (tensor) t->parameters[t->n_parameters++] = tensor;
 }
 
-static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *network, const scbm_hooks *hooks) {
+static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *network,
+                                      const cbm_training_settings *settings, const scbm_hooks *hooks) {
     const cbm_heads *heads = &network->heads;
     size_t most = (size_t)network->backbone.n_parameters + 4;
     t->parameters = scbm_alloc_array(hooks, most, sizeof *t->parameters);
     t->gradients = scbm_alloc_array(hooks, most, sizeof *t->gradients);
-    if (!t->parameters || !t->gradients) return SCBM_ERROR_MEMORY;
+    t->watches = settings->on_gradient ? scbm_alloc_array(hooks, most, sizeof *t->watches) : NULL;
+    if (!t->parameters || !t->gradients || (settings->on_gradient && !t->watches)) return SCBM_ERROR_MEMORY;
+    if (settings->only) {
+        for (int i = 0; i < settings->n_only; i++) add_parameter(t, settings->only[i]);
+        return SCBM_OK;
+    }
     for (int i = 0; i < network->backbone.n_parameters; i++) add_parameter(t, network->backbone.parameters[i].tensor);
     add_parameter(t, heads->concept_weight);
     add_parameter(t, heads->concept_bias);
@@ -94,6 +100,22 @@ static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_heads *he
     scbm_output(g, t->loss);
 }
 
+static scbm_status hand_over(void *user, const scbm_tensor *gradient) {
+    const cbm_gradient_watch *watch = user;
+    return watch->training->on_gradient(watch->training->on_gradient_user, watch->weight, gradient);
+}
+
+static scbm_status watch_gradients(cbm_training_graph *t, const cbm_network *network) {
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < t->n_parameters && !status; i++) {
+        const cbm_parameter *parameter = cbm_backbone_named(&network->backbone, t->parameters[i]->name);
+        if (!parameter || parameter->tensor != t->parameters[i] || !cbm_is_prunable(parameter)) continue;
+        t->watches[i] = (cbm_gradient_watch){t, t->parameters[i]};
+        status = scbm_graph_watch(t->graph, scbm_graph_gradient(t->graph, t->parameters[i]), hand_over, &t->watches[i]);
+    }
+    return status;
+}
+
 static scbm_status build(cbm_training_graph *t, const cbm_network *network, const cbm_training_settings *settings) {
     scbm_graph *g = t->graph;
     const cbm_encode_options options = {settings->hidden_dropout, settings->attention_dropout, 1, settings->states};
@@ -104,9 +126,12 @@ static scbm_status build(cbm_training_graph *t, const cbm_network *network, cons
     if (settings->states) scbm_output(g, t->pooled);
     if (settings->mixup) add_mixup_inputs(g, t);
     add_losses(g, t, &network->heads, settings);
+    scbm_graph_set_weight_gradients(g, settings->weight_gradients);
     scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
+    if (!status && t->watches) status = watch_gradients(t, network);
     if (!status) status = scbm_graph_plan(g);
-    for (int i = 0; i < t->n_parameters && !status; i++) t->gradients[i] = scbm_graph_gradient(g, t->parameters[i]);
+    for (int i = 0; i < t->n_parameters && !status; i++)
+        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(g, t->parameters[i]);
     return status;
 }
 
@@ -114,7 +139,9 @@ scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *
                                       const cbm_training_settings *settings) {
     const scbm_hooks *hooks = scbm_context_hooks(context);
     memset(t, 0, sizeof *t);
-    scbm_status status = collect_parameters(t, network, hooks);
+    t->on_gradient = settings->on_gradient;
+    t->on_gradient_user = settings->on_gradient_user;
+    scbm_status status = collect_parameters(t, network, settings, hooks);
     if (!status) status = scbm_graph_create(&t->graph, context);
     if (!status) status = build(t, network, settings);
     if (status) cbm_training_graph_clear(t, hooks);
@@ -125,6 +152,7 @@ void cbm_training_graph_clear(cbm_training_graph *t, const scbm_hooks *hooks) {
     scbm_graph_free(t->graph);
     scbm_release(hooks, t->parameters);
     scbm_release(hooks, t->gradients);
+    scbm_release(hooks, t->watches);
     memset(t, 0, sizeof *t);
 }
 
@@ -140,7 +168,8 @@ static void fill_targets(scbm_tensor *targets, const int32_t *classes, int n_gro
 }
 
 int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *network, const cbm_sequences *sequences,
-                          const cbm_dataset *data, const int32_t *row, int64_t n, const int32_t *permutation, float beta) {
+                          const cbm_dataset *data, const int32_t *row, int64_t n, const int32_t *permutation,
+                          float beta) {
     int n_concepts = network->heads.n_concepts;
     fill_targets(t->label_targets, data->label, 1, row, n, NULL);
     fill_targets(t->concept_targets, data->concept_class, n_concepts, row, n, NULL);

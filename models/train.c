@@ -9,7 +9,7 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 
-#include "cbm-internal.h"
+#include "prune.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -28,6 +28,13 @@ void cbm_train_defaults(cbm_train_options *options) {
     options->clip_norm = 1.0f;
     options->concept_weight = 5.0f;
     options->dropout = -1.0f;
+    options->prune.sparsity = 0.7;
+    options->prune.initial_sparsity = 0.2;
+    options->prune.start = 2;
+    options->prune.end = 15;
+    options->prune.fisher_block = 20;
+    options->prune.damping = 0.1;
+    options->prune.score_rate = 0.01f;
     options->seed = 42;
 }
 
@@ -41,8 +48,8 @@ enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP };
 
 enum { CONCEPT_WEIGHT, CONCEPT_BIAS, LABEL_WEIGHT, LABEL_BIAS, N_HEAD_TENSORS };
 
-#define MAX_FACTS 32
-#define RUN_BATCH_TOKENS 4096   /* of the passes without gradients */
+#define MAX_FACTS 64
+#define RUN_BATCH_TOKENS 4096 /* of the passes without gradients */
 
 typedef struct training_run {
     const cbm_model *encoder;
@@ -50,23 +57,28 @@ typedef struct training_run {
     const cbm_train_options *options;
     scbm_hooks hooks;
     scbm_context *context;
-    cbm_network network;                      /* the backbone and the head tensors are the run's own */
+    cbm_network network; /* the backbone and the head tensors are the run's own */
     scbm_tensor head_tensors[N_HEAD_TENSORS];
+    void *label_head[2]; /* with refit_label: weight and bias that training goes on with */
     scbm_tensor label_weights, concept_weights;
     cbm_sequences train_sequences, valid_sequences;
     cbm_training_settings settings;
     cbm_training_graph graph;
     scbm_adamw *optimizer;
     cbm_runner runner;
-    float *computed;                          /* what the network says of the training or the validation texts */
+    float *computed; /* what the network says of the training or the validation texts */
     size_t computed_capacity;
     cbm_statistics statistics;
-    int32_t *order, *permutation;             /* [n], [batch] */
+    int32_t *order, *permutation; /* [n], [batch] */
+    double magnitude_overlap;     /* of the last pruning */
     int64_t steps_per_epoch, total_steps;
-    scbm_tensor **parameters;                 /* all of the network's */
+    scbm_tensor **parameters; /* all of the network's */
     int n_parameters;
+    cbm_popup popup;         /* with learned scores, once there are masks */
+    scbm_tensor **gradients; /* what the optimizer takes, in the order of its parameters */
+    scbm_tensor **extra;     /* of the checkpoint: masks, scores and their moments */
     cbm_checkpoint state;
-    cbm_fact facts[MAX_FACTS];                /* of the checkpoint */
+    cbm_fact facts[MAX_FACTS]; /* of the checkpoint */
     int n_facts;
     char *checkpoint_path;
     char data_hash[17], start_hash[17];
@@ -89,7 +101,8 @@ static int has_concepts(const training_run *run) {
 /* A real option must be finite and lie in [least, most]. */
 static scbm_status check_real(const char *name, float value, double least, double most) {
     if ((double)value >= least && (double)value <= most) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "training: %s is %g, and must lie between %g and %g", name, (double)value, least, most);
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "training: %s is %g, and must lie between %g and %g", name, (double)value,
+                     least, most);
 }
 
 static scbm_status check_reals(const cbm_train_options *o) {
@@ -112,23 +125,30 @@ static scbm_status check_options(const cbm_model *encoder, const cbm_train_optio
     if (o->batch_size < 1) return scbm_fail(SCBM_ERROR_ARGUMENT, "training: batches of %d texts", o->batch_size);
     if (o->patience < 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "training: patience is %d", o->patience);
     if (o->max_tokens < 0 || o->max_tokens > cbm_model_max_tokens(encoder))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "training: texts of %d tokens; the encoder reads at most %d", o->max_tokens,
-                         cbm_model_max_tokens(encoder));
-    return check_reals(o);
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "training: texts of %d tokens; the encoder reads at most %d",
+                         o->max_tokens, cbm_model_max_tokens(encoder));
+    if (o->refit_label && o->mode != CBM_JOINT)
+        return scbm_fail(SCBM_ERROR_ARGUMENT,
+                         "training: refit_label is for joint mode; %s mode has no label head to refit",
+                         cbm_mode_name(o->mode));
+    scbm_status status = cbm_prune_check(&o->prune, o->mode, o->epochs);
+    return status ? status : check_reals(o);
 }
 
 static scbm_status check_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
                               const char *const *concept_names) {
     if (!data || data->n == 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "there are no %s data", what);
-    if (data->n > INT32_MAX) return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have %zu texts: too many", what, data->n);
+    if (data->n > INT32_MAX)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have %zu texts: too many", what, data->n);
     if (!data->label || data->label_classes.n == 0)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no labels", what);
     if (mode == CBM_VANILLA) return SCBM_OK;
     if (data->n_concepts < 1 || !concept_names)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no concepts, which %s mode needs", what, cbm_mode_name(mode));
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no concepts, which %s mode needs", what,
+                         cbm_mode_name(mode));
     if (data->n_concepts != train->n_concepts)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "the training data have %d concepts, and the %s data %d", train->n_concepts, what,
-                         data->n_concepts);
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the training data have %d concepts, and the %s data %d",
+                         train->n_concepts, what, data->n_concepts);
     for (int k = 0; k < data->n_concepts; k++)
         if (data->concept_classes[k].n == 0)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "concept '%s' has no value in the %s data", concept_names[k], what);
@@ -159,7 +179,8 @@ static uint64_t hash_data(uint64_t hash, const cbm_dataset *data, const cbm_sequ
 
 static scbm_status add_texts(training_run *run, const cbm_dataset *data, const char *what, cbm_sequences *sequences) {
     scbm_status status = cbm_sequences_add_texts(sequences, run->encoder->tokenizer, (const char *const *)data->text,
-                                                 data->text_length, data->n, run->network.backbone.max_tokens, &run->hooks);
+                                                 data->text_length, data->n, run->network.backbone.max_tokens,
+                                                 &run->hooks);
     if (!status || status == SCBM_ERROR_MEMORY) return status;
     char message[400];
     snprintf(message, sizeof message, "%s", scbm_last_error());
@@ -189,8 +210,8 @@ static scbm_status create_heads(training_run *run, const char *const *concept_na
     for (int k = 0; k < n_concepts; k++) n_classes += data->concept_classes[k].n;
     if (n_classes > 1000000 || data->label_classes.n > 1000000)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the training data have more than a million classes");
-    scbm_status status = cbm_heads_create(heads, run->options->mode, n_concepts, (int)n_classes, (int)data->label_classes.n,
-                                          &run->hooks);
+    scbm_status status = cbm_heads_create(heads, run->options->mode, n_concepts, (int)n_classes,
+                                          (int)data->label_classes.n, &run->hooks);
     if (status) return status;
     for (int k = 0; k < n_concepts; k++) {
         const cbm_classes *classes = &data->concept_classes[k];
@@ -228,8 +249,10 @@ static scbm_status create_head_tensors(training_run *run) {
         if (!status) status = create_head_tensor(run, CONCEPT_BIAS, CBM_CONCEPT_BIAS, n, 0, d, &heads->concept_bias);
     }
     if (!status)
-        status = create_head_tensor(run, LABEL_WEIGHT, CBM_LABEL_WEIGHT, heads->n_labels, inputs, inputs, &heads->label_weight);
-    if (!status) status = create_head_tensor(run, LABEL_BIAS, CBM_LABEL_BIAS, heads->n_labels, 0, inputs, &heads->label_bias);
+        status = create_head_tensor(run, LABEL_WEIGHT, CBM_LABEL_WEIGHT, heads->n_labels, inputs, inputs,
+                                    &heads->label_weight);
+    if (!status)
+        status = create_head_tensor(run, LABEL_BIAS, CBM_LABEL_BIAS, heads->n_labels, 0, inputs, &heads->label_bias);
     return status;
 }
 
@@ -242,7 +265,8 @@ static scbm_status start_tensor(scbm_tensor *into, const scbm_tensor *from, cons
     char shape[96], wanted[96];
     if (!into && !from) return SCBM_OK;
     if (!into || !from)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s is not in both this model and the encoder", path, (into ? into : from)->name);
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s is not in both this model and the encoder", path,
+                         (into ? into : from)->name);
     if (!same_shape(into, from))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s is %s, and %s is needed", path, from->name,
                          scbm_shape_text(from, shape, sizeof shape), scbm_shape_text(into, wanted, sizeof wanted));
@@ -294,7 +318,8 @@ static scbm_status start_from_model(training_run *run) {
 static scbm_status list_parameters(training_run *run) {
     const cbm_backbone *backbone = &run->network.backbone;
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    run->parameters = scbm_alloc_array(&run->hooks, (size_t)backbone->n_parameters + N_HEAD_TENSORS, sizeof *run->parameters);
+    run->parameters = scbm_alloc_array(&run->hooks, (size_t)backbone->n_parameters + N_HEAD_TENSORS,
+                                       sizeof *run->parameters);
     if (!run->parameters) return SCBM_ERROR_MEMORY;
     for (int i = 0; i < backbone->n_parameters; i++)
         if (backbone->parameters[i].tensor) run->parameters[run->n_parameters++] = backbone->parameters[i].tensor;
@@ -375,6 +400,15 @@ static int64_t batch_size(const training_run *run, int64_t index, size_t *first)
     return (int64_t)(left < most ? left : most);
 }
 
+static int prunes(const training_run *run) {
+    return run->options->prune.method != CBM_PRUNE_NONE;
+}
+
+static int has_scores(const training_run *run) {
+    cbm_prune_method method = run->options->prune.method;
+    return method == CBM_PRUNE_POPUP || method == CBM_PRUNE_POPUP_STRUCTURED;
+}
+
 /* The most tokens that a batch of this run will have: the graph is planned for that once. */
 static int64_t largest_batch(training_run *run) {
     int64_t largest = 0;
@@ -421,8 +455,8 @@ static scbm_status create_optimizer(training_run *run) {
         rates[i] = is_head(run, parameter) ? o->head_rate : o->encoder_rate;
         decays[i] = parameter->n_dims > 1 ? o->weight_decay : 0.0f;
     }
-    scbm_status status =
-        scbm_adamw_create(&run->optimizer, run->context, run->graph.parameters, n, rates, decays, &options);
+    scbm_status status = scbm_adamw_create(&run->optimizer, run->context, run->graph.parameters, n, rates, decays,
+                                           &options);
     scbm_release(&run->hooks, rates);
     return status;
 }
@@ -441,6 +475,24 @@ static void add_real(cbm_fact *facts, int *n, const char *key, double value) {
 
 static void add_text(cbm_fact *facts, int *n, const char *key, const char *value) {
     facts[(*n)++] = (cbm_fact){key, CBM_FACT_TEXT, 0, 0.0, value};
+}
+
+static void add_pruning(const cbm_prune_options *o, cbm_fact *facts, int *n) {
+    add_text(facts, n, "prune_method", cbm_prune_name(o->method));
+    add_real(facts, n, "sparsity", o->sparsity);
+    add_real(facts, n, "initial_sparsity", o->initial_sparsity);
+    add_int(facts, n, "prune_start", o->start);
+    add_int(facts, n, "prune_end", o->end);
+    if (o->method == CBM_PRUNE_OBERT) {
+        add_int(facts, n, "fisher_block", o->fisher_block);
+        add_int(facts, n, "fisher_batches", o->fisher_batches);
+        add_int(facts, n, "fisher_batch_size", o->fisher_batch_size);
+        add_real(facts, n, "damping", o->damping);
+        add_int(facts, n, "damping_absolute", o->damping_absolute != 0);
+    } else if (o->method != CBM_PRUNE_MAGNITUDE && o->method != CBM_PRUNE_RANDOM) {
+        add_int(facts, n, "freeze_weights", o->freeze_weights != 0);
+        add_real(facts, n, "score_rate", (double)o->score_rate);
+    }
 }
 
 /* What a run is asked to do. */
@@ -465,6 +517,8 @@ static void add_settings(const training_run *run, cbm_fact *facts, int *n) {
     add_real(facts, n, "mixup", (double)o->mixup);
     add_int(facts, n, "patience", o->patience);
     add_int(facts, n, "max_tokens", run->network.backbone.max_tokens);
+    if (o->refit_label) add_int(facts, n, "refit_label", 1);
+    if (prunes(run)) add_pruning(&o->prune, facts, n);
 }
 
 /* What must be the same for the bits to be the same. */
@@ -475,6 +529,68 @@ static void settle_facts(training_run *run) {
     add_text(run->facts, &run->n_facts, "start", run->start_hash);
     add_text(run->facts, &run->n_facts, "device", scbm_context_device(run->context));
     add_int(run->facts, &run->n_facts, "version", scbm_version());
+}
+
+/* Where the optimizer finds its gradients: in the graph's tensors, or in popup's. */
+static scbm_status list_gradients(training_run *run) {
+    const cbm_training_graph *t = &run->graph;
+    scbm_release(&run->hooks, run->gradients);
+    run->gradients = scbm_alloc_array(&run->hooks, (size_t)t->n_parameters, sizeof *run->gradients);
+    if (!run->gradients) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < t->n_parameters; i++)
+        run->gradients[i] = t->gradients[i] ? t->gradients[i]
+                                            : cbm_popup_weight_gradient(&run->popup, t->parameters[i]);
+    return SCBM_OK;
+}
+
+/* Masks, and with learned scores these and their moments, belong to the checkpoint. */
+static scbm_status list_extra(training_run *run) {
+    const cbm_backbone *backbone = &run->network.backbone;
+    cbm_checkpoint *c = &run->state;
+    size_t most = (size_t)backbone->n_parameters + 3 * (size_t)run->popup.n;
+    run->extra = scbm_alloc_array(&run->hooks, most, sizeof *run->extra);
+    if (!run->extra) return SCBM_ERROR_MEMORY;
+    c->extra = run->extra;
+    for (int i = 0; i < backbone->n_parameters; i++)
+        if (backbone->parameters[i].masks) c->extra[c->n_extra++] = backbone->parameters[i].masks;
+    for (int i = 0; i < run->popup.n; i++) {
+        c->extra[c->n_extra++] = run->popup.scores[i];
+        for (int second = 0; second < 2; second++) {
+            scbm_tensor *moment = scbm_adamw_moment(run->popup.optimizer, i, second);
+            snprintf(moment->name, sizeof moment->name, "%c.%.*s", second ? 'v' : 'm', SCBM_MAX_NAME - 3,
+                     run->popup.scores[i]->name);
+            c->extra[c->n_extra++] = moment;
+        }
+    }
+    return SCBM_OK;
+}
+
+static scbm_status begin_scores(training_run *run) {
+    const cbm_prune_options *o = &run->options->prune;
+    scbm_status status = cbm_popup_create(&run->popup, &run->network, run->context,
+                                          o->method == CBM_PRUNE_POPUP_STRUCTURED, o->score_rate);
+    run->settings.weight_gradients = SCBM_DW_DENSE;
+    run->settings.on_gradient = cbm_popup_gradient;
+    run->settings.on_gradient_user = &run->popup;
+    for (int i = 0; o->freeze_weights && i < run->graph.n_parameters; i++)
+        if (cbm_popup_weight_gradient(&run->popup, run->graph.parameters[i]))
+            scbm_adamw_set_rate(run->optimizer, i, 0.0f);
+    return status;
+}
+
+/* From here on each concept has a stream and masks of its own, all ones at first: graphs are made anew. */
+static scbm_status begin_subnetworks(training_run *run) {
+    scbm_status status = cbm_masks_create(&run->network.backbone, run->network.heads.n_concepts, &run->hooks);
+    if (!status && has_scores(run)) status = begin_scores(run);
+    if (status) return status;
+    cbm_training_graph_clear(&run->graph, &run->hooks);
+    cbm_runner_clear(&run->runner);
+    cbm_runner_init(&run->runner, &run->network, run->context, SCBM_F32, RUN_BATCH_TOKENS);
+    status = cbm_training_graph_create(&run->graph, &run->network, run->context, &run->settings);
+    run->state.trained = run->graph.parameters;
+    if (!status) status = list_gradients(run);
+    if (!status) status = list_extra(run);
+    return status;
 }
 
 static scbm_status create_state(training_run *run) {
@@ -493,7 +609,7 @@ static scbm_status create_state(training_run *run) {
     c->optimizer = run->optimizer;
     c->facts = run->facts;
     c->n_facts = run->n_facts;
-    return SCBM_OK;
+    return list_gradients(run);
 }
 
 static scbm_status name_checkpoint(training_run *run) {
@@ -511,19 +627,31 @@ static scbm_status check_best_model(const training_run *run) {
         fclose(file);
         return SCBM_OK;
     }
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "%s, the best model so far, is missing, so %s cannot be gone on from: start anew without resuming",
+    return scbm_fail(SCBM_ERROR_ARGUMENT,
+                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew without resuming",
                      run->options->output, run->checkpoint_path);
+}
+
+/* Whether an epoch's model may be the best: with subnetworks, only at their final sparsity. */
+static int competes(const training_run *run, int64_t epoch) {
+    return !prunes(run) || epoch >= run->options->prune.end;
 }
 
 static scbm_status resume(training_run *run) {
     int found;
+    int64_t epoch;
     cbm_checkpoint *c = &run->state;
-    scbm_status status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, &found, &run->hooks);
+    scbm_status status = cbm_checkpoint_epoch(run->checkpoint_path, &epoch, &run->hooks);
+    if (!status && prunes(run) && epoch >= run->options->prune.start) status = begin_subnetworks(run);
+    if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, &found, &run->hooks);
     if (status || !found) return status;
-    if (c->epoch > run->options->epochs || c->step != c->epoch * run->steps_per_epoch || c->best_epoch < 1)
+    if (run->popup.optimizer)
+        scbm_adamw_set_steps(run->popup.optimizer, (c->epoch - run->options->prune.start) * run->steps_per_epoch);
+    if (c->epoch > run->options->epochs || c->step != c->epoch * run->steps_per_epoch ||
+        (c->best_epoch < 1) == competes(run, c->epoch))
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", run->checkpoint_path,
                          (long long)c->epoch, (long long)c->step);
-    return check_best_model(run);
+    return c->best_epoch ? check_best_model(run) : SCBM_OK;
 }
 
 static scbm_status write_step_log(training_run *run) {
@@ -561,6 +689,7 @@ static scbm_status write_model(training_run *run, const cbm_validation *v, doubl
     add_settings(run, facts, &n);
     add_int(facts, &n, "epoch", run->state.epoch);
     if (run->state.epoch) {
+        if (prunes(run)) add_real(facts, &n, "magnitude_overlap", run->magnitude_overlap);
         add_int(facts, &n, "validation_texts", (int64_t)run->valid->n);
         add_real(facts, &n, "loss", train_loss);
         add_real(facts, &n, "validation_loss", v->loss);
@@ -569,8 +698,8 @@ static scbm_status write_model(training_run *run, const cbm_validation *v, doubl
         if (has_concepts(run)) add_real(facts, &n, "concept_accuracy", v->concept_accuracy);
         if (has_concepts(run)) add_real(facts, &n, "concept_f1", v->concept_f1);
     }
-    return cbm_write_model(run->options->output, run->encoder, &run->network, has_concepts(run) ? &run->statistics : NULL,
-                           facts, n);
+    return cbm_write_model(run->options->output, run->encoder, &run->network,
+                           has_concepts(run) ? &run->statistics : NULL, facts, n);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -586,8 +715,15 @@ static float draw_mixup(training_run *run, int64_t step, int64_t n) {
 }
 
 static scbm_status numeric_failure(const training_run *run, const char *what, int64_t step) {
-    return scbm_fail(SCBM_ERROR_NUMERIC, "training: the %s is not finite in step %lld of %lld; smaller learning rates may help",
-                     what, (long long)step, (long long)run->total_steps);
+    return scbm_fail(SCBM_ERROR_NUMERIC,
+                     "training: the %s is not finite in step %lld of %lld; smaller learning rates may help", what,
+                     (long long)step, (long long)run->total_steps);
+}
+
+/* Learned scores move with every step, and the masks with them. */
+static scbm_status step_scores(training_run *run, float rate) {
+    scbm_status status = cbm_popup_step(&run->popup, rate);
+    return status ? status : cbm_popup_masks(&run->popup, cbm_prune_sparsity(&run->options->prune, run->state.epoch));
 }
 
 /* Step `step` (from 1): batch `index` of its epoch, whose order stands in run->order. */
@@ -596,7 +732,8 @@ static scbm_status train_step(training_run *run, int64_t index, int64_t step) {
     cbm_checkpoint *c = &run->state;
     size_t first;
     float beta = 1.0f, norm = 0.0f;
-    int64_t n = batch_size(run, index, &first), warmup = (int64_t)floor((double)run->options->warmup * (double)run->total_steps + 0.5);
+    int64_t n = batch_size(run, index, &first),
+            warmup = (int64_t)floor((double)run->options->warmup * (double)run->total_steps + 0.5);
     if (run->settings.mixup) beta = draw_mixup(run, step, n);
     int64_t tokens = cbm_training_fill(t, &run->network, &run->train_sequences, run->train, run->order + first, n,
                                        run->permutation, beta);
@@ -606,7 +743,8 @@ static scbm_status train_step(training_run *run, int64_t index, int64_t step) {
     float loss = *(const float *)t->loss->data;
     if (!isfinite(loss)) return numeric_failure(run, "loss", step);
     float rate = scbm_linear_schedule(step, warmup > 1 ? warmup : 1, run->total_steps);
-    status = scbm_adamw_step(run->optimizer, t->gradients, rate, &norm);
+    status = scbm_adamw_step(run->optimizer, run->gradients, rate, &norm);
+    if (!status && run->popup.optimizer) status = step_scores(run, rate);
     if (status == SCBM_ERROR_NUMERIC) return numeric_failure(run, "gradient", step);
     if (status) return status;
     c->step_loss[step - 1] = loss;
@@ -642,7 +780,8 @@ static scbm_status train_epoch(training_run *run, double *mean_loss) {
 /* What the network says of all these texts, into run->computed [n, C or Y]. */
 static scbm_status compute(training_run *run, const cbm_sequences *sequences, const char *progress) {
     size_t n = sequences->n * (size_t)cbm_n_logits(&run->network.heads);
-    scbm_status status = scbm_grow(&run->hooks, (void **)&run->computed, &run->computed_capacity, n, sizeof *run->computed);
+    scbm_status status = scbm_grow(&run->hooks, (void **)&run->computed, &run->computed_capacity, n,
+                                   sizeof *run->computed);
     if (!status)
         status = cbm_runner_run(&run->runner, CBM_FORWARD_LOGITS, sequences, run->computed, &run->hooks, progress);
     return status;
@@ -663,7 +802,8 @@ static scbm_status read_training_data(training_run *run, int fits_head) {
 static scbm_status fit_gold_head(training_run *run) {
     cbm_heads *heads = &run->network.heads;
     size_t n = run->train->n * (size_t)heads->n_classes;
-    scbm_status status = scbm_grow(&run->hooks, (void **)&run->computed, &run->computed_capacity, n, sizeof *run->computed);
+    scbm_status status = scbm_grow(&run->hooks, (void **)&run->computed, &run->computed_capacity, n,
+                                   sizeof *run->computed);
     if (!status) status = cbm_gold_values(heads, run->train, run->computed, &run->hooks);
     if (!status)
         status = cbm_fit_label_head(heads, run->context, run->computed, run->train->label, (int64_t)run->train->n,
@@ -673,12 +813,40 @@ static scbm_status fit_gold_head(training_run *run) {
 
 static scbm_status validate(training_run *run, cbm_validation *v) {
     scbm_status status = compute(run, &run->valid_sequences, "validate");
-    if (!status)
-        status = cbm_validate(v, &run->network.heads, run->valid, run->computed, &run->settings, &run->hooks);
+    if (!status) status = cbm_validate(v, &run->network.heads, run->valid, run->computed, &run->settings, &run->hooks);
     return status;
 }
 
-static void report_epoch(const training_run *run, const cbm_validation *v, double train_loss, double seconds, int is_best) {
+/* Sets the masks anew after an epoch, if it is one of those. */
+static scbm_status prune(training_run *run) {
+    const cbm_prune_options *o = &run->options->prune;
+    const cbm_prune_job job = {&run->network,
+                               run->context,
+                               run->train,
+                               &run->train_sequences,
+                               &run->settings,
+                               o,
+                               run->options->batch_size,
+                               run->options->seed,
+                               &run->hooks};
+    cbm_prune_report report;
+    int64_t epoch = run->state.epoch;
+    run->magnitude_overlap = -1.0;
+    if (!prunes(run) || epoch < o->start || (epoch > o->end && !has_scores(run))) return SCBM_OK;
+    scbm_status status = cbm_masks_streams(&run->network.backbone) ? SCBM_OK : begin_subnetworks(run);
+    if (status) return status;
+    if (has_scores(run)) return cbm_popup_masks(&run->popup, cbm_prune_sparsity(o, epoch));
+    status = cbm_prune_epoch(&job, epoch, &report);
+    if (status) return status;
+    run->magnitude_overlap = report.magnitude_overlap;
+    scbm_log(&run->hooks, SCBM_LOG_INFO,
+             "epoch %lld: pruned to %.1f %% zeros; magnitude would have kept %.1f %% of what %s kept", (long long)epoch,
+             100.0 * report.sparsity, 100.0 * report.magnitude_overlap, cbm_prune_name(o->method));
+    return SCBM_OK;
+}
+
+static void report_epoch(const training_run *run, const cbm_validation *v, double train_loss, double seconds,
+                         int is_best) {
     cbm_epoch_report report;
     if (!run->options->on_epoch) return;
     memset(&report, 0, sizeof report);
@@ -691,27 +859,51 @@ static void report_epoch(const training_run *run, const cbm_validation *v, doubl
     report.concept_accuracy = v->concept_accuracy;
     report.label_f1 = v->label_f1;
     report.concept_f1 = v->concept_f1;
+    report.sparsity = cbm_prune_sparsity(&run->options->prune, run->state.epoch);
+    report.magnitude_overlap = run->magnitude_overlap;
     report.score = v->score;
     report.is_best = is_best;
     run->options->on_epoch(run->options->user, &report);
+}
+
+/* Refitting the label head is for the model that is judged and written; training goes on with the head that it has. */
+static void restore_label_head(training_run *run) {
+    scbm_tensor *head[2] = {run->network.heads.label_weight, run->network.heads.label_bias};
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = scbm_tensor_bytes(head[i]);
+        memcpy(head[i]->data, run->label_head[i], bytes);
+    }
+}
+
+static scbm_status set_label_head_aside(training_run *run) {
+    scbm_tensor *head[2] = {run->network.heads.label_weight, run->network.heads.label_bias};
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = scbm_tensor_bytes(head[i]);
+        if (!run->label_head[i]) run->label_head[i] = scbm_alloc_array(&run->hooks, bytes, 1);
+        if (!run->label_head[i]) return SCBM_ERROR_MEMORY;
+        memcpy(run->label_head[i], head[i]->data, bytes);
+    }
+    return SCBM_OK;
 }
 
 /* Judges the network after an epoch, and writes what belongs to it: the model first, the checkpoint last. */
 static scbm_status finish_epoch(training_run *run, double train_loss, double seconds) {
     cbm_checkpoint *c = &run->state;
     cbm_validation v;
-    int is_sequential = run->options->mode == CBM_SEQUENTIAL;
-    scbm_status status = is_sequential ? read_training_data(run, 1) : SCBM_OK;
+    int fits_head = run->options->mode == CBM_SEQUENTIAL || run->options->refit_label;
+    scbm_status status = run->options->refit_label ? set_label_head_aside(run) : SCBM_OK;
+    if (!status && fits_head) status = read_training_data(run, 1);
     if (!status) status = validate(run, &v);
     if (status) return status;
-    int is_best = c->best_epoch == 0 || v.score > c->best_score;
-    c->epochs_since_best = is_best ? 0 : c->epochs_since_best + 1;
+    int may_be_best = competes(run, c->epoch), is_best = may_be_best && (c->best_epoch == 0 || v.score > c->best_score);
+    c->epochs_since_best = is_best || !may_be_best ? 0 : c->epochs_since_best + 1;
     if (is_best) {
         c->best_epoch = c->epoch;
         c->best_score = v.score;
-        if (has_concepts(run) && !is_sequential) status = read_training_data(run, 0);
+        if (has_concepts(run) && !fits_head) status = read_training_data(run, 0);
         if (!status) status = write_model(run, &v, train_loss);
     }
+    if (run->options->refit_label) restore_label_head(run);
     if (!status) status = write_step_log(run);
     if (!status) status = write_order_log(run);
     if (!status) status = cbm_checkpoint_write(c, run->checkpoint_path, &run->hooks);
@@ -726,6 +918,7 @@ static scbm_status train_epochs(training_run *run) {
     while (!status && c->epoch < o->epochs && !(o->patience && c->epochs_since_best >= o->patience)) {
         double loss = 0.0, start = seconds_now();
         status = train_epoch(run, &loss);
+        if (!status) status = prune(run);
         if (!status) status = finish_epoch(run, loss, seconds_now() - start);
     }
     return status;
@@ -758,6 +951,20 @@ static scbm_status write_start(training_run *run) {
     return status ? status : write_model(run, NULL, 0.0);
 }
 
+/* What pruning will take is said, or refused, before the first epoch. */
+static scbm_status plan_pruning(training_run *run) {
+    const cbm_prune_job job = {&run->network,
+                               run->context,
+                               run->train,
+                               &run->train_sequences,
+                               &run->settings,
+                               &run->options->prune,
+                               run->options->batch_size,
+                               run->options->seed,
+                               &run->hooks};
+    return cbm_prune_plan(&job, run->network.heads.n_concepts);
+}
+
 static scbm_status train(training_run *run, const char *const *concept_names) {
     const cbm_train_options *o = run->options;
     settle_settings(run);
@@ -773,6 +980,7 @@ static scbm_status train(training_run *run, const char *const *concept_names) {
     if (!status) status = create_optimizer(run);
     if (!status) status = create_state(run);
     if (!status) status = name_checkpoint(run);
+    if (!status && prunes(run)) status = plan_pruning(run);
     if (!status && o->mode == CBM_INDEPENDENT) status = fit_gold_head(run);
     if (!status && o->resume) status = resume(run);
     return status ? status : train_epochs(run);
@@ -782,6 +990,7 @@ static void clear_run(training_run *run) {
     const scbm_hooks *hooks = &run->hooks;
     cbm_runner_clear(&run->runner);
     scbm_adamw_free(run->optimizer);
+    cbm_popup_clear(&run->popup);
     cbm_training_graph_clear(&run->graph, hooks);
     cbm_statistics_clear(&run->statistics, hooks);
     cbm_sequences_clear(&run->train_sequences, hooks);
@@ -795,14 +1004,18 @@ static void clear_run(training_run *run) {
     scbm_release(hooks, run->order);
     scbm_release(hooks, run->permutation);
     scbm_release(hooks, run->parameters);
+    scbm_release(hooks, run->gradients);
+    scbm_release(hooks, run->extra);
+    for (int i = 0; i < 2; i++) scbm_release(hooks, run->label_head[i]);
     scbm_release(hooks, run->state.step_loss);
     scbm_release(hooks, run->state.step_norm);
     scbm_release(hooks, run->checkpoint_path);
     scbm_context_free(run->context);
 }
 
-scbm_status cbm_train(const cbm_model *encoder, const struct cbm_dataset *train_data, const struct cbm_dataset *valid_data,
-                      const char *const *concept_names, const cbm_train_options *options) {
+scbm_status cbm_train(const cbm_model *encoder, const struct cbm_dataset *train_data,
+                      const struct cbm_dataset *valid_data, const char *const *concept_names,
+                      const cbm_train_options *options) {
     if (!encoder || !options) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train: the encoder or the options are NULL");
     scbm_status status = check_options(encoder, options);
     if (!status) status = check_data(train_data, train_data, "training", options->mode, concept_names);

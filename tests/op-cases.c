@@ -24,16 +24,11 @@ static const int few_of_many[130] = {2, 0, 0, 1, [63] = 3, [64] = 1, [129] = 2};
 /* The CPU kernels' tokens are cut at 32, 48, 64, 96, 256: longer and shorter than each of these. */
 enum { ONE_TOKEN, ONE_TEXT, PANEL, TEXTS_3, SPARE, EMPTY_ENDS, LONG, LONGER, MANY, NOBODY, N_BATCHES };
 static const batch batches[N_BATCHES] = {
-    [ONE_TOKEN] = {1, 0, 0, LENGTHS(1)},
-    [ONE_TEXT] = {1, 0, 0, LENGTHS(7)},
-    [PANEL] = {1, 0, 0, LENGTHS(32)},
-    [TEXTS_3] = {3, 0, 0, LENGTHS(5, 1, 8)},
-    [SPARE] = {4, 2, 13, LENGTHS(3, 0, 6, 2)},
-    [EMPTY_ENDS] = {5, 0, 0, LENGTHS(0, 9, 0, 4, 0)},
-    [LONG] = {2, 0, 0, LENGTHS(97, 130)},
-    [LONGER] = {3, 1, 5, LENGTHS(200, 33, 64)},
-    [MANY] = {130, 3, 0, few_of_many},
-    [NOBODY] = {0, 2, 8, LENGTHS(0)},
+    [ONE_TOKEN] = {1, 0, 0, LENGTHS(1)},       [ONE_TEXT] = {1, 0, 0, LENGTHS(7)},
+    [PANEL] = {1, 0, 0, LENGTHS(32)},          [TEXTS_3] = {3, 0, 0, LENGTHS(5, 1, 8)},
+    [SPARE] = {4, 2, 13, LENGTHS(3, 0, 6, 2)}, [EMPTY_ENDS] = {5, 0, 0, LENGTHS(0, 9, 0, 4, 0)},
+    [LONG] = {2, 0, 0, LENGTHS(97, 130)},      [LONGER] = {3, 1, 5, LENGTHS(200, 33, 64)},
+    [MANY] = {130, 3, 0, few_of_many},         [NOBODY] = {0, 2, 8, LENGTHS(0)},
 };
 
 enum { SMALL_ONE, SMALL_TWO, SMALL_SPARE, N_SMALL };
@@ -81,7 +76,10 @@ static op_case start(const maker *m, const batch *b) {
 /* Sizes in the lists of dimensions that stand for the batch's. */
 #define T_DIM (-1)
 #define N_DIM (-2)
-#define DIMS(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
+#define DIMS(...)                                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                           \
+        __VA_ARGS__                                                                                                    \
+    }
 
 enum { INPUT = 0, WEIGHT = 1, GRADIENT = 2 }; /* flags: the caller's tensor; has a gradient */
 
@@ -153,7 +151,8 @@ static void put_weights(op_case *c, int i, int flags, scbm_type type, int n_dims
     int block = scbm_type_of(type)->block_bytes;
     for (size_t j = 0; j < c->source[i].bytes; j += (size_t)block) {
         if (type == SCBM_F16) put_u16(bytes + j, random_half(c));
-        else if (type == SCBM_BF16) put_u16(bytes + j, (unsigned)(0x3c00 + below(c, 0x400)) | (unsigned)below(c, 2) << 15);
+        else if (type == SCBM_BF16)
+            put_u16(bytes + j, (unsigned)(0x3c00 + below(c, 0x400)) | (unsigned)below(c, 2) << 15);
         else put_u16(bytes + j, (unsigned)((type == SCBM_Q8_0 ? 4 : 8) + below(c, 4)) << 10 | (unsigned)below(c, 1024));
         for (int b = 2; b < block; b++) bytes[j + (size_t)b] = (unsigned char)below(c, 256);
     }
@@ -198,13 +197,14 @@ static void describe(op_case *c) {
     for (int i = 0; i < c->n_sources; i++) {
         const scbm_tensor *tensor = &c->source[i].tensor;
         if (!c->source[i].is_present) append(c->what, sizeof c->what, "- ");
-        else append(c->what, sizeof c->what, "%s%s ", tensor->type == SCBM_F32 ? "" : scbm_type_of(tensor->type)->name,
-                    scbm_shape_text(tensor, shape, sizeof shape));
+        else
+            append(c->what, sizeof c->what, "%s%s ", tensor->type == SCBM_F32 ? "" : scbm_type_of(tensor->type)->name,
+                   scbm_shape_text(tensor, shape, sizeof shape));
     }
-    append(c->what, sizeof c->what, "(%g %g; %lld %lld %lld) %s, %lld/%lld tokens, %lld/%lld texts", (double)c->scalar[0],
-           (double)c->scalar[1], (long long)c->integer[0], (long long)c->integer[1], (long long)c->integer[2],
-           scbm_type_of(c->precision)->name, (long long)c->tokens, (long long)c->max_tokens, (long long)c->texts,
-           (long long)c->max_texts);
+    append(c->what, sizeof c->what, "(%g %g; %lld %lld %lld) %s, %lld/%lld tokens, %lld/%lld texts",
+           (double)c->scalar[0], (double)c->scalar[1], (long long)c->integer[0], (long long)c->integer[1],
+           (long long)c->integer[2], scbm_type_of(c->precision)->name, (long long)c->tokens, (long long)c->max_tokens,
+           (long long)c->texts, (long long)c->max_texts);
 }
 
 static void emit(maker *m, op_case *c) {
@@ -251,13 +251,17 @@ static void put_result(op_case *c, int to, scbm_op op, int n_from, const int *fr
  * Lookup, elementwise, moving
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct table_shape { int batch, rows, d; scbm_type type; } table_shape;
+typedef struct table_shape {
+    int batch, rows, d;
+    scbm_type type;
+} table_shape;
 
 static const table_shape tables[] = {
-    {ONE_TOKEN, 1, 1, SCBM_F32},  {TEXTS_3, 9, 5, SCBM_F32},   {SPARE, 30, 64, SCBM_F32},   {LONGER, 70, 33, SCBM_F32},
-    {NOBODY, 3, 4, SCBM_F32},     {ONE_TEXT, 300, 384, SCBM_F32}, {TEXTS_3, 9, 5, SCBM_F16},   {LONG, 11, 33, SCBM_BF16},
-    {SPARE, 11, 100, SCBM_BF16},  {ONE_TEXT, 5, 1, SCBM_F16},  {TEXTS_3, 7, 64, SCBM_Q8_0}, {SPARE, 5, 32, SCBM_Q8_0},
-    {LONG, 40, 96, SCBM_Q4_0},    {ONE_TOKEN, 1, 32, SCBM_Q4_0},
+    {ONE_TOKEN, 1, 1, SCBM_F32}, {TEXTS_3, 9, 5, SCBM_F32},     {SPARE, 30, 64, SCBM_F32},
+    {LONGER, 70, 33, SCBM_F32},  {NOBODY, 3, 4, SCBM_F32},      {ONE_TEXT, 300, 384, SCBM_F32},
+    {TEXTS_3, 9, 5, SCBM_F16},   {LONG, 11, 33, SCBM_BF16},     {SPARE, 11, 100, SCBM_BF16},
+    {ONE_TEXT, 5, 1, SCBM_F16},  {TEXTS_3, 7, 64, SCBM_Q8_0},   {SPARE, 5, 32, SCBM_Q8_0},
+    {LONG, 40, 96, SCBM_Q4_0},   {ONE_TOKEN, 1, 32, SCBM_Q4_0},
 };
 static const table_shape small_tables[] = {{SMALL_TWO, 3, 2, SCBM_F32}, {SMALL_SPARE, 4, 3, SCBM_F32}};
 
@@ -279,7 +283,12 @@ static void cases_rows(maker *m) {
 }
 
 /* Two shapes, the second of which broadcasts to the first. */
-typedef struct shape_pair { int batch, n_a; int64_t a[4]; int n_b; int64_t b[4]; } shape_pair;
+typedef struct shape_pair {
+    int batch, n_a;
+    int64_t a[4];
+    int n_b;
+    int64_t b[4];
+} shape_pair;
 
 static const shape_pair pairs[] = {
     {ONE_TOKEN, 1, {1}, 1, {1}},
@@ -339,9 +348,9 @@ static void cases_pairs(maker *m) {
 }
 
 static const shape_pair singles[] = {
-    {ONE_TOKEN, 1, {1}, 0, {0}},         {ONE_TEXT, 2, {9, 13}, 0, {0}},        {SPARE, 3, {3, T_DIM, 5}, 0, {0}},
-    {LONGER, 3, {2, T_DIM, 65}, 0, {0}}, {NOBODY, 3, {2, T_DIM, 5}, 0, {0}},    {TEXTS_3, 4, {2, 3, T_DIM, 6}, 0, {0}},
-    {SPARE, 3, {2, N_DIM, 31}, 0, {0}},  {ONE_TEXT, 1, {8192}, 0, {0}},         {ONE_TEXT, 1, {8193}, 0, {0}},
+    {ONE_TOKEN, 1, {1}, 0, {0}},         {ONE_TEXT, 2, {9, 13}, 0, {0}},     {SPARE, 3, {3, T_DIM, 5}, 0, {0}},
+    {LONGER, 3, {2, T_DIM, 65}, 0, {0}}, {NOBODY, 3, {2, T_DIM, 5}, 0, {0}}, {TEXTS_3, 4, {2, 3, T_DIM, 6}, 0, {0}},
+    {SPARE, 3, {2, N_DIM, 31}, 0, {0}},  {ONE_TEXT, 1, {8192}, 0, {0}},      {ONE_TEXT, 1, {8193}, 0, {0}},
 };
 static const shape_pair small_singles[] = {
     {SMALL_ONE, 1, {1}, 0, {0}}, {SMALL_TWO, 3, {2, T_DIM, 3}, 0, {0}}, {SMALL_SPARE, 4, {2, 2, T_DIM, 3}, 0, {0}}};
@@ -407,9 +416,9 @@ static void cases_copy(maker *m) {
 
 /* Between the three floats, with values that round up to the next power, overflow, underflow and tie. */
 static void cases_cast(maker *m) {
-    static const float hard[] = {0.0f,      -0.0f,      65504.0f,   65519.99f,  65520.0f,  -1e6f,    1e38f,    3.4e38f,
-                                 5.9e-8f,   2.9e-8f,    2.98e-8f,   -6.1e-5f,   6.103e-5f, 1.0f,     2049.0f,  2051.0f,
-                                 1.001953f, 1.0039062f, 1.0117188f, -1.99999f,  3e-39f,    -1e-45f,  0.33333f, 1e-40f};
+    static const float hard[] = {0.0f,      -0.0f,      65504.0f,   65519.99f, 65520.0f,  -1e6f,   1e38f,    3.4e38f,
+                                 5.9e-8f,   2.9e-8f,    2.98e-8f,   -6.1e-5f,  6.103e-5f, 1.0f,    2049.0f,  2051.0f,
+                                 1.001953f, 1.0039062f, 1.0117188f, -1.99999f, 3e-39f,    -1e-45f, 0.33333f, 1e-40f};
     static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16};
     for (int from = 0; from < 3; from++)
         for (int to = 0; to < 3; to++)
@@ -583,13 +592,15 @@ static void cases_linear(maker *m) {
 }
 #undef F
 
-typedef struct head_shape { int batch, s, d, k, groups[8], has_bias; } head_shape;
+typedef struct head_shape {
+    int batch, s, d, k, groups[8], has_bias;
+} head_shape;
 
 static const head_shape heads[] = {
-    {ONE_TOKEN, 1, 1, 1, {0, 1}, 0},          {TEXTS_3, 1, 5, 1, {0, 4}, 1},
-    {SPARE, 3, 33, 3, {0, 2, 3, 9}, 1},       {EMPTY_ENDS, 1, 64, 4, {0, 3, 6, 9, 12}, 1},
-    {SPARE, 4, 384, 4, {0, 3, 6, 9, 12}, 0},  {LONGER, 2, 70, 2, {0, 1, 40}, 1},
-    {NOBODY, 2, 5, 2, {0, 2, 4}, 1},          {MANY, 2, 17, 2, {0, 3, 5}, 1},
+    {ONE_TOKEN, 1, 1, 1, {0, 1}, 0},         {TEXTS_3, 1, 5, 1, {0, 4}, 1},
+    {SPARE, 3, 33, 3, {0, 2, 3, 9}, 1},      {EMPTY_ENDS, 1, 64, 4, {0, 3, 6, 9, 12}, 1},
+    {SPARE, 4, 384, 4, {0, 3, 6, 9, 12}, 0}, {LONGER, 2, 70, 2, {0, 1, 40}, 1},
+    {NOBODY, 2, 5, 2, {0, 2, 4}, 1},         {MANY, 2, 17, 2, {0, 3, 5}, 1},
 };
 static const head_shape small_heads[] = {
     {SMALL_ONE, 1, 1, 1, {0, 1}, 0}, {SMALL_TWO, 1, 3, 2, {0, 1, 4}, 1}, {SMALL_SPARE, 3, 2, 3, {0, 2, 3, 5}, 1}};
@@ -615,11 +626,13 @@ static void cases_heads(maker *m) {
  * Rows: layer normalization, activations, softmax, dropout
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct row_shape { int batch, s, d, residual_s; } row_shape;
+typedef struct row_shape {
+    int batch, s, d, residual_s;
+} row_shape;
 
 static const row_shape norm_shapes[] = {
-    {ONE_TOKEN, 1, 1, 1}, {ONE_TEXT, 1, 5, 1},    {SPARE, 3, 64, 1},  {LONGER, 2, 33, 2},
-    {LONG, 3, 100, 1},    {TEXTS_3, 1, 384, 1},   {ONE_TEXT, 2, 1001, 2}, {NOBODY, 2, 8, 1},
+    {ONE_TOKEN, 1, 1, 1}, {ONE_TEXT, 1, 5, 1},  {SPARE, 3, 64, 1},      {LONGER, 2, 33, 2},
+    {LONG, 3, 100, 1},    {TEXTS_3, 1, 384, 1}, {ONE_TEXT, 2, 1001, 2}, {NOBODY, 2, 8, 1},
 };
 static const row_shape small_norm_shapes[] = {{SMALL_TWO, 1, 4, 1}, {SMALL_SPARE, 3, 3, 1}, {SMALL_SPARE, 2, 5, 2}};
 
@@ -664,8 +677,8 @@ static void cases_norm(maker *m) {
 
 /* Zeros of both signs, tiny, saturating and huge arguments stand first. */
 static void cases_activate(maker *m) {
-    static const float hard[] = {0.0f,  -0.0f, 1e-30f, -1e-30f, 1e-6f, -1e-6f, 0.499f, 5.5f,   -5.5f,
-                                 8.9f,  -8.9f, 20.0f,  -20.0f,  88.0f, -88.0f, 120.0f, -120.0f, 1e4f, -1e4f};
+    static const float hard[] = {0.0f,  -0.0f, 1e-30f, -1e-30f, 1e-6f,  -1e-6f, 0.499f,  5.5f, -5.5f, 8.9f,
+                                 -8.9f, 20.0f, -20.0f, 88.0f,   -88.0f, 120.0f, -120.0f, 1e4f, -1e4f};
     int n, is_back = m->op == SCBM_OP_ACTIVATE_BACK;
     const shape_pair *list = single_shapes(m, &n);
     for (int act = SCBM_GELU_ERF; act <= SCBM_SIGMOID; act++)
@@ -683,7 +696,7 @@ static void cases_activate(maker *m) {
 }
 
 static const shape_pair softmax_shapes[] = {
-    {ONE_TOKEN, 1, {1}, 0, {0}},        {ONE_TOKEN, 1, {100}, 0, {0}},         {TEXTS_3, 2, {N_DIM, 5}, 0, {0}},
+    {ONE_TOKEN, 1, {1}, 0, {0}},           {ONE_TOKEN, 1, {100}, 0, {0}},       {TEXTS_3, 2, {N_DIM, 5}, 0, {0}},
     {SPARE, 4, {2, 3, T_DIM, 11}, 0, {0}}, {LONGER, 3, {2, T_DIM, 33}, 0, {0}}, {NOBODY, 3, {2, T_DIM, 4}, 0, {0}},
     {ONE_TEXT, 2, {3, 1000}, 0, {0}},
 };
@@ -732,17 +745,20 @@ static void cases_dropout(maker *m) {
  * Attention
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct attention_shape { int batch, s, heads, size, causal; float p; } attention_shape;
+typedef struct attention_shape {
+    int batch, s, heads, size, causal;
+    float p;
+} attention_shape;
 
 static const attention_shape attentions[] = {
-    {ONE_TOKEN, 1, 1, 1, 0, 0.0f},  {ONE_TEXT, 1, 2, 5, 0, 0.0f},   {ONE_TEXT, 2, 3, 8, 1, 0.0f},
-    {TEXTS_3, 1, 12, 32, 0, 0.0f},  {TEXTS_3, 3, 2, 33, 1, 0.0f},   {SPARE, 3, 2, 16, 0, 0.0f},
-    {SPARE, 2, 1, 64, 1, 0.3f},     {EMPTY_ENDS, 1, 4, 7, 0, 0.5f}, {LONG, 2, 2, 32, 0, 0.0f},
-    {LONG, 1, 1, 20, 1, 0.1f},      {LONGER, 1, 2, 31, 1, 0.0f},    {LONGER, 2, 1, 12, 0, 0.1f},
-    {NOBODY, 2, 2, 4, 0, 0.1f},     {MANY, 2, 2, 8, 0, 0.0f},
+    {ONE_TOKEN, 1, 1, 1, 0, 0.0f}, {ONE_TEXT, 1, 2, 5, 0, 0.0f},   {ONE_TEXT, 2, 3, 8, 1, 0.0f},
+    {TEXTS_3, 1, 12, 32, 0, 0.0f}, {TEXTS_3, 3, 2, 33, 1, 0.0f},   {SPARE, 3, 2, 16, 0, 0.0f},
+    {SPARE, 2, 1, 64, 1, 0.3f},    {EMPTY_ENDS, 1, 4, 7, 0, 0.5f}, {LONG, 2, 2, 32, 0, 0.0f},
+    {LONG, 1, 1, 20, 1, 0.1f},     {LONGER, 1, 2, 31, 1, 0.0f},    {LONGER, 2, 1, 12, 0, 0.1f},
+    {NOBODY, 2, 2, 4, 0, 0.1f},    {MANY, 2, 2, 8, 0, 0.0f},
 };
 static const attention_shape small_attentions[] = {
-    {SMALL_ONE, 1, 1, 1, 0, 0.0f},   {SMALL_TWO, 2, 2, 2, 0, 0.0f},   {SMALL_TWO, 1, 1, 3, 1, 0.0f},
+    {SMALL_ONE, 1, 1, 1, 0, 0.0f},   {SMALL_TWO, 2, 2, 2, 0, 0.0f},    {SMALL_TWO, 1, 1, 3, 1, 0.0f},
     {SMALL_SPARE, 3, 2, 2, 0, 0.4f}, {SMALL_SPARE, 1, 2, 3, 1, 0.25f},
 };
 
@@ -839,20 +855,28 @@ static void cases_mix(maker *m) {
 }
 
 /* Class targets with some ignored, or probabilities with some groups of zeros. */
-typedef struct loss_shape { int batch, k, groups[8], is_soft, has_weights, ignored; } loss_shape;
+typedef struct loss_shape {
+    int batch, k, groups[8], is_soft, has_weights, ignored;
+} loss_shape;
 
 enum { COUNTED, SOME_IGNORED, ALL_IGNORED };
 static const loss_shape losses[] = {
-    {ONE_TOKEN, 1, {0, 1}, 0, 0, COUNTED},           {TEXTS_3, 1, {0, 5}, 0, 0, COUNTED},
-    {SPARE, 4, {0, 3, 6, 9, 12}, 0, 0, SOME_IGNORED}, {SPARE, 3, {0, 2, 3, 40}, 0, 1, SOME_IGNORED},
-    {EMPTY_ENDS, 2, {0, 2, 7}, 0, 1, ALL_IGNORED},   {TEXTS_3, 1, {0, 5}, 1, 0, COUNTED},
-    {SPARE, 4, {0, 3, 6, 9, 12}, 1, 0, SOME_IGNORED}, {SPARE, 3, {0, 2, 3, 40}, 1, 1, SOME_IGNORED},
-    {EMPTY_ENDS, 2, {0, 2, 7}, 1, 1, ALL_IGNORED},   {NOBODY, 2, {0, 2, 7}, 0, 0, COUNTED},
-    {LONG, 1, {0, 130}, 0, 1, COUNTED},              {MANY, 2, {0, 5, 9}, 0, 1, SOME_IGNORED},
+    {ONE_TOKEN, 1, {0, 1}, 0, 0, COUNTED},
+    {TEXTS_3, 1, {0, 5}, 0, 0, COUNTED},
+    {SPARE, 4, {0, 3, 6, 9, 12}, 0, 0, SOME_IGNORED},
+    {SPARE, 3, {0, 2, 3, 40}, 0, 1, SOME_IGNORED},
+    {EMPTY_ENDS, 2, {0, 2, 7}, 0, 1, ALL_IGNORED},
+    {TEXTS_3, 1, {0, 5}, 1, 0, COUNTED},
+    {SPARE, 4, {0, 3, 6, 9, 12}, 1, 0, SOME_IGNORED},
+    {SPARE, 3, {0, 2, 3, 40}, 1, 1, SOME_IGNORED},
+    {EMPTY_ENDS, 2, {0, 2, 7}, 1, 1, ALL_IGNORED},
+    {NOBODY, 2, {0, 2, 7}, 0, 0, COUNTED},
+    {LONG, 1, {0, 130}, 0, 1, COUNTED},
+    {MANY, 2, {0, 5, 9}, 0, 1, SOME_IGNORED},
     {MANY, 2, {0, 5, 9}, 1, 0, SOME_IGNORED},
 };
 static const loss_shape small_losses[] = {
-    {SMALL_ONE, 1, {0, 3}, 0, 0, COUNTED},         {SMALL_SPARE, 2, {0, 2, 5}, 0, 1, SOME_IGNORED},
+    {SMALL_ONE, 1, {0, 3}, 0, 0, COUNTED},           {SMALL_SPARE, 2, {0, 2, 5}, 0, 1, SOME_IGNORED},
     {SMALL_SPARE, 2, {0, 2, 5}, 1, 1, SOME_IGNORED}, {SMALL_TWO, 2, {0, 3, 4}, 1, 0, COUNTED},
     {SMALL_TWO, 2, {0, 3, 4}, 0, 0, ALL_IGNORED},
 };
@@ -865,7 +889,8 @@ static void put_hard_targets(op_case *c, int i, const loss_shape *l) {
     int32_t *targets = put_i32(c, i, INPUT, DIMS(N_DIM, l->k), 1);
     for (int64_t n = 0; n < c->texts; n++)
         for (int k = 0; k < l->k; k++)
-            targets[n * l->k + k] = is_ignored(l, n, k) ? (k % 2 ? -100 : -1) : below(c, l->groups[k + 1] - l->groups[k]);
+            targets[n * l->k + k] = is_ignored(l, n, k) ? (k % 2 ? -100 : -1)
+                                                        : below(c, l->groups[k + 1] - l->groups[k]);
 }
 
 static void put_soft_targets(op_case *c, int i, const loss_shape *l) {

@@ -51,11 +51,15 @@ typedef struct bench {
     const device *device;
     scbm_backend *backend;
     scbm_context *way[N_WAYS];
-    int64_t compared;  /* elements */
-    int n_refused;     /* cases that the backend cannot run at all */
+    int64_t compared; /* elements */
+    int n_refused;    /* cases that the backend cannot run at all */
 } bench;
 
-typedef struct op_test { scbm_op op; bench *bench; char name[96]; } op_test;
+typedef struct op_test {
+    scbm_op op;
+    bench *bench;
+    char name[96];
+} op_test;
 
 static void assert_ok(scbm_status status, const char *what) {
     if (status) fail_msg("%s: %s: %s", what, scbm_status_name(status), scbm_last_error());
@@ -362,7 +366,10 @@ static int bad_index(bench *b, op_case *c, int i, int64_t size) {
     return expect_error(b, c, i, 0, -1) + expect_error(b, c, i, 0, size) + expect_error(b, c, i, 0, INT32_MAX);
 }
 
-typedef struct damage { bench *bench; int n; } damage;
+typedef struct damage {
+    bench *bench;
+    int n;
+} damage;
 
 static void check_damage(void *user, op_case *c) {
     damage *d = user;
@@ -391,12 +398,24 @@ static void check_damage(void *user, op_case *c) {
 }
 
 static void bad_indices_are_errors(void **state) {
-    static const scbm_op ops[] = {SCBM_OP_GET_ROWS, SCBM_OP_GET_ROWS_BACK, SCBM_OP_GROUP_LINEAR,
-                                  SCBM_OP_GROUP_LINEAR_BACK_Z, SCBM_OP_GROUP_LINEAR_BACK_W, SCBM_OP_ATTENTION,
-                                  SCBM_OP_ATTENTION_BACK, SCBM_OP_ATTENTION_SCORES, SCBM_OP_ATTENTION_MIX,
-                                  SCBM_OP_ATTENTION_MIX_TRANSPOSED, SCBM_OP_SEGMENT_MEAN, SCBM_OP_SEGMENT_MEAN_BACK,
-                                  SCBM_OP_SEGMENT_FIRST, SCBM_OP_SEGMENT_FIRST_BACK, SCBM_OP_MIX_TEXTS,
-                                  SCBM_OP_MIX_TEXTS_BACK, SCBM_OP_CROSS_ENTROPY, SCBM_OP_CROSS_ENTROPY_BACK};
+    static const scbm_op ops[] = {SCBM_OP_GET_ROWS,
+                                  SCBM_OP_GET_ROWS_BACK,
+                                  SCBM_OP_GROUP_LINEAR,
+                                  SCBM_OP_GROUP_LINEAR_BACK_Z,
+                                  SCBM_OP_GROUP_LINEAR_BACK_W,
+                                  SCBM_OP_ATTENTION,
+                                  SCBM_OP_ATTENTION_BACK,
+                                  SCBM_OP_ATTENTION_SCORES,
+                                  SCBM_OP_ATTENTION_MIX,
+                                  SCBM_OP_ATTENTION_MIX_TRANSPOSED,
+                                  SCBM_OP_SEGMENT_MEAN,
+                                  SCBM_OP_SEGMENT_MEAN_BACK,
+                                  SCBM_OP_SEGMENT_FIRST,
+                                  SCBM_OP_SEGMENT_FIRST_BACK,
+                                  SCBM_OP_MIX_TEXTS,
+                                  SCBM_OP_MIX_TEXTS_BACK,
+                                  SCBM_OP_CROSS_ENTROPY,
+                                  SCBM_OP_CROSS_ENTROPY_BACK};
     const op_test *test = *state;
     for (int i = 0; i < COUNT_OF(ops); i++) {
         damage d = {test->bench, 0};
@@ -461,8 +480,9 @@ int main(int argc, char **argv) {
             test->bench = b;
             snprintf(test->name, sizeof test->name, "%s: %s", devices[i].name,
                      op < SCBM_OP_COUNT ? scbm_op_of(test->op)->name : "bad indices are errors");
-            table[n++] = (struct CMUnitTest){
-                test->name, op < SCBM_OP_COUNT ? op_agrees_with_the_reference : bad_indices_are_errors, NULL, NULL, test};
+            table[n++] = (struct CMUnitTest){test->name,
+                                             op < SCBM_OP_COUNT ? op_agrees_with_the_reference : bad_indices_are_errors,
+                                             NULL, NULL, test};
         }
     }
     if (!n_benches) {

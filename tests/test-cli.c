@@ -424,7 +424,7 @@ static void texts_come_from_anywhere(void **state) {
 static void the_text_column_is_remembered(void **state) {
     (void)state;
     char *lines = output_of("predict --model demo/reviews.gguf --json --data demo/test.csv");
-    assert_int_equal(count_lines(lines), 200);
+    assert_int_equal(count_lines(lines), 300);
     free(lines);
 }
 
@@ -483,6 +483,25 @@ static void eval_prints_its_measures(void **state) {
     lines = output_of("eval --model demo/reviews.gguf --data demo/test.csv --text review --label stars --concept food=food");
     assert_non_null(strstr(lines, "majority"));
     free(lines);
+}
+
+/* The file of predictions is a CSV file that can be read again, with the text's column under its name. */
+static void eval_writes_predictions(void **state) {
+    static const char header[] = "\"review\",\"stars\",\"predicted stars\",\"food\",\"predicted food\",";
+    (void)state;
+    char *lines = output_of("eval --model demo/reviews.gguf --data demo/test.csv --json --csv predictions.csv");
+    cJSON *object = json_line(lines, 0);
+    char *csv = read_file("predictions.csv");
+    assert_memory_equal(csv, header, sizeof header - 1);
+    char *again = output_of("eval --model demo/reviews.gguf --data predictions.csv --label 'predicted stars' --json --resamples 0");
+    cJSON *read = json_line(again, 0);
+    assert_true(number(read, "texts") == number(object, "texts"));
+    assert_true(number(cJSON_GetObjectItem(read, "label"), "accuracy") == 1); /* they are what the model predicts */
+    cJSON_Delete(object);
+    cJSON_Delete(read);
+    free(lines);
+    free(csv);
+    free(again);
 }
 
 static void train_prints_an_epoch_a_line(void **state) {
@@ -666,6 +685,7 @@ int main(void) {
         cmocka_unit_test(a_cut_text_says_so),
         cmocka_unit_test(a_bad_line_is_named_after_the_good_ones),
         cmocka_unit_test(eval_prints_its_measures),
+        cmocka_unit_test(eval_writes_predictions),
         cmocka_unit_test(train_prints_an_epoch_a_line),
         cmocka_unit_test(other_modes_train),
         cmocka_unit_test(inspect_lists_keys_and_tensors),

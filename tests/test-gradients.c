@@ -17,7 +17,10 @@
 #include <cmocka.h>
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
-#define DIMS(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
+#define DIMS(...)                                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                           \
+        __VA_ARGS__                                                                                                    \
+    }
 
 static scbm_context *context;
 
@@ -92,7 +95,10 @@ static double compare_differences(reference *r, scbm_graph *g, const scbm_tensor
  * One op at a time
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct tally { double largest[SCBM_MAX_SOURCES]; int n_looks[SCBM_MAX_SOURCES], n_gradients; } tally;
+typedef struct tally {
+    double largest[SCBM_MAX_SOURCES];
+    int n_looks[SCBM_MAX_SOURCES], n_gradients;
+} tally;
 
 /* The sum of the op's first result, weighted by an input w. */
 static scbm_tensor *weighted_sum(scbm_graph *g, const scbm_node *node, scbm_tensor **w) {
@@ -214,7 +220,8 @@ static scbm_tensor *new_weight(model *m, const char *name, scbm_type type, int n
 }
 
 /* Uniform in center ± spread; its gradient is wanted. */
-static scbm_tensor *parameter(model *m, const char *name, double center, double spread, int n_dims, const int64_t *shape) {
+static scbm_tensor *parameter(model *m, const char *name, double center, double spread, int n_dims,
+                              const int64_t *shape) {
     scbm_tensor *t = new_weight(m, name, SCBM_F32, n_dims, shape);
     for (int64_t i = 0; i < scbm_tensor_elements(t); i++)
         ((float *)t->data)[i] = (float)(center + spread * (2.0 * scbm_random_uniform(&m->random) - 1.0));
@@ -246,7 +253,10 @@ static scbm_tensor *normalized(model *m, scbm_tensor *x, scbm_tensor *residual, 
     return scbm_add_layer_norm(m->graph, x, residual, gamma, beta, 1e-3f);
 }
 
-typedef struct block { model m; scbm_tensor *ids, *offsets, *targets, *loss; } block;
+typedef struct block {
+    model m;
+    scbm_tensor *ids, *offsets, *targets, *loss;
+} block;
 
 /* A transformer block over three masked streams, from token ids to the loss of three concepts. */
 static void block_build(block *b, scbm_context *in, float dropout) {
@@ -404,6 +414,69 @@ static void no_influence_is_a_zero_gradient(void **state) {
     model_free(&m);
 }
 
+/* A masked linear over three streams: its gradient by stream, masked and dense, against the summed one. */
+static void weight_gradients_by_stream(void **state) {
+    (void)state;
+    enum { S = 3, OUT = 5, IN = 9 };
+    double sum[OUT * IN] = {0.0};
+    float masked[S * OUT * IN];
+    for (int mode = SCBM_DW_DENSE; mode >= SCBM_DW_SUMMED; mode--) {
+        model m;
+        reference r;
+        model_create(&m, context, 4, 1);
+        scbm_tensor *w = parameter(&m, "w", 0.0, 1.0, DIMS(OUT, IN)), *masks = masks_of(&m, S, OUT, IN);
+        scbm_tensor *x = parameter(&m, "x", 0.0, 1.0, DIMS(1, 4, IN));
+        scbm_tensor *y = scbm_linear(m.graph, x, w, NULL, masks, SCBM_TANH);
+        scbm_tensor *loss = scbm_sum(m.graph, scbm_mul(m.graph, y, y));
+        scbm_graph_set_weight_gradients(m.graph, (scbm_dw_mode)mode);
+        assert_ok(scbm_graph_backward(m.graph, loss, &w, 1), "backward");
+        const scbm_tensor *gradient = scbm_graph_gradient(m.graph, w);
+        assert_int_equal(scbm_tensor_elements(gradient), (mode == SCBM_DW_SUMMED ? 1 : S) * OUT * IN);
+        keep_all(m.graph);
+        assert_ok(scbm_graph_plan(m.graph), "plan");
+        assert_ok(scbm_graph_run(m.graph, 0, 0), "run");
+        reference_create(&r, m.graph, 0, 0);
+        reference_run(&r, -1);
+        compare_nodes(m.graph, &r, "by stream");
+        const float *got = gradient->data;
+        const unsigned char *planes = masks->data;
+        int64_t row = scbm_mask_row_bytes(IN);
+        for (int i = 0; i < S * OUT * IN && mode != SCBM_DW_SUMMED; i++) {
+            int bit = planes[i / IN * row + i % IN / 8] >> (i % IN % 8) & 1;
+            if (mode == SCBM_DW_DENSE) masked[i] = bit ? got[i] : 0.0f;
+            else assert_true(got[i] == masked[i]);
+            if (mode == SCBM_DW_MASKED) sum[i % (OUT * IN)] += got[i];
+        }
+        for (int i = 0; i < OUT * IN && mode == SCBM_DW_SUMMED; i++) assert_float_equal(got[i], sum[i], 1e-5);
+        reference_free(&r);
+        model_free(&m);
+    }
+}
+
+/* The weight may be of any float type then, and only then. */
+static void weights_of_16_bits_have_gradients_by_stream(void **state) {
+    (void)state;
+    for (int mode = SCBM_DW_SUMMED; mode <= SCBM_DW_DENSE; mode++) {
+        model m;
+        model_create(&m, context, 4, 1);
+        scbm_tensor *w = new_weight(&m, "w", SCBM_BF16, DIMS(3, 4)), *x = parameter(&m, "x", 0.0, 1.0, DIMS(2, 3, 4));
+        scbm_tensor *loss = scbm_sum(m.graph, scbm_linear(m.graph, x, w, NULL, NULL, SCBM_NONE));
+        scbm_graph_set_weight_gradients(m.graph, (scbm_dw_mode)mode);
+        assert_int_equal(scbm_graph_backward(m.graph, loss, &w, 1), mode ? SCBM_OK : SCBM_ERROR_ARGUMENT);
+        if (mode) {
+            assert_ok(scbm_graph_plan(m.graph), "plan");
+            assert_ok(scbm_graph_run(m.graph, 0, 0), "run");
+            const float *got = scbm_graph_gradient(m.graph, w)->data, *from = x->data;
+            for (int i = 0; i < 2 * 3 * 4; i++) { /* each row of stream s is its three tokens' sum */
+                double want = 0.0;
+                for (int t = 0; t < 3; t++) want += from[(i / 12 * 3 + t) * 4 + i % 4];
+                assert_float_equal(got[i], want, 1e-5);
+            }
+        }
+        model_free(&m);
+    }
+}
+
 static void bad_requests_are_refused(void **state) {
     (void)state;
     for (int i = 0; i < 4; i++) {
@@ -421,15 +494,17 @@ static void bad_requests_are_refused(void **state) {
 
 int main(void) {
     static char names[SCBM_OP_COUNT][96];
-    static struct CMUnitTest table[SCBM_OP_COUNT + 8];
     static const struct CMUnitTest whole[] = {
         cmocka_unit_test(block_of_three_streams),
         cmocka_unit_test(gradients_have_the_same_bits),
         cmocka_unit_test(decomposed_block),
         cmocka_unit_test(uses_add_up),
         cmocka_unit_test(no_influence_is_a_zero_gradient),
+        cmocka_unit_test(weight_gradients_by_stream),
+        cmocka_unit_test(weights_of_16_bits_have_gradients_by_stream),
         cmocka_unit_test(bad_requests_are_refused),
     };
+    static struct CMUnitTest table[SCBM_OP_COUNT + COUNT_OF(whole)];
     int n = 0;
     for (; n < SCBM_OP_COUNT; n++) {
         int has_rule = scbm_op_of((scbm_op)n)->has_backward;

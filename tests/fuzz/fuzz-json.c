@@ -1,0 +1,103 @@
+/*
+ * tests/fuzz/fuzz-json.c - any bytes as the text files of a Hugging Face folder: each is refused, or its values are
+ * in range and can be written. The first byte chooses the file.
+ */
+#include "../../convert/hf-config.h"
+#include "../../convert/hf-tokenizer.h"
+#include "../../convert/hf-weights.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { ROWS = 64 };
+
+/* What must hold whatever the input is. */
+static void require(int holds) {
+    if (!holds) abort();
+}
+
+/* A refusal says why, in one line. */
+static int is_ok(scbm_status status) {
+    require(status == SCBM_OK || (scbm_last_error()[0] != 0 && strchr(scbm_last_error(), '\n') == NULL));
+    return status == SCBM_OK;
+}
+
+static void try_config(const void *data, size_t size) {
+    hf_config config;
+    memset(&config, 0, sizeof config);
+    if (is_ok(hf_config_parse(&config, data, size, "config.json"))) {
+        require(config.hidden > 0 && config.heads > 0 && config.hidden % config.heads == 0);
+        require(config.blocks > 0 && config.feed_forward > 0 && config.vocabulary > 0 && config.positions > 0);
+        require(config.epsilon >= 0 && config.hidden_dropout < 1 && config.activation && config.pooling);
+    }
+    hf_config_clear(&config);
+}
+
+static void try_sentence_files(int which, const void *data, size_t size) {
+    hf_config config;
+    memset(&config, 0, sizeof config);
+    config.hidden = 32;
+    if (which == 0) {
+        if (is_ok(hf_config_parse_pooling(&config, data, size, "pooling"))) require(config.pooling > 0);
+    } else if (which == 1) {
+        if (is_ok(hf_config_parse_sentence(&config, data, size, "sentence"))) require(config.max_tokens >= 0);
+    } else if (is_ok(hf_config_parse_modules(&config, data, size, "modules.json", "root"))) {
+        require(config.folder && strncmp(config.folder, "root", 4) == 0 && !strstr(config.folder, ".."));
+    }
+    hf_config_clear(&config);
+}
+
+/* Writes the keys of what could be read: every token, whether there is a text for it or not. */
+static void use_tokenizer(hf_tokenizer *tokenizer) {
+    scbm_writer *writer;
+    if (!is_ok(hf_tokenizer_finish(tokenizer, "folder"))) return;
+    require(tokenizer->special_id[HF_CLS] >= 0 && tokenizer->special_id[HF_CLS] < ROWS);
+    if (!is_ok(scbm_writer_create(&writer, NULL))) return;
+    require(hf_tokenizer_write(tokenizer, 2, writer) == SCBM_OK);
+    scbm_writer_free(writer);
+}
+
+/* The other files are usual ones, so that what is read here meets a tokenizer. */
+static void try_tokenizer(int which, const void *data, size_t size) {
+    static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n##ing\n";
+    hf_tokenizer tokenizer;
+    if (hf_tokenizer_init(&tokenizer, ROWS, NULL) != SCBM_OK) return;
+    scbm_status status = SCBM_OK;
+    if (which == 0) status = hf_tokenizer_parse_json(&tokenizer, data, size, "tokenizer.json");
+    else if (which == 1) status = hf_tokenizer_parse_vocab(&tokenizer, data, size, "vocab.txt");
+    else status = hf_tokenizer_parse_vocab(&tokenizer, vocabulary, sizeof vocabulary - 1, "vocab.txt");
+    if (which == 2) status = hf_tokenizer_parse_config(&tokenizer, data, size, "tokenizer_config.json");
+    if (which == 3) status = hf_tokenizer_parse_map(&tokenizer, data, size, "special_tokens_map.json");
+    if (is_ok(status)) use_tokenizer(&tokenizer);
+    hf_tokenizer_clear(&tokenizer);
+}
+
+static void try_index(const void *data, size_t size) {
+    hf_index index;
+    if (!is_ok(hf_index_parse(&index, data, size, "index", NULL))) return;
+    require(index.n_files > 0);
+    for (int i = 0; i < index.n_files; i++) require(index.files[i][0] && !strchr(index.files[i], '/'));
+    hf_index_clear(&index);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (!size) return 0;
+    int which = (data[0] - '0') & 15;
+    data++, size--;
+    switch (which) {
+    case 0: try_config(data, size); break;
+    case 1:
+    case 2:
+    case 3:
+    case 4: try_tokenizer(which - 1, data, size); break;
+    case 5: try_index(data, size); break;
+    case 6:
+    case 7:
+    case 8: try_sentence_files(which - 6, data, size); break;
+    default: break;
+    }
+    return 0;
+}
