@@ -1,8 +1,8 @@
 /*
  * sparsecbm.c - the runtime of sparsecbm.h, with the CPU backend
  *
- * Sections, in the header's order: errors, hooks, tensors, random numbers, contexts, the op table (shape rules,
- * backward rules, decompositions), graphs and their planner, CPU kernels, the CPU backend, AdamW, model files.
+ * Sections, in the header's order: errors, hooks, tensors, conversion, contexts, random numbers, the op table (shape
+ * rules, backward rules, decompositions), graphs and their planner, CPU kernels, the CPU backend, AdamW, model files.
  *
  * MIT licence; see LICENSE.
  */
@@ -34,12 +34,15 @@
 #include <string.h>
 #include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
-#ifdef _OPENMP
+#if defined(_OPENMP) && !defined(__STDC_NO_ATOMICS__)
 #include <omp.h>
+#include <stdatomic.h>
+#define HAS_THREADS 1
 #endif
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -321,28 +324,138 @@ struct scbm_context {
     int n_workers;
     scbm_parallel_for parallel_for;
     void *parallel_user;
+    struct crew *crew; /* the threads that help at the moment, or NULL */
+    int64_t n_loops;   /* that the default parallel loop has run */
 };
 
-#ifdef _OPENMP
-/* `user` is the context: its number of threads. */
-static void parallel_for_default(void *user, int64_t n, scbm_task task, void *arg) {
-    const scbm_context *context = user;
-    if (n <= 1 || context->n_workers == 1) {
-        for (int64_t i = 0; i < n; i++) task(arg, i, 0);
+typedef struct crew_loop {
+    scbm_context *context;
+    int64_t n;
+    scbm_task task;
+    void *arg;
+} crew_loop;
+
+#ifdef HAS_THREADS
+
+/* The default parallel loop. One parallel region of OpenMP serves the many loops of a run: its threads take tasks from
+ * a counter, and a loop waits for the tasks that were begun, never for a thread that has not come, which on a busy
+ * machine may be late by far more than a loop takes. */
+typedef struct crew {
+    crew_loop loop;
+    char apart_1[64];
+    _Atomic int64_t left; /* tasks that nobody has taken; n - left is the next */
+    char apart_2[64];
+    _Atomic int64_t unfinished;
+    atomic_int is_over;
+    int is_busy; /* in a loop: one inside it runs on its own thread */
+} crew;
+
+/* Waits a little: at first awake, then letting others run. */
+static void crew_pause(int *times) {
+    if (*times < 1000) {
+        ++*times;
+#if defined(K_X86)
+        _mm_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+        __asm__ volatile("yield");
+#endif
+    } else {
+#if defined(__unix__) || defined(__APPLE__)
+        sched_yield();
+#endif
+    }
+}
+
+/* Takes tasks while there are any. The loop is read once a task is taken: it stays until that task is finished. */
+static void crew_work(crew *c, int worker) {
+    int64_t left = atomic_load_explicit(&c->left, memory_order_acquire);
+    while (left > 0) {
+        if (!atomic_compare_exchange_weak_explicit(&c->left, &left, left - 1, memory_order_acq_rel,
+                                                   memory_order_acquire))
+            continue;
+        c->loop.task(c->loop.arg, c->loop.n - left, worker);
+        atomic_fetch_sub_explicit(&c->unfinished, 1, memory_order_release);
+        left = atomic_load_explicit(&c->left, memory_order_acquire);
+    }
+}
+
+static void crew_help(crew *c, int worker) {
+    int times = 0;
+    while (!atomic_load_explicit(&c->is_over, memory_order_acquire)) {
+        if (atomic_load_explicit(&c->left, memory_order_acquire) > 0) {
+            crew_work(c, worker);
+            times = 0;
+        }
+        crew_pause(&times);
+    }
+}
+
+static void crew_run(crew *c, const crew_loop *loop) {
+    int times = 0;
+    c->is_busy = 1;
+    c->loop = *loop;
+    atomic_store_explicit(&c->unfinished, loop->n, memory_order_relaxed);
+    atomic_store_explicit(&c->left, loop->n, memory_order_release);
+    crew_work(c, 0);
+    while (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0) crew_pause(&times);
+    c->is_busy = 0;
+}
+
+/* Runs `body` on this thread with the context's other threads at hand. */
+static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg) {
+    if (context->hooks.parallel_for || context->crew || context->n_workers == 1) {
+        body(arg);
         return;
     }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(context->n_workers)
-    for (int64_t i = 0; i < n; i++) task(arg, i, omp_get_thread_num());
+    crew c;
+    memset(&c.loop, 0, sizeof c.loop);
+    c.is_busy = 0;
+    atomic_init(&c.left, 0);
+    atomic_init(&c.unfinished, 0);
+    atomic_init(&c.is_over, 0);
+    context->crew = &c;
+#pragma omp parallel num_threads(context->n_workers)
+    {
+        int worker = omp_get_thread_num();
+        if (worker) crew_help(&c, worker);
+        else {
+            body(arg);
+            atomic_store_explicit(&c.is_over, 1, memory_order_release);
+        }
+    }
+    context->crew = NULL;
 }
+
+static void crew_loop_body(void *arg) {
+    const crew_loop *loop = arg;
+    if (loop->context->crew && !loop->context->crew->is_busy) crew_run(loop->context->crew, loop);
+    else
+        for (int64_t i = 0; i < loop->n; i++) loop->task(loop->arg, i, 0);
+}
+
 #else
-static void parallel_for_default(void *user, int64_t n, scbm_task task, void *arg) {
-    (void)user;
-    for (int64_t i = 0; i < n; i++) task(arg, i, 0);
+
+static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg) {
+    (void)context;
+    body(arg);
 }
+
+static void crew_loop_body(void *arg) {
+    const crew_loop *loop = arg;
+    for (int64_t i = 0; i < loop->n; i++) loop->task(loop->arg, i, 0);
+}
+
 #endif
 
+/* `user` is the context. */
+static void parallel_for_default(void *user, int64_t n, scbm_task task, void *arg) {
+    crew_loop loop = {user, n, task, arg};
+    loop.context->n_loops++;
+    with_crew(loop.context, crew_loop_body, &loop);
+}
+
 static int default_workers(void) {
-#ifdef _OPENMP
+#ifdef HAS_THREADS
     int n = omp_get_max_threads();
     return n < 1 ? 1 : n;
 #else
@@ -373,7 +486,7 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
     context->n_workers = context->hooks.n_workers ? context->hooks.n_workers : default_workers();
     context->parallel_for = context->hooks.parallel_for ? context->hooks.parallel_for : parallel_for_default;
     context->parallel_user = context->hooks.parallel_for ? context->hooks.user : context;
-#ifndef _OPENMP
+#ifndef HAS_THREADS
     if (!context->hooks.parallel_for) context->n_workers = 1;
 #endif
     *out = context;
@@ -538,6 +651,7 @@ struct scbm_graph {
     void *workspace, *host_workspace, *scratch;
     uint64_t seed, step;
     int64_t tokens, texts; /* of the last run */
+    int64_t n_loops;       /* parallel loops of the last run; many before the first */
     double seconds[SCBM_OP_COUNT];
 };
 
@@ -2044,6 +2158,7 @@ scbm_status scbm_graph_plan(scbm_graph *g) {
                          g->workspace_bytes + g->scratch_bytes);
     }
     bind_tensors(g);
+    g->n_loops = INT64_MAX;
     g->is_planned = 1;
     return SCBM_OK;
 }
@@ -2142,13 +2257,7 @@ static scbm_status run_node(scbm_graph *g, const scbm_node *node) {
     return backend->functions->run(backend, g->context, &call);
 }
 
-scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
-    if (!g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph was not planned");
-    if (tokens < 0 || texts < 0 || tokens > g->max_tokens || texts > g->max_texts)
-        return scbm_fail(SCBM_ERROR_SHAPE, "a batch of %lld tokens and %lld texts: the graph holds %lld and %lld",
-                         (long long)tokens, (long long)texts, (long long)g->max_tokens, (long long)g->max_texts);
-    g->tokens = tokens;
-    g->texts = texts;
+static scbm_status run_nodes(scbm_graph *g) {
     int is_host = g->context->backend->functions->is_host;
     scbm_status status = is_host ? SCBM_OK : upload_sources(g);
     double before = now_seconds();
@@ -2163,6 +2272,31 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     }
     if (!status && !is_host) status = download_outputs(g);
     return status;
+}
+
+typedef struct graph_run {
+    scbm_graph *graph;
+    scbm_status status;
+} graph_run;
+
+static void graph_run_body(void *arg) {
+    graph_run *run = arg;
+    run->status = run_nodes(run->graph);
+}
+
+scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
+    if (!g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph was not planned");
+    if (tokens < 0 || texts < 0 || tokens > g->max_tokens || texts > g->max_texts)
+        return scbm_fail(SCBM_ERROR_SHAPE, "a batch of %lld tokens and %lld texts: the graph holds %lld and %lld",
+                         (long long)tokens, (long long)texts, (long long)g->max_tokens, (long long)g->max_texts);
+    g->tokens = tokens;
+    g->texts = texts;
+    graph_run run = {g, SCBM_OK};
+    int64_t before = g->context->n_loops;
+    if (g->n_loops > 1) with_crew(g->context, graph_run_body, &run);
+    else graph_run_body(&run);
+    g->n_loops = g->context->n_loops - before;
+    return run.status;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -6056,7 +6190,7 @@ struct scbm_adamw {
     const struct k_table *kernels;
     adamw_parameter *parameters;
     int n;
-    int64_t steps;
+    int64_t steps, n_elements;
     void *scratch; /* for the norm */
 };
 
@@ -6105,6 +6239,7 @@ scbm_status scbm_adamw_create(scbm_adamw **out, scbm_context *context, scbm_tens
     for (int i = 0; i < n && !status; i++) {
         status = adamw_add(optimizer, params[i], learning_rate[i], weight_decay[i]);
         largest = k_max(largest, scbm_tensor_elements(params[i]));
+        optimizer->n_elements += scbm_tensor_elements(params[i]);
     }
     if (!status) optimizer->scratch = scbm_alloc(&context->hooks, k_reduce_scratch(NULL, largest));
     if (!status && !optimizer->scratch) status = SCBM_ERROR_MEMORY;
@@ -6148,34 +6283,52 @@ static scbm_status adamw_norm(const scbm_adamw *optimizer, const struct k_exec *
     return scbm_fail(SCBM_ERROR_NUMERIC, "a gradient is not finite");
 }
 
-scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm) {
+typedef struct adamw_step {
+    scbm_adamw *optimizer;
+    scbm_tensor *const *gradients;
+    float rate;
+    double norm;
+    scbm_status status;
+} adamw_step;
+
+static void adamw_update(const adamw_step *step, const struct k_exec *ex) {
+    scbm_adamw *optimizer = step->optimizer;
     const scbm_adamw_options *o = &optimizer->options;
-    struct k_exec ex = exec_of(optimizer->context, optimizer->kernels, optimizer->scratch);
-    double size = 0.0;
-    scbm_status status = adamw_norm(optimizer, &ex, gradients, &size);
-    if (status) return status;
-    if (norm) *norm = (float)size;
-    struct k_adamw_args a = {0};
-    optimizer->steps++;
-    a.beta1 = o->beta1;
-    a.beta2 = o->beta2;
-    a.eps = o->epsilon;
+    int is_clipped = o->clip_norm > 0.0f && step->norm > (double)o->clip_norm;
+    struct k_adamw_args a = {.beta1 = o->beta1, .beta2 = o->beta2, .eps = o->epsilon};
     a.correction1 = (float)(1.0 - power((double)o->beta1, optimizer->steps));
     a.correction2 = (float)(1.0 - power((double)o->beta2, optimizer->steps));
-    a.grad_scale = o->clip_norm > 0.0f && size > (double)o->clip_norm ? (float)((double)o->clip_norm / size) : 1.0f;
+    a.grad_scale = is_clipped ? (float)((double)o->clip_norm / step->norm) : 1.0f;
     for (int i = 0; i < optimizer->n; i++) {
         adamw_parameter *p = &optimizer->parameters[i];
         a.w = p->tensor->data;
         a.m = p->moment[0].data;
         a.v = p->moment[1].data;
-        a.g = gradients[i]->data;
+        a.g = step->gradients[i]->data;
         a.n = scbm_tensor_elements(p->tensor);
-        a.lr = p->learning_rate * rate;
+        a.lr = p->learning_rate * step->rate;
         a.decay = p->weight_decay;
-        k_adamw(&ex, &a);
+        k_adamw(ex, &a);
         p->tensor->generation++;
     }
-    return SCBM_OK;
+}
+
+static void adamw_step_body(void *arg) {
+    adamw_step *step = arg;
+    scbm_adamw *optimizer = step->optimizer;
+    struct k_exec ex = exec_of(optimizer->context, optimizer->kernels, optimizer->scratch);
+    step->status = adamw_norm(optimizer, &ex, step->gradients, &step->norm);
+    if (step->status) return;
+    optimizer->steps++;
+    adamw_update(step, &ex);
+}
+
+scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm) {
+    adamw_step step = {optimizer, gradients, rate, 0.0, SCBM_OK};
+    if (optimizer->n_elements > K_SERIAL) with_crew(optimizer->context, adamw_step_body, &step);
+    else adamw_step_body(&step);
+    if (!step.status && norm) *norm = (float)step.norm;
+    return step.status;
 }
 
 void scbm_adamw_set_rate(scbm_adamw *optimizer, int i, float learning_rate) {

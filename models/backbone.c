@@ -336,7 +336,8 @@ static scbm_tensor *block_norm(const cbm_backbone *backbone, scbm_graph *g, cbm_
 static scbm_tensor *bert_embeddings(const cbm_backbone *backbone, scbm_graph *g, const cbm_encode_options *options,
                                     cbm_encoding *encoding) {
     scbm_tensor *types = tensor_of(backbone, CBM_TYPE_EMBEDDING, -1);
-    scbm_tensor *x = scbm_get_rows(g, tensor_of(backbone, CBM_TOKEN_EMBEDDING, -1), encoding->ids);
+    scbm_tensor *x = options->embeddings;
+    if (!x) x = scbm_get_rows(g, tensor_of(backbone, CBM_TOKEN_EMBEDDING, -1), encoding->ids);
     if (types) {
         const int64_t one = 1;
         encoding->type = scbm_input(g, "type", SCBM_I32, 1, &one, NULL);
@@ -347,14 +348,25 @@ static scbm_tensor *bert_embeddings(const cbm_backbone *backbone, scbm_graph *g,
     return scbm_dropout(g, x, options->hidden_dropout);
 }
 
+/* How much each token attends to each token of its text, head by head. */
+static scbm_tensor *attention_weights(const cbm_backbone *backbone, scbm_graph *g, scbm_tensor *q, scbm_tensor *k,
+                                      float scale, const cbm_encoding *encoding) {
+    scbm_tensor *scores = scbm_attention_scores(g, scbm_scale(g, q, scale), k, encoding->offsets, backbone->n_heads,
+                                                encoding->positions ? encoding->positions->shape[0] : 1, 0, -INFINITY);
+    return scbm_output(g, scbm_softmax(g, scores));
+}
+
 /* x [S or 1, T, d] through attention and feed-forward layer: [S, T, d] */
 static scbm_tensor *bert_block(const cbm_backbone *backbone, scbm_graph *g, const cbm_encode_options *options, int block,
-                               scbm_tensor *x, scbm_tensor *offsets) {
+                               scbm_tensor *x, const cbm_encoding *encoding) {
     float scale = (float)(1.0 / sqrt((double)backbone->hidden / backbone->n_heads));
     scbm_tensor *q = block_linear(backbone, g, options, CBM_QUERY, block, x, SCBM_NONE);
     scbm_tensor *k = block_linear(backbone, g, options, CBM_KEY, block, x, SCBM_NONE);
     scbm_tensor *v = block_linear(backbone, g, options, CBM_VALUE, block, x, SCBM_NONE);
-    scbm_tensor *y = scbm_attention(g, q, k, v, offsets, backbone->n_heads, scale, 0, options->attention_dropout);
+    if (options->attention && block == backbone->n_blocks - 1)
+        *options->attention = attention_weights(backbone, g, q, k, scale, encoding);
+    scbm_tensor *y =
+        scbm_attention(g, q, k, v, encoding->offsets, backbone->n_heads, scale, 0, options->attention_dropout);
     y = block_linear(backbone, g, options, CBM_ATTENTION_OUTPUT, block, y, SCBM_NONE);
     x = block_norm(backbone, g, CBM_ATTENTION_NORM, block, scbm_dropout(g, y, options->hidden_dropout), x);
     y = block_linear(backbone, g, options, CBM_FEED_UP, block, x, backbone->activation);
@@ -367,7 +379,7 @@ static void encode_bert(const cbm_backbone *backbone, scbm_graph *g, const cbm_e
     scbm_tensor *x = bert_embeddings(backbone, g, options, encoding);
     if (options->states) options->states[0] = scbm_output(g, x);
     for (int block = 0; block < backbone->n_blocks; block++) {
-        x = bert_block(backbone, g, options, block, x, encoding->offsets);
+        x = bert_block(backbone, g, options, block, x, encoding);
         if (options->states) options->states[block + 1] = scbm_output(g, x);
     }
     encoding->hidden = x;
@@ -378,7 +390,7 @@ void cbm_backbone_encode(const cbm_backbone *backbone, scbm_graph *g, int64_t ca
     const int64_t tokens = 0, ends = capacity_texts + 1;
     const scbm_extent extent = SCBM_TOKENS;
     memset(encoding, 0, sizeof *encoding);
-    encoding->ids = scbm_input(g, "ids", SCBM_I32, 1, &tokens, &extent);
+    if (!options->embeddings) encoding->ids = scbm_input(g, "ids", SCBM_I32, 1, &tokens, &extent);
     encoding->positions = scbm_input(g, "positions", SCBM_I32, 1, &tokens, &extent);
     encoding->offsets = scbm_input(g, "offsets", SCBM_I32, 1, &ends, NULL);
     backbone->architecture->encode(backbone, g, options, encoding);

@@ -87,11 +87,15 @@ typedef struct cbm_encode_options {
     int use_masks;                           /* 0: the shared encoder, whatever the masks */
     scbm_tensor **states;                    /* [n_blocks + 1]: filled with the embeddings and each block's output,
                                                 which are kept as outputs; NULL: not wanted */
+    scbm_tensor *embeddings;                 /* F32 [S, tokens, d]: stands for the tokens' word embeddings, stream by
+                                                stream, and there is no input of ids; NULL: they are looked up */
+    scbm_tensor **attention;                 /* filled with the last block's attention, F32 [S, heads, tokens, capacity of
+                                                tokens], an output: how much a token attends to the j-th of its text */
 } cbm_encode_options;
 
 /* The inputs of an encoder's graph and what it computes. */
 typedef struct cbm_encoding {
-    scbm_tensor *ids, *positions;  /* I32 [tokens] */
+    scbm_tensor *ids, *positions;  /* I32 [tokens]; ids are NULL where the embeddings are given */
     scbm_tensor *type;             /* I32 [1]; NULL where the architecture has no token types */
     scbm_tensor *offsets;          /* I32 [capacity of texts + 1] */
     scbm_tensor *hidden;           /* [S, tokens, d]: S is 1 without masks */

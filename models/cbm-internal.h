@@ -152,6 +152,41 @@ struct cbm_model {
     scbm_tensor *gold_counts;         /* I32 [C] */
 };
 
+/* A context; what interventions and explanations need is made when first asked for, and freed with it. */
+struct cbm_context {
+    const cbm_model *model;
+    scbm_context *runtime;
+    cbm_runner runner;
+    int max_tokens;
+    char error[512];
+    cbm_sequences sequences;
+    uint64_t n_runs;                /* counts what was computed into `sequences` and `logits` */
+    size_t n_computed;              /* texts whose logits stand there; 0 after a failure, or when embedding */
+    float *logits;                  /* [texts, C or Y], as computed */
+    float *numbers;                 /* what predictions point to */
+    cbm_concept_result *concepts;   /* [texts, K] */
+    size_t logits_capacity, numbers_capacity, concepts_capacity;
+    struct cbm_overlay *overlay;    /* models/intervene.c; NULL: none yet */
+    struct cbm_explainer *explainer; /* models/explain.c; NULL: none yet */
+};
+
+void cbm_overlay_free(cbm_context *ctx);     /* accepts a context without one */
+void cbm_explainer_free(cbm_context *ctx);
+/* The masks I8 [1, out, row bytes] of a weight as the last mask intervention left them; NULL: there are none. */
+const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *weight);
+
+/* Keeps the message of a failure for cbm_context_error; returns the status. */
+scbm_status cbm_context_result(cbm_context *ctx, scbm_status status);
+/* Tokens and logits [n, C or Y] of the texts, in the context. */
+scbm_status cbm_compute_logits(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+                               const char *progress);
+/* The numbers of one text's prediction, and fills it from what the network computed (C concept logits, or Y in vanilla
+ * mode). `values` (NULL: those of the logits) are the u that the label head reads; `numbers` and `concepts` are the
+ * place that the prediction then points to. */
+size_t cbm_prediction_numbers(const cbm_heads *heads);
+void cbm_fill_prediction(const cbm_model *model, const float *computed, const float *values, float *numbers,
+                         cbm_concept_result *concepts, cbm_prediction *prediction);
+
 /* Checks that a data set's classes are the model's, by name and order. */
 scbm_status cbm_check_classes(const cbm_heads *heads, const cbm_dataset *data, const char *what);
 

@@ -141,6 +141,40 @@ const char *cbm_model_concept_class(const cbm_model *model, int k, int c) {
     return c >= 0 && c < cbm_model_n_concept_classes(model, k) ? heads->class_name[heads->groups[k] + c] : NULL;
 }
 
+static int find_name(const char *const *names, int n, const char *name) {
+    for (int i = 0; name && i < n; i++)
+        if (strcmp(names[i], name) == 0) return i;
+    return -1;
+}
+
+/* Names in a row, for messages: as many as there is room for. */
+static const char *list_names(const char *const *names, int n, char *text, size_t size) {
+    static const char more[] = ", ...";
+    size_t used = 0;
+    text[0] = 0;
+    for (int i = 0; i < n; i++) {
+        int fits = used + strlen(names[i]) + 2 + sizeof more <= size;
+        used += (size_t)snprintf(text + used, size - used, "%s%s", i ? ", " : "", fits ? names[i] : more + 2);
+        if (!fits) break;
+    }
+    return text;
+}
+
+scbm_status cbm_model_find_class(const cbm_model *model, const char *concept, const char *class_name, int *k, int *c) {
+    const cbm_heads *heads = &model->network.heads;
+    char names[200];
+    *k = find_name(heads->concept_name, heads->n_concepts, concept);
+    if (*k < 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no concept '%s'; the model has %s", concept ? concept : "",
+                         list_names(heads->concept_name, heads->n_concepts, names, sizeof names));
+    int first = heads->groups[*k], n = heads->groups[*k + 1] - first;
+    *c = find_name(heads->class_name + first, n, class_name);
+    if (*c < 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "concept '%s' has no class '%s'; it has %s", concept,
+                         class_name ? class_name : "", list_names(heads->class_name + first, n, names, sizeof names));
+    return SCBM_OK;
+}
+
 const char *cbm_model_label(const cbm_model *model, int y) {
     const cbm_heads *heads = &model->network.heads;
     return y >= 0 && y < heads->n_labels ? heads->label_name[y] : NULL;
@@ -152,21 +186,8 @@ const char *cbm_model_label(const cbm_model *model, int y) {
 
 #define DEFAULT_BATCH_TOKENS 4096
 
-struct cbm_context {
-    const cbm_model *model;
-    scbm_context *runtime;
-    cbm_runner runner;
-    int max_tokens;
-    char error[512];
-    cbm_sequences sequences;
-    float *logits;                  /* [texts, C or Y], as computed */
-    float *numbers;                 /* what predictions point to: see fill_prediction */
-    cbm_concept_result *concepts;   /* [texts, K] */
-    size_t logits_capacity, numbers_capacity, concepts_capacity;
-};
-
 /* Keeps the message of a failure for cbm_context_error. */
-static scbm_status context_result(cbm_context *ctx, scbm_status status) {
+scbm_status cbm_context_result(cbm_context *ctx, scbm_status status) {
     if (status) snprintf(ctx->error, sizeof ctx->error, "%s", scbm_last_error());
     return status;
 }
@@ -211,6 +232,8 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
 void cbm_context_free(cbm_context *ctx) {
     if (!ctx) return;
     const scbm_hooks *hooks = &ctx->model->hooks;
+    cbm_overlay_free(ctx);
+    cbm_explainer_free(ctx);
     cbm_runner_clear(&ctx->runner);
     scbm_context_free(ctx->runtime);
     cbm_sequences_clear(&ctx->sequences, hooks);
@@ -225,7 +248,7 @@ void cbm_context_free(cbm_context *ctx) {
  * ---------------------------------------------------------------------------------------- */
 
 /* The numbers of one text: label logits and probabilities, the concepts' logits, probabilities and values u. */
-static size_t numbers_per_text(const cbm_heads *heads) {
+size_t cbm_prediction_numbers(const cbm_heads *heads) {
     return 2 * (size_t)heads->n_labels + 3 * (size_t)heads->n_classes;
 }
 
@@ -262,8 +285,8 @@ static void fill_concepts(const cbm_heads *heads, const float *logits, float *pr
 }
 
 /* Fills a prediction from what the network computed; `numbers` and `concepts` are this text's place. */
-static void fill_prediction(const cbm_model *model, const float *computed, float *numbers, cbm_concept_result *concepts,
-                            cbm_prediction *p) {
+void cbm_fill_prediction(const cbm_model *model, const float *computed, const float *given, float *numbers,
+                         cbm_concept_result *concepts, cbm_prediction *p) {
     const cbm_heads *heads = &model->network.heads;
     size_t n_labels = (size_t)heads->n_labels, n_classes = (size_t)heads->n_classes;
     float *logits = numbers, *probabilities = logits + n_labels;
@@ -273,7 +296,8 @@ static void fill_prediction(const cbm_model *model, const float *computed, float
     } else {
         memcpy(concept_logits, computed, n_classes * sizeof *concept_logits);
         fill_concepts(heads, concept_logits, concept_logits + n_classes, concepts);
-        cbm_concept_values(heads, concept_logits, values);
+        if (given) memcpy(values, given, n_classes * sizeof *values);
+        else cbm_concept_values(heads, concept_logits, values);
         cbm_label_logits(heads, values, logits);
     }
     cbm_softmax(logits, heads->n_labels, probabilities);
@@ -290,7 +314,7 @@ static void fill_prediction(const cbm_model *model, const float *computed, float
 }
 
 /* Tokens and logits of the texts, in the context. */
-static scbm_status compute_logits(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+scbm_status cbm_compute_logits(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                                   const char *progress) {
     const cbm_model *model = ctx->model;
     const scbm_hooks *hooks = &model->hooks;
@@ -298,6 +322,8 @@ static scbm_status compute_logits(cbm_context *ctx, const char *const *texts, co
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s is an encoder without labels: train a model on it first",
                          scbm_file_path(model->file));
     size_t width = (size_t)cbm_n_logits(&model->network.heads);
+    ctx->n_runs++;
+    ctx->n_computed = 0;
     cbm_sequences_reset(&ctx->sequences);
     scbm_status status =
         cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, hooks);
@@ -305,6 +331,7 @@ static scbm_status compute_logits(cbm_context *ctx, const char *const *texts, co
         status = scbm_grow(hooks, (void **)&ctx->logits, &ctx->logits_capacity, n * width, sizeof *ctx->logits);
     if (!status)
         status = cbm_runner_run(&ctx->runner, CBM_FORWARD_LOGITS, &ctx->sequences, ctx->logits, hooks, progress);
+    if (!status) ctx->n_computed = n;
     return status;
 }
 
@@ -312,8 +339,8 @@ static scbm_status predict(cbm_context *ctx, const char *const *texts, const siz
                            cbm_prediction *predictions) {
     const cbm_heads *heads = &ctx->model->network.heads;
     const scbm_hooks *hooks = &ctx->model->hooks;
-    size_t width = (size_t)cbm_n_logits(heads), numbers = numbers_per_text(heads), n_concepts = (size_t)heads->n_concepts;
-    scbm_status status = compute_logits(ctx, texts, lengths, n, "predict");
+    size_t width = (size_t)cbm_n_logits(heads), numbers = cbm_prediction_numbers(heads), n_concepts = (size_t)heads->n_concepts;
+    scbm_status status = cbm_compute_logits(ctx, texts, lengths, n, "predict");
     if (!status)
         status = scbm_grow(hooks, (void **)&ctx->numbers, &ctx->numbers_capacity, n * numbers, sizeof *ctx->numbers);
     if (!status)
@@ -322,7 +349,7 @@ static scbm_status predict(cbm_context *ctx, const char *const *texts, const siz
     for (size_t i = 0; i < n; i++) {
         cbm_concept_result *concepts = n_concepts ? ctx->concepts + i * n_concepts : NULL;
         memset(&predictions[i], 0, sizeof predictions[i]);
-        fill_prediction(ctx->model, ctx->logits + i * width, ctx->numbers + i * numbers, concepts, &predictions[i]);
+        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, ctx->numbers + i * numbers, concepts, &predictions[i]);
         predictions[i].truncated = ctx->sequences.truncated[i];
         predictions[i].n_tokens = (int)cbm_sequence_length(&ctx->sequences, i);
     }
@@ -331,11 +358,11 @@ static scbm_status predict(cbm_context *ctx, const char *const *texts, const siz
 
 scbm_status cbm_predict_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                               cbm_prediction *predictions) {
-    return context_result(ctx, predict(ctx, texts, lengths, n, predictions));
+    return cbm_context_result(ctx, predict(ctx, texts, lengths, n, predictions));
 }
 
 scbm_status cbm_predict(cbm_context *ctx, const char *text, cbm_prediction *prediction) {
-    return context_result(ctx, predict(ctx, &text, NULL, 1, prediction));
+    return cbm_context_result(ctx, predict(ctx, &text, NULL, 1, prediction));
 }
 
 /* Scales a vector to length 1; one of zeros stays. The sum is in double and in order. */
@@ -351,6 +378,8 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
     const cbm_model *model = ctx->model;
     const cbm_backbone *backbone = &model->network.backbone;
     int first = pooling == CBM_POOL_FIRST || (pooling == CBM_POOL_DEFAULT && backbone->pooling == 2);
+    ctx->n_runs++;
+    ctx->n_computed = 0;
     cbm_sequences_reset(&ctx->sequences);
     scbm_status status =
         cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, &model->hooks);
@@ -361,7 +390,7 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
         if (normalize) normalize_vector(vectors + i * (size_t)backbone->hidden, backbone->hidden);
         if (truncated) truncated[i] = ctx->sequences.truncated[i];
     }
-    return context_result(ctx, status);
+    return cbm_context_result(ctx, status);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -410,10 +439,10 @@ static scbm_status evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evalu
     double start = seconds_now();
     scbm_status status = cbm_check_classes(heads, data, "the data");
     if (!status)
-        status = compute_logits(ctx, (const char *const *)data->text, data->text_length, data->n, "evaluate");
+        status = cbm_compute_logits(ctx, (const char *const *)data->text, data->text_length, data->n, "evaluate");
     if (status) return status;
     size_t n_concepts = (size_t)heads->n_concepts, width = (size_t)cbm_n_logits(heads);
-    size_t numbers = numbers_per_text(heads);
+    size_t numbers = cbm_prediction_numbers(heads);
     cbm_concept_result *concepts = scbm_alloc_array(&ctx->model->hooks, n_concepts, sizeof *concepts);
     float *place = scbm_alloc_array(&ctx->model->hooks, numbers, sizeof *place);
     e->label = scbm_alloc_array(&ctx->model->hooks, data->n, sizeof *e->label);
@@ -421,7 +450,7 @@ static scbm_status evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evalu
     int has_memory = concepts && place && e->label && e->concept_class;
     for (size_t i = 0; i < data->n && has_memory; i++) {
         cbm_prediction p;
-        fill_prediction(ctx->model, ctx->logits + i * width, place, concepts, &p);
+        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, place, concepts, &p);
         e->label[i] = p.label_index;
         for (size_t k = 0; k < n_concepts; k++) e->concept_class[i * n_concepts + k] = concepts[k].class_index;
         e->n_truncated += ctx->sequences.truncated[i];
@@ -437,7 +466,7 @@ scbm_status cbm_evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evaluati
     memset(evaluation, 0, sizeof *evaluation);
     scbm_status status = evaluate(ctx, data, evaluation);
     if (status) cbm_evaluation_clear(ctx, evaluation);
-    return context_result(ctx, status);
+    return cbm_context_result(ctx, status);
 }
 
 /* ------------------------------------------------------------------------------------------

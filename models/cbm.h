@@ -56,6 +56,8 @@ int cbm_model_n_concepts(const cbm_model *model);           /* K; 0 for encoders
 const char *cbm_model_concept(const cbm_model *model, int k);
 int cbm_model_n_concept_classes(const cbm_model *model, int k);
 const char *cbm_model_concept_class(const cbm_model *model, int k, int c);
+/* The numbers of a concept and of one of its classes, by name; the error where there is no such one lists those that are. */
+scbm_status cbm_model_find_class(const cbm_model *model, const char *concept, const char *class_name, int *k, int *c);
 int cbm_model_n_labels(const cbm_model *model);
 /* Whether each concept has a subnetwork of its own. `block` counts from 0, or is negative for all blocks together:
  * the share of the prunable weights that concept k keeps, and the intersection over union of two concepts' subnetworks
@@ -114,6 +116,211 @@ typedef enum cbm_pooling { CBM_POOL_DEFAULT, CBM_POOL_MEAN, CBM_POOL_FIRST } cbm
 /* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`; `normalize` scales each to length 1. `truncated` [n] may be NULL. */
 scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                             cbm_pooling pooling, int normalize, float *vectors, uint8_t *truncated);
+
+/* ------------------------------------------------------------------------------------------
+ * Interventions: a person says what a concept of this text should be
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum cbm_intervention_method {
+    CBM_INTERVENE_MASK,   /* change the concept's subnetwork, for this text only (sparse models; SparseCBM's) */
+    CBM_INTERVENE_EDIT    /* replace the concept's values before the label head (the classic concept bottleneck's) */
+} cbm_intervention_method;
+
+/* G = (∂CE/∂(W ⊙ M)) ⊙ W of the concept's cross-entropy with the wanted class, dense. In each matrix as many weights go as
+ * come, at most q = min(round(portion · kept), zeros). */
+typedef enum cbm_select_rule {
+    CBM_SELECT_SIGNED,    /* kept weights with the largest positive G go, zeros with the most negative G come: the first-order
+                             gain. Again at every step; a step after which CE is larger is undone and the portion halved */
+    CBM_SELECT_ABS        /* the paper's: kept weights with the smallest |G| go, zeros with the largest |G| come */
+} cbm_select_rule;
+
+typedef enum cbm_edit_values {
+    CBM_EDIT_GOLD_MEAN,   /* the mean of u_k over the training texts whose gold class it is */
+    CBM_EDIT_ONE_HOT,     /* 1 for the class, 0 for the others (the released code's) */
+    CBM_EDIT_GIVEN        /* the caller's */
+} cbm_edit_values;
+
+typedef struct cbm_intervene_options {
+    cbm_intervention_method method;
+    cbm_select_rule rule;
+    double portion;            /* in (0, 1]; 0: 0.05 */
+    int steps;                 /* at most; 0: 10, or 1 by the paper's rule */
+    cbm_edit_values edit;
+    const float *values;       /* with CBM_EDIT_GIVEN: u_k, [the concept's classes] */
+} cbm_intervene_options;
+
+typedef struct cbm_intervention {
+    cbm_prediction before, after; /* of this intervention */
+    int succeeded;             /* the concept reads the wanted class now */
+    int steps;                 /* that stayed */
+    int64_t moved_bits;        /* bits of the concept's mask that differ from the model's now */
+    int64_t total_bits;        /* that it has: the prunable weights; 0 in a dense model */
+} cbm_intervention;
+
+/* Whether such interventions (NULL: the default ones) are possible on this model; those below ask by themselves. */
+scbm_status cbm_intervene_check(const cbm_model *model, const cbm_intervene_options *options);
+/* Intervenes on the text of the context's last prediction (or explanation), which must have been of one text alone. Earlier
+ * interventions on its other concepts stay; the same concept starts from the model's mask again. The model is never
+ * written: changed bits belong to the context. `options` NULL: masks, signed, 0.05, 10 steps. That the concept could not be
+ * brought to the class is no error (see `succeeded`); a mask intervention on a dense model is one, and so is a gold mean of
+ * a class without training texts. */
+scbm_status cbm_intervene(cbm_context *ctx, const char *concept, const char *class_name, const cbm_intervene_options *options,
+                          cbm_prediction *after);
+scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const char *class_name,
+                                 const cbm_intervene_options *options, cbm_intervention *result);
+/* Back to the prediction without interventions. */
+void cbm_intervene_reset(cbm_context *ctx);
+
+/* The oracle: every concept of the data set's texts that the model misreads is set to its gold class. */
+typedef struct cbm_oracle {
+    size_t n;                                 /* texts */
+    size_t *row;                              /* [n]: of the data set */
+    int32_t *label_before, *label_after;      /* [n] */
+    int32_t *concept_before, *concept_after;  /* [n, K] */
+    int64_t concepts_wrong, concepts_fixed;
+    int64_t labels_fixed, labels_broken;      /* wrong → right, right → wrong */
+    int64_t moved_bits, steps;
+    double predict_seconds, seconds;          /* before the first intervention, and in all */
+} cbm_oracle;
+
+/* `most` texts, evenly spaced over the data set; 0: all. Free with cbm_oracle_clear. */
+struct cbm_dataset; /* models/dataset.h */
+scbm_status cbm_intervene_oracle(cbm_context *ctx, const struct cbm_dataset *data, const cbm_intervene_options *options,
+                                 size_t most, cbm_oracle *oracle);
+void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle);
+
+/* ------------------------------------------------------------------------------------------
+ * Explanation: three levels that fit together
+ *
+ * Concepts: a prediction's contributions and bias add up to the label's logit. Subnetworks: which weights each concept
+ * keeps, how far two concepts share them, and which neurons carry this text. Input: what each token and word did to
+ * each concept, through its own subnetwork.
+ * ---------------------------------------------------------------------------------------- */
+
+/* A matrix that masks may cover. A neuron is one of its rows. */
+typedef struct cbm_matrix {
+    const char *name;              /* "blk.0.attn_q.weight" */
+    int block;                     /* from 0 */
+    int rows, columns;             /* out, in */
+} cbm_matrix;
+
+/* The K subnetworks as they are, whatever the text. In a dense model every concept keeps every weight. */
+typedef struct cbm_subnetworks {
+    int n_concepts, n_blocks, n_matrices;   /* K, B, M */
+    int is_sparse;
+    int64_t n_weights;             /* prunable ones */
+    const cbm_matrix *matrices;    /* [M], block by block */
+    const int64_t *kept;           /* [K, M]: weights that concept k keeps of matrix m, of rows · columns */
+    const double *density;         /* [K]: the share of all prunable weights that concept k keeps */
+    const double *block_density;   /* [K, B] */
+    const double *overlap;         /* [K, K]: intersection over union of two subnetworks; 1 on the diagonal */
+    const double *block_overlap;   /* [B, K, K] */
+    const double *kept_by;         /* [K + 1]: the share of weights that exactly j concepts keep; they add up to 1. kept_by[K]
+                                      is shared by all, kept_by[0] unused */
+    const double *block_kept_by;   /* [B, K + 1] */
+    const double *own;             /* [K]: the share of concept k's kept weights that no other concept keeps; in [0, 1] */
+} cbm_subnetworks;
+
+/* Counted once and kept until the context is freed. A model without concepts is an error. */
+scbm_status cbm_describe_subnetworks(cbm_context *ctx, const cbm_subnetworks **subnetworks);
+
+#define CBM_ALL_CONCEPTS (-1)
+/* A picture of matrix `m`'s mask: density[row · columns + column], `rows` × `columns` cells in the caller's buffer, each the
+ * share of the weights under it that concept k keeps (CBM_ALL_CONCEPTS: that all concepts keep), in [0, 1]. The picture may
+ * be smaller than the matrix and not larger. */
+scbm_status cbm_mask_map(const cbm_model *model, int m, int k, int rows, int columns, float *density);
+
+typedef struct cbm_explain_options {
+    int steps;                     /* of integrated gradients to begin with; 0: none, gradient × input alone */
+    int max_steps;                 /* they are doubled up to here until they converge */
+    int n_neurons;                 /* of each concept, the most salient ones; 0: none, which saves their gradients */
+    const int *target;             /* [K]: the class of concept k that is explained, −1: the predicted one; NULL: all predicted */
+} cbm_explain_options;
+
+/* 32, 512, 5, NULL */
+void cbm_explain_defaults(cbm_explain_options *options);
+
+typedef struct cbm_token_attribution {
+    const char *piece;                /* as the vocabulary has it: "##ing", "[CLS]" */
+    int start, end;                   /* bytes in the text; 0, 0 for tokens that were added */
+    int is_special;                   /* [CLS], [SEP], … : stays as it is in the baseline */
+    float gradient_input;             /* Σ_d e_d ∂c/∂e_d; e is the token's word embedding, before positions and LayerNorm */
+    float integrated_gradients;       /* Σ_d (e_d − e'_d) · mean over the steps of ∂c/∂e_d on the way from e' to e; 0 for
+                                         special tokens, and without steps */
+} cbm_token_attribution;
+
+typedef struct cbm_word_attribution { /* the sum of the pieces of a word ("wait", "##ress"); special tokens are in none */
+    int start, end;                   /* bytes in the text */
+    int first_token, n_tokens;
+    float gradient_input, integrated_gradients;
+} cbm_word_attribution;
+
+typedef struct cbm_neuron_saliency {
+    int matrix, row;                  /* of cbm_subnetworks.matrices */
+    float saliency;                   /* Σ over the row's kept weights of |w · ∂c/∂w| */
+    float share;                      /* of the sum over all neurons */
+} cbm_neuron_saliency;
+
+/* One concept: c is the logit of `target` through this concept's subnetwork. */
+typedef struct cbm_concept_explanation {
+    const cbm_concept_result *result; /* the prediction's: class, probability, contribution */
+    int target;                       /* the class that is explained */
+    const char *target_name;
+    double density;
+    float target_logit;               /* c of the text … */
+    float baseline_logit;             /* … and of the baseline: every token but special ones is the mask token (or else the
+                                         padding token, or else zeros) */
+    int steps;                        /* of integrated gradients, midpoint rule */
+    int converged;                    /* |Σ_t integrated_gradients_t − Δ| ≤ 0.01 · max(|Δ|, 1), Δ = target − baseline logit */
+    const cbm_token_attribution *tokens; /* [n_tokens] */
+    const cbm_word_attribution *words;   /* [n_words] */
+    const cbm_neuron_saliency *neurons;  /* [n_neurons], the most salient first */
+    int n_neurons;
+} cbm_concept_explanation;
+
+typedef struct cbm_explanation {
+    cbm_prediction prediction;        /* the bits of cbm_predict */
+    int n_concepts, n_tokens, n_words;
+    const cbm_concept_explanation *concepts;
+    const cbm_subnetworks *subnetworks;
+} cbm_explanation;
+
+/* Explains one text. `options` NULL: the defaults. Attributions are computed in f32 whatever the context's precision. A
+ * concept whose integrated gradients have not converged after max_steps says so and is no error. A model without concepts
+ * (vanilla, or a bare encoder) is SCBM_ERROR_UNSUPPORTED, a target that the concept has no class for an argument error. */
+scbm_status cbm_explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, cbm_explanation *explanation);
+/* Of a text of `length` bytes. */
+scbm_status cbm_explain_text(cbm_context *ctx, const char *text, size_t length, const cbm_explain_options *options,
+                             cbm_explanation *explanation);
+
+/* How faithful attributions are (DeYoung et al., ERASER, ACL 2020). Of each text and concept the tokens (special ones aside)
+ * with the largest attribution are taken, at least one of them, and p is the probability of the class that the concept
+ * reads in the whole text: comprehensiveness is p(text) − p(text without them), sufficiency p(text) − p(they alone), means
+ * over texts and concepts. Good attributions have a large comprehensiveness and a small sufficiency. */
+typedef enum cbm_attribution_method {
+    CBM_ATTRIBUTE_GRADIENT_INPUT,
+    CBM_ATTRIBUTE_INTEGRATED_GRADIENTS,
+    CBM_ATTRIBUTE_ATTENTION,          /* baseline: the mean attention that the token gets in the last block */
+    CBM_ATTRIBUTE_RANDOM,             /* baseline */
+    CBM_ATTRIBUTION_METHODS
+} cbm_attribution_method;
+
+const char *cbm_attribution_name(cbm_attribution_method method);   /* "integrated_gradients", … */
+
+#define CBM_FAITHFULNESS_SHARES 5
+typedef struct cbm_faithfulness {
+    size_t n;                                                      /* texts that counted: those with a token to take away */
+    double share[CBM_FAITHFULNESS_SHARES];                         /* of the tokens: 0.01, 0.05, 0.1, 0.2, 0.5 */
+    double comprehensiveness[CBM_ATTRIBUTION_METHODS][CBM_FAITHFULNESS_SHARES];
+    double sufficiency[CBM_ATTRIBUTION_METHODS][CBM_FAITHFULNESS_SHARES];
+    double mean_comprehensiveness[CBM_ATTRIBUTION_METHODS];        /* over the shares */
+    double mean_sufficiency[CBM_ATTRIBUTION_METHODS];
+} cbm_faithfulness;
+
+/* `lengths` NULL: NUL-terminated texts. `options` give the steps of integrated gradients (NULL: the defaults); `seed` is
+ * the random baseline's. */
+scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+                                     const cbm_explain_options *options, uint64_t seed, cbm_faithfulness *faithfulness);
 
 /* ------------------------------------------------------------------------------------------
  * Training

@@ -39,6 +39,27 @@ cJSON *cli_json_ints(const int32_t *values, int64_t n) {
     return array;
 }
 
+cJSON *cli_json_prediction(const cbm_prediction *p) {
+    cJSON *object = cJSON_CreateObject(), *concepts = cJSON_CreateArray();
+    cJSON_AddStringToObject(object, "label", p->label);
+    cJSON_AddItemToObject(object, "probability", cli_json_float(p->probability));
+    cJSON_AddItemToObject(object, "logits", cli_json_floats(p->logits, p->n_labels));
+    cJSON_AddItemToObject(object, "bias", cli_json_float(p->bias));
+    cJSON_AddBoolToObject(object, "truncated", p->truncated != 0);
+    for (int k = 0; k < p->n_concepts; k++) {
+        const cbm_concept_result *c = &p->concepts[k];
+        cJSON *concept = cJSON_CreateObject();
+        cJSON_AddStringToObject(concept, "name", c->name);
+        cJSON_AddStringToObject(concept, "class", c->class_name);
+        cJSON_AddItemToObject(concept, "probability", cli_json_float(c->probability));
+        cJSON_AddItemToObject(concept, "logits", cli_json_floats(c->logits, c->n_classes));
+        cJSON_AddItemToObject(concept, "contribution", cli_json_float(c->contribution));
+        cJSON_AddItemToArray(concepts, concept);
+    }
+    cJSON_AddItemToObject(object, "concepts", concepts);
+    return object;
+}
+
 scbm_status cli_json_print(cJSON *object) {
     char *text = cJSON_PrintUnformatted(object);
     cJSON_Delete(object);

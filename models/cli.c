@@ -117,15 +117,22 @@ const char *cli_nearest(const char *word, const char *const *names) {
  * Options
  * ---------------------------------------------------------------------------------------- */
 
-/* The help text with the default, which is what the option's variable holds before options are read. */
+/* The help text with the default, which is what the option's variable holds before options are read; a number below its
+ * bound stands for none. */
 static void describe(const cli_option *option, char *text, size_t size) {
     int n = snprintf(text, size, "%s", option->help);
     char *end = text + n;
     size_t room = size - (size_t)n;
     const char *choice = option->argument;
     switch (option->kind) {
-    case CLI_INT: snprintf(end, room, " (default %lld)", (long long)*(int64_t *)option->value); break;
-    case CLI_REAL: snprintf(end, room, " (default %g)", *(double *)option->value); break;
+    case CLI_INT:
+        if ((double)*(int64_t *)option->value < option->least) break;
+        snprintf(end, room, " (default %lld)", (long long)*(int64_t *)option->value);
+        break;
+    case CLI_REAL:
+        if (*(double *)option->value < option->least) break;
+        snprintf(end, room, " (default %g)", *(double *)option->value);
+        break;
     case CLI_CHOICE:
         if (*(int *)option->value < 0) break;
         for (int i = *(int *)option->value; i > 0; i--) choice += strcspn(choice, "|") + 1;

@@ -39,7 +39,7 @@ typedef struct cli_option {
     const char *argument;   /* what --help calls the value, or a choice's values */
     void *value;
     const char *help;
-    double least, most;     /* bounds of numbers */
+    double least, most;     /* bounds of numbers; a variable that starts below stands for an option that was not given */
     char letter;            /* 'o' for -o; 0: none */
 } cli_option;
 
@@ -128,6 +128,71 @@ int cli_texts_each(const cli_command *command, cli_texts *texts, cli_texts_funct
                    const scbm_hooks *hooks);
 
 /* ------------------------------------------------------------------------------------------
+ * Commands that hand texts to a model. Zero the session, set defaults, then start, check_texts, load, finish.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cli_session {
+    const cli_command *command;
+    const char *model_path;
+    cli_texts texts;
+    int64_t threads, max_length;
+    int json, precision;
+    cli_progress progress;
+    scbm_hooks hooks;
+    scbm_file *file;                 /* the model's, where a command looks into it; closed at the end */
+    cbm_model *model;
+    cbm_context *context;
+    int64_t n_printed, n_truncated;  /* texts; those that were cut are told at the end */
+} cli_session;
+
+#define CLI_MODEL_OPTION(s) CLI_TEXT_OPTION("model", "FILE", &(s).model_path, "the model file (required)")
+#define CLI_JSON_OPTION(s) CLI_FLAG_OPTION("json", &(s).json, "print one JSON object a line")
+#define CLI_THREADS_OPTION(s) CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores")
+#define CLI_LENGTH_OPTION(s)                                                                                          \
+    CLI_INT_OPTION("max-length", "N", &(s).max_length, 0, 1000000,                                                    \
+                   "cut texts after N tokens, special ones included; 0: as many as the model reads")
+#define CLI_PRECISION_OPTION(s)                                                                                       \
+    CLI_CHOICE_OPTION("precision", "f32|bf16", &(s).precision, "what matrix products compute with")
+
+/* Each returns CLI_GO_ON or what to exit with, after saying why. */
+int cli_session_start(cli_session *session, const cli_command *command, const cli_option *options, int argc, char **argv);
+/* With the column that training read its texts from, for --data without --text. */
+int cli_session_check_texts(cli_session *session);
+/* The model and a context; a bare encoder is refused where labels are needed. */
+int cli_session_load(cli_session *session, int needs_labels);
+/* Frees everything and returns `status`. */
+int cli_session_finish(cli_session *session, int status);
+
+/* The text, its label, and each concept with its contribution; "-----|     " or "     |+++" beside the largest one. */
+void cli_print_prediction(const char *text, size_t length, const cbm_prediction *prediction);
+void cli_print_bar(double value, double largest);
+
+/* ------------------------------------------------------------------------------------------
+ * How to intervene, for `intervene` and `eval --intervene`
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cli_intervention {
+    int select, edit;   /* -1: not given */
+    double portion;
+    int64_t steps;
+} cli_intervention;
+
+#define CLI_INTERVENTION_NOT_GIVEN {-1, -1, -1.0, -1}
+
+#define CLI_INTERVENTION_OPTIONS(i)                                                                                   \
+    CLI_CHOICE_OPTION("select", "signed|abs", &(i).select,                                                            \
+                      "mask: which weights move, by the sign of their first-order gain (default), or by |G|, the paper's rule"), \
+    CLI_REAL_OPTION("portion", "X", &(i).portion, 0, 1,                                                               \
+                    "mask: the share of a matrix's kept weights that one step may exchange (default 0.05)"),          \
+    CLI_INT_OPTION("steps", "N", &(i).steps, 1, 100000, "mask: at most so many steps (default 10; 1 with --select abs)"), \
+    CLI_CHOICE_OPTION("edit", "mean|one-hot", &(i).edit,                                                              \
+                      "edit: the training texts' mean values of that class (default), or 1 for the class and 0 for the others")
+
+/* What these options say for a method (0: mask, 1: edit); one that is of the other method is bad usage. */
+int cli_intervention_options(const cli_command *command, const cli_intervention *given, int method,
+                             cbm_intervene_options *options);
+
+/* ------------------------------------------------------------------------------------------
  * JSON: numbers print so that they read back the same; what is not finite is null
  * ---------------------------------------------------------------------------------------- */
 
@@ -136,6 +201,8 @@ cJSON *cli_json_double(double value);
 cJSON *cli_json_floats(const float *values, int n);
 cJSON *cli_json_int(int64_t value);
 cJSON *cli_json_ints(const int32_t *values, int64_t n);
+/* {label, probability, logits, bias, truncated, concepts: [{name, class, probability, logits, contribution}]} */
+cJSON *cli_json_prediction(const cbm_prediction *prediction);
 /* Prints the object on a line of its own and deletes it. */
 scbm_status cli_json_print(cJSON *object);
 
@@ -187,7 +254,7 @@ void cli_columns_clear(cli_columns *columns);
 double cli_peak_megabytes(void);
 
 /* The commands. */
-extern const cli_command cmd_train, cmd_eval, cmd_predict, cmd_embed, cmd_tokenize, cmd_quantize, cmd_inspect, cmd_bench,
-    cmd_demo;
+extern const cli_command cmd_train, cmd_eval, cmd_predict, cmd_explain, cmd_intervene, cmd_embed, cmd_tokenize, cmd_quantize,
+    cmd_inspect, cmd_bench, cmd_demo;
 
 #endif

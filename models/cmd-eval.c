@@ -11,13 +11,24 @@
 
 #define MOST_PRINTED_CLASSES 40
 
+/* What was predicted for texts with known classes, and how good that is. */
+typedef struct eval_result {
+    size_t n;
+    const int32_t *gold_label, *gold_concepts, *label, *concepts;   /* [n], [n, n_concepts] */
+    double seconds;
+    cbm_measures of_label, mean;     /* mean: of the concepts */
+    cbm_measures *of_concept;        /* [n_concepts] */
+} eval_result;
+
 typedef struct eval_command {
     const cli_command *command;
     const char *model_path, *csv_path;
     cli_list data_paths;
     cli_columns columns;
-    int64_t threads, max_length, resamples, seed;
-    int json, precision;
+    int64_t threads, max_length, resamples, seed, intervene_texts;
+    int json, precision, intervene;  /* intervene: -1 no, 0 mask, 1 edit */
+    cli_intervention intervention;
+    cbm_intervene_options intervene_options;
     cli_progress progress;
     scbm_hooks hooks;
     scbm_file *file;                 /* the model's, for the columns that training noted */
@@ -25,8 +36,8 @@ typedef struct eval_command {
     cbm_context *context;
     cbm_dataset data;
     cbm_evaluation evaluation;
-    cbm_measures label, mean;        /* mean: of the concepts */
-    cbm_measures *concepts;          /* [n_concepts] */
+    cbm_oracle oracle;
+    int32_t *gold;                   /* of the oracle's texts: [n] labels, then [n, n_concepts] */
     int *n_classes;                  /* [n_concepts] */
 } eval_command;
 
@@ -57,28 +68,26 @@ static int load_model(eval_command *e) {
     return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(e->command, status);
 }
 
-static scbm_status measure(eval_command *e) {
+/* Free result->of_concept. */
+static scbm_status measure(const eval_command *e, eval_result *r) {
     int n_concepts = e->columns.n_concepts, n_labels = cbm_model_n_labels(e->model), resamples = (int)e->resamples;
     uint64_t seed = (uint64_t)e->seed;
-    e->concepts = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *e->concepts);
-    e->n_classes = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *e->n_classes);
-    if (!e->concepts || !e->n_classes) return SCBM_ERROR_MEMORY;
-    for (int k = 0; k < n_concepts; k++) e->n_classes[k] = cbm_model_n_concept_classes(e->model, k);
-    scbm_status status =
-        cbm_measure(&e->label, NULL, e->data.label, e->evaluation.label, e->data.n, 1, &n_labels, resamples, seed, &e->hooks);
+    r->of_concept = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *r->of_concept);
+    if (!r->of_concept) return SCBM_ERROR_MEMORY;
+    scbm_status status = cbm_measure(&r->of_label, NULL, r->gold_label, r->label, r->n, 1, &n_labels, resamples, seed, &e->hooks);
     if (status == SCBM_OK)
-        status = cbm_measure(e->concepts, &e->mean, e->data.concept_class, e->evaluation.concept_class, e->data.n, n_concepts,
-                             e->n_classes, resamples, seed, &e->hooks);
+        status = cbm_measure(r->of_concept, &r->mean, r->gold_concepts, r->concepts, r->n, n_concepts, e->n_classes, resamples,
+                             seed, &e->hooks);
     return status;
 }
 
 /* The confusion matrix of concept k, or of the label where k is -1; the caller releases it. */
-static int64_t *confusion_of(const eval_command *e, int k) {
-    const int32_t *gold = k < 0 ? e->data.label : e->data.concept_class + k;
-    const int32_t *predicted = k < 0 ? e->evaluation.label : e->evaluation.concept_class + k;
+static int64_t *confusion_of(const eval_command *e, const eval_result *r, int k) {
+    const int32_t *gold = k < 0 ? r->gold_label : r->gold_concepts + k;
+    const int32_t *predicted = k < 0 ? r->label : r->concepts + k;
     int n = k < 0 ? cbm_model_n_labels(e->model) : e->n_classes[k];
     int64_t *confusion = scbm_alloc_array(&e->hooks, (size_t)n * (size_t)n, sizeof *confusion);
-    if (confusion) cbm_count_confusion(confusion, n, gold, predicted, e->data.n, k < 0 ? 1 : (size_t)e->columns.n_concepts);
+    if (confusion) cbm_count_confusion(confusion, n, gold, predicted, r->n, k < 0 ? 1 : (size_t)e->columns.n_concepts);
     return confusion;
 }
 
@@ -123,9 +132,9 @@ static void add_majority_and_intervals(const eval_command *e, cJSON *object, con
 }
 
 /* Concept k's measures, or the label's where k is -1. NULL: out of memory. */
-static cJSON *json_measures(const eval_command *e, int k) {
-    const cbm_measures *m = k < 0 ? &e->label : &e->concepts[k];
-    int64_t *confusion = confusion_of(e, k);
+static cJSON *json_measures(const eval_command *e, const eval_result *r, int k) {
+    const cbm_measures *m = k < 0 ? &r->of_label : &r->of_concept[k];
+    int64_t *confusion = confusion_of(e, r, k);
     if (!confusion) return NULL;
     cJSON *object = json_scores(m);
     cJSON_AddItemToObject(object, "confusion", json_confusion(confusion, k < 0 ? cbm_model_n_labels(e->model) : e->n_classes[k]));
@@ -134,21 +143,46 @@ static cJSON *json_measures(const eval_command *e, int k) {
     return object;
 }
 
-static scbm_status print_json(const eval_command *e) {
-    cJSON *object = cJSON_CreateObject(), *concepts = json_scores(&e->mean), *each = cJSON_CreateObject();
-    cJSON *label = json_measures(e, -1);
+/* NULL: out of memory. */
+static cJSON *json_result(const eval_command *e, const eval_result *r) {
+    cJSON *object = cJSON_CreateObject(), *concepts = json_scores(&r->mean), *each = cJSON_CreateObject();
+    cJSON *label = json_measures(e, r, -1);
     int has_memory = label != NULL;
     for (int k = 0; k < e->columns.n_concepts && has_memory; k++) {
-        cJSON *concept = json_measures(e, k);
+        cJSON *concept = json_measures(e, r, k);
         has_memory = concept != NULL;
         cJSON_AddItemToObject(each, cbm_model_concept(e->model, k), concept);
     }
-    add_majority_and_intervals(e, concepts, &e->mean);
+    add_majority_and_intervals(e, concepts, &r->mean);
     cJSON_AddItemToObject(concepts, "each", each);
     cJSON_AddItemToObject(object, "label", label);
     cJSON_AddItemToObject(object, "concepts", concepts);
-    cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)e->evaluation.n));
-    cJSON_AddItemToObject(object, "texts_per_s", cli_json_double((double)e->evaluation.n / e->evaluation.seconds));
+    cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)r->n));
+    cJSON_AddItemToObject(object, "texts_per_s", cli_json_double((double)r->n / r->seconds));
+    if (has_memory) return object;
+    cJSON_Delete(object);
+    return NULL;
+}
+
+static scbm_status print_json(const eval_command *e, const eval_result *r) {
+    cJSON *object = json_result(e, r);
+    return object ? cli_json_print(object) : SCBM_ERROR_MEMORY;
+}
+
+static scbm_status print_interventions_json(const eval_command *e, const eval_result *before, const eval_result *after) {
+    const cbm_oracle *o = &e->oracle;
+    cJSON *object = cJSON_CreateObject(), *result[2] = {json_result(e, before), json_result(e, after)};
+    int has_memory = result[0] && result[1];
+    cJSON_AddItemToObject(object, "before", result[0]);
+    cJSON_AddItemToObject(object, "after", result[1]);
+    cJSON_AddStringToObject(object, "method", e->intervene ? "edit" : "mask");
+    cJSON_AddItemToObject(object, "concepts_fixed", cli_json_int(o->concepts_fixed));
+    cJSON_AddItemToObject(object, "concepts_wrong", cli_json_int(o->concepts_wrong));
+    cJSON_AddItemToObject(object, "labels_fixed", cli_json_int(o->labels_fixed));
+    cJSON_AddItemToObject(object, "labels_broken", cli_json_int(o->labels_broken));
+    cJSON_AddItemToObject(object, "steps", cli_json_int(o->steps));
+    cJSON_AddItemToObject(object, "moved_bits", cli_json_int(o->moved_bits));
+    cJSON_AddItemToObject(object, "seconds", cli_json_double(o->seconds));
     if (has_memory) return cli_json_print(object);
     cJSON_Delete(object);
     return SCBM_ERROR_MEMORY;
@@ -189,29 +223,29 @@ static void print_measures(const eval_command *e, const char *name, int width, c
     }
 }
 
-static void print_table(const eval_command *e) {
+static void print_table(const eval_command *e, const eval_result *r) {
     int width = width_of("all concepts"), column = e->resamples ? 22 : 14;
     for (int k = 0; k < e->columns.n_concepts; k++) {
         int n = width_of(cbm_model_concept(e->model, k));
         if (n > width) width = n;
     }
     printf("  %*s  %-*s%-*s%-*s%s\n", width, "", column, "accuracy", column, "macro_f1", column, "macro_f1_ovr", "majority");
-    print_measures(e, "label", width, &e->label, e->label.n ? cbm_model_label(e->model, e->label.majority_class) : "");
+    print_measures(e, "label", width, &r->of_label, r->of_label.n ? cbm_model_label(e->model, r->of_label.majority_class) : "");
     for (int k = 0; k < e->columns.n_concepts; k++) {
-        int most = e->concepts[k].majority_class;
-        print_measures(e, cbm_model_concept(e->model, k), width, &e->concepts[k],
+        int most = r->of_concept[k].majority_class;
+        print_measures(e, cbm_model_concept(e->model, k), width, &r->of_concept[k],
                        most < 0 ? "" : cbm_model_concept_class(e->model, k, most));
     }
-    if (e->columns.n_concepts) print_measures(e, "all concepts", width, &e->mean, "");
+    if (e->columns.n_concepts) print_measures(e, "all concepts", width, &r->mean, "");
 }
 
-static scbm_status print_confusion(const eval_command *e) {
+static scbm_status print_confusion(const eval_command *e, const eval_result *r) {
     int n = cbm_model_n_labels(e->model), name_width = 4, width = 5;
     if (n > MOST_PRINTED_CLASSES) {
         printf("\nlabel has %d classes; --json gives their confusion matrix\n", n);
         return SCBM_OK;
     }
-    int64_t *confusion = confusion_of(e, -1);
+    int64_t *confusion = confusion_of(e, r, -1);
     if (!confusion) return SCBM_ERROR_MEMORY;
     for (int y = 0; y < n; y++) {
         int length = width_of(cbm_model_label(e->model, y));
@@ -234,15 +268,41 @@ static scbm_status print_confusion(const eval_command *e) {
     return SCBM_OK;
 }
 
-static scbm_status print_text(const eval_command *e) {
-    printf("%zu texts", e->evaluation.n);
+static void print_left_out(const eval_command *e) {
     if (e->data.n_read > e->data.n)
         printf(" (%zu more with label \"%s\" are left out)", e->data.n_read - e->data.n, e->columns.drop_label);
-    printf(", %.1f texts/s\n", (double)e->evaluation.n / e->evaluation.seconds);
-    print_table(e);
+}
+
+static void explain_columns(const eval_command *e) {
     printf("  %smajority: what always guessing the most frequent class gives\n",
            e->resamples ? "in brackets: 95 % intervals by bootstrap; " : "");
-    return print_confusion(e);
+}
+
+static scbm_status print_text(const eval_command *e, const eval_result *r) {
+    printf("%zu texts", r->n);
+    print_left_out(e);
+    printf(", %.1f texts/s\n", (double)r->n / r->seconds);
+    print_table(e, r);
+    explain_columns(e);
+    return print_confusion(e, r);
+}
+
+static scbm_status print_interventions(const eval_command *e, const eval_result *before, const eval_result *after) {
+    const cbm_oracle *o = &e->oracle;
+    printf("%zu texts", e->data.n);
+    print_left_out(e);
+    if (o->n < e->data.n) printf(", %zu of them taken evenly", o->n);
+    printf("\n\nAs they are\n");
+    print_table(e, before);
+    printf("\nWith every misread concept set to its true class (%s)\n", e->intervene ? "edit" : "mask");
+    print_table(e, after);
+    explain_columns(e);
+    printf("\n  concepts: %lld of %lld that were wrong were brought to the true class\n  labels: %lld fixed, %lld broken\n",
+           (long long)o->concepts_fixed, (long long)o->concepts_wrong, (long long)o->labels_fixed, (long long)o->labels_broken);
+    if (!e->intervene) printf("  %lld steps, %lld mask bits moved\n", (long long)o->steps, (long long)o->moved_bits);
+    printf("  %.1f s, %.1f ms for each wrong concept\n", o->seconds,
+           o->concepts_wrong ? 1000 * (o->seconds - o->predict_seconds) / (double)o->concepts_wrong : 0.0);
+    return SCBM_OK;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -294,7 +354,8 @@ static scbm_status write_predictions(const eval_command *e) {
 
 static int finish(eval_command *e, int status) {
     if (e->context) cbm_evaluation_clear(e->context, &e->evaluation);
-    scbm_release(&e->hooks, e->concepts);
+    if (e->context) cbm_oracle_clear(e->context, &e->oracle);
+    scbm_release(&e->hooks, e->gold);
     scbm_release(&e->hooks, e->n_classes);
     cbm_dataset_clear(&e->data);
     cli_columns_clear(&e->columns);
@@ -305,14 +366,90 @@ static int finish(eval_command *e, int status) {
     return status;
 }
 
+static scbm_status read_data(eval_command *e) {
+    int n_concepts = cbm_model_n_concepts(e->model);
+    e->n_classes = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *e->n_classes);
+    if (!e->n_classes) return SCBM_ERROR_MEMORY;
+    for (int k = 0; k < n_concepts; k++) e->n_classes[k] = cbm_model_n_concept_classes(e->model, k);
+    return cli_columns_read(&e->columns, &e->data_paths, NULL, &e->data, &e->hooks);
+}
+
 static scbm_status evaluate(eval_command *e) {
-    scbm_status status = cli_columns_read(&e->columns, &e->data_paths, NULL, &e->data, &e->hooks);
+    eval_result r;
+    memset(&r, 0, sizeof r);
+    scbm_status status = read_data(e);
     if (status == SCBM_OK) status = cbm_evaluate(e->context, &e->data, &e->evaluation);
-    if (status == SCBM_OK) status = measure(e);
+    r.n = e->data.n;
+    r.gold_label = e->data.label;
+    r.gold_concepts = e->data.concept_class;
+    r.label = e->evaluation.label;
+    r.concepts = e->evaluation.concept_class;
+    r.seconds = e->evaluation.seconds;
+    if (status == SCBM_OK) status = measure(e, &r);
     cli_progress_clear(&e->progress);
     if (status == SCBM_OK && e->csv_path) status = write_predictions(e);
-    if (status == SCBM_OK) status = e->json ? print_json(e) : print_text(e);
+    if (status == SCBM_OK) status = e->json ? print_json(e, &r) : print_text(e, &r);
+    scbm_release(&e->hooks, r.of_concept);
+    if (status == SCBM_OK && e->evaluation.n_truncated)
+        fprintf(stderr, "sparsecbm eval: %zu of %zu texts were longer than the model reads and were cut\n", e->evaluation.n_truncated,
+                e->evaluation.n);
     return status;
+}
+
+/* The true classes of the oracle's texts. */
+static scbm_status gather_gold(eval_command *e) {
+    const cbm_oracle *o = &e->oracle;
+    size_t n_concepts = (size_t)e->columns.n_concepts;
+    e->gold = scbm_alloc_array(&e->hooks, o->n * (1 + n_concepts), sizeof *e->gold);
+    if (!e->gold) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < o->n; i++) {
+        e->gold[i] = e->data.label[o->row[i]];
+        memcpy(e->gold + o->n + i * n_concepts, e->data.concept_class + o->row[i] * n_concepts, n_concepts * sizeof *e->gold);
+    }
+    return SCBM_OK;
+}
+
+static scbm_status evaluate_interventions(eval_command *e) {
+    eval_result before, after;
+    const cbm_oracle *o = &e->oracle;
+    memset(&before, 0, sizeof before);
+    scbm_status status = cbm_intervene_check(e->model, &e->intervene_options);
+    if (status == SCBM_OK) status = read_data(e);
+    if (status == SCBM_OK)
+        status = cbm_intervene_oracle(e->context, &e->data, &e->intervene_options, (size_t)e->intervene_texts, &e->oracle);
+    if (status == SCBM_OK) status = gather_gold(e);
+    if (status != SCBM_OK) return status;
+    before.n = o->n;
+    before.gold_label = e->gold;
+    before.gold_concepts = e->gold + o->n;
+    after = before;
+    before.label = o->label_before;
+    before.concepts = o->concept_before;
+    before.seconds = o->predict_seconds;
+    after.label = o->label_after;
+    after.concepts = o->concept_after;
+    after.seconds = o->seconds;
+    status = measure(e, &before);
+    if (status == SCBM_OK) status = measure(e, &after);
+    cli_progress_clear(&e->progress);
+    if (status == SCBM_OK)
+        status = e->json ? print_interventions_json(e, &before, &after) : print_interventions(e, &before, &after);
+    scbm_release(&e->hooks, before.of_concept);
+    scbm_release(&e->hooks, after.of_concept);
+    return status;
+}
+
+static int check_usage(eval_command *e) {
+    const cli_command *command = e->command;
+    if (!e->model_path) return cli_misuse(command, "--model FILE is required");
+    if (!e->data_paths.n) return cli_misuse(command, "--data FILE is required: what to evaluate on");
+    if (e->intervene >= 0 && e->csv_path) return cli_misuse(command, "--csv is for an evaluation without --intervene");
+    if (e->intervene >= 0)
+        return cli_intervention_options(command, &e->intervention, e->intervene, &e->intervene_options);
+    if (e->intervene_texts || e->intervention.select >= 0 || e->intervention.edit >= 0 || e->intervention.portion >= 0 ||
+        e->intervention.steps >= 0)
+        return cli_misuse(command, "--select, --portion, --steps, --edit and --intervene-texts go with --intervene mask|edit");
+    return CLI_GO_ON;
 }
 
 static int run_eval(const cli_command *command, int argc, char **argv) {
@@ -321,6 +458,8 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
     e.command = command;
     e.resamples = 1000;
     e.seed = 42;
+    e.intervene = -1;
+    e.intervention = (cli_intervention)CLI_INTERVENTION_NOT_GIVEN;
     const cli_option options[] = {
         CLI_TEXT_OPTION("model", "FILE", &e.model_path, "the trained model (required)"),
         CLI_LIST_OPTION("data", "FILE", &e.data_paths, "labelled texts, CSV or JSONL (required); repeated files are put together"),
@@ -331,23 +470,22 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
         CLI_INT_OPTION("resamples", "N", &e.resamples, 0, 100000, "draws of the 95 % bootstrap intervals; 0: none"),
         CLI_INT_OPTION("seed", "N", &e.seed, 0, 9e15, "seed of the bootstrap"),
         CLI_TEXT_OPTION("csv", "FILE", &e.csv_path, "write every text with its true and predicted classes"),
+        CLI_CHOICE_OPTION("intervene", "mask|edit", &e.intervene, "set every misread concept to its true class, and measure before and after"),
+        CLI_INTERVENTION_OPTIONS(e.intervention),
+        CLI_INT_OPTION("intervene-texts", "N", &e.intervene_texts, 0, 1000000000, "take N texts, evenly spaced; 0: all"),
         CLI_INT_OPTION("threads", "N", &e.threads, 0, 1024, "threads; 0: all cores"),
         CLI_FLAG_OPTION("json", &e.json, "print one JSON object"),
         CLI_END_OPTIONS,
     };
     int status = cli_parse(command, options, argc, argv, NULL);
-    if (status == CLI_GO_ON && !e.model_path) status = cli_misuse(command, "--model FILE is required");
-    if (status == CLI_GO_ON && !e.data_paths.n) status = cli_misuse(command, "--data FILE is required: what to evaluate on");
+    if (status == CLI_GO_ON) status = check_usage(&e);
     if (status != CLI_GO_ON) return finish(&e, status);
     e.hooks = cli_hooks(&e.progress, command, e.threads);
     status = load_model(&e);
     if (status != CLI_GO_ON) return finish(&e, status);
     cli_catch_interrupt();
-    scbm_status evaluated = evaluate(&e);
+    scbm_status evaluated = e.intervene < 0 ? evaluate(&e) : evaluate_interventions(&e);
     if (evaluated != SCBM_OK) return finish(&e, cli_fail_status(command, evaluated));
-    if (e.evaluation.n_truncated)
-        fprintf(stderr, "sparsecbm eval: %zu of %zu texts were longer than the model reads and were cut\n", e.evaluation.n_truncated,
-                e.evaluation.n);
     return finish(&e, cli_finish(command));
 }
 
@@ -357,5 +495,7 @@ const cli_command cmd_eval = {
     "The model file remembers the columns that it was trained on. macro_f1 is the mean of the classes' F1; macro_f1_ovr, of\n"
     "the SparseCBM authors' code, the mean over the classes of the macro F1 of each class against the rest.\n"
     "With --json: {label: {accuracy, macro_f1, macro_f1_ovr, confusion, majority, intervals}, concepts: {accuracy, macro_f1,\n"
-    "macro_f1_ovr, majority, intervals, each: {NAME: as label}}, texts, texts_per_s}; rows of confusion are the true classes.",
+    "macro_f1_ovr, majority, intervals, each: {NAME: as label}}, texts, texts_per_s}; rows of confusion are the true classes.\n"
+    "With --intervene: {before, after, method, concepts_fixed, concepts_wrong, labels_fixed, labels_broken, steps, moved_bits,\n"
+    "seconds}; before and after are as above.",
     eval_examples, run_eval};

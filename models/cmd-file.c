@@ -93,8 +93,72 @@ static void print_overview(const char *path, const cbm_model *model, const scbm_
     }
 }
 
+static int name_width(const cbm_model *model) {
+    int width = 6;
+    for (int k = 0; k < cbm_model_n_concepts(model); k++)
+        if ((int)strlen(cbm_model_concept(model, k)) > width) width = (int)strlen(cbm_model_concept(model, k));
+    return width;
+}
+
+static void print_names(const cbm_model *model, const char *corner, int width) {
+    printf("  %-*s", width, corner);
+    for (int k = 0; k < cbm_model_n_concepts(model); k++) printf("  %*s", width, cbm_model_concept(model, k));
+    putchar('\n');
+}
+
+/* What each concept keeps, block by block, and how far two concepts keep the same. */
+static void print_subnetworks(const cbm_model *model) {
+    int n = cbm_model_n_concepts(model), n_blocks = cbm_model_n_blocks(model), width = name_width(model);
+    printf("\nSubnetworks: how many of the prunable weights each concept keeps, in percent\n");
+    print_names(model, "block", width);
+    for (int block = 0; block <= n_blocks; block++) {
+        int is_last = block == n_blocks;
+        if (is_last) printf("  %-*s", width, "all");
+        else printf("  %-*d", width, block);
+        for (int k = 0; k < n; k++) printf("  %*.1f", width, 100 * cbm_model_density(model, k, is_last ? -1 : block));
+        putchar('\n');
+    }
+    printf("\nOverlaps of the subnetworks: kept by both, of those kept by one or the other, in percent\n");
+    print_names(model, "", width);
+    for (int a = 0; a < n; a++) {
+        printf("  %-*s", width, cbm_model_concept(model, a));
+        for (int b = 0; b < n; b++) printf("  %*.1f", width, 100 * cbm_model_overlap(model, a, b, -1));
+        putchar('\n');
+    }
+}
+
+static cJSON *densities_json(const cbm_model *model, int block) {
+    cJSON *object = cJSON_CreateObject();
+    for (int k = 0; k < cbm_model_n_concepts(model); k++)
+        cJSON_AddItemToObject(object, cbm_model_concept(model, k), cli_json_double(cbm_model_density(model, k, block)));
+    return object;
+}
+
+static cJSON *subnetworks_json(const cbm_model *model) {
+    cJSON *object = cJSON_CreateObject(), *blocks = cJSON_CreateArray(), *overlaps = cJSON_CreateArray();
+    int n = cbm_model_n_concepts(model), n_blocks = cbm_model_n_blocks(model);
+    for (int block = 0; block < n_blocks; block++) cJSON_AddItemToArray(blocks, densities_json(model, block));
+    for (int a = 0; a < n; a++) {
+        for (int b = a + 1; b < n; b++) {
+            cJSON *pair = cJSON_CreateObject(), *ious = cJSON_CreateArray();
+            for (int block = 0; block < n_blocks; block++)
+                cJSON_AddItemToArray(ious, cli_json_double(cbm_model_overlap(model, a, b, block)));
+            cJSON_AddStringToObject(pair, "a", cbm_model_concept(model, a));
+            cJSON_AddStringToObject(pair, "b", cbm_model_concept(model, b));
+            cJSON_AddItemToObject(pair, "iou", cli_json_double(cbm_model_overlap(model, a, b, -1)));
+            cJSON_AddItemToObject(pair, "blocks", ious);
+            cJSON_AddItemToArray(overlaps, pair);
+        }
+    }
+    cJSON_AddItemToObject(object, "density", densities_json(model, -1));
+    cJSON_AddItemToObject(object, "blocks", blocks);
+    cJSON_AddItemToObject(object, "overlaps", overlaps);
+    return object;
+}
+
 static void print_file(const char *path, const cbm_model *model, scbm_file *file, double elements, double bytes) {
     print_overview(path, model, file, elements, bytes);
+    if (cbm_model_is_sparse(model)) print_subnetworks(model);
     for (int part = 0; part < 2; part++) {
         int titled = 0;
         for (int64_t i = 0; i < scbm_file_n_keys(file); i++) {
@@ -146,6 +210,7 @@ static scbm_status print_file_json(const char *path, const cbm_model *model, scb
     cJSON_AddItemToObject(object, "max_tokens", cli_json_int(cbm_model_max_tokens(model)));
     cJSON_AddItemToObject(object, "labels", labels);
     cJSON_AddItemToObject(object, "concepts", concepts);
+    if (cbm_model_is_sparse(model)) cJSON_AddItemToObject(object, "subnetworks", subnetworks_json(model));
     cJSON_AddItemToObject(object, "keys", keys);
     cJSON_AddItemToObject(object, "tensors", tensors);
     return cli_json_print(object);
@@ -170,8 +235,9 @@ static int run_inspect(const cli_command *command, int argc, char **argv) {
     if (status == SCBM_OK) status = cbm_model_load(&model, path, NULL);
     if (status == SCBM_OK) {
         for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
-            elements += (double)scbm_tensor_elements(scbm_file_tensor(file, i));
-            bytes += (double)scbm_tensor_bytes(scbm_file_tensor(file, i));
+            const scbm_tensor *tensor = scbm_file_tensor(file, i);
+            if (scbm_type_of(tensor->type)->is_float) elements += (double)scbm_tensor_elements(tensor); /* masks are no weights */
+            bytes += (double)scbm_tensor_bytes(tensor);
         }
         if (json) status = print_file_json(path, model, file, elements, bytes);
         else print_file(path, model, file, elements, bytes);
@@ -183,8 +249,10 @@ static int run_inspect(const cli_command *command, int argc, char **argv) {
 
 static const char *const inspect_examples[] = {"inspect demo/encoder.gguf", NULL};
 const cli_command cmd_inspect = {
-    "inspect", "show what is in a model file: keys, tensors, classes, training facts", "FILE [--json]",
-    "Rows that quantization could not cut into blocks of 32 show as f16 among quantized tensors.", inspect_examples, run_inspect};
+    "inspect", "show what is in a model file: keys, tensors, classes, subnetworks, training facts", "FILE [--json]",
+    "Rows that quantization could not cut into blocks of 32 show as f16 among quantized tensors. Of a sparse model it shows what\n"
+    "each concept's subnetwork keeps of each block, and how far two subnetworks overlap; with --json, under subnetworks:\n"
+    "{density: {CONCEPT: share}, blocks: [as density], overlaps: [{a, b, iou, blocks: [iou]}]}.", inspect_examples, run_inspect};
 
 /* ------------------------------------------------------------------------------------------
  * quantize

@@ -18,7 +18,7 @@ typedef struct train_command {
     /* The options as they are parsed. */
     int mode, concept_loss, prune;
     int64_t prune_start, prune_end, fisher_block, fisher_batches, fisher_batch_size, fisher_memory;
-    double damping_absolute, score_rate;
+    double initial_sparsity, damping_absolute, score_rate;
     int64_t epochs, batch, patience, max_length, seed, threads;
     double encoder_rate, head_rate, weight_decay, warmup, clip, lambda, dropout, mixup;
 } train_command;
@@ -76,7 +76,7 @@ static void print_data(const train_command *t, const cbm_dataset *train, const c
     fflush(stdout);
 }
 
-#define EPOCHS_BY_DEFAULT (-1)
+#define BY_DEFAULT (-1) /* the option was not given */
 #define EPOCHS_AFTER_PRUNING 5
 
 static void settle_pruning(train_command *t) {
@@ -93,8 +93,9 @@ static void settle_pruning(train_command *t) {
         p->damping = t->damping_absolute;
         p->damping_absolute = 1;
     }
-    if (p->initial_sparsity > p->sparsity) p->initial_sparsity = p->sparsity;
-    if (t->epochs == EPOCHS_BY_DEFAULT) t->epochs = p->method ? p->end + EPOCHS_AFTER_PRUNING : t->options.epochs;
+    if (t->initial_sparsity >= 0) p->initial_sparsity = t->initial_sparsity;
+    else if (p->initial_sparsity > p->sparsity) p->initial_sparsity = p->sparsity;
+    if (t->epochs == BY_DEFAULT) t->epochs = p->method ? p->end + EPOCHS_AFTER_PRUNING : t->options.epochs;
 }
 
 /* Moves the parsed options to where the library takes them from. */
@@ -127,7 +128,8 @@ static void default_options(train_command *t) {
     cbm_train_defaults(&t->options);
     t->mode = o->mode == CBM_VANILLA ? 0 : o->mode == CBM_INDEPENDENT ? 1 : o->mode == CBM_SEQUENTIAL ? 2 : 3;
     t->concept_loss = o->concept_loss == CBM_LOSS_SIGMOID;
-    t->epochs = EPOCHS_BY_DEFAULT;
+    t->epochs = BY_DEFAULT;
+    t->initial_sparsity = BY_DEFAULT;
     t->prune = (int)o->prune.method;
     t->prune_start = o->prune.start;
     t->prune_end = o->prune.end;
@@ -228,7 +230,7 @@ static int run_train(const cli_command *command, int argc, char **argv) {
         CLI_OUTPUT_OPTION(&o->output, "the model to write (required); the checkpoint stands beside it as FILE.checkpoint"),
         CLI_COLUMNS_OPTIONS(t.columns),
         CLI_CHOICE_OPTION("mode", "vanilla|independent|sequential|joint", &t.mode, "what is learned from what"),
-        CLI_INT_OPTION("epochs", "N", &t.epochs, EPOCHS_BY_DEFAULT, 100000,
+        CLI_INT_OPTION("epochs", "N", &t.epochs, 0, 100000,
                        "passes over the training data (default 10, with --prune 5 after the last pruning); 0 only initializes"),
         CLI_INT_OPTION("batch", "N", &t.batch, 1, 65536, "texts in a step"),
         CLI_REAL_OPTION("encoder-rate", "X", &t.encoder_rate, 0, 10, "learning rate of the encoder"),
@@ -244,7 +246,8 @@ static int run_train(const cli_command *command, int argc, char **argv) {
         CLI_CHOICE_OPTION("prune", "none|obert|magnitude|popup|popup-structured|random", &t.prune,
                           "find a sparse subnetwork for each concept, by this score"),
         CLI_REAL_OPTION("sparsity", "X", &o->prune.sparsity, 0, 1, "the share of zeros in each matrix of each subnetwork in the end"),
-        CLI_REAL_OPTION("initial-sparsity", "X", &o->prune.initial_sparsity, 0, 1, "the share after the first pruning"),
+        CLI_REAL_OPTION("initial-sparsity", "X", &t.initial_sparsity, 0, 1,
+                        "the share after the first pruning (default 0.2, or --sparsity where that is less)"),
         CLI_INT_OPTION("prune-start", "N", &t.prune_start, 1, 100000, "the epoch (from 1) after which is pruned for the first time"),
         CLI_INT_OPTION("prune-end", "N", &t.prune_end, 1, 100000, "and for the last time"),
         CLI_INT_OPTION("fisher-block", "N", &t.fisher_block, 1, 1024, "obert: weights that are scored together"),

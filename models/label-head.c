@@ -157,12 +157,13 @@ static void add_text(const cbm_heads *heads, const float *values, const int32_t 
         if (gold[k] < 0) continue;
         int first = heads->groups[k], n = heads->groups[k + 1] - first, row = first + gold[k];
         counts[row]++;
-        for (int c = 0; c < n; c++) gold_sums[(size_t)row * (size_t)heads->max_classes + (size_t)c] += (double)values[first + c];
+        for (int c = 0; c < n; c++)
+            gold_sums[(size_t)row * (size_t)heads->max_classes + (size_t)c] += (double)values[first + c];
     }
 }
 
-scbm_status cbm_statistics_compute(cbm_statistics *s, const cbm_heads *heads, const cbm_dataset *data, const float *logits,
-                                   const scbm_hooks *hooks) {
+scbm_status cbm_statistics_compute(cbm_statistics *s, const cbm_heads *heads, const cbm_dataset *data,
+                                   const float *logits, const scbm_hooks *hooks) {
     size_t n_classes = (size_t)heads->n_classes, most = (size_t)heads->max_classes;
     float *mean = s->mean.data, *gold_means = s->gold_means.data;
     int32_t *counts = s->gold_counts.data;

@@ -58,7 +58,6 @@ void cbm_mask_fill(scbm_tensor *masks, int stream, int64_t in) {
         memset(bits, 0xff, (size_t)(in / 8));
         if (in % 8) bits[in / 8] = (uint8_t)((1u << (in % 8)) - 1);
     }
-    masks->generation++;
 }
 
 static int64_t count_bits(uint64_t word) {
@@ -87,6 +86,41 @@ void cbm_mask_overlap(const scbm_tensor *masks, int a, int b, int64_t *both, int
     for (size_t i = 0; i < stream_bytes(masks) / 8; i++) {
         *both += count_bits(word_at(bits_a, i) & word_at(bits_b, i));
         *either += count_bits(word_at(bits_a, i) | word_at(bits_b, i));
+    }
+}
+
+/* 64 weights at once: bit b of the number of streams that keep a weight is its bit in counter[b]. */
+#define COUNTER_BITS 31
+
+static int count_streams(const scbm_tensor *masks, size_t i, uint64_t counter[COUNTER_BITS]) {
+    int n_bits = 0;
+    for (int s = 0; s < (int)masks->shape[0]; s++) {
+        uint64_t carry = word_at(cbm_mask_row(masks, s, 0), i);
+        for (int b = 0; carry; b++) {
+            if (b == n_bits) counter[n_bits++] = 0;
+            uint64_t sum = counter[b] ^ carry;
+            carry &= counter[b];
+            counter[b] = sum;
+        }
+    }
+    return n_bits;
+}
+
+/* The weights whose number is `n`. */
+static uint64_t where_count_is(const uint64_t counter[COUNTER_BITS], int n_bits, int n) {
+    uint64_t word = n >> n_bits ? 0 : ~(uint64_t)0;
+    for (int b = 0; b < n_bits; b++) word &= n >> b & 1 ? counter[b] : ~counter[b];
+    return word;
+}
+
+void cbm_mask_sharing(const scbm_tensor *masks, int64_t *shared, int64_t *own) {
+    uint64_t counter[COUNTER_BITS];
+    int n = (int)masks->shape[0];
+    for (size_t i = 0; i < stream_bytes(masks) / 8; i++) {
+        int n_bits = count_streams(masks, i, counter);
+        for (int j = 1; j <= n; j++) shared[j] += count_bits(where_count_is(counter, n_bits, j));
+        uint64_t once = where_count_is(counter, n_bits, 1);
+        for (int s = 0; s < n && once; s++) own[s] += count_bits(once & word_at(cbm_mask_row(masks, s, 0), i));
     }
 }
 
@@ -165,6 +199,9 @@ scbm_status cbm_masks_read(cbm_backbone *backbone, scbm_file *file, int n_concep
             continue;
         }
         found = masks->name;
+        if (n_concepts < 1)
+            return scbm_fail(SCBM_ERROR_FORMAT, "%s: there are masks such as %s, and no concepts that they are for",
+                             scbm_file_path(file), found);
         scbm_status status = check_masks(file, masks, parameter->tensor, n_concepts);
         if (status) return status;
         parameter->masks = masks;

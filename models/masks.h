@@ -26,7 +26,8 @@ int cbm_is_masks_name(const char *name);
 
 /* ---- One matrix: `masks` as above, `in` the number of its columns ---- */
 
-/* Sets every bit of one stream. */
+/* Sets every bit of one stream. Whoever changes masks raises their generation when all is done: streams may be changed by
+ * several threads at once. */
 void cbm_mask_fill(scbm_tensor *masks, int stream, int64_t in);
 /* The bits of a row; not for writing where the tensor is a file's. */
 uint8_t *cbm_mask_row(const scbm_tensor *masks, int stream, int64_t row);
@@ -41,6 +42,9 @@ static inline void cbm_mask_set(uint8_t *row, int64_t column, int bit) {
 int64_t cbm_mask_kept(const scbm_tensor *masks, int stream);
 /* How many weights both of two streams keep, and how many at least one of them. */
 void cbm_mask_overlap(const scbm_tensor *masks, int a, int b, int64_t *both, int64_t *either);
+/* Counts how the streams share the weights: adds to shared[j] those that exactly j of the K streams keep (j from 1 to K),
+ * and to own[k] those that stream k alone keeps. */
+void cbm_mask_sharing(const scbm_tensor *masks, int64_t *shared, int64_t *own);
 /* Their intersection over union; 1 where both are empty. */
 double cbm_mask_iou(int64_t both, int64_t either);
 

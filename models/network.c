@@ -267,7 +267,7 @@ int64_t cbm_sequence_length(const cbm_sequences *s, size_t i) {
 
 int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encoding, const cbm_sequences *sequences,
                         const int32_t *row, int64_t n) {
-    int32_t *ids = encoding->ids->data, *positions = encoding->positions->data, *offsets = encoding->offsets->data;
+    int32_t *ids = encoding->ids ? encoding->ids->data : NULL, *positions = encoding->positions->data, *offsets = encoding->offsets->data;
     int64_t tokens = 0;
     if (encoding->type) *(int32_t *)encoding->type->data = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -275,7 +275,7 @@ int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encodi
         const int32_t *source = sequences->ids + sequences->first[row[i]];
         offsets[i] = (int32_t)tokens;
         for (int64_t t = 0; t < length; t++) {
-            ids[tokens] = source[t];
+            if (ids) ids[tokens] = source[t];
             positions[tokens++] = (int32_t)t + backbone->first_position;
         }
     }
@@ -320,7 +320,7 @@ static int64_t bucket_texts(int64_t tokens) {
 static scbm_status build_graph(cbm_runner *runner, cbm_forward what, cbm_forward_graph *made) {
     const cbm_network *network = runner->network;
     const cbm_heads *heads = &network->heads;
-    const cbm_encode_options options = {0.0f, 0.0f, what == CBM_FORWARD_LOGITS, NULL};
+    const cbm_encode_options options = {.use_masks = what == CBM_FORWARD_LOGITS};
     scbm_graph *g = made->graph;
     scbm_graph_set_precision(g, runner->precision);
     scbm_graph_set_capacity(g, made->max_tokens, made->max_texts);

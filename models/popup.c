@@ -216,6 +216,7 @@ scbm_status cbm_popup_masks(cbm_popup *popup, double sparsity) {
         if (!run.score[i] || !run.keys[i]) status = SCBM_ERROR_MEMORY;
     }
     if (!status) scbm_parallel(popup->context, (int64_t)popup->n * run.n_streams, masks_task, &run);
+    for (int i = 0; i < popup->n && !status; i++) popup->parameter[i]->masks->generation++;
     for (int i = 0; i < workers; i++) {
         if (run.score) scbm_release(hooks, run.score[i]);
         if (run.keys) scbm_release(hooks, run.keys[i]);

@@ -1,18 +1,11 @@
 /*
  * models/prune.c - magnitude, random and second-order scores, and the choice of zeros
  */
-#if !defined(_POSIX_C_SOURCE) && !defined(_WIN32)
-#define _POSIX_C_SOURCE 200809L
-#endif
-
 #include "prune.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#if defined(__unix__)
-#include <unistd.h>
-#endif
 
 /* ------------------------------------------------------------------------------------------
  * Options and schedule
@@ -74,19 +67,11 @@ int64_t cbm_prune_zeros(int64_t n, double sparsity) {
  * The choice of zeros
  * ---------------------------------------------------------------------------------------- */
 
-/* Unsigned numbers in the order of the doubles; 0 is less than any of them. */
-static uint64_t key_of(double score) {
-    uint64_t bits;
-    if (!(score == score)) return 1;
-    memcpy(&bits, &score, sizeof bits);
-    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
-}
-
 #define DIGIT_BITS 11
 #define DIGITS (1 << DIGIT_BITS)
 
 /* The key of rank `rank` (from 0), and how many keys are smaller: digit by digit from the top. */
-static uint64_t key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller) {
+uint64_t cbm_key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller) {
     uint64_t prefix = 0, known = 0;
     int64_t smaller = 0;
     for (int shift = 64; shift > 0;) {
@@ -108,7 +93,7 @@ static uint64_t key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64
 static void fill_keys(const scbm_tensor *masks, int stream, int64_t in, const double *score, uint64_t *keys) {
     for (int64_t row = 0; row < masks->shape[1]; row++) {
         const uint8_t *bits = cbm_mask_row(masks, stream, row);
-        for (int64_t j = 0; j < in; j++) keys[row * in + j] = cbm_mask_get(bits, j) ? key_of(score[row * in + j]) : 0;
+        for (int64_t j = 0; j < in; j++) keys[row * in + j] = cbm_mask_get(bits, j) ? cbm_rank_key(score[row * in + j]) : 0;
     }
 }
 
@@ -119,10 +104,9 @@ static int goes(uint64_t key, uint64_t threshold, int64_t *ties) {
 
 void cbm_prune_select(scbm_tensor *masks, int stream, int64_t in, const double *score, int64_t zeros, uint64_t *keys) {
     int64_t n = masks->shape[1] * in, n_smaller = 0;
-    masks->generation++;
     if (zeros <= 0) return;
     fill_keys(masks, stream, in, score, keys);
-    uint64_t threshold = zeros < n ? key_of_rank(keys, n, zeros - 1, &n_smaller) : UINT64_MAX;
+    uint64_t threshold = zeros < n ? cbm_key_of_rank(keys, n, zeros - 1, &n_smaller) : UINT64_MAX;
     int64_t ties = zeros - n_smaller;
     for (int64_t row = 0; row < masks->shape[1]; row++) {
         uint8_t *bits = cbm_mask_row(masks, stream, row);
@@ -136,7 +120,7 @@ void cbm_prune_select(scbm_tensor *masks, int stream, int64_t in, const double *
 static int64_t count_agreeing(const scbm_tensor *masks, int stream, int64_t in, const uint64_t *keys, int64_t zeros) {
     int64_t n = masks->shape[1] * in, n_smaller = 0, agreeing = 0;
     if (zeros <= 0) return n;
-    uint64_t threshold = zeros < n ? key_of_rank(keys, n, zeros - 1, &n_smaller) : UINT64_MAX;
+    uint64_t threshold = zeros < n ? cbm_key_of_rank(keys, n, zeros - 1, &n_smaller) : UINT64_MAX;
     int64_t ties = zeros - n_smaller;
     for (int64_t row = 0; row < masks->shape[1]; row++) {
         const uint8_t *bits = cbm_mask_row(masks, stream, row);
@@ -311,6 +295,7 @@ static void mask_task(void *arg, int64_t index, int worker) {
     fill_keys(masks, stream, in, score, before);
     if (r->fisher) score_second_order(r->fisher, &r->fisher->matrix[matrix], stream, r->n_gradients, score);
     else if (r->job->options->method == CBM_PRUNE_RANDOM) score_random(r, matrix, stream, n, score);
+    if (r->job->on_scores) r->job->on_scores(r->job->on_scores_user, parameter->tensor, stream, score);
     cbm_prune_select(masks, stream, in, score, zeros, keys);
     r->agreeing[index] = count_agreeing(masks, stream, in, before, zeros);
     r->kept[index] = n - zeros;
@@ -361,9 +346,11 @@ static int64_t gradient_count(const cbm_prune_options *o) {
     return o->fisher_batches ? o->fisher_batches : 4 * (int64_t)o->fisher_block;
 }
 
-/* The rows of all the minibatches of an epoch: one shuffle of the data after the other, cut into batches. */
-static scbm_status draw_rows(const cbm_prune_job *job, int64_t epoch, int32_t **rows) {
+/* One shuffle of the data after the other, cut into batches. */
+scbm_status cbm_prune_draw(const cbm_prune_job *job, int64_t epoch, int32_t **rows, int64_t *n_batches, int64_t *size) {
     int64_t n = (int64_t)job->data->n, batch = gradient_batch(job), wanted = batch * gradient_count(job->options);
+    *n_batches = gradient_count(job->options);
+    *size = batch;
     int32_t *order = scbm_alloc_array(job->hooks, (size_t)n, sizeof *order);
     *rows = scbm_alloc_array(job->hooks, (size_t)wanted, sizeof **rows);
     if (!order || !*rows) {
@@ -430,28 +417,44 @@ static scbm_status collect_gradients(fisher *f, const int32_t *rows, scbm_tensor
  * Groups of matrices, so that their Fisher matrices fit into memory
  * ---------------------------------------------------------------------------------------- */
 
-/* Memory that is free for the taking, by the system's word; 0: unknown. */
-static size_t available_memory(void) {
-#if defined(__unix__) && defined(_SC_PAGESIZE)
-    FILE *file = fopen("/proc/meminfo", "r");
-    unsigned long long kilobytes = 0;
-    char line[128];
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu", &kilobytes) == 1) break;
-    if (file) fclose(file);
-    return kilobytes < SIZE_MAX / 1024 ? (size_t)kilobytes * 1024 : SIZE_MAX;
-#else
-    return 0;
-#endif
-}
-
 #define DEFAULT_FISHER_MEMORY ((size_t)4 << 30)
 #define MEBIBYTE 1048576.0
 
-static size_t memory_limit(const cbm_prune_options *o) {
-    size_t available = available_memory();
-    if (o->fisher_memory) return o->fisher_memory;
-    return available && available / 4 < DEFAULT_FISHER_MEMORY ? available / 4 : DEFAULT_FISHER_MEMORY;
+/* The number after `key` in a file of the system's, in bytes; SIZE_MAX: there is none. An empty key: the file's first. */
+static size_t system_number(const char *path, const char *key, size_t unit) {
+    FILE *file = fopen(path, "r");
+    size_t found = SIZE_MAX, length = strlen(key);
+    unsigned long long number;
+    char line[160];
+    while (file && found == SIZE_MAX && fgets(line, sizeof line, file))
+        if (strncmp(line, key, length) == 0 && sscanf(line + length, "%llu", &number) == 1 && number < SIZE_MAX / unit)
+            found = (size_t)number * unit;
+    if (file) fclose(file);
+    return found;
+}
+
+/* What the process's control group leaves it; SIZE_MAX: no limit. Files that are only cached count as free. */
+static size_t group_memory(void) {
+    size_t limit = system_number("/sys/fs/cgroup/memory.max", "", 1);
+    size_t used = system_number("/sys/fs/cgroup/memory.current", "", 1);
+    size_t cached = system_number("/sys/fs/cgroup/memory.stat", "inactive_file ", 1);
+    if (limit == SIZE_MAX || used == SIZE_MAX) return SIZE_MAX;
+    if (cached != SIZE_MAX) used = used > cached ? used - cached : 0;
+    return limit > used ? limit - used : 0;
+}
+
+/* Memory that is free for the taking, by the system's word; SIZE_MAX: unknown. */
+static size_t available_memory(const cbm_prune_job *job) {
+    if (job->available_memory) return job->available_memory;
+    size_t machine = system_number("/proc/meminfo", "MemAvailable:", 1024), group = group_memory();
+    return group < machine ? group : machine;
+}
+
+/* What a group's Fisher matrices may take. */
+static size_t memory_limit(const cbm_prune_job *job) {
+    size_t quarter = available_memory(job) / 4;
+    if (job->options->fisher_memory) return job->options->fisher_memory;
+    return quarter < DEFAULT_FISHER_MEMORY ? quarter : DEFAULT_FISHER_MEMORY;
 }
 
 static size_t matrix_bytes(const cbm_prune_options *o, const scbm_tensor *weight, int n_streams) {
@@ -460,9 +463,8 @@ static size_t matrix_bytes(const cbm_prune_options *o, const scbm_tensor *weight
 }
 
 /* How many of the parameters from `first` on make the next group, and what it takes: at least one. */
-static int next_group(const cbm_prune_options *o, cbm_parameter **parameter, int first, int n, int n_streams,
-                      size_t *bytes) {
-    size_t limit = memory_limit(o);
+static int next_group(const cbm_prune_options *o, size_t limit, cbm_parameter **parameter, int first, int n,
+                      int n_streams, size_t *bytes) {
     int end = first;
     *bytes = 0;
     while (end < n) {
@@ -484,36 +486,76 @@ static int collect_parameters(const cbm_backbone *backbone, cbm_parameter **para
     return n;
 }
 
+/* Whether every matrix keeps something in the end. */
+static scbm_status check_sparsity(const cbm_prune_options *o, cbm_parameter *const *parameter, int n) {
+    for (int i = 0; i < n; i++) {
+        const scbm_tensor *weight = parameter[i]->tensor;
+        int by_rows = o->method == CBM_PRUNE_POPUP_STRUCTURED;
+        int64_t units = by_rows ? weight->shape[0] : scbm_tensor_elements(weight);
+        if (cbm_prune_zeros(units, o->sparsity) == units)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: a sparsity of %g leaves nothing of %s, which has %lld %s",
+                             o->sparsity, weight->name, (long long)units, by_rows ? "rows" : "weights");
+    }
+    return SCBM_OK;
+}
+
+typedef struct fisher_plan {
+    int n_groups;
+    size_t largest, single, scratch; /* bytes: the largest group's, the largest matrix's, the scores' of all threads */
+} fisher_plan;
+
+static fisher_plan plan_groups(const cbm_prune_job *job, cbm_parameter **parameter, int n, int n_streams) {
+    fisher_plan plan = {0, 0, 0, 0};
+    size_t limit = memory_limit(job);
+    for (int first = 0; first < n; plan.n_groups++) {
+        size_t bytes;
+        first += next_group(job->options, limit, parameter, first, n, n_streams, &bytes);
+        if (bytes > plan.largest) plan.largest = bytes;
+    }
+    for (int i = 0; i < n; i++) {
+        size_t bytes = matrix_bytes(job->options, parameter[i]->tensor, n_streams);
+        size_t scores = (size_t)scbm_tensor_elements(parameter[i]->tensor) * (sizeof(double) + 2 * sizeof(uint64_t));
+        if (bytes > plan.single) plan.single = bytes;
+        if (scores > plan.scratch) plan.scratch = scores;
+    }
+    plan.scratch *= (size_t)scbm_context_workers(job->context);
+    return plan;
+}
+
+static scbm_status refuse_plan(const fisher_plan *plan, size_t available, int block) {
+    double free_mib = (double)available / MEBIBYTE, scratch_mib = (double)plan->scratch / MEBIBYTE;
+    if (plan->single + plan->scratch > available)
+        return scbm_fail(SCBM_ERROR_MEMORY,
+                         "pruning: one layer's Fisher matrices take %.1f MiB and the scores %.1f MiB, and %.1f MiB are "
+                         "free; a --fisher-block smaller than %d takes less",
+                         (double)plan->single / MEBIBYTE, scratch_mib, free_mib, block);
+    return scbm_fail(SCBM_ERROR_MEMORY,
+                     "pruning: a group of layers' Fisher matrices take %.1f MiB and the scores %.1f MiB, and %.1f MiB are "
+                     "free; --fisher-memory %.0f makes groups that fit",
+                     (double)plan->largest / MEBIBYTE, scratch_mib, free_mib,
+                     fmax(1.0, floor((double)(available - plan->scratch) / MEBIBYTE)));
+}
+
 scbm_status cbm_prune_plan(const cbm_prune_job *job, int n_streams) {
     const cbm_prune_options *o = job->options;
-    if (o->method != CBM_PRUNE_OBERT) return SCBM_OK;
-    int n = collect_parameters(&job->network->backbone, NULL), groups = 0;
+    int n = collect_parameters(&job->network->backbone, NULL);
     cbm_parameter **parameter = scbm_alloc_array(job->hooks, (size_t)n, sizeof *parameter);
     if (!parameter) return SCBM_ERROR_MEMORY;
     collect_parameters(&job->network->backbone, parameter);
-    size_t largest = 0, single = 0, available = available_memory();
-    for (int first = 0; first < n; groups++) {
-        size_t bytes;
-        first += next_group(o, parameter, first, n, n_streams, &bytes);
-        if (bytes > largest) largest = bytes;
-    }
-    for (int i = 0; i < n; i++) {
-        size_t bytes = matrix_bytes(o, parameter[i]->tensor, n_streams);
-        if (bytes > single) single = bytes;
+    scbm_status status = check_sparsity(o, parameter, n);
+    if (!status && o->method == CBM_PRUNE_OBERT) {
+        fisher_plan plan = plan_groups(job, parameter, n, n_streams);
+        size_t available = available_memory(job);
+        if (plan.largest + plan.scratch > available) status = refuse_plan(&plan, available, o->fisher_block);
+        else
+            scbm_log(job->hooks, SCBM_LOG_INFO,
+                     "pruning will take %.1f MiB for Fisher matrices and %.1f MiB for scores: %d matrices in %d group%s, "
+                     "%lld gradients of %lld texts for each group",
+                     (double)plan.largest / MEBIBYTE, (double)plan.scratch / MEBIBYTE, n, plan.n_groups,
+                     plan.n_groups == 1 ? "" : "s", (long long)gradient_count(o), (long long)gradient_batch(job));
     }
     scbm_release(job->hooks, parameter);
-    if (available && largest > available)
-        return scbm_fail(SCBM_ERROR_MEMORY,
-                         "pruning: Fisher matrices of a group of layers would take %.0f MiB, and %.0f MiB are free; "
-                         "--fisher-memory %.0f makes smaller groups, a smaller --fisher-block smaller matrices",
-                         (double)largest / MEBIBYTE, (double)available / MEBIBYTE,
-                         ceil((double)(single > available / 2 ? single : available / 2) / MEBIBYTE));
-    scbm_log(
-        job->hooks, SCBM_LOG_INFO,
-        "pruning will take %.0f MiB for Fisher matrices: %d matrices in %d group%s, %lld gradients of %lld texts for each group",
-        (double)largest / MEBIBYTE, n, groups, groups == 1 ? "" : "s", (long long)gradient_count(o),
-        (long long)gradient_batch(job));
-    return SCBM_OK;
+    return status;
 }
 
 static void clear_fisher(fisher *f) {
@@ -539,7 +581,7 @@ static scbm_status create_fisher(fisher *f, cbm_parameter **parameter, int n) {
 }
 
 /* The masks of all groups change at the end, so that every group's gradients are those of the same network: a group's
- * new masks wait in `kept_back`. */
+ * new masks wait in `after`. */
 typedef struct mask_copy {
     scbm_tensor *masks;
     uint8_t *before, *after;
@@ -592,20 +634,21 @@ static scbm_status prune_second_order(mask_run *r, cbm_parameter **parameter, in
     const cbm_prune_job *job = r->job;
     fisher shape = {.block = job->options->fisher_block};
     int32_t *rows = NULL;
-    int64_t sums[2] = {0, 0}, done = 0, total = 0;
+    int64_t sums[2] = {0, 0}, done = 0, total = 0, n_batches, batch;
     mask_copy *copies = scbm_alloc_array(job->hooks, (size_t)n, sizeof *copies);
-    scbm_status status = copies ? draw_rows(job, r->epoch, &rows) : SCBM_ERROR_MEMORY;
+    scbm_status status = copies ? cbm_prune_draw(job, r->epoch, &rows, &n_batches, &batch) : SCBM_ERROR_MEMORY;
+    size_t limit = memory_limit(job);
     r->fisher = &shape; /* for the size of the arrays */
     r->n_gradients = (double)gradient_count(job->options);
     if (!status) status = create_arrays(r, n);
     for (int i = 0; i < n && !status; i++) status = copy_masks(&copies[i], parameter[i]->masks, job->hooks);
     for (int first = 0; first < n; total += gradient_count(job->options)) {
         size_t bytes;
-        first += next_group(job->options, parameter, first, n, r->n_streams, &bytes);
+        first += next_group(job->options, limit, parameter, first, n, r->n_streams, &bytes);
     }
     for (int first = 0; first < n && !status;) {
         size_t bytes;
-        int count = next_group(job->options, parameter, first, n, r->n_streams, &bytes);
+        int count = next_group(job->options, limit, parameter, first, n, r->n_streams, &bytes);
         r->parameter = parameter + first;
         status = prune_group(r, first, count, rows, done, total, copies + first);
         if (!status) sum_report(r, (int64_t)count * r->n_streams, sums);
@@ -635,6 +678,7 @@ static scbm_status prune_first_order(mask_run *r, cbm_parameter **parameter, int
     r->parameter = parameter;
     r->n = n;
     scbm_parallel(r->job->context, (int64_t)n * r->n_streams, mask_task, r);
+    for (int i = 0; i < n; i++) parameter[i]->masks->generation++;
     sum_report(r, (int64_t)n * r->n_streams, sums);
     report->magnitude_overlap = sums[1] ? (double)sums[0] / (double)sums[1] : 1.0;
     return SCBM_OK;

@@ -11,6 +11,8 @@
 
 #include "cbm-internal.h"
 
+#include <string.h>
+
 /* What pruning needs of a training run. */
 typedef struct cbm_prune_job {
     cbm_network *network; /* whose masks are there */
@@ -22,6 +24,10 @@ typedef struct cbm_prune_job {
     int batch_size; /* of the training */
     uint64_t seed;
     const scbm_hooks *hooks;
+    size_t available_memory; /* bytes that are free for the taking; 0: as the system says */
+    /* Sees the scores [out, in] before the choice, from several threads at once. NULL: nobody does. */
+    void (*on_scores)(void *user, const scbm_tensor *weight, int stream, const double *score);
+    void *on_scores_user;
 } cbm_prune_job;
 
 typedef struct cbm_prune_report {
@@ -34,23 +40,39 @@ typedef struct cbm_prune_report {
 /* "obert", …; NULL for an unknown number. */
 const char *cbm_prune_name(cbm_prune_method method);
 
-/* Checks the options against each other and against the run. */
+/* Checks the options against each other and against the run (see cbm_prune_plan for the network). */
 scbm_status cbm_prune_check(const cbm_prune_options *options, cbm_mode mode, int epochs);
 /* s(epoch): 0 before start, from initial_sparsity at start to sparsity at end. */
 double cbm_prune_sparsity(const cbm_prune_options *options, int64_t epoch);
 /* How many weights of n are zero at a sparsity. */
 int64_t cbm_prune_zeros(int64_t n, double sparsity);
 
-/* Says in the log what second-order pruning will take, before anything is taken; an error that names a smaller
- * --fisher-memory when that is more than the machine has. `n_streams` is K. */
+/* Checks the options against the network: a sparsity that leaves nothing of a matrix is an error that names it. Says in the
+ * log what second-order pruning will take, before anything is taken; an error that names a smaller --fisher-memory, or a
+ * smaller --fisher-block, when that is more than the machine has. `n_streams` is K. */
 scbm_status cbm_prune_plan(const cbm_prune_job *job, int n_streams);
 
 /* Sets all masks anew at the end of an epoch (obert, magnitude, random). */
 scbm_status cbm_prune_epoch(const cbm_prune_job *job, int64_t epoch, cbm_prune_report *report);
 
+/* The rows of the training data that second-order pruning takes its gradients from after an epoch: *n_batches minibatches
+ * of *batch texts, to be released with the job's hooks. */
+scbm_status cbm_prune_draw(const cbm_prune_job *job, int64_t epoch, int32_t **rows, int64_t *n_batches, int64_t *batch);
+
 /* The choice itself: of the n = out · in weights of stream `stream`, turns off `zeros`, by score (a NaN counts as the
- * smallest), then position. Weights that are off already go first. `keys` is scratch of n. */
+ * smallest), then position. Weights that are off already go first. `keys` is scratch of n. The masks' generation is the
+ * caller's to raise. */
 void cbm_prune_select(scbm_tensor *masks, int stream, int64_t in, const double *score, int64_t zeros, uint64_t *keys);
+
+/* Ranks: unsigned numbers in the order of the doubles (a NaN is the smallest), none of them 0; and of `n` such keys the
+ * one of rank `rank` (from 0), with how many are smaller. */
+static inline uint64_t cbm_rank_key(double value) {
+    uint64_t bits;
+    if (!(value == value)) return 1;
+    memcpy(&bits, &value, sizeof bits);
+    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
+}
+uint64_t cbm_key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller);
 
 /* ------------------------------------------------------------------------------------------
  * Learned scores (edge-popup; Ramanujan et al., CVPR 2020)

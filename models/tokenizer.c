@@ -531,6 +531,10 @@ int cbm_token_continues_word(const cbm_tokenizer *t, int32_t id) {
     return id >= 0 && id < t->n && (t->flags[id] & PIECE_CONTINUES) != 0;
 }
 
+int32_t cbm_tokenizer_unknown(const cbm_tokenizer *t) {
+    return t->unknown;
+}
+
 int32_t cbm_tokenizer_mask(const cbm_tokenizer *t) {
     return t->mask;
 }

@@ -33,6 +33,7 @@ const char *cbm_token_piece(const cbm_tokenizer *tokenizer, int32_t id);
 int32_t cbm_tokenizer_size(const cbm_tokenizer *tokenizer);
 int cbm_token_is_special(const cbm_tokenizer *tokenizer, int32_t id);
 int cbm_token_continues_word(const cbm_tokenizer *tokenizer, int32_t id); /* "##ing": glued to the piece before it */
+int32_t cbm_tokenizer_unknown(const cbm_tokenizer *tokenizer);            /* what stands for words it cannot write */
 int32_t cbm_tokenizer_mask(const cbm_tokenizer *tokenizer);               /* the mask token, -1: none */
 int32_t cbm_tokenizer_padding(const cbm_tokenizer *tokenizer);            /* -1: none */
 

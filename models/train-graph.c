@@ -118,7 +118,10 @@ static scbm_status watch_gradients(cbm_training_graph *t, const cbm_network *net
 
 static scbm_status build(cbm_training_graph *t, const cbm_network *network, const cbm_training_settings *settings) {
     scbm_graph *g = t->graph;
-    const cbm_encode_options options = {settings->hidden_dropout, settings->attention_dropout, 1, settings->states};
+    const cbm_encode_options options = {.hidden_dropout = settings->hidden_dropout,
+                                        .attention_dropout = settings->attention_dropout,
+                                        .use_masks = 1,
+                                        .states = settings->states};
     scbm_graph_set_precision(g, settings->precision);
     scbm_graph_set_capacity(g, settings->max_tokens, settings->max_texts);
     cbm_backbone_encode(&network->backbone, g, settings->max_texts, &options, &t->encoding);

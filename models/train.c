@@ -181,6 +181,7 @@ static scbm_status add_texts(training_run *run, const cbm_dataset *data, const c
     scbm_status status = cbm_sequences_add_texts(sequences, run->encoder->tokenizer, (const char *const *)data->text,
                                                  data->text_length, data->n, run->network.backbone.max_tokens,
                                                  &run->hooks);
+    cbm_tokens_clear(&sequences->tokens, &run->encoder->hooks); /* which are the tokenizer's */
     if (!status || status == SCBM_ERROR_MEMORY) return status;
     char message[400];
     snprintf(message, sizeof message, "%s", scbm_last_error());
@@ -689,7 +690,7 @@ static scbm_status write_model(training_run *run, const cbm_validation *v, doubl
     add_settings(run, facts, &n);
     add_int(facts, &n, "epoch", run->state.epoch);
     if (run->state.epoch) {
-        if (prunes(run)) add_real(facts, &n, "magnitude_overlap", run->magnitude_overlap);
+        if (run->magnitude_overlap >= 0) add_real(facts, &n, "magnitude_overlap", run->magnitude_overlap);
         add_int(facts, &n, "validation_texts", (int64_t)run->valid->n);
         add_real(facts, &n, "loss", train_loss);
         add_real(facts, &n, "validation_loss", v->loss);
@@ -820,15 +821,15 @@ static scbm_status validate(training_run *run, cbm_validation *v) {
 /* Sets the masks anew after an epoch, if it is one of those. */
 static scbm_status prune(training_run *run) {
     const cbm_prune_options *o = &run->options->prune;
-    const cbm_prune_job job = {&run->network,
-                               run->context,
-                               run->train,
-                               &run->train_sequences,
-                               &run->settings,
-                               o,
-                               run->options->batch_size,
-                               run->options->seed,
-                               &run->hooks};
+    const cbm_prune_job job = {.network = &run->network,
+                               .context = run->context,
+                               .data = run->train,
+                               .sequences = &run->train_sequences,
+                               .settings = &run->settings,
+                               .options = o,
+                               .batch_size = run->options->batch_size,
+                               .seed = run->options->seed,
+                               .hooks = &run->hooks};
     cbm_prune_report report;
     int64_t epoch = run->state.epoch;
     run->magnitude_overlap = -1.0;
@@ -953,15 +954,15 @@ static scbm_status write_start(training_run *run) {
 
 /* What pruning will take is said, or refused, before the first epoch. */
 static scbm_status plan_pruning(training_run *run) {
-    const cbm_prune_job job = {&run->network,
-                               run->context,
-                               run->train,
-                               &run->train_sequences,
-                               &run->settings,
-                               &run->options->prune,
-                               run->options->batch_size,
-                               run->options->seed,
-                               &run->hooks};
+    const cbm_prune_job job = {.network = &run->network,
+                               .context = run->context,
+                               .data = run->train,
+                               .sequences = &run->train_sequences,
+                               .settings = &run->settings,
+                               .options = &run->options->prune,
+                               .batch_size = run->options->batch_size,
+                               .seed = run->options->seed,
+                               .hooks = &run->hooks};
     return cbm_prune_plan(&job, run->network.heads.n_concepts);
 }
 

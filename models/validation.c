@@ -17,7 +17,8 @@ static double score_of(float logit, cbm_concept_loss kind) {
 }
 
 /* Adds w · CE(target) of n logits; a target below 0 is ignored. `weights` is the classes' or NULL. */
-static void add_loss(loss_sum *sum, const float *logits, int n, int32_t target, const float *weights, cbm_concept_loss kind) {
+static void add_loss(loss_sum *sum, const float *logits, int n, int32_t target, const float *weights,
+                     cbm_concept_loss kind) {
     if (target < 0) return;
     double largest = score_of(logits[cbm_largest(logits, n)], kind), total = 0.0;
     double weight = weights ? (double)weights[target] : 1.0;
@@ -32,10 +33,10 @@ static double mean_of(const loss_sum *sum) {
 
 /* What the network says of every text. */
 typedef struct answers {
-    int32_t *label, *concept_class;  /* [n], [n, K] */
-    int *n_classes;                  /* [K] */
-    cbm_measures *each;              /* [K] */
-    float *values, *label_logits;    /* [C], [Y]: of one text */
+    int32_t *label, *concept_class; /* [n], [n, K] */
+    int *n_classes;                 /* [K] */
+    cbm_measures *each;             /* [K] */
+    float *values, *label_logits;   /* [C], [Y]: of one text */
 } answers;
 
 static scbm_status create_answers(answers *a, const cbm_heads *heads, size_t n, const scbm_hooks *hooks) {
@@ -72,8 +73,8 @@ static void answer(answers *a, const cbm_heads *heads, const cbm_dataset *data, 
     for (size_t k = 0; k < n_concepts; k++) {
         int first = heads->groups[k], n = heads->groups[k + 1] - first;
         a->concept_class[i * n_concepts + k] = cbm_largest(computed + first, n);
-        add_loss(concept, computed + first, n, data->concept_class[i * n_concepts + k], weights ? weights + first : NULL,
-                 settings->concept_loss);
+        add_loss(concept, computed + first, n, data->concept_class[i * n_concepts + k],
+                 weights ? weights + first : NULL, settings->concept_loss);
     }
     if (heads->mode != CBM_VANILLA) {
         cbm_concept_values(heads, computed, a->values);

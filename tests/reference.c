@@ -440,7 +440,7 @@ static void layer_norm(ref_call *c) {
 static void add_layer_norm(ref_call *c) {
     const ref_array *x = &c->source[0], *residual = &c->source[1];
     int64_t d = last(x);
-    double *sum = checked(malloc(((size_t)d + 1) * sizeof *sum));
+    double *sum = checked(calloc((size_t)d + 1, sizeof *sum));
     for (int64_t r = 0; r < rows(x); r++) {
         for (int64_t j = 0; j < d; j++) {
             sum[j] = x->value[r * d + j] + residual->value[broadcast_index(x, r * d + j, residual)];

@@ -33,7 +33,6 @@ typedef struct device {
 
 static const device devices[] = {
     {"cpu (portable)", scbm_cpu_backend_create, "portable", 1},
-    {"cpu (neon)", scbm_cpu_backend_create, "neon", 1},
     {"cpu (avx2)", scbm_cpu_backend_create, "avx2", 1},
     {"cpu (avx512)", scbm_cpu_backend_create, "avx512", 1},
 };

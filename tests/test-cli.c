@@ -61,7 +61,7 @@ static char *read_file(const char *path) {
 
 /* Runs a shell command in which "$MAIN" is the program. */
 static outcome shell(const char *command) {
-    char line[4096];
+    char line[8192];
     outcome result;
     snprintf(line, sizeof line, "{ %s\n} >out 2>err", command);
     int status = system(line);

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Trains and measures SparseCBM's settings on CEBaB, one CSV row a setting and seed.
+
+    python3 tests/sweep/sweep.py --model minilm.gguf --data DIR --out DIR [--only PATTERN ...] [--table]
+
+DIR (of --data) holds the CEBaB files. A row that stands in OUT/results.csv is not run again, and a training
+that was cut off goes on from its checkpoint: start the same command again. Rows come in order of importance.
+--table prints what is there as Markdown and runs nothing. Only Python's own library is needed.
+"""
+
+import argparse
+import csv
+import fnmatch
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = ROOT / "models" / "main"
+CONCEPTS = ["food", "ambiance", "service", "noise"]
+FILES = {part: f"{part}_cebab_new_concept_single.csv" for part in ("train", "dev", "test")}
+# At equal epochs: the dense models train as long as the pruned ones.
+EPOCHS, START, END = 12, 2, 8
+PRUNED = ["--prune-start", str(START), "--prune-end", str(END)]
+
+
+def pruned(method, sparsity, *more):
+    return ["--prune", method, "--sparsity", str(sparsity), *PRUNED, *more]
+
+
+# name: (mode, options of `train`, seeds, texts of the interventions: 0 is all, None is no interventions)
+SETTINGS = {
+    "dense joint": ("joint", [], (42, 43, 44), None),
+    "obert 0.7": ("joint", pruned("obert", 0.7), (42, 43, 44), 0),
+    "vanilla": ("vanilla", [], (42, 43, 44), None),
+    "magnitude 0.7": ("joint", pruned("magnitude", 0.7), (42,), 200),
+    "obert 0.9": ("joint", pruned("obert", 0.9), (42,), 200),
+    "obert 0.5": ("joint", pruned("obert", 0.5), (42,), 200),
+    "obert 0.7 published Fisher": ("joint", pruned("obert", 0.7, "--fisher-batches", "20", "--fisher-block", "50",
+                                                   "--damping-absolute", "1e-7"), (42,), 200),
+    "obert 0.7 refit label": ("joint", pruned("obert", 0.7, "--refit-label"), (42,), 200),
+    "random 0.7": ("joint", pruned("random", 0.7), (42,), 200),
+    "popup 0.7": ("joint", pruned("popup", 0.7), (42,), 200),
+    "popup-structured 0.7": ("joint", pruned("popup-structured", 0.7), (42,), 200),
+    "independent obert 0.7": ("independent", pruned("obert", 0.7), (42,), 200),
+    "sequential obert 0.7": ("sequential", pruned("obert", 0.7), (42,), 200),
+}
+INTERVENTIONS = [("mask signed", ["--intervene", "mask", "--select", "signed"]),
+                 ("mask abs", ["--intervene", "mask", "--select", "abs"]),
+                 ("edit", ["--intervene", "edit"])]
+COLUMNS = ["setting", "seed", "label_accuracy", "label_f1", "concept_accuracy", "concept_f1"]
+for rule, _ in INTERVENTIONS:
+    COLUMNS += [f"{rule}: {what}" for what in ("label_before", "label_after", "concepts_wrong", "concepts_fixed",
+                                               "labels_fixed", "labels_broken", "moved_bits", "seconds")]
+COLUMNS += ["train_seconds", "peak_mib"]
+
+
+def run(arguments, log):
+    """Runs models/main, its messages into `log`; returns what it printed and its peak memory in MiB."""
+    with open(log, "a", encoding="utf-8") as messages:
+        done = subprocess.Popen([str(MAIN), *arguments], stdout=subprocess.PIPE, stderr=messages, text=True)
+        output = done.stdout.read()
+        _, status, usage = os.wait4(done.pid, 0)
+    if status:
+        sys.exit(f"models/main {' '.join(arguments)} failed; see {log}")
+    return output, usage.ru_maxrss / 1024
+
+
+def train(args, name, mode, options, seed, model, log):
+    files = [str(Path(args.data) / FILES[part]) for part in ("train", "dev")]
+    concepts = [] if mode == "vanilla" else [word for c in CONCEPTS for word in ("--concept", f"{c}={c}_aspect_majority")]
+    started = time.monotonic()
+    output, peak = run(["train", "--model", args.model, "--data", files[0], "--valid", files[1], "--text", "description",
+                        "--label", "review_majority", *concepts, "--mode", mode, "--epochs", str(EPOCHS), *options,
+                        "--seed", str(seed), "--resume", "--json", "-o", model], log)
+    Path(log).with_suffix(".epochs.jsonl").write_text(output, encoding="utf-8")
+    return time.monotonic() - started, peak
+
+
+def measure(args, name, seed):
+    mode, options, _, texts = SETTINGS[name]
+    stem = Path(args.out) / f"{name.replace(' ', '-')}-{seed}"
+    model, log, test = f"{stem}.gguf", f"{stem}.log", str(Path(args.data) / FILES["test"])
+    seconds, peak = train(args, name, mode, options, seed, model, log)
+    row = {"setting": name, "seed": seed, "train_seconds": round(seconds, 1), "peak_mib": round(peak)}
+    result = json.loads(run(["eval", "--model", model, "--data", test, "--json"], log)[0])
+    row["label_accuracy"], row["label_f1"] = result["label"]["accuracy"], result["label"]["macro_f1"]
+    if mode != "vanilla":
+        row["concept_accuracy"], row["concept_f1"] = result["concepts"]["accuracy"], result["concepts"]["macro_f1"]
+    for rule, how in INTERVENTIONS if texts is not None else []:
+        started = time.monotonic()
+        limit = ["--intervene-texts", str(texts)] if texts else []
+        result = json.loads(run(["eval", "--model", model, "--data", test, "--json", *how, *limit], log)[0])
+        row[f"{rule}: label_before"] = result["before"]["label"]["accuracy"]
+        row[f"{rule}: label_after"] = result["after"]["label"]["accuracy"]
+        for key in ("concepts_wrong", "concepts_fixed", "labels_fixed", "labels_broken", "moved_bits"):
+            row[f"{rule}: {key}"] = result[key]
+        row[f"{rule}: seconds"] = round(time.monotonic() - started, 1)
+    Path(f"{model}.checkpoint").unlink(missing_ok=True)
+    return row
+
+
+def read_rows(path):
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    """All rows anew, then renamed: a run that is killed leaves the old file or the new one."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def percent(values):
+    values = [100 * float(v) for v in values if v != ""]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def table(rows):
+    print("| setting | seeds | label % (F1) | concepts % (F1) | fixed by masks, signed | by the paper's rule | label after"
+          " masks signed / abs / edit | training, MiB |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in SETTINGS:
+        ours = [row for row in rows if row["setting"] == name]
+        if not ours:
+            continue
+        column = lambda key: [row[key] for row in ours]
+        fixed = []
+        for rule in ("mask signed", "mask abs"):
+            wrong = sum(int(v) for v in column(f"{rule}: concepts_wrong") if v)
+            right = sum(int(v) for v in column(f"{rule}: concepts_fixed") if v)
+            fixed.append(f"{right} of {wrong}" if wrong else "")
+        after = " / ".join(percent(column(f"{rule}: label_after")) for rule, _ in INTERVENTIONS)
+        before = percent(column("mask signed: label_before"))
+        print(f"| {name} | {len(ours)} | {percent(column('label_accuracy'))} ({percent(column('label_f1'))}) |"
+              f" {percent(column('concept_accuracy'))} ({percent(column('concept_f1'))}) | {fixed[0]} | {fixed[1]} |"
+              f" {before + ' → ' + after if before else ''} |"
+              f" {statistics.mean(float(v) for v in column('train_seconds')):.0f} s,"
+              f" {max(float(v) for v in column('peak_mib')):.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="the encoder, a model file")
+    parser.add_argument("--data", help="the folder with the CEBaB files")
+    parser.add_argument("--out", required=True, help="the folder for models, logs and results.csv")
+    parser.add_argument("--only", nargs="+", default=["*"], help="settings, by shell patterns")
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
+    args = parser.parse_args()
+    path = Path(args.out) / "results.csv"
+    rows = read_rows(path)
+    if args.table:
+        return table(rows)
+    if not args.model or not args.data:
+        parser.error("--model and --data are needed to run anything")
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    for name, (_, _, seeds, _) in SETTINGS.items():
+        for seed in seeds:
+            known = any(row["setting"] == name and row["seed"] == str(seed) for row in rows)
+            if known or not any(fnmatch.fnmatch(name, pattern) for pattern in args.only):
+                continue
+            print(f"{name}, seed {seed} …", flush=True)
+            rows.append({key: str(value) for key, value in measure(args, name, seed).items()})
+            write_rows(path, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,786 @@
+/*
+ * tests/test-cbm.c - loaded models: what is refused, predictions and what explains them, threads, vectors, quantization
+ */
+#define _XOPEN_SOURCE 700
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "small-encoder.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+static char folder[64];
+static cbm_model *encoder, *joint, *independent, *vanilla;
+static scbm_hooks one_thread = {.n_workers = 1};
+
+enum { N_TEXTS = 40 };
+static cbm_dataset texts; /* the first is empty, the second longer than the model reads */
+
+static void assert_ok(scbm_status status) {
+    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
+}
+
+static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
+    if (status != wanted)
+        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
+    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
+}
+
+/* A file in the test's folder; the last 64 names stay. */
+static const char *in_folder(const char *name) {
+    static char paths[64][160];
+    static int next;
+    char *path = paths[next++ % 64];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static scbm_status load(cbm_model **model, const char *name) {
+    const cbm_load_options options = {&one_thread};
+    return cbm_model_load(model, in_folder(name), &options);
+}
+
+static scbm_status train_and_load(cbm_model **model, cbm_mode mode, const char *name) {
+    cbm_dataset train, valid;
+    cbm_train_options o;
+    cbm_train_defaults(&o);
+    o.mode = mode;
+    o.epochs = 2;
+    o.encoder_rate = 2e-3f;
+    o.head_rate = 3e-2f;
+    o.output = in_folder(name);
+    o.hooks = &one_thread;
+    scbm_status status = small_data(&train, 0, 60);
+    if (!status) status = small_data(&valid, 500, 20);
+    if (!status) status = cbm_train(encoder, &train, &valid, small_concepts, &o);
+    cbm_dataset_clear(&train);
+    cbm_dataset_clear(&valid);
+    return status ? status : load(model, name);
+}
+
+static scbm_status replace_text(size_t i, const char *text) {
+    scbm_release(NULL, texts.text[i]);
+    texts.text[i] = scbm_strdup(NULL, text);
+    texts.text_length[i] = strlen(text);
+    return texts.text[i] ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/scbm-test-cbm-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
+    if (!status) status = load(&encoder, "encoder.gguf");
+    if (!status) status = train_and_load(&joint, CBM_JOINT, "joint.gguf");
+    if (!status) status = train_and_load(&independent, CBM_INDEPENDENT, "independent.gguf");
+    if (!status) status = train_and_load(&vanilla, CBM_VANILLA, "vanilla.gguf");
+    if (!status) status = small_data(&texts, 2000, N_TEXTS);
+    if (!status) status = replace_text(0, "");
+    if (!status)
+        status = replace_text(
+            1, "the soup was tasty and the waiter was rude and it was there and we came with friends and the waiter "
+               "was kind and the soup was bland and it was monday");
+    if (status) fprintf(stderr, "%s\n", scbm_last_error());
+    return status != SCBM_OK;
+}
+
+static int tear_down(void **state) {
+    char line[128];
+    (void)state;
+    cbm_model_free(encoder);
+    cbm_model_free(joint);
+    cbm_model_free(independent);
+    cbm_model_free(vanilla);
+    cbm_dataset_clear(&texts);
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    return system(line);
+}
+
+static cbm_context *create(const cbm_model *model, const cbm_context_options *options) {
+    cbm_context *ctx;
+    assert_ok(cbm_context_create(&ctx, model, options));
+    return ctx;
+}
+
+static const char *const *all_texts(void) {
+    return (const char *const *)texts.text;
+}
+
+static void predict_all(cbm_context *ctx, cbm_prediction p[N_TEXTS]) {
+    if (cbm_predict_batch(ctx, all_texts(), texts.text_length, N_TEXTS, p)) fail_msg("%s", cbm_context_error(ctx));
+}
+
+static void assert_same_bits(const float *a, const float *b, int n) {
+    assert_memory_equal(a, b, (size_t)n * sizeof *a);
+}
+
+static void assert_same_prediction(const cbm_prediction *a, const cbm_prediction *b) {
+    assert_int_equal(a->label_index, b->label_index);
+    assert_int_equal(a->n_concepts, b->n_concepts);
+    assert_same_bits(a->logits, b->logits, a->n_labels);
+    assert_same_bits(&a->bias, &b->bias, 1);
+    for (int k = 0; k < a->n_concepts; k++) {
+        assert_same_bits(a->concepts[k].logits, b->concepts[k].logits, a->concepts[k].n_classes);
+        assert_same_bits(&a->concepts[k].contribution, &b->concepts[k].contribution, 1);
+    }
+    assert_int_equal(a->truncated, b->truncated);
+    assert_int_equal(a->n_tokens, b->n_tokens);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Loading
+ * ---------------------------------------------------------------------------------------- */
+
+static void models_tell_what_they_are(void **state) {
+    (void)state;
+    assert_int_equal(cbm_model_mode(encoder), CBM_ENCODER);
+    assert_int_equal(cbm_model_n_labels(encoder), 0);
+    assert_int_equal(cbm_model_n_concepts(encoder), 0);
+    assert_int_equal(cbm_model_hidden_size(joint), 32);
+    assert_int_equal(cbm_model_max_tokens(joint), SMALL_MAX_TOKENS);
+    assert_int_equal(cbm_model_mode(joint), CBM_JOINT);
+    assert_int_equal(cbm_model_n_concepts(joint), 2);
+    assert_string_equal(cbm_model_concept(joint, 0), "taste");
+    assert_int_equal(cbm_model_n_concept_classes(joint, 1), 2);
+    assert_string_equal(cbm_model_concept_class(joint, 0, 2), "unknown");
+    assert_string_equal(cbm_model_label(joint, 0), "low");
+    assert_null(cbm_model_concept(joint, 2));
+    assert_null(cbm_model_concept(joint, -1));
+    assert_null(cbm_model_concept_class(joint, 1, 2));
+    assert_null(cbm_model_label(joint, 3));
+    assert_int_equal(cbm_model_n_concept_classes(joint, 9), 0);
+    assert_string_equal(cbm_mode_name(CBM_SEQUENTIAL), "sequential");
+    assert_string_equal(cbm_mode_name((cbm_mode)99), "unknown");
+    cbm_model_free(NULL);
+    cbm_context_free(NULL);
+}
+
+/* Writes joint.gguf again with a change. */
+typedef struct change {
+    const char *without, *as_vector;  /* a tensor that is left out, or becomes a vector */
+    void (*set)(scbm_writer *writer); /* keys */
+    const char *message;
+} change;
+
+static void set_odd_mode(scbm_writer *writer) {
+    scbm_writer_set_string(writer, CBM_KEY_MODE, "jiont");
+}
+
+static void set_next_version(scbm_writer *writer) {
+    scbm_writer_set_int(writer, CBM_KEY_VERSION, SCBM_VALUE_U32, CBM_FILE_VERSION + 1);
+}
+
+static void set_two_labels(scbm_writer *writer) {
+    static const char *const two[] = {"low", "high"};
+    scbm_writer_set_strings(writer, CBM_KEY_LABELS, two, 2);
+}
+
+static void set_number_labels(scbm_writer *writer) {
+    scbm_writer_set_int(writer, CBM_KEY_LABELS, SCBM_VALUE_U32, 3);
+}
+
+static void remove_classes(scbm_writer *writer) {
+    scbm_writer_remove_key(writer, CBM_KEY_CLASSES);
+}
+
+static void set_groups(scbm_writer *writer, int64_t second, int64_t last) {
+    const int64_t groups[3] = {0, second, last};
+    scbm_writer_set_ints(writer, CBM_KEY_GROUPS, SCBM_VALUE_I32, groups, 3);
+}
+
+static void set_empty_group(scbm_writer *writer) {
+    set_groups(writer, 0, 5);
+}
+
+static void set_large_group(scbm_writer *writer) {
+    set_groups(writer, 6, 5);
+}
+
+static void set_short_groups(scbm_writer *writer) {
+    set_groups(writer, 3, 4);
+}
+
+static void set_many_heads(scbm_writer *writer) {
+    scbm_writer_set_int(writer, "bert.attention.head_count", SCBM_VALUE_U32, 3);
+}
+
+static void set_no_blocks(scbm_writer *writer) {
+    scbm_writer_set_int(writer, "bert.block_count", SCBM_VALUE_U32, 0);
+}
+
+static void set_more_blocks(scbm_writer *writer) {
+    scbm_writer_set_int(writer, "bert.block_count", SCBM_VALUE_U32, SMALL_LAYERS + 1);
+}
+
+static void set_long_texts(scbm_writer *writer) {
+    scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, SMALL_MAX_TOKENS + 1);
+}
+
+static void set_other_architecture(scbm_writer *writer) {
+    scbm_writer_set_string(writer, "general.architecture", "llama");
+}
+
+static void set_wide_hidden(scbm_writer *writer) {
+    scbm_writer_set_int(writer, "bert.embedding_length", SCBM_VALUE_U32, 34);
+}
+
+static void set_odd_activation(scbm_writer *writer) {
+    scbm_writer_set_string(writer, "sparsecbm.activation", "swish");
+}
+
+static void write_changed(const change *what, const char *path) {
+    scbm_writer *writer;
+    scbm_file *file;
+    scbm_tensor vector;
+    assert_ok(scbm_file_open(&file, in_folder("joint.gguf"), NULL));
+    assert_ok(scbm_writer_create(&writer, NULL));
+    scbm_writer_copy_keys(writer, file);
+    if (what->set) what->set(writer);
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+        const scbm_tensor *tensor = scbm_file_tensor(file, i);
+        if (what->without && strcmp(tensor->name, what->without) == 0) continue;
+        if (what->as_vector && strcmp(tensor->name, what->as_vector) == 0) {
+            int64_t n = scbm_tensor_elements(tensor);
+            assert_ok(scbm_tensor_init(&vector, tensor->name, tensor->type, 1, &n));
+            vector.data = tensor->data;
+            tensor = &vector;
+        }
+        scbm_writer_add_tensor(writer, tensor, tensor->type);
+    }
+    assert_ok(scbm_writer_write(writer, path));
+    scbm_writer_free(writer);
+    scbm_file_close(file);
+}
+
+static void damaged_models_are_refused_with_their_reason(void **state) {
+    (void)state;
+    static const change changes[] = {
+        {NULL, NULL, set_odd_mode, "'jiont'"},
+        {NULL, NULL, set_next_version, "reads version 1"},
+        {NULL, NULL, set_two_labels, CBM_LABEL_WEIGHT},
+        {NULL, NULL, set_number_labels, "must be an array of strings"},
+        {NULL, NULL, remove_classes, CBM_KEY_CLASSES},
+        {NULL, NULL, set_empty_group, CBM_KEY_GROUPS},
+        {NULL, NULL, set_large_group, CBM_KEY_GROUPS},
+        {NULL, NULL, set_short_groups, CBM_KEY_GROUPS},
+        {NULL, NULL, set_many_heads, "3 attention heads"},
+        {NULL, NULL, set_no_blocks, "block_count is 0"},
+        {NULL, NULL, set_more_blocks, "blk.2."},
+        {NULL, NULL, set_long_texts, "sparsecbm.max_tokens"},
+        {NULL, NULL, set_other_architecture, "'llama'"},
+        {NULL, NULL, set_wide_hidden, "[any, 34]"},
+        {NULL, NULL, set_odd_activation, "'swish'"},
+        {CBM_CONCEPT_WEIGHT, NULL, NULL, CBM_CONCEPT_WEIGHT " is missing"},
+        {CBM_CONCEPT_MEAN, NULL, NULL, CBM_CONCEPT_MEAN " is missing"},
+        {CBM_GOLD_COUNTS, NULL, NULL, CBM_GOLD_COUNTS " is missing"},
+        {"blk.1.attn_k.bias", NULL, NULL, "blk.1.attn_k.bias is missing"},
+        {"token_embd.weight", NULL, NULL, "token_embd.weight is missing"},
+        {NULL, CBM_LABEL_WEIGHT, NULL, "[15]"},
+        {NULL, "blk.0.ffn_up.weight", NULL, "blk.0.ffn_up.weight"},
+    };
+    const char *path = in_folder("changed.gguf");
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        cbm_model *model = joint;
+        write_changed(&changes[i], path);
+        scbm_status status = cbm_model_load(&model, path, NULL);
+        if (!status) fail_msg("case %d (%s) was loaded", (int)i, changes[i].message);
+        assert_true(status == SCBM_ERROR_FORMAT || status == SCBM_ERROR_UNSUPPORTED);
+        assert_null(model);
+        if (!strstr(cbm_last_error(), changes[i].message))
+            fail_msg("'%s' is not in: %s", changes[i].message, cbm_last_error());
+        if (!strstr(cbm_last_error(), path)) fail_msg("no path in: %s", cbm_last_error());
+    }
+    const change none = {NULL, NULL, NULL, NULL};
+    cbm_model *model;
+    write_changed(&none, path);
+    assert_ok(cbm_model_load(&model, path, NULL));
+    cbm_model_free(model);
+    assert_failed(cbm_model_load(&model, in_folder("nothing.gguf"), NULL), SCBM_ERROR_IO, "nothing.gguf");
+    assert_failed(cbm_model_load(&model, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_failed(cbm_model_load_memory(&model, NULL, 10, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+}
+
+static char *read_file(const char *path, size_t *size) {
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    fseek(file, 0, SEEK_END);
+    *size = (size_t)ftell(file);
+    rewind(file);
+    char *data = malloc(*size + 1);
+    assert_non_null(data);
+    assert_int_equal(fread(data, 1, *size, file), *size);
+    fclose(file);
+    return data;
+}
+
+static void a_model_in_memory_is_the_same_model(void **state) {
+    (void)state;
+    size_t size;
+    char *data = read_file(in_folder("joint.gguf"), &size), *shifted = malloc(size + 1);
+    memcpy(shifted + 1, data, size);
+    cbm_context *wanted_ctx = create(joint, NULL);
+    cbm_prediction wanted[N_TEXTS], got[N_TEXTS];
+    predict_all(wanted_ctx, wanted);
+    for (int is_shifted = 0; is_shifted < 2; is_shifted++) {
+        const cbm_load_options options = {&one_thread};
+        cbm_model *model;
+        assert_ok(cbm_model_load_memory(&model, is_shifted ? shifted + 1 : data, size, &options));
+        cbm_context *ctx = create(model, NULL);
+        predict_all(ctx, got);
+        for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&wanted[i], &got[i]);
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
+    cbm_model *model;
+    for (size_t n = 0; n < size; n += 1 + size / 23)
+        assert_failed(cbm_model_load_memory(&model, data, n, NULL), SCBM_ERROR_FORMAT, "model in memory");
+    cbm_context_free(wanted_ctx);
+    free(shifted);
+    free(data);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Predicting
+ * ---------------------------------------------------------------------------------------- */
+
+static void a_batch_has_the_bits_of_its_texts_alone(void **state) {
+    (void)state;
+    const cbm_model *const models[] = {joint, independent, vanilla};
+    for (int m = 0; m < 3; m++) {
+        cbm_prediction alone[N_TEXTS], batch[N_TEXTS];
+        cbm_context *contexts[N_TEXTS];
+        for (int i = 0; i < N_TEXTS; i++) {
+            contexts[i] = create(models[m], NULL);
+            assert_ok(cbm_predict(contexts[i], texts.text[i], &alone[i]));
+        }
+        for (int tokens = 0; tokens < 300; tokens += 7 * tokens + 1) { /* 0: the default; 1: each text is a batch */
+            const cbm_context_options options = {.max_batch_tokens = tokens};
+            cbm_context *ctx = create(models[m], &options);
+            predict_all(ctx, batch);
+            for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&alone[i], &batch[i]);
+            assert_ok(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, batch)); /* again, NUL-terminated */
+            for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&alone[i], &batch[i]);
+            cbm_context_free(ctx);
+        }
+        assert_true(alone[1].truncated && !alone[0].truncated);
+        assert_int_equal(alone[1].n_tokens, SMALL_MAX_TOKENS);
+        assert_int_equal(alone[0].n_tokens, 2); /* [CLS] and [SEP] */
+        for (int i = 0; i < N_TEXTS; i++) cbm_context_free(contexts[i]);
+    }
+}
+
+static void check_probabilities(const float *logits, const float *probabilities, int n, int index) {
+    double total = 0.0;
+    for (int i = 0; i < n; i++) total += exp((double)logits[i]);
+    for (int i = 0; i < n; i++) {
+        assert_float_equal(probabilities[i], exp((double)logits[i]) / total, 1e-6);
+        assert_true(logits[i] <= logits[index]);
+    }
+}
+
+static void contributions_and_bias_are_the_logit(void **state) {
+    (void)state;
+    const cbm_model *const models[] = {joint, independent};
+    for (int m = 0; m < 2; m++) {
+        cbm_context *ctx = create(models[m], NULL);
+        cbm_prediction p[N_TEXTS];
+        predict_all(ctx, p);
+        for (int i = 0; i < N_TEXTS; i++) {
+            double sum = (double)p[i].bias, logit = (double)p[i].logits[p[i].label_index];
+            for (int k = 0; k < p[i].n_concepts; k++) {
+                const cbm_concept_result *c = &p[i].concepts[k];
+                sum += (double)c->contribution;
+                check_probabilities(c->logits, c->probabilities, c->n_classes, c->class_index);
+                assert_string_equal(c->name, small_concepts[k]);
+                assert_string_equal(c->class_name, cbm_model_concept_class(models[m], k, c->class_index));
+                assert_true(c->probability == c->probabilities[c->class_index]);
+            }
+            assert_float_equal(sum, logit, 1e-5 * fmax(1.0, fabs(logit)));
+            check_probabilities(p[i].logits, p[i].probabilities, p[i].n_labels, p[i].label_index);
+            assert_string_equal(p[i].label, cbm_model_label(models[m], p[i].label_index));
+        }
+        cbm_context_free(ctx);
+    }
+}
+
+/* contribution = G_k · (u_k − ū_k), by hand from the file's tensors. */
+static void contributions_are_centred(void **state) {
+    (void)state;
+    cbm_context *ctx = create(joint, NULL);
+    cbm_prediction p;
+    assert_ok(cbm_predict(ctx, "the soup was tasty and the waiter was rude", &p));
+    const float *row = (const float *)scbm_file_find_tensor(joint->file, CBM_LABEL_WEIGHT)->data +
+                       p.label_index * SMALL_CLASSES;
+    const float *mean = scbm_file_find_tensor(joint->file, CBM_CONCEPT_MEAN)->data;
+    for (int k = 0, c = 0; k < 2; k++) {
+        double contribution = 0.0;
+        for (int j = 0; j < p.concepts[k].n_classes; j++, c++)
+            contribution += (double)row[c] * ((double)p.concepts[k].logits[j] - (double)mean[c]);
+        assert_float_equal(p.concepts[k].contribution, contribution, 1e-5);
+    }
+    cbm_context_free(ctx);
+}
+
+static void a_vanilla_model_has_no_concepts(void **state) {
+    (void)state;
+    cbm_context *ctx = create(vanilla, NULL);
+    cbm_prediction p;
+    assert_ok(cbm_predict(ctx, "it was tasty", &p));
+    assert_int_equal(p.n_concepts, 0);
+    assert_null(p.concepts);
+    assert_int_equal(p.n_labels, SMALL_LABELS);
+    cbm_context_free(ctx);
+}
+
+static void texts_that_cannot_be_read_are_named(void **state) {
+    (void)state;
+    const char *bad[3] = {"tasty", "rude \xff", "kind"};
+    cbm_context *ctx = create(joint, NULL);
+    cbm_prediction p[3], again;
+    assert_failed(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_FORMAT, "text 2 of 3");
+    assert_non_null(strstr(cbm_context_error(ctx), "text 2 of 3"));
+    bad[1] = NULL;
+    assert_failed(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_ARGUMENT, "text 2 of 3 is NULL");
+    assert_ok(cbm_predict_batch(ctx, bad, NULL, 0, p));
+    assert_ok(cbm_predict(ctx, "tasty", &again)); /* the context goes on */
+    cbm_context_free(ctx);
+    ctx = create(encoder, NULL);
+    assert_failed(cbm_predict(ctx, "tasty", &again), SCBM_ERROR_UNSUPPORTED, "encoder without labels");
+    cbm_context_free(ctx);
+}
+
+static void bad_context_options_are_refused(void **state) {
+    (void)state;
+    cbm_context *ctx;
+    const cbm_context_options quantized = {.precision = SCBM_Q8_0}, negative = {.max_batch_tokens = -1},
+                              long_texts = {.max_tokens = SMALL_MAX_TOKENS + 1};
+    assert_failed(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_ARGUMENT, "precision");
+    assert_failed(cbm_context_create(&ctx, joint, &negative), SCBM_ERROR_ARGUMENT, "max_batch_tokens");
+    assert_failed(cbm_context_create(&ctx, joint, &long_texts), SCBM_ERROR_ARGUMENT, "at most 24");
+    assert_failed(cbm_context_create(&ctx, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_null(ctx);
+}
+
+static void bf16_predicts_about_the_same(void **state) {
+    (void)state;
+    const cbm_context_options options = {.precision = SCBM_BF16};
+    cbm_context *exact = create(joint, NULL), *rounded = create(joint, &options);
+    cbm_prediction a[N_TEXTS], b[N_TEXTS];
+    double difference = 0.0, size = 0.0;
+    predict_all(exact, a);
+    predict_all(rounded, b);
+    for (int i = 0; i < N_TEXTS; i++) {
+        for (int y = 0; y < SMALL_LABELS; y++) {
+            difference += pow((double)a[i].logits[y] - (double)b[i].logits[y], 2);
+            size += pow((double)a[i].logits[y], 2);
+        }
+    }
+    assert_true(difference > 0.0 && sqrt(difference / size) < 0.03);
+    cbm_context_free(exact);
+    cbm_context_free(rounded);
+}
+
+typedef struct reader {
+    pthread_t thread;
+    cbm_prediction wanted[N_TEXTS];
+    int n_different, failed;
+} reader;
+
+static void *predict_in_thread(void *arg) {
+    reader *r = arg;
+    cbm_context *ctx = NULL;
+    cbm_prediction p[N_TEXTS];
+    r->failed = cbm_context_create(&ctx, joint, NULL) != SCBM_OK;
+    for (int round = 0; round < 10 && !r->failed; round++) {
+        r->failed = cbm_predict_batch(ctx, all_texts(), texts.text_length, N_TEXTS, p) != SCBM_OK;
+        for (int i = 0; i < N_TEXTS && !r->failed; i++)
+            r->n_different += memcmp(p[i].logits, r->wanted[i].logits, SMALL_LABELS * sizeof(float)) != 0;
+    }
+    cbm_context_free(ctx);
+    return NULL;
+}
+
+static void threads_share_a_model(void **state) {
+    (void)state;
+    enum { N_THREADS = 4 };
+    static reader readers[N_THREADS];
+    cbm_context *ctx = create(joint, NULL);
+    cbm_prediction p[N_TEXTS];
+    predict_all(ctx, p);
+    for (int t = 0; t < N_THREADS; t++) {
+        memcpy(readers[t].wanted, p, sizeof p);
+        assert_int_equal(pthread_create(&readers[t].thread, NULL, predict_in_thread, &readers[t]), 0);
+    }
+    for (int t = 0; t < N_THREADS; t++) {
+        pthread_join(readers[t].thread, NULL);
+        assert_false(readers[t].failed);
+        assert_int_equal(readers[t].n_different, 0);
+    }
+    cbm_context_free(ctx);
+}
+
+static int stop_at_once(void *user, const char *what, int64_t done, int64_t total) {
+    int *stops = user;
+    (void)what, (void)done, (void)total;
+    return *stops;
+}
+
+static void a_batch_can_be_cancelled(void **state) {
+    (void)state;
+    int stops = 1;
+    scbm_hooks hooks = {.user = &stops, .progress = stop_at_once, .n_workers = 1};
+    const cbm_load_options load_options = {&hooks};
+    const cbm_context_options options = {.max_batch_tokens = 32};
+    cbm_prediction p[N_TEXTS];
+    cbm_model *model;
+    assert_ok(cbm_model_load(&model, in_folder("joint.gguf"), &load_options));
+    cbm_context *ctx = create(model, &options);
+    assert_failed(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
+    stops = 0;
+    assert_ok(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p));
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Vectors
+ * ---------------------------------------------------------------------------------------- */
+
+static double length_of(const float *vector) {
+    double square = 0.0;
+    for (int i = 0; i < 32; i++) square += (double)vector[i] * (double)vector[i];
+    return sqrt(square);
+}
+
+static void embeddings_are_pooled_and_scaled_as_asked(void **state) {
+    (void)state;
+    static float mean[N_TEXTS][32], first[N_TEXTS][32], vectors[N_TEXTS][32], scaled[N_TEXTS][32];
+    uint8_t truncated[N_TEXTS];
+    cbm_context *ctx = create(encoder, NULL);
+    assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 0, mean[0], truncated));
+    assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_FIRST, 0, first[0], NULL));
+    assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_DEFAULT, 0, vectors[0], NULL));
+    assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 1, scaled[0], NULL));
+    assert_memory_equal(vectors, mean, sizeof mean); /* the file says mean */
+    assert_memory_not_equal(first, mean, sizeof mean);
+    for (int i = 0; i < N_TEXTS; i++) {
+        assert_int_equal(truncated[i], i == 1);
+        assert_float_equal(length_of(scaled[i]), 1.0, 1e-5);
+        for (int j = 0; j < 32; j++) assert_float_equal(scaled[i][j] * length_of(mean[i]), mean[i][j], 1e-5);
+        assert_ok(cbm_embed_batch(ctx, all_texts() + i, NULL, 1, CBM_POOL_MEAN, 0, vectors[0], NULL));
+        assert_memory_equal(vectors[0], mean[i], sizeof mean[0]); /* alone */
+        /* The last LayerNorm has weight 1 and bias 0.01: a token's vector has the mean 0.01 and length √32 · √(1 + 1e-4). */
+        assert_float_equal(length_of(first[i]), sqrt(32.0 * 1.0001), 1e-3);
+        assert_true(length_of(mean[i]) < sqrt(32.0 * 1.0001));
+    }
+    cbm_context_free(ctx);
+}
+
+static void the_file_says_which_pooling_is_the_default(void **state) {
+    (void)state;
+    const small_options options = {.pooling = 2};
+    const char *text = "the soup was tasty";
+    float first[32], vector[32];
+    cbm_model *model;
+    assert_ok(small_encoder(in_folder("first.gguf"), &options));
+    assert_ok(load(&model, "first.gguf"));
+    cbm_context *ctx = create(model, NULL);
+    assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_FIRST, 0, first, NULL));
+    assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_DEFAULT, 0, vector, NULL));
+    assert_memory_equal(first, vector, sizeof first);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Evaluation
+ * ---------------------------------------------------------------------------------------- */
+
+static void evaluation_is_prediction(void **state) {
+    (void)state;
+    cbm_context *ctx = create(joint, NULL), *other = create(joint, NULL);
+    cbm_evaluation e;
+    cbm_prediction p[N_TEXTS];
+    assert_ok(cbm_evaluate(ctx, &texts, &e));
+    predict_all(other, p);
+    assert_int_equal(e.n, N_TEXTS);
+    assert_int_equal(e.n_truncated, 1);
+    assert_true(e.seconds > 0.0);
+    for (int i = 0; i < N_TEXTS; i++) {
+        assert_int_equal(e.label[i], p[i].label_index);
+        for (int k = 0; k < 2; k++) assert_int_equal(e.concept_class[i * 2 + k], p[i].concepts[k].class_index);
+    }
+    cbm_evaluation_clear(ctx, &e);
+    cbm_dataset renamed = texts;
+    char *names[] = {"low", "even", "top"};
+    renamed.label_classes.name = names;
+    assert_failed(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "'top'");
+    renamed = texts;
+    renamed.n_concepts = 1;
+    assert_failed(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "the model has 2");
+    cbm_context_free(ctx);
+    cbm_context_free(other);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Quantization
+ * ---------------------------------------------------------------------------------------- */
+
+static void quantized_models_predict_about_the_same(void **state) {
+    (void)state;
+    static const struct {
+        scbm_type type;
+        double most; /* relative difference of the label logits */
+    } types[] = {{SCBM_F32, 0.0}, {SCBM_F16, 2e-3}, {SCBM_BF16, 2e-2}, {SCBM_Q8_0, 3e-2}, {SCBM_Q4_0, 0.4}};
+    cbm_context *exact = create(joint, NULL);
+    cbm_prediction a[N_TEXTS], b[N_TEXTS];
+    double before = 0.0;
+    predict_all(exact, a);
+    for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
+        int kept = -1;
+        cbm_model *model;
+        double difference = 0.0, size = 0.0;
+        assert_ok(cbm_quantize(in_folder("joint.gguf"), in_folder("q.gguf"), types[t].type, &kept, NULL));
+        assert_int_equal(kept, 0);
+        assert_ok(load(&model, "q.gguf"));
+        assert_int_equal(scbm_file_find_tensor(model->file, "blk.1.ffn_down.weight")->type, types[t].type);
+        assert_int_equal(scbm_file_find_tensor(model->file, "token_embd.weight")->type, types[t].type);
+        assert_int_equal(scbm_file_find_tensor(model->file, "position_embd.weight")->type, SCBM_F32);
+        assert_int_equal(scbm_file_find_tensor(model->file, CBM_CONCEPT_WEIGHT)->type, SCBM_F32);
+        cbm_context *ctx = create(model, NULL);
+        predict_all(ctx, b);
+        for (int i = 0; i < N_TEXTS; i++) {
+            for (int y = 0; y < SMALL_LABELS; y++) {
+                difference += pow((double)a[i].logits[y] - (double)b[i].logits[y], 2);
+                size += pow((double)a[i].logits[y], 2);
+            }
+        }
+        difference = sqrt(difference / size);
+        if (difference > types[t].most)
+            fail_msg("%s: the logits differ by %g", scbm_type_of(types[t].type)->name, difference);
+        if (t) assert_true(difference > before); /* fewer bits, larger errors */
+        before = difference;
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
+    cbm_context_free(exact);
+}
+
+static void rows_that_are_no_blocks_stay_f16(void **state) {
+    (void)state;
+    const small_options narrow = {.hidden = 20};
+    int kept = 0;
+    cbm_model *model;
+    assert_ok(small_encoder(in_folder("narrow.gguf"), &narrow));
+    assert_ok(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_Q4_0, &kept, NULL));
+    assert_int_equal(kept, 1 + 6 * SMALL_LAYERS); /* rows of 20 and 40: token embeddings, and six matrices a block */
+    assert_ok(load(&model, "q.gguf"));
+    assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.attn_q.weight")->type, SCBM_F16);
+    cbm_model_free(model);
+    assert_failed(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_I32, NULL, NULL),
+                  SCBM_ERROR_ARGUMENT, "q8_0");
+    assert_failed(cbm_quantize(in_folder("nothing.gguf"), in_folder("q.gguf"), SCBM_Q8_0, NULL, NULL), SCBM_ERROR_IO,
+                  "nothing.gguf");
+    assert_failed(cbm_quantize(in_folder("narrow.gguf"), in_folder("missing/q.gguf"), SCBM_Q8_0, NULL, NULL),
+                  SCBM_ERROR_IO, "missing/q.gguf");
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Memory
+ * ---------------------------------------------------------------------------------------- */
+
+/* Loads, predicts, embeds and evaluates, and gives everything back. */
+static scbm_status use_a_model(const scbm_hooks *hooks) {
+    static float vectors[N_TEXTS][32];
+    const cbm_load_options options = {hooks};
+    cbm_prediction p[N_TEXTS];
+    cbm_evaluation e;
+    cbm_model *model = NULL;
+    cbm_context *ctx = NULL;
+    scbm_status status = cbm_model_load(&model, in_folder("joint.gguf"), &options);
+    if (!status) status = cbm_context_create(&ctx, model, NULL);
+    if (!status) status = cbm_predict(ctx, texts.text[2], p);
+    if (!status) status = cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p);
+    if (!status) status = cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 1, vectors[0], NULL);
+    if (!status) status = cbm_evaluate(ctx, &texts, &e);
+    if (!status) cbm_evaluation_clear(ctx, &e);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    return status;
+}
+
+static void no_memory_is_an_error_anywhere(void **state) {
+    (void)state;
+    small_allocator memory = {0, 0, 0};
+    scbm_hooks hooks = {.user = &memory, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    assert_ok(use_a_model(&hooks));
+    assert_int_equal(memory.held, 0);
+    long total = memory.n;
+    assert_true(total > 100);
+    for (long at = 1; at <= total; at += 1 + total / 300) {
+        memory = (small_allocator){0, at, 0};
+        assert_failed(use_a_model(&hooks), SCBM_ERROR_MEMORY, "memory");
+        if (memory.held) fail_msg("allocation %ld of %ld failed, and %ld were not given back", at, total, memory.held);
+    }
+}
+
+static void a_context_goes_on_after_it_had_no_memory(void **state) {
+    (void)state;
+    small_allocator memory = {0, 0, 0};
+    scbm_hooks hooks = {.user = &memory, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    const cbm_load_options options = {&hooks};
+    cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
+    cbm_context *other = create(joint, NULL);
+    cbm_model *model;
+    predict_all(other, wanted);
+    assert_ok(cbm_model_load(&model, in_folder("joint.gguf"), &options));
+    cbm_context *ctx = create(model, NULL);
+    int failures = 0;
+    for (long more = 1; more < 200; more++) { /* each call gets a little further */
+        memory.fails_at = memory.n + more;
+        scbm_status status = cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p);
+        if (!status) break;
+        assert_int_equal(status, SCBM_ERROR_MEMORY);
+        failures++;
+    }
+    memory.fails_at = 0;
+    assert_true(failures > 5);
+    predict_all(ctx, p);
+    for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&wanted[i], &p[i]);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    assert_int_equal(memory.held, 0);
+    cbm_context_free(other);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(models_tell_what_they_are),
+        cmocka_unit_test(damaged_models_are_refused_with_their_reason),
+        cmocka_unit_test(a_model_in_memory_is_the_same_model),
+        cmocka_unit_test(a_batch_has_the_bits_of_its_texts_alone),
+        cmocka_unit_test(contributions_and_bias_are_the_logit),
+        cmocka_unit_test(contributions_are_centred),
+        cmocka_unit_test(a_vanilla_model_has_no_concepts),
+        cmocka_unit_test(texts_that_cannot_be_read_are_named),
+        cmocka_unit_test(bad_context_options_are_refused),
+        cmocka_unit_test(bf16_predicts_about_the_same),
+        cmocka_unit_test(threads_share_a_model),
+        cmocka_unit_test(a_batch_can_be_cancelled),
+        cmocka_unit_test(embeddings_are_pooled_and_scaled_as_asked),
+        cmocka_unit_test(the_file_says_which_pooling_is_the_default),
+        cmocka_unit_test(evaluation_is_prediction),
+        cmocka_unit_test(quantized_models_predict_about_the_same),
+        cmocka_unit_test(rows_that_are_no_blocks_stay_f16),
+        cmocka_unit_test(no_memory_is_an_error_anywhere),
+        cmocka_unit_test(a_context_goes_on_after_it_had_no_memory),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,1012 @@
+/*
+ * tests/test-explain.c - explanations: what adds up, what finite differences of changed model files say, subnetworks by
+ * counting bit by bit, faithfulness by taking words out of the text
+ */
+#define _XOPEN_SOURCE 700
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "../models/explain.h"
+#include "../models/report.h"
+#include "small-encoder.h"
+
+#include <cjson/cJSON.h>
+#include <unistd.h>
+
+static char folder[64];
+static cbm_model *encoder, *sparse, *dense, *independent, *sequential;
+static scbm_hooks one_thread = {.n_workers = 1}, three_threads = {.n_workers = 3};
+
+enum { K = SMALL_CONCEPTS, N_TEXTS = 6 };
+static const char *const texts[N_TEXTS] = {
+    "the soup was tasty and the waiter rude", "bland soup", "we came on monday with kind friends and it was unheard of", "tasty",
+    "the soup was [MASK] and the waiter was kind",
+    "the soup was tasty and the waiter was rude and it was there and we came with friends and the waiter was kind and bland"};
+
+static void assert_ok(scbm_status status) {
+    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
+}
+
+static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
+    if (status != wanted) fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
+    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
+}
+
+static void assert_near(double value, double wanted, double tolerance) {
+    if (!(fabs(value - wanted) <= tolerance)) fail_msg("%.9g is not %.9g within %.3g", value, wanted, tolerance);
+}
+
+/* A file in the test's folder; the last 16 names stay. */
+static const char *in_folder(const char *name) {
+    static char paths[16][160];
+    static int next;
+    char *path = paths[next++ % 16];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static scbm_status load(cbm_model **model, const char *name, const scbm_hooks *hooks) {
+    const cbm_load_options options = {hooks};
+    return cbm_model_load(model, in_folder(name), &options);
+}
+
+/* Trains shortly; a sparsity above 0 prunes each matrix and concept to it at the end of the first epoch. */
+static scbm_status train_and_load(cbm_model **model, cbm_mode mode, double sparsity, const char *name) {
+    cbm_dataset train, valid;
+    cbm_train_options o;
+    cbm_train_defaults(&o);
+    o.mode = mode;
+    o.epochs = 2;
+    o.encoder_rate = 2e-3f;
+    o.head_rate = 3e-2f;
+    o.output = in_folder(name);
+    o.hooks = &one_thread;
+    o.prune.method = sparsity > 0 ? CBM_PRUNE_RANDOM : CBM_PRUNE_NONE;
+    o.prune.sparsity = o.prune.initial_sparsity = sparsity;
+    o.prune.start = o.prune.end = 1;
+    scbm_status status = small_data(&train, 0, 60);
+    if (!status) status = small_data(&valid, 500, 20);
+    if (!status) status = cbm_train(encoder, &train, &valid, small_concepts, &o);
+    cbm_dataset_clear(&train);
+    cbm_dataset_clear(&valid);
+    return status ? status : load(model, name, &one_thread);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/scbm-test-explain-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
+    if (!status) status = load(&encoder, "encoder.gguf", &one_thread);
+    if (!status) status = train_and_load(&sparse, CBM_JOINT, 0.9, "sparse.gguf");
+    if (!status) status = train_and_load(&dense, CBM_JOINT, 0.0, "dense.gguf");
+    if (!status) status = train_and_load(&independent, CBM_INDEPENDENT, 0.4, "independent.gguf");
+    if (!status) status = train_and_load(&sequential, CBM_SEQUENTIAL, 0.0, "sequential.gguf");
+    if (status) fprintf(stderr, "%s\n", scbm_last_error());
+    return status != SCBM_OK;
+}
+
+static int tear_down(void **state) {
+    char line[128];
+    (void)state;
+    cbm_model_free(encoder);
+    cbm_model_free(sparse);
+    cbm_model_free(dense);
+    cbm_model_free(independent);
+    cbm_model_free(sequential);
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    return system(line);
+}
+
+static cbm_context *create(const cbm_model *model) {
+    cbm_context *ctx;
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    return ctx;
+}
+
+static void explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, cbm_explanation *e) {
+    if (cbm_explain(ctx, text, options, e)) fail_msg("%s", cbm_context_error(ctx));
+}
+
+/* The logit of a concept's class by a prediction. */
+static double predicted_logit(const cbm_model *model, const char *text, int k, int c) {
+    cbm_context *ctx = create(model);
+    cbm_prediction p;
+    assert_ok(cbm_predict(ctx, text, &p));
+    double logit = (double)p.concepts[k].logits[c];
+    cbm_context_free(ctx);
+    return logit;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What adds up
+ * ---------------------------------------------------------------------------------------- */
+
+static cbm_model **const models[] = {&sparse, &dense, &independent, &sequential};
+enum { N_MODELS = sizeof models / sizeof models[0] };
+
+static void contributions_add_up_to_the_logit(void **state) {
+    (void)state;
+    for (int m = 0; m < N_MODELS; m++) {
+        cbm_context *ctx = create(*models[m]);
+        for (int i = 0; i < N_TEXTS; i++) {
+            cbm_explanation e;
+            explain(ctx, texts[i], NULL, &e);
+            double sum = (double)e.prediction.bias, logit = (double)e.prediction.logits[e.prediction.label_index];
+            assert_int_equal(e.n_concepts, K);
+            for (int k = 0; k < K; k++) {
+                sum += (double)e.concepts[k].result->contribution;
+                assert_ptr_equal(e.concepts[k].result, &e.prediction.concepts[k]);
+            }
+            assert_near(sum, logit, 1e-5 * fmax(1.0, fabs(logit)));
+        }
+        cbm_context_free(ctx);
+    }
+}
+
+static void the_prediction_has_the_bits_of_predict(void **state) {
+    (void)state;
+    for (int m = 0; m < N_MODELS; m++) {
+        cbm_context *ctx = create(*models[m]), *other = create(*models[m]);
+        cbm_explanation e;
+        cbm_prediction p;
+        explain(ctx, texts[0], NULL, &e);
+        assert_ok(cbm_predict(other, texts[0], &p));
+        assert_string_equal(e.prediction.label, p.label);
+        assert_memory_equal(e.prediction.logits, p.logits, (size_t)p.n_labels * sizeof *p.logits);
+        for (int k = 0; k < K; k++)
+            assert_memory_equal(e.prediction.concepts[k].logits, p.concepts[k].logits,
+                                (size_t)p.concepts[k].n_classes * sizeof(float));
+        cbm_context_free(ctx);
+        cbm_context_free(other);
+    }
+}
+
+static void integrated_gradients_add_up_to_the_difference_of_logits(void **state) {
+    (void)state;
+    double largest = 0.0;
+    for (int m = 0; m < N_MODELS; m++) {
+        cbm_context *ctx = create(*models[m]);
+        for (int i = 0; i < N_TEXTS; i++) {
+            cbm_explanation e;
+            explain(ctx, texts[i], NULL, &e);
+            for (int k = 0; k < K; k++) {
+                const cbm_concept_explanation *c = &e.concepts[k];
+                double sum = 0.0, delta = (double)c->target_logit - (double)c->baseline_logit;
+                for (int t = 0; t < e.n_tokens; t++) sum += (double)c->tokens[t].integrated_gradients;
+                assert_true(c->converged && c->steps >= 32 && c->steps <= 512);
+                assert_near(sum, delta, 0.01 * fmax(fabs(delta), 1.0));
+                assert_int_equal(c->target, c->result->class_index);
+                assert_near((double)c->target_logit, (double)c->result->logits[c->target], 1e-5);
+                largest = fmax(largest, fabs(delta));
+            }
+        }
+        cbm_context_free(ctx);
+    }
+    assert_true(largest > 0.3); /* or all of this would hold of nothing */
+}
+
+/* The tokenizer takes "[MASK]" in a text for the mask token. */
+static void the_baseline_is_the_text_with_every_word_masked(void **state) {
+    (void)state;
+    for (int m = 0; m < N_MODELS; m++) {
+        cbm_context *ctx = create(*models[m]);
+        cbm_explanation e;
+        explain(ctx, "tasty soup kind waiter", NULL, &e);
+        for (int k = 0; k < K; k++)
+            assert_near((double)e.concepts[k].baseline_logit,
+                        predicted_logit(*models[m], "[MASK] [MASK] [MASK] [MASK]", k, e.concepts[k].target), 1e-5);
+        cbm_context_free(ctx);
+    }
+}
+
+static void special_tokens_have_no_integrated_gradients(void **state) {
+    (void)state;
+    static const char *const text = "tasty [MASK] unheard waiter";
+    cbm_context *ctx = create(sparse);
+    cbm_explanation e;
+    explain(ctx, text, NULL, &e);
+    assert_int_equal(e.n_tokens, 6);
+    assert_int_equal(e.n_words, 3);
+    static const int special[] = {1, 0, 1, 0, 0, 1};
+    for (int k = 0; k < K; k++) {
+        const cbm_token_attribution *t = e.concepts[k].tokens;
+        for (int i = 0; i < 6; i++) {
+            assert_int_equal(t[i].is_special, special[i]);
+            if (special[i]) assert_true(t[i].integrated_gradients == 0.0f);
+            else assert_true(t[i].integrated_gradients != 0.0f);
+            assert_true(t[i].gradient_input != 0.0f);
+        }
+        assert_string_equal(t[0].piece, "[CLS]");
+        assert_string_equal(t[3].piece, "[UNK]");
+        assert_int_equal(t[3].start, 13);
+        assert_int_equal(t[3].end, 20);
+        assert_int_equal(e.concepts[k].words[1].first_token, 3);
+    }
+    cbm_context_free(ctx);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Changed model files
+ * ---------------------------------------------------------------------------------------- */
+
+/* Writes a model file again with row `row` of a tensor times `factor`. */
+static void scale_row(const char *from, const char *to, const char *tensor_name, int64_t row, float factor) {
+    scbm_file *file;
+    scbm_writer *writer;
+    float *data = NULL;
+    scbm_tensor changed;
+    assert_ok(scbm_file_open(&file, in_folder(from), NULL));
+    assert_ok(scbm_writer_create(&writer, NULL));
+    scbm_writer_copy_keys(writer, file);
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+        const scbm_tensor *tensor = scbm_file_tensor(file, i);
+        if (strcmp(tensor->name, tensor_name) == 0) {
+            int64_t in = tensor->shape[1], n = scbm_tensor_elements(tensor);
+            changed = *tensor;
+            changed.data = data = malloc((size_t)n * sizeof *data);
+            assert_non_null(data);
+            memcpy(data, tensor->data, (size_t)n * sizeof *data);
+            for (int64_t j = 0; j < in; j++) data[row * in + j] *= factor;
+            tensor = &changed;
+        }
+        scbm_writer_add_tensor(writer, tensor, tensor->type);
+    }
+    assert_non_null(data);
+    assert_ok(scbm_writer_write(writer, in_folder(to)));
+    scbm_writer_free(writer);
+    scbm_file_close(file);
+    free(data);
+}
+
+/* d logit / d factor at 1, by central differences of two model files. */
+static double derivative_by_row(const char *model_name, const char *tensor, int64_t row, const char *text, int k, int c) {
+    const double step = 0.01;
+    double logit[2];
+    for (int side = 0; side < 2; side++) {
+        cbm_model *model;
+        scale_row(model_name, "changed.gguf", tensor, row, (float)(side ? 1 + step : 1 - step));
+        assert_ok(load(&model, "changed.gguf", &one_thread));
+        logit[side] = predicted_logit(model, text, k, c);
+        cbm_model_free(model);
+    }
+    return (logit[1] - logit[0]) / (2 * step);
+}
+
+/* Where a token occurs once, scaling its row of the embedding table scales its embedding: the derivative is gradient × input. */
+static void gradient_input_agrees_with_finite_differences(void **state) {
+    (void)state;
+    static const struct { const char *file; cbm_model **model; } cases[] = {{"sparse.gguf", &sparse}, {"dense.gguf", &dense}};
+    static const char *const text = "the soup was tasty and we came with a rude waiter";
+    double largest = 0.0;
+    for (int m = 0; m < 2; m++) {
+        cbm_context *ctx = create(*cases[m].model);
+        cbm_explanation e;
+        explain(ctx, text, NULL, &e);
+        for (int t = 0; t < e.n_tokens; t += m ? 4 : 1) {
+            int32_t id = ctx->sequences.ids[t];
+            for (int k = 0; k < K; k++) {
+                double found = (double)e.concepts[k].tokens[t].gradient_input;
+                double wanted = derivative_by_row(cases[m].file, "token_embd.weight", id, text, k, e.concepts[k].target);
+                assert_near(found, wanted, 1e-3 + 1e-2 * fabs(wanted));
+                largest = fmax(largest, fabs(wanted));
+            }
+        }
+        cbm_context_free(ctx);
+    }
+    assert_true(largest > 0.05);
+}
+
+/* A neuron that keeps one weight for a concept has |w ∂c/∂w|, which scaling its row shows (its bias stays). */
+static void saliency_agrees_with_finite_differences(void **state) {
+    (void)state;
+    cbm_context *ctx = create(sparse);
+    cbm_explanation e;
+    cbm_explain_options options = {0, 0, 1 << 20, NULL};
+    int n_checked = 0, n_empty = 0;
+    double largest = 0.0;
+    explain(ctx, texts[0], &options, &e);
+    for (int k = 0; k < K; k++) {
+        double total = 0.0;
+        for (int i = 0; i < e.concepts[k].n_neurons; i++) {
+            const cbm_neuron_saliency *neuron = &e.concepts[k].neurons[i];
+            const char *name = e.subnetworks->matrices[neuron->matrix].name;
+            const scbm_tensor *masks = cbm_backbone_named(&sparse->network.backbone, name)->masks;
+            int kept = 0;
+            for (int64_t j = 0; j < e.subnetworks->matrices[neuron->matrix].columns; j++)
+                kept += cbm_mask_get(cbm_mask_row(masks, k, neuron->row), j);
+            if (i) assert_true(neuron->saliency <= neuron[-1].saliency);
+            total += (double)neuron->share;
+            if (!kept) assert_true(neuron->saliency == 0.0f);
+            n_empty += !kept;
+            if (kept != 1 || n_checked > 5 * (k + 1)) continue;
+            double wanted = fabs(derivative_by_row("sparse.gguf", name, neuron->row, texts[0], k, e.concepts[k].target));
+            assert_near((double)neuron->saliency, wanted, 3e-4 + 1e-2 * wanted);
+            largest = fmax(largest, wanted);
+            n_checked++;
+        }
+        assert_near(total, 1.0, 1e-4);
+    }
+    assert_true(n_checked > 5 && n_empty > 0 && largest > 0.005);
+    cbm_context_free(ctx);
+}
+
+/* "monday" of two pieces: "mon" begins a word and "day" goes on. */
+static void write_pieces(const char *from, const char *to) {
+    scbm_file *file;
+    scbm_writer *writer;
+    const char *tokens[5 + SMALL_WORDS];
+    assert_ok(scbm_file_open(&file, in_folder(from), NULL));
+    assert_ok(scbm_writer_create(&writer, NULL));
+    scbm_writer_copy_keys(writer, file);
+    int64_t key = scbm_file_find_key(file, "tokenizer.ggml.tokens");
+    for (int i = 0; i < 5 + SMALL_WORDS; i++) {
+        assert_ok(scbm_file_string_at(file, key, i, &tokens[i]));
+        if (strstr(tokens[i], "monday")) tokens[i] = "day";
+        else if (strstr(tokens[i], "there")) tokens[i] = "\xE2\x96\x81mon";
+    }
+    scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", tokens, 5 + SMALL_WORDS);
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++)
+        scbm_writer_add_tensor(writer, scbm_file_tensor(file, i), scbm_file_tensor(file, i)->type);
+    assert_ok(scbm_writer_write(writer, in_folder(to)));
+    scbm_writer_free(writer);
+    scbm_file_close(file);
+}
+
+static void pieces_add_up_to_words(void **state) {
+    (void)state;
+    cbm_model *model;
+    cbm_explanation e;
+    write_pieces("sparse.gguf", "pieces.gguf");
+    assert_ok(load(&model, "pieces.gguf", &one_thread));
+    cbm_context *ctx = create(model);
+    explain(ctx, "Kind on Monday", NULL, &e);
+    assert_int_equal(e.n_tokens, 6);
+    assert_int_equal(e.n_words, 3);
+    for (int k = 0; k < K; k++) {
+        const cbm_word_attribution *word = &e.concepts[k].words[2];
+        const cbm_token_attribution *token = &e.concepts[k].tokens[3];
+        assert_string_equal(token[1].piece, "##day");
+        assert_int_equal(word->first_token, 3);
+        assert_int_equal(word->n_tokens, 2);
+        assert_int_equal(word->start, 8);
+        assert_int_equal(word->end, 14);
+        assert_true(word->integrated_gradients == token[0].integrated_gradients + token[1].integrated_gradients);
+        assert_true(word->gradient_input == token[0].gradient_input + token[1].gradient_input);
+    }
+    const char *both[] = {"kind on monday", "rude on MONDAY"};
+    cbm_global_report *report;
+    cbm_global_options options;
+    cbm_global_defaults(&options);
+    options.n_words = 8;
+    assert_ok(cbm_global_report_create(&report, ctx, both, NULL, 2, &options));
+    int64_t n = 0;
+    for (int c = 0; c < report->n_classes; c++)
+        for (int i = 0; i < report->n_words[c]; i++)
+            if (strcmp(report->words[c * report->most_words + i].text, "monday") == 0) n += report->words[c * report->most_words + i].count;
+    assert_true(n > 0); /* the words are whole, and compared without case */
+    cbm_global_report_free(report);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+}
+
+static void quantized_weights_are_explained(void **state) {
+    static const struct { scbm_type type; const char *file; } cases[] = {
+        {SCBM_F16, "f16.gguf"}, {SCBM_BF16, "bf16.gguf"}, {SCBM_Q8_0, "q8.gguf"}, {SCBM_Q4_0, "q4.gguf"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cbm_model *model;
+        cbm_explanation e;
+        assert_ok(cbm_quantize(in_folder("sparse.gguf"), in_folder(cases[i].file), cases[i].type, NULL, NULL));
+        assert_ok(load(&model, cases[i].file, &one_thread));
+        cbm_context *ctx = create(model);
+        explain(ctx, texts[0], NULL, &e);
+        for (int k = 0; k < K; k++) {
+            const cbm_concept_explanation *c = &e.concepts[k];
+            double sum = 0.0, delta = (double)c->target_logit - (double)c->baseline_logit;
+            for (int t = 0; t < e.n_tokens; t++) sum += (double)c->tokens[t].integrated_gradients;
+            assert_near(sum, delta, 0.01 * fmax(fabs(delta), 1.0));
+            assert_near((double)c->target_logit, predicted_logit(model, texts[0], k, c->target), 1e-4);
+            assert_true(c->n_neurons == 5 && c->neurons[0].saliency > 0);
+            assert_near(c->density, 0.1, 0.001);
+        }
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Subnetworks
+ * ---------------------------------------------------------------------------------------- */
+
+static int keeps(const scbm_tensor *masks, int k, int64_t row, int64_t column) {
+    return cbm_mask_get(cbm_mask_row(masks, k, row), column);
+}
+
+/* Counts everything again, weight by weight. */
+static void counts_of_subnetworks_agree_with_the_bits(void **state) {
+    (void)state;
+    cbm_context *ctx = create(sparse);
+    const cbm_subnetworks *s;
+    int64_t total = 0, kept[K] = {0}, both = 0, either = 0, by[K + 1] = {0}, own[K] = {0};
+    assert_ok(cbm_describe_subnetworks(ctx, &s));
+    assert_int_equal(s->n_matrices, 6 * SMALL_LAYERS);
+    assert_true(s->is_sparse);
+    for (int m = 0; m < s->n_matrices; m++) {
+        const scbm_tensor *masks = cbm_backbone_named(&sparse->network.backbone, s->matrices[m].name)->masks;
+        int64_t in_matrix[K] = {0};
+        for (int64_t row = 0; row < s->matrices[m].rows; row++) {
+            for (int64_t column = 0; column < s->matrices[m].columns; column++) {
+                int a = keeps(masks, 0, row, column), b = keeps(masks, 1, row, column);
+                in_matrix[0] += a;
+                in_matrix[1] += b;
+                both += a && b;
+                either += a || b;
+                by[a + b]++;
+                own[0] += a && !b;
+                own[1] += b && !a;
+                total++;
+            }
+        }
+        for (int k = 0; k < K; k++) {
+            assert_int_equal(s->kept[k * s->n_matrices + m], in_matrix[k]);
+            kept[k] += in_matrix[k];
+        }
+    }
+    assert_int_equal(s->n_weights, total);
+    for (int k = 0; k < K; k++) {
+        assert_near(s->density[k], (double)kept[k] / (double)total, 1e-12);
+        assert_near(s->own[k], (double)own[k] / (double)kept[k], 1e-12);
+        assert_true(s->overlap[k * K + k] == 1.0);
+        assert_near(s->density[k], cbm_model_density(sparse, k, -1), 1e-12);
+    }
+    for (int j = 0; j <= K; j++) assert_near(s->kept_by[j], (double)by[j] / (double)total, 1e-12);
+    assert_near(s->overlap[1], (double)both / (double)either, 1e-12);
+    assert_true(s->overlap[1] > 0 && s->overlap[1] < 0.5 && s->overlap[1] == s->overlap[2]);
+    for (int block = 0; block < s->n_blocks; block++) {
+        assert_near(s->block_overlap[(block * K + 0) * K + 1], cbm_model_overlap(sparse, 0, 1, block), 1e-12);
+        assert_near(s->block_density[1 * s->n_blocks + block], cbm_model_density(sparse, 1, block), 1e-12);
+        assert_near(s->block_kept_by[block * (K + 1)] + s->block_kept_by[block * (K + 1) + 1] + s->block_kept_by[block * (K + 1) + 2], 1.0, 1e-12);
+    }
+    cbm_context_free(ctx);
+}
+
+static void a_dense_model_shares_everything(void **state) {
+    (void)state;
+    cbm_context *ctx = create(dense);
+    cbm_explanation e;
+    float map[4];
+    explain(ctx, texts[0], NULL, &e);
+    const cbm_subnetworks *s = e.subnetworks;
+    assert_false(s->is_sparse);
+    for (int k = 0; k < K; k++) {
+        assert_true(e.concepts[k].density == 1.0 && s->density[k] == 1.0 && s->own[k] == 0.0);
+        for (int j = 0; j < K; j++) assert_true(s->overlap[k * K + j] == 1.0);
+        assert_int_equal(s->kept[k * s->n_matrices], (int64_t)s->matrices[0].rows * s->matrices[0].columns);
+    }
+    assert_true(s->kept_by[K] == 1.0 && s->kept_by[0] == 0.0);
+    assert_ok(cbm_mask_map(dense, 0, CBM_ALL_CONCEPTS, 2, 2, map));
+    for (int i = 0; i < 4; i++) assert_true(map[i] == 1.0f);
+    cbm_context_free(ctx);
+}
+
+static void mask_maps_are_densities_of_cells(void **state) {
+    (void)state;
+    enum { ROWS = 5, COLUMNS = 7 };
+    float map[ROWS * COLUMNS], whole[1];
+    const cbm_matrix matrix = {"blk.0.attn_q.weight", 0, 32, 32};
+    const scbm_tensor *masks = cbm_backbone_named(&sparse->network.backbone, matrix.name)->masks;
+    for (int k = CBM_ALL_CONCEPTS; k < K; k++) {
+        double sum = 0.0;
+        assert_ok(cbm_mask_map(sparse, 0, k, ROWS, COLUMNS, map));
+        assert_ok(cbm_mask_map(sparse, 0, k, 1, 1, whole));
+        for (int r = 0; r < ROWS; r++) {
+            for (int c = 0; c < COLUMNS; c++) {
+                int kept = 0, n = 0;
+                for (int i = r * 32 / ROWS; i < (r + 1) * 32 / ROWS; i++)
+                    for (int j = c * 32 / COLUMNS; j < (c + 1) * 32 / COLUMNS; j++, n++)
+                        kept += k < 0 ? keeps(masks, 0, i, j) && keeps(masks, 1, i, j) : keeps(masks, k, i, j);
+                assert_near((double)map[r * COLUMNS + c], (double)kept / n, 1e-6);
+                sum += kept;
+            }
+        }
+        assert_near((double)whole[0], sum / (32 * 32), 1e-6);
+    }
+    assert_failed(cbm_mask_map(sparse, 12, 0, 1, 1, map), SCBM_ERROR_ARGUMENT, "matrix 12");
+    assert_failed(cbm_mask_map(sparse, -1, 0, 1, 1, map), SCBM_ERROR_ARGUMENT, "matrix -1");
+    assert_failed(cbm_mask_map(sparse, 0, K, 1, 1, map), SCBM_ERROR_ARGUMENT, "concept 2");
+    assert_failed(cbm_mask_map(sparse, 0, 0, 33, 1, map), SCBM_ERROR_ARGUMENT, "33 x 1");
+    assert_failed(cbm_mask_map(sparse, 0, 0, 1, 0, map), SCBM_ERROR_ARGUMENT, "1 x 0");
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Determinism, options, bounds
+ * ---------------------------------------------------------------------------------------- */
+
+static void assert_same_explanation(const cbm_explanation *a, const cbm_explanation *b) {
+    assert_int_equal(a->n_tokens, b->n_tokens);
+    for (int k = 0; k < K; k++) {
+        const cbm_concept_explanation *x = &a->concepts[k], *y = &b->concepts[k];
+        assert_memory_equal(&x->target_logit, &y->target_logit, sizeof x->target_logit);
+        assert_memory_equal(&x->baseline_logit, &y->baseline_logit, sizeof x->baseline_logit);
+        assert_int_equal(x->steps, y->steps);
+        for (int t = 0; t < a->n_tokens; t++) {
+            assert_memory_equal(&x->tokens[t].gradient_input, &y->tokens[t].gradient_input, sizeof(float));
+            assert_memory_equal(&x->tokens[t].integrated_gradients, &y->tokens[t].integrated_gradients, sizeof(float));
+        }
+        assert_memory_equal(x->neurons, y->neurons, (size_t)x->n_neurons * sizeof *x->neurons);
+    }
+}
+
+/* … nor on what the context did before. */
+static void results_do_not_depend_on_threads_or_batches(void **state) {
+    (void)state;
+    for (int is_sparse = 0; is_sparse < 2; is_sparse++) {
+        cbm_model *model;
+        cbm_context *ctx = create(is_sparse ? sparse : dense), *small, *threads;
+        const cbm_context_options small_batches = {.max_batch_tokens = 64};
+        cbm_explanation a, b, c;
+        assert_ok(cbm_context_create(&small, is_sparse ? sparse : dense, &small_batches));
+        assert_ok(load(&model, is_sparse ? "sparse.gguf" : "dense.gguf", &three_threads));
+        threads = create(model);
+        explain(small, texts[5], NULL, &b);
+        explain(small, texts[3], NULL, &b);
+        for (int i = 0; i < N_TEXTS; i++) {
+            explain(ctx, texts[i], NULL, &a);
+            explain(small, texts[i], NULL, &b);
+            explain(threads, texts[i], NULL, &c);
+            assert_same_explanation(&a, &b);
+            assert_same_explanation(&a, &c);
+        }
+        cbm_context_free(ctx);
+        cbm_context_free(small);
+        cbm_context_free(threads);
+        cbm_model_free(model);
+    }
+}
+
+static void steps_are_doubled_until_they_converge(void **state) {
+    (void)state;
+    cbm_context *ctx = create(dense);
+    cbm_explanation e;
+    cbm_explain_options options = {1, 1, 0, NULL};
+    int doubled = 0;
+    explain(ctx, texts[0], &options, &e);
+    for (int k = 0; k < K; k++) assert_int_equal(e.concepts[k].steps, 1);
+    options.max_steps = 512;
+    for (int i = 0; i < N_TEXTS; i++) {
+        explain(ctx, texts[i], &options, &e);
+        for (int k = 0; k < K; k++) {
+            assert_true(e.concepts[k].converged);
+            doubled += e.concepts[k].steps > 1;
+        }
+    }
+    assert_true(doubled > 0);
+    options.steps = options.max_steps = 0;
+    explain(ctx, texts[0], &options, &e);
+    assert_true(e.concepts[0].tokens[1].gradient_input != 0 && e.concepts[0].tokens[1].integrated_gradients == 0);
+    assert_false(e.concepts[0].converged);
+    assert_int_equal(e.concepts[0].n_neurons, 0);
+    cbm_context_free(ctx);
+}
+
+static void another_class_can_be_explained(void **state) {
+    (void)state;
+    cbm_context *ctx = create(sparse);
+    cbm_explanation e;
+    int target[K] = {2, -1};
+    const cbm_explain_options options = {32, 512, 0, target};
+    explain(ctx, texts[0], &options, &e);
+    assert_int_equal(e.concepts[0].target, 2);
+    assert_string_equal(e.concepts[0].target_name, "unknown");
+    assert_near((double)e.concepts[0].target_logit, predicted_logit(sparse, texts[0], 0, 2), 1e-5);
+    assert_int_equal(e.concepts[1].target, e.concepts[1].result->class_index);
+    target[1] = 2; /* staff has two classes */
+    assert_failed(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
+    target[1] = -2;
+    assert_failed(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
+    cbm_context_free(ctx);
+}
+
+static void empty_and_long_texts_are_explained(void **state) {
+    (void)state;
+    cbm_context *ctx = create(sparse);
+    cbm_explanation e;
+    explain(ctx, "", NULL, &e);
+    assert_int_equal(e.n_tokens, 2);
+    assert_int_equal(e.n_words, 0);
+    for (int k = 0; k < K; k++) {
+        assert_true(e.concepts[k].converged);
+        assert_true(e.concepts[k].target_logit == e.concepts[k].baseline_logit);
+    }
+    explain(ctx, texts[5], NULL, &e);
+    assert_true(e.prediction.truncated);
+    assert_int_equal(e.n_tokens, SMALL_MAX_TOKENS);
+    assert_int_equal(e.n_words, SMALL_MAX_TOKENS - 2);
+    cbm_context_free(ctx);
+    const cbm_context_options short_texts = {.max_tokens = 2};
+    assert_ok(cbm_context_create(&ctx, sparse, &short_texts));
+    explain(ctx, texts[0], NULL, &e);
+    assert_int_equal(e.n_tokens, 2);
+    cbm_context_free(ctx);
+}
+
+static void what_cannot_be_explained_is_an_error(void **state) {
+    (void)state;
+    cbm_model *vanilla;
+    cbm_explanation e;
+    const cbm_subnetworks *s;
+    cbm_faithfulness f;
+    cbm_global_report *report;
+    cbm_context *ctx = create(sparse);
+    assert_failed(cbm_explain(ctx, NULL, NULL, &e), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_failed(cbm_explain(ctx, "\xff", NULL, &e), SCBM_ERROR_FORMAT, "UTF-8");
+    const cbm_explain_options wrong[] = {{-1, 2, 0, NULL}, {1, 1 << 21, 0, NULL}, {1, 1, -1, NULL}};
+    for (int i = 0; i < 3; i++) assert_int_equal(cbm_explain(ctx, "tasty", &wrong[i], &e), SCBM_ERROR_ARGUMENT);
+    assert_failed(cbm_global_report_create(&report, ctx, texts, NULL, 0, NULL), SCBM_ERROR_ARGUMENT, "no texts");
+    explain(ctx, "tasty", NULL, &e); /* the context works on */
+    cbm_context_free(ctx);
+
+    assert_ok(train_and_load(&vanilla, CBM_VANILLA, 0.0, "vanilla.gguf"));
+    cbm_model *const without[] = {vanilla, encoder};
+    for (int i = 0; i < 2; i++) {
+        ctx = create(without[i]);
+        assert_failed(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        assert_non_null(strstr(cbm_context_error(ctx), "no concepts"));
+        assert_failed(cbm_describe_subnetworks(ctx, &s), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        assert_null(s);
+        assert_failed(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, 1, &f), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        assert_failed(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        cbm_context_free(ctx);
+    }
+    cbm_model_free(vanilla);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Faithfulness and whole data sets
+ * ---------------------------------------------------------------------------------------- */
+
+static void attention_that_tokens_receive_adds_up_to_one(void **state) {
+    (void)state;
+    float received[K * SMALL_MAX_TOKENS];
+    cbm_context *ctx = create(sparse);
+    cbm_prediction p;
+    assert_ok(cbm_predict(ctx, texts[0], &p));
+    assert_ok(cbm_attention_received(ctx, received));
+    for (int k = 0; k < K; k++) {
+        double sum = 0.0;
+        for (int t = 0; t < p.n_tokens; t++) sum += (double)received[k * p.n_tokens + t];
+        assert_near(sum, 1.0, 1e-5);
+    }
+    assert_true(received[0] != received[p.n_tokens]); /* each concept has its own */
+    cbm_context_free(ctx);
+}
+
+/* The text without the words that are taken, or with them alone. */
+static void join_words(char *text, const char *const *words, int n, const int *is_taken, int taken) {
+    text[0] = 0;
+    for (int i = 0; i < n; i++)
+        if (is_taken[i] == taken) small_append(text, 256, words[i]);
+}
+
+/* In a small model every word is a token: half of the tokens are taken away by taking words away. */
+static void faithfulness_is_that_of_texts_without_words(void **state) {
+    (void)state;
+    enum { N = 6 };
+    static const char *const words[N] = {"tasty", "soup", "and", "rude", "waiter", "monday"};
+    static const char *const text = "tasty soup and rude waiter monday";
+    double comprehensiveness = 0.0, sufficiency = 0.0;
+    cbm_context *ctx = create(sparse);
+    cbm_explanation e;
+    cbm_faithfulness f, again;
+    explain(ctx, text, NULL, &e);
+    for (int k = 0; k < K; k++) {
+        int is_taken[N] = {0};
+        char without[256], alone[256];
+        double p = (double)e.concepts[k].result->probability;
+        int class_index = e.concepts[k].result->class_index;
+        for (int taken = 0; taken < N / 2; taken++) {
+            int best = -1;
+            for (int i = 0; i < N; i++)
+                if (!is_taken[i] && (best < 0 || e.concepts[k].words[i].integrated_gradients > e.concepts[k].words[best].integrated_gradients))
+                    best = i;
+            is_taken[best] = 1;
+        }
+        join_words(without, words, N, is_taken, 0);
+        join_words(alone, words, N, is_taken, 1);
+        cbm_context *other = create(sparse);
+        cbm_prediction prediction;
+        assert_ok(cbm_predict(other, without, &prediction));
+        comprehensiveness += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
+        assert_ok(cbm_predict(other, alone, &prediction));
+        sufficiency += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
+        cbm_context_free(other);
+    }
+    const char *const only[] = {text, ""};
+    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, 1, &f));
+    assert_int_equal(f.n, 1); /* the empty text has nothing to take away */
+    assert_true(f.share[4] == 0.5);
+    assert_near(f.comprehensiveness[CBM_ATTRIBUTE_INTEGRATED_GRADIENTS][4], comprehensiveness, 1e-6);
+    assert_near(f.sufficiency[CBM_ATTRIBUTE_INTEGRATED_GRADIENTS][4], sufficiency, 1e-6);
+    assert_true(fabs(comprehensiveness) > 1e-3);
+    for (int m = 0; m < CBM_ATTRIBUTION_METHODS; m++) { /* 1, 5 and 10 % are one token each, 20 % too */
+        assert_true(f.comprehensiveness[m][0] == f.comprehensiveness[m][3]);
+        assert_true(f.comprehensiveness[m][4] != f.comprehensiveness[m][0]);
+    }
+    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, 1, &again));
+    assert_memory_equal(&f, &again, sizeof f);
+    cbm_context_free(ctx);
+}
+
+static void a_global_report_counts_what_predictions_say(void **state) {
+    (void)state;
+    enum { N = 40, Y = SMALL_LABELS, C = SMALL_CLASSES };
+    cbm_dataset data;
+    cbm_context *ctx = create(sparse);
+    cbm_global_report *report;
+    cbm_global_options options;
+    cbm_prediction p[N];
+    double sum[K][Y] = {{0}}, absolute[K] = {0};
+    int64_t labels[Y] = {0}, classes[C] = {0}, words = 0, wanted_words = 0;
+    assert_ok(small_data(&data, 3000, N));
+    assert_ok(cbm_predict_batch(ctx, (const char *const *)data.text, data.text_length, N, p));
+    for (int i = 0; i < N; i++) {
+        labels[p[i].label_index]++;
+        for (int k = 0; k < K; k++) {
+            sum[k][p[i].label_index] += (double)p[i].concepts[k].contribution;
+            absolute[k] += fabs((double)p[i].concepts[k].contribution) / N;
+            classes[3 * k + p[i].concepts[k].class_index]++;
+        }
+        const char *kind = strstr(data.text[i], "kind");
+        wanted_words += kind != NULL && i % 2 == 0;
+    }
+    cbm_global_defaults(&options);
+    options.sample = N / 2;
+    options.n_words = 32;
+    options.faithfulness = 1;
+    assert_ok(cbm_global_report_create(&report, ctx, (const char *const *)data.text, data.text_length, N, &options));
+    assert_int_equal(report->n_texts, N);
+    assert_int_equal(report->n_explained, N / 2);
+    for (int y = 0; y < Y; y++) {
+        assert_int_equal(report->label_count[y], labels[y]);
+        for (int k = 0; k < K && labels[y]; k++)
+            assert_near(report->contribution[k * Y + y], sum[k][y] / (double)labels[y], 1e-9);
+    }
+    for (int c = 0; c < C; c++) assert_int_equal(report->class_count[c], classes[c]);
+    for (int k = 0; k < K; k++) assert_near(report->importance[k], absolute[k], 1e-9);
+    for (int c = 3; c < C; c++) { /* of staff */
+        for (int i = 0; i < report->n_words[c]; i++) {
+            const cbm_word_influence *word = &report->words[c * report->most_words + i];
+            if (strcmp(word->text, "kind") == 0) words += word->count;
+            assert_near(word->score, word->mean * (double)word->count / (double)(word->count + 2), 1e-9);
+            assert_true(word->score > 0 && (i == 0 || word->score <= word[-1].score));
+        }
+    }
+    assert_true(words > 0 && words <= wanted_words); /* a negative mean is not among the influential words */
+    assert_non_null(report->faithfulness);
+    assert_int_equal(report->faithfulness->n, N / 2);
+    cbm_global_report_free(report);
+    cbm_dataset_clear(&data);
+    cbm_context_free(ctx);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Memory, cancelling
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status explain_everything(const scbm_hooks *hooks) {
+    cbm_model *model = NULL;
+    cbm_context *ctx = NULL;
+    cbm_explanation e;
+    cbm_global_report *report = NULL;
+    cbm_global_options options;
+    cbm_global_defaults(&options);
+    options.explain = (cbm_explain_options){2, 2, 0, NULL};
+    options.faithfulness = 1;
+    const cbm_explain_options explain_options = {2, 2, 3, NULL};
+    scbm_status status = load(&model, "sparse.gguf", hooks);
+    if (!status) status = cbm_context_create(&ctx, model, NULL);
+    if (!status) status = cbm_explain(ctx, texts[0], &explain_options, &e);
+    if (!status) status = cbm_global_report_create(&report, ctx, texts, NULL, 2, &options);
+    cbm_global_report_free(report);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    return status;
+}
+
+static void running_out_of_memory_is_an_error_without_leaks(void **state) {
+    (void)state;
+    small_allocator allocator = {0, 0, 0};
+    const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    assert_ok(explain_everything(&hooks));
+    assert_int_equal(allocator.held, 0);
+    long n = allocator.n;
+    for (long fails_at = 1; fails_at <= n; fails_at += 1 + n / 150) {
+        allocator = (small_allocator){0, fails_at, 0};
+        assert_int_equal(explain_everything(&hooks), SCBM_ERROR_MEMORY);
+        assert_int_equal(allocator.held, 0);
+    }
+}
+
+/* The same context, after a failure, gives the same result as if there had been none. */
+static void a_context_works_on_after_a_failure(void **state) {
+    (void)state;
+    small_allocator allocator = {0, 0, 0};
+    const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    const cbm_explain_options options = {4, 4, 3, NULL};
+    cbm_model *model;
+    cbm_explanation wanted, e;
+    cbm_context *reference = create(sparse);
+    explain(reference, texts[0], &options, &wanted);
+    assert_ok(load(&model, "sparse.gguf", &hooks));
+    for (long fails_at = 1, failed = 1; failed; fails_at += 7) {
+        cbm_context *ctx = create(model);
+        allocator.n = 0;
+        allocator.fails_at = fails_at;
+        failed = cbm_explain(ctx, texts[0], &options, &e) == SCBM_ERROR_MEMORY;
+        assert_true(failed || fails_at > 20);
+        allocator.fails_at = 0;
+        explain(ctx, texts[0], &options, &e);
+        assert_same_explanation(&wanted, &e);
+        cbm_context_free(ctx);
+    }
+    cbm_model_free(model);
+    cbm_context_free(reference);
+}
+
+static int cancel_explain(void *user, const char *what, int64_t done, int64_t total) {
+    (void)user, (void)done, (void)total;
+    return strcmp(what, "explain") == 0;
+}
+
+static void the_progress_hook_cancels(void **state) {
+    (void)state;
+    cbm_model *model;
+    cbm_explanation e;
+    cbm_global_report *report;
+    const scbm_hooks hooks = {.progress = cancel_explain, .n_workers = 1};
+    assert_ok(load(&model, "sparse.gguf", &hooks));
+    cbm_context *ctx = create(model);
+    assert_int_equal(cbm_explain(ctx, texts[0], NULL, &e), SCBM_ERROR_CANCELLED);
+    assert_int_equal(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_CANCELLED);
+    assert_null(report);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The command
+ * ---------------------------------------------------------------------------------------- */
+
+/* What the program prints: the environment's MAIN, or models/main. */
+static char *run(const char *arguments, int *status) {
+    static char output[1 << 20];
+    char line[1024];
+    const char *program = getenv("MAIN");
+    snprintf(line, sizeof line, "\"%s\" explain %s --threads 1 2>&1 </dev/null", program ? program : "models/main", arguments);
+    FILE *pipe = popen(line, "r");
+    assert_non_null(pipe);
+    size_t n = fread(output, 1, sizeof output - 1, pipe);
+    output[n] = 0;
+    *status = pclose(pipe);
+    return output;
+}
+
+static const cJSON *member(const cJSON *object, const char *key) {
+    const cJSON *found = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!found) fail_msg("there is no key %s", key);
+    return found;
+}
+
+static void assert_keys(const cJSON *object, const char *keys) {
+    char found[256] = "";
+    for (const cJSON *item = object->child; item; item = item->next) small_append(found, sizeof found, item->string);
+    assert_string_equal(found, keys);
+}
+
+static void json_has_the_promised_keys(void **state) {
+    (void)state;
+    char arguments[512];
+    int status;
+    snprintf(arguments, sizeof arguments, "--model %s --json \"tasty soup\" \"rude\"", in_folder("sparse.gguf"));
+    char *line = run(arguments, &status);
+    assert_int_equal(status, 0);
+    assert_int_equal(line[strlen(line) - 1], '\n');
+    char *second = strchr(line, '\n') + 1;
+    assert_ptr_not_equal(strchr(second, '\n'), NULL);
+    second[-1] = 0;
+    cJSON *object = cJSON_Parse(line);
+    assert_non_null(object);
+    assert_keys(object, "label probability logits bias truncated concepts overlaps");
+    const cJSON *concept = member(object, "concepts")->child, *token = member(concept, "tokens")->child;
+    assert_keys(concept, "name class probability logits contribution density tokens baseline_logit target_logit");
+    assert_keys(token, "text start end gradient_input integrated_gradients");
+    assert_string_equal(member(token, "text")->valuestring, "[CLS]");
+    assert_string_equal(member(token->next, "text")->valuestring, "tasty");
+    assert_int_equal(member(token->next->next, "start")->valueint, 6);
+    assert_int_equal(cJSON_GetArraySize(member(concept, "tokens")), 4);
+    assert_int_equal(cJSON_GetArraySize(member(object, "overlaps")), 1);
+    assert_keys(member(object, "overlaps")->child, "a b iou");
+    double sum = 0.0;
+    for (; token; token = token->next) sum += member(token, "integrated_gradients")->valuedouble;
+    assert_near(sum, member(concept, "target_logit")->valuedouble - member(concept, "baseline_logit")->valuedouble, 0.011);
+    cJSON_Delete(object);
+
+    snprintf(arguments, sizeof arguments, "--model %s --global --faithfulness --json \"tasty soup\" rude kind", in_folder("sparse.gguf"));
+    object = cJSON_Parse(run(arguments, &status));
+    assert_int_equal(status, 0);
+    assert_non_null(object);
+    assert_keys(object, "texts texts_explained labels concepts overlaps kept_by faithfulness");
+    assert_int_equal(member(object, "texts")->valueint, 3);
+    assert_keys(member(object, "labels")->child, "name texts contributions");
+    assert_keys(member(object, "concepts")->child, "name density own mean_absolute_contribution classes");
+    assert_keys(member(object, "faithfulness"), "texts shares gradient_input integrated_gradients attention random");
+    cJSON_Delete(object);
+}
+
+static void text_output_and_errors_of_the_command(void **state) {
+    (void)state;
+    char arguments[512];
+    int status;
+    snprintf(arguments, sizeof arguments, "--model %s \"tasty soup\" --neurons 2 --words 1", in_folder("sparse.gguf"));
+    char *output = run(arguments, &status);
+    assert_int_equal(status, 0);
+    static const char *const wanted[] = {"tasty soup\n", "  label ", "contributions", "taste reads ", "neurons: blk.", "overlap with"};
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+        if (!strstr(output, wanted[i])) fail_msg("'%s' is not in:\n%s", wanted[i], output);
+    snprintf(arguments, sizeof arguments, "--model %s --global rude kind \"the soup was tasty\"", in_folder("sparse.gguf"));
+    output = run(arguments, &status);
+    assert_int_equal(status, 0);
+    assert_non_null(strstr(output, "most influential words"));
+    static const struct { const char *arguments, *message; } wrong[] = {
+        {"--model %s --faithfulness x", "--faithfulness needs --global"},
+        {"--model %s --global --steps 0 x", "--steps cannot be 0"},
+        {"--model %s --steps -1 x", "--steps wants"},
+        {"x", "--model FILE is required"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        snprintf(arguments, sizeof arguments, wrong[i].arguments, in_folder("sparse.gguf"));
+        output = run(arguments, &status);
+        assert_int_equal(status >> 8, 2);
+        if (!strstr(output, wrong[i].message)) fail_msg("'%s' is not in: %s", wrong[i].message, output);
+    }
+    snprintf(arguments, sizeof arguments, "--model %s x", in_folder("encoder.gguf"));
+    run(arguments, &status);
+    assert_int_equal(status >> 8, 1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(contributions_add_up_to_the_logit),
+        cmocka_unit_test(the_prediction_has_the_bits_of_predict),
+        cmocka_unit_test(integrated_gradients_add_up_to_the_difference_of_logits),
+        cmocka_unit_test(the_baseline_is_the_text_with_every_word_masked),
+        cmocka_unit_test(special_tokens_have_no_integrated_gradients),
+        cmocka_unit_test(gradient_input_agrees_with_finite_differences),
+        cmocka_unit_test(saliency_agrees_with_finite_differences),
+        cmocka_unit_test(pieces_add_up_to_words),
+        cmocka_unit_test(quantized_weights_are_explained),
+        cmocka_unit_test(counts_of_subnetworks_agree_with_the_bits),
+        cmocka_unit_test(a_dense_model_shares_everything),
+        cmocka_unit_test(mask_maps_are_densities_of_cells),
+        cmocka_unit_test(results_do_not_depend_on_threads_or_batches),
+        cmocka_unit_test(steps_are_doubled_until_they_converge),
+        cmocka_unit_test(another_class_can_be_explained),
+        cmocka_unit_test(empty_and_long_texts_are_explained),
+        cmocka_unit_test(what_cannot_be_explained_is_an_error),
+        cmocka_unit_test(attention_that_tokens_receive_adds_up_to_one),
+        cmocka_unit_test(faithfulness_is_that_of_texts_without_words),
+        cmocka_unit_test(a_global_report_counts_what_predictions_say),
+        cmocka_unit_test(running_out_of_memory_is_an_error_without_leaks),
+        cmocka_unit_test(a_context_works_on_after_a_failure),
+        cmocka_unit_test(the_progress_hook_cancels),
+        cmocka_unit_test(json_has_the_promised_keys),
+        cmocka_unit_test(text_output_and_errors_of_the_command),
+    };
+    return cmocka_run_group_tests_name("explain", tests, set_up, tear_down);
+}

@@ -1,0 +1,1021 @@
+/*
+ * tests/test-train.c - training: what each mode learns and writes, the same bits again, and going on after a stop
+ */
+#define _XOPEN_SOURCE 700
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "small-encoder.h"
+
+#include "../models/prune.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char folder[64];
+static cbm_model *encoder;
+static cbm_dataset train_data, valid_data;
+static scbm_hooks one_thread = {.n_workers = 1};
+
+enum { N_TRAIN = 120, N_VALID = 60 };
+
+static void assert_ok(scbm_status status) {
+    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
+}
+
+/* The call failed with this status and a message that has these words. */
+static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
+    if (status != wanted)
+        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
+    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
+}
+
+/* A file in the test's folder; the last 64 names stay. */
+static const char *in_folder(const char *name) {
+    static char paths[64][160];
+    static int next;
+    char *path = paths[next++ % 64];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/scbm-test-train-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    const cbm_load_options load = {&one_thread};
+    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
+    if (!status) status = cbm_model_load(&encoder, in_folder("encoder.gguf"), &load);
+    if (!status) status = small_data(&train_data, 0, N_TRAIN);
+    if (!status) status = small_data(&valid_data, 1000, N_VALID);
+    if (status) fprintf(stderr, "%s\n", scbm_last_error());
+    return status != SCBM_OK;
+}
+
+static int tear_down(void **state) {
+    char line[128];
+    (void)state;
+    cbm_model_free(encoder);
+    cbm_dataset_clear(&train_data);
+    cbm_dataset_clear(&valid_data);
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    return system(line);
+}
+
+/* Settings that learn the small task in a second. */
+static cbm_train_options options_for(cbm_mode mode, const char *output) {
+    cbm_train_options o;
+    cbm_train_defaults(&o);
+    o.mode = mode;
+    o.epochs = 3;
+    o.batch_size = 16;
+    o.encoder_rate = 2e-3f;
+    o.head_rate = 1e-2f;
+    o.output = output;
+    o.hooks = &one_thread;
+    return o;
+}
+
+static scbm_status train(const cbm_train_options *o) {
+    return cbm_train(encoder, &train_data, &valid_data, small_concepts, o);
+}
+
+typedef struct file_bytes {
+    char *data;
+    size_t size;
+} file_bytes;
+
+static file_bytes read_file(const char *path) {
+    file_bytes bytes = {NULL, 0};
+    FILE *file = fopen(path, "rb");
+    if (!file) fail_msg("%s is missing", path);
+    fseek(file, 0, SEEK_END);
+    bytes.size = (size_t)ftell(file);
+    rewind(file);
+    bytes.data = calloc(1, bytes.size + 1);
+    assert_non_null(bytes.data);
+    assert_int_equal(fread(bytes.data, 1, bytes.size, file), bytes.size);
+    fclose(file);
+    return bytes;
+}
+
+static int same_files(const char *a, const char *b) {
+    file_bytes x = read_file(a), y = read_file(b);
+    int same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
+    free(x.data);
+    free(y.data);
+    return same;
+}
+
+static int exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+static cbm_model *load(const char *path) {
+    const cbm_load_options options = {&one_thread};
+    cbm_model *model;
+    assert_ok(cbm_model_load(&model, path, &options));
+    return model;
+}
+
+/* Predictions of every text; they live as long as the context. */
+static cbm_prediction *predict_all(cbm_context *ctx, const cbm_dataset *data) {
+    cbm_prediction *p = calloc(data->n, sizeof *p);
+    assert_non_null(p);
+    scbm_status status = cbm_predict_batch(ctx, (const char *const *)data->text, data->text_length, data->n, p);
+    if (status) fail_msg("%s", cbm_context_error(ctx));
+    return p;
+}
+
+typedef struct reports {
+    cbm_epoch_report report[64];
+    int n;
+} reports;
+
+static void keep_report(void *user, const cbm_epoch_report *report) {
+    reports *r = user;
+    r->report[r->n++] = *report;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What is learned
+ * ---------------------------------------------------------------------------------------- */
+
+static void the_defaults_are_those_of_the_manual(void **state) {
+    cbm_train_options o;
+    (void)state;
+    cbm_train_defaults(&o);
+    assert_int_equal(o.mode, CBM_JOINT);
+    assert_int_equal(o.epochs, 10);
+    assert_int_equal(o.batch_size, 16);
+    assert_true(o.encoder_rate == 1e-4f && o.head_rate == 1e-3f && o.concept_weight == 5.0f && o.clip_norm == 1.0f);
+    assert_true(o.dropout < 0 && o.mixup == 0 && o.patience == 0 && !o.resume && !o.output);
+    assert_int_equal(o.prune.method, CBM_PRUNE_NONE);
+}
+
+/* The share of the validation texts whose label and concepts are right. */
+static void accuracy_of(const char *path, double *label, double *concepts) {
+    cbm_model *model = load(path);
+    cbm_context *ctx;
+    size_t right = 0, concept_right = 0;
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    cbm_prediction *p = predict_all(ctx, &valid_data);
+    for (size_t i = 0; i < valid_data.n; i++) {
+        right += p[i].label_index == valid_data.label[i];
+        for (int k = 0; k < p[i].n_concepts; k++)
+            concept_right += p[i].concepts[k].class_index == valid_data.concept_class[i * SMALL_CONCEPTS + (size_t)k];
+    }
+    *label = (double)right / (double)valid_data.n;
+    *concepts = (double)concept_right / (double)(valid_data.n * SMALL_CONCEPTS);
+    free(p);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+}
+
+/* A third of the texts has each label at most half, so 0.9 is far above guessing. */
+static void every_mode_learns_and_reports_what_it_wrote(void **state) {
+    (void)state;
+    for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
+        const char *path = in_folder("learned.gguf");
+        cbm_train_options o = options_for(mode, path);
+        reports r = {.n = 0};
+        double label, concepts;
+        int best = -1;
+        o.epochs = 16;
+        o.on_epoch = keep_report;
+        o.user = &r;
+        assert_ok(train(&o));
+        assert_int_equal(r.n, 16);
+        for (int e = 0; e < r.n; e++) {
+            assert_int_equal(r.report[e].epoch, e + 1);
+            assert_int_equal(r.report[e].epochs, 16);
+            int is_better = best < 0 || r.report[e].score > r.report[best].score;
+            assert_int_equal(r.report[e].is_best, is_better);
+            if (is_better) best = e;
+        }
+        assert_true(r.report[15].train_loss < 0.5 * r.report[0].train_loss);
+        accuracy_of(path, &label, &concepts);
+        if (label < 0.9) fail_msg("%s mode: label accuracy %g", cbm_mode_name(mode), label);
+        assert_float_equal(label, r.report[best].label_accuracy, 1e-9);
+        if (mode != CBM_VANILLA) {
+            assert_true(concepts >= 0.9);
+            assert_float_equal(concepts, r.report[best].concept_accuracy, 1e-9);
+            assert_float_equal(r.report[best].score, (label + concepts) / 2, 1e-9);
+        } else {
+            assert_float_equal(r.report[best].score, label, 1e-9);
+        }
+        cbm_model *model = load(path);
+        assert_int_equal(scbm_file_int_or(model->file, "sparsecbm.train.epoch", -1), best + 1);
+        assert_int_equal(scbm_file_int_or(model->file, "sparsecbm.train.seed", -1), 42);
+        assert_int_equal(scbm_file_int_or(model->file, "sparsecbm.train.texts", -1), N_TRAIN);
+        assert_float_equal(scbm_file_float_or(model->file, "sparsecbm.train.label_accuracy", -1), label, 1e-6);
+        cbm_model_free(model);
+    }
+}
+
+static void a_model_file_holds_what_its_mode_needs(void **state) {
+    (void)state;
+    for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
+        const char *path = in_folder("parts.gguf");
+        cbm_train_options o = options_for(mode, path);
+        o.epochs = 1;
+        assert_ok(train(&o));
+        cbm_model *model = load(path);
+        int is_vanilla = mode == CBM_VANILLA;
+        assert_int_equal(cbm_model_mode(model), mode);
+        assert_int_equal(cbm_model_n_concepts(model), is_vanilla ? 0 : SMALL_CONCEPTS);
+        assert_int_equal(cbm_model_n_labels(model), SMALL_LABELS);
+        assert_string_equal(cbm_model_label(model, 2), "high");
+        const scbm_tensor *label = scbm_file_find_tensor(model->file, CBM_LABEL_WEIGHT);
+        assert_int_equal(label->shape[1], is_vanilla ? 32 : SMALL_CLASSES);
+        assert_int_equal(scbm_file_find_tensor(model->file, CBM_CONCEPT_WEIGHT) == NULL, is_vanilla);
+        assert_int_equal(scbm_file_find_tensor(model->file, CBM_GOLD_MEANS) == NULL, is_vanilla);
+        if (!is_vanilla) {
+            assert_string_equal(cbm_model_concept(model, 1), "staff");
+            assert_int_equal(cbm_model_n_concept_classes(model, 0), 3);
+            assert_string_equal(cbm_model_concept_class(model, 1, 1), "rude");
+        }
+        cbm_model_free(model);
+    }
+}
+
+/* u by hand: softmax of each concept's logits in independent mode, else the logits. */
+static void values_of(cbm_mode mode, const cbm_prediction *p, double u[SMALL_CLASSES]) {
+    int c = 0;
+    for (int k = 0; k < p->n_concepts; k++) {
+        double total = 0.0;
+        for (int j = 0; j < p->concepts[k].n_classes; j++) total += exp((double)p->concepts[k].logits[j]);
+        for (int j = 0; j < p->concepts[k].n_classes; j++, c++)
+            u[c] = mode == CBM_INDEPENDENT ? exp((double)p->concepts[k].logits[j]) / total
+                                           : (double)p->concepts[k].logits[j];
+    }
+}
+
+static void the_label_reads_softmax_or_logits_by_mode(void **state) {
+    (void)state;
+    for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_JOINT; mode++) {
+        cbm_train_options o = options_for(mode, in_folder("reads.gguf"));
+        cbm_context *ctx;
+        assert_ok(train(&o));
+        cbm_model *model = load(o.output);
+        assert_ok(cbm_context_create(&ctx, model, NULL));
+        const float *weight = model->network.heads.label_weight->data, *bias = model->network.heads.label_bias->data;
+        cbm_prediction *p = predict_all(ctx, &valid_data);
+        for (size_t i = 0; i < valid_data.n; i++) {
+            double u[SMALL_CLASSES];
+            values_of(mode, &p[i], u);
+            for (int y = 0; y < SMALL_LABELS; y++) {
+                double logit = (double)bias[y];
+                for (int c = 0; c < SMALL_CLASSES; c++) logit += (double)weight[y * SMALL_CLASSES + c] * u[c];
+                assert_float_equal(p[i].logits[y], logit, 1e-4);
+            }
+        }
+        free(p);
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
+}
+
+static void statistics_are_means_over_the_training_data(void **state) {
+    (void)state;
+    for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_JOINT; mode++) {
+        cbm_train_options o = options_for(mode, in_folder("statistics.gguf"));
+        cbm_context *ctx;
+        double mean[SMALL_CLASSES] = {0}, gold[SMALL_CLASSES][3] = {{0}};
+        int count[SMALL_CLASSES] = {0};
+        train_data.concept_class[0] = -1; /* a missing class counts in no gold mean */
+        assert_ok(train(&o));
+        cbm_model *model = load(o.output);
+        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_prediction *p = predict_all(ctx, &train_data);
+        for (size_t i = 0; i < N_TRAIN; i++) {
+            double u[SMALL_CLASSES];
+            values_of(mode, &p[i], u);
+            for (int c = 0; c < SMALL_CLASSES; c++) mean[c] += u[c] / N_TRAIN;
+            int32_t taste = train_data.concept_class[i * 2], staff = train_data.concept_class[i * 2 + 1];
+            if (taste >= 0) {
+                count[taste]++;
+                for (int j = 0; j < 3; j++) gold[taste][j] += u[j];
+            }
+            count[3 + staff]++;
+            for (int j = 0; j < 2; j++) gold[3 + staff][j] += u[3 + j];
+        }
+        for (int c = 0; c < SMALL_CLASSES; c++) {
+            assert_float_equal(((const float *)model->concept_mean->data)[c], mean[c], 1e-4);
+            assert_int_equal(((const int32_t *)model->gold_counts->data)[c], count[c]);
+            for (int j = 0; j < 3; j++)
+                assert_float_equal(((const float *)model->gold_means->data)[c * 3 + j], gold[c][j] / count[c], 1e-4);
+        }
+        free(p);
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+        train_data.concept_class[0] = 0;
+        int32_t label;
+        char text[512];
+        small_text(text, sizeof text, 0, train_data.concept_class, &label);
+    }
+}
+
+/* The largest entry of the logistic loss's gradient, at the model's label head, on values u [n, C]. */
+static double head_gradient(const cbm_model *model, const double *u, const cbm_dataset *data) {
+    const float *weight = model->network.heads.label_weight->data, *bias = model->network.heads.label_bias->data;
+    double gradient[SMALL_LABELS][SMALL_CLASSES + 1] = {{0}}, largest = 0.0;
+    for (size_t i = 0; i < data->n; i++) {
+        double p[SMALL_LABELS], total = 0.0;
+        for (int y = 0; y < SMALL_LABELS; y++) {
+            double logit = (double)bias[y];
+            for (int c = 0; c < SMALL_CLASSES; c++)
+                logit += (double)weight[y * SMALL_CLASSES + c] * u[i * SMALL_CLASSES + (size_t)c];
+            total += p[y] = exp(logit);
+        }
+        for (int y = 0; y < SMALL_LABELS; y++) {
+            double error = (p[y] / total - (data->label[i] == y)) / (double)data->n;
+            for (int c = 0; c < SMALL_CLASSES; c++) gradient[y][c] += error * u[i * SMALL_CLASSES + (size_t)c];
+            gradient[y][SMALL_CLASSES] += error;
+        }
+    }
+    for (int y = 0; y < SMALL_LABELS; y++)
+        for (int c = 0; c <= SMALL_CLASSES; c++) largest = fmax(largest, fabs(gradient[y][c]));
+    return largest;
+}
+
+/* Every seventh label is wrong, so that no head is without error and the best one is finite: there the gradient is 0. */
+static void the_label_head_of_two_steps_is_the_best_one(void **state) {
+    (void)state;
+    int32_t labels[N_TRAIN];
+    memcpy(labels, train_data.label, sizeof labels);
+    for (size_t i = 0; i < N_TRAIN; i += 7) train_data.label[i] = (train_data.label[i] + 1) % SMALL_LABELS;
+    for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_SEQUENTIAL; mode++) {
+        cbm_train_options o = options_for(mode, in_folder("head.gguf"));
+        cbm_context *ctx;
+        static double u[N_TRAIN * SMALL_CLASSES];
+        assert_ok(train(&o));
+        cbm_model *model = load(o.output);
+        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_prediction *p = predict_all(ctx, &train_data);
+        memset(u, 0, sizeof u);
+        for (size_t i = 0; i < N_TRAIN; i++) {
+            double *row = u + i * SMALL_CLASSES;
+            if (mode == CBM_SEQUENTIAL) values_of(mode, &p[i], row);
+            else row[train_data.concept_class[i * 2]] = row[3 + train_data.concept_class[i * 2 + 1]] = 1.0;
+        }
+        double gradient = head_gradient(model, u, &train_data);
+        if (gradient > 2e-3) fail_msg("%s mode: the label head's gradient is %g", cbm_mode_name(mode), gradient);
+        free(p);
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
+    memcpy(train_data.label, labels, sizeof labels);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The loss, by hand: with rates of 0 the only step's loss is that of the model that was set up
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct loss_case {
+    cbm_mode mode;
+    cbm_concept_loss concept_loss;
+    int class_weights, ignored; /* ignored: some labels and concepts are missing */
+} loss_case;
+
+typedef struct weighted_loss {
+    double loss, weight;
+} weighted_loss;
+
+static void add_cross_entropy(weighted_loss *sum, const float *logits, int n, int32_t target, int sigmoid,
+                              double weight) {
+    double total = 0.0, score = 0.0;
+    if (target < 0) return;
+    for (int c = 0; c < n; c++) {
+        double s = sigmoid ? 1.0 / (1.0 + exp(-(double)logits[c])) : (double)logits[c];
+        total += exp(s);
+        if (c == target) score = s;
+    }
+    sum->loss += weight * (log(total) - score);
+    sum->weight += weight;
+}
+
+/* n / (classes · count), where class weights are asked for. */
+static double class_weight(const loss_case *what, const int32_t *gold, size_t stride, int n_classes, int32_t target) {
+    double known = 0.0, count = 0.0;
+    for (size_t i = 0; i < train_data.n; i++) {
+        known += gold[i * stride] >= 0;
+        count += gold[i * stride] == target;
+    }
+    return what->class_weights && target >= 0 ? known / (n_classes * count) : 1.0;
+}
+
+static double loss_by_hand(const loss_case *what, const cbm_prediction *p, double lambda) {
+    weighted_loss label = {0, 0}, concept = {0, 0};
+    for (size_t i = 0; i < train_data.n; i++) {
+        int32_t target = train_data.label[i];
+        add_cross_entropy(&label, p[i].logits, SMALL_LABELS, target, 0,
+                          class_weight(what, train_data.label, 1, SMALL_LABELS, target));
+        for (int k = 0; k < p[i].n_concepts; k++) {
+            int n = p[i].concepts[k].n_classes;
+            target = train_data.concept_class[i * 2 + (size_t)k];
+            add_cross_entropy(&concept, p[i].concepts[k].logits, n, target, what->concept_loss == CBM_LOSS_SIGMOID,
+                              class_weight(what, train_data.concept_class + k, 2, n, target));
+        }
+    }
+    if (what->mode == CBM_VANILLA) return label.loss / label.weight;
+    if (what->mode != CBM_JOINT) return concept.loss / concept.weight;
+    return label.loss / label.weight + lambda * concept.loss / concept.weight;
+}
+
+static void check_loss(const loss_case *what) {
+    cbm_train_options o = options_for(what->mode, in_folder("loss.gguf"));
+    cbm_context *ctx;
+    reports r = {.n = 0};
+    double logged;
+    o.concept_loss = what->concept_loss;
+    o.class_weights = what->class_weights;
+    o.concept_weight = 3.5f;
+    o.epochs = 0;
+    assert_ok(train(&o));
+    cbm_model *model = load(o.output);
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    cbm_prediction *p = predict_all(ctx, &train_data);
+    double wanted = loss_by_hand(what, p, 3.5);
+    free(p);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    o.epochs = 1;
+    o.batch_size = 1000;
+    o.encoder_rate = o.head_rate = o.dropout = 0.0f;
+    o.step_log = in_folder("loss.csv");
+    o.on_epoch = keep_report;
+    o.user = &r;
+    assert_ok(cbm_train(encoder, &train_data, &train_data, small_concepts, &o));
+    file_bytes log = read_file(o.step_log);
+    assert_int_equal(sscanf(log.data, "step,loss,norm\n1,%lf,", &logged), 1);
+    free(log.data);
+    assert_float_equal(logged, wanted, 1e-4 * wanted);
+    assert_float_equal(r.report[0].train_loss, wanted, 1e-4 * wanted);
+    assert_float_equal(r.report[0].valid_loss, wanted, 1e-4 * wanted);
+}
+
+static void the_loss_is_what_the_method_says(void **state) {
+    (void)state;
+    static const loss_case cases[] = {
+        {CBM_VANILLA, CBM_LOSS_PLAIN, 0, 0},      {CBM_INDEPENDENT, CBM_LOSS_PLAIN, 0, 0},
+        {CBM_SEQUENTIAL, CBM_LOSS_SIGMOID, 0, 0}, {CBM_JOINT, CBM_LOSS_PLAIN, 0, 0},
+        {CBM_JOINT, CBM_LOSS_SIGMOID, 0, 0},      {CBM_JOINT, CBM_LOSS_PLAIN, 1, 0},
+        {CBM_JOINT, CBM_LOSS_SIGMOID, 1, 1},      {CBM_JOINT, CBM_LOSS_PLAIN, 0, 1},
+        {CBM_VANILLA, CBM_LOSS_PLAIN, 1, 1},
+    };
+    int32_t labels[N_TRAIN], concepts[N_TRAIN * 2];
+    memcpy(labels, train_data.label, sizeof labels);
+    memcpy(concepts, train_data.concept_class, sizeof concepts);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        for (size_t row = 0; row < N_TRAIN && cases[i].ignored; row += 5) {
+            train_data.label[row] = -1;
+            train_data.concept_class[2 * row + row % 2] = -1;
+        }
+        check_loss(&cases[i]);
+        memcpy(train_data.label, labels, sizeof labels);
+        memcpy(train_data.concept_class, concepts, sizeof concepts);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The same bits
+ * ---------------------------------------------------------------------------------------- */
+
+static void the_same_seed_gives_the_same_bits(void **state) {
+    (void)state;
+    const scbm_hooks two_threads = {.n_workers = 2};
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("first.gguf"));
+    o.mixup = 0.4f;
+    assert_ok(train(&o));
+    o.output = in_folder("again.gguf");
+    o.hooks = &two_threads;
+    assert_ok(train(&o));
+    assert_true(same_files(in_folder("first.gguf"), o.output));
+    o.hooks = &one_thread;
+    o.mixup = 0.0f;
+    assert_ok(train(&o));
+    assert_false(same_files(in_folder("first.gguf"), o.output));
+    o.output = in_folder("plain.gguf");
+    o.seed = 43;
+    assert_ok(train(&o));
+    assert_false(same_files(in_folder("again.gguf"), o.output));
+}
+
+typedef struct stopper {
+    int64_t stop_at; /* this step */
+    int is_killed;   /* the process ends there, as kill -9 would have it */
+    int64_t steps, total;
+} stopper;
+
+static int stop_there(void *user, const char *what, int64_t done, int64_t total) {
+    stopper *s = user;
+    if (strcmp(what, "train") != 0) return 0;
+    s->steps = done;
+    s->total = total;
+    if (done != s->stop_at) return 0;
+    if (s->is_killed) _exit(3);
+    return 1;
+}
+
+static void run_in_a_process_that_dies(cbm_train_options o, int64_t at) {
+    stopper s = {at, 1, 0, 0};
+    scbm_hooks hooks = {.user = &s, .progress = stop_there, .n_workers = 1};
+    int status;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        o.hooks = &hooks;
+        cbm_train(encoder, &train_data, &valid_data, small_concepts, &o);
+        _exit(4); /* it should not come so far */
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 3);
+}
+
+static void forget(const char *name) {
+    char line[200];
+    remove(in_folder(name));
+    snprintf(line, sizeof line, "%s.checkpoint", name);
+    remove(in_folder(line));
+}
+
+/* 8 steps an epoch, 4 epochs: dies in the first and in the third epoch. */
+static void a_killed_run_goes_on_to_the_same_bits(void **state) {
+    (void)state;
+    static const char *const names[] = {"joint", "mixup", "sequential", "independent", "vanilla", "pruned", "patient"};
+    for (int way = 0; way < 7; way++) {
+        cbm_train_options o = options_for(way == 2   ? CBM_SEQUENTIAL
+                                          : way == 3 ? CBM_INDEPENDENT
+                                          : way == 4 ? CBM_VANILLA
+                                                     : CBM_JOINT,
+                                          in_folder("whole.gguf"));
+        o.epochs = 4;
+        o.mixup = way == 1 ? 0.4f : 0.0f;
+        o.patience = way == 6 ? 2 : 0;
+        o.prune.method = way == 5 ? CBM_PRUNE_MAGNITUDE : CBM_PRUNE_NONE;
+        o.prune.start = 1;
+        o.prune.end = 3;
+        o.step_log = in_folder("whole.csv");
+        o.order_log = in_folder("whole.txt");
+        assert_ok(train(&o));
+        o.output = in_folder("resumed.gguf");
+        o.step_log = in_folder("resumed.csv");
+        o.order_log = in_folder("resumed.txt");
+        o.resume = 1;
+        for (int64_t at = 5; at <= 21; at += 16) {
+            forget("resumed.gguf");
+            run_in_a_process_that_dies(o, at);
+            assert_int_equal(exists(in_folder("resumed.gguf.checkpoint")), at > 8);
+            assert_ok(train(&o));
+            if (!same_files(in_folder("whole.gguf"), o.output))
+                fail_msg("%s, killed in step %d: another model", names[way], (int)at);
+            assert_true(same_files(in_folder("whole.gguf.checkpoint"), in_folder("resumed.gguf.checkpoint")));
+            assert_true(same_files(in_folder("whole.csv"), o.step_log));
+            assert_true(same_files(in_folder("whole.txt"), o.order_log));
+        }
+        reports r = {.n = 0};
+        o.on_epoch = keep_report;
+        o.user = &r;
+        assert_ok(train(&o)); /* nothing is left to do */
+        assert_int_equal(r.n, 0);
+        assert_true(same_files(in_folder("whole.gguf"), o.output));
+    }
+}
+
+static void a_cancelled_run_leaves_its_last_epoch(void **state) {
+    (void)state;
+    stopper s = {12, 0, 0, 0};
+    scbm_hooks hooks = {.user = &s, .progress = stop_there, .n_workers = 1};
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("whole.gguf"));
+    assert_ok(train(&o));
+    forget("stopped.gguf");
+    o.output = in_folder("stopped.gguf");
+    o.hooks = &hooks;
+    assert_failed(train(&o), SCBM_ERROR_CANCELLED, "cancelled after step 12 of 24");
+    assert_int_equal(s.total, 24);
+    cbm_model_free(load(o.output));
+    s.stop_at = -1;
+    o.resume = 1;
+    assert_ok(train(&o));
+    assert_int_equal(s.steps, 24);
+    assert_true(same_files(in_folder("whole.gguf"), o.output));
+    forget("early.gguf");
+    o.output = in_folder("early.gguf");
+    s.stop_at = 3;
+    assert_failed(train(&o), SCBM_ERROR_CANCELLED, "cancelled");
+    assert_false(exists(o.output));
+    assert_false(exists(in_folder("early.gguf.checkpoint")));
+}
+
+static void going_on_with_other_settings_is_refused(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("same.gguf"));
+    o.epochs = 2;
+    assert_ok(train(&o));
+    o.resume = 1;
+    cbm_train_options other = o;
+    other.seed = 7;
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "seed");
+    other = o;
+    other.epochs = 3;
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "epochs");
+    other = o;
+    other.head_rate = 0.5f;
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "head_rate");
+    other = o;
+    other.mode = CBM_SEQUENTIAL;
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "mode");
+    train_data.label[3] = (train_data.label[3] + 1) % SMALL_LABELS;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "another data");
+    train_data.label[3] = (train_data.label[3] + 2) % SMALL_LABELS;
+    assert_ok(train(&o));
+    remove(o.output);
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "best model so far, is missing");
+}
+
+static void a_damaged_checkpoint_is_refused(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("damaged.gguf"));
+    char path[256];
+    o.epochs = 1;
+    assert_ok(train(&o));
+    o.resume = 1;
+    snprintf(path, sizeof path, "%s.checkpoint", o.output);
+    file_bytes whole = read_file(path);
+    for (size_t size = 0; size < whole.size; size += 1 + whole.size / 7) {
+        FILE *file = fopen(path, "wb");
+        assert_int_equal(fwrite(whole.data, 1, size, file), size);
+        fclose(file);
+        assert_failed(train(&o), SCBM_ERROR_FORMAT, path);
+    }
+    free(whole.data);
+    assert_ok(small_encoder(path, NULL)); /* a model file that is no checkpoint */
+    assert_failed(train(&o), SCBM_ERROR_FORMAT, "no checkpoint");
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Order, early stop, start
+ * ---------------------------------------------------------------------------------------- */
+
+static void every_epoch_takes_every_row_once(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("order.gguf"));
+    o.batch_size = 50; /* 50, 50, 20 */
+    o.order_log = in_folder("order.txt");
+    o.step_log = in_folder("order.csv");
+    assert_ok(train(&o));
+    file_bytes order = read_file(o.order_log), steps = read_file(o.step_log);
+    int rows[3][N_TRAIN];
+    const char *place = order.data;
+    for (int epoch = 0; epoch < 3; epoch++) {
+        int seen[N_TRAIN] = {0};
+        for (int i = 0; i < N_TRAIN; i++) {
+            char *end;
+            long row = strtol(place, &end, 10);
+            assert_true(end > place && row >= 0 && row < N_TRAIN && !seen[row]++);
+            int ends_batch = i % 50 == 49 || i == N_TRAIN - 1;
+            assert_int_equal(*end, ends_batch ? '\n' : ' ');
+            rows[epoch][i] = (int)row;
+            place = end + 1;
+        }
+    }
+    assert_int_equal(*place, 0);
+    assert_memory_not_equal(rows[0], rows[1], sizeof rows[0]);
+    assert_memory_not_equal(rows[1], rows[2], sizeof rows[0]);
+    place = strchr(steps.data, '\n') + 1;
+    for (int step = 1; step <= 9; step++) {
+        int number, length;
+        double loss, norm;
+        assert_int_equal(sscanf(place, "%d,%lf,%lf\n%n", &number, &loss, &norm, &length), 3);
+        assert_int_equal(number, step);
+        assert_true(loss > 0 && norm > 0);
+        place += length;
+    }
+    assert_int_equal(*place, 0);
+    free(order.data);
+    free(steps.data);
+}
+
+/* With rates of 0 no epoch is better than the first. */
+static void patience_ends_a_run(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("patience.gguf"));
+    reports r = {.n = 0};
+    o.encoder_rate = o.head_rate = 0.0f;
+    o.epochs = 10;
+    o.patience = 3;
+    o.on_epoch = keep_report;
+    o.user = &r;
+    assert_ok(train(&o));
+    assert_int_equal(r.n, 4);
+    assert_true(r.report[0].is_best && !r.report[3].is_best);
+}
+
+/* The ratio of two models' weights must be `wanted`. */
+static void check_ratio(const cbm_model *before, const cbm_model *after, const char *name, double wanted) {
+    const scbm_tensor *a = scbm_file_find_tensor(before->file, name), *b = scbm_file_find_tensor(after->file, name);
+    assert_true(a && b);
+    for (int64_t i = 0; i < scbm_tensor_elements(a); i++) {
+        double x = (double)((const float *)a->data)[i], y = (double)((const float *)b->data)[i];
+        assert_float_equal(y, wanted * x, 1e-6 * fmax(fabs(x), 1e-3));
+    }
+}
+
+/* Without a target there is no gradient: each step multiplies matrices by 1 − rate · decay, and leaves vectors alone. The
+ * rate climbs over the first tenth of the 24 steps, 2, and falls to 0. */
+static void weight_decay_takes_matrices_alone(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("undecayed.gguf"));
+    int32_t labels[N_TRAIN], concepts[N_TRAIN * 2];
+    double encoder_ratio = 1.0, head_ratio = 1.0;
+    memcpy(labels, train_data.label, sizeof labels);
+    memcpy(concepts, train_data.concept_class, sizeof concepts);
+    memset(train_data.label, 0xff, sizeof labels);
+    memset(train_data.concept_class, 0xff, sizeof concepts);
+    o.epochs = 0;
+    assert_ok(train(&o));
+    cbm_model *before = load(o.output);
+    o.output = in_folder("decayed.gguf");
+    o.epochs = 3;
+    o.warmup = 0.1f;
+    o.weight_decay = 0.5f;
+    o.encoder_rate = 0.02f;
+    o.head_rate = 0.1f;
+    assert_ok(train(&o));
+    scbm_file *checkpoint; /* of the last epoch, which need not be the best */
+    char path[256];
+    snprintf(path, sizeof path, "%s.checkpoint", o.output);
+    assert_ok(scbm_file_open(&checkpoint, path, NULL));
+    cbm_model after = {.file = checkpoint};
+    for (int step = 1; step <= 24; step++) {
+        double rate = step < 2 ? 0.5 * step : (24.0 - step) / 22.0;
+        encoder_ratio *= 1.0 - 0.02 * rate * 0.5;
+        head_ratio *= 1.0 - 0.1 * rate * 0.5;
+    }
+    check_ratio(before, &after, "token_embd.weight", encoder_ratio);
+    check_ratio(before, &after, "blk.1.ffn_down.weight", encoder_ratio);
+    check_ratio(before, &after, CBM_CONCEPT_WEIGHT, head_ratio);
+    check_ratio(before, &after, CBM_LABEL_WEIGHT, head_ratio);
+    check_ratio(before, &after, "blk.1.ffn_down.bias", 1.0);
+    check_ratio(before, &after, "blk.0.attn_output_norm.weight", 1.0);
+    check_ratio(before, &after, CBM_CONCEPT_BIAS, 1.0);
+    scbm_file_close(checkpoint);
+    cbm_model_free(before);
+    memcpy(train_data.label, labels, sizeof labels);
+    memcpy(train_data.concept_class, concepts, sizeof concepts);
+}
+
+static const float *tensor_data(const cbm_model *model, const char *name) {
+    const scbm_tensor *tensor = scbm_file_find_tensor(model->file, name);
+    if (!tensor) fail_msg("%s is missing", name);
+    return tensor->data;
+}
+
+/* The first weights of these tensors are the same in both models. */
+static int same_weights(const cbm_model *a, const cbm_model *b, const char *name) {
+    return memcmp(tensor_data(a, name), tensor_data(b, name), 5 * sizeof(float)) == 0;
+}
+
+static void no_epochs_only_set_up(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("start.gguf"));
+    reports r = {.n = 0};
+    o.epochs = 0;
+    o.on_epoch = keep_report;
+    o.user = &r;
+    forget("start.gguf");
+    assert_ok(train(&o));
+    assert_int_equal(r.n, 0);
+    assert_false(exists(in_folder("start.gguf.checkpoint")));
+    cbm_model *start = load(o.output);
+    assert_int_equal(cbm_model_mode(start), CBM_JOINT);
+    assert_true(same_weights(start, encoder, "blk.1.attn_q.weight"));
+    const float *head = tensor_data(start, CBM_CONCEPT_WEIGHT); /* uniform within 1/√32 */
+    double largest = 0;
+    for (int i = 0; i < SMALL_CLASSES * 32; i++) largest = fmax(largest, fabs((double)head[i]));
+    assert_true(largest <= 1 / sqrt(32.0) && largest > 0.9 / sqrt(32.0));
+    cbm_model_free(start);
+}
+
+static void a_run_starts_from_the_model_that_it_is_given(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("before.gguf"));
+    assert_ok(train(&o));
+    cbm_model *before = load(o.output);
+    o.init = in_folder("before.gguf");
+    o.output = in_folder("after.gguf");
+    o.epochs = 1;
+    o.encoder_rate = o.head_rate = 0.0f;
+    assert_ok(train(&o));
+    cbm_model *after = load(o.output);
+    assert_true(same_weights(before, after, "blk.1.attn_q.weight"));
+    assert_true(same_weights(before, after, CBM_CONCEPT_WEIGHT));
+    assert_true(same_weights(before, after, CBM_LABEL_WEIGHT));
+    assert_false(same_weights(before, encoder, "blk.1.attn_q.weight"));
+    cbm_model_free(after);
+    cbm_model_free(before);
+    o.init = in_folder("encoder.gguf");
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "without heads");
+    o.init = in_folder("nothing.gguf");
+    assert_failed(train(&o), SCBM_ERROR_IO, "nothing.gguf");
+    o.init = in_folder("before.gguf");
+    o.mode = CBM_VANILLA;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "no start");
+    static const char *const other_names[] = {"taste", "noise"};
+    o.mode = CBM_JOINT;
+    assert_failed(cbm_train(encoder, &train_data, &valid_data, other_names, &o), SCBM_ERROR_ARGUMENT, "'noise'");
+}
+
+static void a_trained_model_is_an_encoder_too(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("teacher.gguf"));
+    assert_ok(train(&o));
+    cbm_model *teacher = load(o.output);
+    o.mode = CBM_VANILLA;
+    o.output = in_folder("student.gguf");
+    o.epochs = 0;
+    assert_ok(cbm_train(teacher, &train_data, &valid_data, NULL, &o));
+    cbm_model *student = load(o.output);
+    assert_true(same_weights(teacher, student, "blk.0.ffn_up.weight"));
+    assert_int_equal(cbm_model_mode(student), CBM_VANILLA);
+    assert_null(scbm_file_find_tensor(student->file, CBM_CONCEPT_WEIGHT));
+    assert_int_equal(scbm_file_find_key(student->file, CBM_KEY_CONCEPTS), -1);
+    cbm_model_free(student);
+    cbm_model_free(teacher);
+}
+
+static void quantized_encoders_train(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("from-q8.gguf"));
+    assert_ok(cbm_quantize(in_folder("encoder.gguf"), in_folder("q8.gguf"), SCBM_Q8_0, NULL, &one_thread));
+    cbm_model *small = load(in_folder("q8.gguf"));
+    assert_int_equal(scbm_file_find_tensor(small->file, "blk.0.ffn_up.weight")->type, SCBM_Q8_0);
+    o.epochs = 1;
+    assert_ok(cbm_train(small, &train_data, &valid_data, small_concepts, &o));
+    cbm_model *model = load(o.output);
+    assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.ffn_up.weight")->type, SCBM_F32);
+    cbm_model_free(model);
+    cbm_model_free(small);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Unusual data, errors
+ * ---------------------------------------------------------------------------------------- */
+
+static void unusual_data_train(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("unusual.gguf"));
+    cbm_dataset one = train_data, part = valid_data;
+    o.epochs = 2;
+    one.n = 1; /* one text in batches of 16; validation lacks classes */
+    part.n = 2;
+    for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
+        o.mode = mode;
+        assert_ok(cbm_train(encoder, &one, &part, small_concepts, &o));
+        cbm_model_free(load(o.output));
+    }
+    int32_t label = train_data.label[0], concepts[2] = {train_data.concept_class[0], train_data.concept_class[1]};
+    train_data.label[0] = train_data.concept_class[0] = train_data.concept_class[1] = -1;
+    o.batch_size = 1; /* so one batch has nothing to learn from */
+    part = train_data;
+    part.n = 3;
+    for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
+        o.mode = mode;
+        assert_ok(cbm_train(encoder, &part, &valid_data, small_concepts, &o));
+    }
+    train_data.label[0] = label;
+    memcpy(train_data.concept_class, concepts, sizeof concepts);
+}
+
+static void long_texts_are_cut_and_the_model_knows_it(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("cut.gguf"));
+    cbm_prediction p;
+    cbm_context *ctx;
+    o.epochs = 1;
+    o.max_tokens = 5;
+    assert_ok(train(&o));
+    cbm_model *model = load(o.output);
+    assert_int_equal(cbm_model_max_tokens(model), 5);
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    assert_ok(cbm_predict(ctx, "the soup was tasty and it was kind", &p));
+    assert_int_equal(p.n_tokens, 5);
+    assert_true(p.truncated);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    o.max_tokens = SMALL_MAX_TOKENS + 1;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "at most 24");
+}
+
+static void a_loss_that_is_no_number_is_an_error(void **state) {
+    (void)state;
+    const small_options broken = {.quiet_not_a_number = 1};
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("numeric.gguf"));
+    forget("numeric.gguf");
+    assert_ok(small_encoder(in_folder("broken.gguf"), &broken));
+    cbm_model *model = load(in_folder("broken.gguf"));
+    assert_failed(cbm_train(model, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_NUMERIC, "step 1 of 24");
+    assert_false(exists(o.output));
+    cbm_model_free(model);
+}
+
+static void bad_arguments_are_refused(void **state) {
+    (void)state;
+    const cbm_train_options good = options_for(CBM_JOINT, in_folder("refused.gguf"));
+    cbm_train_options o = good;
+    o.output = NULL;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "output");
+    o = good, o.mode = CBM_ENCODER;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "mode");
+    o = good, o.batch_size = 0;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "batches of 0");
+    o = good, o.epochs = -1;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "-1 epochs");
+    o = good, o.dropout = 1.0f;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "dropout");
+    o = good, o.encoder_rate = (float)NAN;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "encoder_rate");
+    o = good, o.mixup = -1.0f;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "mixup");
+    o = good, o.output = in_folder("missing/model.gguf");
+    assert_failed(train(&o), SCBM_ERROR_IO, "missing/model.gguf");
+    o = good;
+    cbm_dataset none = train_data;
+    none.n = 0;
+    assert_failed(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no training data");
+    assert_failed(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT,
+                  "no validation data");
+    none = train_data;
+    none.label_classes.n = 0;
+    assert_failed(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no labels");
+    none = valid_data;
+    none.label_classes.n = 2;
+    assert_failed(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT,
+                  "the validation data");
+    none = train_data;
+    none.n_concepts = 0;
+    assert_failed(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no concepts");
+    assert_failed(cbm_train(NULL, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "NULL");
+}
+
+/* Whatever allocation fails, training ends with an error and gives everything back. */
+static void no_memory_is_an_error_anywhere(void **state) {
+    (void)state;
+    cbm_dataset few = train_data, some = valid_data;
+    few.n = 4;
+    some.n = 4;
+    small_allocator count = {0, 0, 0};
+    scbm_hooks hooks = {.user = &count, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    cbm_train_options o = options_for(CBM_SEQUENTIAL, in_folder("memory.gguf"));
+    o.epochs = 1;
+    o.mixup = 0.4f;
+    o.class_weights = 1;
+    o.hooks = &hooks;
+    assert_ok(cbm_train(encoder, &few, &some, small_concepts, &o));
+    assert_int_equal(count.held, 0);
+    assert_true(count.n > 500);
+    long total = count.n, step = 1 + total / 150;
+    for (long at = 1; at <= total; at += at < 20 ? 1 : step) {
+        count = (small_allocator){0, at, 0};
+        assert_failed(cbm_train(encoder, &few, &some, small_concepts, &o), SCBM_ERROR_MEMORY, "memory");
+        if (count.held) fail_msg("allocation %ld of %ld failed, and %ld were not given back", at, total, count.held);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_defaults_are_those_of_the_manual),
+        cmocka_unit_test(every_mode_learns_and_reports_what_it_wrote),
+        cmocka_unit_test(a_model_file_holds_what_its_mode_needs),
+        cmocka_unit_test(the_label_reads_softmax_or_logits_by_mode),
+        cmocka_unit_test(statistics_are_means_over_the_training_data),
+        cmocka_unit_test(the_label_head_of_two_steps_is_the_best_one),
+        cmocka_unit_test(the_loss_is_what_the_method_says),
+        cmocka_unit_test(the_same_seed_gives_the_same_bits),
+        cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
+        cmocka_unit_test(a_cancelled_run_leaves_its_last_epoch),
+        cmocka_unit_test(going_on_with_other_settings_is_refused),
+        cmocka_unit_test(a_damaged_checkpoint_is_refused),
+        cmocka_unit_test(every_epoch_takes_every_row_once),
+        cmocka_unit_test(patience_ends_a_run),
+        cmocka_unit_test(weight_decay_takes_matrices_alone),
+        cmocka_unit_test(no_epochs_only_set_up),
+        cmocka_unit_test(a_run_starts_from_the_model_that_it_is_given),
+        cmocka_unit_test(a_trained_model_is_an_encoder_too),
+        cmocka_unit_test(quantized_encoders_train),
+        cmocka_unit_test(unusual_data_train),
+        cmocka_unit_test(long_texts_are_cut_and_the_model_knows_it),
+        cmocka_unit_test(a_loss_that_is_no_number_is_an_error),
+        cmocka_unit_test(bad_arguments_are_refused),
+        cmocka_unit_test(no_memory_is_an_error_anywhere),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
