@@ -49,12 +49,12 @@ static void put_text_header(text_report *r, const char *title) {
     const cbm_prediction *p = &r->explanation->prediction;
     cbm_put(page, "<header>\n<p class=\"kicker\">How ");
     cbm_page_escape(page, title, strlen(title));
-    cbm_put(page, " reads a text</p>\n<h1>%s <span class=\"soft\">%s</span></h1>\n<div class=\"head\">\n<div>\n",
+    cbm_put(page, " reads a text</p>\n<h1>Predicted label: %s <span class=\"soft\">%s</span></h1>\n<div class=\"head\">\n<div>\n",
             page->label[p->label_index], cbm_page_percent(page, (double)p->probability));
     put_whole_text(r);
     if (p->truncated)
         cbm_put(page, "<p class=\"note warn\">The model reads %d tokens; what is struck out it has not seen.</p>\n", p->n_tokens);
-    cbm_put(page, "</div>\n<div>\n<h2>Label</h2>\n<ul class=\"bars\">\n");
+    cbm_put(page, "</div>\n<div>\n<h2>Labels</h2>\n<ul class=\"bars\">\n");
     for (int y = 0; y < p->n_labels; y++)
         put_probability(page, page->label[y], p->probabilities[y], p->logits[y], y == p->label_index);
     cbm_put(page, "</ul>\n</div>\n</div>\n<nav aria-label=\"Sections\"><a href=\"#concepts\">Concepts</a>%s"
@@ -179,7 +179,7 @@ static scbm_status put_concepts(text_report *r) {
     double *rest = scbm_alloc_array(r->page.hooks, n, sizeof *rest);
     if (thousandths && rest) {
         round_to_sum(r, thousandths, rest);
-        cbm_put(&r->page, "<section id=\"concepts\">\n<h2>Why %s</h2>\n<p>The label is read from the concepts alone. Each one moves its "
+        cbm_put(&r->page, "<section id=\"concepts\">\n<h2>Why the label is %s</h2>\n<p>The label is read from the concepts alone. Each one moves its "
                           "logit up <span class=\"key up\"></span> or down <span class=\"key down\"></span> from where it would stand if "
                           "every concept were as in the mean training text.</p>\n",
                 r->page.label[r->explanation->prediction.label_index]);

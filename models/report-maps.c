@@ -11,6 +11,7 @@
 #define MOST_CELLS 600000  /* of all pictures together */
 #define UNIT 24            /* cells along the shortest side of a matrix, where the pictures are not too many */
 #define SMALLEST_UNIT 6
+#define CELL_SIDE 5        /* weights along a cell's side at least, where the matrix is not too small */
 #define LINE_UNITS 4       /* a picture is as wide as so many of the smallest matrices */
 
 /* ------------------------------------------------------------------------------------------
@@ -35,8 +36,9 @@ static int shortest_side(const cbm_subnetworks *s) {
 /* Cells for a side of so many weights. */
 static int cells(int side, int unit, int shortest) {
     double n = floor((double)side * unit / shortest + 0.5);
-    if (n > (double)unit * LINE_UNITS) n = (double)unit * LINE_UNITS;
-    return (int)n;
+    int line = LINE_UNITS * unit + LINE_UNITS - 1; /* with the gaps, so that a long matrix fills the line */
+    if (n < (double)unit * LINE_UNITS) return (int)n;
+    return line <= side ? line : unit * LINE_UNITS;
 }
 
 /* Places the matrices line by line, as words are, with a cell between them. */
@@ -145,7 +147,9 @@ scbm_status cbm_maps_create(cbm_maps *maps, const cbm_model *model, const cbm_su
     if (!subnetworks->n_matrices) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "the model has no matrices with masks");
     maps->place = scbm_alloc_array(hooks, (size_t)subnetworks->n_matrices, sizeof *maps->place);
     if (!maps->place) return SCBM_ERROR_MEMORY;
-    int unit = UNIT < shortest_side(subnetworks) ? UNIT : shortest_side(subnetworks);
+    int side = shortest_side(subnetworks), unit = side / CELL_SIDE;
+    if (unit > UNIT) unit = UNIT;
+    if (unit < SMALLEST_UNIT) unit = side < SMALLEST_UNIT ? side : SMALLEST_UNIT;
     lay_out(maps, unit);
     while (unit > SMALLEST_UNIT && count_cells(maps) > MOST_CELLS) lay_out(maps, --unit);
     scbm_status status = draw_matrices(maps, model, hooks);

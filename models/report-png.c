@@ -71,9 +71,6 @@ static void *encoder_realloc(void *pointer, size_t size) {
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wsign-compare"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wclobbered"
-#endif
 #endif
 #include <stb/stb_easy_font.h>
 #include <stb/stb_image_write.h>
@@ -100,13 +97,20 @@ static void take_bytes(void *user, void *bytes, int size) {
     e->size += (size_t)size;
 }
 
+/* A function of its own, so that none of its variables lives where setjmp returns to. */
+#if defined(__GNUC__)
+__attribute__((noinline))
+#endif
+static int write_png(encoded *result, const unsigned char *pixels, int width, int height, int components) {
+    return stbi_write_png_to_func(take_bytes, result, width, height, components, pixels, width * components);
+}
+
 /* Runs stb_image_write with its memory set up; what it leaves behind is freed. */
 static int encode(encoder *memory, encoded *result, const unsigned char *pixels, int width, int height, int components) {
-    int done = 0;
+    volatile int done = 0;
     memory->list = (encoder_block){&memory->list, &memory->list, 0};
     current = memory;
-    if (!setjmp(memory->out_of_memory))
-        done = stbi_write_png_to_func(take_bytes, result, width, height, components, pixels, width * components);
+    if (!setjmp(memory->out_of_memory)) done = write_png(result, pixels, width, height, components);
     while (memory->list.next != &memory->list) encoder_free((char *)memory->list.next + BLOCK_HEADER);
     current = NULL;
     return done;
@@ -254,8 +258,7 @@ static void lay_out(drawing *d, const char *title) {
     if (has_overlap(d) && width < overlap_width) width = overlap_width;
     if (width < text_width(title, TITLE) && text_width(title, TITLE) < 2000) width = text_width(title, TITLE);
     d->canvas.width = width + 2 * MARGIN;
-    int rows = n + 2 > 8 ? n + 2 : 8;
-    d->canvas.height = (has_overlap(d) ? d->overlap_y + LINE_HEIGHT * TEXT * 3 + rows * OVERLAP_CELL / 2 : d->overlap_y) + MARGIN;
+    d->canvas.height = (has_overlap(d) ? d->overlap_y + LINE_HEIGHT * TEXT * 3 + (n + 1) * OVERLAP_CELL / 2 : d->overlap_y) + MARGIN;
 }
 
 static void draw_title(drawing *d, const char *title) {

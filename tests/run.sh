@@ -6,6 +6,7 @@
 # A test that ends with another status than 0 and counts no failure is one failure. The last line is the total.
 set -u
 export CMOCKA_MESSAGE_OUTPUT=TAP
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # a waiting thread must not take the core of another test
 logs=${BUILD:-build}/logs
 mkdir -p "$logs"
 passed=0 failed=0 skipped=0

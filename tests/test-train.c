@@ -541,10 +541,10 @@ static void run_in_a_process_that_dies(cbm_train_options o, int64_t at) {
 }
 
 static void forget(const char *name) {
-    char line[200];
+    char path[200];
+    snprintf(path, sizeof path, "%s.checkpoint", in_folder(name));
     remove(in_folder(name));
-    snprintf(line, sizeof line, "%s.checkpoint", name);
-    remove(in_folder(line));
+    remove(path);
 }
 
 /* 8 steps an epoch, 4 epochs: dies in the first and in the third epoch. */

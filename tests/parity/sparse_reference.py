@@ -57,14 +57,19 @@ def masks_of(tensors, prefix="", suffix=".masks"):
             for name in tensors if is_prunable(name)}
 
 
-def write_masks(path, masks):
-    """Sets the masks of a sparse model file in place."""
+def overwrite(path, values):
+    """Sets tensors of a GGUF file in place, by name."""
     from gguf import GGUFReader
 
-    tensors = {t.name: t for t in GGUFReader(path, "r+").tensors}
-    for name, mask in masks.items():
-        place = tensors[name.removesuffix(".weight") + ".masks"].data
-        place[...] = pack_masks(mask, place.shape[-1]).reshape(place.shape)
+    tensors = {t.name: t.data for t in GGUFReader(path, "r+").tensors}
+    for name, value in values.items():
+        tensors[name][...] = np.asarray(value, dtype=tensors[name].dtype).reshape(tensors[name].shape)
+
+
+def pack_all(masks, tensors):
+    """Masks as tensors of a model file, by their names there."""
+    return {(key := name.removesuffix(".weight") + ".masks"): pack_masks(mask, tensors[key].shape[-1])
+            for name, mask in masks.items()}
 
 
 # --- the model ------------------------------------------------------------------------------
@@ -289,32 +294,20 @@ def move(masks, gradients, portion, rule):
 
 
 @dataclass
-class Intervention:
-    masks: dict  # of concept k
-    logits: np.ndarray  # of concept k
-    steps: int
-    undone: int
-    succeeded: bool
-    moved: int
+class Attempt:
+    """One step of an intervention: the bits that it moves, and whether it is taken back because CE rose."""
+
+    gradients: dict
+    masks: dict
+    undone: bool
 
 
-def intervene(model, masks, k, target, ids, mask, rule, portion, steps):
-    """Mask intervention on concept k of one text; `masks` [K, out, in] are the model's."""
-    start = now = {key: m[k] for key, m in masks.items()}
-    loss, logits = evaluate(model, now, k, target, ids, mask)
-    stayed = undone = 0
-    for _ in range(steps):
-        if logits.argmax() == target or portion * max(m.sum() for m in now.values()) < 1:
-            break
-        gradients, loss = mask_gradients(model, now, k, target, ids, mask)
-        candidate = move(now, gradients, portion, rule)
-        after, new_logits = evaluate(model, candidate, k, target, ids, mask)
-        if rule == "signed" and after > loss:
-            portion, undone = portion / 2, undone + 1
-            continue
-        now, logits, stayed = candidate, new_logits, stayed + 1
-    moved = sum(int((now[key] != start[key]).sum()) for key in now)
-    return Intervention(now, logits, stayed, undone, logits.argmax() == target, moved)
+def attempt(model, masks, k, target, ids, mask, rule, portion):
+    """From concept k's masks as they are; with the signed rule, the portion is halved after a step that is undone."""
+    gradients, loss = mask_gradients(model, masks, k, target, ids, mask)
+    moved = move(masks, gradients, portion, rule)
+    after, _ = evaluate(model, moved, k, target, ids, mask)
+    return Attempt(gradients, moved, rule == "signed" and after > loss)
 
 
 def edit(model, logits, k, values):
