@@ -36,8 +36,8 @@ void cli_print_prediction(const char *text, size_t length, const cbm_prediction 
            p->truncated ? "  (truncated: the model read only the beginning of this text)" : "");
     for (int k = 0; k < p->n_concepts; k++) {
         const cbm_concept_result *c = &p->concepts[k];
-        printf("  %-*s  %-*s  %3.0f %%  %+8.3f  ", width, c->name, class_width, c->class_name, 100 * (double)c->probability,
-               (double)c->contribution);
+        printf("  %-*s  %-*s  %3.0f %%  %+8.3f  ", width, c->name, class_width, c->class_name,
+               100 * (double)c->probability, (double)c->contribution);
         cli_print_bar((double)c->contribution, largest);
     }
     if (p->n_concepts)

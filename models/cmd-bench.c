@@ -1,13 +1,15 @@
 /*
  * models/cmd-bench.c - how fast it is: matrix products, whole texts, one text, a training step, the start
  *
- * Every figure is the median of repeats. What is measured stands in each function's comment.
+ * Every figure is the median of repeats. What is measured stands in each function's comment. With --subnetworks or
+ * --sparsity it is measured on a model of which each concept has a subnetwork of its own, with random masks.
  */
 #define _DEFAULT_SOURCE /* wait4 */
 #define _POSIX_C_SOURCE 200809L
 
 #include "cli.h"
 #include "demo.h"
+#include "masks.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,20 +25,31 @@
 #define X86_PEAK 1
 #endif
 
-enum { SYNTHETIC_TEXTS = 512, LATENCY_TEXTS = 200, TRAIN_BATCH = 16, TRAIN_STEPS = 12 };
+enum { SYNTHETIC_TEXTS = 512, TRAIN_BATCH = 16, LATENCY_TEXTS = 200, TRAIN_TEXTS = 12 * TRAIN_BATCH, PATH_SIZE = 1024 };
+
+/* A model with a context, texts, and room for their results. */
+typedef struct loaded {
+    cbm_model *model;
+    cbm_context *context;
+    cbm_dataset data;
+    float *vectors;
+    cbm_prediction *predictions;
+} loaded;
 
 typedef struct bench_command {
     const cli_command *command;
-    const char *model_path, *data;
+    const char *model_path, *data, *output;
     cli_columns columns;
-    int64_t threads, repeats, max_length;
-    int json, precision;
+    int64_t threads, repeats, texts, max_length, subnetworks;
+    double sparsity;           /* below 0: not given */
+    int json, precision, shape;
     cli_progress progress;
     scbm_hooks hooks;
-    char directory[64];       /* for what is made; removed at the end */
-    char made_model[96];
+    char directory[PATH_SIZE]; /* for what is made; removed at the end */
+    char made_encoder[PATH_SIZE + 32], made_model[PATH_SIZE + 32];
     char tier[64];
     int workers;
+    loaded loaded;
 } bench_command;
 
 /* ------------------------------------------------------------------------------------------
@@ -58,6 +71,8 @@ static double quantile(double *values, int n, double share) {
 /* Adds what every result has, and prints it. `peak_mb` below 0: this process's. */
 static scbm_status print_json(const bench_command *b, const char *what, cJSON *object, double peak_mb) {
     cJSON_AddStringToObject(object, "bench", what);
+    if (b->subnetworks) cJSON_AddItemToObject(object, "subnetworks", cli_json_int(b->subnetworks));
+    if (b->subnetworks) cJSON_AddItemToObject(object, "sparsity", cli_json_double(b->sparsity));
     cJSON_AddStringToObject(object, "tier", b->tier);
     cJSON_AddItemToObject(object, "threads", cli_json_int(b->workers));
     cJSON_AddItemToObject(object, "peak_mb", cli_json_double(peak_mb < 0 ? cli_peak_megabytes() : peak_mb));
@@ -252,13 +267,20 @@ static scbm_status bench_linear(bench_command *b) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * Models and texts: the user's, or an encoder of MiniLM's shape with random weights and generated reviews
+ * Models and texts: the user's, or an encoder with random weights and generated reviews
  * ---------------------------------------------------------------------------------------- */
+
+static const char *const made_names[] = {"encoder.gguf", "model.gguf", "trained.gguf", "trained.gguf.checkpoint", "data.csv"};
+enum { MADE_ENCODER, MADE_MODEL, MADE_TRAINED, MADE_CHECKPOINT, MADE_DATA, N_MADE };
+
+static void made_path(const bench_command *b, int which, char path[PATH_SIZE + 32]) {
+    snprintf(path, PATH_SIZE + 32, "%s/%s", b->directory, made_names[which]);
+}
 
 static scbm_status make_directory(bench_command *b) {
     const char *parent = getenv("TMPDIR");
     if (b->directory[0]) return SCBM_OK;
-    if (!parent || strlen(parent) > 32) parent = "/tmp";
+    if (!parent || !*parent || strlen(parent) > PATH_SIZE - 32) parent = "/tmp";
     snprintf(b->directory, sizeof b->directory, "%s/sparsecbm-XXXXXX", parent);
     if (mkdtemp(b->directory)) return SCBM_OK;
     scbm_status status = scbm_fail(SCBM_ERROR_IO, "%s cannot be made: %s", b->directory, strerror(errno));
@@ -267,37 +289,49 @@ static scbm_status make_directory(bench_command *b) {
 }
 
 static void remove_directory(const bench_command *b) {
-    static const char *const names[] = {"encoder.gguf", "model.gguf", "model.gguf.checkpoint", "data.csv"};
-    char path[128];
+    char path[PATH_SIZE + 32];
     if (!b->directory[0]) return;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(path, sizeof path, "%s/%s", b->directory, names[i]);
+    for (int i = 0; i < N_MADE; i++) {
+        made_path(b, i, path);
         unlink(path);
     }
     rmdir(b->directory);
 }
 
-static scbm_status find_model(bench_command *b) {
-    static const demo_shape minilm = {384, 6, 12, 1536, 512};
+static scbm_status find_encoder(bench_command *b) {
+    static const demo_shape shapes[] = {{384, 6, 12, 1536, 512}, {768, 12, 12, 3072, 512}};
     if (b->model_path) return SCBM_OK;
     scbm_status status = make_directory(b);
     if (status != SCBM_OK) return status;
-    snprintf(b->made_model, sizeof b->made_model, "%s/encoder.gguf", b->directory);
-    b->model_path = b->made_model;
-    if (!b->json) puts("no --model: an encoder of MiniLM's shape (6 layers, hidden size 384) with random weights");
-    return demo_write_encoder(b->made_model, &minilm, 1, 100, &b->hooks);
+    made_path(b, MADE_ENCODER, b->made_encoder);
+    b->model_path = b->made_encoder;
+    if (!b->json) printf("no --model: an encoder of %s's shape with random weights\n", b->shape ? "BERT-base" : "MiniLM");
+    return demo_write_encoder(b->made_encoder, &shapes[b->shape], 1, 100, &b->hooks);
+}
+
+/* The encoder, or a model with subnetworks on it. */
+static scbm_status find_model(bench_command *b) {
+    if (b->made_model[0]) return SCBM_OK;
+    scbm_status status = find_encoder(b);
+    if (status == SCBM_OK && b->subnetworks) status = make_directory(b);
+    if (status != SCBM_OK || !b->subnetworks) return status;
+    made_path(b, MADE_MODEL, b->made_model);
+    const char *encoder = b->model_path;
+    b->model_path = b->output ? b->output : b->made_model;
+    if (!b->json) printf("%lld concepts, random masks, %g %% zeros\n", (long long)b->subnetworks, 100 * b->sparsity);
+    return demo_write_subnetworks(b->model_path, encoder, (int)b->subnetworks, b->sparsity, 1, &b->hooks);
 }
 
 /* Texts and, with `labels`, what they are labelled with. */
 static scbm_status find_data(bench_command *b, int labels, cbm_dataset *data) {
     static const char *demo_path;
-    static char path[96];
+    static char path[PATH_SIZE + 32];
     cli_list paths = {&b->data, 1};
     cli_columns columns = b->columns;
     if (!b->data) {
         scbm_status status = make_directory(b);
         if (status != SCBM_OK) return status;
-        snprintf(path, sizeof path, "%s/data.csv", b->directory);
+        made_path(b, MADE_DATA, path);
         demo_path = path;
         status = demo_write_reviews(path, 1, 0, SYNTHETIC_TEXTS, &b->hooks);
         if (status != SCBM_OK) return status;
@@ -310,40 +344,13 @@ static scbm_status find_data(bench_command *b, int labels, cbm_dataset *data) {
     return cli_columns_read(&columns, &paths, NULL, data, &b->hooks);
 }
 
-typedef struct loaded {
-    cbm_model *model;
-    cbm_context *context;
-    cbm_dataset data;
-    float *vectors;
-    cbm_prediction *predictions;
-    const scbm_hooks *hooks;
-} loaded;
-
-static void unload(loaded *l) {
-    scbm_release(l->hooks, l->vectors);
-    scbm_release(l->hooks, l->predictions);
+static void unload(bench_command *b) {
+    loaded *l = &b->loaded;
+    scbm_release(&b->hooks, l->vectors);
+    scbm_release(&b->hooks, l->predictions);
     cbm_context_free(l->context);
     cbm_model_free(l->model);
     cbm_dataset_clear(&l->data);
-}
-
-/* The model with a context, the texts, and room for all results. */
-static scbm_status load(bench_command *b, loaded *l) {
-    cbm_load_options options = {&b->hooks};
-    cbm_context_options context;
-    memset(l, 0, sizeof *l);
-    memset(&context, 0, sizeof context);
-    l->hooks = &b->hooks;
-    context.precision = b->precision ? SCBM_BF16 : SCBM_F32;
-    context.max_tokens = (int)b->max_length;
-    scbm_status status = find_model(b);
-    if (status == SCBM_OK) status = find_data(b, 0, &l->data);
-    if (status == SCBM_OK) status = cbm_model_load(&l->model, b->model_path, &options);
-    if (status == SCBM_OK) status = cbm_context_create(&l->context, l->model, &context);
-    if (status != SCBM_OK) return status;
-    l->vectors = scbm_alloc_array(&b->hooks, l->data.n * (size_t)cbm_model_hidden_size(l->model), sizeof *l->vectors);
-    l->predictions = scbm_alloc_array(&b->hooks, l->data.n, sizeof *l->predictions);
-    return l->vectors && l->predictions ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
 /* Texts first … first + n - 1: predicted, or by an encoder embedded. */
@@ -354,64 +361,84 @@ static scbm_status answer(loaded *l, size_t first, size_t n) {
     return cbm_embed_batch(l->context, texts, lengths, n, CBM_POOL_DEFAULT, 0, l->vectors, NULL);
 }
 
+/* Once, for all that is measured with it; every text was answered once then. */
+static scbm_status load(bench_command *b) {
+    const cbm_load_options options = {&b->hooks};
+    cbm_context_options context;
+    loaded *l = &b->loaded;
+    if (l->predictions) return SCBM_OK;
+    memset(&context, 0, sizeof context);
+    context.precision = b->precision ? SCBM_BF16 : SCBM_F32;
+    context.max_tokens = (int)b->max_length;
+    scbm_status status = find_model(b);
+    if (status == SCBM_OK) status = find_data(b, 0, &l->data);
+    if (status == SCBM_OK) status = cbm_model_load(&l->model, b->model_path, &options);
+    if (status == SCBM_OK) status = cbm_context_create(&l->context, l->model, &context);
+    if (status != SCBM_OK) return status;
+    l->vectors = scbm_alloc_array(&b->hooks, l->data.n * (size_t)cbm_model_hidden_size(l->model), sizeof *l->vectors);
+    l->predictions = scbm_alloc_array(&b->hooks, l->data.n, sizeof *l->predictions);
+    return l->vectors && l->predictions ? answer(l, 0, l->data.n) : SCBM_ERROR_MEMORY;
+}
+
 /* ------------------------------------------------------------------------------------------
  * encoder: all texts at once; latency: one text after the other
  * ---------------------------------------------------------------------------------------- */
 
+static scbm_status print_encoder(const bench_command *b, double rate, size_t n_texts, int repeats) {
+    if (b->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "texts_per_s", cli_json_double(rate));
+        cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)n_texts));
+        return print_json(b, "encoder", object, -1);
+    }
+    printf("encoder, %s: %.1f texts/s (%zu texts, median of %d)\n", b->precision ? "bf16" : "f32", rate, n_texts, repeats);
+    print_machine(b, -1);
+    return SCBM_OK;
+}
+
 static scbm_status bench_encoder(bench_command *b) {
     enum { MOST = 100 };
-    loaded l;
+    loaded *l = &b->loaded;
     double times[MOST];
     int n = (int)(b->repeats < MOST ? b->repeats : MOST);
-    scbm_status status = load(b, &l);
-    if (status == SCBM_OK) status = answer(&l, 0, l.data.n);
+    scbm_status status = load(b);
     for (int i = 0; status == SCBM_OK && i < n; i++) {
         double begin = cli_seconds();
-        status = answer(&l, 0, l.data.n);
+        status = answer(l, 0, l->data.n);
         times[i] = cli_seconds() - begin;
     }
-    if (status == SCBM_OK) {
-        double rate = (double)l.data.n / quantile(times, n, 0.5);
-        if (b->json) {
-            cJSON *object = cJSON_CreateObject();
-            cJSON_AddItemToObject(object, "texts_per_s", cli_json_double(rate));
-            cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)l.data.n));
-            status = print_json(b, "encoder", object, -1);
-        } else {
-            printf("encoder, %s: %.1f texts/s (%zu texts, median of %d)\n", b->precision ? "bf16" : "f32", rate, l.data.n, n);
-            print_machine(b, -1);
-        }
+    return status == SCBM_OK ? print_encoder(b, (double)l->data.n / quantile(times, n, 0.5), l->data.n, n) : status;
+}
+
+static scbm_status print_latency(const bench_command *b, double *times, int n) {
+    double median = quantile(times, n, 0.5), slow = quantile(times, n, 0.9);
+    if (b->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "ms_median", cli_json_double(median));
+        cJSON_AddItemToObject(object, "ms_p90", cli_json_double(slow));
+        return print_json(b, "latency", object, -1);
     }
-    unload(&l);
-    return status;
+    printf("latency, %s: %.2f ms a text (median of %d texts; nine of ten within %.2f ms)\n", b->precision ? "bf16" : "f32",
+           median, n, slow);
+    print_machine(b, -1);
+    return SCBM_OK;
 }
 
 static scbm_status bench_latency(bench_command *b) {
-    loaded l;
-    double times[LATENCY_TEXTS];
-    scbm_status status = load(b, &l);
-    int n = status == SCBM_OK && l.data.n < LATENCY_TEXTS ? (int)l.data.n : LATENCY_TEXTS;
-    for (int i = 0; status == SCBM_OK && i < 10; i++) status = answer(&l, (size_t)(i % n), 1);
+    enum { MOST = 10000 };
+    static double times[MOST];
+    loaded *l = &b->loaded;
+    scbm_status status = load(b);
+    if (status != SCBM_OK) return status;
+    size_t wanted = b->texts ? (size_t)b->texts : LATENCY_TEXTS;
+    int n = (int)(l->data.n < wanted ? l->data.n : wanted);
+    for (int i = 0; status == SCBM_OK && i < 10; i++) status = answer(l, (size_t)(i % n), 1);
     for (int i = 0; status == SCBM_OK && i < n; i++) {
         double begin = cli_seconds();
-        status = answer(&l, (size_t)i, 1);
+        status = answer(l, (size_t)i, 1);
         times[i] = 1e3 * (cli_seconds() - begin);
     }
-    if (status == SCBM_OK) {
-        double median = quantile(times, n, 0.5), slow = quantile(times, n, 0.9);
-        if (b->json) {
-            cJSON *object = cJSON_CreateObject();
-            cJSON_AddItemToObject(object, "ms_median", cli_json_double(median));
-            cJSON_AddItemToObject(object, "ms_p90", cli_json_double(slow));
-            status = print_json(b, "latency", object, -1);
-        } else {
-            printf("latency, %s: %.2f ms a text (median of %d texts; nine of ten within %.2f ms)\n", b->precision ? "bf16" : "f32",
-                   median, n, slow);
-            print_machine(b, -1);
-        }
-    }
-    unload(&l);
-    return status;
+    return status == SCBM_OK ? print_latency(b, times, n) : status;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -428,30 +455,43 @@ static void keep_time(void *user, const cbm_epoch_report *report) {
     if (times->n < 100) times->seconds[times->n++] = report->seconds;
 }
 
-/* Trains on the first texts for a few epochs of TRAIN_STEPS steps; the first epoch, which plans, does not count. */
+/* The first epochs plan and, for subnetworks, prune to what is measured: they do not count. */
+static int uncounted_epochs(const bench_command *b) {
+    return b->sparsity > 0 ? 2 : 1;
+}
+
+static void set_train_options(bench_command *b, cbm_train_options *options, epoch_times *times) {
+    cbm_train_defaults(options);
+    options->mode = b->columns.n_concepts ? CBM_JOINT : CBM_VANILLA;
+    options->epochs = (int)(b->repeats < 20 ? b->repeats : 20) + uncounted_epochs(b);
+    options->batch_size = TRAIN_BATCH;
+    options->max_tokens = (int)b->max_length;
+    options->patience = 0;
+    options->on_epoch = keep_time;
+    options->user = times;
+    options->hooks = &b->hooks;
+    if (b->sparsity <= 0) return;
+    options->prune.method = CBM_PRUNE_RANDOM;
+    options->prune.sparsity = options->prune.initial_sparsity = b->sparsity;
+    options->prune.start = options->prune.end = 1;
+}
+
+/* Trains on the first texts for a few epochs. */
 static scbm_status train_epochs(bench_command *b, cbm_dataset *data, cbm_dataset *valid, epoch_times *times) {
     static const char *names[256];
     cbm_train_options options;
-    cbm_load_options load_options = {&b->hooks};
+    const cbm_load_options load_options = {&b->hooks};
     cbm_model *encoder = NULL;
-    char output[96];
+    char output[PATH_SIZE + 32];
     scbm_status status = make_directory(b);
     if (status == SCBM_OK) status = cbm_model_load(&encoder, b->model_path, &load_options);
     if (status != SCBM_OK) return status;
     for (int k = 0; k < b->columns.n_concepts && k < 256; k++) names[k] = b->columns.concepts[k].name;
-    snprintf(output, sizeof output, "%s/model.gguf", b->directory);
-    cbm_train_defaults(&options);
-    options.mode = b->columns.n_concepts ? CBM_JOINT : CBM_VANILLA;
-    options.epochs = (int)(b->repeats < 20 ? b->repeats : 20) + 1;
-    options.batch_size = TRAIN_BATCH;
-    options.max_tokens = (int)b->max_length;
-    options.patience = 0;
+    set_train_options(b, &options, times);
+    made_path(b, MADE_TRAINED, output);
     options.output = output;
-    options.on_epoch = keep_time;
-    options.user = times;
-    options.hooks = &b->hooks;
-    size_t n = data->n, n_valid = valid->n;
-    data->n = n < TRAIN_BATCH * TRAIN_STEPS ? n / TRAIN_BATCH * TRAIN_BATCH : TRAIN_BATCH * TRAIN_STEPS;
+    size_t n = data->n, n_valid = valid->n, wanted = b->texts ? (size_t)b->texts : TRAIN_TEXTS;
+    data->n = (n < wanted ? n : wanted) / TRAIN_BATCH * TRAIN_BATCH;
     valid->n = n_valid < TRAIN_BATCH ? n_valid : TRAIN_BATCH;
     if (data->n == 0) status = scbm_fail(SCBM_ERROR_ARGUMENT, "bench train needs at least %d labelled texts", TRAIN_BATCH);
     else status = cbm_train(encoder, data, valid, names, &options);
@@ -476,31 +516,34 @@ static int concepts_of_demo(bench_command *b) {
     return CLI_GO_ON;
 }
 
+static scbm_status print_train(const bench_command *b, double median, int n) {
+    if (b->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "ms_per_step", cli_json_double(median));
+        cJSON_AddItemToObject(object, "batch", cli_json_int(TRAIN_BATCH));
+        cJSON_AddItemToObject(object, "concepts", cli_json_int(b->columns.n_concepts));
+        if (b->sparsity > 0) cJSON_AddItemToObject(object, "sparsity", cli_json_double(b->sparsity));
+        return print_json(b, "train", object, -1);
+    }
+    printf("train%s: %.1f ms a step of %d texts, %d concepts (median of %d epochs)\n", b->sparsity > 0 ? ", sparse" : "", median,
+           TRAIN_BATCH, b->columns.n_concepts, n);
+    print_machine(b, -1);
+    return SCBM_OK;
+}
+
 static scbm_status bench_train(bench_command *b) {
     cbm_dataset data, valid;
     epoch_times times;
     memset(&data, 0, sizeof data);
     memset(&valid, 0, sizeof valid);
     memset(&times, 0, sizeof times);
-    scbm_status status = find_model(b);
+    int first = uncounted_epochs(b);
+    scbm_status status = find_encoder(b);
     if (status == SCBM_OK) status = find_data(b, 1, &data);
     if (status == SCBM_OK) status = find_data(b, 1, &valid);
     if (status == SCBM_OK) status = train_epochs(b, &data, &valid, &times);
-    if (status == SCBM_OK && times.n < 2) status = scbm_fail(SCBM_ERROR_ARGUMENT, "training ended after one epoch");
-    if (status == SCBM_OK) {
-        double median = quantile(times.seconds + 1, times.n - 1, 0.5);
-        if (b->json) {
-            cJSON *object = cJSON_CreateObject();
-            cJSON_AddItemToObject(object, "ms_per_step", cli_json_double(median));
-            cJSON_AddItemToObject(object, "batch", cli_json_int(TRAIN_BATCH));
-            cJSON_AddItemToObject(object, "concepts", cli_json_int(b->columns.n_concepts));
-            status = print_json(b, "train", object, -1);
-        } else {
-            printf("train: %.1f ms a step of %d texts, %d concepts (median of %d times up to %d steps)\n", median, TRAIN_BATCH,
-                   b->columns.n_concepts, times.n - 1, TRAIN_STEPS);
-            print_machine(b, -1);
-        }
-    }
+    if (status == SCBM_OK && times.n <= first) status = scbm_fail(SCBM_ERROR_ARGUMENT, "training ended after epoch %d", times.n);
+    if (status == SCBM_OK) status = print_train(b, quantile(times.seconds + first, times.n - first, 0.5), times.n - first);
     cbm_dataset_clear(&valid);
     cbm_dataset_clear(&data);
     return status;
@@ -570,83 +613,153 @@ static scbm_status bench_start(bench_command *b) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * model: what a file with subnetworks takes
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status bench_model(bench_command *b) {
+    scbm_file *file = NULL;
+    int64_t weights = 0, masks = 0, all = 0;
+    scbm_status status = find_model(b);
+    if (status == SCBM_OK) status = scbm_file_open(&file, b->model_path, &b->hooks);
+    if (status != SCBM_OK) return status;
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+        const scbm_tensor *tensor = scbm_file_tensor(file, i);
+        char name[SCBM_MAX_NAME];
+        cbm_masks_name(name, tensor);
+        all += (int64_t)scbm_tensor_bytes(tensor);
+        if (cbm_is_masks_name(tensor->name)) masks += (int64_t)scbm_tensor_bytes(tensor);
+        else if (scbm_file_find_tensor(file, name)) weights += (int64_t)scbm_tensor_bytes(tensor);
+    }
+    scbm_file_close(file);
+    if (b->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "tensor_mb", cli_json_double((double)all / 1048576));
+        cJSON_AddItemToObject(object, "masked_weights_mb", cli_json_double((double)weights / 1048576));
+        cJSON_AddItemToObject(object, "masks_mb", cli_json_double((double)masks / 1048576));
+        return print_json(b, "model", object, -1);
+    }
+    printf("model: tensors of %.1f MiB, among them masks of %.1f MiB over weights of %.1f MiB\n", (double)all / 1048576,
+           (double)masks / 1048576, (double)weights / 1048576);
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
  * The command
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct bench_kind {
-    const char *name;
-    scbm_status (*run)(bench_command *b);
-} bench_kind;
+#define KIND_NAMES "linear, encoder, latency, train, start or model"
 
-static const bench_kind kinds[] = {
-    {"linear", bench_linear}, {"encoder", bench_encoder}, {"latency", bench_latency}, {"train", bench_train}, {"start", bench_start},
-};
+typedef scbm_status (*bench_function)(bench_command *b);
 
-static const bench_kind *find_kind(const char *name) {
+static bench_function find_kind(const char *name) {
+    static const struct {
+        const char *name;
+        bench_function run;
+    } kinds[] = {{"linear", bench_linear}, {"encoder", bench_encoder}, {"latency", bench_latency},
+                 {"train", bench_train},   {"start", bench_start},     {"model", bench_model}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (strcmp(kinds[i].name, name) == 0) return &kinds[i];
+        if (strcmp(kinds[i].name, name) == 0) return kinds[i].run;
     }
     return NULL;
 }
 
-static int check_usage(bench_command *b, const cli_list *rest, const bench_kind **kind) {
-    static const char *const names[] = {"linear", "encoder", "latency", "train", "start", NULL};
-    if (rest->n != 1) return cli_misuse(b->command, "say what to measure: linear, encoder, latency, train or start");
-    *kind = find_kind(rest->item[0]);
-    if (!*kind) {
-        const char *nearest = cli_nearest(rest->item[0], names);
-        return cli_misuse(b->command, "'%s' cannot be measured; %s%s", rest->item[0], nearest ? "did you mean " : "linear, encoder, latency, train and start can",
-                          nearest ? nearest : "");
+static int check_kinds(const bench_command *b, const cli_list *rest, int *trains) {
+    static const char *const names[] = {"linear", "encoder", "latency", "train", "start", "model", NULL};
+    *trains = 0;
+    if (rest->n == 0) return cli_misuse(b->command, "say what to measure: " KIND_NAMES);
+    for (int i = 0; i < rest->n; i++) {
+        bench_function kind = find_kind(rest->item[i]);
+        if (!kind) {
+            const char *nearest = cli_nearest(rest->item[i], names);
+            return cli_misuse(b->command, "'%s' cannot be measured; %s%s", rest->item[i], nearest ? "did you mean " : "try ",
+                              nearest ? nearest : KIND_NAMES);
+        }
+        if (kind == bench_train) *trains = 1;
     }
-    int trains = (*kind)->run == bench_train;
-    if (!b->data) return trains ? concepts_of_demo(b) : CLI_GO_ON;
-    if (!b->columns.text) return cli_misuse(b->command, "--data needs --text COLUMN: which column holds the text?");
-    if (trains && !b->columns.label) return cli_misuse(b->command, "bench train with --data needs --label COLUMN");
+    if (*trains && rest->n > 1) return cli_misuse(b->command, "train is measured alone");
     return CLI_GO_ON;
+}
+
+/* Settles the subnetworks: 4, 70 % zeros, where one of the two options is given and not the other. */
+static int check_subnetworks(bench_command *b, int trains) {
+    if (trains && b->subnetworks)
+        return cli_misuse(b->command, "bench train --sparsity has a subnetwork for each --concept; leave out --subnetworks");
+    if (trains) return CLI_GO_ON;
+    if (!b->subnetworks && b->sparsity >= 0) b->subnetworks = 4;
+    if (b->subnetworks && b->sparsity < 0) b->sparsity = 0.7;
+    if (b->output && !b->subnetworks) return cli_misuse(b->command, "-o needs --subnetworks: there is no model to keep");
+    return CLI_GO_ON;
+}
+
+static int check_usage(bench_command *b, const cli_list *rest) {
+    int trains, status = check_kinds(b, rest, &trains);
+    if (status == CLI_GO_ON) status = check_subnetworks(b, trains);
+    if (status != CLI_GO_ON) return status;
+    if (!b->data) status = trains ? concepts_of_demo(b) : CLI_GO_ON;
+    else if (!b->columns.text) return cli_misuse(b->command, "--data needs --text COLUMN: which column holds the text?");
+    else if (trains && !b->columns.label) return cli_misuse(b->command, "bench train with --data needs --label COLUMN");
+    return status == CLI_GO_ON && trains ? cli_columns_from_options(b->command, &b->columns) : status;
+}
+
+static scbm_status run_kinds(bench_command *b, const cli_list *rest) {
+    scbm_status status = look_at_machine(b);
+    for (int i = 0; status == SCBM_OK && i < rest->n; i++) {
+        status = find_kind(rest->item[i])(b);
+        if (status == SCBM_OK) status = cli_flush();
+    }
+    unload(b);
+    remove_directory(b);
+    return status;
 }
 
 static int run_bench(const cli_command *command, int argc, char **argv) {
     bench_command b;
     cli_list rest = {NULL, 0};
-    const bench_kind *kind = NULL;
     memset(&b, 0, sizeof b);
     b.command = command;
     b.repeats = 5;
+    b.sparsity = -1;
     const cli_option options[] = {
-        CLI_TEXT_OPTION("model", "FILE", &b.model_path, "the model; without it, an encoder of MiniLM's shape with random weights"),
+        CLI_TEXT_OPTION("model", "FILE", &b.model_path, "the model; without it, an encoder with random weights"),
+        CLI_CHOICE_OPTION("shape", "minilm|bert-base", &b.shape, "that encoder's shape"),
+        CLI_INT_OPTION("subnetworks", "K", &b.subnetworks, 1, DEMO_MOST_SUBNETWORKS,
+                       "measure a concept bottleneck model on that encoder, with K concepts and random masks"),
+        CLI_REAL_OPTION("sparsity", "X", &b.sparsity, 0, 0.999,
+                        "the share of zeros in those masks (default 0.7; 0: no masks); with train, pruned to it at random"),
+        CLI_OUTPUT_OPTION(&b.output, "keep that model in FILE"),
         CLI_TEXT_OPTION("data", "FILE", &b.data, "texts, CSV or JSONL; without it, generated reviews"),
         CLI_COLUMNS_OPTIONS(b.columns),
         CLI_INT_OPTION("max-length", "N", &b.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
         CLI_INT_OPTION("repeats", "N", &b.repeats, 1, 1000, "measure N times and take the median"),
+        CLI_INT_OPTION("texts", "N", &b.texts, 1, 10000, "latency and train: the first N texts (default 200 and 192)"),
         CLI_CHOICE_OPTION("precision", "f32|bf16", &b.precision, "what matrix products compute with"),
         CLI_INT_OPTION("threads", "N", &b.threads, 0, 1024, "threads; 0: all cores"),
         CLI_FLAG_OPTION("json", &b.json, "print one JSON object a line"),
         CLI_END_OPTIONS,
     };
     int status = cli_parse(command, options, argc, argv, &rest);
-    if (status == CLI_GO_ON) status = check_usage(&b, &rest, &kind);
-    if (status == CLI_GO_ON && kind->run == bench_train) status = cli_columns_from_options(command, &b.columns);
+    if (status == CLI_GO_ON) status = check_usage(&b, &rest);
     if (status == CLI_GO_ON) {
         b.hooks = cli_hooks(&b.progress, command, b.threads);
         b.hooks.progress = NULL; /* nothing but the work itself is measured */
-        scbm_status done = look_at_machine(&b);
-        if (done == SCBM_OK) done = kind->run(&b);
-        status = done == SCBM_OK ? cli_finish(command) : cli_fail_status(command, done);
-        remove_directory(&b);
+        status = cli_fail_status(command, run_kinds(&b, &rest));
     }
     free((void *)rest.item);
     cli_columns_clear(&b.columns);
     return status;
 }
 
-static const char *const bench_examples[] = {"bench latency --model demo/encoder.gguf --data demo/test.csv --text review", NULL};
+static const char *const bench_examples[] = {"bench encoder latency --model demo/encoder.gguf --data demo/test.csv --text review",
+                                             "bench encoder latency --subnetworks 4 --sparsity 0.7", NULL};
 const cli_command cmd_bench = {
-    "bench", "measure speed and memory", "linear|encoder|latency|train|start [options]",
+    "bench", "measure speed and memory", "linear|encoder|latency|train|start|model … [options]",
     "linear    one matrix product, in GFLOP/s, for several sizes, beside the processor's measured peak\n"
     "encoder   texts per second, all texts in one call\n"
     "latency   milliseconds for one text\n"
     "train     milliseconds for a training step of 16 texts\n"
     "start     milliseconds from starting the program to its first result\n"
-    "With --json, each line has bench, tier, threads and peak_mb beside tokens, in, out and gflops; texts_per_s;\n"
-    "ms_median and ms_p90; or ms_per_step.",
+    "model     sizes of the weights and the masks; with -o, keeps the model that --subnetworks makes\n"
+    "With --json, each line has bench, tier, threads and peak_mb (and subnetworks and sparsity, where there are) beside\n"
+    "tokens, in, out and gflops; texts_per_s; ms_median and ms_p90; ms_per_step; or tensor_mb, masked_weights_mb and\n"
+    "masks_mb.",
     bench_examples, run_bench};

@@ -1,5 +1,5 @@
 /*
- * models/cmd-demo.c - the embedded default: from nothing to an explained prediction
+ * models/cmd-demo.c - the embedded default: from nothing to an explained and a corrected prediction
  *
  * The demonstration runs the other commands and prints each as one would type it.
  */
@@ -15,14 +15,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { TRAIN_REVIEWS = 900, DEV_REVIEWS = 200, TEST_REVIEWS = 300, MOST_WORDS = 48, PATH_SIZE = 512 };
+enum { TRAIN_REVIEWS = 900, DEV_REVIEWS = 200, TEST_REVIEWS = 300, MOST_WORDS = 64, PATH_SIZE = 512 };
 
 typedef struct demo_command {
     const cli_command *command;
     const char *directory;
     int64_t seed, epochs, threads;
     int data_only;
-    char train[PATH_SIZE], dev[PATH_SIZE], test[PATH_SIZE], encoder[PATH_SIZE], model[PATH_SIZE];
+    char train[PATH_SIZE], dev[PATH_SIZE], test[PATH_SIZE], encoder[PATH_SIZE], model[PATH_SIZE], html[PATH_SIZE], png[PATH_SIZE];
 } demo_command;
 
 static void join(char path[PATH_SIZE], const char *directory, const char *name) {
@@ -38,6 +38,8 @@ static int make_paths(demo_command *d) {
     join(d->test, d->directory, "test.csv");
     join(d->encoder, d->directory, "encoder.gguf");
     join(d->model, d->directory, "reviews.gguf");
+    join(d->html, d->directory, "review.html");
+    join(d->png, d->directory, "subnetworks.png");
     return CLI_GO_ON;
 }
 
@@ -78,14 +80,14 @@ static int run_command(const cli_command *command, char **words, int n) {
 
 /* Arguments of a command; main's argv is writable, so these are too. */
 typedef struct argument_list {
-    char text[MOST_WORDS][PATH_SIZE];
+    char text[MOST_WORDS][DEMO_REVIEW_SIZE];
     char *word[MOST_WORDS];
     int n;
 } argument_list;
 
 static void add_word(argument_list *list, const char *word) {
     if (list->n == MOST_WORDS) return;
-    snprintf(list->text[list->n], PATH_SIZE, "%s", word);
+    snprintf(list->text[list->n], sizeof list->text[0], "%s", word);
     list->word[list->n] = list->text[list->n];
     list->n++;
 }
@@ -101,10 +103,16 @@ static void add_number(argument_list *list, const char *name, int64_t value) {
     add_option(list, name, text);
 }
 
+/* The masks are set at the end of the epochs in the middle: concepts must have been learned by then, and the weights that
+ * are left must have time to make up for the others. */
 static int train(const demo_command *d) {
     argument_list list;
+    int64_t start = d->epochs * 2 / 5, end = d->epochs * 7 / 10;
+    if (start < 1) start = 1;
+    if (end < start) end = start;
     list.n = 0;
-    puts("3. Training: encoder, concepts and label together, from scratch.");
+    puts("3. Training: encoder, concepts and label together, from scratch. On the way each concept gets a subnetwork of its\n"
+         "   own: 70 % of the weights are masked for it, by what they count for the loss.");
     add_option(&list, "--model", d->encoder);
     add_option(&list, "--data", d->train);
     add_option(&list, "--valid", d->dev);
@@ -113,6 +121,11 @@ static int train(const demo_command *d) {
     for (int k = 0; k < DEMO_CONCEPTS; k++) add_option(&list, "--concept", demo_concepts[k]);
     add_option(&list, "--mode", "joint");
     add_number(&list, "--epochs", d->epochs);
+    add_option(&list, "--prune", "obert");
+    add_option(&list, "--sparsity", "0.7");
+    add_number(&list, "--prune-start", start);
+    add_number(&list, "--prune-end", end);
+    add_option(&list, "--fisher-block", "8");
     add_option(&list, "--encoder-rate", "0.002");
     add_option(&list, "--head-rate", "0.005");
     add_number(&list, "--seed", d->seed);
@@ -148,8 +161,8 @@ static scbm_status choose_review(cbm_context *context, uint64_t seed, demo_revie
     return SCBM_OK; /* the last one will do */
 }
 
-/* What the numbers of `predict` say, in words. */
-static void explain(const cbm_prediction *p) {
+/* What the numbers mean, in words. */
+static void say_in_words(const cbm_prediction *p) {
     double largest = 0;
     for (int k = 0; k < p->n_concepts; k++) largest = fmax(largest, fabs((double)p->concepts[k].contribution));
     printf("   In words: the model gives %s stars and is %.0f %% sure.\n", p->label, 100 * (double)p->probability);
@@ -165,27 +178,94 @@ static void explain(const cbm_prediction *p) {
     printf("   Nothing else enters the label: contributions and bias are its logit, %.3f.\n\n", (double)p->logits[p->label_index]);
 }
 
-static int predict(const demo_command *d) {
+static int explain(const demo_command *d, cbm_context *context) {
     argument_list list;
     demo_review review;
+    cbm_prediction p;
+    list.n = 0;
+    scbm_status status = choose_review(context, (uint64_t)d->seed, &review);
+    if (status == SCBM_OK) status = cbm_predict(context, review.text, &p);
+    if (status != SCBM_OK) return cli_fail_status(d->command, status);
+    puts("5. One of them, explained. The first bars show what each concept adds to the label's logit, or takes away; those below\n"
+         "   what each word did to a concept, through the concept's own subnetwork.");
+    add_option(&list, "--model", d->model);
+    add_word(&list, review.text);
+    add_option(&list, "--neurons", "0");
+    add_option(&list, "--html", d->html);
+    add_option(&list, "--png", d->png);
+    if (d->threads) add_number(&list, "--threads", d->threads);
+    int result = run_command(&cmd_explain, list.word, list.n);
+    if (result == CLI_DONE) say_in_words(&p);
+    return result;
+}
+
+/* What one intervention on a review would do, and how good that is: 2 when concept and label become right, 1 when only the
+ * concept does, 0 when neither. */
+static scbm_status try_correction(cbm_context *context, const demo_review *review, int k, int *worth) {
+    cbm_intervention result;
+    scbm_status status = cbm_intervene_report(context, demo_concepts[k], review->concept[k], NULL, &result);
+    if (status != SCBM_OK) return status;
+    int label_was_right = strcmp(result.before.label, review->label) == 0;
+    *worth = !result.succeeded ? 0 : !label_was_right && strcmp(result.after.label, review->label) == 0 ? 2 : 1;
+    cbm_intervene_reset(context);
+    return SCBM_OK;
+}
+
+/* A held-out review with a concept that the model misreads, if possible one whose correction corrects the label. */
+static scbm_status choose_mistake(cbm_context *context, uint64_t seed, demo_review *chosen, int *concept) {
+    int best = 0;
+    for (uint64_t i = 0; i < TEST_REVIEWS && best < 2; i++) {
+        demo_review review;
+        cbm_prediction p;
+        int wrong = -1, n_wrong = 0, worth = 0;
+        demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
+        scbm_status status = cbm_predict(context, review.text, &p);
+        for (int k = 0; k < DEMO_CONCEPTS && status == SCBM_OK; k++) {
+            if (strcmp(p.concepts[k].class_name, review.concept[k]) == 0) continue;
+            wrong = k;
+            n_wrong++;
+        }
+        if (status == SCBM_OK && n_wrong == 1) status = try_correction(context, &review, wrong, &worth);
+        if (status != SCBM_OK) return status;
+        if (worth <= best) continue;
+        best = worth;
+        *chosen = review;
+        *concept = wrong;
+    }
+    return SCBM_OK;
+}
+
+static int correct(const demo_command *d, cbm_context *context) {
+    argument_list list;
+    demo_review review;
+    int k = -1;
+    char target[64];
+    list.n = 0;
+    scbm_status status = choose_mistake(context, (uint64_t)d->seed, &review, &k);
+    if (status != SCBM_OK) return cli_fail_status(d->command, status);
+    if (k < 0) return CLI_DONE; /* no mistakes at all */
+    printf("6. Another one, in which the model misreads %s: it is %s. Whoever knows better says so; for this text %s's\n"
+           "   subnetwork then exchanges weights until it reads that, and the label follows (the reviewer gave %s stars).\n",
+           demo_concepts[k], review.concept[k], demo_concepts[k], review.label);
+    snprintf(target, sizeof target, "%s=%s", demo_concepts[k], review.concept[k]);
+    add_option(&list, "--model", d->model);
+    add_word(&list, review.text);
+    add_option(&list, "--set", target);
+    if (d->threads) add_number(&list, "--threads", d->threads);
+    return run_command(&cmd_intervene, list.word, list.n);
+}
+
+static int explain_and_correct(const demo_command *d) {
     cbm_model *model = NULL;
     cbm_context *context = NULL;
-    cbm_prediction p;
-    int result = CLI_DONE;
-    list.n = 0;
-    scbm_status status = cbm_model_load(&model, d->model, NULL);
+    scbm_hooks hooks;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.n_workers = (int)d->threads;
+    const cbm_load_options load = {&hooks};
+    scbm_status status = cbm_model_load(&model, d->model, &load);
     if (status == SCBM_OK) status = cbm_context_create(&context, model, NULL);
-    if (status == SCBM_OK) status = choose_review(context, (uint64_t)d->seed, &review);
-    if (status == SCBM_OK) status = cbm_predict(context, review.text, &p);
-    if (status == SCBM_OK) {
-        puts("5. One of them, explained. The bar shows what each concept adds to the label's logit, or takes away.");
-        add_option(&list, "--model", d->model);
-        add_word(&list, review.text);
-        result = run_command(&cmd_predict, list.word, list.n);
-        if (result == CLI_DONE) explain(&p);
-    } else {
-        result = cli_fail_status(d->command, status);
-    }
+    int result = status == SCBM_OK ? explain(d, context) : cli_fail_status(d->command, status);
+    if (result == CLI_DONE) result = correct(d, context);
     cbm_context_free(context);
     cbm_model_free(model);
     return result;
@@ -198,8 +278,9 @@ static void print_next_steps(const demo_command *d, double seconds) {
            "   $ convert/convert-hf FOLDER -o encoder.gguf\n\n"
            "   Then train on your CSV or JSONL file: a column of texts, one of labels, and one for each concept:\n"
            "   $ %s train --model encoder.gguf --data train.csv --valid dev.csv --text TEXT --label LABEL \\\n"
-           "       --concept food=FOOD_COLUMN --concept service=SERVICE_COLUMN -o model.gguf\n\n"
-           "   Everything that was written here is in %s/; %s COMMAND --help says what a command can do.\n",
+           "       --concept food=FOOD_COLUMN --concept service=SERVICE_COLUMN --prune obert -o model.gguf\n\n"
+           "   Everything that was written here is in %s/: look at review.html and subnetworks.png.\n"
+           "   %s COMMAND --help says what a command can do.\n",
            seconds, cli_program, d->directory, cli_program);
 }
 
@@ -209,7 +290,7 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     d.command = command;
     d.directory = "demo";
     d.seed = 42;
-    d.epochs = 16;
+    d.epochs = 20;
     const cli_option options[] = {
         CLI_TEXT_OPTION("dir", "DIR", &d.directory, "where everything is written (default demo)"),
         CLI_FLAG_OPTION("data-only", &d.data_only, "write the reviews and the encoder, and stop"),
@@ -226,7 +307,7 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     if (status == CLI_DONE && d.data_only) return status;
     if (status == CLI_DONE) status = train(&d);
     if (status == CLI_DONE) status = evaluate(&d);
-    if (status == CLI_DONE) status = predict(&d);
+    if (status == CLI_DONE) status = explain_and_correct(&d);
     if (status != CLI_DONE) return status;
     print_next_steps(&d, cli_seconds() - started);
     return cli_finish(command);
@@ -234,5 +315,5 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
 
 static const char *const demo_examples[] = {"demo --dir demo", NULL};
 const cli_command cmd_demo = {
-    "demo", "train a small model on generated reviews, evaluate it, and explain one review", "[options]",
+    "demo", "train a small sparse model on generated reviews, evaluate it, explain a prediction and correct one", "[options]",
     "Needs no data and no network; takes under two minutes on two cores.", demo_examples, run_demo};

@@ -17,7 +17,7 @@ typedef struct explain_command {
     int global, faithfulness;
     const char *html_path, *png_path;
     cbm_explain_options options;
-    cbm_dataset texts;               /* of --global: texts alone */
+    cbm_dataset texts; /* of --global: texts alone */
 } explain_command;
 
 /* ------------------------------------------------------------------------------------------
@@ -111,7 +111,8 @@ static const char *title(const explain_command *x) {
  * ---------------------------------------------------------------------------------------- */
 
 /* What a token is called: its part of the text, or what was added ("[CLS]"). */
-static scbm_status add_token(cJSON *array, const char *text, const cbm_token_attribution *token, const scbm_hooks *hooks) {
+static scbm_status add_token(cJSON *array, const char *text, const cbm_token_attribution *token,
+                             const scbm_hooks *hooks) {
     size_t length = (size_t)(token->end - token->start);
     char *part = scbm_alloc(hooks, length + 1);
     if (!part) return SCBM_ERROR_MEMORY;
@@ -158,7 +159,8 @@ static void choose_words(const explain_command *x, const cbm_explanation *e, con
     for (int64_t n = 0; n < x->n_words; n++) {
         int best = -1;
         for (int i = 0; i < e->n_words; i++)
-            if (!chosen[i] && (best < 0 || fabs(word_value(x, &words[i])) > fabs(word_value(x, &words[best])))) best = i;
+            if (!chosen[i] && (best < 0 || fabs(word_value(x, &words[i])) > fabs(word_value(x, &words[best]))))
+                best = i;
         if (best < 0) return;
         chosen[best] = 1;
     }
@@ -189,12 +191,13 @@ static void print_neurons(const cbm_explanation *e, const cbm_concept_explanatio
     if (!c->n_neurons) return;
     printf("    neurons");
     for (int i = 0; i < c->n_neurons; i++)
-        printf("%s %s row %d (%.1f %%)", i ? "," : ":", e->subnetworks->matrices[c->neurons[i].matrix].name, c->neurons[i].row,
-               100 * (double)c->neurons[i].share);
+        printf("%s %s row %d (%.1f %%)", i ? "," : ":", e->subnetworks->matrices[c->neurons[i].matrix].name,
+               c->neurons[i].row, 100 * (double)c->neurons[i].share);
     putchar('\n');
 }
 
-static scbm_status print_explanation(const explain_command *x, const char *text, size_t length, const cbm_explanation *e) {
+static scbm_status print_explanation(const explain_command *x, const char *text, size_t length,
+                                     const cbm_explanation *e) {
     uint8_t *chosen = scbm_alloc(&x->in.hooks, (size_t)e->n_words + 1);
     if (!chosen) return SCBM_ERROR_MEMORY;
     if (x->in.n_printed) putchar('\n');
@@ -207,7 +210,8 @@ static scbm_status print_explanation(const explain_command *x, const char *text,
         putchar('\n');
         print_words(x, text, e, c->words, chosen);
         if (x->steps && !c->converged)
-            printf("    integrated gradients have not converged in %d steps: they do not add up to the difference\n", c->steps);
+            printf("    integrated gradients have not converged in %d steps: they do not add up to the difference\n",
+                   c->steps);
         print_neurons(e, c);
     }
     scbm_release(&x->in.hooks, chosen);
@@ -307,7 +311,8 @@ static cJSON *json_faithfulness(const cbm_faithfulness *f) {
     cJSON_AddItemToObject(object, "shares", json_numbers(f->share, CBM_FAITHFULNESS_SHARES));
     for (int m = 0; m < CBM_ATTRIBUTION_METHODS; m++) {
         cJSON *method = cJSON_AddObjectToObject(object, cbm_attribution_name((cbm_attribution_method)m));
-        cJSON_AddItemToObject(method, "comprehensiveness", json_numbers(f->comprehensiveness[m], CBM_FAITHFULNESS_SHARES));
+        cJSON_AddItemToObject(method, "comprehensiveness",
+                              json_numbers(f->comprehensiveness[m], CBM_FAITHFULNESS_SHARES));
         cJSON_AddItemToObject(method, "sufficiency", json_numbers(f->sufficiency[m], CBM_FAITHFULNESS_SHARES));
         cJSON_AddItemToObject(method, "mean_comprehensiveness", cli_json_double(f->mean_comprehensiveness[m]));
         cJSON_AddItemToObject(method, "mean_sufficiency", cli_json_double(f->mean_sufficiency[m]));
@@ -353,7 +358,8 @@ static void print_contributions(const explain_command *x, const cbm_global_repor
         }
         putchar('\n');
     }
-    if (r->n_labels > MOST_PRINTED_LABELS) printf("  %d more labels; --json gives them all\n", r->n_labels - MOST_PRINTED_LABELS);
+    if (r->n_labels > MOST_PRINTED_LABELS)
+        printf("  %d more labels; --json gives them all\n", r->n_labels - MOST_PRINTED_LABELS);
     printf("  ");
     print_name("mean absolute", width);
     printf("  %6zu", r->n_texts);
@@ -394,7 +400,8 @@ static void print_faithfulness(const cbm_faithfulness *f) {
            "share of the tokens");
     for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) printf("  %5.0f %%", 100 * f->share[s]);
     printf("  %7s\n", "mean");
-    print_drops("  comprehensiveness: without these tokens (larger is better)", f->comprehensiveness, f->mean_comprehensiveness);
+    print_drops("  comprehensiveness: without these tokens (larger is better)", f->comprehensiveness,
+                f->mean_comprehensiveness);
     print_drops("  sufficiency: with these tokens alone (smaller is better)", f->sufficiency, f->mean_sufficiency);
 }
 
@@ -418,7 +425,8 @@ static scbm_status keep_texts(void *user, const char *const *texts, const size_t
     const scbm_hooks *hooks = &x->in.hooks;
     scbm_status status = scbm_grow(hooks, (void **)&kept->text, &kept->text_capacity, kept->n + n, sizeof *kept->text);
     if (!status)
-        status = scbm_grow(hooks, (void **)&kept->text_length, &kept->length_capacity, kept->n + n, sizeof *kept->text_length);
+        status = scbm_grow(hooks, (void **)&kept->text_length, &kept->length_capacity, kept->n + n,
+                           sizeof *kept->text_length);
     kept->hooks = hooks;
     for (size_t i = 0; i < n && !status; i++) {
         kept->text[kept->n] = scbm_strdup(hooks, texts[i]);
@@ -464,8 +472,10 @@ static scbm_status explain_global(explain_command *x) {
 
 static int check_options(explain_command *x) {
     const cli_command *command = x->in.command;
-    if (!x->global && x->faithfulness) return cli_misuse(command, "--faithfulness needs --global: it is measured on many texts");
-    if (x->global && !x->steps) return cli_misuse(command, "--global ranks words by integrated gradients: --steps cannot be 0");
+    if (!x->global && x->faithfulness)
+        return cli_misuse(command, "--faithfulness needs --global: it is measured on many texts");
+    if (x->global && !x->steps)
+        return cli_misuse(command, "--global ranks words by integrated gradients: --steps cannot be 0");
     if (x->global && !x->n_words) return cli_misuse(command, "--global wants at least one word: --words");
     x->options.steps = (int)x->steps;
     x->options.max_steps = (int)(x->max_steps > x->steps ? x->max_steps : x->steps);
@@ -496,12 +506,15 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
         CLI_MODEL_OPTION(x.in),
         CLI_TEXTS_OPTIONS(x.in.texts),
         CLI_FLAG_OPTION("global", &x.global, "explain all texts together: contributions, influential words, overlaps"),
-        CLI_TEXT_OPTION("html", "FILE", &x.html_path, "write a report of the one text, or with --global of all, as one HTML file"),
+        CLI_TEXT_OPTION("html", "FILE", &x.html_path,
+                        "write a report of the one text, or with --global of all, as one HTML file"),
         CLI_TEXT_OPTION("png", "FILE", &x.png_path, "write the subnetworks' mask maps and overlaps as a picture"),
-        CLI_INT_OPTION("words", "N", &x.n_words, 0, 1000, "words that are shown for each concept, or with --global each class"),
+        CLI_INT_OPTION("words", "N", &x.n_words, 0, 1000,
+                       "words that are shown for each concept, or with --global each class"),
         CLI_INT_OPTION("neurons", "N", &x.n_neurons, 0, 1000, "most salient neurons that are shown for each concept"),
         CLI_INT_OPTION("steps", "N", &x.steps, 0, 65536, "steps of integrated gradients; 0: gradient x input alone"),
-        CLI_INT_OPTION("max-steps", "N", &x.max_steps, 0, 65536, "the steps are doubled up to N until they add up to 1 %"),
+        CLI_INT_OPTION("max-steps", "N", &x.max_steps, 0, 65536,
+                       "the steps are doubled up to N until they add up to 1 %"),
         CLI_INT_OPTION("sample", "N", &x.sample, 0, 1000000000, "texts of --global whose words are attributed; 0: all"),
         CLI_FLAG_OPTION("faithfulness", &x.faithfulness,
                         "with --global: measure comprehensiveness and sufficiency of attributions on the sample"),
@@ -517,7 +530,8 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
     if (status == CLI_GO_ON) status = cli_session_check_texts(&x.in);
     if (status == CLI_GO_ON) status = cli_session_load(&x.in, 1);
     if (status == CLI_GO_ON && cbm_model_mode(x.in.model) == CBM_VANILLA)
-        status = cli_fail(command, "%s is a vanilla model, which has no concepts to explain a prediction by", x.in.model_path);
+        status = cli_fail(command, "%s is a vanilla model, which has no concepts to explain a prediction by",
+                          x.in.model_path);
     if (status == CLI_GO_ON) status = explain(&x);
     cbm_dataset_clear(&x.texts);
     return cli_session_finish(&x.in, status);
@@ -525,9 +539,11 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
 
 static const char *const explain_examples[] = {
     "explain --model demo/reviews.gguf \"The soup was cold, but the waiter was lovely.\"",
-    "explain --model demo/reviews.gguf --data demo/test.csv --global --faithfulness", NULL};
+    "explain --model demo/reviews.gguf --data demo/test.csv --global --sample 50 --html reviews.html", NULL};
 const cli_command cmd_explain = {
-    "explain", "explain a prediction by its concepts, subnetworks and words", "--model FILE [TEXT ...] [options]",
+    "explain",
+    "explain a prediction by its concepts, subnetworks and words",
+    "--model FILE [TEXT ...] [options]",
     "Three levels fit together. The concepts' contributions and the bias add up to the label's logit. Each concept reads\n"
     "the text through a subnetwork of its own. The words' attributions (integrated gradients towards the class that the\n"
     "concept reads, from the text with every word masked) add up to the difference between the two logits.\n"
@@ -537,4 +553,5 @@ const cli_command cmd_explain = {
     "mean_absolute}]}], concepts: [{name, density, own, mean_absolute_contribution, classes: [{name, texts, words: [{text,\n"
     "count, integrated_gradients}]}]}], overlaps, kept_by: [shares of the weights that 0, 1, ... concepts keep],\n"
     "faithfulness: {texts, shares, METHOD: {comprehensiveness, sufficiency, mean_comprehensiveness, mean_sufficiency}}}.",
-    explain_examples, run_explain};
+    explain_examples,
+    run_explain};

@@ -1,5 +1,5 @@
 /*
- * models/demo.h - the embedded default: generated reviews, and an encoder with random weights
+ * models/demo.h - the embedded default: generated reviews, and models with random weights
  */
 #ifndef CBM_DEMO_H
 #define CBM_DEMO_H
@@ -30,5 +30,11 @@ typedef struct demo_shape {
 /* A BERT-shaped encoder with random weights, and a WordPiece vocabulary of the words in reviews 0 … n - 1
  * and of single letters, so that any text can be read. */
 scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n, const scbm_hooks *hooks);
+
+#define DEMO_MOST_SUBNETWORKS 64
+/* A concept bottleneck model on this encoder with `n` concepts of 3 classes, 5 labels and random heads. Each concept keeps
+ * every prunable weight with probability 1 - sparsity; where `sparsity` is 0, it is a dense model. */
+scbm_status demo_write_subnetworks(const char *path, const char *encoder_path, int n, double sparsity, uint64_t seed,
+                                   const scbm_hooks *hooks);
 
 #endif

@@ -42,17 +42,17 @@ struct cbm_explainer {
     int64_t longest_row;
     /* The text at hand: */
     int64_t n_tokens;
-    int *target;             /* [K] */
-    float *embedding, *baseline;  /* [tokens, d] */
-    double *gradient_input;  /* [K, tokens] */
-    double *integral;        /* [K, tokens]: sums over the steps so far */
+    int *target;                         /* [K] */
+    float *embedding, *baseline;         /* [tokens, d] */
+    double *gradient_input;              /* [K, tokens] */
+    double *integral;                    /* [K, tokens]: sums over the steps so far */
     double *text_logit, *baseline_logit; /* [K] */
-    double *saliency;        /* [K, neurons] */
-    int32_t *zeros;          /* [texts of a run]: every text of a run is the text at hand */
+    double *saliency;                    /* [K, neurons] */
+    int32_t *zeros;                      /* [texts of a run]: every text of a run is the text at hand */
     /* Results: */
     cbm_concept_explanation *concepts;
-    cbm_token_attribution *tokens;  /* [K, tokens] */
-    cbm_word_attribution *words;    /* [K, tokens], of which n_words of each concept count */
+    cbm_token_attribution *tokens; /* [K, tokens] */
+    cbm_word_attribution *words;   /* [K, tokens], of which n_words of each concept count */
     cbm_neuron_saliency *neurons;
     size_t embedding_capacity, baseline_capacity, gradient_capacity, integral_capacity, zeros_capacity, tokens_capacity,
         words_capacity, neurons_capacity;
@@ -79,9 +79,9 @@ void cbm_explainer_free(cbm_context *ctx) {
     scbm_graph_free(x->saliency_graph.graph);
     scbm_graph_free(x->attention_graph.graph);
     cbm_subnetworks_clear(&x->subnetworks, hooks);
-    void *const memory[] = {x->watched,  x->row,        x->target,         x->embedding, x->baseline, x->gradient_input,
-                            x->integral, x->text_logit, x->baseline_logit, x->saliency,  x->zeros,    x->concepts,
-                            x->tokens,   x->words,      x->neurons};
+    void *const memory[] = {x->watched,        x->row,      x->target,     x->embedding,      x->baseline,
+                            x->gradient_input, x->integral, x->text_logit, x->baseline_logit, x->saliency,
+                            x->zeros,          x->concepts, x->tokens,     x->words,          x->neurons};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) scbm_release(hooks, memory[i]);
     scbm_release(hooks, x);
     ctx->explainer = NULL;
@@ -200,7 +200,8 @@ static void fill_graph(const cbm_explainer *x, const explain_graph *graph, int64
     float *wanted = graph->wanted->data;
     memset(wanted, 0, (size_t)n * (size_t)heads->n_classes * sizeof *wanted);
     for (int64_t i = 0; i < n; i++)
-        for (int k = 0; k < heads->n_concepts; k++) wanted[i * heads->n_classes + heads->groups[k] + x->target[k]] = 1.0f;
+        for (int k = 0; k < heads->n_concepts; k++)
+            wanted[i * heads->n_classes + heads->groups[k] + x->target[k]] = 1.0f;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -212,7 +213,8 @@ static scbm_status read_embedding(const scbm_tensor *table, int32_t id, float *p
     const scbm_type_info *type = scbm_type_of(table->type);
     size_t bytes = (size_t)(table->shape[1] / type->block) * (size_t)type->block_bytes;
     if (id >= 0)
-        return scbm_convert(SCBM_F32, place, table->type, (const char *)table->data + (size_t)id * bytes, table->shape[1]);
+        return scbm_convert(SCBM_F32, place, table->type, (const char *)table->data + (size_t)id * bytes,
+                            table->shape[1]);
     memset(place, 0, (size_t)table->shape[1] * sizeof *place);
     return SCBM_OK;
 }
@@ -226,9 +228,10 @@ static scbm_status read_embeddings(cbm_explainer *x) {
     const cbm_tokenizer *tokenizer = x->ctx->model->tokenizer;
     const scbm_tensor *table = cbm_backbone_find(&network_of(x)->backbone, CBM_TOKEN_EMBEDDING, -1)->tensor;
     size_t d = (size_t)table->shape[1], n = (size_t)x->n_tokens;
-    int32_t neutral = cbm_tokenizer_mask(tokenizer) >= 0 ? cbm_tokenizer_mask(tokenizer) : cbm_tokenizer_padding(tokenizer);
-    scbm_status status =
-        scbm_grow(hooks_of(x), (void **)&x->embedding, &x->embedding_capacity, n * d, sizeof *x->embedding);
+    int32_t neutral = cbm_tokenizer_mask(tokenizer) >= 0 ? cbm_tokenizer_mask(tokenizer)
+                                                         : cbm_tokenizer_padding(tokenizer);
+    scbm_status status = scbm_grow(hooks_of(x), (void **)&x->embedding, &x->embedding_capacity, n * d,
+                                   sizeof *x->embedding);
     if (!status)
         status = scbm_grow(hooks_of(x), (void **)&x->baseline, &x->baseline_capacity, n * d, sizeof *x->baseline);
     for (size_t t = 0; t < n && !status; t++) {
@@ -278,7 +281,8 @@ static void collect_point(cbm_explainer *x, const round_of_points *round, int64_
     int64_t d = network_of(x)->backbone.hidden;
     int end = round->with_ends && point < 2 ? (int)point : -1;
     for (int k = 0; k < heads->n_concepts; k++) {
-        double logit = (double)((const float *)graph->logits->data)[i * heads->n_classes + heads->groups[k] + x->target[k]];
+        double logit =
+            (double)((const float *)graph->logits->data)[i * heads->n_classes + heads->groups[k] + x->target[k]];
         const float *gradient = (const float *)graph->gradient->data + ((k * n + i) * x->n_tokens) * d;
         if (end == 0) x->text_logit[k] = logit;
         if (end == 1) x->baseline_logit[k] = logit;
@@ -293,8 +297,8 @@ static void collect_point(cbm_explainer *x, const round_of_points *round, int64_
 static scbm_status tell_progress(const cbm_explainer *x, const char *what, int64_t done, int64_t total) {
     const scbm_hooks *hooks = hooks_of(x);
     if (hooks->progress && hooks->progress(hooks->user, what, done, total))
-        return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %lld of %lld steps of integrated gradients", (long long)done,
-                         (long long)total);
+        return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %lld of %lld steps of integrated gradients",
+                         (long long)done, (long long)total);
     return SCBM_OK;
 }
 
@@ -345,12 +349,13 @@ static scbm_status attribute(cbm_explainer *x, const cbm_explain_options *option
     int64_t n_concepts = network_of(x)->heads.n_concepts;
     size_t n = (size_t)(n_concepts * x->n_tokens);
     round_of_points round = {options->steps, 1};
-    scbm_status status = prepare_graph(x, &x->attribution_graph, run_texts(x) * x->n_tokens, MOST_TEXTS, build_attribution);
+    scbm_status status = prepare_graph(x, &x->attribution_graph, run_texts(x) * x->n_tokens, MOST_TEXTS,
+                                       build_attribution);
     if (!status)
-        status = scbm_grow(hooks_of(x), (void **)&x->gradient_input, &x->gradient_capacity, n, sizeof *x->gradient_input);
+        status = scbm_grow(hooks_of(x), (void **)&x->gradient_input, &x->gradient_capacity, n,
+                           sizeof *x->gradient_input);
     if (!status) status = scbm_grow(hooks_of(x), (void **)&x->integral, &x->integral_capacity, n, sizeof *x->integral);
-    if (!status)
-        status = scbm_grow(hooks_of(x), (void **)&x->zeros, &x->zeros_capacity, MOST_TEXTS, sizeof *x->zeros);
+    if (!status) status = scbm_grow(hooks_of(x), (void **)&x->zeros, &x->zeros_capacity, MOST_TEXTS, sizeof *x->zeros);
     for (int n_left = 1; n_left && !status;) {
         memset(x->integral, 0, n * sizeof *x->integral);
         status = run_round(x, &round, progress);
@@ -394,7 +399,8 @@ static scbm_status sum_rows(void *user, const scbm_tensor *gradient) {
 static scbm_status prepare_saliency(cbm_explainer *x) {
     const cbm_backbone *backbone = &network_of(x)->backbone;
     const scbm_hooks *hooks = hooks_of(x);
-    size_t n_concepts = (size_t)network_of(x)->heads.n_concepts, workers = (size_t)scbm_context_workers(x->ctx->runtime);
+    size_t n_concepts = (size_t)network_of(x)->heads.n_concepts,
+           workers = (size_t)scbm_context_workers(x->ctx->runtime);
     if (x->watched && x->row && x->saliency) return SCBM_OK;
     if (!x->watched) x->watched = scbm_alloc_array(hooks, (size_t)x->subnetworks.n_matrices, sizeof *x->watched);
     if (!x->row) x->row = scbm_alloc_array(hooks, workers * (size_t)x->longest_row, sizeof *x->row);
@@ -473,7 +479,8 @@ static scbm_status find_attention(cbm_explainer *x, float *received) {
     status = scbm_graph_run(x->attention_graph.graph, n, 1);
     for (int64_t k = 0; k < network_of(x)->heads.n_concepts && !status; k++) {
         for (int64_t j = 0; j < n; j++) {
-            const float *weight = (const float *)x->attention_graph.attention->data + k * n_heads * n * x->attention_graph.tokens + j;
+            const float *weight = (const float *)x->attention_graph.attention->data +
+                                  k * n_heads * n * x->attention_graph.tokens + j;
             double sum = 0.0;
             for (int64_t i = 0; i < n_heads * n; i++) sum += (double)weight[i * x->attention_graph.tokens];
             received[k * n + j] = (float)(sum / (double)(n_heads * n));
@@ -504,9 +511,9 @@ static scbm_status list_tokens(cbm_explainer *x) {
     if (status) return status;
     for (int k = 0; k < n_concepts; k++)
         for (int64_t t = 0; t < x->n_tokens; t++)
-            x->tokens[k * x->n_tokens + t] =
-                (cbm_token_attribution){cbm_token_piece(tokenizer, from->ids[t]), from->start[t], from->end[t],
-                                        is_special(tokenizer, from->ids[t]), 0.0f, 0.0f};
+            x->tokens[k * x->n_tokens + t] = (cbm_token_attribution){
+                cbm_token_piece(tokenizer, from->ids[t]), from->start[t], from->end[t],
+                is_special(tokenizer, from->ids[t]),      0.0f,           0.0f};
     return SCBM_OK;
 }
 
@@ -582,7 +589,8 @@ static void finish_concepts(cbm_explainer *x, cbm_explanation *explanation) {
     for (int k = 0; k < explanation->n_concepts; k++) {
         cbm_concept_explanation *concept = &x->concepts[k];
         cbm_token_attribution *tokens = x->tokens + k * x->n_tokens;
-        for (int64_t t = 0; t < x->n_tokens; t++) tokens[t].gradient_input = (float)x->gradient_input[k * x->n_tokens + t];
+        for (int64_t t = 0; t < x->n_tokens; t++)
+            tokens[t].gradient_input = (float)x->gradient_input[k * x->n_tokens + t];
         concept->target_logit = (float)x->text_logit[k];
         concept->baseline_logit = (float)x->baseline_logit[k];
         concept->tokens = tokens;
@@ -629,7 +637,8 @@ scbm_status cbm_explain_text(cbm_context *ctx, const char *text, size_t length, 
     return cbm_context_result(ctx, cbm_explain_as(ctx, text, length, options, "explain", explanation));
 }
 
-scbm_status cbm_explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, cbm_explanation *explanation) {
+scbm_status cbm_explain(cbm_context *ctx, const char *text, const cbm_explain_options *options,
+                        cbm_explanation *explanation) {
     if (!text) {
         memset(explanation, 0, sizeof *explanation);
         return cbm_context_result(ctx, scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_explain: the text is NULL"));

@@ -86,8 +86,8 @@ static scbm_status add_variants(cbm_context *ctx, cbm_ablation *a, int64_t n) {
 }
 
 /* Adds the drops of probability of concept k, method by method, from variant *next on. */
-static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept_result *result, int k, int method, int64_t n,
-                      size_t *next) {
+static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept_result *result, int k, int method,
+                      int64_t n, size_t *next) {
     double drop[2] = {0.0, 0.0};
     int64_t done = 0;
     for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) {
@@ -106,8 +106,8 @@ static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept
 static scbm_status take_room(cbm_context *ctx, cbm_ablation *a, size_t tokens) {
     const scbm_hooks *hooks = &ctx->model->hooks;
     size_t n_concepts = (size_t)ctx->model->network.heads.n_concepts;
-    scbm_status status =
-        scbm_grow(hooks, (void **)&a->attention, &a->attention_capacity, n_concepts * tokens, sizeof *a->attention);
+    scbm_status status = scbm_grow(hooks, (void **)&a->attention, &a->attention_capacity, n_concepts * tokens,
+                                   sizeof *a->attention);
     if (!status) status = scbm_grow(hooks, (void **)&a->score, &a->score_capacity, tokens, sizeof *a->score);
     if (!status) status = scbm_grow(hooks, (void **)&a->order, &a->order_capacity, tokens, sizeof *a->order);
     if (!status) status = scbm_grow(hooks, (void **)&a->place, &a->place_capacity, tokens, sizeof *a->place);
@@ -125,7 +125,8 @@ static int64_t list_candidates(cbm_ablation *a, const cbm_explanation *e) {
     return n;
 }
 
-scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explanation *e, uint64_t seed, uint64_t number) {
+scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explanation *e, uint64_t seed,
+                             uint64_t number) {
     const cbm_heads *heads = &ctx->model->network.heads;
     const scbm_hooks *hooks = &ctx->model->hooks;
     scbm_status status = take_room(ctx, a, (size_t)e->n_tokens);
@@ -189,7 +190,8 @@ static scbm_status measure(cbm_context *ctx, const char *const *texts, const siz
 }
 
 scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                                     const cbm_explain_options *options, uint64_t seed, cbm_faithfulness *faithfulness) {
+                                     const cbm_explain_options *options, uint64_t seed,
+                                     cbm_faithfulness *faithfulness) {
     cbm_ablation ablation;
     memset(&ablation, 0, sizeof ablation);
     memset(faithfulness, 0, sizeof *faithfulness);

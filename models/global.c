@@ -16,7 +16,7 @@ typedef struct word_entry {
 
 /* The report with what it points to, and the words so far: an open-addressed table of places in `entry`, plus 1. */
 typedef struct global_report {
-    cbm_global_report report;       /* the first member: what the caller has */
+    cbm_global_report report; /* the first member: what the caller has */
     cbm_context *ctx;
     const cbm_global_options *options;
     int *first_class, *n_words;
@@ -28,8 +28,8 @@ typedef struct global_report {
     word_entry *entry;
     size_t n_entries, entry_capacity;
     size_t *table;
-    size_t table_size;              /* a power of 2 */
-    char *word;                     /* scratch: the word at hand */
+    size_t table_size; /* a power of 2 */
+    char *word;        /* scratch: the word at hand */
     size_t word_capacity;
 } global_report;
 
@@ -238,8 +238,8 @@ static scbm_status take_memory(global_report *r) {
     r->absolute = scbm_alloc_array(hooks, cells, sizeof *r->absolute);
     r->importance = scbm_alloc_array(hooks, n_concepts, sizeof *r->importance);
     r->words = scbm_alloc_array(hooks, n_classes * (size_t)r->report.most_words, sizeof *r->words);
-    int has_memory = r->first_class && r->n_words && r->label_count && r->class_count && r->contribution && r->absolute &&
-                     r->importance && r->words;
+    int has_memory = r->first_class && r->n_words && r->label_count && r->class_count && r->contribution &&
+                     r->absolute && r->importance && r->words;
     return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 

@@ -27,21 +27,30 @@ static void put_probability(cbm_page *page, const char *name, float probability,
     cbm_put(page, "<span class=\"n\">%s</span></li>\n", cbm_page_percent(page, (double)probability));
 }
 
-/* The text, with what is beyond the last word that was read struck out. */
-static void put_whole_text(text_report *r) {
+/* Where the part of the text ends that the model has read. */
+static size_t read_length(const text_report *r) {
     const cbm_explanation *x = r->explanation;
-    size_t end = r->length;
-    if (x->prediction.truncated && x->n_words > 0 && x->concepts[0].words[x->n_words - 1].end >= 0)
-        end = (size_t)x->concepts[0].words[x->n_words - 1].end;
-    if (end > r->length) end = r->length;
-    cbm_put(&r->page, "<blockquote dir=\"auto\" lang=\"\">");
+    if (!x->prediction.truncated || !x->n_words) return r->length;
+    int end = x->concepts[0].words[x->n_words - 1].end;
+    return end > 0 && (size_t)end < r->length ? (size_t)end : r->length;
+}
+
+static void put_whole_text(text_report *r) {
+    size_t end = read_length(r);
+    cbm_put(&r->page, "<blockquote dir=\"auto\" lang=\"\" tabindex=\"0\">");
     cbm_page_escape(&r->page, r->text, end);
-    if (end < r->length) {
-        cbm_put(&r->page, "<span class=\"unread\">");
-        cbm_page_escape(&r->page, r->text + end, r->length - end);
-        cbm_put(&r->page, "</span>");
-    }
-    cbm_put(&r->page, "</blockquote>\n");
+    cbm_put(&r->page, "%s</blockquote>\n", end < r->length ? " \xE2\x80\xA6" : "");
+    if (!r->explanation->prediction.truncated) return;
+    cbm_put(&r->page, "<details class=\"warn\"><summary>The text goes on, but the model reads %d tokens</summary>\n<p class=\"note unread\" "
+                      "dir=\"auto\" lang=\"\">", r->explanation->prediction.n_tokens);
+    cbm_page_escape(&r->page, r->text + end, r->length - end);
+    cbm_put(&r->page, "</p></details>\n");
+}
+
+static int has_neurons(const cbm_explanation *x) {
+    for (int k = 0; k < x->n_concepts; k++)
+        if (x->concepts[k].n_neurons) return 1;
+    return 0;
 }
 
 static void put_text_header(text_report *r, const char *title) {
@@ -52,14 +61,12 @@ static void put_text_header(text_report *r, const char *title) {
     cbm_put(page, " reads a text</p>\n<h1>Predicted label: %s <span class=\"soft\">%s</span></h1>\n<div class=\"head\">\n<div>\n",
             page->label[p->label_index], cbm_page_percent(page, (double)p->probability));
     put_whole_text(r);
-    if (p->truncated)
-        cbm_put(page, "<p class=\"note warn\">The model reads %d tokens; what is struck out it has not seen.</p>\n", p->n_tokens);
     cbm_put(page, "</div>\n<div>\n<h2>Labels</h2>\n<ul class=\"bars\">\n");
     for (int y = 0; y < p->n_labels; y++)
         put_probability(page, page->label[y], p->probabilities[y], p->logits[y], y == p->label_index);
     cbm_put(page, "</ul>\n</div>\n</div>\n<nav aria-label=\"Sections\"><a href=\"#concepts\">Concepts</a>%s"
-                  "<a href=\"#subnetworks\">Subnetworks</a></nav>\n</header>\n<main>\n",
-            r->explanation->n_words ? "<a href=\"#words\">Words</a>" : "");
+                  "<a href=\"#subnetworks\">Subnetworks</a>%s</nav>\n</header>\n<main>\n",
+            r->explanation->n_words ? "<a href=\"#words\">Words</a>" : "", has_neurons(r->explanation) ? "<a href=\"#neurons\">Neurons</a>" : "");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -108,10 +115,10 @@ static void find_range(const text_report *r, double range[2]) {
 /* A bar from one running sum to the next; `link` joins it to the bar above. */
 static void put_step(cbm_page *page, const double range[2], double from, double to, const char *kind, int link) {
     double scale = 100 / (range[1] - range[0]), left = (fmin(from, to) - range[0]) * scale, width = fabs(to - from) * scale;
-    cbm_put(page, "<td class=\"chart\" aria-hidden=\"true\"><div class=\"track\"><i class=\"zero\" style=\"left:%s%%\"></i>",
+    cbm_put(page, "<td class=\"chart\" aria-hidden=\"true\"><i class=\"zero\" style=\"left:%s%%\"></i>",
             cbm_page_plain(page, -range[0] * scale));
     if (link) cbm_put(page, "<i class=\"link\" style=\"left:%s%%\"></i>", cbm_page_plain(page, ((link > 0 ? from : to) - range[0]) * scale));
-    cbm_put(page, "<i class=\"step %s\" style=\"left:%s%%;width:%s%%\"></i></div></td>", kind, cbm_page_plain(page, left),
+    cbm_put(page, "<i class=\"step %s\" style=\"left:%s%%;width:%s%%\"></i></td>", kind, cbm_page_plain(page, left),
             cbm_page_plain(page, width));
 }
 
@@ -212,9 +219,10 @@ static void find_largest(text_report *r) {
     }
 }
 
-/* From 0 (none) to 8: the square root of the share of the largest, so that weaker words are seen too. */
+/* From 0 (none) to 8: a power below 1 of the share of the largest, so that weaker words are seen too. */
+#define POWER 0.7
 static int strength(double value, double largest) {
-    return largest > 0 ? (int)floor(8 * sqrt(fabs(value) / largest) + 0.5) : 0;
+    return largest > 0 ? (int)floor(8 * pow(fabs(value) / largest, POWER) + 0.5) : 0;
 }
 
 /* Its classes say how strong it is by each method. Without integrated gradients the other stands in their place. */
@@ -295,7 +303,7 @@ static void put_legend(text_report *r, int method) {
     cbm_put(page, "<p class=\"legend%s\"><span>against</span>", !r->has_integrated ? "" : method ? " of-2" : " of-1");
     for (int i = 0; i < 6; i++) {
         int level = levels[i < 3 ? i : 5 - i];
-        double value = r->largest[method] * level * level / 64.0;
+        double value = r->largest[method] * pow(level / 8.0, 1 / POWER);
         cbm_put(page, "<span class=\"%c%d\">%s</span>", "npdu"[2 * place + (i >= 3)], level,
                 cbm_page_signed(page, i < 3 ? -value : value, r->largest[method] < 0.1 ? 4 : 2));
     }
@@ -356,15 +364,12 @@ static void put_words(text_report *r) {
 static void put_neurons(text_report *r) {
     cbm_page *page = &r->page;
     const cbm_explanation *x = r->explanation;
-    int n = 0;
     double largest = 0.0;
-    for (int k = 0; k < x->n_concepts; k++) {
-        n += x->concepts[k].n_neurons;
+    if (!has_neurons(x)) return;
+    for (int k = 0; k < x->n_concepts; k++)
         for (int i = 0; i < x->concepts[k].n_neurons; i++) largest = fmax(largest, (double)x->concepts[k].neurons[i].share);
-    }
-    if (!n) return;
     cbm_put(page, "<section id=\"neurons\">\n<h2>Neurons that carry this text</h2>\n<p>Of each concept the neurons with the largest saliency, "
-                  "the sum of |weight \xC3\x97 gradient| over their kept weights, as a share of all neurons&#39;.</p>\n<div class=\"cards\">\n");
+                  "the sum of |weight \xC3\x97 gradient| over their kept weights, as a share of all neurons&#39;.</p>\n<div class=\"cards two\">\n");
     for (int i = 0; i < page->n_concepts; i++) {
         const cbm_concept_explanation *concept = &x->concepts[page->order[i]];
         cbm_put(page, "<div class=\"card\"><h3>%s</h3>\n<ul class=\"bars\">\n", page->concept[page->order[i]]);
@@ -421,11 +426,11 @@ static double share_of(int64_t part, size_t whole) {
 static void put_global_header(cbm_page *page, const char *title, const cbm_global_report *r) {
     cbm_put(page, "<header>\n<p class=\"kicker\">How a model reads a data set</p>\n<h1>");
     cbm_page_escape(page, title, strlen(title));
-    cbm_put(page, "</h1>\n<div class=\"head\">\n<div>\n<p class=\"lead\">%llu text%s", (unsigned long long)r->n_texts,
+    cbm_put(page, "</h1>\n<div class=\"head\">\n<div>\n<p class=\"lead\">%s text%s", cbm_page_count(page, (int64_t)r->n_texts),
             r->n_texts == 1 ? "" : "s");
-    if (r->n_truncated) cbm_put(page, ", of which %llu longer than the model reads", (unsigned long long)r->n_truncated);
-    cbm_put(page, ". Words are taken from %llu of them.</p>\n</div>\n<div>\n<h2>Predicted labels</h2>\n<ul class=\"bars\">\n",
-            (unsigned long long)r->n_explained);
+    if (r->n_truncated) cbm_put(page, ", %s of them longer than the model reads", cbm_page_count(page, (int64_t)r->n_truncated));
+    cbm_put(page, ". Influential words are from %s of them.</p>\n</div>\n<div>\n<h2>Predicted labels</h2>\n<ul class=\"bars\">\n",
+            cbm_page_count(page, (int64_t)r->n_explained));
     for (int y = 0; y < r->n_labels; y++) {
         cbm_put(page, "<li title=\"%lld texts\"><span>%s</span>", (long long)r->label_count[y], page->label[y]);
         cbm_page_bar(page, share_of(r->label_count[y], r->n_texts), -1.0);
@@ -466,7 +471,8 @@ static void put_contributions(cbm_page *page, const cbm_global_report *r) {
     cbm_put(page, "<section id=\"concepts\" class=\"toggled\">\n<h2>What the labels are read from</h2>\n<p>How far each concept moves a label&#39;s "
                   "logit, mean over the texts that are predicted this label.</p>\n");
     put_choice(page, "Mean", "Mean of absolute values");
-    cbm_put(page, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Contributions\"><table class=\"heat\">\n<thead><tr><td></td>");
+    cbm_put(page, "<div class=\"side\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Contributions\"><table "
+                  "class=\"heat\">\n<thead><tr><td></td>");
     for (int y = 0; y < r->n_labels; y++) cbm_put(page, "<th scope=\"col\">%s</th>", page->label[y]);
     cbm_put(page, "</tr></thead>\n<tbody>\n");
     for (int i = 0; i < r->n_concepts; i++) {
@@ -475,7 +481,7 @@ static void put_contributions(cbm_page *page, const cbm_global_report *r) {
         for (int y = 0; y < r->n_labels; y++) put_contribution(page, r, k, y, largest);
         cbm_put(page, "</tr>\n");
     }
-    cbm_put(page, "</tbody>\n</table></div>\n<div class=\"cards\"><div class=\"card\"><h3>Importance</h3>\n<ul class=\"bars\">\n");
+    cbm_put(page, "</tbody>\n</table></div>\n<div class=\"card\"><h3>Importance</h3>\n<ul class=\"bars\">\n");
     for (int i = 0; i < r->n_concepts; i++) {
         int k = page->order[i];
         cbm_put(page, "<li><span>%s</span>", page->concept[k]);
@@ -491,13 +497,13 @@ static void put_contributions(cbm_page *page, const cbm_global_report *r) {
 
 static void put_class_words(cbm_page *page, const cbm_global_report *r, int class_number, double largest) {
     const cbm_word_influence *words = r->words + (size_t)class_number * (size_t)r->most_words;
-    cbm_put(page, "<h4>%s <span class=\"soft\">%s of the texts</span></h4>\n", page->class_name[class_number],
+    cbm_put(page, "<h4>%s <span class=\"soft\">%s</span></h4>\n", page->class_name[class_number],
             cbm_page_percent(page, share_of(r->class_count[class_number], r->n_texts)));
     if (!r->n_words[class_number]) {
         cbm_put(page, "<p class=\"note\">No word speaks for it.</p>\n");
         return;
     }
-    cbm_put(page, "<ul class=\"bars\">\n");
+    cbm_put(page, "<ul class=\"bars even\">\n");
     for (int i = 0; i < r->n_words[class_number]; i++) {
         cbm_put(page, "<li title=\"mean %s over %lld occurrence%s\"><span dir=\"auto\" lang=\"\">", cbm_page_signed(page, words[i].mean, 3),
                 (long long)words[i].count, words[i].count == 1 ? "" : "s");
@@ -511,7 +517,7 @@ static void put_class_words(cbm_page *page, const cbm_global_report *r, int clas
 
 static void put_influential_words(cbm_page *page, const cbm_global_report *r) {
     cbm_put(page, "<section id=\"words\">\n<h2>Influential words</h2>\n<p>Integrated gradients of a word towards the class that a concept reads: "
-                  "their sum divided by the number of occurrences plus two, so that words seen once do not come first.</p>\n"
+                  "their sum divided by the number of occurrences plus two, so that words seen once do not come first. Beside a class stands the share of texts that it is read in.</p>\n"
                   "<div class=\"cards\">\n");
     for (int i = 0; i < r->n_concepts; i++) {
         int k = page->order[i];
@@ -558,7 +564,7 @@ static void put_chart(cbm_page *page, const char *title, const char *hint, const
     low = floor(low / step) * step;
     high = ceil(high / step) * step;
     double scale = HEIGHT / (high - low);
-    cbm_put(page, "<figure><h3>%s</h3><svg viewBox=\"0 0 320 200\" role=\"img\" aria-label=\"%s; the numbers are in the table below\">\n",
+    cbm_put(page, "<figure><h3>%s</h3><svg viewBox=\"0 0 320 186\" role=\"img\" aria-label=\"%s; the numbers are in the table below\">\n",
             title, title);
     for (double v = low; v < high + step / 2; v += step)
         cbm_put(page, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%s\" y2=\"%s\"/><text x=\"%d\" y=\"%s\" text-anchor=\"end\">%s</text>\n",
@@ -578,11 +584,12 @@ static void put_chart(cbm_page *page, const char *title, const char *hint, const
 }
 
 static void put_faithfulness_table(cbm_page *page, const cbm_faithfulness *f) {
-    cbm_put(page, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Faithfulness\"><table>\n<thead><tr><th scope=\"col\">Method</th>");
+    cbm_put(page, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Faithfulness\"><table>\n<thead><tr><td></td><th scope=\"colgroup\" "
+                  "colspan=\"%d\">Comprehensiveness</th><th scope=\"colgroup\" colspan=\"%d\">Sufficiency</th></tr>\n<tr><th scope=\"col\">Method</th>",
+            CBM_FAITHFULNESS_SHARES + 1, CBM_FAITHFULNESS_SHARES + 1);
     for (int part = 0; part < 2; part++) {
         for (int i = 0; i < CBM_FAITHFULNESS_SHARES; i++)
-            cbm_put(page, "<th scope=\"col\" class=\"n\">%s%s%%</th>", i ? "" : part ? "sufficiency " : "comprehens. ",
-                    cbm_page_number(page, 100 * f->share[i], 0));
+            cbm_put(page, "<th scope=\"col\" class=\"n\">%s%%</th>", cbm_page_number(page, 100 * f->share[i], 0));
         cbm_put(page, "<th scope=\"col\" class=\"n\">mean</th>");
     }
     cbm_put(page, "</tr></thead>\n<tbody>\n");

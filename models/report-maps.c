@@ -114,27 +114,32 @@ static int compare_floats(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The concepts' densities at 1 % and 99 %, so that a few odd cells do not make the others alike. */
-static scbm_status find_scale(cbm_maps *maps, const scbm_hooks *hooks) {
-    const cbm_subnetworks *s = maps->subnetworks;
+/* The densities of streams first … end - 1 at 1 % and 99 %, so that a few odd cells do not make the others alike. */
+static void find_scale(const cbm_maps *maps, int first, int end, float *sorted, float *low, float *high) {
     size_t picture = (size_t)maps->width * (size_t)maps->height, n = 0;
-    float *sorted = scbm_alloc_array(hooks, (size_t)count_cells(maps), sizeof *sorted);
-    if (!sorted) return SCBM_ERROR_MEMORY;
-    for (int block = 0; block < s->n_blocks; block++)
-        for (int k = 0; k < s->n_concepts; k++) {
-            const float *density = cbm_maps_picture(maps, block, k);
+    for (int block = 0; block < maps->subnetworks->n_blocks; block++)
+        for (int stream = first; stream < end; stream++) {
+            const float *density = cbm_maps_picture(maps, block, stream);
             for (size_t i = 0; i < picture; i++)
                 if (density[i] >= 0) sorted[n++] = density[i];
         }
-    if (n) {
-        qsort(sorted, n, sizeof *sorted, compare_floats);
-        maps->low = sorted[n / 100];
-        maps->high = sorted[n - 1 - n / 100];
+    *low = 0.0f;
+    *high = 1.0f;
+    if (!n) return;
+    qsort(sorted, n, sizeof *sorted, compare_floats);
+    float from = sorted[n / 100], to = sorted[n - 1 - n / 100];
+    if (to > from) {
+        *low = from;
+        *high = to;
     }
-    if (!(maps->high > maps->low)) {
-        maps->low = 0.0f;
-        maps->high = 1.0f;
-    }
+}
+
+static scbm_status find_scales(cbm_maps *maps, const scbm_hooks *hooks) {
+    int n = maps->subnetworks->n_concepts;
+    float *sorted = scbm_alloc_array(hooks, (size_t)count_cells(maps), sizeof *sorted);
+    if (!sorted) return SCBM_ERROR_MEMORY;
+    find_scale(maps, 0, n, sorted, &maps->low[0], &maps->high[0]);
+    find_scale(maps, n, maps->n_streams, sorted, &maps->low[1], &maps->high[1]);
     scbm_release(hooks, sorted);
     return SCBM_OK;
 }
@@ -153,7 +158,7 @@ scbm_status cbm_maps_create(cbm_maps *maps, const cbm_model *model, const cbm_su
     lay_out(maps, unit);
     while (unit > SMALLEST_UNIT && count_cells(maps) > MOST_CELLS) lay_out(maps, --unit);
     scbm_status status = draw_matrices(maps, model, hooks);
-    if (!status) status = find_scale(maps, hooks);
+    if (!status) status = find_scales(maps, hooks);
     if (status) cbm_maps_clear(maps, hooks);
     return status;
 }
@@ -164,8 +169,9 @@ void cbm_maps_clear(cbm_maps *maps, const scbm_hooks *hooks) {
     memset(maps, 0, sizeof *maps);
 }
 
-float cbm_maps_shade(const cbm_maps *maps, float density) {
-    float shade = (density - maps->low) / (maps->high - maps->low);
+float cbm_maps_shade(const cbm_maps *maps, int stream, float density) {
+    int scale = stream >= maps->subnetworks->n_concepts;
+    float shade = (density - maps->low[scale]) / (maps->high[scale] - maps->low[scale]);
     return shade < 0.0f ? 0.0f : shade > 1.0f ? 1.0f : shade;
 }
 

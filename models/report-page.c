@@ -21,7 +21,7 @@ static const char *const style[] = {
     ":root{color-scheme:light dark;--page:#faf9f6;--card:#fff;--ink:#1d1f23;--soft:#5a606b;--line:#e2dfd8;--track:#edeae4;"
     "--pos:29 106 173;--neg:186 82 14;--seq:15 118 110}\n"
     "@media screen and (prefers-color-scheme:dark){:root{--page:#141619;--card:#1c1f23;--ink:#e9e7e3;--soft:#a5abb6;"
-    "--line:#343940;--track:#2b2f35;--pos:92 170 240;--neg:240 146 82;--seq:62 178 166}}\n"
+    "--line:#343940;--track:#2b2f35;--pos:92 170 240;--neg:240 146 82;--seq:62 178 166}.maps img,.ramp{filter:brightness(1.4)}}\n"
     "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%;text-size-adjust:100%}\n"
     "body{margin:0 auto;max-width:62rem;padding:2rem 1.25rem 3rem;background:var(--page);color:var(--ink);"
     "font:1rem/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
@@ -37,31 +37,33 @@ static const char *const style[] = {
     "a:focus-visible,summary:focus-visible,input:focus-visible+label{outline:2px solid rgb(var(--pos));outline-offset:2px}\n",
 
     "blockquote{margin:0;padding:.1rem 0 .1rem 1rem;border-left:3px solid rgb(var(--seq));font:1.15rem/1.6 Georgia,"
-    "'Times New Roman',serif;white-space:pre-wrap;overflow-wrap:anywhere}\n"
+    "'Times New Roman',serif;white-space:pre-wrap;overflow-wrap:anywhere;max-height:27rem;overflow-y:auto}\n"
     ".head{display:grid;grid-template-columns:minmax(0,1fr) 17rem;gap:1.5rem 2.5rem;margin-top:1.5rem;align-items:start}\n"
-    ".unread{color:var(--soft);text-decoration:line-through}.warn{border-left:3px solid rgb(var(--neg));padding-left:.6rem}\n"
+    ".unread{white-space:pre-wrap}.warn{border-left:3px solid rgb(var(--neg));padding-left:.6rem}\n"
     "table{border-collapse:collapse;width:100%;font-size:.92rem}caption{text-align:left;color:var(--soft);"
     "font-size:.86rem;padding-bottom:.4rem}\n"
     "th,td{padding:.4rem .5rem;text-align:left;font-weight:400;vertical-align:middle;overflow-wrap:anywhere}\n"
-    "thead th{color:var(--soft);font-size:.82rem;vertical-align:bottom;border-bottom:1px solid var(--line)}\n"
+    "thead th{color:var(--soft);font-size:.82rem;vertical-align:bottom}thead>tr>*{border-bottom:1px solid var(--line)}\n"
     "tbody tr+tr>*{border-top:1px solid var(--line)}.n{text-align:right;font-variant-numeric:tabular-nums;"
-    "white-space:nowrap}\n"
-    ".scroll{overflow-x:auto}.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.3rem,1fr));gap:1rem;"
-    "margin-top:1rem}\n"
-    ".card{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem .9rem;min-width:0}\n"
+    "white-space:nowrap}thead .n{white-space:normal}\n"
+    ".scroll{overflow-x:auto}.scroll th,.scroll td{overflow-wrap:break-word}.scroll tbody th{white-space:nowrap}.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.3rem,1fr));gap:1rem;"
+    "margin-top:1rem}.two{grid-template-columns:repeat(auto-fill,minmax(20rem,1fr))}\n"
+    ".card{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.75rem .8rem;min-width:0}\n"
     ".card h3{margin-bottom:.4rem}.card h4{margin:.7rem 0 .2rem;font-size:.86rem;font-weight:600}\n"
-    ".bars{list-style:none;margin:0;padding:0;font-size:.9rem}.bars li{display:grid;"
-    "grid-template-columns:minmax(4.5rem,38%) 1fr 3.4rem;gap:.5rem;align-items:center;padding:.09rem 0}\n"
-    ".bars li>:first-child{overflow-wrap:anywhere;line-height:1.25}.bars .best{font-weight:600}"
-    ".bars .best>:first-child::after{content:' \\2713'}\n"
+    ".bars{list-style:none;margin:0;padding:0;font-size:.9rem;display:grid;gap:.15rem .5rem;align-items:center;"
+    "grid-template-columns:fit-content(66%) minmax(2rem,1fr) auto}.bars li{display:contents}\n"
+    ".bars li>:first-child{overflow-wrap:anywhere;line-height:1.25}.bars .best>*{font-weight:600}"
+    ".bars .best>:first-child::after{content:'\\a0\\2713'}.card .note{margin:.6rem 0 0}"
+    ".bars.even{grid-template-columns:55% minmax(1.5rem,1fr) auto}.side{display:flex;flex-wrap:wrap;gap:1.25rem 2.5rem;"
+    "align-items:flex-start}.side>.scroll{max-width:100%}.side>.card{flex:1 1 15rem;max-width:24rem}\n"
     ".bar{display:block;position:relative;height:.55rem;border-radius:.15rem;background:var(--track)}"
     ".bar>b,.bar>i{position:absolute;top:0;bottom:0;left:0}.bar>b{border-radius:inherit;background:rgb(var(--seq));"
     "min-width:1px}.bar>i{top:-.18rem;bottom:-.18rem;width:2px;margin-left:-1px;background:var(--ink)}\n",
 
-    ".fall td.chart{width:46%;padding:0 .5rem}.fall .track{position:relative;height:2.1rem}.fall .track>*{position:absolute}\n"
-    ".fall .zero{top:0;bottom:0;width:1px;background:var(--soft);opacity:.55}.fall .step{top:.5rem;bottom:.5rem;"
+    ".fall td.chart{width:46%;padding:0;position:relative}.fall i{position:absolute}"
+    ".fall .zero{top:0;bottom:0;width:1px;background:var(--soft);opacity:.5}.fall .step{top:calc(50% - .55rem);height:1.1rem;"
     "min-width:2px;border-radius:.12rem}\n"
-    ".fall .link{top:-1.6rem;height:2.1rem;width:0;border-left:1px dotted var(--soft)}\n"
+    ".fall .link{top:calc(.55rem - 50%);bottom:calc(50% + .55rem);border-left:1px dotted var(--soft)}\n"
     ".up{background:rgb(var(--pos))}.down{background:repeating-linear-gradient(135deg,rgb(var(--neg)) 0 5px,"
     "rgb(var(--neg)/.72) 5px 8px)}.base,.total{background:var(--soft)}.fall .total{background:var(--ink)}\n"
     ".fall small{display:block;color:var(--soft);font-size:.84rem}.fall tfoot th,.fall tfoot td{border-top:2px solid "
@@ -82,15 +84,15 @@ static const char *const style[] = {
     "font-variant-numeric:tabular-nums}\n",
 
     ".heat{width:auto}.heat th,.heat td{padding:.35rem .55rem}.heat td{text-align:center;font-variant-numeric:tabular-nums;"
-    "min-width:3.6rem;border:2px solid var(--page)}.heat thead th{border:0;text-align:center}.heat tbody tr+tr>*{"
+    "min-width:3.6rem;border:2px solid var(--page)}.heat thead>tr>*{border:0;text-align:center}.heat tbody tr+tr>*{"
     "border-top:2px solid var(--page)}.heat .self{color:var(--soft)}\n"
-    ".maps{table-layout:fixed;min-width:calc(var(--n)*5.2rem)}.maps th,.maps td{padding:.3rem .25rem;vertical-align:top}"
-    ".maps tbody tr+tr>*{border:0}.maps thead th:first-child,.maps tbody th{width:4.2rem;color:var(--soft);font-size:.86rem}\n"
+    ".maps{table-layout:fixed;min-width:calc(var(--n)*3.5rem + 4.2rem)}.maps th,.maps td{padding:.3rem .25rem;vertical-align:top}"
+    ".maps tbody tr+tr>*{border:0}.maps thead td{width:4.2rem}.maps thead>tr>*{border:0}.maps tbody th{color:var(--soft);font-size:.86rem}\n"
     ".maps thead th{color:var(--ink);font-weight:600}.maps img,.layout>svg{display:block;width:100%;height:auto;"
     "image-rendering:pixelated}.maps img{border:1px solid var(--line)}.maps td span{display:block;font-size:.8rem;"
     "color:var(--soft);font-variant-numeric:tabular-nums}\n"
-    ".layout{display:grid;grid-template-columns:minmax(0,15rem) minmax(0,1fr);gap:1.25rem;align-items:center;margin-top:1rem}"
-    ".layout>svg text{font:6.4px system-ui,sans-serif;fill:var(--ink)}.layout>svg rect{fill:rgb(var(--seq)/.16);stroke:"
+    ".layout{display:grid;grid-template-columns:minmax(0,15rem) minmax(0,1fr);gap:1.25rem;align-items:center;margin:1rem 0}"
+    ".nowrap{white-space:nowrap}.layout>svg text{font:6.4px system-ui,sans-serif;fill:var(--ink)}.layout>svg rect{fill:rgb(var(--seq)/.16);stroke:"
     "rgb(var(--seq));stroke-width:.5}\n"
     ".ramp{display:inline-block;width:7rem;height:.7rem;vertical-align:baseline;margin:0 .3rem;border:1px solid var(--line)}\n"
     ".small{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr));gap:1rem;margin-top:.8rem}"
@@ -106,25 +108,25 @@ static const char *const style[] = {
 
     "@media (max-width:44rem){body{padding:1.25rem 1rem 2rem}h1{font-size:1.5rem}.head{grid-template-columns:minmax(0,1fr)}"
     "section{margin-top:2.25rem}.words article{grid-template-columns:minmax(0,1fr)}.words article header{grid-row:auto}"
-    ".fall td.chart{width:38%;padding:0 .25rem}.fall .run{display:none}th,td{padding:.35rem .3rem}"
+    ".fall td.chart{width:38%}.fall .run{display:none}.maps thead th{font-size:.74rem}.heat th,.heat td{padding:.3rem .25rem}.heat td{min-width:3rem}th,td{padding:.35rem .3rem}"
     ".layout{grid-template-columns:minmax(0,1fr)}.layout>svg{max-width:17rem}.cards{grid-template-columns:minmax(0,1fr)}}\n"
-    "@media print{body{max-width:none;padding:0;font-size:10pt;background:#fff}nav,.by,.by:not(:checked)+label,summary{"
+    "@media print{body{max-width:none;padding:0;font-size:10pt;background:#fff}blockquote{max-height:none}nav,.by,.by:not(:checked)+label,summary{"
     "display:none}section{margin-top:1.5rem}article,tr,.card,figure figure,.head{break-inside:avoid}h2,h3{break-after:avoid}"
     "details::details-content{content-visibility:visible;display:block;height:auto}.scroll{overflow:visible}"
     ".maps{min-width:0}}\n",
 };
 
 /* Eight strengths of highlighting a word for each sign. p and n count under the first of two choices, u and d under the
- * second. The line under a word says the sign as well: whole for positive, dashed for negative. */
+ * second. The line under a word says the sign as well: whole for positive, dashed for negative; the weakest have none. */
 static void put_highlights(cbm_page *page) {
     static const struct {
         const char *choice, *letter, *colour, *line;
     } kinds[] = {{"1", "p", "pos", "solid"}, {"1", "n", "neg", "dashed"}, {"2", "u", "pos", "solid"}, {"2", "d", "neg", "dashed"}};
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         for (int level = 1; level <= 8; level++)
-            cbm_put(page, "#by-%s:checked~* .%s%d{background:rgb(var(--%s)/.%02d);border-bottom:2px %s rgb(var(--%s)/.%02d)}\n",
-                    kinds[i].choice, kinds[i].letter, level, kinds[i].colour, level * 6, kinds[i].line, kinds[i].colour,
-                    19 + level * 10);
+            cbm_put(page, level < 2 ? "#by-%s:checked~* .%s%d{background:rgb(var(--%s)/.%02d)}\n"
+                                    : "#by-%s:checked~* .%s%d{background:rgb(var(--%s)/.%02d);border-bottom:2px %s rgb(var(--%s))}\n",
+                    kinds[i].choice, kinds[i].letter, level, kinds[i].colour, level * 7, kinds[i].line, kinds[i].colour);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -231,8 +233,19 @@ const char *cbm_page_plain(cbm_page *page, double value) {
 }
 
 const char *cbm_page_percent(cbm_page *page, double share) {
-    char *text = (char *)format(page, 100.0 * share, 1, "", MINUS);
+    char *text = (char *)format(page, 100.0 * share, share > 0 && share < 0.00995 ? 2 : 1, "", MINUS);
     strcat(text, "%");
+    return text;
+}
+
+const char *cbm_page_count(cbm_page *page, int64_t n) {
+    char digits[32], *text = page->numbers[page->next_number++ % CBM_PAGE_NUMBERS];
+    int length = snprintf(digits, sizeof digits, "%lld", (long long)n), at = 0;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0) text[at++] = ',';
+        text[at++] = digits[i];
+    }
+    text[at] = 0;
     return text;
 }
 

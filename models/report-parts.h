@@ -22,7 +22,8 @@ typedef struct cbm_maps {
     int n_streams;            /* the concepts, then what all share where there are several */
     cbm_map_place *place;     /* [n_matrices] */
     float *density;           /* [blocks, streams, height, width]; below 0 where no matrix is */
-    float low, high;          /* what the scale begins and ends at: nearly all cells lie between */
+    float low[2], high[2];    /* what the scales begin and end at, the concepts' and that of what all share: nearly all
+                                 cells lie between */
 } cbm_maps;
 
 /* Looks at every mask of a sparse model. */
@@ -31,8 +32,8 @@ scbm_status cbm_maps_create(cbm_maps *maps, const cbm_model *model, const cbm_su
 void cbm_maps_clear(cbm_maps *maps, const scbm_hooks *hooks);
 /* The picture [height, width] of a block and stream. */
 const float *cbm_maps_picture(const cbm_maps *maps, int block, int stream);
-/* Where a density stands on the scale, in [0, 1]. */
-float cbm_maps_shade(const cbm_maps *maps, float density);
+/* Where a density stands on its stream's scale, in [0, 1]. */
+float cbm_maps_shade(const cbm_maps *maps, int stream, float density);
 
 /* "query" of "blk.0.attn_q.weight"; an unknown name without its block. Returns `title`. */
 const char *cbm_matrix_title(const char *name, char title[64]);
@@ -80,7 +81,8 @@ void cbm_page_escape(cbm_page *page, const char *text, size_t length);
 /* Numbers in text, whatever the locale; each is good until CBM_PAGE_NUMBERS more were formatted. */
 const char *cbm_page_number(cbm_page *page, double value, int decimals);  /* "−0.25" */
 const char *cbm_page_signed(cbm_page *page, double value, int decimals);  /* "+0.25" */
-const char *cbm_page_percent(cbm_page *page, double share);               /* "12.3%" of 0.123 */
+const char *cbm_page_percent(cbm_page *page, double share);               /* "12.3%" of 0.123; below 1%: "0.12%" */
+const char *cbm_page_count(cbm_page *page, int64_t n);                    /* "10,616,832"; n from 0 */
 const char *cbm_page_exact(cbm_page *page, float value);                  /* that reads back as the same float */
 const char *cbm_page_plain(cbm_page *page, double value);                 /* for CSS and SVG: "-12.35" */
 /* A horizontal bar of share · 100 %, for the eye alone. `mark`: where a line stands across it; below 0: none. */

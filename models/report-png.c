@@ -220,7 +220,7 @@ static void draw_text(canvas *c, int x, int y, int room, int align, const char *
  * The picture
  * ---------------------------------------------------------------------------------------- */
 
-enum { MARGIN = 40, GAP = 24, CELL = 3, TEXT = 2, TITLE = 3, LABEL_ROOM = 130, OVERLAP_CELL = 84, BAR_ROOM = 300 };
+enum { MARGIN = 40, GAP = 24, CELL = 3, TEXT = 2, TITLE = 3, ROW_HEIGHT = 42, BAR_ROOM = 300 };
 
 typedef struct drawing {
     canvas canvas;
@@ -228,6 +228,7 @@ typedef struct drawing {
     const cbm_subnetworks *subnetworks;
     const cbm_model *model;
     int tile_width, tile_height;
+    int label_room, cell_width;   /* of names at the left, and of the overlaps' columns */
     int key_y, maps_y, overlap_y; /* where the parts begin */
 } drawing;
 
@@ -244,21 +245,32 @@ static int has_overlap(const drawing *d) {
     return d->subnetworks->n_concepts > 1;
 }
 
+/* The width of the longest concept's name, within limits. */
+static int longest_name(const drawing *d, int least, int most) {
+    for (int k = 0; k < d->subnetworks->n_concepts; k++) {
+        int width = text_width(cbm_model_concept(d->model, k), TEXT);
+        if (width > least) least = width;
+    }
+    return least < most ? least : most;
+}
+
 static void lay_out(drawing *d, const char *title) {
     int n = d->subnetworks->n_concepts, layers = d->subnetworks->n_blocks;
+    d->label_room = longest_name(d, 100, 230) + 20;
+    d->cell_width = longest_name(d, 70, 130) + 14;
     d->tile_width = d->maps->width * CELL;
     d->tile_height = d->maps->height * CELL;
     d->key_y = MARGIN + LINE_HEIGHT * (TITLE + TEXT) + 2 * GAP;
     d->maps_y = d->key_y + d->tile_height + 2 * GAP;
     d->overlap_y = d->maps_y + 2 * LINE_HEIGHT * TEXT + layers * (d->tile_height + GAP) + GAP;
-    int maps_width = LABEL_ROOM + d->maps->n_streams * (d->tile_width + GAP) - GAP;
-    int overlap_width = LABEL_ROOM + n * OVERLAP_CELL + 3 * GAP + LABEL_ROOM + BAR_ROOM + 80;
-    int key_width = LABEL_ROOM + d->tile_width + GAP + 520, width = key_width;
+    int maps_width = d->label_room + d->maps->n_streams * (d->tile_width + GAP) - GAP;
+    int overlap_width = d->label_room + n * d->cell_width + 3 * GAP + d->label_room + BAR_ROOM + 80;
+    int key_width = d->label_room + d->tile_width + GAP + 520, width = key_width;
     if (width < maps_width) width = maps_width;
     if (has_overlap(d) && width < overlap_width) width = overlap_width;
     if (width < text_width(title, TITLE) && text_width(title, TITLE) < 2000) width = text_width(title, TITLE);
     d->canvas.width = width + 2 * MARGIN;
-    d->canvas.height = (has_overlap(d) ? d->overlap_y + LINE_HEIGHT * TEXT * 3 + (n + 1) * OVERLAP_CELL / 2 : d->overlap_y) + MARGIN;
+    d->canvas.height = (has_overlap(d) ? d->overlap_y + LINE_HEIGHT * TEXT * 3 + (n + 1) * ROW_HEIGHT : d->overlap_y) + MARGIN;
 }
 
 static void draw_title(drawing *d, const char *title) {
@@ -270,21 +282,27 @@ static void draw_title(drawing *d, const char *title) {
     draw_text(&d->canvas, MARGIN, MARGIN + LINE_HEIGHT * TITLE + 8, d->canvas.width - 2 * MARGIN, 0, line, TEXT, grey);
 }
 
-static void draw_scale(drawing *d, int x, int y) {
-    char text[32];
+/* The shades with the numbers that they begin and end with, for the concepts and for what all keep. */
+static int draw_scale(drawing *d, int x, int y) {
     enum { LENGTH = 256, THICKNESS = 20 };
     for (int i = 0; i < LENGTH; i++) fill(&d->canvas, x + i, y, 1, THICKNESS, mix(pale, teal, i / 255.0));
-    percent(text, (double)d->maps->low);
-    draw_text(&d->canvas, x, y + THICKNESS + 6, 200, 0, text, TEXT, black);
-    percent(text, (double)d->maps->high);
-    draw_text(&d->canvas, x + LENGTH, y + THICKNESS + 6, 200, 2, text, TEXT, black);
+    y += THICKNESS + 6;
+    for (int i = 0; i < 1 + has_overlap(d); i++, y += LINE_HEIGHT * TEXT) {
+        char text[32];
+        percent(text, (double)d->maps->low[i]);
+        draw_text(&d->canvas, x, y, 200, 0, text, TEXT, black);
+        percent(text, (double)d->maps->high[i]);
+        draw_text(&d->canvas, x + LENGTH, y, 200, 2, text, TEXT, black);
+        draw_text(&d->canvas, x + LENGTH + 16, y, 240, 0, i ? "kept by all" : "the concepts", TEXT, grey);
+    }
+    return y;
 }
 
 /* Where each matrix of a layer lies, and what shades mean. */
 static void draw_key(drawing *d) {
     const cbm_subnetworks *s = d->subnetworks;
-    int x = MARGIN + LABEL_ROOM, y = d->key_y, has_turned = 0;
-    draw_text(&d->canvas, MARGIN, y, LABEL_ROOM, 0, "key", TEXT, grey);
+    int x = MARGIN + d->label_room, y = d->key_y, has_turned = 0;
+    draw_text(&d->canvas, MARGIN, y, d->label_room, 0, "key", TEXT, grey);
     for (int m = 0; m < s->n_matrices && s->matrices[m].block == s->matrices[0].block; m++) {
         const cbm_map_place *place = &d->maps->place[m];
         char title[64], *last;
@@ -298,8 +316,7 @@ static void draw_key(drawing *d) {
     }
     x += d->tile_width + 2 * GAP;
     draw_text(&d->canvas, x, y, 500, 0, "share of weights kept", TEXT, black);
-    draw_scale(d, x, y + LINE_HEIGHT * TEXT + 4);
-    y += 4 * LINE_HEIGHT * TEXT + 8;
+    y = draw_scale(d, x, y + LINE_HEIGHT * TEXT + 4) + 8;
     draw_text(&d->canvas, x, y, 500, 0, "rows are outputs, columns inputs", TEXT, grey);
     if (has_turned) draw_text(&d->canvas, x, y + LINE_HEIGHT * TEXT, 500, 0, "(feed-forward up on its side)", TEXT, grey);
 }
@@ -310,7 +327,7 @@ static void draw_tile(drawing *d, int block, int stream, int x, int y) {
         for (int column = 0; column < d->maps->width; column++) {
             float here = density[row * d->maps->width + column];
             if (here < 0) continue;
-            fill(&d->canvas, x + column * CELL, y + row * CELL, CELL, CELL, mix(pale, teal, (double)cbm_maps_shade(d->maps, here)));
+            fill(&d->canvas, x + column * CELL, y + row * CELL, CELL, CELL, mix(pale, teal, (double)cbm_maps_shade(d->maps, stream, here)));
         }
 }
 
@@ -318,7 +335,7 @@ static void draw_maps(drawing *d) {
     const cbm_subnetworks *s = d->subnetworks;
     char text[32];
     for (int stream = 0; stream < d->maps->n_streams; stream++) {
-        int x = MARGIN + LABEL_ROOM + stream * (d->tile_width + GAP), y = d->maps_y;
+        int x = MARGIN + d->label_room + stream * (d->tile_width + GAP), y = d->maps_y;
         draw_text(&d->canvas, x, y, d->tile_width, 0, stream_name(d, stream), TEXT, black);
         percent(text, stream < s->n_concepts ? s->density[stream] : s->kept_by[s->n_concepts]);
         draw_text(&d->canvas, x, y + LINE_HEIGHT * TEXT, d->tile_width, 0, text, TEXT, grey);
@@ -327,31 +344,31 @@ static void draw_maps(drawing *d) {
     }
     for (int block = 0; block < s->n_blocks; block++) {
         snprintf(text, sizeof text, "layer %d", block + 1);
-        draw_text(&d->canvas, MARGIN, d->maps_y + 2 * LINE_HEIGHT * TEXT + 4 + block * (d->tile_height + GAP), LABEL_ROOM, 0, text, TEXT,
+        draw_text(&d->canvas, MARGIN, d->maps_y + 2 * LINE_HEIGHT * TEXT + 4 + block * (d->tile_height + GAP), d->label_room, 0, text, TEXT,
                   black);
     }
 }
 
 static void draw_overlap(drawing *d) {
     const cbm_subnetworks *s = d->subnetworks;
-    int n = s->n_concepts, x = MARGIN + LABEL_ROOM, y = d->overlap_y + 2 * LINE_HEIGHT * TEXT, height = OVERLAP_CELL / 2;
+    int n = s->n_concepts, x = MARGIN + d->label_room, y = d->overlap_y + 2 * LINE_HEIGHT * TEXT, height = ROW_HEIGHT;
     double largest = 0.0;
     draw_text(&d->canvas, MARGIN, d->overlap_y, d->canvas.width, 0, "overlap (intersection over union)", TEXT, black);
     for (int a = 0; a < n; a++)
         for (int b = 0; b < n; b++)
             if (a != b && s->overlap[a * n + b] > largest) largest = s->overlap[a * n + b];
     for (int a = 0; a < n; a++) {
-        draw_text(&d->canvas, x + a * OVERLAP_CELL + OVERLAP_CELL / 2, y - 2, OVERLAP_CELL - 4, 1, cbm_model_concept(d->model, a), TEXT, black);
-        draw_text(&d->canvas, MARGIN, y + LINE_HEIGHT * TEXT + a * height + 12, LABEL_ROOM - 8, 0, cbm_model_concept(d->model, a), TEXT, black);
+        draw_text(&d->canvas, x + a * d->cell_width + d->cell_width / 2, y - 2, d->cell_width - 4, 1, cbm_model_concept(d->model, a), TEXT, black);
+        draw_text(&d->canvas, MARGIN, y + LINE_HEIGHT * TEXT + a * height + 12, d->label_room - 8, 0, cbm_model_concept(d->model, a), TEXT, black);
         for (int b = 0; b < n; b++) {
-            int left = x + b * OVERLAP_CELL, top = y + LINE_HEIGHT * TEXT + a * height;
+            int left = x + b * d->cell_width, top = y + LINE_HEIGHT * TEXT + a * height;
             double share = a == b || largest <= 0 ? 0.0 : s->overlap[a * n + b] / largest;
             char text[32];
             long long thousandths = (long long)floor(s->overlap[a * n + b] * 1000 + 0.5);
             snprintf(text, sizeof text, "%lld.%03lld", thousandths / 1000, thousandths % 1000);
-            fill(&d->canvas, left, top, OVERLAP_CELL - 2, height - 2, a == b ? blank : mix(pale, teal, 0.75 * share));
-            draw_text(&d->canvas, left + OVERLAP_CELL / 2, top + 12, OVERLAP_CELL, 1, a == b ? "1" : text, TEXT,
-                      share > 0.6 ? paper : a == b ? grey : black);
+            fill(&d->canvas, left, top, d->cell_width - 2, height - 2, a == b ? blank : mix(pale, teal, 0.6 * share));
+            draw_text(&d->canvas, left + d->cell_width / 2, top + 12, d->cell_width, 1, a == b ? "1" : text, TEXT,
+                      a == b ? grey : black);
         }
     }
 }
@@ -359,19 +376,19 @@ static void draw_overlap(drawing *d) {
 /* How many concepts keep a weight. */
 static void draw_sharing(drawing *d) {
     const cbm_subnetworks *s = d->subnetworks;
-    int n = s->n_concepts, x = MARGIN + LABEL_ROOM + n * OVERLAP_CELL + 3 * GAP, y = d->overlap_y;
+    int n = s->n_concepts, x = MARGIN + d->label_room + n * d->cell_width + 3 * GAP, y = d->overlap_y;
     draw_text(&d->canvas, x, y, d->canvas.width, 0, "kept by so many concepts", TEXT, black);
     y += 3 * LINE_HEIGHT * TEXT;
-    for (int j = n; j >= 0; j--, y += OVERLAP_CELL / 2) {
+    for (int j = n; j >= 0; j--, y += ROW_HEIGHT) {
         char text[32];
         if (j == n) snprintf(text, sizeof text, "all %d", n);
         else if (j) snprintf(text, sizeof text, "%d", j);
         else snprintf(text, sizeof text, "none");
-        draw_text(&d->canvas, x, y + 12, LABEL_ROOM, 0, text, TEXT, black);
-        fill(&d->canvas, x + LABEL_ROOM, y + 6, BAR_ROOM, OVERLAP_CELL / 2 - 14, pale);
-        fill(&d->canvas, x + LABEL_ROOM, y + 6, (int)(BAR_ROOM * s->kept_by[j] + 0.5), OVERLAP_CELL / 2 - 14, teal);
+        draw_text(&d->canvas, x, y + 12, d->label_room, 0, text, TEXT, black);
+        fill(&d->canvas, x + d->label_room, y + 6, BAR_ROOM, ROW_HEIGHT - 14, pale);
+        fill(&d->canvas, x + d->label_room, y + 6, (int)(BAR_ROOM * s->kept_by[j] + 0.5), ROW_HEIGHT - 14, teal);
         percent(text, s->kept_by[j]);
-        draw_text(&d->canvas, x + LABEL_ROOM + BAR_ROOM + 10, y + 12, 100, 0, text, TEXT, black);
+        draw_text(&d->canvas, x + d->label_room + BAR_ROOM + 10, y + 12, 100, 0, text, TEXT, black);
     }
 }
 

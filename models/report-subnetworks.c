@@ -6,8 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Ink of the maps: readable on white and on black, as the pictures' transparency is what a density sets. */
+/* Ink of the maps: seen on white and on black, as the pictures' transparency is what a density sets. So many steps of it
+ * are told apart, which makes smaller files than all 256 would. */
 static const unsigned char ink[3] = {24, 140, 130};
+enum { SHADES = 20 };
 
 /* ------------------------------------------------------------------------------------------
  * Density, layer by layer
@@ -151,7 +153,7 @@ static scbm_status put_sharing(cbm_page *page, const cbm_subnetworks *s) {
     double *chance = scbm_alloc_array(page->hooks, (size_t)n + 1, sizeof *chance);
     if (!chance) return SCBM_ERROR_MEMORY;
     sharing_by_chance(s, chance);
-    cbm_put(page, "<div class=\"cards\">\n<div class=\"card\"><h3>How many concepts keep a weight</h3>\n<ul class=\"bars\">\n");
+    cbm_put(page, "<div class=\"cards two\">\n<div class=\"card\"><h3>How many concepts keep a weight</h3>\n<ul class=\"bars\">\n");
     for (int j = n; j >= 0; j--) {
         cbm_put(page, "<li title=\"by chance %s\">", cbm_page_percent(page, chance[j]));
         if (j == n) cbm_put(page, "<span>all %d</span>", n);
@@ -193,8 +195,9 @@ static scbm_status put_picture(cbm_page *page, const cbm_maps *maps, int block, 
     size_t n = (size_t)maps->width * (size_t)maps->height, size;
     unsigned char *png;
     for (size_t i = 0; i < n; i++) {
+        int shade = (int)(cbm_maps_shade(maps, stream, density[i]) * (SHADES - 1) + 0.5f);
         memcpy(pixels + 4 * i, ink, 3);
-        pixels[4 * i + 3] = (unsigned char)(density[i] < 0 ? 0.0f : 255.0f * (0.04f + 0.96f * cbm_maps_shade(maps, density[i])));
+        pixels[4 * i + 3] = (unsigned char)(density[i] < 0 ? 0 : 10 + 245 * shade / (SHADES - 1));
     }
     scbm_status status = cbm_png_encode(pixels, maps->width, maps->height, 4, page->hooks, &png, &size);
     if (status) return status;
@@ -240,13 +243,17 @@ static void put_layout(cbm_page *page, const cbm_maps *maps) {
     }
     cbm_put(page, "</svg>\n<p class=\"note\">Each picture is one layer of one subnetwork. A matrix has an output neuron in each row "
                   "and an input in each column%s. A point is the share of the weights under it that are kept: "
-                  "%s<svg class=\"ramp\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\">",
+                  "<span class=\"nowrap\">%s<svg class=\"ramp\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\">",
             has_turned ? "; one that is taller than wide lies on its side, so that the feed-forward neurons stand above each other" : "",
-            cbm_page_percent(page, maps->low));
+            cbm_page_percent(page, (double)maps->low[0]));
     for (int i = 0; i < 10; i++)
         cbm_put(page, "<rect x=\"%d\" width=\"10\" height=\"10\" style=\"fill:rgb(%d %d %d/%s);stroke:none\"/>", 10 * i, ink[0], ink[1],
                 ink[2], cbm_page_plain(page, 0.04 + 0.96 * i / 9));
-    cbm_put(page, "</svg>%s.</p></div>\n", cbm_page_percent(page, maps->high));
+    cbm_put(page, "</svg>%s</span>", cbm_page_percent(page, (double)maps->high[0]));
+    if (maps->n_streams > s->n_concepts)
+        cbm_put(page, " for the concepts, <span class=\"nowrap\">%s to %s</span> for what all keep",
+                cbm_page_percent(page, (double)maps->low[1]), cbm_page_percent(page, (double)maps->high[1]));
+    cbm_put(page, ".</p></div>\n");
 }
 
 static scbm_status put_maps(cbm_page *page, const cbm_subnetworks *s) {
@@ -285,10 +292,8 @@ scbm_status cbm_page_subnetworks(cbm_page *page, const cbm_subnetworks *s) {
                       "compare. Training with pruning gives each concept a subnetwork of its own.</p>\n</section>\n");
         return SCBM_OK;
     }
-    char weights[32];
-    snprintf(weights, sizeof weights, "%lld", (long long)s->n_weights);
     cbm_put(page, "<p>All concepts read the text with the same weights, but each through a mask of its own that keeps some of the "
-                  "%s prunable ones and leaves out the rest.</p>\n", weights);
+                  "%s prunable ones and leaves out the rest.</p>\n", cbm_page_count(page, s->n_weights));
     put_density(page, s);
     scbm_status status = SCBM_OK;
     if (s->n_concepts > 1) {

@@ -14,11 +14,11 @@ typedef struct counting {
     const cbm_backbone *backbone;
     size_t n_concepts, n_blocks, n_matrices;
     cbm_matrix *matrices;
-    int64_t *kept;                                                      /* [K, M] */
+    int64_t *kept; /* [K, M] */
     double *density, *block_density, *overlap, *block_overlap, *kept_by, *block_kept_by, *own;
-    int64_t *both, *either;                                             /* [B, K, K] */
-    int64_t *shared, *alone;                                            /* [B, K + 1], [K] */
-    int64_t *block_weights;                                             /* [B] */
+    int64_t *both, *either;  /* [B, K, K] */
+    int64_t *shared, *alone; /* [B, K + 1], [K] */
+    int64_t *block_weights;  /* [B] */
 } counting;
 
 static scbm_status take_memory(counting *c, const scbm_hooks *hooks) {
@@ -218,8 +218,9 @@ static float cell_density(const scbm_tensor *masks, int k, const int64_t row[2],
 scbm_status cbm_mask_map(const cbm_model *model, int m, int k, int rows, int columns, float *density) {
     const cbm_backbone *backbone = &model->network.backbone;
     const cbm_parameter *parameter = m >= 0 ? prunable(backbone, m) : NULL;
-    if (!parameter) return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no matrix %d among the %d with masks", m,
-                                     count_prunable(backbone));
+    if (!parameter)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no matrix %d among the %d with masks", m,
+                         count_prunable(backbone));
     int64_t out = parameter->tensor->shape[0], in = parameter->tensor->shape[1];
     int n_concepts = model->network.heads.n_concepts;
     if (k < CBM_ALL_CONCEPTS || k >= n_concepts)
@@ -231,8 +232,9 @@ scbm_status cbm_mask_map(const cbm_model *model, int m, int k, int rows, int col
         const int64_t row[2] = {r * out / rows, (r + 1) * out / rows};
         for (int c = 0; c < columns; c++) {
             const int64_t column[2] = {c * in / columns, (c + 1) * in / columns};
-            density[(size_t)r * (size_t)columns + (size_t)c] =
-                parameter->masks ? cell_density(parameter->masks, k, row, column) : 1.0f;
+            density[(size_t)r * (size_t)columns + (size_t)c] = parameter->masks
+                                                                   ? cell_density(parameter->masks, k, row, column)
+                                                                   : 1.0f;
         }
     }
     return SCBM_OK;

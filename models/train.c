@@ -526,6 +526,8 @@ static void add_settings(const training_run *run, cbm_fact *facts, int *n) {
 static void settle_facts(training_run *run) {
     add_text(run->facts, &run->n_facts, "mode", cbm_mode_name(run->options->mode));
     add_settings(run, run->facts, &run->n_facts);
+    if (!run->options->refit_label) add_int(run->facts, &run->n_facts, "refit_label", 0);
+    if (!prunes(run)) add_text(run->facts, &run->n_facts, "prune_method", cbm_prune_name(CBM_PRUNE_NONE));
     add_text(run->facts, &run->n_facts, "data", run->data_hash);
     add_text(run->facts, &run->n_facts, "start", run->start_hash);
     add_text(run->facts, &run->n_facts, "device", scbm_context_device(run->context));

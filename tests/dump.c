@@ -310,7 +310,7 @@ static scbm_status find_method(const char *name, cbm_prune_method *method) {
     return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no pruning method %s", name);
 }
 
-static scbm_status prune_options(const arguments *a, cbm_prune_options *options) {
+static scbm_status prune_options(const arguments *a, cbm_mode mode, cbm_prune_options *options) {
     memset(options, 0, sizeof *options);
     options->sparsity = options->initial_sparsity = a->sparsity;
     options->start = options->end = 1;
@@ -322,7 +322,7 @@ static scbm_status prune_options(const arguments *a, cbm_prune_options *options)
     options->damping_absolute = a->damping_absolute > 0;
     options->score_rate = (float)a->score_rate;
     scbm_status status = find_method(a->prune, &options->method);
-    return status ? status : cbm_prune_check(options, CBM_JOINT, 1);
+    return status ? status : cbm_prune_check(options, mode, 1);
 }
 
 static scbm_status store_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
@@ -435,7 +435,7 @@ static scbm_status learn_scores(run *r, const cbm_prune_options *options) {
 
 static scbm_status find_subnetworks(run *r) {
     cbm_prune_options options;
-    scbm_status status = prune_options(r->arguments, &options);
+    scbm_status status = prune_options(r->arguments, cbm_model_mode(r->model), &options);
     if (!status) status = copy_network(r);
     if (status) return status;
     int has_scores = options.method == CBM_PRUNE_POPUP || options.method == CBM_PRUNE_POPUP_STRUCTURED;
@@ -534,7 +534,7 @@ int main(int argc, char **argv) {
     r.arguments = &a;
     scbm_status status = parse(&a, argc, argv);
     if (!status) status = cbm_model_load(&r.model, a.model, NULL);
-    if (!status && cbm_model_mode(r.model) != CBM_JOINT)
+    if (!status && !a.prune && cbm_model_mode(r.model) != CBM_JOINT)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s is no joint model", a.model);
     if (!status) status = read_data(&r, &a);
     if (!status) status = scbm_context_create(&r.context, NULL, NULL);

@@ -28,7 +28,7 @@
 static char program[PATH_MAX];
 static char folder[] = "/tmp/sparsecbm-test-XXXXXX";
 
-static const char *const commands[] = {"demo", "train", "eval", "predict", "embed", "tokenize", "quantize", "inspect", "bench"};
+static const char *const commands[] = {"demo", "train", "eval", "predict", "explain", "embed", "tokenize", "quantize", "inspect", "bench"};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 #define COLUMNS "--text review --label stars --concept food --concept service --concept noise --concept price"

@@ -25,7 +25,10 @@ static scbm_hooks one_thread = {.n_workers = 1}, three_threads = {.n_workers = 3
 
 enum { K = SMALL_CONCEPTS, N_TEXTS = 6 };
 static const char *const texts[N_TEXTS] = {
-    "the soup was tasty and the waiter rude", "bland soup", "we came on monday with kind friends and it was unheard of", "tasty",
+    "the soup was tasty and the waiter rude",
+    "bland soup",
+    "we came on monday with kind friends and it was unheard of",
+    "tasty",
     "the soup was [MASK] and the waiter was kind",
     "the soup was tasty and the waiter was rude and it was there and we came with friends and the waiter was kind and bland"};
 
@@ -34,7 +37,8 @@ static void assert_ok(scbm_status status) {
 }
 
 static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted) fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
+    if (status != wanted)
+        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
     if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
 }
 
@@ -266,8 +270,8 @@ static void scale_row(const char *from, const char *to, const char *tensor_name,
 }
 
 /* d logit / d factor at 1, by central differences of two model files. */
-static double derivative_by_row(const char *model_name, const char *tensor, int64_t row, const char *text, int k, int c) {
-    const double step = 0.01;
+static double derivative_by_row(const char *model_name, const char *tensor, int64_t row, double step, const char *text,
+                                int k, int c) {
     double logit[2];
     for (int side = 0; side < 2; side++) {
         cbm_model *model;
@@ -279,10 +283,14 @@ static double derivative_by_row(const char *model_name, const char *tensor, int6
     return (logit[1] - logit[0]) / (2 * step);
 }
 
-/* Where a token occurs once, scaling its row of the embedding table scales its embedding: the derivative is gradient × input. */
+/* Where a token occurs once, scaling its row of the embedding table scales its embedding: the derivative is gradient × input.
+ * It is small, for the LayerNorm that follows takes most of a change of scale back. */
 static void gradient_input_agrees_with_finite_differences(void **state) {
     (void)state;
-    static const struct { const char *file; cbm_model **model; } cases[] = {{"sparse.gguf", &sparse}, {"dense.gguf", &dense}};
+    static const struct {
+        const char *file;
+        cbm_model **model;
+    } cases[] = {{"sparse.gguf", &sparse}, {"dense.gguf", &dense}};
     static const char *const text = "the soup was tasty and we came with a rude waiter";
     double largest = 0.0;
     for (int m = 0; m < 2; m++) {
@@ -293,14 +301,15 @@ static void gradient_input_agrees_with_finite_differences(void **state) {
             int32_t id = ctx->sequences.ids[t];
             for (int k = 0; k < K; k++) {
                 double found = (double)e.concepts[k].tokens[t].gradient_input;
-                double wanted = derivative_by_row(cases[m].file, "token_embd.weight", id, text, k, e.concepts[k].target);
-                assert_near(found, wanted, 1e-3 + 1e-2 * fabs(wanted));
+                double wanted = derivative_by_row(cases[m].file, "token_embd.weight", id, 0.01, text, k,
+                                                  e.concepts[k].target);
+                assert_near(found, wanted, 2e-4 + 1e-2 * fabs(wanted));
                 largest = fmax(largest, fabs(wanted));
             }
         }
         cbm_context_free(ctx);
     }
-    assert_true(largest > 0.05);
+    assert_true(largest > 0.01);
 }
 
 /* A neuron that keeps one weight for a concept has |w ∂c/∂w|, which scaling its row shows (its bias stays). */
@@ -326,14 +335,15 @@ static void saliency_agrees_with_finite_differences(void **state) {
             if (!kept) assert_true(neuron->saliency == 0.0f);
             n_empty += !kept;
             if (kept != 1 || n_checked > 5 * (k + 1)) continue;
-            double wanted = fabs(derivative_by_row("sparse.gguf", name, neuron->row, texts[0], k, e.concepts[k].target));
-            assert_near((double)neuron->saliency, wanted, 3e-4 + 1e-2 * wanted);
+            double wanted = fabs(
+                derivative_by_row("sparse.gguf", name, neuron->row, 0.05, texts[0], k, e.concepts[k].target));
+            assert_near((double)neuron->saliency, wanted, 5e-5 + 1e-2 * wanted);
             largest = fmax(largest, wanted);
             n_checked++;
         }
         assert_near(total, 1.0, 1e-4);
     }
-    assert_true(n_checked > 5 && n_empty > 0 && largest > 0.005);
+    assert_true(n_checked > 5 && n_empty > 0 && largest > 0.001);
     cbm_context_free(ctx);
 }
 
@@ -389,7 +399,8 @@ static void pieces_add_up_to_words(void **state) {
     int64_t n = 0;
     for (int c = 0; c < report->n_classes; c++)
         for (int i = 0; i < report->n_words[c]; i++)
-            if (strcmp(report->words[c * report->most_words + i].text, "monday") == 0) n += report->words[c * report->most_words + i].count;
+            if (strcmp(report->words[c * report->most_words + i].text, "monday") == 0)
+                n += report->words[c * report->most_words + i].count;
     assert_true(n > 0); /* the words are whole, and compared without case */
     cbm_global_report_free(report);
     cbm_context_free(ctx);
@@ -397,8 +408,10 @@ static void pieces_add_up_to_words(void **state) {
 }
 
 static void quantized_weights_are_explained(void **state) {
-    static const struct { scbm_type type; const char *file; } cases[] = {
-        {SCBM_F16, "f16.gguf"}, {SCBM_BF16, "bf16.gguf"}, {SCBM_Q8_0, "q8.gguf"}, {SCBM_Q4_0, "q4.gguf"}};
+    static const struct {
+        scbm_type type;
+        const char *file;
+    } cases[] = {{SCBM_F16, "f16.gguf"}, {SCBM_BF16, "bf16.gguf"}, {SCBM_Q8_0, "q8.gguf"}, {SCBM_Q4_0, "q4.gguf"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         cbm_model *model;
@@ -472,7 +485,9 @@ static void counts_of_subnetworks_agree_with_the_bits(void **state) {
     for (int block = 0; block < s->n_blocks; block++) {
         assert_near(s->block_overlap[(block * K + 0) * K + 1], cbm_model_overlap(sparse, 0, 1, block), 1e-12);
         assert_near(s->block_density[1 * s->n_blocks + block], cbm_model_density(sparse, 1, block), 1e-12);
-        assert_near(s->block_kept_by[block * (K + 1)] + s->block_kept_by[block * (K + 1) + 1] + s->block_kept_by[block * (K + 1) + 2], 1.0, 1e-12);
+        assert_near(s->block_kept_by[block * (K + 1)] + s->block_kept_by[block * (K + 1) + 1] +
+                        s->block_kept_by[block * (K + 1) + 2],
+                    1.0, 1e-12);
     }
     cbm_context_free(ctx);
 }
@@ -661,8 +676,10 @@ static void what_cannot_be_explained_is_an_error(void **state) {
         assert_non_null(strstr(cbm_context_error(ctx), "no concepts"));
         assert_failed(cbm_describe_subnetworks(ctx, &s), SCBM_ERROR_UNSUPPORTED, "no concepts");
         assert_null(s);
-        assert_failed(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, 1, &f), SCBM_ERROR_UNSUPPORTED, "no concepts");
-        assert_failed(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        assert_failed(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, 1, &f), SCBM_ERROR_UNSUPPORTED,
+                      "no concepts");
+        assert_failed(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED,
+                      "no concepts");
         cbm_context_free(ctx);
     }
     cbm_model_free(vanilla);
@@ -714,7 +731,8 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
         for (int taken = 0; taken < N / 2; taken++) {
             int best = -1;
             for (int i = 0; i < N; i++)
-                if (!is_taken[i] && (best < 0 || e.concepts[k].words[i].integrated_gradients > e.concepts[k].words[best].integrated_gradients))
+                if (!is_taken[i] && (best < 0 || e.concepts[k].words[i].integrated_gradients >
+                                                     e.concepts[k].words[best].integrated_gradients))
                     best = i;
             is_taken[best] = 1;
         }
@@ -889,7 +907,8 @@ static char *run(const char *arguments, int *status) {
     static char output[1 << 20];
     char line[1024];
     const char *program = getenv("MAIN");
-    snprintf(line, sizeof line, "\"%s\" explain %s --threads 1 2>&1 </dev/null", program ? program : "models/main", arguments);
+    snprintf(line, sizeof line, "\"%s\" explain %s --threads 1 2>&1 </dev/null", program ? program : "models/main",
+             arguments);
     FILE *pipe = popen(line, "r");
     assert_non_null(pipe);
     size_t n = fread(output, 1, sizeof output - 1, pipe);
@@ -935,10 +954,12 @@ static void json_has_the_promised_keys(void **state) {
     assert_keys(member(object, "overlaps")->child, "a b iou");
     double sum = 0.0;
     for (; token; token = token->next) sum += member(token, "integrated_gradients")->valuedouble;
-    assert_near(sum, member(concept, "target_logit")->valuedouble - member(concept, "baseline_logit")->valuedouble, 0.011);
+    assert_near(sum, member(concept, "target_logit")->valuedouble - member(concept, "baseline_logit")->valuedouble,
+                0.011);
     cJSON_Delete(object);
 
-    snprintf(arguments, sizeof arguments, "--model %s --global --faithfulness --json \"tasty soup\" rude kind", in_folder("sparse.gguf"));
+    snprintf(arguments, sizeof arguments, "--model %s --global --faithfulness --json \"tasty soup\" rude kind",
+             in_folder("sparse.gguf"));
     object = cJSON_Parse(run(arguments, &status));
     assert_int_equal(status, 0);
     assert_non_null(object);
@@ -957,18 +978,21 @@ static void text_output_and_errors_of_the_command(void **state) {
     snprintf(arguments, sizeof arguments, "--model %s \"tasty soup\" --neurons 2 --words 1", in_folder("sparse.gguf"));
     char *output = run(arguments, &status);
     assert_int_equal(status, 0);
-    static const char *const wanted[] = {"tasty soup\n", "  label ", "contributions", "taste reads ", "neurons: blk.", "overlap with"};
+    static const char *const wanted[] = {"tasty soup\n", "  label ",      "contributions",
+                                         "taste reads ", "neurons: blk.", "overlap with"};
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         if (!strstr(output, wanted[i])) fail_msg("'%s' is not in:\n%s", wanted[i], output);
-    snprintf(arguments, sizeof arguments, "--model %s --global rude kind \"the soup was tasty\"", in_folder("sparse.gguf"));
+    snprintf(arguments, sizeof arguments, "--model %s --global rude kind \"the soup was tasty\"",
+             in_folder("sparse.gguf"));
     output = run(arguments, &status);
     assert_int_equal(status, 0);
     assert_non_null(strstr(output, "most influential words"));
-    static const struct { const char *arguments, *message; } wrong[] = {
-        {"--model %s --faithfulness x", "--faithfulness needs --global"},
-        {"--model %s --global --steps 0 x", "--steps cannot be 0"},
-        {"--model %s --steps -1 x", "--steps wants"},
-        {"x", "--model FILE is required"}};
+    static const struct {
+        const char *arguments, *message;
+    } wrong[] = {{"--model %s --faithfulness x", "--faithfulness needs --global"},
+                 {"--model %s --global --steps 0 x", "--steps cannot be 0"},
+                 {"--model %s --steps -1 x", "--steps wants"},
+                 {"x", "--model FILE is required"}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         snprintf(arguments, sizeof arguments, wrong[i].arguments, in_folder("sparse.gguf"));
         output = run(arguments, &status);

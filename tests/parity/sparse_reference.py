@@ -129,11 +129,12 @@ class SparseBottleneck(nn.Module):
         return logits, self.label(logits)
 
     def loss(self, ids, mask, concepts, labels, products=None, concept_weight=5.0):
-        """L = CE(y) + λ · mean over concepts and examples of CE(c_k)."""
+        """L = CE(y) + λ · mean over concepts and examples of CE(c_k); without labels, the latter mean alone."""
         logits, label_logits = self(ids, mask, products)
         losses = [F.cross_entropy(logits[:, self.classes(k)], concepts[:, k], reduction="none")
                   for k in range(self.n_concepts)]
-        return F.cross_entropy(label_logits, labels) + concept_weight * torch.stack(losses).mean()
+        concept_loss = torch.stack(losses).mean()
+        return concept_loss if labels is None else F.cross_entropy(label_logits, labels) + concept_weight * concept_loss
 
     def stream_gradients(self, *batch):
         """∂L/∂(W ⊙ M_k), dense: [K, out, in] of every prunable weight."""
@@ -268,27 +269,29 @@ def evaluate(model, masks, k, target, ids, mask):
     return loss.item(), logits.numpy()
 
 
-def choose_moves(gradient, kept, portion, rule):
-    """The bits of a matrix that go and that come: as many of each, at most min(round(ρ · kept), zeros)."""
+def candidates(gradient, kept, rule):
+    """Places (in row-major order) of a matrix's kept weights that may go and of its zeros that may come, best first."""
     g, on = gradient.reshape(-1), kept.reshape(-1)
-    q = min(math.floor(portion * on.sum() + 0.5), (~on).sum())
     if rule == "signed":
         go, come = np.flatnonzero(on & (g > 0)), np.flatnonzero(~on & (g < 0))
-        q = min(q, len(go), len(come))
-        go, come = go[np.argsort(-g[go], kind="stable")], come[np.argsort(g[come], kind="stable")]
-    else:
-        go, come = np.flatnonzero(on), np.flatnonzero(~on)
-        go, come = go[np.argsort(np.abs(g[go]), kind="stable")], come[np.argsort(-np.abs(g[come]), kind="stable")]
-    return go[:q], come[:q]
+        return go[np.argsort(-g[go], kind="stable")], come[np.argsort(g[come], kind="stable")]
+    go, come = np.flatnonzero(on), np.flatnonzero(~on)
+    return go[np.argsort(np.abs(g[go]), kind="stable")], come[np.argsort(-np.abs(g[come]), kind="stable")]
+
+
+def n_moves(go, come, kept, portion):
+    """min(round(ρ · kept), zeros), and no more than there are candidates: as many go as come."""
+    return min(math.floor(portion * kept.sum() + 0.5), (~kept).sum(), len(go), len(come))
 
 
 def move(masks, gradients, portion, rule):
     """The masks after one step."""
     moved = {}
     for key, kept in masks.items():
-        go, come = choose_moves(gradients[key], kept, portion, rule)
+        go, come = candidates(gradients[key], kept, rule)
+        q = n_moves(go, come, kept, portion)
         flat = kept.reshape(-1).copy()
-        flat[go], flat[come] = False, True
+        flat[go[:q]], flat[come[:q]] = False, True
         moved[key] = flat.reshape(kept.shape)
     return moved
 
@@ -400,6 +403,15 @@ def probability(model, products, k, target, ids):
     with torch.no_grad():
         logits = model.concept_logits(k, products, torch.ones_like(ids), input_ids=ids)
     return logits.softmax(1)[0, target].item()
+
+
+def attention_received(model, ids, k):
+    """How much attention each token gets in the last block of concept k's subnetwork: the mean over heads and tokens."""
+    products = model.products()
+    weights = {model.keys[key]: products[key][k] for key in model.prunable}
+    with torch.no_grad():
+        output = functional_call(model.encoder, weights, kwargs=dict(input_ids=torch.tensor([ids]), output_attentions=True))
+    return output.attentions[-1][0].mean((0, 1)).numpy()
 
 
 def faithfulness(model, ids, special, k, attributions, share):
