@@ -10,7 +10,7 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 DESTDIR ?=
 SANITIZE ?=# address,undefined, say
-PACKAGES = gcc libc6-dev pkgconf libcjson-dev libutf8proc-dev libcsv-dev libcmocka-dev
+PACKAGES = gcc libc6-dev pkgconf libcjson-dev libutf8proc-dev libcsv-dev libstb-dev libcmocka-dev
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -47,12 +47,13 @@ FOUND_OPENMP  := $(if $(filter 1,$(OPENMP)),$(call finds,omp.h,-fopenmp))
 FOUND_CJSON   := $(call finds,cjson/cJSON.h,-lcjson)
 FOUND_UTF8    := $(call finds,utf8proc.h,-lutf8proc)
 FOUND_CSV     := $(call finds,csv.h,-lcsv)
+FOUND_STB     := $(call finds,stb/stb_image_write.h>\n$(hash)include <stb/stb_easy_font.h,-lm)
 FOUND_CMOCKA  := $(call finds,stdarg.h>\n$(hash)include <stddef.h>\n$(hash)include <setjmp.h>\n$(hash)include <cmocka.h,-lcmocka)
 endif
 
 # $(call report,NAME,FOUND,PACKAGE)
 report = @echo "  $(if $(2),✓,✗) $(1)$(if $(2),,: apt-get install $(3))"
-NEEDED = $(and $(FOUND_CC),$(FOUND_CJSON),$(FOUND_UTF8),$(FOUND_CSV))
+NEEDED = $(and $(FOUND_CC),$(FOUND_CJSON),$(FOUND_UTF8),$(FOUND_CSV),$(FOUND_STB))
 
 .PHONY: found
 found:
@@ -66,6 +67,7 @@ endif
 	$(call report,libcjson (JSON),$(FOUND_CJSON),libcjson-dev)
 	$(call report,libutf8proc (Unicode),$(FOUND_UTF8),libutf8proc-dev)
 	$(call report,libcsv (CSV),$(FOUND_CSV),libcsv-dev)
+	$(call report,libstb (PNG),$(FOUND_STB),libstb-dev)
 	$(call report,libcmocka (only for the tests),$(FOUND_CMOCKA),libcmocka-dev)
 	@$(if $(NEEDED),:,echo "Something that is needed is missing; 'make deps' installs it." >&2; exit 1)
 

@@ -2307,7 +2307,9 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
  *
  * Determinism: the same inputs and tier give the same bits whatever the number of threads, and a row's result does not
  * depend on the rows beside it. Work is cut by shape only. Every element of a product is one chain of fused
- * multiply-adds in the order of the summed index, whichever tile computes it, so a tile may have any width.
+ * multiply-adds in the order of the summed index, whichever tile computes it, so a tile may have any width, and a
+ * product without the masked weights has the bits of the product with zeros in their place. (The gradient of masked
+ * weights is summed in another order than that of all weights.)
  * (The portable tier multiplies and adds separately, the same everywhere.)
  *
  * Arrays are row-major and contiguous, f32 unless told. S streams, T tokens of all texts end to end. Kernels do not
@@ -2473,6 +2475,14 @@ enum {
     K_DX_COLS = 96,   /* columns of W that a dX task takes: a multiple of every tier's MR and of 32 */
     K_DX_KC = 256,    /* rows of W that it takes at a time */
     K_DW_COLS = 256,  /* columns of dW that a task computes */
+    K_SP_VECTORS = 8, /* sparse products: vectors of tokens in a tile, at most */
+    K_SP_X = 32768,   /* bytes of such a tile that stay in the first cache while the weights go by */
+    K_SP_KC = 256,    /* the summed index is cut into blocks of at most this */
+    K_SP_LIST = 192,  /* or this for few tokens, so that an offset and one more value fit in a byte */
+    K_SP_FEW = 32,    /* tokens that are few */
+    K_SP_ROWS = 128,  /* rows that a task takes at a time: a multiple of 64 */
+    K_SP_TILES = 2,   /* tiles of a task */
+    K_SP_MANY = 48,   /* tokens from which it pays to compute the masked dW weight by weight */
     K_CHUNK = 8192,   /* elements of an elementwise task */
     K_ATT_ROWS = 48,  /* query rows that the attention backward takes at a time */
     K_ATT_CHUNK = 96, /* query rows of an attention task */
@@ -2484,8 +2494,10 @@ enum {
 struct k_table {
     const char *name;
     int bf16; /* has its own bf16 products */
+    int lanes;
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
     scbm_task linear_dx, pack_cols, linear_dw;
+    scbm_task pack_tiles, sparse_prepare, sparse, sparse_few, sparse_dw;
     scbm_task attention, attention_back;
     scbm_task layer_norm, layer_norm_back, layer_norm_gather;
     scbm_task softmax, softmax_back;
@@ -2503,6 +2515,41 @@ K_INLINE int64_t k_round(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 /* floats, rounded so that what follows stays on a cache line */
 K_INLINE size_t k_floats(int64_t n) { return (size_t)k_round(n, 16) * sizeof(float); }
 /* clang-format on */
+
+/* 64 bits of a mask plane, the first one lowest. */
+K_INLINE uint64_t k_mask_word(const uint8_t *p) {
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 | (uint64_t)p[4] << 32 |
+           (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+}
+
+/* Of a word, the bits before column `end`. */
+K_INLINE uint64_t k_first_bits(uint64_t word, int64_t end) {
+    return end < 64 ? word & (((uint64_t)1 << end) - 1) : word;
+}
+
+K_INLINE int k_count_bits(uint64_t m) {
+    m -= m >> 1 & 0x5555555555555555;
+    m = (m & 0x3333333333333333) + (m >> 2 & 0x3333333333333333);
+    m = (m + (m >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    return (int)(m * 0x0101010101010101 >> 56);
+}
+
+/* The number of the lowest bit that is set; there is one. */
+K_INLINE size_t k_low_bit(uint64_t m) {
+#ifdef __GNUC__
+    return (unsigned)__builtin_ctzll(m);
+#else
+    size_t n = 0;
+    for (; !(m & 1); m >>= 1) n++;
+    return n;
+#endif
+}
+
+#ifdef __GNUC__
+#define K_PREFETCH(p) __builtin_prefetch((const void *)(p))
+#else
+#define K_PREFETCH(p) (void)(p)
+#endif
 
 /* ---- Half precision and blocks, one value at a time ---- */
 
@@ -2598,6 +2645,44 @@ struct k_dw_run {
     char *worker;
     size_t worker_bytes;
     int64_t tc, n_tc, nb, n_nb, n_cb;
+};
+
+/* Activations for the sparse products: x[S,T,depth] with its tokens cut into tiles, each packed as [depth][lanes]. */
+struct k_tiles {
+    const float *x;
+    float *packed;
+    int64_t stream; /* floats of a packed stream */
+    int64_t S, T, depth;
+    int64_t n_vectors, n_tiles; /* tiles differ by one vector at most */
+    int64_t kc, n_kb;           /* blocks of the depth: a multiple of 64 */
+    int64_t gap;                /* rows of zeros at the end of a block */
+    int round;                  /* to bf16 */
+};
+
+/* The first vector of a tile. */
+K_INLINE int64_t k_tile_first(const struct k_tiles *x, int64_t tile) {
+    return x->n_vectors / x->n_tiles * tile + k_min(tile, x->n_vectors % x->n_tiles);
+}
+
+struct k_sparse_run {
+    const struct k_linear_args *y;     /* computes y of k_linear: its rows are those of W, its depth is K */
+    const struct k_linear_dx_args *dx; /* or dx of k_linear_dx: its rows are the columns of W, its depth is N */
+    const struct k_weights *w;
+    struct k_tiles x; /* or dy */
+    int64_t S, rows;
+    int64_t rows_task, n_rb; /* rows of a task, number of such blocks */
+    int64_t nb;              /* rows that it takes at a time */
+    int64_t tiles, n_tb;     /* tiles of a task, number of such blocks */
+    float *wt;               /* W as it is read, where that is not W itself: [rows][depth up to 64] */
+    uint8_t *mt;             /* the masks, transposed for dx: [S][rows][depth up to 64] */
+    char *worker;
+    size_t worker_bytes;
+};
+
+struct k_sparse_dw_run {
+    struct k_linear_dw_args a;
+    struct k_tiles x, dy;
+    int64_t nb, n_nb;
 };
 
 struct k_attention_run {
@@ -2697,7 +2782,7 @@ struct k_cross_entropy_run {
 #define SCBM_MR 6
 #define SCBM_VL 8
 #define SCBM_VMIN 8
-#define SCBM_TARGET __attribute__((target("avx2,fma,f16c")))
+#define SCBM_TARGET __attribute__((target("avx2,fma,f16c,bmi")))
 #include SCBM_SELF
 #undef SCBM_TIER
 #undef SCBM_VL
@@ -2711,8 +2796,10 @@ struct k_cross_entropy_run {
 #define SCBM_MR 12
 #define SCBM_VL 16
 #define SCBM_VMIN 8
-#define SCBM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")))
-#define SCBM_TARGET_BF16 __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")))
+#define SCBM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
+#define SCBM_TARGET_BF16 __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
+#define SCBM_TARGET_VBMI2                                                                                              \
+    __attribute__((target("avx512vbmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #include SCBM_SELF
 #undef SCBM_TIER
 #undef SCBM_VL
@@ -2720,6 +2807,7 @@ struct k_cross_entropy_run {
 #undef SCBM_MR
 #undef SCBM_TARGET
 #undef SCBM_TARGET_BF16
+#undef SCBM_TARGET_VBMI2
 #undef K_TIER_NAME
 #endif
 
@@ -3600,14 +3688,10 @@ KFN void KT(weight_row)(float *dst, const struct k_weights *w, int64_t n, int64_
     for (; k < k_round(kc, 32); k += SCBM_VL) v_store(dst + k, v_zero());
 }
 
-/* A tile of rows of W as f32, ld apart. */
+/* A tile of rows of W as f32, ld apart, without the mask. */
 KTASK void KT(weight_rows)(float *dst, int64_t ld, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0,
-                           int64_t kc, int64_t s, int round) {
-    for (int64_t i = 0; i < rows; i++) {
-        const uint8_t *mask = w->mask ? w->mask + s * w->mask_stream + (n0 + i) * w->mask_row : NULL;
-        if (mask) KT(weight_row)(dst + i * ld, w, n0 + i, k0, kc, mask, round);
-        else KT(weight_row)(dst + i * ld, w, n0 + i, k0, kc, NULL, round);
-    }
+                           int64_t kc, int round) {
+    for (int64_t i = 0; i < rows; i++) KT(weight_row)(dst + i * ld, w, n0 + i, k0, kc, NULL, round);
 }
 
 #ifdef SCBM_TARGET_BF16
@@ -3751,7 +3835,7 @@ KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t
     const int64_t t0 = index / r->n_nb * r->tb, t1 = k_min(a->T, t0 + r->tb);
     const int64_t nb0 = index % r->n_nb * r->nb, nb1 = k_min(a->N, nb0 + r->nb);
     float *wt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *cs = wt + K_MR_MAX * K_KC_LD;
-    const int in_place = a->w.type == SCBM_F32 && !a->w.mask && !native && !r->round && t1 - t0 <= 2 * SCBM_VL;
+    const int in_place = a->w.type == SCBM_F32 && !native && !r->round && t1 - t0 <= 2 * SCBM_VL;
     for (int64_t s = 0; s < a->S; s++) {
         const float *xs = r->xp + (a->x_streams > 1 ? s : 0) * r->xp_stream;
         for (int64_t kb = 0; kb < r->n_kb; kb++) {
@@ -3768,7 +3852,7 @@ KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t
                 } else if (native) {
                     KT(weight_pairs)(wt, &a->w, n0, mr, k0, kc, s);
                 } else {
-                    KT(weight_rows)(wt, K_KC_LD, &a->w, n0, mr, k0, kc, s, r->round);
+                    KT(weight_rows)(wt, K_KC_LD, &a->w, n0, mr, k0, kc, r->round);
                 }
                 for (int64_t t = t0; t < t1; t += lanes) {
                     if (native) {
@@ -3814,7 +3898,7 @@ KTASK void KT(linear_dx)(void *arg, int64_t index, int worker) {
         for (int64_t kb = 0; kb < r->n_kb; kb++) {
             const int64_t n0 = kb * r->kc, kc = k_min(r->kc, a->N - n0);
             float *c = cs;
-            KT(weight_rows)(wb, K_DX_COLS, &a->w, n0, kc, c0, cols, s, 0);
+            KT(weight_rows)(wb, K_DX_COLS, &a->w, n0, kc, c0, cols, 0);
             for (int64_t j = 0; j < cols; j += SCBM_MR) {
                 const int mr = (int)k_min(cols - j, SCBM_MR);
                 int lanes;
@@ -3900,6 +3984,429 @@ KTASK void KT(linear_dw)(void *arg, int64_t index, int worker) {
         }
     }
 }
+
+/* ---- Sparse products ----
+ *
+ * A masked weight costs nothing. The lanes are tokens: a kept weight is broadcast and multiplied with its column of a
+ * tile of tokens, up to eight vectors of them, whose sums stay in registers; a block of the tile, [kc][lanes], stays in
+ * the first cache while the rows of weights go by. The bits of the mask planes are walked as they are: there is no
+ * index to build or to keep, and a mask may change at any time. */
+/* clang-format off */
+
+/* The part of block kb of a tile, and where its tokens begin. */
+KFN float *KT(tile_block)(const struct k_tiles *x, int64_t s, int64_t tile, int64_t kb, int64_t *t0, int *lanes) {
+    const int64_t first = k_tile_first(x, tile), n = k_tile_first(x, tile + 1) - first;
+    *t0 = first * SCBM_VL;
+    *lanes = (int)n * SCBM_VL;
+    return x->packed + (x->S > 1 ? s : 0) * x->stream + *t0 * (x->depth + x->gap * x->n_kb) +
+           kb * (x->kc + x->gap) * *lanes;
+}
+
+/* A task packs a block of a tile. */
+KTASK void KT(pack_tiles)(void *arg, int64_t index, int worker) {
+    const struct k_tiles *x = arg;
+    const int64_t kb = index % x->n_kb, tile = index / x->n_kb % x->n_tiles, s = index / x->n_kb / x->n_tiles;
+    const int64_t k0 = kb * x->kc, kc = k_min(x->kc, x->depth - k0);
+    int64_t t0;
+    int lanes;
+    float *packed = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+    const float *src = x->x + (s * x->T + t0) * x->depth + k0;
+    (void)worker;
+#define K_PACK(how)                                                                                                    \
+    for (int l = 0; l < lanes; l += SCBM_VL)                                                                           \
+        for (int64_t k = 0; k < kc; k += SCBM_VL)                                                                      \
+            KT(tr)(how, packed + k * lanes + l, lanes, src + l * x->depth + k, x->depth,                               \
+                   (int)k_max(0, k_min(x->T - t0 - l, SCBM_VL)), (int)k_min(kc - k, SCBM_VL), SCBM_VL);
+    if (x->round) {
+        K_PACK(KT(ROUNDED))
+    } else {
+        K_PACK(KT(AS_IS))
+    }
+#undef K_PACK
+    for (int l = 0; l < x->gap * lanes; l += SCBM_VL) v_store(packed + kc * lanes + l, v_zero());
+}
+
+#define K_SP_EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#define K_SP_LOAD(i) VF a##i = acc && i < nr * nv ? v_load(c + i * SCBM_VL) : v_zero();
+#define K_SP_STORE(i) if (i < nr * nv) v_store(c + i * SCBM_VL, a##i);
+#define K_SP_FMA(i) if (i < nr * nv && i / nv == row) a##i = v_fma(s, v_load(p + i % nv * SCBM_VL), a##i);
+/* adds column k, times the weight of row r, to that row's sums */
+#define K_SP_ADD(r, column)                                                                                            \
+    {                                                                                                                  \
+        const int row = r;                                                                                             \
+        const size_t k = column;                                                                                       \
+        const VF s = v_set1(w##r[k]);                                                                                  \
+        const float *p = x + k * (size_t)(nv * SCBM_VL);                                                               \
+        K_SP_EACH(K_SP_FMA)                                                                                            \
+    }
+#define K_SP_STEP(r)                                                                                                   \
+    {                                                                                                                  \
+        K_SP_ADD(r, k_low_bit(m##r))                                                                                   \
+        m##r &= m##r - 1;                                                                                              \
+    }
+#define K_SP_WEIGHTS                                                                                                   \
+    const float *w0 = w, *w1 = w + (nr > 1 ? ldw : 0), *w2 = w + (nr > 2 ? 2 * ldw : 0),                               \
+                *w3 = w + (nr > 3 ? 3 * ldw : 0);
+#define K_SP_WORD(r) uint64_t m##r = nr > r ? k_first_bits(k_mask_word(mask + r * mask_row), kc) : 0;
+
+/* c[nr][nv vectors] (+)= nr rows of masked weights times x[kc][nv vectors]; nr nv is at most 8. */
+KFN void KT(sparse_rows)(const int nr, const int nv, const float *w, int64_t ldw, const uint8_t *mask,
+                         int64_t mask_row, int64_t kc, const float *x, float *c, int acc) {
+    K_SP_WEIGHTS
+    for (int r = 0; r < nr; r++)
+        for (int64_t k = 0; k < kc; k += 16) K_PREFETCH((uintptr_t)w + (size_t)((4 + r) * ldw + k) * 4);
+    K_SP_EACH(K_SP_LOAD)
+    for (; kc > 0; kc -= 64, mask += 8, x += 64 * nv * SCBM_VL, w0 += 64, w1 += 64, w2 += 64, w3 += 64) {
+        K_SP_WORD(0) K_SP_WORD(1) K_SP_WORD(2) K_SP_WORD(3)
+        if (nr == 4)
+            while (m0 && m1 && m2 && m3) {
+                K_SP_STEP(0) K_SP_STEP(1) K_SP_STEP(2) K_SP_STEP(3)
+            }
+        if (nr == 2)
+            while (m0 && m1) {
+                K_SP_STEP(0) K_SP_STEP(1)
+            }
+        while (m0) K_SP_STEP(0)
+        while (nr > 1 && m1) K_SP_STEP(1)
+        while (nr > 2 && m2) K_SP_STEP(2)
+        while (nr > 3 && m3) K_SP_STEP(3)
+    }
+    K_SP_EACH(K_SP_STORE)
+}
+
+/* c[rows][lanes] (+)= masked weights times x[kc][lanes] */
+typedef void (*KT(sparse_product))(const float *w, int64_t ldw, const uint8_t *mask, int64_t mask_row, int64_t rows,
+                                   int64_t kc, const float *x, float *c, int acc);
+
+/* nr rows at a time, so that eight sums are on their way. */
+#define K_SP(target, name, nv, nr)                                                                                     \
+    static target void KT(name##_##nv)(const float *w, int64_t ldw, const uint8_t *mask, int64_t mask_row,             \
+                                       int64_t rows, int64_t kc, const float *x, float *c, int acc) {                  \
+        int64_t i = 0;                                                                                                 \
+        for (; i + nr <= rows; i += nr)                                                                                \
+            KT(name)(nr, nv, w + i * ldw, ldw, mask + i * mask_row, mask_row, kc, x, c + i * nv * SCBM_VL, acc);       \
+        for (; i < rows; i++)                                                                                          \
+            KT(name)(1, nv, w + i * ldw, ldw, mask + i * mask_row, mask_row, kc, x, c + i * nv * SCBM_VL, acc);        \
+    }
+K_SP(SCBM_TARGET, sparse_rows, 1, 4) K_SP(SCBM_TARGET, sparse_rows, 2, 4) K_SP(SCBM_TARGET, sparse_rows, 3, 2)
+K_SP(SCBM_TARGET, sparse_rows, 4, 2) K_SP(SCBM_TARGET, sparse_rows, 5, 1) K_SP(SCBM_TARGET, sparse_rows, 6, 1)
+K_SP(SCBM_TARGET, sparse_rows, 7, 1) K_SP(SCBM_TARGET, sparse_rows, 8, 1)
+
+static const KT(sparse_product) KT(sparse_products)[K_SP_VECTORS] = {
+    KT(sparse_rows_1), KT(sparse_rows_2), KT(sparse_rows_3), KT(sparse_rows_4),
+    KT(sparse_rows_5), KT(sparse_rows_6), KT(sparse_rows_7), KT(sparse_rows_8)};
+
+/* Columns n0 .. n0 + rows of W as rows of dst, kc columns of them from k0, ld apart; strip has room for SCBM_VL rows of
+ * W. n0 is a multiple of 32. */
+KFN void KT(transpose_weights)(float *dst, int64_t ld, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0,
+                               int64_t kc, float *strip) {
+    for (int64_t k = 0; k < kc; k += SCBM_VL) {
+        const int n = (int)k_min(kc - k, SCBM_VL);
+        const float *src = strip;
+        int64_t lds = K_SP_ROWS;
+        if (w->type == SCBM_F32) {
+            lds = w->row_bytes / 4;
+            src = (const float *)w->data + (k0 + k) * lds + n0;
+        } else {
+            KT(weight_rows)(strip, lds, w, k0 + k, n, n0, rows, 0);
+        }
+        for (int64_t i = 0; i < rows; i += SCBM_VL)
+            KT(tr)(KT(AS_IS), dst + i * ld + k, ld, src + i, lds, n, (int)k_min(rows - i, SCBM_VL), SCBM_VL);
+    }
+}
+
+/* The same for a mask plane: bit k of row i of dst, ld bytes apart, is bit n0 + i of row k0 + k. n0 is a multiple of
+ * 64; dst's rows are filled up to 64 bits. */
+KFN void KT(transpose_mask)(uint8_t *dst, int64_t ld, const uint8_t *mask, int64_t mask_row, int64_t n0, int64_t rows,
+                            int64_t k0, int64_t kc) {
+    for (int64_t k = 0; k < kc; k += 64)
+        for (int64_t i = 0; i < rows; i += 64) {
+            uint64_t b[64], keep = 0x00000000ffffffff;
+            for (int j = 0; j < 64; j++)
+                b[j] = k + j < kc ? k_mask_word(mask + (k0 + k + j) * mask_row + (n0 + i) / 8) : 0;
+            for (int half = 32; half > 0; half >>= 1, keep ^= keep << half)
+                for (int g = 0; g < 64; g += 2 * half)
+                    for (int j = g; j < g + half; j++) {
+                        const uint64_t t = (b[j] >> half ^ b[j + half]) & keep;
+                        b[j] ^= t << half;
+                        b[j + half] ^= t;
+                    }
+            for (int j = 0; j < 64 && i + j < rows; j++)
+                for (int byte = 0; byte < 8; byte++) dst[(i + j) * ld + k / 8 + byte] = (uint8_t)(b[j] >> 8 * byte);
+        }
+}
+
+/* The weights of rows n0 .. n0 + rows, kc columns from k0, as f32 rows ld apart. */
+KFN void KT(copy_weights)(const struct k_sparse_run *r, float *dst, int64_t ld, int64_t n0, int64_t rows, int64_t k0,
+                          int64_t kc, float *strip) {
+    if (r->dx) KT(transpose_weights)(dst, ld, r->w, n0, rows, k0, kc, strip);
+    else KT(weight_rows)(dst, ld, r->w, n0, rows, k0, kc, r->x.round);
+}
+
+/* A task copies K_SP_ROWS rows and K_SP_KC columns of the weights, and transposes the masks. */
+KTASK void KT(sparse_prepare)(void *arg, int64_t index, int worker) {
+    const struct k_sparse_run *r = arg;
+    const int64_t n_kc = k_ceil(r->x.depth, K_SP_KC), k0 = index % n_kc * K_SP_KC, n0 = index / n_kc * K_SP_ROWS;
+    const int64_t kc = k_min(K_SP_KC, r->x.depth - k0), rows = k_min(K_SP_ROWS, r->rows - n0);
+    const int64_t ld = k_round(r->x.depth, 64);
+    float *strip = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes);
+    KT(copy_weights)(r, r->wt + n0 * ld + k0, ld, n0, rows, k0, kc, strip);
+    for (int64_t s = 0; r->mt && s < r->S; s++)
+        KT(transpose_mask)(r->mt + (s * r->rows + n0) * ld / 8 + k0 / 8, ld / 8, r->w->mask + s * r->w->mask_stream,
+                           r->w->mask_row, n0, rows, k0, kc);
+}
+
+/* Stores a tile's sums c[rows][lanes]. */
+KFN void KT(sparse_end)(const struct k_sparse_run *r, float *c, int lanes, int64_t rows, int64_t s, int64_t n0,
+                        int64_t t0) {
+    const int64_t nt = k_min(r->x.T - t0, lanes);
+    for (int64_t i = 0; i < rows; i += SCBM_VL, c += SCBM_VL * lanes) {
+        const int n = (int)k_min(rows - i, SCBM_VL);
+        if (r->y) KT(linear_end)(r->y, c, lanes, n, s, n0 + i, t0);
+        else
+            for (int l = 0; l < nt; l += SCBM_VL) {
+                float *out = r->dx->dx + (s * r->x.T + t0 + l) * r->rows + n0 + i;
+                KT(tr)(KT(AS_IS), out, r->rows, c + l, lanes, n, (int)k_min(nt - l, SCBM_VL), n);
+            }
+    }
+}
+
+/* A task computes rows_task rows of a few tiles of one stream. */
+KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
+    const struct k_sparse_run *r = arg;
+    const struct k_tiles *x = &r->x;
+    const int64_t s = index / r->n_tb % r->S, first = index / r->n_tb / r->S * r->rows_task;
+    const int64_t tile0 = index % r->n_tb * r->tiles, tile1 = k_min(x->n_tiles, tile0 + r->tiles);
+    const int64_t end = k_min(r->rows, first + r->rows_task), ld = k_round(x->depth, 64);
+    const int64_t ldw = r->wt ? ld : r->w->row_bytes / 4, ldm = r->mt ? ld / 8 : r->w->mask_row;
+    const float *w = r->wt ? r->wt : r->w->data;
+    const uint8_t *mask = r->mt ? r->mt + s * r->rows * ldm : r->w->mask + s * r->w->mask_stream;
+    float *sums = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes);
+    for (int64_t n0 = first; n0 < end; n0 += r->nb) {
+        const int64_t rows = k_min(r->nb, end - n0);
+        for (int64_t kb = 0; kb < x->n_kb; kb++) {
+            const int64_t k0 = kb * x->kc, kc = k_min(x->kc, x->depth - k0);
+            float *c = sums;
+            for (int64_t tile = tile0; tile < tile1; tile++) {
+                int64_t t0;
+                int lanes;
+                const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+                KT(sparse_products)[lanes / SCBM_VL - 1](w + n0 * ldw + k0, ldw, mask + n0 * ldm + k0 / 8, ldm, rows,
+                                                         kc, block, c, kb > 0);
+                if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, t0);
+                c += r->nb * lanes;
+            }
+        }
+    }
+}
+
+#ifdef SCBM_TARGET_VBMI2
+
+/* For few tokens (one text) a word's loop is too short for its beginning and end, where the processor guesses wrong. So
+ * the words of a block become a list of offsets, and the rows of a group, whose lists are filled up to the longest with
+ * the offset kc, take one loop: x has a row of zeros there, and w a zero. */
+
+/* The offsets of a mask's set bits among kc; returns how many. Writes 64 bytes more. */
+K_INLINE SCBM_TARGET_VBMI2 int64_t KT(bit_list)(uint8_t *list, const uint8_t *mask, int64_t kc) {
+    const __m512i quad = _mm512_setr_epi32(0x03020100, 0x07060504, 0x0b0a0908, 0x0f0e0d0c, 0x13121110, 0x17161514,
+                                           0x1b1a1918, 0x1f1e1d1c, 0x23222120, 0x27262524, 0x2b2a2928, 0x2f2e2d2c,
+                                           0x33323130, 0x37363534, 0x3b3a3938, 0x3f3e3d3c);
+    int64_t n = 0;
+    for (int64_t k = 0; k < kc; k += 64) {
+        const uint64_t m = k_first_bits(k_mask_word(mask + k / 8), kc - k);
+        const __m512i offsets = _mm512_add_epi8(quad, _mm512_set1_epi8((char)k));
+        _mm512_storeu_si512(list + n, _mm512_maskz_compress_epi8(m, offsets));
+        n += (int64_t)_mm_popcnt_u64(m);
+    }
+    return n;
+}
+
+#define K_SP_LIST(r)                                                                                                   \
+    if (nr > r) {                                                                                                      \
+        const int64_t length = KT(bit_list)(list[r], mask + r * mask_row, kc);                                         \
+        _mm512_storeu_si512(list[r] + length, fill);                                                                   \
+        end[r] = length + 64;                                                                                          \
+        n = k_max(n, length);                                                                                          \
+    }
+#define K_SP_FOUR(r)                                                                                                   \
+    uint32_t q##r = 0;                                                                                                 \
+    if (nr > r) memcpy(&q##r, list[r] + i, 4);
+#define K_SP_ONE(r, j) if (nr > r) K_SP_ADD(r, q##r >> 8 * j & 255)
+#define K_SP_ONES(j) K_SP_ONE(0, j) K_SP_ONE(1, j) K_SP_ONE(2, j) K_SP_ONE(3, j)
+
+/* As sparse_rows; kc is below 256, w[kc] and x[kc] are zero. */
+K_INLINE SCBM_TARGET_VBMI2 void KT(sparse_lists)(const int nr, const int nv, const float *w, int64_t ldw,
+                                                 const uint8_t *mask, int64_t mask_row, int64_t kc, const float *x,
+                                                 float *c, int acc) {
+    const __m512i fill = _mm512_set1_epi8((char)kc);
+    uint8_t list[4][K_SP_LIST + 128];
+    int64_t n = 0, end[4];
+    K_SP_WEIGHTS
+    K_SP_LIST(0) K_SP_LIST(1) K_SP_LIST(2) K_SP_LIST(3)
+    for (int r = 0; r < nr; r++)
+        for (int64_t i = end[r]; i < n + 3; i += 64) _mm512_storeu_si512(list[r] + i, fill);
+    K_SP_EACH(K_SP_LOAD)
+    for (int64_t i = 0; i < n; i += 4) {
+        K_SP_FOUR(0) K_SP_FOUR(1) K_SP_FOUR(2) K_SP_FOUR(3)
+        K_SP_ONES(0) K_SP_ONES(1) K_SP_ONES(2) K_SP_ONES(3)
+    }
+    K_SP_EACH(K_SP_STORE)
+}
+
+K_SP(SCBM_TARGET_VBMI2, sparse_lists, 1, 4) K_SP(SCBM_TARGET_VBMI2, sparse_lists, 2, 4)
+
+/* Asks for part of `parts` of a block of weights, rows n0 .. n0 + rows and kc columns from k0, before it is copied. */
+KFN void KT(prefetch_weights)(const struct k_sparse_run *r, int64_t n0, int64_t rows, int64_t k0, int64_t kc,
+                              int64_t part, int64_t parts) {
+    const struct k_weights *w = r->w;
+    const int64_t row0 = r->dx ? k0 : n0, n = r->dx ? kc : rows, col0 = r->dx ? n0 : k0, cols = r->dx ? rows : kc;
+    for (int64_t i = row0 + n * part / parts; i < row0 + n * (part + 1) / parts; i++)
+        for (int64_t b = k_row_bytes(w->type, col0); b < k_row_bytes(w->type, col0 + cols); b += 64)
+            K_PREFETCH((uintptr_t)w->data + (size_t)(i * w->row_bytes + b));
+}
+
+/* A task computes nb rows for the few tokens of all streams. The weights come from memory once, as f32. */
+static SCBM_TARGET_VBMI2 void KT(sparse_few)(void *arg, int64_t index, int worker) {
+    const struct k_sparse_run *r = arg;
+    const struct k_tiles *x = &r->x;
+    const int64_t n0 = index * r->nb, rows = k_min(r->nb, r->rows - n0), ldw = K_SP_LIST + 16;
+    const int64_t ldm = r->dx ? K_SP_LIST / 8 : r->w->mask_row, n_strips = k_ceil(rows, SCBM_VL);
+    float *strip = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *w = strip + SCBM_VL * K_SP_ROWS;
+    float *sums = w + K_SP_ROWS * ldw;
+    uint8_t *mt = (uint8_t *)(sums + r->S * r->nb * 2 * SCBM_VL);
+    for (int64_t kb = 0; kb < x->n_kb; kb++) {
+        const int64_t k0 = kb * x->kc, kc = k_min(x->kc, x->depth - k0), next = k_min(x->kc, x->depth - k0 - kc);
+        KT(copy_weights)(r, w, ldw, n0, rows, k0, kc, strip);
+        for (int64_t i = 0; i < rows; i++) w[i * ldw + kc] = 0.0f;
+        for (int64_t s = 0; s < r->S; s++) {
+            const uint8_t *plane = r->w->mask + s * r->w->mask_stream, *mask = plane + n0 * ldm + k0 / 8;
+            int64_t t0;
+            int lanes;
+            const float *block = KT(tile_block)(x, s, 0, kb, &t0, &lanes);
+            float *c = sums + s * r->nb * lanes;
+            if (r->dx) {
+                KT(transpose_mask)(mt, ldm, plane, r->w->mask_row, n0, rows, k0, kc);
+                mask = mt;
+            }
+            for (int64_t i = 0; i < n_strips; i++) {
+                const int64_t at = i * SCBM_VL, n = k_min(rows - at, SCBM_VL);
+                const KT(sparse_product) product = lanes > SCBM_VL ? KT(sparse_lists_2) : KT(sparse_lists_1);
+                KT(prefetch_weights)(r, n0, rows, k0 + kc, next, s * n_strips + i, r->S * n_strips);
+                product(w + at * ldw, ldw, mask + at * ldm, ldm, n, kc, block, c + at * lanes, kb > 0);
+            }
+            if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, t0);
+        }
+    }
+}
+
+#undef K_SP_LIST
+#undef K_SP_FOUR
+#undef K_SP_ONE
+#undef K_SP_ONES
+#endif
+#undef K_SP
+
+/* The masked dW is computed weight by weight: dy[n] of a tile stays in registers, and each kept weight takes its dot
+ * product with a column of x. Four at a time, because then the lanes are summed cheaply. */
+
+/* The sums of the lanes of each of four vectors. */
+KFN void KT(sum4)(float *sums, VF a, VF b, VF c, VF d) {
+#if SCBM_VL == 16
+    const __m512 ab = v_add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = v_add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 abcd = v_add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif SCBM_VL == 8
+    const __m256 ab = v_add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const __m256 cd = v_add(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256 abcd = v_add(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+#else
+    sums[0] = v_sum(a), sums[1] = v_sum(b), sums[2] = v_sum(c), sums[3] = v_sum(d);
+#endif
+}
+
+#define K_SP_DY(i) const VF d##i = i < nv ? v_load(dy + i * SCBM_VL) : v_zero();
+#define K_SP_DOT(j, i) if (i < nv) b##j = v_fma(d##i, v_load(p##j + i * SCBM_VL), b##j);
+/* the next kept weight; behind the last one a spare sum */
+#define K_SP_NEXT(j)                                                                                                   \
+    const uint64_t none##j = left == 0;                                                                                \
+    const size_t at##j = k_low_bit(left | none##j);                                                                    \
+    const float *p##j = block + at##j * (size_t)(nv * SCBM_VL);                                                        \
+    VF b##j = v_mul(d0, v_load(p##j));                                                                                 \
+    left &= left - 1;                                                                                                  \
+    to[j] = none##j ? &spare : dw + k + at##j;                                                                         \
+    K_SP_DOT(j, 1) K_SP_DOT(j, 2) K_SP_DOT(j, 3) K_SP_DOT(j, 4) K_SP_DOT(j, 5) K_SP_DOT(j, 6) K_SP_DOT(j, 7)
+
+/* dw[rows][kc], rows ld apart, += dy[rows][nv vectors] x[kc][nv vectors]^T where the mask is set. */
+KFN void KT(sampled_rows)(const int nv, float *dw, int64_t ld, const float *dy, const float *x, const uint8_t *mask,
+                          int64_t mask_row, int64_t rows, int64_t kc) {
+    for (; rows > 0; rows--, dw += ld, dy += nv * SCBM_VL, mask += mask_row) {
+        K_SP_EACH(K_SP_DY)
+        for (int64_t k = 0; k < kc; k += 64) {
+            const float *block = x + k * nv * SCBM_VL;
+            for (uint64_t left = k_first_bits(k_mask_word(mask + k / 8), kc - k); left;) {
+                float sums[4], spare = 0.0f, *to[4];
+                K_SP_NEXT(0) K_SP_NEXT(1) K_SP_NEXT(2) K_SP_NEXT(3)
+                KT(sum4)(sums, b0, b1, b2, b3);
+                for (int j = 0; j < 4; j++) *to[j] += sums[j];
+            }
+        }
+    }
+}
+
+typedef void (*KT(sampled_product))(float *dw, int64_t ld, const float *dy, const float *x, const uint8_t *mask,
+                                    int64_t mask_row, int64_t rows, int64_t kc);
+
+#define K_SP(nv)                                                                                                       \
+    KTASK void KT(sampled_rows_##nv)(float *dw, int64_t ld, const float *dy, const float *x, const uint8_t *mask,      \
+                                     int64_t mask_row, int64_t rows, int64_t kc) {                                     \
+        KT(sampled_rows)(nv, dw, ld, dy, x, mask, mask_row, rows, kc);                                                 \
+    }
+K_SP(1) K_SP(2) K_SP(3) K_SP(4) K_SP(5) K_SP(6) K_SP(7) K_SP(8)
+#undef K_SP
+
+static const KT(sampled_product) KT(sampled_products)[K_SP_VECTORS] = {
+    KT(sampled_rows_1), KT(sampled_rows_2), KT(sampled_rows_3), KT(sampled_rows_4),
+    KT(sampled_rows_5), KT(sampled_rows_6), KT(sampled_rows_7), KT(sampled_rows_8)};
+
+/* A task computes nb rows of dW, over all streams or of one. */
+KTASK void KT(sparse_dw)(void *arg, int64_t index, int worker) {
+    const struct k_sparse_dw_run *r = arg;
+    const struct k_linear_dw_args *a = &r->a;
+    const struct k_tiles *x = &r->x;
+    const int64_t n0 = index % r->n_nb * r->nb, rows = k_min(r->nb, a->N - n0);
+    const int summed = a->mode == SCBM_DW_SUMMED;
+    const int64_t s0 = summed ? 0 : index / r->n_nb, s1 = summed ? a->S : s0 + 1;
+    float *dw = a->dw + ((summed ? 0 : s0) * a->N + n0) * a->K;
+    (void)worker;
+    memset(dw, 0, (size_t)(rows * a->K) * sizeof *dw);
+    for (int64_t s = s0; s < s1; s++)
+        for (int64_t tile = 0; tile < x->n_tiles; tile++)
+            for (int64_t kb = 0; kb < x->n_kb; kb++) {
+                const uint8_t *mask = a->mask + s * a->mask_stream + n0 * a->mask_row + kb * x->kc / 8;
+                int64_t t0;
+                int lanes;
+                const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+                const float *dy = KT(tile_block)(&r->dy, s, tile, 0, &t0, &lanes) + n0 * lanes;
+                KT(sampled_products)[lanes / SCBM_VL - 1](dw + kb * x->kc, a->K, dy, block, mask, a->mask_row, rows,
+                                                          k_min(x->kc, a->K - kb * x->kc));
+            }
+}
+
+#undef K_SP_EACH
+#undef K_SP_LOAD
+#undef K_SP_STORE
+#undef K_SP_FMA
+#undef K_SP_ADD
+#undef K_SP_STEP
+#undef K_SP_WEIGHTS
+#undef K_SP_WORD
+#undef K_SP_DY
+#undef K_SP_DOT
+#undef K_SP_NEXT
+/* clang-format on */
 
 /* ---- Attention ---- */
 
@@ -4714,11 +5221,17 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
     }
 }
 
+#ifdef SCBM_TARGET_VBMI2
+#define K_SPARSE_FEW KT(sparse_few)
+#else
+#define K_SPARSE_FEW NULL
+#endif
 #define K_TABLE(name, bf16, linear_bf16, pack_bf16)                                                                    \
     {                                                                                                                  \
-        name, bf16, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols), KT(linear_dw),       \
-            KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather),             \
-            KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
+        name, bf16, SCBM_VL, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),             \
+            KT(linear_dw), KT(pack_tiles), KT(sparse_prepare), KT(sparse), K_SPARSE_FEW, KT(sparse_dw), KT(attention), \
+            KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
+            KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),                 \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
             KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
     }
@@ -4727,6 +5240,7 @@ static const struct k_table KT(table) = K_TABLE(K_TIER_NAME, 0, NULL, NULL);
 static const struct k_table KT(table_bf16) = K_TABLE(K_TIER_NAME, 1, KT(linear_bf16), KT(pack_x_bf16));
 #endif
 #undef K_TABLE
+#undef K_SPARSE_FEW
 
 #endif /* SCBM_KERNELS_TIER */
 
@@ -4757,9 +5271,9 @@ K_OP int k_supported(const char *name) {
     __builtin_cpu_init();
     if (!strcmp(name, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && k_supported("avx2");
+    if (!strcmp(name, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi");
 #endif
     for (size_t i = 0; i < sizeof k_tables / sizeof *k_tables; i++)
         if (!strcmp(name, k_tables[i]->name)) return 1;
@@ -4792,6 +5306,148 @@ static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, floa
     k_run(ex, S * r.n_panels * r.n_kc, S * T * K, task, &r);
 }
 
+/* Cuts tokens into tiles. */
+static void k_tiles_plan(struct k_tiles *x, int64_t lanes, int64_t longest, int64_t gap) {
+    int64_t width;
+    x->n_vectors = k_ceil(x->T, lanes);
+    x->n_tiles = k_ceil(x->n_vectors, K_SP_VECTORS);
+    width = k_max(1, k_ceil(x->n_vectors, k_max(1, x->n_tiles))) * lanes;
+    x->kc = k_max(64, k_min(longest, K_SP_X / (width * 4)) / 64 * 64);
+    x->n_kb = k_max(1, k_ceil(x->depth, x->kc));
+    x->kc = k_max(64, k_round(k_ceil(x->depth, x->n_kb), 64));
+    x->n_kb = k_max(1, k_ceil(x->depth, x->kc));
+    x->gap = gap;
+    x->stream = x->n_vectors * lanes * (x->depth + gap * x->n_kb);
+}
+
+/* What a packed stream takes at most, on any tier and for T tokens or fewer. */
+static int64_t k_tiles_stream(const struct k_tiles *x) {
+    return k_round(x->T, 16) * (x->depth + k_ceil(x->depth, 64) + 1);
+}
+
+static void k_pack_tiles(const struct k_exec *ex, struct k_tiles *x) {
+    k_run(ex, x->S * x->n_tiles * x->n_kb, x->S * x->T * x->depth, ex->k->pack_tiles, x);
+}
+
+static void k_sparse_y(struct k_sparse_run *r, const struct k_linear_args *a) {
+    memset(r, 0, sizeof *r);
+    r->y = a;
+    r->w = &a->w;
+    r->S = a->S;
+    r->rows = a->N;
+    r->x = (struct k_tiles){.x = a->x, .S = a->x_streams, .T = a->T, .depth = a->K, .round = a->bf16};
+}
+
+static void k_sparse_dx(struct k_sparse_run *r, const struct k_linear_dx_args *a) {
+    memset(r, 0, sizeof *r);
+    r->dx = a;
+    r->w = &a->w;
+    r->S = a->S;
+    r->rows = a->K;
+    r->x = (struct k_tiles){.x = a->dy, .S = a->S, .T = a->T, .depth = a->N};
+}
+
+/* Whether W itself cannot be read. */
+static int k_sparse_copies(const struct k_sparse_run *r) {
+    return r->dx || r->w->type != SCBM_F32 || r->x.round;
+}
+
+static int64_t k_sparse_worker(const struct k_sparse_run *r) {
+    const int64_t sums = K_SP_ROWS * K_SP_TILES * K_SP_VECTORS * 16, strip = 16 * K_SP_ROWS;
+    const int64_t few = strip + K_SP_ROWS * (K_SP_LIST + 16 + K_SP_LIST / 32) + r->S * K_SP_ROWS * K_SP_FEW;
+    return k_max(k_max(sums, strip), few);
+}
+
+static size_t k_sparse_scratch(const struct k_exec *ex, const struct k_sparse_run *r) {
+    const int64_t n = r->rows * k_round(r->x.depth, 64);
+    size_t bytes = k_floats(r->x.S * k_tiles_stream(&r->x)) + (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
+    if (k_sparse_copies(r)) bytes += k_floats(n);
+    if (r->dx) bytes += k_floats(k_ceil(r->S * n, 32));
+    return bytes;
+}
+
+static int k_has_lists(const struct k_table *k) {
+#ifdef K_X86
+    return k->sparse_few && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("popcnt");
+#else
+    (void)k;
+    return 0;
+#endif
+}
+
+static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
+    struct k_tiles *x = &r->x;
+    const int few = x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)) && k_has_lists(ex->k);
+    const int64_t n = r->rows * k_round(x->depth, 64), work = k_product_work(r->S, x->T, r->rows, x->depth);
+    char *p = ex->scratch;
+    k_tiles_plan(x, ex->k->lanes, few ? K_SP_LIST : K_SP_KC, few);
+    x->packed = ex->scratch;
+    p += k_floats(x->S * x->stream);
+    r->worker_bytes = k_floats(k_sparse_worker(r));
+    k_pack_tiles(ex, x);
+    if (few) {
+        r->nb = k_min(K_SP_ROWS, k_round(k_ceil(r->rows, 8), r->dx ? 64 : 16));
+        r->worker = p;
+        k_run(ex, x->n_tiles * k_ceil(r->rows, k_max(1, r->nb)), work, ex->k->sparse_few, r);
+        return;
+    }
+    r->tiles = k_max(1, k_min(K_SP_TILES, x->n_tiles));
+    r->n_tb = k_ceil(x->n_tiles, r->tiles);
+    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
+    r->rows_task = k_max(1, k_round(k_ceil(r->rows, r->n_rb), 16));
+    r->n_rb = k_ceil(r->rows, r->rows_task);
+    r->nb = k_round(k_ceil(r->rows_task, k_ceil(r->rows_task, K_SP_ROWS)), 16);
+    if (r->dx) {
+        r->mt = (uint8_t *)p;
+        p += k_floats(k_ceil(r->S * n, 32));
+    }
+    if (k_sparse_copies(r)) {
+        r->wt = (float *)(void *)p;
+        p += k_floats(n);
+    }
+    r->worker = p;
+    if (r->wt) k_run(ex, k_ceil(r->rows, K_SP_ROWS) * k_ceil(x->depth, K_SP_KC), n, ex->k->sparse_prepare, r);
+    k_run(ex, r->n_rb * r->S * r->n_tb, work, ex->k->sparse, r);
+}
+
+/* Whether the kept weights are few enough to be computed one by one, and their dot products long enough. */
+static int k_sparse_dw_pays(const struct k_linear_dw_args *a) {
+    int64_t kept = 0;
+    if (!a->mask || a->mode == SCBM_DW_DENSE || a->T < K_SP_MANY) return 0;
+    for (int64_t s = 0; s < a->S; s++)
+        for (int64_t n = 0; n < a->N; n++)
+            for (int64_t k = 0; k < a->K; k += 64)
+                kept += k_count_bits(k_mask_word(a->mask + s * a->mask_stream + n * a->mask_row + k / 8));
+    return kept * 8 <= a->S * a->N * a->K * 3;
+}
+
+static void k_sparse_dw_tiles(struct k_sparse_dw_run *r, const struct k_linear_dw_args *a) {
+    r->a = *a;
+    r->x = (struct k_tiles){.x = a->x, .S = a->x_streams, .T = a->T, .depth = a->K};
+    r->dy = (struct k_tiles){.x = a->dy, .S = a->S, .T = a->T, .depth = a->N};
+}
+
+static size_t k_sparse_dw_scratch(const struct k_linear_dw_args *a) {
+    struct k_sparse_dw_run r;
+    k_sparse_dw_tiles(&r, a);
+    return k_floats(r.x.S * k_tiles_stream(&r.x)) + k_floats(r.dy.S * k_tiles_stream(&r.dy));
+}
+
+static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *a) {
+    struct k_sparse_dw_run r;
+    k_sparse_dw_tiles(&r, a);
+    k_tiles_plan(&r.x, ex->k->lanes, K_SP_KC, 0);
+    k_tiles_plan(&r.dy, ex->k->lanes, K_SP_KC, 0);
+    r.x.packed = ex->scratch;
+    r.dy.packed = (float *)(void *)((char *)ex->scratch + k_floats(r.x.S * r.x.stream));
+    k_pack_tiles(ex, &r.x);
+    k_pack_tiles(ex, &r.dy);
+    r.nb = k_min(K_SP_ROWS, k_round(k_ceil(a->N, K_TASKS / 2), 16));
+    r.n_nb = k_ceil(a->N, k_max(1, r.nb));
+    k_run(ex, r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K), ex->k->sparse_dw,
+          &r);
+}
+
 static size_t k_linear_worker(const struct k_linear_run *r) {
     return k_floats(K_MR_MAX * K_KC_LD) + k_floats(r->nb * r->tb + K_MR_MAX * K_PANEL_MAX);
 }
@@ -4815,15 +5471,26 @@ static void k_linear_plan(struct k_linear_run *r) {
 
 K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args *a) {
     struct k_linear_run r;
+    struct k_sparse_run p;
+    size_t bytes;
     r.a = *a;
     k_linear_plan(&r);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
-    return k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * k_linear_worker(&r);
+    bytes = k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * k_linear_worker(&r);
+    if (!a->w.mask) return bytes;
+    k_sparse_y(&p, a);
+    return a->bf16 && bytes > k_sparse_scratch(ex, &p) ? bytes : k_sparse_scratch(ex, &p);
 }
 
 K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *a) {
     struct k_linear_run r;
     const int native = a->bf16 && ex->k->bf16;
+    if (a->w.mask && !native) {
+        struct k_sparse_run p;
+        k_sparse_y(&p, a);
+        k_sparse(ex, &p);
+        return;
+    }
     r.a = *a;
     k_linear_plan(&r);
     r.xp = ex->scratch;
@@ -4852,6 +5519,11 @@ static void k_dx_plan(struct k_dx_run *r) {
 
 K_OP size_t k_linear_dx_scratch(const struct k_exec *ex, const struct k_linear_dx_args *a) {
     struct k_dx_run r;
+    if (a->w.mask) {
+        struct k_sparse_run p;
+        k_sparse_dx(&p, a);
+        return k_sparse_scratch(ex, &p);
+    }
     r.a = *a;
     k_dx_plan(&r);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
@@ -4860,6 +5532,12 @@ K_OP size_t k_linear_dx_scratch(const struct k_exec *ex, const struct k_linear_d
 
 K_OP void k_linear_dx(const struct k_exec *ex, const struct k_linear_dx_args *a) {
     struct k_dx_run r;
+    if (a->w.mask) {
+        struct k_sparse_run p;
+        k_sparse_dx(&p, a);
+        k_sparse(ex, &p);
+        return;
+    }
     r.a = *a;
     k_dx_plan(&r);
     r.dyp = ex->scratch;
@@ -4883,14 +5561,21 @@ static void k_dw_plan(struct k_dw_run *r) {
 
 K_OP size_t k_linear_dw_scratch(const struct k_exec *ex, const struct k_linear_dw_args *a) {
     struct k_dw_run r;
+    size_t bytes, sparse;
     r.a = *a;
     k_dw_plan(&r);
-    return k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * r.worker_bytes;
+    bytes = k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * r.worker_bytes;
+    sparse = k_sparse_dw_scratch(a);
+    return a->mask && a->mode != SCBM_DW_DENSE && sparse > bytes ? sparse : bytes;
 }
 
 K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a) {
     struct k_dw_run r;
     struct k_pack_run p;
+    if (k_sparse_dw_pays(a)) {
+        k_sparse_dw(ex, a);
+        return;
+    }
     r.a = *a;
     k_dw_plan(&r);
     r.xp = ex->scratch;

@@ -144,21 +144,40 @@ static int evaluate(const demo_command *d) {
     return run_command(&cmd_eval, list.word, list.n);
 }
 
-/* A held-out review that says something of at least three concepts, and whose label the model gets right. */
-static scbm_status choose_review(cbm_context *context, uint64_t seed, demo_review *review) {
-    for (uint64_t i = 0; i < TEST_REVIEWS; i++) {
+/* The concepts that a prediction misreads; one of them in *k. */
+static int count_mistakes(const cbm_prediction *p, const demo_review *review, int *k) {
+    int n = 0;
+    for (int i = 0; i < DEMO_CONCEPTS; i++) {
+        if (strcmp(p->concepts[i].class_name, review->concept[i]) == 0) continue;
+        *k = i;
+        n++;
+    }
+    return n;
+}
+
+/* A held-out review that says something of at least three concepts, good and bad, and that the model reads well: the label,
+ * and every concept if there is such a one. */
+static scbm_status choose_review(cbm_context *context, uint64_t seed, demo_review *chosen) {
+    demo_review review;
+    int fewest = DEMO_CONCEPTS + 1, k;
+    for (uint64_t i = 0; i < TEST_REVIEWS && fewest > 0; i++) {
         cbm_prediction p;
         int bad = 0, good = 0;
-        demo_make_review(review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
-        for (int k = 0; k < DEMO_CONCEPTS; k++) {
-            bad += strcmp(review->concept[k], "Negative") == 0;
-            good += strcmp(review->concept[k], "Positive") == 0;
+        demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
+        for (k = 0; k < DEMO_CONCEPTS; k++) {
+            bad += strcmp(review.concept[k], "Negative") == 0;
+            good += strcmp(review.concept[k], "Positive") == 0;
         }
-        if (bad + good < 3 || !bad || !good) continue;
-        scbm_status status = cbm_predict(context, review->text, &p);
-        if (status != SCBM_OK || strcmp(p.label, review->label) == 0) return status;
+        if (bad + good < 3 || !bad || !good || !review.is_true) continue;
+        scbm_status status = cbm_predict(context, review.text, &p);
+        if (status != SCBM_OK) return status;
+        int n = count_mistakes(&p, &review, &k) + (strcmp(p.label, review.label) != 0);
+        if (n >= fewest) continue;
+        fewest = n;
+        *chosen = review;
     }
-    return SCBM_OK; /* the last one will do */
+    if (fewest > DEMO_CONCEPTS) demo_make_review(chosen, seed, TRAIN_REVIEWS + DEV_REVIEWS); /* any one will do */
+    return SCBM_OK;
 }
 
 /* What the numbers mean, in words. */
@@ -217,15 +236,12 @@ static scbm_status choose_mistake(cbm_context *context, uint64_t seed, demo_revi
     for (uint64_t i = 0; i < TEST_REVIEWS && best < 2; i++) {
         demo_review review;
         cbm_prediction p;
-        int wrong = -1, n_wrong = 0, worth = 0;
+        int wrong = -1, worth = 0;
         demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
+        if (!review.is_true) continue;
         scbm_status status = cbm_predict(context, review.text, &p);
-        for (int k = 0; k < DEMO_CONCEPTS && status == SCBM_OK; k++) {
-            if (strcmp(p.concepts[k].class_name, review.concept[k]) == 0) continue;
-            wrong = k;
-            n_wrong++;
-        }
-        if (status == SCBM_OK && n_wrong == 1) status = try_correction(context, &review, wrong, &worth);
+        if (status == SCBM_OK && count_mistakes(&p, &review, &wrong) == 1)
+            status = try_correction(context, &review, wrong, &worth);
         if (status != SCBM_OK) return status;
         if (worth <= best) continue;
         best = worth;
@@ -245,7 +261,7 @@ static int correct(const demo_command *d, cbm_context *context) {
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
     if (k < 0) return CLI_DONE; /* no mistakes at all */
     printf("6. Another one, in which the model misreads %s: it is %s. Whoever knows better says so; for this text %s's\n"
-           "   subnetwork then exchanges weights until it reads that, and the label follows (the reviewer gave %s stars).\n",
+           "   subnetwork then exchanges weights until it reads that, and the label follows (the reviewer gave %s of 5 stars).\n",
            demo_concepts[k], review.concept[k], demo_concepts[k], review.label);
     snprintf(target, sizeof target, "%s=%s", demo_concepts[k], review.concept[k]);
     add_option(&list, "--model", d->model);

@@ -154,11 +154,14 @@ void demo_make_review(demo_review *review, uint64_t seed, uint64_t number) {
     for (int k = 0; k < DEMO_CONCEPTS; k++) sum += words[k].weight * opinion[k];
     int stars = sum < -1.1 ? 1 : sum < -0.35 ? 2 : sum < 0.35 ? 3 : sum < 1.1 ? 4 : 5;
     write_text(&buffer, &random, opinion, stars);
+    int meant = stars;
     if (chance(&random, 0.06)) stars += stars == 5 || (stars > 1 && chance(&random, 0.5)) ? -1 : 1;
     review->label = chance(&random, 0.02) ? "no majority" : stars_names[stars - 1];
+    review->is_true = stars == meant && review->label == stars_names[stars - 1];
     for (int k = 0; k < DEMO_CONCEPTS; k++) {
         review->concept[k] = class_names[opinion[k] + 1];
         if (chance(&random, 0.03)) review->concept[k] = class_names[scbm_random_below(&random, 3)];
+        if (review->concept[k] != class_names[opinion[k] + 1]) review->is_true = 0;
     }
 }
 

@@ -15,6 +15,7 @@ typedef struct demo_review {
     char text[DEMO_REVIEW_SIZE];
     const char *label;                      /* "1" … "5", rarely "no majority" */
     const char *concept[DEMO_CONCEPTS];     /* "Negative", "Positive" or "unknown" */
+    int is_true;                            /* nothing of it was mislabelled on purpose */
 } demo_review;
 
 /* Review `number` of the collection `seed`: a short text, a label of 1 to 5 stars and four concepts, some of them

@@ -16,13 +16,13 @@ typedef struct text_report {
     const char *text;
     size_t length;
     const cbm_explanation *explanation;
-    int has_integrated;           /* gradient × input alone was asked for where it is 0 */
-    double largest[2];            /* the largest |attribution| of a word: integrated gradients, gradient × input */
+    int has_integrated; /* gradient × input alone was asked for where it is 0 */
+    double largest[2];  /* the largest |attribution| of a word: integrated gradients, gradient × input */
 } text_report;
 
 static void put_probability(cbm_page *page, const char *name, float probability, float logit, int is_best) {
-    cbm_put(page, "<li%s title=\"logit %s\"><span>%s</span>", is_best ? " class=\"best\"" : "", cbm_page_signed(page, (double)logit, 3),
-            name);
+    cbm_put(page, "<li%s title=\"logit %s\"><span>%s</span>", is_best ? " class=\"best\"" : "",
+            cbm_page_signed(page, (double)logit, 3), name);
     cbm_page_bar(page, (double)probability, -1.0);
     cbm_put(page, "<span class=\"n\">%s</span></li>\n", cbm_page_percent(page, (double)probability));
 }
@@ -41,8 +41,11 @@ static void put_whole_text(text_report *r) {
     cbm_page_escape(&r->page, r->text, end);
     cbm_put(&r->page, "%s</blockquote>\n", end < r->length ? " \xE2\x80\xA6" : "");
     if (!r->explanation->prediction.truncated) return;
-    cbm_put(&r->page, "<details class=\"warn\"><summary>The text goes on, but the model reads %d tokens</summary>\n<p class=\"note unread\" "
-                      "dir=\"auto\" lang=\"\">", r->explanation->prediction.n_tokens);
+    cbm_put(&r->page,
+            "<details class=\"warn\"><summary>The text goes on, but the model reads %d tokens</summary>"
+            "\n<p class=\"note unread\" "
+            "dir=\"auto\" lang=\"\">",
+            r->explanation->prediction.n_tokens);
     cbm_page_escape(&r->page, r->text + end, r->length - end);
     cbm_put(&r->page, "</p></details>\n");
 }
@@ -58,31 +61,39 @@ static void put_text_header(text_report *r, const char *title) {
     const cbm_prediction *p = &r->explanation->prediction;
     cbm_put(page, "<header>\n<p class=\"kicker\">How ");
     cbm_page_escape(page, title, strlen(title));
-    cbm_put(page, " reads a text</p>\n<h1>Predicted label: %s <span class=\"soft\">%s</span></h1>\n<div class=\"head\">\n<div>\n",
-            page->label[p->label_index], cbm_page_percent(page, (double)p->probability));
+    cbm_put(
+        page,
+        " reads a text</p>\n<h1>Predicted label: %s <span class=\"soft\">%s</span></h1>\n<div class=\"head\">\n<div>\n",
+        page->label[p->label_index], cbm_page_percent(page, (double)p->probability));
     put_whole_text(r);
     cbm_put(page, "</div>\n<div>\n<h2>Labels</h2>\n<ul class=\"bars\">\n");
     for (int y = 0; y < p->n_labels; y++)
         put_probability(page, page->label[y], p->probabilities[y], p->logits[y], y == p->label_index);
-    cbm_put(page, "</ul>\n</div>\n</div>\n<nav aria-label=\"Sections\"><a href=\"#concepts\">Concepts</a>%s"
-                  "<a href=\"#subnetworks\">Subnetworks</a>%s</nav>\n</header>\n<main>\n",
-            r->explanation->n_words ? "<a href=\"#words\">Words</a>" : "", has_neurons(r->explanation) ? "<a href=\"#neurons\">Neurons</a>" : "");
+    cbm_put(page,
+            "</ul>\n</div>\n</div>\n<nav aria-label=\"Sections\"><a href=\"#concepts\">Concepts</a>%s"
+            "<a href=\"#subnetworks\">Subnetworks</a>%s</nav>\n</header>\n<main>\n",
+            r->explanation->n_words ? "<a href=\"#words\">Words</a>" : "",
+            has_neurons(r->explanation) ? "<a href=\"#neurons\">Neurons</a>" : "");
 }
 
 /* ------------------------------------------------------------------------------------------
  * One text: contributions
  * ---------------------------------------------------------------------------------------- */
 
-/* Thousandths of the bias (first) and each concept in the page's order, rounded so that they add up to the rounded logit:
- * those that are nearest to the next number give way. */
+static int64_t to_thousandths(double value) {
+    return fabs(value) < 1e12 ? (int64_t)floor(1000 * value + 0.5) : 0;
+}
+
+/* Thousandths of the bias (first) and each concept in the page's order, rounded so that they add up to the rounded
+ * logit: those that are nearest to the next number give way. */
 static void round_to_sum(const text_report *r, int64_t *thousandths, double *rest) {
     const cbm_prediction *p = &r->explanation->prediction;
-    int64_t sum = 0, wanted = (int64_t)floor((double)p->logits[p->label_index] * 1000 + 0.5);
+    int64_t sum = 0, wanted = to_thousandths((double)p->logits[p->label_index]);
     int n = r->page.n_concepts;
     for (int i = 0; i <= n; i++) {
-        double exact = 1000 * (double)(i ? p->concepts[r->page.order[i - 1]].contribution : p->bias);
-        thousandths[i] = (int64_t)floor(exact + 0.5);
-        rest[i] = exact - (double)thousandths[i];
+        double exact = (double)(i ? p->concepts[r->page.order[i - 1]].contribution : p->bias);
+        thousandths[i] = to_thousandths(exact);
+        rest[i] = 1000 * exact - (double)thousandths[i];
         sum += thousandths[i];
     }
     for (int64_t left = wanted - sum, turns = 0; left && turns <= n; turns++) {
@@ -114,10 +125,13 @@ static void find_range(const text_report *r, double range[2]) {
 
 /* A bar from one running sum to the next; `link` joins it to the bar above. */
 static void put_step(cbm_page *page, const double range[2], double from, double to, const char *kind, int link) {
-    double scale = 100 / (range[1] - range[0]), left = (fmin(from, to) - range[0]) * scale, width = fabs(to - from) * scale;
+    double scale = 100 / (range[1] - range[0]), left = (fmin(from, to) - range[0]) * scale,
+           width = fabs(to - from) * scale;
     cbm_put(page, "<td class=\"chart\" aria-hidden=\"true\"><i class=\"zero\" style=\"left:%s%%\"></i>",
             cbm_page_plain(page, -range[0] * scale));
-    if (link) cbm_put(page, "<i class=\"link\" style=\"left:%s%%\"></i>", cbm_page_plain(page, ((link > 0 ? from : to) - range[0]) * scale));
+    if (link)
+        cbm_put(page, "<i class=\"link\" style=\"left:%s%%\"></i>",
+                cbm_page_plain(page, ((link > 0 ? from : to) - range[0]) * scale));
     cbm_put(page, "<i class=\"step %s\" style=\"left:%s%%;width:%s%%\"></i></td>", kind, cbm_page_plain(page, left),
             cbm_page_plain(page, width));
 }
@@ -128,19 +142,22 @@ static void put_waterfall(text_report *r, const int64_t *thousandths) {
     double range[2], at = (double)p->bias;
     int64_t sum = thousandths[0];
     find_range(r, range);
-    cbm_put(page, "<table class=\"fall\">\n<thead><tr><th scope=\"col\">Concept</th><td></td><th scope=\"col\" class=\"n\">contribution"
+    cbm_put(page, "<table class=\"fall\">\n<thead><tr><th scope=\"col\">Concept</th><td></td><th "
+                  "scope=\"col\" class=\"n\">contribution"
                   "</th><th scope=\"col\" class=\"n run\">sum so far</th></tr></thead>\n<tbody>\n"
                   "<tr><th scope=\"row\">Bias<small>every concept as usual</small></th>");
     put_step(page, range, 0.0, at, "base", 0);
-    cbm_put(page, "<td class=\"n\"><data value=\"%s\">%s</data></td><td class=\"n run\">%s</td></tr>\n", cbm_page_exact(page, p->bias),
-            cbm_page_signed(page, (double)thousandths[0] / 1000, 3), cbm_page_number(page, (double)sum / 1000, 3));
+    cbm_put(page, "<td class=\"n\"><data value=\"%s\">%s</data></td><td class=\"n run\">%s</td></tr>\n",
+            cbm_page_exact(page, p->bias), cbm_page_signed(page, (double)thousandths[0] / 1000, 3),
+            cbm_page_number(page, (double)sum / 1000, 3));
     for (int i = 0; i < page->n_concepts; i++) {
         int k = page->order[i];
         const cbm_concept_result *c = &p->concepts[k];
         double to = at + (double)c->contribution;
         sum += thousandths[i + 1];
         cbm_put(page, "<tr><th scope=\"row\">%s<small>%s, %s</small></th>", page->concept[k],
-                page->class_name[page->first_class[k] + c->class_index], cbm_page_percent(page, (double)c->probability));
+                page -> class_name[page->first_class[k] + c->class_index],
+                cbm_page_percent(page, (double)c->probability));
         put_step(page, range, at, to, c->contribution < 0 ? "down" : "up", 1);
         cbm_put(page, "<td class=\"n\"><data value=\"%s\">%s</data></td><td class=\"n run\">%s</td></tr>\n",
                 cbm_page_exact(page, c->contribution), cbm_page_signed(page, (double)thousandths[i + 1] / 1000, 3),
@@ -174,7 +191,8 @@ static void put_concept_classes(text_report *r) {
         const cbm_concept_result *c = &r->explanation->prediction.concepts[k];
         cbm_put(page, "<div class=\"card\"><h3>%s</h3>\n<ul class=\"bars\">\n", page->concept[k]);
         for (int j = 0; j < c->n_classes; j++)
-            put_probability(page, page->class_name[page->first_class[k] + j], c->probabilities[j], c->logits[j], j == c->class_index);
+            put_probability(page, page->class_name[page->first_class[k] + j], c->probabilities[j], c->logits[j],
+                            j == c->class_index);
         cbm_put(page, "</ul></div>\n");
     }
     cbm_put(page, "</div></figure>\n");
@@ -186,9 +204,12 @@ static scbm_status put_concepts(text_report *r) {
     double *rest = scbm_alloc_array(r->page.hooks, n, sizeof *rest);
     if (thousandths && rest) {
         round_to_sum(r, thousandths, rest);
-        cbm_put(&r->page, "<section id=\"concepts\">\n<h2>Why the label is %s</h2>\n<p>The label is read from the concepts alone. Each one moves its "
-                          "logit up <span class=\"key up\"></span> or down <span class=\"key down\"></span> from where it would stand if "
-                          "every concept were as in the mean training text.</p>\n",
+        cbm_put(&r->page,
+                "<section id=\"concepts\">\n<h2>Why the label is %s</h2>\n<p>The label is read from "
+                "the concepts alone. Each one moves its "
+                "logit up <span class=\"key up\"></span> or down <span class=\"key down\"></span> from where it would "
+                "stand if "
+                "every concept were as in the mean training text.</p>\n",
                 r->page.label[r->explanation->prediction.label_index]);
         put_waterfall(r, thousandths);
         put_sum(r, thousandths);
@@ -233,7 +254,9 @@ static void put_word(text_report *r, const cbm_word_attribution *word) {
         double value = attribution(word, r->has_integrated ? method : 1);
         int level = strength(value, r->largest[r->has_integrated ? method : 1]);
         char letter = "pnud"[2 * method + (value < 0)];
-        if (level) snprintf(classes + strlen(classes), sizeof classes - strlen(classes), "%s%c%d", *classes ? " " : "", letter, level);
+        if (level)
+            snprintf(classes + strlen(classes), sizeof classes - strlen(classes), "%s%c%d", *classes ? " " : "", letter,
+                     level);
     }
     cbm_put(page, *classes ? "<span class=\"%s\" title=\"" : "<span%s title=\"", classes);
     if (r->has_integrated) cbm_put(page, "integrated gradients %s, ", cbm_page_signed(page, attribution(word, 0), 3));
@@ -270,14 +293,16 @@ static void put_attribution_sums(text_report *r, const cbm_concept_explanation *
     if (r->has_integrated) {
         cbm_put(page, "<p class=\"note of-1%s\">The words add up to %s: the logit is %s without them and %s with them.",
                 concept->converged ? "" : " warn", cbm_page_signed(page, sum[0], 3),
-                cbm_page_number(page, (double)concept->baseline_logit, 3), cbm_page_number(page, (double)concept->target_logit, 3));
+                cbm_page_number(page, (double)concept->baseline_logit, 3),
+                cbm_page_number(page, (double)concept->target_logit, 3));
         if (!concept->converged)
-            cbm_put(page, " These differ by %s: %d steps were not enough for the attributions to converge.", cbm_page_signed(page, delta, 3),
-                    concept->steps);
+            cbm_put(page, " These differ by %s: %d steps were not enough for the attributions to converge.",
+                    cbm_page_signed(page, delta, 3), concept->steps);
         cbm_put(page, "</p>\n");
     }
-    cbm_put(page, "<p class=\"note%s\">The words add up to %s; the logit is %s.</p>\n", r->has_integrated ? " of-2" : "",
-            cbm_page_signed(page, sum[1], 3), cbm_page_number(page, (double)concept->target_logit, 3));
+    cbm_put(page, "<p class=\"note%s\">The words add up to %s; the logit is %s.</p>\n",
+            r->has_integrated ? " of-2" : "", cbm_page_signed(page, sum[1], 3),
+            cbm_page_number(page, (double)concept->target_logit, 3));
 }
 
 static void put_concept_words(text_report *r, int k) {
@@ -286,7 +311,8 @@ static void put_concept_words(text_report *r, int k) {
     const cbm_concept_result *result = &r->explanation->prediction.concepts[k];
     const char *target = page->class_name[page->first_class[k] + concept->target];
     cbm_put(page, "<article><header><h3>%s</h3><p class=\"note\">for <b>%s</b>", page->concept[k], target);
-    if (concept->target == result->class_index) cbm_put(page, ", %s", cbm_page_percent(page, (double)result->probability));
+    if (concept->target == result->class_index)
+        cbm_put(page, ", %s", cbm_page_percent(page, (double)result->probability));
     else cbm_put(page, "; it reads %s", page->class_name[page->first_class[k] + result->class_index]);
     cbm_put(page, "</p></header>\n");
     put_highlighted(r, concept);
@@ -313,7 +339,8 @@ static void put_legend(text_report *r, int method) {
 static void put_word_table(text_report *r) {
     cbm_page *page = &r->page;
     const cbm_explanation *x = r->explanation;
-    cbm_put(page, "<details><summary>All numbers</summary>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"All "
+    cbm_put(page, "<details><summary>All numbers</summary>\n<div class=\"scroll\" tabindex=\"0\" "
+                  "role=\"region\" aria-label=\"All "
                   "numbers\"><table>\n<thead><tr><th scope=\"col\">Word</th>");
     for (int i = 0; i < page->n_concepts; i++)
         cbm_put(page, "<th scope=\"col\" class=\"n\">%s</th>", page->concept[page->order[i]]);
@@ -338,15 +365,20 @@ static void put_word_table(text_report *r) {
 }
 
 static void put_choice(cbm_page *page, const char *first, const char *second) {
-    cbm_put(page, "<input class=\"by\" type=\"radio\" name=\"by\" id=\"by-1\" checked><label for=\"by-1\">%s</label>\n", first);
-    if (second) cbm_put(page, "<input class=\"by\" type=\"radio\" name=\"by\" id=\"by-2\"><label for=\"by-2\">%s</label>\n", second);
+    cbm_put(page, "<input class=\"by\" type=\"radio\" name=\"by\" id=\"by-1\" checked><label for=\"by-1\">%s</label>\n",
+            first);
+    if (second)
+        cbm_put(page, "<input class=\"by\" type=\"radio\" name=\"by\" id=\"by-2\"><label for=\"by-2\">%s</label>\n",
+                second);
 }
 
 static void put_words(text_report *r) {
     cbm_page *page = &r->page;
     if (!r->explanation->n_words) return;
-    cbm_put(page, "<section id=\"words\" class=\"words toggled\">\n<h2>What each concept saw in the text</h2>\n<p>How far each word moves "
-                  "the logit of the class that a concept reads, through the concept&#39;s own subnetwork%s.</p>\n",
+    cbm_put(page,
+            "<section id=\"words\" class=\"words toggled\">\n<h2>What each concept saw in the text</h2>\n<p>"
+            "How far each word moves "
+            "the logit of the class that a concept reads, through the concept&#39;s own subnetwork%s.</p>\n",
             r->has_integrated ? ", compared with a text whose words are masked" : "");
     put_choice(page, r->has_integrated ? "Integrated gradients" : "Gradient \xC3\x97 input",
                r->has_integrated ? "Gradient \xC3\x97 input" : NULL);
@@ -367,9 +399,13 @@ static void put_neurons(text_report *r) {
     double largest = 0.0;
     if (!has_neurons(x)) return;
     for (int k = 0; k < x->n_concepts; k++)
-        for (int i = 0; i < x->concepts[k].n_neurons; i++) largest = fmax(largest, (double)x->concepts[k].neurons[i].share);
-    cbm_put(page, "<section id=\"neurons\">\n<h2>Neurons that carry this text</h2>\n<p>Of each concept the neurons with the largest saliency, "
-                  "the sum of |weight \xC3\x97 gradient| over their kept weights, as a share of all neurons&#39;.</p>\n<div class=\"cards two\">\n");
+        for (int i = 0; i < x->concepts[k].n_neurons; i++)
+            largest = fmax(largest, (double)x->concepts[k].neurons[i].share);
+    cbm_put(page,
+            "<section id=\"neurons\">\n<h2>Neurons that carry this text</h2>\n<p>Of each concept the neurons with the "
+            "largest saliency, "
+            "the sum of |weight \xC3\x97 gradient| over their kept weights, as a share of all neurons&#39;.</p>"
+            "\n<div class=\"cards two\">\n");
     for (int i = 0; i < page->n_concepts; i++) {
         const cbm_concept_explanation *concept = &x->concepts[page->order[i]];
         cbm_put(page, "<div class=\"card\"><h3>%s</h3>\n<ul class=\"bars\">\n", page->concept[page->order[i]]);
@@ -377,7 +413,8 @@ static void put_neurons(text_report *r) {
             const cbm_neuron_saliency *neuron = &concept->neurons[j];
             const cbm_matrix *matrix = &x->subnetworks->matrices[neuron->matrix];
             char title[64];
-            cbm_put(page, "<li title=\"saliency %s\"><span>layer %d, ", cbm_page_exact(page, neuron->saliency), matrix->block + 1);
+            cbm_put(page, "<li title=\"saliency %s\"><span>layer %d, ", cbm_page_exact(page, neuron->saliency),
+                    matrix->block + 1);
             cbm_matrix_title(matrix->name, title);
             cbm_page_escape(page, title, strlen(title));
             cbm_put(page, " %d</span>", neuron->row);
@@ -393,8 +430,8 @@ static void put_neurons(text_report *r) {
  * One text: the whole page
  * ---------------------------------------------------------------------------------------- */
 
-scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text, size_t length,
-                            const cbm_explanation *explanation, const scbm_hooks *hooks) {
+scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text,
+                            size_t length, const cbm_explanation *explanation, const scbm_hooks *hooks) {
     int n = explanation->n_concepts;
     text_report r = {.text = text, .length = length, .explanation = explanation};
     double *importance = scbm_alloc_array(hooks, (size_t)(n > 0 ? n : 1), sizeof *importance);
@@ -426,18 +463,24 @@ static double share_of(int64_t part, size_t whole) {
 static void put_global_header(cbm_page *page, const char *title, const cbm_global_report *r) {
     cbm_put(page, "<header>\n<p class=\"kicker\">How a model reads a data set</p>\n<h1>");
     cbm_page_escape(page, title, strlen(title));
-    cbm_put(page, "</h1>\n<div class=\"head\">\n<div>\n<p class=\"lead\">%s text%s", cbm_page_count(page, (int64_t)r->n_texts),
-            r->n_texts == 1 ? "" : "s");
-    if (r->n_truncated) cbm_put(page, ", %s of them longer than the model reads", cbm_page_count(page, (int64_t)r->n_truncated));
-    cbm_put(page, ". Influential words are from %s of them.</p>\n</div>\n<div>\n<h2>Predicted labels</h2>\n<ul class=\"bars\">\n",
-            cbm_page_count(page, (int64_t)r->n_explained));
+    cbm_put(page, "</h1>\n<div class=\"head\">\n<div>\n<p class=\"lead\">%s text%s",
+            cbm_page_count(page, (int64_t)r->n_texts), r->n_texts == 1 ? "" : "s");
+    if (r->n_truncated)
+        cbm_put(page, ", %s of them longer than the model reads", cbm_page_count(page, (int64_t)r->n_truncated));
+    cbm_put(
+        page,
+        ". Influential words are from %s of them.</p>\n</div>\n<div>\n<h2>Predicted labels</h2>\n<ul class=\"bars\">\n",
+        cbm_page_count(page, (int64_t)r->n_explained));
     for (int y = 0; y < r->n_labels; y++) {
         cbm_put(page, "<li title=\"%lld texts\"><span>%s</span>", (long long)r->label_count[y], page->label[y]);
         cbm_page_bar(page, share_of(r->label_count[y], r->n_texts), -1.0);
-        cbm_put(page, "<span class=\"n\">%s</span></li>\n", cbm_page_percent(page, share_of(r->label_count[y], r->n_texts)));
+        cbm_put(page, "<span class=\"n\">%s</span></li>\n",
+                cbm_page_percent(page, share_of(r->label_count[y], r->n_texts)));
     }
-    cbm_put(page, "</ul>\n</div>\n</div>\n<nav aria-label=\"Sections\"><a href=\"#concepts\">Contributions</a><a href=\"#words\">Words</a>"
-                  "%s<a href=\"#subnetworks\">Subnetworks</a></nav>\n</header>\n<main>\n",
+    cbm_put(page,
+            "</ul>\n</div>\n</div>\n<nav aria-label=\"Sections\"><a href=\"#concepts\">Contributions</a><a "
+            "href=\"#words\">Words</a>"
+            "%s<a href=\"#subnetworks\">Subnetworks</a></nav>\n</header>\n<main>\n",
             r->faithfulness ? "<a href=\"#faithfulness\">Faithfulness</a>" : "");
 }
 
@@ -458,9 +501,9 @@ static void put_contribution(cbm_page *page, const cbm_global_report *r, int k, 
         cbm_put(page, "<td class=\"self\">\xE2\x80\x93</td>");
         return;
     }
-    cbm_put(page, "<td class=\"of-1\" style=\"background:rgb(var(--%s)/%s)\"><data value=\"%s\">%s</data></td>", mean < 0 ? "neg" : "pos",
-            cbm_page_plain(page, largest > 0 ? 0.5 * fabs(mean) / largest : 0.0), cbm_page_exact(page, (float)mean),
-            cbm_page_signed(page, mean, 2));
+    cbm_put(page, "<td class=\"of-1\" style=\"background:rgb(var(--%s)/%s)\"><data value=\"%s\">%s</data></td>",
+            mean < 0 ? "neg" : "pos", cbm_page_plain(page, largest > 0 ? 0.5 * fabs(mean) / largest : 0.0),
+            cbm_page_exact(page, (float)mean), cbm_page_signed(page, mean, 2));
     cbm_put(page, "<td class=\"of-2\" style=\"background:rgb(var(--seq)/%s)\">%s</td>",
             cbm_page_plain(page, largest > 0 ? 0.5 * absolute / largest : 0.0), cbm_page_number(page, absolute, 2));
 }
@@ -468,11 +511,14 @@ static void put_contribution(cbm_page *page, const cbm_global_report *r, int k, 
 static void put_contributions(cbm_page *page, const cbm_global_report *r) {
     double largest = largest_of(r->absolute_contribution, (size_t)r->n_concepts * (size_t)r->n_labels);
     double most = largest_of(r->importance, (size_t)r->n_concepts);
-    cbm_put(page, "<section id=\"concepts\" class=\"toggled\">\n<h2>What the labels are read from</h2>\n<p>How far each concept moves a label&#39;s "
+    cbm_put(page, "<section id=\"concepts\" class=\"toggled\">\n<h2>What the labels are read from</h2>\n<p>"
+                  "How far each concept moves a label&#39;s "
                   "logit, mean over the texts that are predicted this label.</p>\n");
     put_choice(page, "Mean", "Mean of absolute values");
-    cbm_put(page, "<div class=\"side\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Contributions\"><table "
-                  "class=\"heat\">\n<thead><tr><td></td>");
+    cbm_put(
+        page,
+        "<div class=\"side\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Contributions\"><table "
+        "class=\"heat\">\n<thead><tr><td></td>");
     for (int y = 0; y < r->n_labels; y++) cbm_put(page, "<th scope=\"col\">%s</th>", page->label[y]);
     cbm_put(page, "</tr></thead>\n<tbody>\n");
     for (int i = 0; i < r->n_concepts; i++) {
@@ -488,7 +534,8 @@ static void put_contributions(cbm_page *page, const cbm_global_report *r) {
         cbm_page_bar(page, most > 0 ? r->importance[k] / most : 0.0, -1.0);
         cbm_put(page, "<span class=\"n\">%s</span></li>\n", cbm_page_number(page, r->importance[k], 3));
     }
-    cbm_put(page, "</ul>\n<p class=\"note\">Mean |contribution| to the predicted label over all texts.</p></div></div>\n</section>\n");
+    cbm_put(page, "</ul>\n<p class=\"note\">Mean |contribution| to the predicted label over all texts.</p></div></div>"
+                  "\n</section>\n");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -505,8 +552,8 @@ static void put_class_words(cbm_page *page, const cbm_global_report *r, int clas
     }
     cbm_put(page, "<ul class=\"bars even\">\n");
     for (int i = 0; i < r->n_words[class_number]; i++) {
-        cbm_put(page, "<li title=\"mean %s over %lld occurrence%s\"><span dir=\"auto\" lang=\"\">", cbm_page_signed(page, words[i].mean, 3),
-                (long long)words[i].count, words[i].count == 1 ? "" : "s");
+        cbm_put(page, "<li title=\"mean %s over %lld occurrence%s\"><span dir=\"auto\" lang=\"\">",
+                cbm_page_signed(page, words[i].mean, 3), (long long)words[i].count, words[i].count == 1 ? "" : "s");
         cbm_page_escape(page, words[i].text, strlen(words[i].text));
         cbm_put(page, "</span>");
         cbm_page_bar(page, largest > 0 ? words[i].score / largest : 0.0, -1.0);
@@ -516,9 +563,12 @@ static void put_class_words(cbm_page *page, const cbm_global_report *r, int clas
 }
 
 static void put_influential_words(cbm_page *page, const cbm_global_report *r) {
-    cbm_put(page, "<section id=\"words\">\n<h2>Influential words</h2>\n<p>Integrated gradients of a word towards the class that a concept reads: "
-                  "their sum divided by the number of occurrences plus two, so that words seen once do not come first. Beside a class stands the share of texts that it is read in.</p>\n"
-                  "<div class=\"cards\">\n");
+    cbm_put(page,
+            "<section id=\"words\">\n<h2>Influential words</h2>\n<p>Integrated gradients of a word towards the class "
+            "that a concept reads: "
+            "their sum divided by the number of occurrences plus two, so that words seen once do "
+            "not come first. Beside a class stands the share of texts that it is read in.</p>\n"
+            "<div class=\"cards\">\n");
     for (int i = 0; i < r->n_concepts; i++) {
         int k = page->order[i];
         double largest = 0.0;
@@ -541,7 +591,8 @@ enum { LEFT = 38, TOP = 12, WIDTH = 270, HEIGHT = 150 }; /* of a chart's area in
 static const char *const dashes[CBM_ATTRIBUTION_METHODS] = {"none", "7 3", "2 3", "9 3 2 3"};
 
 static const char *method_title(int method) {
-    static const char *const titles[CBM_ATTRIBUTION_METHODS] = {"gradient \xC3\x97 input", "integrated gradients", "attention", "random"};
+    static const char *const titles[CBM_ATTRIBUTION_METHODS] = {"gradient \xC3\x97 input", "integrated gradients",
+                                                                "attention", "random"};
     return titles[method];
 }
 
@@ -564,15 +615,20 @@ static void put_chart(cbm_page *page, const char *title, const char *hint, const
     low = floor(low / step) * step;
     high = ceil(high / step) * step;
     double scale = HEIGHT / (high - low);
-    cbm_put(page, "<figure><h3>%s</h3><svg viewBox=\"0 0 320 186\" role=\"img\" aria-label=\"%s; the numbers are in the table below\">\n",
+    cbm_put(page,
+            "<figure><h3>%s</h3><svg viewBox=\"0 0 320 186\" role=\"img\" aria-label=\"%s; the numbers are in the "
+            "table below\">\n",
             title, title);
     for (double v = low; v < high + step / 2; v += step)
-        cbm_put(page, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%s\" y2=\"%s\"/><text x=\"%d\" y=\"%s\" text-anchor=\"end\">%s</text>\n",
-                LEFT, LEFT + WIDTH, cbm_page_plain(page, TOP + (high - v) * scale), cbm_page_plain(page, TOP + (high - v) * scale),
-                LEFT - 5, cbm_page_plain(page, TOP + (high - v) * scale + 4), cbm_page_number(page, v, step < 0.1 ? 2 : 1));
+        cbm_put(page,
+                "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%s\" y2=\"%s\"/><text x=\"%d\" y=\"%s\" "
+                "text-anchor=\"end\">%s</text>\n",
+                LEFT, LEFT + WIDTH, cbm_page_plain(page, TOP + (high - v) * scale),
+                cbm_page_plain(page, TOP + (high - v) * scale), LEFT - 5,
+                cbm_page_plain(page, TOP + (high - v) * scale + 4), cbm_page_number(page, v, step < 0.1 ? 2 : 1));
     for (int i = 0; i < CBM_FAITHFULNESS_SHARES; i++)
-        cbm_put(page, "<text x=\"%s\" y=\"%d\" text-anchor=\"middle\">%s%%</text>\n", cbm_page_plain(page, LEFT + i * across),
-                TOP + HEIGHT + 18, cbm_page_number(page, 100 * share[i], 0));
+        cbm_put(page, "<text x=\"%s\" y=\"%d\" text-anchor=\"middle\">%s%%</text>\n",
+                cbm_page_plain(page, LEFT + i * across), TOP + HEIGHT + 18, cbm_page_number(page, 100 * share[i], 0));
     for (int m = CBM_ATTRIBUTION_METHODS - 1; m >= 0; m--) {
         cbm_put(page, "<polyline class=\"c%d\" stroke-dasharray=\"%s\" points=\"", m, dashes[m]);
         for (int i = 0; i < CBM_FAITHFULNESS_SHARES; i++)
@@ -584,8 +640,11 @@ static void put_chart(cbm_page *page, const char *title, const char *hint, const
 }
 
 static void put_faithfulness_table(cbm_page *page, const cbm_faithfulness *f) {
-    cbm_put(page, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Faithfulness\"><table>\n<thead><tr><td></td><th scope=\"colgroup\" "
-                  "colspan=\"%d\">Comprehensiveness</th><th scope=\"colgroup\" colspan=\"%d\">Sufficiency</th></tr>\n<tr><th scope=\"col\">Method</th>",
+    cbm_put(page,
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Faithfulness\"><table>\n<thead><tr><td>"
+            "</td><th scope=\"colgroup\" "
+            "colspan=\"%d\">Comprehensiveness</th><th scope=\"colgroup\" colspan=\"%d\">Sufficiency</th></tr>\n<tr>"
+            "<th scope=\"col\">Method</th>",
             CBM_FAITHFULNESS_SHARES + 1, CBM_FAITHFULNESS_SHARES + 1);
     for (int part = 0; part < 2; part++) {
         for (int i = 0; i < CBM_FAITHFULNESS_SHARES; i++)
@@ -606,17 +665,24 @@ static void put_faithfulness_table(cbm_page *page, const cbm_faithfulness *f) {
 }
 
 static void put_faithfulness(cbm_page *page, const cbm_faithfulness *f) {
-    cbm_put(page, "<section id=\"faithfulness\">\n<h2>Are the attributions faithful?</h2>\n<p>The words that a method calls most important are taken "
-                  "away, or kept alone, and the concept is read again. Measured on %llu texts.</p>\n<p class=\"legend\">",
+    cbm_put(page,
+            "<section id=\"faithfulness\">\n<h2>Are the attributions faithful?</h2>\n<p>The words that a method calls "
+            "most important are taken "
+            "away, or kept alone, and the concept is read again. Measured on %llu texts.</p>\n<p class=\"legend\">",
             (unsigned long long)f->n);
     for (int m = 0; m < CBM_ATTRIBUTION_METHODS; m++)
-        cbm_put(page, "<span><svg width=\"34\" height=\"8\" aria-hidden=\"true\"><line x1=\"0\" x2=\"34\" y1=\"4\" y2=\"4\" class=\"c%d\" "
-                      "stroke-width=\"2\" stroke-dasharray=\"%s\"/></svg> %s</span>", m, dashes[m], method_title(m));
+        cbm_put(page,
+                "<span><svg width=\"34\" height=\"8\" aria-hidden=\"true\"><line x1=\"0\" x2=\"34\" y1=\"4\" "
+                "y2=\"4\" class=\"c%d\" "
+                "stroke-width=\"2\" stroke-dasharray=\"%s\"/></svg> %s</span>",
+                m, dashes[m], method_title(m));
     cbm_put(page, "</p>\n<div class=\"curves\">\n");
-    put_chart(page, "Comprehensiveness", "How much probability the class loses without them, by the share of tokens taken away. Larger is better.",
+    put_chart(page, "Comprehensiveness",
+              "How much probability the class loses without them, by the share of tokens taken away. Larger is better.",
               f->share, f->comprehensiveness);
-    put_chart(page, "Sufficiency", "How much probability it loses when only they stay, by the share of tokens kept. Smaller is better.", f->share,
-              f->sufficiency);
+    put_chart(page, "Sufficiency",
+              "How much probability it loses when only they stay, by the share of tokens kept. Smaller is better.",
+              f->share, f->sufficiency);
     cbm_put(page, "</div>\n");
     put_faithfulness_table(page, f);
     cbm_put(page, "</section>\n");

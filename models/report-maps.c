@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_CELLS 600000  /* of all pictures together */
-#define UNIT 24            /* cells along the shortest side of a matrix, where the pictures are not too many */
+#define MOST_CELLS 600000 /* of all pictures together */
+#define UNIT 24           /* cells along the shortest side of a matrix, where the pictures are not too many */
 #define SMALLEST_UNIT 6
-#define CELL_SIDE 5        /* weights along a cell's side at least, where the matrix is not too small */
-#define LINE_UNITS 4       /* a picture is as wide as so many of the smallest matrices */
+#define CELL_SIDE 5  /* weights along a cell's side at least, where the matrix is not too small */
+#define LINE_UNITS 4 /* a picture is as wide as so many of the smallest matrices */
 
 /* ------------------------------------------------------------------------------------------
  * Layout

@@ -18,11 +18,11 @@ typedef struct cbm_map_place {
 
 typedef struct cbm_maps {
     const cbm_subnetworks *subnetworks;
-    int width, height;        /* cells of a picture */
-    int n_streams;            /* the concepts, then what all share where there are several */
-    cbm_map_place *place;     /* [n_matrices] */
-    float *density;           /* [blocks, streams, height, width]; below 0 where no matrix is */
-    float low[2], high[2];    /* what the scales begin and end at, the concepts' and that of what all share: nearly all
+    int width, height;     /* cells of a picture */
+    int n_streams;         /* the concepts, then what all share where there are several */
+    cbm_map_place *place;  /* [n_matrices] */
+    float *density;        /* [blocks, streams, height, width]; below 0 where no matrix is */
+    float low[2], high[2]; /* what the scales begin and end at, the concepts' and that of what all share: nearly all
                                  cells lie between */
 } cbm_maps;
 
@@ -59,18 +59,19 @@ typedef struct cbm_page {
     const scbm_hooks *hooks;
     const cbm_model *model;
     int n_concepts, n_labels;
-    int *order;               /* [K]: how the concepts are listed */
+    int *order; /* [K]: how the concepts are listed */
     /* Names with everything that HTML would read as its own escaped: */
-    char **concept, **label;  /* [K], [Y] */
-    char **class_name;        /* [C] */
-    int *first_class;         /* [K + 1] */
+    char **concept, **label;            /* [K], [Y] */
+    char **class_name;                  /* [C] */
+    int *first_class;                   /* [K + 1] */
     char numbers[CBM_PAGE_NUMBERS][40]; /* the last ones that were formatted */
     int next_number;
 } cbm_page;
 
 #define cbm_put(page, ...) scbm_output_print((page)->out, __VA_ARGS__)
 
-/* Opens the file and writes everything before the body's content. `importance` [K] sorts the concepts, the largest first. */
+/* Opens the file and writes everything before the body's content. `importance` [K] sorts the concepts, the largest
+ * first. */
 scbm_status cbm_page_open(cbm_page *page, const char *path, const char *title, const cbm_model *model,
                           const double *importance, const scbm_hooks *hooks);
 /* Ends the page. The file is put in place, or removed where `status` is a failure. */
@@ -79,12 +80,12 @@ scbm_status cbm_page_close(cbm_page *page, scbm_status status);
 void cbm_page_escape(cbm_page *page, const char *text, size_t length);
 
 /* Numbers in text, whatever the locale; each is good until CBM_PAGE_NUMBERS more were formatted. */
-const char *cbm_page_number(cbm_page *page, double value, int decimals);  /* "−0.25" */
-const char *cbm_page_signed(cbm_page *page, double value, int decimals);  /* "+0.25" */
-const char *cbm_page_percent(cbm_page *page, double share);               /* "12.3%" of 0.123; below 1%: "0.12%" */
-const char *cbm_page_count(cbm_page *page, int64_t n);                    /* "10,616,832"; n from 0 */
-const char *cbm_page_exact(cbm_page *page, float value);                  /* that reads back as the same float */
-const char *cbm_page_plain(cbm_page *page, double value);                 /* for CSS and SVG: "-12.35" */
+const char *cbm_page_number(cbm_page *page, double value, int decimals); /* "−0.25" */
+const char *cbm_page_signed(cbm_page *page, double value, int decimals); /* "+0.25" */
+const char *cbm_page_percent(cbm_page *page, double share);              /* "12.3%" of 0.123; below 1%: "0.12%" */
+const char *cbm_page_count(cbm_page *page, int64_t n);                   /* "10,616,832"; n from 0 */
+const char *cbm_page_exact(cbm_page *page, float value);                 /* that reads back as the same float */
+const char *cbm_page_plain(cbm_page *page, double value);                /* for CSS and SVG: "-12.35" */
 /* A horizontal bar of share · 100 %, for the eye alone. `mark`: where a line stands across it; below 0: none. */
 void cbm_page_bar(cbm_page *page, double share, double mark);
 

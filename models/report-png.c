@@ -101,12 +101,14 @@ static void take_bytes(void *user, void *bytes, int size) {
 #if defined(__GNUC__)
 __attribute__((noinline))
 #endif
-static int write_png(encoded *result, const unsigned char *pixels, int width, int height, int components) {
+static int
+write_png(encoded *result, const unsigned char *pixels, int width, int height, int components) {
     return stbi_write_png_to_func(take_bytes, result, width, height, components, pixels, width * components);
 }
 
 /* Runs stb_image_write with its memory set up; what it leaves behind is freed. */
-static int encode(encoder *memory, encoded *result, const unsigned char *pixels, int width, int height, int components) {
+static int encode(encoder *memory, encoded *result, const unsigned char *pixels, int width, int height,
+                  int components) {
     volatile int done = 0;
     memory->list = (encoder_block){&memory->list, &memory->list, 0};
     current = memory;
@@ -158,7 +160,8 @@ static void fill(canvas *c, int x, int y, int width, int height, colour ink) {
 }
 
 static colour mix(colour from, colour to, double share) {
-    return (colour){(unsigned char)(from.r + share * (to.r - from.r) + 0.5), (unsigned char)(from.g + share * (to.g - from.g) + 0.5),
+    return (colour){(unsigned char)(from.r + share * (to.r - from.r) + 0.5),
+                    (unsigned char)(from.g + share * (to.g - from.g) + 0.5),
                     (unsigned char)(from.b + share * (to.b - from.b) + 0.5)};
 }
 
@@ -175,11 +178,13 @@ static void to_ascii(const char *text, char ascii[MOST_LETTERS + 1]) {
         utf8proc_int32_t character = -1, parts[8];
         int boundary = 0;
         size_t left = length - i < 4 ? length - i : 4;
-        utf8proc_ssize_t size = utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)left, &character);
+        utf8proc_ssize_t size = utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)left,
+                                                 &character);
         i += size > 0 ? (size_t)size : 1;
-        utf8proc_ssize_t n_parts =
-            size > 0 ? utf8proc_decompose_char(character, parts, 8, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT | UTF8PROC_STRIPMARK, &boundary)
-                     : -1;
+        utf8proc_ssize_t n_parts = size > 0 ? utf8proc_decompose_char(
+                                                  character, parts, 8,
+                                                  UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT | UTF8PROC_STRIPMARK, &boundary)
+                                            : -1;
         if (n_parts < 0 || n_parts > 8) {
             n_parts = 1;
             parts[0] = '?';
@@ -203,8 +208,8 @@ static void draw_ascii(canvas *c, int x, int y, char *ascii, int scale, colour i
         float corner[2][4];
         memcpy(corner[0], vertices + 64 * i, 16);
         memcpy(corner[1], vertices + 64 * i + 32, 16);
-        fill(c, x + (int)corner[0][0] * scale, y + (int)corner[0][1] * scale, (int)(corner[1][0] - corner[0][0]) * scale,
-             (int)(corner[1][1] - corner[0][1]) * scale, ink);
+        fill(c, x + (int)corner[0][0] * scale, y + (int)corner[0][1] * scale,
+             (int)(corner[1][0] - corner[0][0]) * scale, (int)(corner[1][1] - corner[0][1]) * scale, ink);
     }
 }
 
@@ -220,13 +225,14 @@ static void draw_text(canvas *c, int x, int y, int room, int align, const char *
  * The picture
  * ---------------------------------------------------------------------------------------- */
 
-enum { MARGIN = 40, GAP = 24, CELL = 3, TEXT = 2, TITLE = 3, ROW_HEIGHT = 42, BAR_ROOM = 300 };
+enum { MARGIN = 40, GAP = 24, TILE = 330, TEXT = 2, TITLE = 3, ROW_HEIGHT = 42, BAR_ROOM = 300, KEY_HEIGHT = 160 };
 
 typedef struct drawing {
     canvas canvas;
     const cbm_maps *maps;
     const cbm_subnetworks *subnetworks;
     const cbm_model *model;
+    int cell; /* points along a cell's side */
     int tile_width, tile_height;
     int label_room, cell_width;   /* of names at the left, and of the overlaps' columns */
     int key_y, maps_y, overlap_y; /* where the parts begin */
@@ -258,10 +264,11 @@ static void lay_out(drawing *d, const char *title) {
     int n = d->subnetworks->n_concepts, layers = d->subnetworks->n_blocks;
     d->label_room = longest_name(d, 100, 230) + 20;
     d->cell_width = longest_name(d, 70, 130) + 14;
-    d->tile_width = d->maps->width * CELL;
-    d->tile_height = d->maps->height * CELL;
+    d->cell = d->maps->width < TILE ? TILE / d->maps->width : 1;
+    d->tile_width = d->maps->width * d->cell;
+    d->tile_height = d->maps->height * d->cell;
     d->key_y = MARGIN + LINE_HEIGHT * (TITLE + TEXT) + 2 * GAP;
-    d->maps_y = d->key_y + d->tile_height + 2 * GAP;
+    d->maps_y = d->key_y + (d->tile_height > KEY_HEIGHT ? d->tile_height : KEY_HEIGHT) + 2 * GAP;
     d->overlap_y = d->maps_y + 2 * LINE_HEIGHT * TEXT + layers * (d->tile_height + GAP) + GAP;
     int maps_width = d->label_room + d->maps->n_streams * (d->tile_width + GAP) - GAP;
     int overlap_width = d->label_room + n * d->cell_width + 3 * GAP + d->label_room + BAR_ROOM + 80;
@@ -270,15 +277,16 @@ static void lay_out(drawing *d, const char *title) {
     if (has_overlap(d) && width < overlap_width) width = overlap_width;
     if (width < text_width(title, TITLE) && text_width(title, TITLE) < 2000) width = text_width(title, TITLE);
     d->canvas.width = width + 2 * MARGIN;
-    d->canvas.height = (has_overlap(d) ? d->overlap_y + LINE_HEIGHT * TEXT * 3 + (n + 1) * ROW_HEIGHT : d->overlap_y) + MARGIN;
+    d->canvas.height = (has_overlap(d) ? d->overlap_y + LINE_HEIGHT * TEXT * 3 + (n + 1) * ROW_HEIGHT : d->overlap_y) +
+                       MARGIN;
 }
 
 static void draw_title(drawing *d, const char *title) {
     const cbm_subnetworks *s = d->subnetworks;
     char line[160];
     draw_text(&d->canvas, MARGIN, MARGIN, d->canvas.width - 2 * MARGIN, 0, title, TITLE, black);
-    snprintf(line, sizeof line, "%d subnetworks, one for each concept, over %lld prunable weights in %d layers", s->n_concepts,
-             (long long)s->n_weights, s->n_blocks);
+    snprintf(line, sizeof line, "%d subnetworks, one for each concept, over %lld prunable weights in %d layers",
+             s->n_concepts, (long long)s->n_weights, s->n_blocks);
     draw_text(&d->canvas, MARGIN, MARGIN + LINE_HEIGHT * TITLE + 8, d->canvas.width - 2 * MARGIN, 0, line, TEXT, grey);
 }
 
@@ -306,19 +314,20 @@ static void draw_key(drawing *d) {
     for (int m = 0; m < s->n_matrices && s->matrices[m].block == s->matrices[0].block; m++) {
         const cbm_map_place *place = &d->maps->place[m];
         char title[64], *last;
-        int width = place->width * CELL, height = place->height * CELL;
+        int width = place->width * d->cell, height = place->height * d->cell;
         cbm_matrix_title(s->matrices[m].name, title);
         last = text_width(title, TEXT) > width ? strrchr(title, ' ') : NULL;
-        fill(&d->canvas, x + place->x * CELL, y + place->y * CELL, width, height, mix(pale, teal, 0.25));
-        draw_text(&d->canvas, x + place->x * CELL + width / 2, y + place->y * CELL + height / 2 - 8, width, 1, last ? last + 1 : title,
-                  text_width(last ? last + 1 : title, TEXT) > width ? 1 : TEXT, black);
+        fill(&d->canvas, x + place->x * d->cell, y + place->y * d->cell, width, height, mix(pale, teal, 0.25));
+        draw_text(&d->canvas, x + place->x * d->cell + width / 2, y + place->y * d->cell + height / 2 - 8, width, 1,
+                  last ? last + 1 : title, text_width(last ? last + 1 : title, TEXT) > width ? 1 : TEXT, black);
         has_turned |= place->turned;
     }
     x += d->tile_width + 2 * GAP;
     draw_text(&d->canvas, x, y, 500, 0, "share of weights kept", TEXT, black);
     y = draw_scale(d, x, y + LINE_HEIGHT * TEXT + 4) + 8;
     draw_text(&d->canvas, x, y, 500, 0, "rows are outputs, columns inputs", TEXT, grey);
-    if (has_turned) draw_text(&d->canvas, x, y + LINE_HEIGHT * TEXT, 500, 0, "(feed-forward up on its side)", TEXT, grey);
+    if (has_turned)
+        draw_text(&d->canvas, x, y + LINE_HEIGHT * TEXT, 500, 0, "(feed-forward up on its side)", TEXT, grey);
 }
 
 static void draw_tile(drawing *d, int block, int stream, int x, int y) {
@@ -327,7 +336,8 @@ static void draw_tile(drawing *d, int block, int stream, int x, int y) {
         for (int column = 0; column < d->maps->width; column++) {
             float here = density[row * d->maps->width + column];
             if (here < 0) continue;
-            fill(&d->canvas, x + column * CELL, y + row * CELL, CELL, CELL, mix(pale, teal, (double)cbm_maps_shade(d->maps, stream, here)));
+            fill(&d->canvas, x + column * d->cell, y + row * d->cell, d->cell, d->cell,
+                 mix(pale, teal, (double)cbm_maps_shade(d->maps, stream, here)));
         }
 }
 
@@ -344,8 +354,8 @@ static void draw_maps(drawing *d) {
     }
     for (int block = 0; block < s->n_blocks; block++) {
         snprintf(text, sizeof text, "layer %d", block + 1);
-        draw_text(&d->canvas, MARGIN, d->maps_y + 2 * LINE_HEIGHT * TEXT + 4 + block * (d->tile_height + GAP), d->label_room, 0, text, TEXT,
-                  black);
+        draw_text(&d->canvas, MARGIN, d->maps_y + 2 * LINE_HEIGHT * TEXT + 4 + block * (d->tile_height + GAP),
+                  d->label_room, 0, text, TEXT, black);
     }
 }
 
@@ -358,8 +368,10 @@ static void draw_overlap(drawing *d) {
         for (int b = 0; b < n; b++)
             if (a != b && s->overlap[a * n + b] > largest) largest = s->overlap[a * n + b];
     for (int a = 0; a < n; a++) {
-        draw_text(&d->canvas, x + a * d->cell_width + d->cell_width / 2, y - 2, d->cell_width - 4, 1, cbm_model_concept(d->model, a), TEXT, black);
-        draw_text(&d->canvas, MARGIN, y + LINE_HEIGHT * TEXT + a * height + 12, d->label_room - 8, 0, cbm_model_concept(d->model, a), TEXT, black);
+        draw_text(&d->canvas, x + a * d->cell_width + d->cell_width / 2, y - 2, d->cell_width - 4, 1,
+                  cbm_model_concept(d->model, a), TEXT, black);
+        draw_text(&d->canvas, MARGIN, y + LINE_HEIGHT * TEXT + a * height + 12, d->label_room - 8, 0,
+                  cbm_model_concept(d->model, a), TEXT, black);
         for (int b = 0; b < n; b++) {
             int left = x + b * d->cell_width, top = y + LINE_HEIGHT * TEXT + a * height;
             double share = a == b || largest <= 0 ? 0.0 : s->overlap[a * n + b] / largest;
@@ -416,13 +428,14 @@ static scbm_status write_bytes(const char *path, const unsigned char *bytes, siz
     return scbm_output_commit(out);
 }
 
-scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model, const cbm_subnetworks *subnetworks,
-                           const scbm_hooks *hooks) {
+scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model,
+                           const cbm_subnetworks *subnetworks, const scbm_hooks *hooks) {
     cbm_maps maps;
     unsigned char *png = NULL;
     size_t size;
     if (!subnetworks->is_sparse)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: a dense model has no masks to draw; train with pruning for subnetworks", path);
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s: a dense model has no masks to draw; train with pruning for subnetworks", path);
     scbm_status status = cbm_maps_create(&maps, model, subnetworks, hooks);
     if (status) return status;
     drawing d = {.maps = &maps, .subnetworks = subnetworks, .model = model};

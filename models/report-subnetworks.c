@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Ink of the maps: seen on white and on black, as the pictures' transparency is what a density sets. So many steps of it
- * are told apart, which makes smaller files than all 256 would. */
+/* Ink of the maps: seen on white and on black, as the pictures' transparency is what a density sets. So many steps of
+ * it are told apart, which makes smaller files than all 256 would. */
 static const unsigned char ink[3] = {24, 140, 130};
 enum { SHADES = 20 };
 
@@ -32,12 +32,13 @@ static void put_layer(cbm_page *page, const cbm_subnetworks *s, int block) {
     for (int i = 0; i < n; i++) {
         int k = page->order[i];
         double density = block < 0 ? s->density[k] : s->block_density[(size_t)k * (size_t)s->n_blocks + (size_t)block];
-        cbm_put(page, "<td class=\"n\" style=\"background:rgb(var(--seq)/%s)\">%s</td>", cbm_page_plain(page, 0.5 * density),
-                cbm_page_percent(page, density));
+        cbm_put(page, "<td class=\"n\" style=\"background:rgb(var(--seq)/%s)\">%s</td>",
+                cbm_page_plain(page, 0.5 * density), cbm_page_percent(page, density));
     }
     if (n > 1)
-        cbm_put(page, "<td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td>", cbm_page_percent(page, kept_by[n]),
-                cbm_page_percent(page, kept_by[0]), cbm_page_number(page, mean_overlap(overlap, n), 3));
+        cbm_put(page, "<td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td>",
+                cbm_page_percent(page, kept_by[n]), cbm_page_percent(page, kept_by[0]),
+                cbm_page_number(page, mean_overlap(overlap, n), 3));
     cbm_put(page, "</tr>\n");
 }
 
@@ -83,7 +84,8 @@ static void put_overlap_row(cbm_page *page, const cbm_subnetworks *s, int a, dou
         else
             cbm_put(page, "<td style=\"background:rgb(var(--seq)/%s)\" title=\"by chance %s\">%s</td>",
                     cbm_page_plain(page, largest > 0 ? 0.55 * overlap / largest : 0.0),
-                    cbm_page_number(page, cbm_chance_overlap(s->density[a], s->density[b]), 3), cbm_page_number(page, overlap, 3));
+                    cbm_page_number(page, cbm_chance_overlap(s->density[a], s->density[b]), 3),
+                    cbm_page_number(page, overlap, 3));
     }
     cbm_put(page, "</tr>\n");
 }
@@ -99,36 +101,40 @@ static void put_layer_overlaps(cbm_page *page, const cbm_subnetworks *s) {
     cbm_put(page, "<details><summary>The same in each layer</summary>\n<div class=\"small\">\n");
     for (int block = 0; block < s->n_blocks; block++) {
         const double *overlap = s->block_overlap + (size_t)block * (size_t)n * (size_t)n;
-        cbm_put(page, "<figure><svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Overlaps in layer %d: mean %s\">\n", n, n, block + 1,
-                cbm_page_number(page, mean_overlap(overlap, n), 3));
+        cbm_put(page, "<figure><svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Overlaps in layer %d: mean %s\">\n",
+                n, n, block + 1, cbm_page_number(page, mean_overlap(overlap, n), 3));
         for (int i = 0; i < n; i++)
             for (int j = 0; j < n; j++) {
                 int a = page->order[i], b = page->order[j];
                 double share = a == b || largest <= 0 ? 0.0 : overlap[a * n + b] / largest;
-                cbm_put(page, "<rect x=\"%d\" y=\"%d\" width=\"1\" height=\"1\" style=\"fill:rgb(var(--seq)/%s)\">", j, i,
-                        cbm_page_plain(page, 0.04 + 0.9 * share));
+                cbm_put(page, "<rect x=\"%d\" y=\"%d\" width=\"1\" height=\"1\" style=\"fill:rgb(var(--seq)/%s)\">", j,
+                        i, cbm_page_plain(page, 0.04 + 0.9 * share));
                 if (a != b)
-                    cbm_put(page, "<title>%s, %s: %s</title>", page->concept[a], page->concept[b],
+                    cbm_put(page, "<title>%s, %s: %s</title>", page->concept[a], page -> concept[b],
                             cbm_page_number(page, overlap[a * n + b], 3));
                 cbm_put(page, "</rect>\n");
             }
         cbm_put(page, "</svg><figcaption>Layer %d: mean %s</figcaption></figure>\n", block + 1,
                 cbm_page_number(page, mean_overlap(overlap, n), 3));
     }
-    cbm_put(page, "</div><p class=\"note\">Rows and columns as in the table above; the darkest cell is %s.</p></details>\n",
+    cbm_put(page,
+            "</div><p class=\"note\">Rows and columns as in the table above; the darkest cell is %s.</p></details>\n",
             cbm_page_number(page, largest, 3));
 }
 
 static void put_overlap(cbm_page *page, const cbm_subnetworks *s) {
     double largest = largest_overlap(s->overlap, s->n_concepts);
-    cbm_put(page, "<figure><h3>Overlap of each pair</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Overlap\">"
+    cbm_put(page, "<figure><h3>Overlap of each pair</h3>\n<div class=\"scroll\" tabindex=\"0\" "
+                  "role=\"region\" aria-label=\"Overlap\">"
                   "<table class=\"heat\">\n<thead><tr><td></td>");
     for (int i = 0; i < s->n_concepts; i++) cbm_put(page, "<th scope=\"col\">%s</th>", page->concept[page->order[i]]);
     cbm_put(page, "</tr></thead>\n<tbody>\n");
     for (int i = 0; i < s->n_concepts; i++) put_overlap_row(page, s, page->order[i], largest);
     cbm_put(page,
-            "</tbody>\n</table></div>\n<figcaption>Intersection over union: of the weights that at least one of two concepts keeps, "
-            "the share that both keep. Masks of the same densities drawn by chance would overlap by %s.</figcaption></figure>\n",
+            "</tbody>\n</table></div>\n<figcaption>Intersection over union: of the weights that at least one of "
+            "two concepts keeps, "
+            "the share that both keep. Masks of the same densities drawn by chance would overlap by %s.</figcaption>"
+            "</figure>\n",
             cbm_page_number(page, mean_chance(s), 3));
     if (s->n_blocks > 1) put_layer_overlaps(page, s);
 }
@@ -153,7 +159,8 @@ static scbm_status put_sharing(cbm_page *page, const cbm_subnetworks *s) {
     double *chance = scbm_alloc_array(page->hooks, (size_t)n + 1, sizeof *chance);
     if (!chance) return SCBM_ERROR_MEMORY;
     sharing_by_chance(s, chance);
-    cbm_put(page, "<div class=\"cards two\">\n<div class=\"card\"><h3>How many concepts keep a weight</h3>\n<ul class=\"bars\">\n");
+    cbm_put(page, "<div class=\"cards two\">\n<div class=\"card\"><h3>How many concepts keep a weight</h3>"
+                  "\n<ul class=\"bars\">\n");
     for (int j = n; j >= 0; j--) {
         cbm_put(page, "<li title=\"by chance %s\">", cbm_page_percent(page, chance[j]));
         if (j == n) cbm_put(page, "<span>all %d</span>", n);
@@ -162,15 +169,18 @@ static scbm_status put_sharing(cbm_page *page, const cbm_subnetworks *s) {
         cbm_page_bar(page, s->kept_by[j], chance[j]);
         cbm_put(page, "<span class=\"n\">%s</span></li>\n", cbm_page_percent(page, s->kept_by[j]));
     }
-    cbm_put(page, "</ul>\n<p class=\"note\">Share of the prunable weights. The line marks what chance would give.</p></div>\n"
-                  "<div class=\"card\"><h3>A concept&#39;s own</h3>\n<ul class=\"bars\">\n");
+    cbm_put(page,
+            "</ul>\n<p class=\"note\">Share of the prunable weights. The line marks what chance would give.</p></div>\n"
+            "<div class=\"card\"><h3>A concept&#39;s own</h3>\n<ul class=\"bars\">\n");
     for (int i = 0; i < n; i++) {
         int k = page->order[i];
         cbm_put(page, "<li><span>%s</span>", page->concept[k]);
         cbm_page_bar(page, s->own[k], -1.0);
         cbm_put(page, "<span class=\"n\">%s</span></li>\n", cbm_page_percent(page, s->own[k]));
     }
-    cbm_put(page, "</ul>\n<p class=\"note\">Share of what the concept keeps that no other concept keeps.</p></div>\n</div>\n");
+    cbm_put(
+        page,
+        "</ul>\n<p class=\"note\">Share of what the concept keeps that no other concept keeps.</p></div>\n</div>\n");
     scbm_release(page->hooks, chance);
     return SCBM_OK;
 }
@@ -184,7 +194,8 @@ static void put_base64(cbm_page *page, const unsigned char *bytes, size_t size) 
     for (size_t i = 0; i < size; i += 3) {
         unsigned b[3] = {bytes[i], i + 1 < size ? bytes[i + 1] : 0u, i + 2 < size ? bytes[i + 2] : 0u};
         char text[4] = {digits[b[0] >> 2], digits[(b[0] & 3) << 4 | b[1] >> 4],
-                        i + 1 < size ? digits[(b[1] & 15) << 2 | b[2] >> 6] : '=', i + 2 < size ? digits[b[2] & 63] : '='};
+                        i + 1 < size ? digits[(b[1] & 15) << 2 | b[2] >> 6] : '=',
+                        i + 2 < size ? digits[b[2] & 63] : '='};
         scbm_output_write(page->out, text, 4);
     }
 }
@@ -214,8 +225,8 @@ static scbm_status put_map_cell(cbm_page *page, const cbm_maps *maps, int block,
                              : s->block_density[(size_t)stream * (size_t)s->n_blocks + (size_t)block];
     cbm_put(page, "<td>");
     scbm_status status = put_picture(page, maps, block, stream, pixels);
-    cbm_put(page, "\" alt=\"Layer %d, %s: %s kept\"><span>%s</span></td>", block + 1, is_shared ? "all" : page->concept[stream],
-            cbm_page_percent(page, share), cbm_page_percent(page, share));
+    cbm_put(page, "\" alt=\"Layer %d, %s: %s kept\"><span>%s</span></td>", block + 1,
+            is_shared ? "all" : page->concept[stream], cbm_page_percent(page, share), cbm_page_percent(page, share));
     return status;
 }
 
@@ -224,8 +235,11 @@ static void put_layout(cbm_page *page, const cbm_maps *maps) {
     const cbm_subnetworks *s = maps->subnetworks;
     double scale = 99.0 / maps->width;
     int has_turned = 0;
-    cbm_put(page, "<div class=\"layout\"><svg viewBox=\"-.5 -.5 100 %s\" role=\"img\" aria-label=\"Where each matrix lies in a "
-                  "picture\">\n", cbm_page_plain(page, maps->height * scale + 1));
+    cbm_put(
+        page,
+        "<div class=\"layout\"><svg viewBox=\"-.5 -.5 100 %s\" role=\"img\" aria-label=\"Where each matrix lies in a "
+        "picture\">\n",
+        cbm_page_plain(page, maps->height * scale + 1));
     for (int m = 0; m < s->n_matrices && s->matrices[m].block == s->matrices[0].block; m++) {
         const cbm_map_place *place = &maps->place[m];
         char title[64], *last;
@@ -233,7 +247,8 @@ static void put_layout(cbm_page *page, const cbm_maps *maps) {
         cbm_matrix_title(s->matrices[m].name, title);
         last = is_narrow ? strrchr(title, ' ') : NULL;
         has_turned |= place->turned;
-        cbm_put(page, "<rect x=\"%s\" y=\"%s\" width=\"%s\" height=\"%s\"/><text x=\"%s\" y=\"%s\" text-anchor=\"middle\">",
+        cbm_put(page,
+                "<rect x=\"%s\" y=\"%s\" width=\"%s\" height=\"%s\"/><text x=\"%s\" y=\"%s\" text-anchor=\"middle\">",
                 cbm_page_plain(page, place->x * scale), cbm_page_plain(page, place->y * scale),
                 cbm_page_plain(page, place->width * scale), cbm_page_plain(page, place->height * scale),
                 cbm_page_plain(page, (place->x + place->width / 2.0) * scale),
@@ -241,14 +256,20 @@ static void put_layout(cbm_page *page, const cbm_maps *maps) {
         cbm_page_escape(page, last ? last + 1 : title, strlen(last ? last + 1 : title));
         cbm_put(page, "</text>\n");
     }
-    cbm_put(page, "</svg>\n<p class=\"note\">Each picture is one layer of one subnetwork. A matrix has an output neuron in each row "
-                  "and an input in each column%s. A point is the share of the weights under it that are kept: "
-                  "<span class=\"nowrap\">%s<svg class=\"ramp\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\">",
-            has_turned ? "; one that is taller than wide lies on its side, so that the feed-forward neurons stand above each other" : "",
-            cbm_page_percent(page, (double)maps->low[0]));
+    cbm_put(
+        page,
+        "</svg>\n<p class=\"note\">Each picture is one layer of one subnetwork. A matrix has an output neuron "
+        "in each row "
+        "and an input in each column%s. A point is the share of the weights under it that are kept: "
+        "<span class=\"nowrap\">%s<svg class=\"ramp\" viewBox=\"0 0 100 10\" "
+        "preserveAspectRatio=\"none\" aria-hidden=\"true\">",
+        has_turned
+            ? "; one that is taller than wide lies on its side, so that the feed-forward neurons stand above each other"
+            : "",
+        cbm_page_percent(page, (double)maps->low[0]));
     for (int i = 0; i < 10; i++)
-        cbm_put(page, "<rect x=\"%d\" width=\"10\" height=\"10\" style=\"fill:rgb(%d %d %d/%s);stroke:none\"/>", 10 * i, ink[0], ink[1],
-                ink[2], cbm_page_plain(page, 0.04 + 0.96 * i / 9));
+        cbm_put(page, "<rect x=\"%d\" width=\"10\" height=\"10\" style=\"fill:rgb(%d %d %d/%s);stroke:none\"/>", 10 * i,
+                ink[0], ink[1], ink[2], cbm_page_plain(page, 0.04 + 0.96 * i / 9));
     cbm_put(page, "</svg>%s</span>", cbm_page_percent(page, (double)maps->high[0]));
     if (maps->n_streams > s->n_concepts)
         cbm_put(page, " for the concepts, <span class=\"nowrap\">%s to %s</span> for what all keep",
@@ -264,8 +285,11 @@ static scbm_status put_maps(cbm_page *page, const cbm_subnetworks *s) {
     if (!pixels) status = SCBM_ERROR_MEMORY;
     cbm_put(page, "<figure><h3>Maps of the masks</h3>\n");
     put_layout(page, &maps);
-    cbm_put(page, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Maps of the masks\"><table class=\"maps\" "
-                  "style=\"--n:%d\">\n<thead><tr><td></td>", maps.n_streams);
+    cbm_put(
+        page,
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Maps of the masks\"><table class=\"maps\" "
+        "style=\"--n:%d\">\n<thead><tr><td></td>",
+        maps.n_streams);
     for (int i = 0; i < s->n_concepts; i++) cbm_put(page, "<th scope=\"col\">%s</th>", page->concept[page->order[i]]);
     if (maps.n_streams > s->n_concepts) cbm_put(page, "<th scope=\"col\">kept by all</th>");
     cbm_put(page, "</tr></thead>\n<tbody>\n");
@@ -288,12 +312,17 @@ static scbm_status put_maps(cbm_page *page, const cbm_subnetworks *s) {
 scbm_status cbm_page_subnetworks(cbm_page *page, const cbm_subnetworks *s) {
     cbm_put(page, "<section id=\"subnetworks\">\n<h2>Subnetworks</h2>\n");
     if (!s->is_sparse) {
-        cbm_put(page, "<p>This model is dense: one encoder with all its weights serves every concept, so there are no masks to "
-                      "compare. Training with pruning gives each concept a subnetwork of its own.</p>\n</section>\n");
+        cbm_put(
+            page,
+            "<p>This model is dense: one encoder with all its weights serves every concept, so there are no masks to "
+            "compare. Training with pruning gives each concept a subnetwork of its own.</p>\n</section>\n");
         return SCBM_OK;
     }
-    cbm_put(page, "<p>All concepts read the text with the same weights, but each through a mask of its own that keeps some of the "
-                  "%s prunable ones and leaves out the rest.</p>\n", cbm_page_count(page, s->n_weights));
+    cbm_put(page,
+            "<p>All concepts read the text with the same weights, but each through a mask of its own that keeps some "
+            "of the "
+            "%s prunable ones and leaves out the rest.</p>\n",
+            cbm_page_count(page, s->n_weights));
     put_density(page, s);
     scbm_status status = SCBM_OK;
     if (s->n_concepts > 1) {

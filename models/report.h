@@ -65,7 +65,8 @@ scbm_status cbm_report_html(const char *path, const char *title, const cbm_model
 /* The same for a data set. */
 scbm_status cbm_report_global_html(const char *path, const char *title, const cbm_model *model,
                                    const cbm_global_report *report, const scbm_hooks *hooks);
-/* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. */
+/* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. A dense model is
+ * SCBM_ERROR_UNSUPPORTED. */
 scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model, const cbm_subnetworks *subnetworks,
                            const scbm_hooks *hooks);
 

@@ -5,8 +5,8 @@
  *
  * runs the training graph of a joint model on the first N rows, as one batch, without dropout and with λ = 5, and
  * writes a GGUF file of F32 tensors: hidden.0 (the embeddings), hidden.1 … (each block's output) [tokens, d], packed;
- * pooled [N, d]; concept_logits [N, C]; label_logits [N, Y]; loss [1]; and grad.NAME of every parameter NAME. In a sparse
- * model hidden states from the first block on, and pooled, are [K, …].
+ * pooled [N, d]; concept_logits [N, C]; label_logits [N, Y]; loss [1]; and grad.NAME of every parameter NAME. In a
+ * sparse model hidden states from the first block on, and pooled, are [K, …].
  *
  * `--gradients masked|dense`: grad.NAME of a prunable matrix is that of W ⊙ M_k, stream by stream: [K, out, in].
  *
@@ -19,8 +19,8 @@
  * weight_gradient.NAME [N, out, in].
  *
  * `--intervene CONCEPT=CLASS --rule signed|abs --portion X --steps N`: a mask intervention on the text of row N − 1 of
- * `--rows N`: before and after [C + Y], the concepts' logits and the label's; masks.NAME [1, out, row bytes] afterwards;
- * counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits.
+ * `--rows N`: before and after [C + Y], the concepts' logits and the label's; masks.NAME [1, out, row bytes]
+ * afterwards; counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits.
  */
 #include "../models/prune.h"
 

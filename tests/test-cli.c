@@ -28,11 +28,12 @@
 static char program[PATH_MAX];
 static char folder[] = "/tmp/sparsecbm-test-XXXXXX";
 
-static const char *const commands[] = {"demo", "train", "eval", "predict", "explain", "embed", "tokenize", "quantize", "inspect", "bench"};
+static const char *const commands[] = {"demo", "train", "eval", "predict", "explain", "intervene", "embed", "tokenize", "quantize", "inspect", "bench"};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 #define COLUMNS "--text review --label stars --concept food --concept service --concept noise --concept price"
 #define TRAIN "train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv " COLUMNS
+#define PRUNE_ONCE " --epochs 1 --prune magnitude --sparsity 0.6 --prune-start 1 --prune-end 1"
 
 /* ------------------------------------------------------------------------------------------
  * Helpers
@@ -145,7 +146,9 @@ static int set_up(void **state) {
     if (!mkdtemp(folder) || chdir(folder) != 0) return -1;
     char *text = output_of("demo --data-only --dir demo");
     free(text);
-    text = output_of(TRAIN " --epochs 1 -o demo/reviews.gguf");
+    text = output_of(TRAIN PRUNE_ONCE " -o demo/reviews.gguf");
+    free(text);
+    text = output_of(TRAIN " --epochs 0 -o dense.gguf");
     free(text);
     return 0;
 }
@@ -190,6 +193,17 @@ static void bad_usage_has_status_2(void **state) {
     expect_error("train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv -o x", 2, "--text");
     expect_error(TRAIN " --concept food=price -o x", 2, "given twice");
     expect_error(TRAIN " --mode vanilla -o x", 2, "vanilla has no concepts");
+    expect_error("intervene --model demo/reviews.gguf text", 2, "--set CONCEPT=CLASS is required");
+    expect_error("intervene --model demo/reviews.gguf text --set food", 2, "--set wants CONCEPT=CLASS, got 'food'");
+    expect_error("intervene --model demo/reviews.gguf text --set =Negative", 2, "--set wants CONCEPT=CLASS");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --set food=Positive", 2, "'food' is set twice");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --portion 0", 2, "above 0 and up to 1");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --portion 1.01", 2, "from 0 to 1");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --steps 0", 2, "from 1 to");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --method edit --steps 2", 2, "about masks");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --edit one-hot", 2, "about edited values");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --portion 0.1", 2, "go with --intervene");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --intervene mask --csv x.csv", 2, "without --intervene");
 }
 
 static void no_command_prints_usage(void **state) {
@@ -218,6 +232,13 @@ static void bad_input_has_status_1(void **state) {
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label price", 1, "demo/test.csv");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --concept fod=food", 1, "no concept 'fod'");
     expect_error(TRAIN " --data nothing.csv -o x", 1, "nothing.csv");
+    expect_error("intervene --model demo/reviews.gguf text --set fod=Negative", 1, "no concept 'fod'; the model has food, service");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Bad", 1, "no class 'Bad'; it has Negative, Positive, unknown");
+    expect_error("intervene --model dense.gguf text --set food=Negative", 1, "--method edit");
+    expect_error("intervene --model demo/encoder.gguf text --set food=Negative", 1, "encoder without labels");
+    expect_error("eval --model dense.gguf --data demo/test.csv --intervene mask", 1, "--method edit");
+    expect_error(TRAIN " --json --prune obert --epochs 3 -o x", 1, "3 epochs end before the last pruning in epoch 15");
+    expect_error(TRAIN " --json --prune magnitude --sparsity 0.5 --initial-sparsity 0.6 -o x", 1, "must lie between 0 and 0.5");
     expect_error(TRAIN " --concept smell -o x", 1, "smell");
 }
 
@@ -399,6 +420,65 @@ static void predict_contributions_add_up(void **state) {
     free(lines);
 }
 
+static const cJSON *concept_of(const cJSON *prediction, const char *name) {
+    const cJSON *concept;
+    cJSON_ArrayForEach(concept, cJSON_GetObjectItem(prediction, "concepts"))
+        if (strcmp(cJSON_GetObjectItem(concept, "name")->valuestring, name) == 0) return concept;
+    fail_msg("there is no concept %s", name);
+    return NULL;
+}
+
+static void intervene_prints_what_was_and_what_is(void **state) {
+    (void)state;
+    char *file = read_file("demo/reviews.gguf");
+    char *first = output_of("predict --model demo/reviews.gguf --json 'The soup was cold.'");
+    char *lines = output_of("intervene --model demo/reviews.gguf --json --set food=Positive --set price=Negative 'The soup was cold.' 'x'");
+    assert_int_equal(count_lines(lines), 2);
+    cJSON *object = json_line(lines, 0);
+    expect_keys(object, "method steps moved_bits total_bits before after");
+    cJSON *before = cJSON_GetObjectItem(object, "before"), *after = cJSON_GetObjectItem(object, "after"), *predicted = json_line(first, 0);
+    assert_true(cJSON_Compare(before, predicted, 1));
+    expect_keys(after, "label probability logits bias truncated concepts");
+    assert_true(cJSON_Compare(concept_of(before, "noise"), concept_of(after, "noise"), 1) ||
+                number(concept_of(before, "noise"), "probability") == number(concept_of(after, "noise"), "probability"));
+    assert_string_equal(cJSON_GetObjectItem(concept_of(after, "food"), "class")->valuestring, "Positive");
+    assert_string_equal(cJSON_GetObjectItem(concept_of(after, "price"), "class")->valuestring, "Negative");
+    assert_true(number(object, "steps") >= 1 && number(object, "moved_bits") > 0);
+    assert_true(number(object, "total_bits") == 2 * 2 * (4 * 64 * 64 + 2 * 64 * 256)); /* two concepts, two layers */
+    cJSON_Delete(object);
+    cJSON_Delete(predicted);
+    free(lines);
+    free(first);
+    lines = output_of("intervene --model demo/reviews.gguf --method edit --json --set food=Positive 'The soup was cold.'");
+    object = json_line(lines, 0);
+    assert_true(number(object, "steps") == 0 && number(object, "moved_bits") == 0);
+    cJSON_Delete(object);
+    free(lines);
+    lines = output_of("intervene --model demo/reviews.gguf --set food=Positive 'The soup was cold.'");
+    assert_non_null(strstr(lines, "mask bits moved"));
+    free(lines);
+    lines = output_of("intervene --model dense.gguf --method edit --edit one-hot --set food=Positive 'The soup was cold.'");
+    assert_non_null(strstr(lines, "set to Positive by editing its values"));
+    free(lines);
+    char *same = read_file("demo/reviews.gguf");
+    assert_string_equal(file, same); /* as far as the first NUL; the tests of the library compare all */
+    free(file);
+    free(same);
+}
+
+static void long_texts_can_be_intervened_on(void **state) {
+    (void)state;
+    outcome result = shell("{ echo short; for i in $(seq 90); do printf 'soup '; done; echo; echo short; } >long.txt\n"
+                           "\"$MAIN\" intervene --model demo/reviews.gguf --file long.txt --set food=Positive --json");
+    assert_int_equal(result.status, 0);
+    assert_int_equal(count_lines(result.out), 3);
+    cJSON *first = json_line(result.out, 0), *last = json_line(result.out, 2); /* the same through larger graphs */
+    assert_true(cJSON_Compare(first, last, 1));
+    cJSON_Delete(first);
+    cJSON_Delete(last);
+    forget(&result);
+}
+
 static void texts_come_from_anywhere(void **state) {
     (void)state;
     outcome made = shell("printf 'The soup was cold.\\nA kind waiter, and cheap!\\r\\n\\nLoud' >texts.txt\n"
@@ -504,6 +584,35 @@ static void eval_writes_predictions(void **state) {
     free(again);
 }
 
+static void eval_measures_interventions(void **state) {
+    (void)state;
+    static const char *const ways[] = {"mask --portion 0.1 --steps 3", "mask --select abs", "edit"};
+    for (int i = 0; i < 3; i++) {
+        char command[200];
+        snprintf(command, sizeof command, "eval --model demo/reviews.gguf --data demo/test.csv --intervene-texts 12 --resamples 0 --json --intervene %s", ways[i]);
+        char *lines = output_of(command);
+        cJSON *object = json_line(lines, 0), *before = cJSON_GetObjectItem(object, "before"), *after = cJSON_GetObjectItem(object, "after");
+        expect_keys(object, "before after method concepts_fixed concepts_wrong labels_fixed labels_broken steps moved_bits seconds");
+        expect_keys(before, "label concepts texts texts_per_s");
+        expect_keys(after, "label concepts texts texts_per_s");
+        assert_true(number(after, "texts") == 12);
+        assert_string_equal(cJSON_GetObjectItem(object, "method")->valuestring, i < 2 ? "mask" : "edit");
+        double wrong = number(object, "concepts_wrong"), fixed = number(object, "concepts_fixed");
+        assert_true(wrong > 0 && fixed <= wrong && (number(object, "moved_bits") > 0) == (i < 2));
+        /* Of 48 concepts. */
+        assert_true(fabs(48 * number(cJSON_GetObjectItem(before, "concepts"), "accuracy") - (48 - wrong)) < 1e-6);
+        assert_true(fabs(48 * number(cJSON_GetObjectItem(after, "concepts"), "accuracy") - (48 - wrong + fixed)) < 1e-6);
+        double labels = number(object, "labels_fixed") - number(object, "labels_broken");
+        assert_true(fabs(12 * (number(cJSON_GetObjectItem(after, "label"), "accuracy") - number(cJSON_GetObjectItem(before, "label"), "accuracy")) - labels) < 1e-6);
+        cJSON_Delete(object);
+        free(lines);
+    }
+    char *text = output_of("eval --model demo/reviews.gguf --data demo/test.csv --intervene-texts 12 --intervene mask");
+    assert_non_null(strstr(text, "With every misread concept set to its true class (mask)"));
+    assert_non_null(strstr(text, "mask bits moved"));
+    free(text);
+}
+
 static void train_prints_an_epoch_a_line(void **state) {
     (void)state;
     char *lines = output_of(TRAIN " --epochs 2 --json --log-steps steps.csv --dump-order order.txt -o two.gguf");
@@ -554,6 +663,31 @@ static void inspect_lists_keys_and_tensors(void **state) {
     free(lines);
     lines = output_of("inspect demo/reviews.gguf");
     assert_non_null(strstr(lines, "blk.1.ffn_down.weight"));
+    assert_non_null(strstr(lines, "Subnetworks"));
+    free(lines);
+}
+
+static void inspect_shows_subnetworks(void **state) {
+    (void)state;
+    char *lines = output_of("inspect demo/reviews.gguf --json");
+    cJSON *object = json_line(lines, 0), *subnetworks = cJSON_GetObjectItem(object, "subnetworks");
+    expect_keys(subnetworks, "density blocks overlaps");
+    expect_keys(cJSON_GetObjectItem(subnetworks, "density"), "food service noise price");
+    assert_true(fabs(number(cJSON_GetObjectItem(subnetworks, "density"), "noise") - 0.4) < 1e-4);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(subnetworks, "blocks")), 2);
+    assert_true(fabs(number(cJSON_GetArrayItem(cJSON_GetObjectItem(subnetworks, "blocks"), 1), "food") - 0.4) < 1e-4);
+    const cJSON *overlaps = cJSON_GetObjectItem(subnetworks, "overlaps"), *pair = cJSON_GetArrayItem(overlaps, 5);
+    assert_int_equal(cJSON_GetArraySize(overlaps), 6);
+    expect_keys(pair, "a b iou blocks");
+    assert_string_equal(cJSON_GetObjectItem(pair, "a")->valuestring, "noise");
+    assert_string_equal(cJSON_GetObjectItem(pair, "b")->valuestring, "price");
+    assert_true(number(pair, "iou") == 1); /* magnitude gives all concepts the same */
+    cJSON_Delete(object);
+    free(lines);
+    lines = output_of("inspect dense.gguf --json");
+    object = json_line(lines, 0);
+    assert_null(cJSON_GetObjectItem(object, "subnetworks"));
+    cJSON_Delete(object);
     free(lines);
 }
 
@@ -657,8 +791,8 @@ static void an_interrupt_ends_training_cleanly(void **state) {
 
 static void threads_do_not_change_training(void **state) {
     (void)state;
-    free(output_of(TRAIN " --epochs 1 --threads 1 -o one.gguf"));
-    free(output_of(TRAIN " --epochs 1 --threads 2 -o two.gguf"));
+    free(output_of(TRAIN PRUNE_ONCE " --threads 1 -o one.gguf"));
+    free(output_of(TRAIN PRUNE_ONCE " --threads 2 -o two.gguf"));
     outcome result = shell("cmp one.gguf two.gguf && cmp one.gguf demo/reviews.gguf");
     assert_string_equal(result.out, "");
     assert_int_equal(result.status, 0);
@@ -680,15 +814,19 @@ int main(void) {
         cmocka_unit_test(tokenize_prints_ids_tokens_offsets),
         cmocka_unit_test(embed_prints_vectors),
         cmocka_unit_test(predict_contributions_add_up),
+        cmocka_unit_test(intervene_prints_what_was_and_what_is),
+        cmocka_unit_test(long_texts_can_be_intervened_on),
         cmocka_unit_test(texts_come_from_anywhere),
         cmocka_unit_test(the_text_column_is_remembered),
         cmocka_unit_test(a_cut_text_says_so),
         cmocka_unit_test(a_bad_line_is_named_after_the_good_ones),
         cmocka_unit_test(eval_prints_its_measures),
+        cmocka_unit_test(eval_measures_interventions),
         cmocka_unit_test(eval_writes_predictions),
         cmocka_unit_test(train_prints_an_epoch_a_line),
         cmocka_unit_test(other_modes_train),
         cmocka_unit_test(inspect_lists_keys_and_tensors),
+        cmocka_unit_test(inspect_shows_subnetworks),
         cmocka_unit_test(quantized_models_predict),
         cmocka_unit_test(a_pipe_is_answered_line_by_line),
         cmocka_unit_test(an_interrupt_ends_training_cleanly),

@@ -51,9 +51,9 @@ def pack_masks(masks, row_bytes):
     return padded.view(np.int8)
 
 
-def masks_of(tensors, prefix="", suffix=".masks"):
+def masks_of(tensors):
     """Masks by the name of their weight, of a model file's tensors."""
-    return {name: unpack_masks(tensors[name.removesuffix(".weight") + suffix], tensors[name].shape[1])
+    return {name: unpack_masks(tensors[name.removesuffix(".weight") + ".masks"], tensors[name].shape[1])
             for name in tensors if is_prunable(name)}
 
 
@@ -171,7 +171,7 @@ def obert_scores(weight, gradients, block, damping, absolute=False, kept=None):
     w = weight.astype(np.float64).reshape(-1)
     g = gradients.astype(np.float64).reshape(len(gradients), -1)
     if not absolute:
-        damping *= (g if kept is None else g[:, kept.reshape(-1)]).__pow__(2).mean()
+        damping *= np.mean((g if kept is None else g[:, kept.reshape(-1)]) ** 2)
     whole = w.size // block * block  # the last block may be shorter
     scores = [block_scores(w[:whole].reshape(-1, block), g[:, :whole].reshape(len(g), -1, block), damping).reshape(-1)]
     if whole < w.size:
@@ -322,7 +322,7 @@ def edit(model, logits, k, values):
 
 
 def gold_means(values, concepts, groups):
-    """Of u [N, C]: for each class, the mean of its concept's values over the rows with this gold class, and their number."""
+    """Of u [N, C]: for each class, the mean of u_k over the rows whose gold class it is, and their number."""
     means, counts = [], []
     for k in range(len(groups) - 1):
         for c in range(groups[k + 1] - groups[k]):
@@ -406,11 +406,12 @@ def probability(model, products, k, target, ids):
 
 
 def attention_received(model, ids, k):
-    """How much attention each token gets in the last block of concept k's subnetwork: the mean over heads and tokens."""
+    """How much attention each token gets in concept k's last block: the mean over heads and tokens."""
     products = model.products()
     weights = {model.keys[key]: products[key][k] for key in model.prunable}
     with torch.no_grad():
-        output = functional_call(model.encoder, weights, kwargs=dict(input_ids=torch.tensor([ids]), output_attentions=True))
+        output = functional_call(model.encoder, weights,
+                                 kwargs=dict(input_ids=torch.tensor([ids]), output_attentions=True))
     return output.attentions[-1][0].mean((0, 1)).numpy()
 
 

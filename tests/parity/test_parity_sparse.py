@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import WORDS, Case, Checkpoint, make_checkpoint, relative_error, run, run_json, write_csv
+from conftest import (CEBAB_COLUMNS, WORDS, Case, Checkpoint, cebab_file, cebab_subset, make_checkpoint,
+                      relative_error, run, run_json, write_csv)
 import reference as ref
 import sparse_reference as sparse
 
@@ -49,7 +50,6 @@ class SparseModel:
         """The reference with this file's weights and masks."""
         if path not in self.references:
             self.references[path] = load_reference(self.checkpoint, path, self.data)
-        self.references[path].zero_grad()
         return self.references[path]
 
     def batch(self, rows=ROWS):
@@ -99,6 +99,15 @@ def change(path, name, values):
     return copy
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The models are so small that threads would only wait for each other."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
 def model(request, tmp_path_factory):
     checkpoint = make_checkpoint(request.param, tmp_path_factory)
@@ -139,12 +148,12 @@ def test_random_masks_have_the_exact_number_of_zeros(model):
             assert (~mask[k]).sum() == sparse.n_zeros(mask[k].size, 0.55), name
 
 
-def test_forward_loss_and_gradients(model, tmp_path):
-    dumped = model.dump(tmp_path / "dump.gguf", model=model.hollow)
-    reference = model.reference(model.hollow)
-    ids, mask, concepts, labels = model.batch()
+def check_forward_and_backward(reference, dumped, batch):
+    ids, mask, concepts, labels = batch
     products = reference.products()
-    pooled = [sparse.pool(reference.encode(k, products, mask, input_ids=ids), mask) for k in range(len(CONCEPTS))]
+    reference.zero_grad()
+    pooled = [sparse.pool(reference.encode(k, products, mask, input_ids=ids), mask)
+              for k in range(reference.n_concepts)]
     concept_logits, label_logits = reference(ids, mask)
     loss = reference.loss(ids, mask, concepts, labels)
     loss.backward()
@@ -159,6 +168,11 @@ def test_forward_loss_and_gradients(model, tmp_path):
     check_gradients(got, wanted)
     for name, masks in reference.masks.items():
         assert not got[name][~masks.any(0).numpy()].any(), f"{name}: a gradient where every concept's mask is zero"
+
+
+def test_forward_loss_and_gradients(model, tmp_path):
+    dumped = model.dump(tmp_path / "dump.gguf", model=model.hollow)
+    check_forward_and_backward(model.reference(model.hollow), dumped, model.batch())
 
 
 @pytest.mark.parametrize("kind", ["masked", "dense"])
@@ -235,7 +249,7 @@ def dump_intervention(model, path, out, row, k, target, rule, portion, steps):
 def check_bits(wanted, was, got, rule, portion):
     """Each matrix moves the bits that the reference ranks first; returns how many differ.
 
-    A bit may differ where |G| is the threshold's within 1e-3, and the number of bits where f32 cannot tell the sign of G.
+    A bit may differ where |G| is the threshold's within 1e-3, their number where f32 cannot tell the sign of G.
     """
     noise = 1e-6 * max(np.abs(g).max() for g in wanted.gradients.values())
     n_differing = 0
@@ -339,7 +353,8 @@ def test_intervene_command(model, tmp_path, rule):
     result = intervene(model.path, flat_text(model, row), list(CONCEPTS)[k], model.data.concept_classes[k][target],
                        "--select", rule, "--portion", 0.05, "--steps", 1)
     assert result["method"] == "mask"
-    assert [result["steps"], result["moved_bits"], result["total_bits"]] == dumped["counts"].reshape(-1)[[0, 2, 3]].tolist()
+    steps, _, moved, total = dumped["counts"].reshape(-1)
+    assert (result["steps"], result["moved_bits"], result["total_bits"]) == (steps, moved, total)
     for when in ("before", "after"):
         assert relative_error(logits_of(result[when]), dumped[when].reshape(-1)) <= 1e-6
 
@@ -371,10 +386,33 @@ def test_edit(model, values):
 SPECIAL_TOKENS = ("[CLS]", "[SEP]")
 
 
+def special_tokens(checkpoint, ids):
+    return [checkpoint.tokenizer.id_to_token(i) in SPECIAL_TOKENS for i in ids]
+
+
 def token_ids(model, row):
     ids = model.checkpoint.ids([model.data.texts[row]])[0]
-    special = [model.checkpoint.tokenizer.id_to_token(i) in SPECIAL_TOKENS for i in ids]
-    return ids, special
+    return ids, special_tokens(model.checkpoint, ids)
+
+
+def check_explanation(got, text, reference, ids, special, mask_id, most=512):
+    """One text's `explain --json` beside the reference's attributions of every concept."""
+    for k, concept in enumerate(got["concepts"]):
+        wanted = sparse.explain(reference, ids, special, mask_id, k, most=most)
+        tokens = concept["tokens"]
+        assert len(tokens) == len(ids)
+        assert [t["text"] for t in tokens[:1] + tokens[-1:]] == list(SPECIAL_TOKENS)
+        for token in tokens[1:-1]:
+            assert text.encode()[token["start"]:token["end"]].decode() == token["text"]
+        assert relative_error([concept["target_logit"], concept["baseline_logit"]],
+                              [wanted.target_logit, wanted.baseline_logit]) <= 1e-4
+        for kind in ("gradient_input", "integrated_gradients"):
+            error = relative_error([t[kind] for t in tokens], getattr(wanted, kind))
+            assert error <= 1e-3, f"{text!r}, {concept['name']}: {kind} is off by {error:.2e} ({wanted.steps} steps)"
+        if wanted.converged:
+            total = sum(t["integrated_gradients"] for t in tokens)
+            delta = concept["target_logit"] - concept["baseline_logit"]
+            assert abs(total - delta) <= 0.01 * max(abs(delta), 1) + 1e-6
 
 
 def check_explanations(model, path, rows):
@@ -383,24 +421,7 @@ def check_explanations(model, path, rows):
     got = run_json("main", "explain", "--model", path, "--data", model.data_path, "--text", "text")
     assert len(got) == ROWS
     for row in rows:
-        ids, special = token_ids(model, row)
-        for k, concept in enumerate(got[row]["concepts"]):
-            wanted = sparse.explain(reference, ids, special, mask_id, k)
-            tokens, where = concept["tokens"], f"row {row}, concept {k}"
-            assert len(tokens) == len(ids)
-            assert [t["text"] for t in tokens[:1] + tokens[-1:]] == list(SPECIAL_TOKENS)
-            for token in tokens[1:-1]:
-                text = model.data.texts[row].encode()
-                assert text[token["start"]:token["end"]].decode() == token["text"]
-            assert relative_error([concept["target_logit"], concept["baseline_logit"]],
-                                  [wanted.target_logit, wanted.baseline_logit]) <= 1e-4, where
-            for kind in ("gradient_input", "integrated_gradients"):
-                error = relative_error([t[kind] for t in tokens], getattr(wanted, kind))
-                assert error <= 1e-3, f"{where}: {kind} is off by {error:.2e} ({wanted.steps} steps)"
-            if wanted.converged:
-                total = sum(t["integrated_gradients"] for t in tokens)
-                delta = concept["target_logit"] - concept["baseline_logit"]
-                assert abs(total - delta) <= 0.01 * max(abs(delta), 1) + 1e-6
+        check_explanation(got[row], model.data.texts[row], reference, *token_ids(model, row), mask_id)
     return got, reference
 
 
@@ -452,3 +473,27 @@ def test_faithfulness(model):
         for i, measure in enumerate(("comprehensiveness", "sufficiency")):
             assert measured[method][measure] == pytest.approx(mean[:, i], abs=1e-3), f"{method}: {measure}"
             assert measured[method]["mean_" + measure] == pytest.approx(mean[:, i].mean(), abs=1e-3)
+
+
+# --- a real checkpoint ----------------------------------------------------------------------
+
+
+def test_minilm(minilm, cebab, tmp_path):
+    """Forward, gradients, and the attributions of one text."""
+    path = cebab_subset(tmp_path / "data.csv", cebab_file(cebab, "train_cebab"), 32)
+    out = tmp_path / "sparse.gguf"
+    run("main", "train", "--model", minilm.gguf(), "--data", path, "--valid", path, *CEBAB_COLUMNS, "--seed", 3,
+        "--dropout", 0, "--prune", "random", "--sparsity", 0.3, "--prune-start", 1, "--prune-end", 1, "--epochs", 1,
+        "-o", out)
+    run("dump", "--model", out, "--data", path, *CEBAB_COLUMNS, "--rows", 4, "-o", tmp_path / "dump.gguf")
+    data = ref.read_csv(path)
+    reference = load_reference(minilm, out, data)
+    batch = (*ref.pad(minilm.ids(data.texts[:4])), torch.from_numpy(data.concepts[:4]),
+             torch.from_numpy(data.labels[:4]))
+    check_forward_and_backward(reference, sparse.read_tensors(tmp_path / "dump.gguf"), batch)
+
+    text = "The waiter was rude, but I loved the tiramisu."
+    got, = run_json("main", "explain", "--model", out, "--max-steps", 32, text)
+    ids, = minilm.ids([text])
+    mask_id = minilm.tokenizer.token_to_id("[MASK]")
+    check_explanation(got, text, reference, ids, special_tokens(minilm, ids), mask_id, 32)
