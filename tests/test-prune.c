@@ -122,7 +122,8 @@ static int compare_items(const void *a, const void *b) {
 
 /* Turns off by sorting. */
 static void select_by_sorting(uint8_t *is_on, const double *score, int64_t n, int64_t zeros) {
-    item *items = calloc((size_t)n, sizeof *items);
+    assert_true(n > 0);
+    item *items = calloc((size_t)n & SIZE_MAX / 64, sizeof *items);
     assert_non_null(items);
     for (int64_t i = 0; i < n; i++) items[i] = (item){score[i], i, !is_on[i]};
     qsort(items, (size_t)n, sizeof *items, compare_items);
