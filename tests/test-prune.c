@@ -123,7 +123,7 @@ static int compare_items(const void *a, const void *b) {
 /* Turns off by sorting. */
 static void select_by_sorting(uint8_t *is_on, const double *score, int64_t n, int64_t zeros) {
     assert_true(n > 0);
-    item *items = calloc((size_t)n & SIZE_MAX / 64, sizeof *items);
+    item *items = calloc(n > 0 ? (size_t)n : 1, sizeof *items);
     assert_non_null(items);
     for (int64_t i = 0; i < n; i++) items[i] = (item){score[i], i, !is_on[i]};
     qsort(items, (size_t)n, sizeof *items, compare_items);
