@@ -190,7 +190,7 @@ test-parity: test-programs
 
 ## fuzz           build the fuzzers with clang into build/fuzz
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS=-O2 \
+	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS=-O1 \
 	    SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 fuzz-programs: $(addprefix $(BUILD)/,$(FUZZERS))
 $(BUILD)/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(CONVERT_PARTS) $(LIB)

@@ -2480,8 +2480,10 @@ enum {
     K_SP_KC = 256,    /* the summed index is cut into blocks of at most this */
     K_SP_LIST = 192,  /* or this for few tokens, so that an offset and one more value fit in a byte */
     K_SP_FEW = 32,    /* tokens that are few */
-    K_SP_ROWS = 128,  /* rows that a task takes at a time: a multiple of 64 */
-    K_SP_TILES = 2,   /* tiles of a task */
+    K_SP_ROWS = 128,  /* rows that a task prepares at a time: a multiple of 64 */
+    K_SP_SUMS = 384,  /* rows whose sums it holds at a time, at most */
+    K_SP_TILES = 2,   /* tiles of a task, at most */
+    K_SP_X2 = 262144, /* floats of more than one tile that it takes: they stay in the second cache */
     K_SP_MANY = 48,   /* tokens from which it pays to compute the masked dW weight by weight */
     K_CHUNK = 8192,   /* elements of an elementwise task */
     K_ATT_ROWS = 48,  /* query rows that the attention backward takes at a time */
@@ -2682,7 +2684,8 @@ struct k_sparse_run {
 struct k_sparse_dw_run {
     struct k_linear_dw_args a;
     struct k_tiles x, dy;
-    int64_t nb, n_nb;
+    int64_t nb, n_nb;      /* rows of a task, number of such blocks */
+    int64_t kb_task, n_cb; /* blocks of columns of a task, number of such groups */
 };
 
 struct k_attention_run {
@@ -4371,20 +4374,22 @@ static const KT(sampled_product) KT(sampled_products)[K_SP_VECTORS] = {
     KT(sampled_rows_1), KT(sampled_rows_2), KT(sampled_rows_3), KT(sampled_rows_4),
     KT(sampled_rows_5), KT(sampled_rows_6), KT(sampled_rows_7), KT(sampled_rows_8)};
 
-/* A task computes nb rows of dW, over all streams or of one. */
+/* A task computes nb rows and kb_task blocks of columns of dW, over all streams or of one. */
 KTASK void KT(sparse_dw)(void *arg, int64_t index, int worker) {
     const struct k_sparse_dw_run *r = arg;
     const struct k_linear_dw_args *a = &r->a;
     const struct k_tiles *x = &r->x;
-    const int64_t n0 = index % r->n_nb * r->nb, rows = k_min(r->nb, a->N - n0);
+    const int64_t n0 = index / r->n_cb % r->n_nb * r->nb, rows = k_min(r->nb, a->N - n0);
+    const int64_t kb0 = index % r->n_cb * r->kb_task, kb1 = k_min(x->n_kb, kb0 + r->kb_task);
+    const int64_t first = kb0 * x->kc, columns = k_min(a->K, kb1 * x->kc) - first;
     const int summed = a->mode == SCBM_DW_SUMMED;
-    const int64_t s0 = summed ? 0 : index / r->n_nb, s1 = summed ? a->S : s0 + 1;
+    const int64_t s0 = summed ? 0 : index / r->n_cb / r->n_nb, s1 = summed ? a->S : s0 + 1;
     float *dw = a->dw + ((summed ? 0 : s0) * a->N + n0) * a->K;
     (void)worker;
-    memset(dw, 0, (size_t)(rows * a->K) * sizeof *dw);
+    for (int64_t i = 0; i < rows; i++) memset(dw + i * a->K + first, 0, (size_t)columns * sizeof *dw);
     for (int64_t s = s0; s < s1; s++)
         for (int64_t tile = 0; tile < x->n_tiles; tile++)
-            for (int64_t kb = 0; kb < x->n_kb; kb++) {
+            for (int64_t kb = kb0; kb < kb1; kb++) {
                 const uint8_t *mask = a->mask + s * a->mask_stream + n0 * a->mask_row + kb * x->kc / 8;
                 int64_t t0;
                 int lanes;
@@ -5353,7 +5358,7 @@ static int k_sparse_copies(const struct k_sparse_run *r) {
 }
 
 static int64_t k_sparse_worker(const struct k_sparse_run *r) {
-    const int64_t sums = K_SP_ROWS * K_SP_TILES * K_SP_VECTORS * 16, strip = 16 * K_SP_ROWS;
+    const int64_t sums = K_SP_SUMS * K_SP_TILES * K_SP_VECTORS * 16, strip = 16 * K_SP_ROWS;
     const int64_t few = strip + K_SP_ROWS * (K_SP_LIST + 16 + K_SP_LIST / 32) + r->S * K_SP_ROWS * K_SP_FEW;
     return k_max(k_max(sums, strip), few);
 }
@@ -5392,11 +5397,12 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
         return;
     }
     r->tiles = k_max(1, k_min(K_SP_TILES, x->n_tiles));
+    if (r->tiles * K_SP_VECTORS * ex->k->lanes * x->depth > K_SP_X2) r->tiles = 1;
     r->n_tb = k_ceil(x->n_tiles, r->tiles);
-    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
+    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS / 2, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
     r->rows_task = k_max(1, k_round(k_ceil(r->rows, r->n_rb), 16));
     r->n_rb = k_ceil(r->rows, r->rows_task);
-    r->nb = k_round(k_ceil(r->rows_task, k_ceil(r->rows_task, K_SP_ROWS)), 16);
+    r->nb = k_round(k_ceil(r->rows_task, k_ceil(r->rows_task, K_SP_SUMS)), 16);
     if (r->dx) {
         r->mt = (uint8_t *)p;
         p += k_floats(k_ceil(r->S * n, 32));
@@ -5435,6 +5441,7 @@ static size_t k_sparse_dw_scratch(const struct k_linear_dw_args *a) {
 
 static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *a) {
     struct k_sparse_dw_run r;
+    const int64_t streams = a->mode == SCBM_DW_SUMMED ? 1 : a->S;
     k_sparse_dw_tiles(&r, a);
     k_tiles_plan(&r.x, ex->k->lanes, K_SP_KC, 0);
     k_tiles_plan(&r.dy, ex->k->lanes, K_SP_KC, 0);
@@ -5442,10 +5449,11 @@ static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *
     r.dy.packed = (float *)(void *)((char *)ex->scratch + k_floats(r.x.S * r.x.stream));
     k_pack_tiles(ex, &r.x);
     k_pack_tiles(ex, &r.dy);
-    r.nb = k_min(K_SP_ROWS, k_round(k_ceil(a->N, K_TASKS / 2), 16));
-    r.n_nb = k_ceil(a->N, k_max(1, r.nb));
-    k_run(ex, r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K), ex->k->sparse_dw,
-          &r);
+    r.nb = k_max(1, k_min(K_SP_SUMS, a->N));
+    r.n_nb = k_ceil(a->N, r.nb);
+    r.kb_task = k_ceil(r.x.n_kb, k_max(1, k_ceil(K_TASKS / 2, k_max(1, streams * r.n_nb))));
+    r.n_cb = k_ceil(r.x.n_kb, r.kb_task);
+    k_run(ex, r.n_cb * r.n_nb * streams, k_product_work(a->S, a->T, a->N, a->K), ex->k->sparse_dw, &r);
 }
 
 static size_t k_linear_worker(const struct k_linear_run *r) {

@@ -87,7 +87,8 @@ static int64_t file_max_tokens(const scbm_file *file) {
 static int run_tokenize(const cli_command *command, int argc, char **argv) {
     text_command s;
     memset(&s, 0, sizeof s);
-    const cli_option options[] = {CLI_MODEL_OPTION(s.in), CLI_TEXTS_OPTIONS(s.in.texts), CLI_LENGTH_OPTION(s.in), CLI_JSON_OPTION(s.in), CLI_END_OPTIONS};
+    const cli_option options[] = {CLI_MODEL_OPTION(s.in), CLI_TEXTS_OPTIONS(s.in.texts), CLI_LENGTH_OPTION(s.in),
+                                  CLI_JSON_OPTION(s.in), CLI_END_OPTIONS};
     int status = cli_session_start(&s.in, command, options, argc, argv);
     if (status == CLI_GO_ON) status = cli_session_check_texts(&s.in);
     if (status != CLI_GO_ON) return finish(&s, status);
@@ -199,8 +200,13 @@ static int run_predict(const cli_command *command, int argc, char **argv) {
     text_command s;
     memset(&s, 0, sizeof s);
     const cli_option options[] = {
-        CLI_MODEL_OPTION(s.in),    CLI_TEXTS_OPTIONS(s.in.texts), CLI_LENGTH_OPTION(s.in), CLI_PRECISION_OPTION(s.in),
-        CLI_THREADS_OPTION(s.in),  CLI_JSON_OPTION(s.in),             CLI_END_OPTIONS,
+        CLI_MODEL_OPTION(s.in),
+        CLI_TEXTS_OPTIONS(s.in.texts),
+        CLI_LENGTH_OPTION(s.in),
+        CLI_PRECISION_OPTION(s.in),
+        CLI_THREADS_OPTION(s.in),
+        CLI_JSON_OPTION(s.in),
+        CLI_END_OPTIONS,
     };
     int status = cli_session_start(&s.in, command, options, argc, argv);
     if (status == CLI_GO_ON) status = cli_session_check_texts(&s.in);

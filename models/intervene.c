@@ -265,12 +265,8 @@ static void load_masks(cbm_overlay *o, int concept) {
 /* Bits that differ from the model's now. */
 static int64_t count_moved(const cbm_overlay *o, int concept) {
     int64_t moved = 0;
-    for (int i = 0; i < o->n; i++) {
-        const scbm_tensor *masks = &o->matrix[i].masks;
-        const uint8_t *ours = masks->data, *theirs = cbm_mask_row(o->matrix[i].parameter->masks, concept, 0);
-        for (size_t j = 0; j < scbm_tensor_bytes(masks); j++)
-            for (int difference = ours[j] ^ theirs[j]; difference; difference &= difference - 1) moved++;
-    }
+    for (int i = 0; i < o->n; i++)
+        moved += cbm_mask_difference(&o->matrix[i].masks, 0, o->matrix[i].parameter->masks, concept);
     return moved;
 }
 

@@ -6,8 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const cli_command *const commands[] = {&cmd_demo,     &cmd_train,    &cmd_eval,    &cmd_predict, &cmd_explain, &cmd_intervene, &cmd_embed,
-                                              &cmd_tokenize, &cmd_quantize, &cmd_inspect, &cmd_bench};
+static const cli_command *const commands[] = {&cmd_demo,    &cmd_train,     &cmd_eval,  &cmd_predict,
+                                              &cmd_explain, &cmd_intervene, &cmd_embed, &cmd_tokenize,
+                                              &cmd_quantize, &cmd_inspect,  &cmd_bench};
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static const cli_command *find_command(const char *name) {

@@ -80,6 +80,13 @@ int64_t cbm_mask_kept(const scbm_tensor *masks, int stream) {
     return kept;
 }
 
+int64_t cbm_mask_difference(const scbm_tensor *a, int stream_a, const scbm_tensor *b, int stream_b) {
+    const uint8_t *bits_a = cbm_mask_row(a, stream_a, 0), *bits_b = cbm_mask_row(b, stream_b, 0);
+    int64_t n = 0;
+    for (size_t i = 0, words = stream_bytes(a) / 8; i < words; i++) n += count_bits(word_at(bits_a, i) ^ word_at(bits_b, i));
+    return n;
+}
+
 void cbm_mask_overlap(const scbm_tensor *masks, int a, int b, int64_t *both, int64_t *either) {
     const uint8_t *bits_a = cbm_mask_row(masks, a, 0), *bits_b = cbm_mask_row(masks, b, 0);
     *both = *either = 0;

@@ -40,6 +40,8 @@ static inline void cbm_mask_set(uint8_t *row, int64_t column, int bit) {
 }
 /* How many weights a stream keeps. */
 int64_t cbm_mask_kept(const scbm_tensor *masks, int stream);
+/* How many weights one of two masks of the same matrix keeps and the other does not. */
+int64_t cbm_mask_difference(const scbm_tensor *a, int stream_a, const scbm_tensor *b, int stream_b);
 /* How many weights both of two streams keep, and how many at least one of them. */
 void cbm_mask_overlap(const scbm_tensor *masks, int a, int b, int64_t *both, int64_t *either);
 /* Counts how the streams share the weights: adds to shared[j] those that exactly j of the K streams keep (j from 1 to K),

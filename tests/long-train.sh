@@ -28,18 +28,27 @@ train() {
         --concept food --concept service --concept noise --concept price --epochs 6 "$@"
 }
 
-train -o whole.gguf >/dev/null || exit 1
-for delay in 0.1 0.4 0.7 1.1 1.6 2.2 2.9; do
-    rm -f killed.gguf killed.gguf.checkpoint
-    train -o killed.gguf >/dev/null 2>&1 &
-    child=$!
-    sleep "$delay"
-    kill -9 "$child" 2>/dev/null
-    wait "$child" 2>/dev/null
-    [ ! -f killed.gguf ] || check "the model of a run that was killed after $delay s loads" "$main" predict --model killed.gguf text
-    check "a run that was killed after $delay s goes on" train --resume -o killed.gguf
-    check "and ends with the same bits" cmp whole.gguf killed.gguf
-done
+# kill_and_resume DELAYS OPTIONS... - kills a run after each delay; a run that goes on ends as one that was not killed.
+kill_and_resume() {
+    delays=$1
+    shift
+    train "$@" -o whole.gguf >/dev/null 2>&1 || exit 1
+    for delay in $delays; do
+        rm -f killed.gguf killed.gguf.checkpoint
+        train "$@" -o killed.gguf >/dev/null 2>&1 &
+        child=$!
+        sleep "$delay"
+        kill -9 "$child" 2>/dev/null
+        wait "$child" 2>/dev/null
+        [ ! -f killed.gguf ] || check "the model of a run $* that was killed after $delay s loads" "$main" predict --model killed.gguf text
+        check "a run $* that was killed after $delay s goes on" train "$@" --resume -o killed.gguf
+        check "and ends with the same bits" cmp whole.gguf killed.gguf
+    done
+}
+
+kill_and_resume "0.1 0.4 0.7 1.1 1.6 2.2 2.9"
+kill_and_resume "0.5 1.3 2.1 3.4 4.9" --prune obert --prune-start 2 --prune-end 4 --fisher-block 4
+kill_and_resume "1.1 2.3 3.7" --prune popup --prune-start 2 --prune-end 4
 
 check "the demonstration with one thread" "$main" demo --dir one --threads 1
 check "the demonstration with two threads" "$main" demo --dir two --threads 2

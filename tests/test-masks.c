@@ -170,6 +170,7 @@ static void counts_are_those_of_bits_one_by_one(void **state) {
                     }
                 }
                 cbm_mask_overlap(&masks, a, b, &both, &either);
+                assert_int_equal(cbm_mask_difference(&masks, a, &masks, b), wanted_either - wanted_both);
                 assert_int_equal(both, wanted_both);
                 assert_int_equal(either, wanted_either);
             }

@@ -13,7 +13,8 @@ PEER is torch, torch-masking, onnxruntime or openvino. WORK is
   start                  one text's vector, at once and without a line
 
 Texts in, pooled vectors out: tokenizing counts. Everybody gets the best case: texts sorted by length, batches of 32
-padded to the longest, a graph fused by ONNX Runtime's own optimizer. With --subnetworks, weights were multiplied by
+padded to the longest; ONNX Runtime a graph fused by its own optimizer; ONNX Runtime and OpenVINO one batch for each
+thread at a time, which takes less than all threads for each batch (for one text all threads work on it). With --subnetworks, weights were multiplied by
 masks beforehand, and the passes take turns with four such encoders, more than any cache holds; only torch-masking
 multiplies at every pass, as the released code of SparseCBM does. The heads of the K concepts are left out.
 """
@@ -26,6 +27,8 @@ import resource
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,7 @@ COPIES = 4  # of an encoder, in turns
 BATCH = 32
 
 sys.path.insert(0, str(ROOT / "tests" / "parity"))
+os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
 
 
 # --- models ---------------------------------------------------------------------------------
@@ -178,55 +182,98 @@ def export_onnx(shape, sparsity):
     unchecked.rename(fused)
 
 
-# --- runners: functions (k, ids, mask) → pooled vectors of pass k ------------------------------
+# --- runners: run(k, ids, mask) is pass k's pooled vectors; run_many those of many batches -------
 
 
-def torch_runner(args):
-    import torch
-    copies = [pooled(load_encoder(args.shape, args.sparsity, seed)) for seed in range(args.copies)]
+class TorchRunner:
+    def __init__(self, args):
+        self.models = [pooled(load_encoder(args.shape, args.sparsity, seed)) for seed in range(args.copies)]
 
-    def run(k, ids, mask):
+    def run(self, k, ids, mask):
+        import torch
         with torch.inference_mode():
-            return copies[k % len(copies)](torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-    return run
+            return self.models[k % len(self.models)](torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+
+    def run_many(self, k, batches):
+        return [self.run(k, *batch) for batch in batches]
 
 
-def torch_masking_runner(args):
-    import torch
-    encoder = load_encoder(args.shape)
-    choose = mask_linears(encoder, args.copies, args.sparsity)
-    model = pooled(encoder)
+class TorchMaskingRunner(TorchRunner):
+    def __init__(self, args):
+        encoder = load_encoder(args.shape)
+        self.choose, self.copies = mask_linears(encoder, args.copies, args.sparsity), args.copies
+        self.models = [pooled(encoder)]
 
-    def run(k, ids, mask):
-        choose(k % args.copies)
-        with torch.inference_mode():
-            return model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-    return run
+    def run(self, k, ids, mask):
+        self.choose(k % self.copies)
+        return super().run(k, ids, mask)
 
 
-def onnxruntime_runner(args):
-    """All sessions share one pool of threads, so that none waits beside another one's spinning threads."""
-    import onnxruntime
-    onnxruntime.set_global_thread_pool_sizes(args.threads, 1)
-    options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = False
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    file = str(onnx_files(args.shape, args.sparsity)[1])
-    sessions = [onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-                for _ in range(args.copies)]
-    return lambda k, ids, mask: sessions[k % len(sessions)].run(None, {"ids": ids, "mask": mask})[0]
+class OnnxRuntimeRunner:
+    def __init__(self, args):
+        self.args, self.pool = args, ThreadPoolExecutor(args.threads)
+
+    def sessions(self, threads):
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # No session's threads go on spinning beside the next one's.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        file = str(onnx_files(self.args.shape, self.args.sparsity)[1])
+        return [onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+                for _ in range(self.args.copies)]
+
+    @cached_property
+    def wide(self):
+        return self.sessions(self.args.threads)
+
+    @cached_property
+    def narrow(self):
+        return self.sessions(1)
+
+    def run(self, k, ids, mask):
+        return self.wide[k % len(self.wide)].run(None, {"ids": ids, "mask": mask})[0]
+
+    def run_many(self, k, batches):
+        session = self.narrow[k % len(self.narrow)]
+        return list(self.pool.map(lambda batch: session.run(None, dict(zip(("ids", "mask"), batch)))[0], batches))
 
 
-def openvino_runner(args):
-    import openvino
-    core, file = openvino.Core(), str(onnx_files(args.shape, args.sparsity)[0])
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"}
-    models = [core.compile_model(file, "CPU", settings) for _ in range(args.copies)]
-    return lambda k, ids, mask: models[k % len(models)]({"ids": ids, "mask": mask})[0]
+class OpenVinoRunner:
+    def __init__(self, args):
+        self.args = args
+
+    def models(self, hint, streams):
+        import openvino
+        core, file = openvino.Core(), str(onnx_files(self.args.shape, self.args.sparsity)[0])
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": self.args.threads,
+                    "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
+        return [core.compile_model(file, "CPU", settings) for _ in range(self.args.copies)]
+
+    @cached_property
+    def wide(self):
+        return self.models("LATENCY", 1)
+
+    @cached_property
+    def queues(self):
+        import openvino
+        threads = self.args.threads
+        return [openvino.AsyncInferQueue(model, threads) for model in self.models("THROUGHPUT", threads)]
+
+    def run(self, k, ids, mask):
+        return self.wide[k % len(self.wide)]({"ids": ids, "mask": mask})[0]
+
+    def run_many(self, k, batches):
+        queue, found = self.queues[k % len(self.queues)], [None] * len(batches)
+        queue.set_callback(lambda request, i: found.__setitem__(i, request.get_output_tensor().data.copy()))
+        for i, (ids, mask) in enumerate(batches):
+            queue.start_async({"ids": ids, "mask": mask}, i)
+        queue.wait_all()
+        return found
 
 
-RUNNERS = {"torch": torch_runner, "torch-masking": torch_masking_runner, "onnxruntime": onnxruntime_runner,
-           "openvino": openvino_runner}
+RUNNERS = {"torch": TorchRunner, "torch-masking": TorchMaskingRunner, "onnxruntime": OnnxRuntimeRunner,
+           "openvino": OpenVinoRunner}
 
 
 # --- work -----------------------------------------------------------------------------------
@@ -248,7 +295,7 @@ def arrays(encodings):
     return ids, mask
 
 
-def encode_all(run, passes, tokenizer, texts):
+def encode_all(runner, passes, tokenizer, texts):
     """The last pass's vectors of all texts, in batches of like length."""
     import numpy as np
     encodings = tokenizer.encode_batch(texts)
@@ -256,36 +303,42 @@ def encode_all(run, passes, tokenizer, texts):
     rows = [order[start:start + BATCH] for start in range(0, len(order), BATCH)]
     batches = [arrays([encodings[i] for i in batch]) for batch in rows]
     for k in range(passes):
-        found = [run(k, *batch) for batch in batches]
+        found = runner.run_many(k, batches)
     return np.concatenate(found)
 
 
-def one_by_one(run, passes, tokenizer, texts):
+def one_by_one(runner, passes, tokenizer, texts):
     """Milliseconds of each text."""
     times = []
     for text in texts:
         start = time.perf_counter()
         batch = arrays([tokenizer.encode(text)])
         for k in range(passes):
-            run(k, *batch)
+            runner.run(k, *batch)
         times.append(1e3 * (time.perf_counter() - start))
     return times
 
 
+def peak_megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def encode(args):
-    run, tokenizer, seen = RUNNERS[args.peer](args), load_tokenizer(), set()
+    runner, tokenizer, seen, peaks = RUNNERS[args.peer](args), load_tokenizer(), set(), []
 
     def measure(passes, file, n):
-        texts = read_texts(file)
+        texts, first = read_texts(file), min(passes, args.copies)
         if file not in seen:  # once, for what a peer prepares for a shape that it meets
-            seen.add(file)
-            encode_all(run, min(passes, args.copies), tokenizer, texts)
-            one_by_one(run, min(passes, args.copies), tokenizer, texts[:n])
+            encode_all(runner, first, tokenizer, texts)
         start = time.perf_counter()
-        encode_all(run, passes, tokenizer, texts)
+        encode_all(runner, passes, tokenizer, texts)
         seconds = time.perf_counter() - start
-        return {"texts_per_s": len(texts) / seconds,
-                "ms_median": statistics.median(one_by_one(run, passes, tokenizer, texts[:n]))}
+        peaks.append(peak_megabytes())
+        if file not in seen:
+            seen.add(file)
+            one_by_one(runner, first, tokenizer, texts[:n])
+        return {"texts_per_s": len(texts) / seconds, "peak_mb": peaks[0],
+                "ms_median": statistics.median(one_by_one(runner, passes, tokenizer, texts[:n]))}
     return measure
 
 
@@ -353,8 +406,8 @@ def train(args):
 
 
 def start(args):
-    run, tokenizer = RUNNERS[args.peer](args), load_tokenizer()
-    print(json.dumps({"vector": run(0, *arrays([tokenizer.encode(TEXT)]))[0, :2].tolist()}), flush=True)
+    runner, tokenizer = RUNNERS[args.peer](args), load_tokenizer()
+    print(json.dumps({"vector": runner.run(0, *arrays([tokenizer.encode(TEXT)]))[0, :2].tolist()}), flush=True)
     return None
 
 
@@ -379,7 +432,7 @@ def main():
     measure = WORKS[args.work](args)
     for line in sys.stdin if measure else ():
         result = measure(*json.loads(line))
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        result.setdefault("peak_mb", peak_megabytes())
         print(json.dumps(result), flush=True)
 
 

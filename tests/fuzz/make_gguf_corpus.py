@@ -34,16 +34,16 @@ def key(name, kind, x):
 
 
 def gguf(keys, tensors, alignment=32):
-    """Tensors are (name, type, shape outermost first); their bytes count up."""
+    """Tensors are (name, type, shape outermost first); their bytes count up, unless they follow."""
     info, data = b"", b""
-    for name, kind, shape in tensors:
+    for name, kind, shape, *given in tensors:
         n = 1
         for size in shape:
             n *= size
         per, size = BYTES[kind]
         info += string(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *reversed(shape))
         info += struct.pack("<IQ", kind, len(data))
-        data += numbers(kind, n // per * size)
+        data += given[0] if given else numbers(kind, n // per * size)
         data += bytes(-len(data) % alignment)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(key(*k) for k in keys) + info
     return head + bytes(-len(head) % alignment) + data
@@ -115,7 +115,20 @@ def bottleneck(hidden, mode):
                   ("sparsecbm.concept.gold_counts", I32_TENSOR, [5])]
 
 
-def model(mode=None, hidden=4, matrix=F32):
+def masks(name, rows, columns):
+    """Of two concepts; every other weight, and all but the last."""
+    row_bytes = (columns + 63) // 64 * 8
+    planes = [sum(1 << j for j in range(columns) if j % 2 == 0), (1 << columns - 1) - 1]
+    data = b"".join(plane.to_bytes(row_bytes, "little") * rows for plane in planes)
+    return (name, I8_TENSOR, [2, rows, row_bytes], data)
+
+
+def all_masks(tensors):
+    return [masks(name.replace(".weight", ".masks"), *shape) for name, _, shape in tensors
+            if name.startswith("blk.") and len(shape) == 2]
+
+
+def model(mode=None, hidden=4, matrix=F32, change_masks=None):
     tokens = ["▁good", "▁fo", "od", "▁x", "▁.", "é"]
     feed_forward = max(6, hidden)
     keys = encoder_keys(hidden, feed_forward, tokens)
@@ -123,6 +136,8 @@ def model(mode=None, hidden=4, matrix=F32):
     if mode:
         more_keys, more_tensors = bottleneck(hidden, mode)
         keys, tensors = keys + more_keys, tensors + more_tensors
+    if change_masks:
+        tensors = tensors + change_masks(all_masks(tensors))
     return gguf(keys, tensors)
 
 
@@ -142,6 +157,13 @@ def seeds():
     yield "joint", joint
     yield "independent", model("independent")
     yield "vanilla-f16", model("vanilla", matrix=F16)
+    yield "sparse", model("joint", change_masks=lambda m: m)
+    yield "sparse-q4_0", model("independent", hidden=32, matrix=Q4_0, change_masks=lambda m: m)
+    yield "sparse-encoder", model(change_masks=lambda m: m)
+    yield "sparse-vanilla", model("vanilla", change_masks=lambda m: m)
+    yield "masks-missing", model("joint", change_masks=lambda m: m[:-1])
+    yield "masks-of-one-concept", model("joint", change_masks=lambda m: [(n, k, [1] + s[1:], d[:len(d) // 2]) for n, k, s, d in m])
+    yield "masks-past-the-row", model("joint", change_masks=lambda m: [(n, k, s, d[:-1] + b"\1") for n, k, s, d in m])
     yield "cut-in-keys", joint[:200]
     yield "cut-in-tensors", joint[:joint.index(b"attn_output.weight")]
     yield "cut-in-data", joint[:-40]
