@@ -23,9 +23,10 @@ check() {
 }
 
 "$main" demo --data-only --dir demo >/dev/null || exit 1
+options="--model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv --text review --label stars
+    --concept food --concept service --concept noise --concept price --epochs 6"
 train() {
-    "$main" train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv --text review --label stars \
-        --concept food --concept service --concept noise --concept price --epochs 6 "$@"
+    "$main" train $options "$@"
 }
 
 # kill_and_resume DELAYS OPTIONS... - kills a run after each delay; a run that goes on ends as one that was not killed.
@@ -35,7 +36,7 @@ kill_and_resume() {
     train "$@" -o whole.gguf >/dev/null 2>&1 || exit 1
     for delay in $delays; do
         rm -f killed.gguf killed.gguf.checkpoint
-        train "$@" -o killed.gguf >/dev/null 2>&1 &
+        "$main" train $options "$@" -o killed.gguf >/dev/null 2>&1 & # not the function: what is killed must be the program
         child=$!
         sleep "$delay"
         kill -9 "$child" 2>/dev/null

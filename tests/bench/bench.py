@@ -18,6 +18,7 @@ with PyTorch's.
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import random
@@ -444,12 +445,13 @@ def has_avx512():
 
 
 def describe(args):
-    """What the numbers belong to; a run that goes on must have the same."""
+    """What the numbers belong to; a run that goes on must have the same, but for load and revision."""
     line = ours(args, "model", "--model", gguf("minilm"))[0]
     revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     packages = ("torch", "transformers", "onnxruntime", "openvino")
     return {"processor": processor(), "cores": os.cpu_count(), "threads": args.threads, "tier": line["tier"],
-            "quick": args.quick, "revision": revision.stdout.strip(),
+            "quick": args.quick, "program": hashlib.sha256(Path(args.main).read_bytes()).hexdigest()[:12],
+            "revision": revision.stdout.strip(),
             "peers": ", ".join(f"{name} {version(name).split('-')[0]}" for name in packages),
             "load": round(os.getloadavg()[0], 1)}
 
@@ -467,8 +469,10 @@ class Results:
     def read(self):
         lines = self.path.read_text().splitlines()
         for key, value in json.loads(lines[0]).items():
-            if key in ("outputs", "load"):
-                self.description.setdefault(key, value)
+            if key == "revision" or key not in self.description:
+                self.description[key] = value
+            elif key in ("outputs", "load"):
+                self.description[key] = max(value, self.description[key])
             elif self.description[key] != value:
                 sys.exit(f"{self.path} is of another run ({key}: {value}, now {self.description[key]}); "
                          "start anew without --resume")
