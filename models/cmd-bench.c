@@ -143,7 +143,7 @@ static double measure_peak(const bench_command *b) {
     int wide = strcmp(b->tier, "avx512") == 0;
     if (!wide && strcmp(b->tier, "avx2") != 0) return 0;
     double best = 0;
-    for (int repeat = 0; repeat < 5; repeat++) {
+    for (int repeat = 0; repeat < 20; repeat++) {
         peak_job job[64];
         int n = b->workers < 64 ? b->workers : 64, started = 0;
         double begin = cli_seconds();
