@@ -17,8 +17,9 @@
 
 #define DEFAULT_PORTION 0.05
 #define DEFAULT_STEPS 10
+#define SAMPLE_STRIDE 61 /* of the weights whose scores bound those that are looked at */
 
-/* Bits of a matrix that the next step moves: [2 n_moves] places, first those that go, then those that come. */
+/* Bits of a matrix that the next step moves: [2 n_moves] places in the masks, first those that go, then those that come. */
 typedef struct overlay_matrix {
     struct cbm_overlay *overlay;
     const cbm_parameter *parameter; /* of the model */
@@ -60,6 +61,7 @@ struct cbm_overlay {
     double portion;
     float *weight;           /* a matrix as f32, where it is not */
     candidates candidate[2]; /* that may go, and that may come: room for the largest matrix */
+    int32_t *column;         /* of a row */
 };
 typedef struct cbm_overlay cbm_overlay;
 
@@ -96,6 +98,7 @@ void cbm_overlay_free(cbm_context *ctx) {
     scbm_release(hooks, o->computed);
     scbm_release(hooks, o->values);
     scbm_release(hooks, o->weight);
+    scbm_release(hooks, o->column);
     for (int i = 0; i < 2; i++) {
         scbm_release(hooks, o->candidate[i].place);
         scbm_release(hooks, o->candidate[i].key);
@@ -122,7 +125,7 @@ static scbm_status create_matrices(cbm_overlay *o) {
     const cbm_backbone *model = &o->ctx->model->network.backbone;
     const scbm_hooks *hooks = hooks_of(o);
     size_t n = (size_t)model->n_parameters;
-    int64_t largest = 0;
+    int64_t largest = 0, widest = 0;
     o->backbone = *model;
     o->backbone.owns_tensors = 0;
     o->backbone.parameters = scbm_alloc_array(hooks, n, sizeof *o->backbone.parameters);
@@ -136,12 +139,14 @@ static scbm_status create_matrices(cbm_overlay *o) {
         if (status) return status;
         int64_t elements = scbm_tensor_elements(model->parameters[i].tensor);
         if (elements > largest) largest = elements;
+        if (model->parameters[i].tensor->shape[1] > widest) widest = model->parameters[i].tensor->shape[1];
     }
     o->weight = scbm_alloc_array(hooks, (size_t)largest, sizeof *o->weight);
-    if (!o->weight) return SCBM_ERROR_MEMORY;
+    o->column = scbm_alloc_array(hooks, (size_t)widest + 1, sizeof *o->column); /* one more: see list_columns */
+    if (!o->weight || !o->column) return SCBM_ERROR_MEMORY;
     for (int i = 0; i < 2; i++) {
         candidates *c = &o->candidate[i];
-        c->place = scbm_alloc_array(hooks, (size_t)largest + 1, sizeof *c->place); /* one more: see list_candidates */
+        c->place = scbm_alloc_array(hooks, (size_t)largest + 1, sizeof *c->place); /* one more: see add_candidate */
         c->key = scbm_alloc_array(hooks, (size_t)largest + 1, sizeof *c->key);
         if (!c->place || !c->key) return SCBM_ERROR_MEMORY;
     }
@@ -184,26 +189,79 @@ static void add_moves(const candidates *c, int64_t n, overlay_matrix *m) {
         if (c->key[i] < threshold || (c->key[i] == threshold && ties-- > 0)) m->move[m->n_listed++] = c->place[i];
 }
 
-/* Lists the weights that may go, and those that may come, in order of place and with scores of which the smallest move
- * first. Signed: −G of the kept and G of the zeros, where that is below 0; abs: |G| and −|G|, of all. */
-static void list_candidates(cbm_overlay *o, const overlay_matrix *m, const float *gradient, const float *weight) {
-    int64_t in = m->parameter->tensor->shape[1], n[2] = {0, 0};
+/* The score of a kept weight by the rule, from g w; that of a zero is its negative. Signed: −G; abs: |G|. */
+static double kept_score(int is_signed, double product) {
+    return is_signed ? -product : fabs(product);
+}
+
+/* Adds a weight, if it may move at all: by the signed rule only where its score is below 0. */
+static void add_candidate(candidates *c, int64_t place, double score, int is_signed) {
+    c->place[c->n] = place;
+    c->key[c->n] = cbm_rank_key(score);
+    c->n += !is_signed | (score < 0.0);
+}
+
+/* Bounds of the scores [kept, zero]: a weight with a larger one is passed over. */
+typedef struct score_bounds {
+    double kept, zero;
+} score_bounds;
+
+/* A bound on the score of rank `wanted` among n weights, from those of a sample: most likely not below it. */
+static double bound_of_sample(const candidates *sample, int64_t wanted) {
+    int64_t smaller, rank = wanted / SAMPLE_STRIDE * 3 / 2 + 16;
+    return rank < sample->n ? cbm_rank_value(cbm_key_of_rank(sample->key, sample->n, rank, &smaller)) : INFINITY;
+}
+
+static score_bounds sample_bounds(cbm_overlay *o, const overlay_matrix *m, const float *gradient, const float *weight,
+                                  int64_t wanted) {
+    int64_t in = m->parameter->tensor->shape[1], n = scbm_tensor_elements(m->parameter->tensor);
     int is_signed = o->options->rule == CBM_SELECT_SIGNED;
-    for (int64_t row = 0; row < m->masks.shape[1]; row++) {
+    o->candidate[0].n = o->candidate[1].n = 0;
+    for (int64_t at = 0; at < n; at += SAMPLE_STRIDE) {
+        int is_zero = !cbm_mask_get(cbm_mask_row(&m->masks, 0, at / in), at % in);
+        double score = kept_score(is_signed, (double)gradient[at] * (double)weight[at]);
+        add_candidate(&o->candidate[is_zero], at, is_zero ? -score : score, is_signed);
+    }
+    return (score_bounds){bound_of_sample(&o->candidate[0], wanted), bound_of_sample(&o->candidate[1], wanted)};
+}
+
+/* The columns of a row whose scores, rounded to f32, do not exceed the bounds: at most `in` of them. */
+static inline int64_t list_columns(int is_signed, const float *gradient, const float *weight, const uint8_t *bits,
+                                   int64_t in, float most_kept, float least_zero, int32_t *column) {
+    int64_t n = 0;
+    for (int64_t j = 0; j < in; j++) { /* without branches: the signs are as good as random */
+        float product = gradient[j] * weight[j], score = is_signed ? -product : fabsf(product);
+        int kept = cbm_mask_get(bits, j);
+        column[n] = (int32_t)j;
+        n += (kept & !(score > most_kept)) | (!kept & !(score < least_zero));
+    }
+    return n;
+}
+
+/* A little more than a bound, so that no score within it is passed over for its rounding. */
+static float widen(double bound) {
+    return (float)(bound + fabs(bound) * 1e-6 + 1e-37);
+}
+
+/* Lists the weights that may go, and those that may come, in order of place (in bits of the masks) and with scores of
+ * which the smallest move first, without those whose scores exceed the bounds. */
+static void list_candidates(cbm_overlay *o, const overlay_matrix *m, const float *gradient, const float *weight,
+                            score_bounds bounds) {
+    int64_t in = m->parameter->tensor->shape[1], row_bits = 8 * m->masks.shape[2];
+    float most_kept = widen(bounds.kept), least_zero = -widen(bounds.zero);
+    int is_signed = o->options->rule == CBM_SELECT_SIGNED;
+    o->candidate[0].n = o->candidate[1].n = 0;
+    for (int64_t row = 0; row < m->masks.shape[1]; row++, gradient += in, weight += in) {
         const uint8_t *bits = cbm_mask_row(&m->masks, 0, row);
-        for (int64_t j = 0; j < in; j++) { /* without branches: the signs are as good as random */
-            int64_t at = row * in + j;
+        int64_t n = is_signed ? list_columns(1, gradient, weight, bits, in, most_kept, least_zero, o->column)
+                              : list_columns(0, gradient, weight, bits, in, most_kept, least_zero, o->column);
+        for (int64_t i = 0; i < n; i++) {
+            int64_t j = o->column[i];
             int is_zero = !cbm_mask_get(bits, j);
-            double g = (double)gradient[at] * (double)weight[at], size = is_signed ? -g : fabs(g);
-            double score = is_zero ? -size : size;
-            candidates *c = &o->candidate[is_zero];
-            c->place[n[is_zero]] = at;
-            c->key[n[is_zero]] = cbm_rank_key(score);
-            n[is_zero] += !is_signed | (score < 0.0);
+            double score = kept_score(is_signed, (double)gradient[j] * (double)weight[j]);
+            add_candidate(&o->candidate[is_zero], row * row_bits + j, is_zero ? -score : score, is_signed);
         }
     }
-    o->candidate[0].n = n[0];
-    o->candidate[1].n = n[1];
 }
 
 static int64_t smaller_of(int64_t a, int64_t b) {
@@ -224,8 +282,11 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
         weight = o->weight;
     }
     if (status) return status;
-    list_candidates(o, m, gradient->data, weight);
     int64_t q = smaller_of((int64_t)floor(o->portion * (double)kept + 0.5), n - kept);
+    if (q == 0) return SCBM_OK;
+    list_candidates(o, m, gradient->data, weight, sample_bounds(o, m, gradient->data, weight, q));
+    if (smaller_of(o->candidate[0].n, o->candidate[1].n) < q)
+        list_candidates(o, m, gradient->data, weight, (score_bounds){INFINITY, INFINITY});
     q = smaller_of(q, smaller_of(o->candidate[0].n, o->candidate[1].n));
     status = scbm_grow(hooks_of(o), (void **)&m->move, &m->move_capacity, 2 * (size_t)q, sizeof *m->move);
     if (status) return status;
@@ -239,9 +300,8 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
 static void apply_moves(cbm_overlay *o, int undo) {
     for (int i = 0; i < o->n; i++) {
         overlay_matrix *m = &o->matrix[i];
-        int64_t in = m->parameter->tensor->shape[1];
         for (int64_t j = 0; j < 2 * m->n_moves; j++)
-            cbm_mask_set(cbm_mask_row(&m->masks, 0, m->move[j] / in), m->move[j] % in, (j >= m->n_moves) != undo);
+            cbm_mask_set(m->masks.data, m->move[j], (j >= m->n_moves) != undo);
         m->masks.generation++;
     }
 }

@@ -72,6 +72,12 @@ static inline uint64_t cbm_rank_key(double value) {
     memcpy(&bits, &value, sizeof bits);
     return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
 }
+static inline double cbm_rank_value(uint64_t key) { /* the double of a key */
+    uint64_t bits = key >> 63 ? key & ~(UINT64_C(1) << 63) : ~key;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
 uint64_t cbm_key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller);
 
 /* ------------------------------------------------------------------------------------------
