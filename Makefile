@@ -61,9 +61,9 @@ found:
 ifeq ($(OPENMP),1)
 	$(call report,OpenMP (threads),$(FOUND_OPENMP),libgomp1 for gcc or libomp-dev for clang. Built without it: one thread)
 else
-	@echo "  ✗ OpenMP: switched off, one thread"
+	@echo "  – OpenMP: switched off, one thread"
 endif
-	@echo "  ✗ CUDA: this version has no CUDA backend yet"
+	@echo "  – CUDA: not built (CPU only)"
 	$(call report,libcjson (JSON),$(FOUND_CJSON),libcjson-dev)
 	$(call report,libutf8proc (Unicode),$(FOUND_UTF8),libutf8proc-dev)
 	$(call report,libcsv (CSV),$(FOUND_CSV),libcsv-dev)
@@ -133,7 +133,7 @@ $(MAIN): $(call objects,$(PROGRAM_SOURCES)) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS) -pthread
 
-$(CONVERT): $(call objects,$(CONVERT_SOURCES)) $(LIB)
+$(CONVERT): $(call objects,$(CONVERT_SOURCES) models/cli-path.c) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS)
 
@@ -220,7 +220,8 @@ RPATH   = $(if $(filter /usr /usr/local,$(PREFIX)),, -Wl,-rpath,$${libdir})
 
 ## install        library, headers, pkg-config file and programs: make install [PREFIX=/usr/local] [DESTDIR=]
 install: all
-	install -d '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/bin'
+	@install -d '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/bin' && test -w '$(ROOT)/lib' && test -w '$(ROOT)/bin' || \
+	    { echo "make install: $(ROOT) cannot be written: use sudo, or a folder of yours: make install PREFIX=\$$HOME/.local" >&2; exit 1; }
 	install -m 644 $(LIB) '$(ROOT)/lib/libsparsecbm.a'
 	install -m 755 $(SHARED) '$(ROOT)/lib/libsparsecbm.so.$(VERSION)'
 	ln -sf libsparsecbm.so.$(VERSION) '$(ROOT)/lib/$(SONAME)'

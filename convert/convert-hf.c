@@ -5,6 +5,7 @@
 
 #include "hf-config.h"
 #include "hf-model.h"
+#include "../models/cli-path.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -102,6 +103,20 @@ static int read_option(arguments *a, int argc, char **argv, int *i) {
     return GO_ON;
 }
 
+static int ends_in(const char *text, const char *ending) {
+    size_t length = strlen(text), n = strlen(ending);
+    return length >= n && strcmp(text + length - n, ending) == 0;
+}
+
+/* Before any work is done. A model file in the folder may be replaced: conversion does not read it. */
+static int check_output(const arguments *a) {
+    if (!ends_in(a->output, ".gguf") && cli_is_in_folder(a->output, a->folder))
+        return say(USAGE, "-o %.300s is a file of DIR, %.300s, and writing it would destroy what is converted",
+                   a->output, a->folder);
+    int error = cli_write_error(a->output);
+    return error ? say(FAILED, "%.300s: cannot be written: %s", a->output, strerror(error)) : GO_ON;
+}
+
 static int read_arguments(arguments *a, int argc, char **argv) {
     int only_rest = 0;
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
@@ -122,7 +137,7 @@ static int read_arguments(arguments *a, int argc, char **argv) {
     }
     if (!a->folder) return say(USAGE, "a Hugging Face folder is expected; see %s --help", a->program);
     if (!a->output) return say(USAGE, "-o FILE is required: where to write");
-    return GO_ON;
+    return check_output(a);
 }
 
 /* ------------------------------------------------------------------------------------------

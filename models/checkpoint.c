@@ -6,6 +6,7 @@
 #include "cbm-internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -155,22 +156,62 @@ scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, cons
     return status;
 }
 
+/* Of facts that are hashes, or that follow from others, what differs is said in words. */
+static const char *difference_of(const char *key) {
+    static const char *const words[][2] = {
+        {"texts", "other training data (--data)"},
+        {"data", "other training or validation data (--data, --valid, or their columns)"},
+        {"start", "other weights to start from (--model or --init)"},
+        {"version", "another version of this program"},
+    };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcmp(words[i][0], key) == 0) return words[i][1];
+    return NULL;
+}
+
+/* The program's option that sets a fact: its key with dashes, but for these. */
+static const char *option_of(const char *key, char text[64]) {
+    static const char *const names[][2] = {
+        {"batch_size", "batch"},       {"clip_norm", "clip"},
+        {"hidden_dropout", "dropout"}, {"attention_dropout", "dropout"},
+        {"concept_weight", "lambda"},  {"max_tokens", "max-length"},
+        {"prune_method", "prune"},     {"fisher_batch_size", "fisher-batch"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i][0], key) == 0) key = names[i][1];
+    snprintf(text, 64, "--%s", key);
+    for (char *c = text; *c; c++)
+        if (*c == '_') *c = '-';
+    return text;
+}
+
+static scbm_status refuse_fact(const scbm_file *file, const cbm_fact *fact, const char *before, const char *now) {
+    char option[64];
+    const char *words = difference_of(fact->key),
+               *advice = "go on with the same settings and data, or start anew without --resume";
+    if (words)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with %s; %s", scbm_file_path(file), words, advice);
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with another %s (%s, now %s); %s", scbm_file_path(file),
+                     strcmp(fact->key, "device") == 0 ? "device" : option_of(fact->key, option), before, now, advice);
+}
+
 static scbm_status check_fact(const scbm_file *file, const cbm_fact *fact) {
     char key[128], before[32], now[32];
     snprintf(key, sizeof key, "%s%s", FACT_PREFIX, fact->key);
-    const char *advice = "go on with the same settings and data, or start anew without resuming";
     if (fact->kind == CBM_FACT_TEXT) {
         const char *text = scbm_file_string_or(file, key, "");
-        if (strcmp(text, fact->text) == 0) return SCBM_OK;
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: was made with another %s (%s, now %s); %s", scbm_file_path(file),
-                         fact->key, text, fact->text, advice);
+        return strcmp(text, fact->text) == 0 ? SCBM_OK : refuse_fact(file, fact, text, fact->text);
     }
-    double value = fact->kind == CBM_FACT_INT ? (double)fact->integer : (double)(float)fact->real;
-    double stored = fact->kind == CBM_FACT_INT ? (double)scbm_file_int_or(file, key, INT64_MIN)
-                                               : scbm_file_float_or(file, key, -1e300);
-    if (value == stored) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: was made with another %s (%s, now %s); %s", scbm_file_path(file), fact->key,
-                     scbm_print_float((float)stored, before), scbm_print_float((float)value, now), advice);
+    if (fact->kind == CBM_FACT_INT) {
+        int64_t stored = scbm_file_int_or(file, key, INT64_MIN);
+        if (stored == fact->integer) return SCBM_OK;
+        snprintf(before, sizeof before, "%lld", (long long)stored);
+        snprintf(now, sizeof now, "%lld", (long long)fact->integer);
+        return refuse_fact(file, fact, stored == INT64_MIN ? "none" : before, now);
+    }
+    float stored = (float)scbm_file_float_or(file, key, (double)NAN);
+    if (stored == (float)fact->real) return SCBM_OK;
+    return refuse_fact(file, fact, scbm_print_float(stored, before), scbm_print_float((float)fact->real, now));
 }
 
 static scbm_status check_version(const scbm_file *file) {

@@ -189,6 +189,9 @@ scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, 
     options.unknown = columns->unknown.n ? columns->unknown.item : NULL;
     options.n_unknown = columns->unknown.n;
     options.unknown_is_missing = columns->unknown_missing;
+    options.text_option = "--text COLUMN";
+    options.label_option = "--label COLUMN";
+    options.concept_option = "--concept NAME=COLUMN";
     if (classes) {
         options.label_classes = &classes->label_classes;
         options.concept_classes = classes->concept_classes;

@@ -20,3 +20,12 @@ int cli_intervention_options(const cli_command *command, const cli_intervention 
     options->edit = given->edit == 1 ? CBM_EDIT_ONE_HOT : CBM_EDIT_GOLD_MEAN;
     return CLI_GO_ON;
 }
+
+int cli_intervention_check(const cli_command *command, const cbm_model *model, const char *path,
+                           const cbm_intervene_options *options, const char *edit) {
+    if (options->method == CBM_INTERVENE_MASK && !cbm_model_is_sparse(model))
+        return cli_fail(command, "%.300s is a dense model, without subnetworks whose masks could change: use %s", path,
+                        edit);
+    scbm_status status = cbm_intervene_check(model, options);
+    return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(command, status);
+}

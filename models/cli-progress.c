@@ -13,8 +13,7 @@
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int number) {
-    (void)number;
-    interrupted = 1;
+    interrupted = number;
 }
 
 void cli_catch_interrupt(void) {
@@ -28,7 +27,7 @@ void cli_catch_interrupt(void) {
 }
 
 int cli_interrupted(void) {
-    return interrupted != 0;
+    return (int)interrupted;
 }
 
 double cli_seconds(void) {

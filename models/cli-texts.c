@@ -129,6 +129,7 @@ static scbm_status each_row(cli_texts *texts, cli_texts_function handle, void *u
     options.paths = &texts->data;
     options.n_paths = 1;
     options.text = texts->column;
+    options.text_option = "--text COLUMN";
     scbm_status status = cbm_dataset_read(&data, &options, hooks);
     if (status != SCBM_OK) return status;
     snprintf(source, sizeof source, "%.280s, row", texts->data);
@@ -157,5 +158,8 @@ int cli_texts_each(const cli_command *command, cli_texts *texts, cli_texts_funct
     if (texts->data) status = each_row(texts, handle, user, hooks);
     else if (texts->file) status = each_line(texts, handle, user, hooks);
     else status = each_argument(texts, handle, user, hooks);
+    if (status == SCBM_OK && texts->file && texts->first == 1)
+        fprintf(stderr, "sparsecbm %s: there are no texts in %s\n", command->name,
+                strcmp(texts->file, "-") == 0 ? "standard input" : texts->file);
     return status == SCBM_OK ? cli_finish(command) : cli_fail_status(command, status);
 }

@@ -4,6 +4,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "cli.h"
+#include "cli-path.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 const char *cli_program = "sparsecbm";
 
@@ -49,10 +52,15 @@ int cli_fail_status(const cli_command *command, scbm_status status) {
     if (status == SCBM_OK) return CLI_DONE;
     if (status == SCBM_ERROR_CANCELLED && cli_interrupted()) {
         cli_fail(command, "interrupted");
-        return CLI_INTERRUPTED;
+        return CLI_SIGNAL + cli_interrupted();
     }
     const char *message = scbm_last_error();
     return cli_fail(command, "%s", message[0] ? message : scbm_status_name(status));
+}
+
+void cli_say_wrote(const cli_command *command, const char *path) {
+    fflush(stdout);
+    fprintf(stderr, "sparsecbm %s: wrote %s\n", command->name, path);
 }
 
 scbm_status cli_flush(void) {
@@ -283,6 +291,62 @@ static const cli_option *find_option(const cli_option *options, const char *word
     return NULL;
 }
 
+/* ------------------------------------------------------------------------------------------
+ * Files to write: none may be a file that is read, or cannot be written, before any work is done
+ * ---------------------------------------------------------------------------------------- */
+
+/* File i that an option names; NULL: no more. */
+static const char *file_of(const cli_option *option, int i) {
+    if (option->use == CLI_NO_FILE) return NULL;
+    const cli_list *list = option->value;
+    if (option->kind == CLI_LIST) return i < list->n ? list->item[i] : NULL;
+    return i == 0 ? *(const char **)option->value : NULL;
+}
+
+static const char *name_of(const cli_option *option, char text[64]) {
+    if (option->letter) snprintf(text, 64, "-%c", option->letter);
+    else snprintf(text, 64, "--%s", option->name);
+    return text;
+}
+
+int cli_check_output(const cli_command *command, const cli_option *options, const char *what, const char *path) {
+    char other[64];
+    for (; options->name; options++) {
+        const char *file;
+        for (int i = 0; (file = file_of(options, i)); i++) {
+            if (file == path || !cli_same_file(file, path)) continue; /* the same pointer: the option itself */
+            return cli_misuse(command, "%s and %s are the same file, %.300s: writing one would destroy the other", what,
+                              name_of(options, other), path);
+        }
+    }
+    int error = cli_write_error(path);
+    return error ? cli_fail(command, "%.300s (%s): cannot be written: %s", path, what, strerror(error)) : CLI_GO_ON;
+}
+
+/* What goes to standard output may not be appended to what is read. */
+static int check_standard_output(const cli_command *command, const cli_option *option) {
+    struct stat output, input;
+    char name[64];
+    const char *file;
+    if (option->use != CLI_READS || fstat(STDOUT_FILENO, &output) != 0 || !S_ISREG(output.st_mode)) return CLI_GO_ON;
+    for (int i = 0; (file = file_of(option, i)); i++) {
+        if (stat(file, &input) == 0 && input.st_dev == output.st_dev && input.st_ino == output.st_ino)
+            return cli_misuse(command, "standard output and %s are the same file, %.300s", name_of(option, name), file);
+    }
+    return CLI_GO_ON;
+}
+
+static int check_files(const cli_command *command, const cli_option *options) {
+    int status = CLI_GO_ON;
+    for (const cli_option *option = options; option->name && status == CLI_GO_ON; option++) {
+        char name[64];
+        const char *file = file_of(option, 0);
+        if (option->use == CLI_WRITES && file) status = cli_check_output(command, options, name_of(option, name), file);
+        else status = check_standard_output(command, option);
+    }
+    return status;
+}
+
 int cli_parse(const cli_command *command, const cli_option *options, int argc, char **argv, cli_list *rest) {
     for (int i = 0; i < argc; i++) {
         if (strcmp(argv[i], "--") == 0) break;
@@ -316,5 +380,5 @@ int cli_parse(const cli_command *command, const cli_option *options, int argc, c
         int status = set_value(command, option, value);
         if (status != CLI_GO_ON) return status;
     }
-    return CLI_GO_ON;
+    return check_files(command, options);
 }

@@ -2,7 +2,8 @@
  * models/cli.h - what the commands of models/main share: options, messages, progress, texts, JSON
  *
  * Results go to standard output, everything else to standard error. A command returns the program's exit
- * status: 0, 1 for bad input or a failure (one line says which), 2 for bad usage, 130 when it was interrupted.
+ * status: 0, 1 for bad input or a failure (one line says which), 2 for bad usage, 128 + the signal's number (130, 143)
+ * when it was interrupted.
  */
 #ifndef CBM_CLI_H
 #define CBM_CLI_H
@@ -13,7 +14,7 @@
 #include <cjson/cJSON.h>
 #include <time.h>
 
-enum { CLI_GO_ON = -1, CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
+enum { CLI_GO_ON = -1, CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_SIGNAL = 128 };
 
 /* ------------------------------------------------------------------------------------------
  * Options
@@ -28,6 +29,9 @@ typedef enum cli_kind {
     CLI_CHOICE    /* int: the place of the value among `argument`, "mean|cls" */
 } cli_kind;
 
+/* What a command does with the file that an option names. */
+typedef enum cli_use { CLI_NO_FILE, CLI_READS, CLI_WRITES } cli_use;
+
 typedef struct cli_list {
     const char **item;   /* the strings are the program's arguments */
     int n;
@@ -41,16 +45,20 @@ typedef struct cli_option {
     const char *help;
     double least, most;     /* bounds of numbers; a variable that starts below stands for an option that was not given */
     char letter;            /* 'o' for -o; 0: none */
+    cli_use use;
 } cli_option;
 
-#define CLI_FLAG_OPTION(name, target, help) {CLI_FLAG, name, NULL, target, help, 0, 0, 0}
-#define CLI_INT_OPTION(name, argument, target, least, most, help) {CLI_INT, name, argument, target, help, least, most, 0}
-#define CLI_REAL_OPTION(name, argument, target, least, most, help) {CLI_REAL, name, argument, target, help, least, most, 0}
-#define CLI_TEXT_OPTION(name, argument, target, help) {CLI_TEXT, name, argument, target, help, 0, 0, 0}
-#define CLI_LIST_OPTION(name, argument, target, help) {CLI_LIST, name, argument, target, help, 0, 0, 0}
-#define CLI_CHOICE_OPTION(name, choices, target, help) {CLI_CHOICE, name, choices, target, help, 0, 0, 0}
-#define CLI_OUTPUT_OPTION(target, help) {CLI_TEXT, "output", "FILE", target, help, 0, 0, 'o'}
-#define CLI_END_OPTIONS {CLI_FLAG, NULL, NULL, NULL, NULL, 0, 0, 0}
+#define CLI_FLAG_OPTION(name, target, help) {CLI_FLAG, name, NULL, target, help, 0, 0, 0, CLI_NO_FILE}
+#define CLI_INT_OPTION(name, argument, target, least, most, help) {CLI_INT, name, argument, target, help, least, most, 0, CLI_NO_FILE}
+#define CLI_REAL_OPTION(name, argument, target, least, most, help) {CLI_REAL, name, argument, target, help, least, most, 0, CLI_NO_FILE}
+#define CLI_TEXT_OPTION(name, argument, target, help) {CLI_TEXT, name, argument, target, help, 0, 0, 0, CLI_NO_FILE}
+#define CLI_LIST_OPTION(name, argument, target, help) {CLI_LIST, name, argument, target, help, 0, 0, 0, CLI_NO_FILE}
+#define CLI_CHOICE_OPTION(name, choices, target, help) {CLI_CHOICE, name, choices, target, help, 0, 0, 0, CLI_NO_FILE}
+#define CLI_READ_OPTION(name, target, help) {CLI_TEXT, name, "FILE", target, help, 0, 0, 0, CLI_READS}
+#define CLI_READ_LIST_OPTION(name, target, help) {CLI_LIST, name, "FILE", target, help, 0, 0, 0, CLI_READS}
+#define CLI_WRITE_OPTION(name, target, help) {CLI_TEXT, name, "FILE", target, help, 0, 0, 0, CLI_WRITES}
+#define CLI_OUTPUT_OPTION(target, help) {CLI_TEXT, "output", "FILE", target, help, 0, 0, 'o', CLI_WRITES}
+#define CLI_END_OPTIONS {CLI_FLAG, NULL, NULL, NULL, NULL, 0, 0, 0, CLI_NO_FILE}
 
 typedef struct cli_command {
     const char *name;
@@ -65,13 +73,25 @@ typedef struct cli_command {
 extern const char *cli_program;
 
 /* Reads argv[0 … argc) (after the command's name) by the table; positional arguments come back in *rest, or are an error
- * where rest is NULL. CLI_GO_ON, or the status to exit with (help was printed, or an error). Free rest->item and lists' items. */
+ * where rest is NULL. Refuses files to write that cannot be written or that are read, too. CLI_GO_ON, or the status to
+ * exit with (help was printed, or an error). Free rest->item and lists' items. */
 int cli_parse(const cli_command *command, const cli_option *options, int argc, char **argv, cli_list *rest);
+/* The same check for a file that goes with the options' files; `what` names it in messages. */
+int cli_check_output(const cli_command *command, const cli_option *options, const char *what, const char *path);
+/* Keeps other runs that take the same lock from writing `output` until it is unlocked, or the process ends. */
+typedef struct cli_lock {
+    char *path;
+    int descriptor;
+} cli_lock;
+int cli_lock_output(const cli_command *command, cli_lock *lock, const char *output); /* CLI_GO_ON, or it is locked */
+void cli_unlock_output(cli_lock *lock); /* a lock that is all zeros is none */
+/* Tells that a file was written. */
+void cli_say_wrote(const cli_command *command, const char *path);
 
 /* "sparsecbm NAME: message" on standard error. */
 int cli_fail(const cli_command *command, const char *format, ...) SCBM_PRINTF(2, 3);   /* returns CLI_FAILED */
 int cli_misuse(const cli_command *command, const char *format, ...) SCBM_PRINTF(2, 3); /* returns CLI_USAGE */
-/* The library's last error, and CLI_FAILED (CLI_INTERRUPTED for a cancelled call). */
+/* The library's last error, and CLI_FAILED (CLI_SIGNAL + the signal for a call that it cancelled). */
 int cli_fail_status(const cli_command *command, scbm_status status);
 /* Flushes standard output; a failure to write (a full disk) is an error. */
 int cli_finish(const cli_command *command);
@@ -98,8 +118,9 @@ double cli_seconds(void);        /* of a clock that only goes forward */
 scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t threads);
 /* Clears the bar before something else is printed. */
 void cli_progress_clear(cli_progress *progress);
-/* A first Ctrl-C makes progress hooks cancel; a second one kills. */
+/* A first Ctrl-C (or SIGTERM) makes progress hooks cancel; a second one kills. */
 void cli_catch_interrupt(void);
+/* The signal that came; 0: none. */
 int cli_interrupted(void);
 
 /* ------------------------------------------------------------------------------------------
@@ -113,8 +134,8 @@ typedef struct cli_texts {
 } cli_texts;
 
 #define CLI_TEXTS_OPTIONS(texts)                                                                                      \
-    CLI_TEXT_OPTION("file", "FILE", &(texts).file, "read the texts from FILE, one a line; - is standard input"),      \
-    CLI_TEXT_OPTION("data", "FILE", &(texts).data, "read the texts from a CSV or JSONL file (texts may have several lines)"), \
+    CLI_READ_OPTION("file", &(texts).file, "read the texts from FILE, one a line; - is standard input"),              \
+    CLI_READ_OPTION("data", &(texts).data, "read the texts from a CSV or JSONL file (texts may have several lines)"), \
     CLI_TEXT_OPTION("text", "COLUMN", &(texts).column, "the column of --data that holds the text")
 
 /* Handles `n` texts, whose results are to be printed now; counts in *done, from 0, those that were printed. */
@@ -145,7 +166,7 @@ typedef struct cli_session {
     int64_t n_printed, n_truncated;  /* texts; those that were cut are told at the end */
 } cli_session;
 
-#define CLI_MODEL_OPTION(s) CLI_TEXT_OPTION("model", "FILE", &(s).model_path, "the model file (required)")
+#define CLI_MODEL_OPTION(s) CLI_READ_OPTION("model", &(s).model_path, "the model file (required)")
 #define CLI_JSON_OPTION(s) CLI_FLAG_OPTION("json", &(s).json, "print one JSON object a line")
 #define CLI_THREADS_OPTION(s) CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores")
 #define CLI_LENGTH_OPTION(s)                                                                                          \
@@ -186,11 +207,14 @@ typedef struct cli_intervention {
                     "mask: the share of a matrix's kept weights that one step may exchange (default 0.05)"),          \
     CLI_INT_OPTION("steps", "N", &(i).steps, 1, 100000, "mask: at most so many steps (default 10; 1 with --select abs)"), \
     CLI_CHOICE_OPTION("edit", "mean|one-hot", &(i).edit,                                                              \
-                      "edit: the training texts' mean values of that class (default), or 1 for the class and 0 for the others")
+                      "edit: the mean values of training texts of that class (default; often not enough for the concept to read it), or 1 for the class and 0 for the others")
 
 /* What these options say for a method (0: mask, 1: edit); one that is of the other method is bad usage. */
 int cli_intervention_options(const cli_command *command, const cli_intervention *given, int method,
                              cbm_intervene_options *options);
+/* Whether the model of file `path` can be intervened on so; `edit` is the option that chooses the other method. */
+int cli_intervention_check(const cli_command *command, const cbm_model *model, const char *path,
+                           const cbm_intervene_options *options, const char *edit);
 
 /* ------------------------------------------------------------------------------------------
  * JSON: numbers print so that they read back the same; what is not finite is null

@@ -722,14 +722,14 @@ static int run_bench(const cli_command *command, int argc, char **argv) {
     b.repeats = 5;
     b.sparsity = -1;
     const cli_option options[] = {
-        CLI_TEXT_OPTION("model", "FILE", &b.model_path, "the model; without it, an encoder with random weights"),
+        CLI_READ_OPTION("model", &b.model_path, "the model; without it, an encoder with random weights"),
         CLI_CHOICE_OPTION("shape", "minilm|bert-base", &b.shape, "that encoder's shape"),
         CLI_INT_OPTION("subnetworks", "K", &b.subnetworks, 1, DEMO_MOST_SUBNETWORKS,
                        "measure a concept bottleneck model on that encoder, with K concepts and random masks"),
         CLI_REAL_OPTION("sparsity", "X", &b.sparsity, 0, 0.999,
                         "the share of zeros in those masks (default 0.7; 0: no masks); with train, pruned to it at random"),
         CLI_OUTPUT_OPTION(&b.output, "keep that model in FILE"),
-        CLI_TEXT_OPTION("data", "FILE", &b.data, "texts, CSV or JSONL; without it, generated reviews"),
+        CLI_READ_OPTION("data", &b.data, "texts, CSV or JSONL; without it, generated reviews"),
         CLI_COLUMNS_OPTIONS(b.columns),
         CLI_INT_OPTION("max-length", "N", &b.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
         CLI_INT_OPTION("repeats", "N", &b.repeats, 1, 1000, "measure N times and take the median"),

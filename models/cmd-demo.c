@@ -188,10 +188,10 @@ static void say_in_words(const cbm_prediction *p) {
     for (int k = 0; k < p->n_concepts; k++) {
         const cbm_concept_result *c = &p->concepts[k];
         double share = largest > 0 ? fabs((double)c->contribution) / largest : 0;
-        const char *strength = share > 0.6 ? "strongly" : share > 0.25 ? "somewhat" : "hardly";
+        const char *strength = share > 0.6 ? "speaks strongly" : share > 0.25 ? "speaks" : "barely speaks";
         if (strcmp(c->class_name, "unknown") == 0) printf("   It reads nothing about %s in the text", c->name);
         else printf("   It reads %s as %s", c->name, c->class_name);
-        printf(" (%.0f %%), which speaks %s %s %s stars.\n", 100 * (double)c->probability, strength,
+        printf(" (%.0f %%), which %s %s %s stars.\n", 100 * (double)c->probability, strength,
                c->contribution < 0 ? "against" : "for", p->label);
     }
     printf("   Nothing else enters the label: contributions and bias are its logit, %.3f.\n\n", (double)p->logits[p->label_index]);

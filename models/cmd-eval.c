@@ -388,6 +388,7 @@ static scbm_status evaluate(eval_command *e) {
     if (status == SCBM_OK) status = measure(e, &r);
     cli_progress_clear(&e->progress);
     if (status == SCBM_OK && e->csv_path) status = write_predictions(e);
+    if (status == SCBM_OK && e->csv_path) cli_say_wrote(e->command, e->csv_path);
     if (status == SCBM_OK) status = e->json ? print_json(e, &r) : print_text(e, &r);
     scbm_release(&e->hooks, r.of_concept);
     if (status == SCBM_OK && e->evaluation.n_truncated)
@@ -413,8 +414,7 @@ static scbm_status evaluate_interventions(eval_command *e) {
     eval_result before, after;
     const cbm_oracle *o = &e->oracle;
     memset(&before, 0, sizeof before);
-    scbm_status status = cbm_intervene_check(e->model, &e->intervene_options);
-    if (status == SCBM_OK) status = read_data(e);
+    scbm_status status = read_data(e);
     if (status == SCBM_OK)
         status = cbm_intervene_oracle(e->context, &e->data, &e->intervene_options, (size_t)e->intervene_texts, &e->oracle);
     if (status == SCBM_OK) status = gather_gold(e);
@@ -461,19 +461,21 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
     e.intervene = -1;
     e.intervention = (cli_intervention)CLI_INTERVENTION_NOT_GIVEN;
     const cli_option options[] = {
-        CLI_TEXT_OPTION("model", "FILE", &e.model_path, "the trained model (required)"),
-        CLI_LIST_OPTION("data", "FILE", &e.data_paths, "labelled texts, CSV or JSONL (required); repeated files are put together"),
+        CLI_READ_OPTION("model", &e.model_path, "the trained model (required)"),
+        CLI_READ_LIST_OPTION("data", &e.data_paths,
+                             "labelled texts, CSV or JSONL (required); repeated files are put together"),
         CLI_COLUMNS_OPTIONS(e.columns),
         CLI_INT_OPTION("max-length", "N", &e.max_length, 0, 1000000,
                        "cut texts after N tokens, special ones included; 0: as many as the model reads"),
         CLI_CHOICE_OPTION("precision", "f32|bf16", &e.precision, "what matrix products compute with"),
         CLI_INT_OPTION("resamples", "N", &e.resamples, 0, 100000, "draws of the 95 % bootstrap intervals; 0: none"),
         CLI_INT_OPTION("seed", "N", &e.seed, 0, 9e15, "seed of the bootstrap"),
-        CLI_TEXT_OPTION("csv", "FILE", &e.csv_path, "write every text with its true and predicted classes"),
+        CLI_WRITE_OPTION("csv", &e.csv_path, "write every text with its true and predicted classes"),
         CLI_CHOICE_OPTION("intervene", "mask|edit", &e.intervene,
                           "set every misread concept to its true class, and measure before and after"),
         CLI_INTERVENTION_OPTIONS(e.intervention),
-        CLI_INT_OPTION("intervene-texts", "N", &e.intervene_texts, 0, 1000000000, "take N texts, evenly spaced; 0: all"),
+        CLI_INT_OPTION("intervene-texts", "N", &e.intervene_texts, 0, 1000000000,
+                       "take N texts, evenly spaced; 0: all"),
         CLI_INT_OPTION("threads", "N", &e.threads, 0, 1024, "threads; 0: all cores"),
         CLI_FLAG_OPTION("json", &e.json, "print one JSON object"),
         CLI_END_OPTIONS,
@@ -483,6 +485,8 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
     if (status != CLI_GO_ON) return finish(&e, status);
     e.hooks = cli_hooks(&e.progress, command, e.threads);
     status = load_model(&e);
+    if (status == CLI_GO_ON && e.intervene >= 0)
+        status = cli_intervention_check(command, e.model, e.model_path, &e.intervene_options, "--intervene edit");
     if (status != CLI_GO_ON) return finish(&e, status);
     cli_catch_interrupt();
     scbm_status evaluated = e.intervene < 0 ? evaluate(&e) : evaluate_interventions(&e);

@@ -11,10 +11,12 @@
 
 #define MOST_PRINTED_LABELS 20
 
+static const char one_text[] = "--html holds one text; --global explains a whole data set";
+
 typedef struct explain_command {
     cli_session in;
     int64_t steps, max_steps, n_neurons, n_words, sample, seed;
-    int global, faithfulness;
+    int global, faithfulness, has_many; /* has_many: more than one text has come */
     const char *html_path, *png_path;
     cbm_explain_options options;
     cbm_dataset texts; /* of --global: texts alone */
@@ -221,10 +223,10 @@ static scbm_status print_explanation(const explain_command *x, const char *text,
 static scbm_status explain_texts(void *user, const char *const *texts, const size_t *lengths, size_t n, size_t *done) {
     explain_command *x = user;
     scbm_status status = SCBM_OK;
+    if (n > 1 || x->in.n_printed) x->has_many = 1;
+    if (x->html_path && x->has_many) return scbm_fail(SCBM_ERROR_ARGUMENT, "%s", one_text);
     for (size_t i = 0; i < n && !status; i++) {
         cbm_explanation e;
-        if (x->html_path && x->in.n_printed)
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "--html holds one text; --global explains a whole data set");
         status = cbm_explain_text(x->in.context, texts[i], lengths[i], &x->options, &e);
         cli_progress_clear(&x->in.progress);
         if (!status && x->html_path)
@@ -261,6 +263,7 @@ static cJSON *json_words(const cbm_global_report *r, int c) {
         cJSON_AddStringToObject(object, "text", word->text);
         cJSON_AddItemToObject(object, "count", cli_json_int(word->count));
         cJSON_AddItemToObject(object, "integrated_gradients", cli_json_double(word->mean));
+        cJSON_AddItemToObject(object, "score", cli_json_double(word->score));
         cJSON_AddItemToArray(words, object);
     }
     return words;
@@ -369,7 +372,9 @@ static void print_contributions(const explain_command *x, const cbm_global_repor
 
 static void print_influences(const explain_command *x, const cbm_global_report *r) {
     const cbm_model *model = x->in.model;
-    printf("most influential words (mean integrated gradients, occurrences), in %zu texts\n", r->n_explained);
+    printf("most influential words in %zu texts, with score and occurrences; the score is the sum of a word's\n"
+           "integrated gradients, divided by its occurrences plus two\n",
+           r->n_explained);
     for (int k = 0; k < r->n_concepts; k++) {
         for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++) {
             int at = r->first_class[k] + c;
@@ -378,7 +383,7 @@ static void print_influences(const explain_command *x, const cbm_global_report *
                    (long long)r->class_count[at]);
             for (int i = 0; i < r->n_words[at]; i++) {
                 const cbm_word_influence *word = &r->words[at * r->most_words + i];
-                printf("%s %s (%.2f, %lld)", i ? "," : "", word->text, word->mean, (long long)word->count);
+                printf("%s %s (%+.2f, %lld)", i ? "," : "", word->text, word->score, (long long)word->count);
             }
             puts(r->n_words[at] ? "" : " none");
         }
@@ -477,9 +482,23 @@ static int check_options(explain_command *x) {
     if (x->global && !x->steps)
         return cli_misuse(command, "--global ranks words by integrated gradients: --steps cannot be 0");
     if (x->global && !x->n_words) return cli_misuse(command, "--global wants at least one word: --words");
+    if (!x->global && x->html_path && x->in.texts.argument.n > 1) return cli_misuse(command, "%s", one_text);
     x->options.steps = (int)x->steps;
     x->options.max_steps = (int)(x->max_steps > x->steps ? x->max_steps : x->steps);
     x->options.n_neurons = (int)x->n_neurons;
+    return CLI_GO_ON;
+}
+
+/* What the model does not allow is said before texts are read. */
+static int check_model(const explain_command *x) {
+    const cli_command *command = x->in.command;
+    if (cbm_model_mode(x->in.model) == CBM_VANILLA)
+        return cli_fail(command, "%s is a vanilla model, which has no concepts to explain a prediction by",
+                        x->in.model_path);
+    if (x->png_path && !cbm_model_is_sparse(x->in.model))
+        return cli_fail(command,
+                        "--png draws the masks of subnetworks, and %s is dense: leave --png out, or train with --prune",
+                        x->in.model_path);
     return CLI_GO_ON;
 }
 
@@ -490,7 +509,10 @@ static int explain(explain_command *x) {
     if (x->global && !x->texts.n) return cli_fail(x->in.command, "there are no texts to explain");
     if (x->global) explained = explain_global(x);
     else if (x->in.n_printed) explained = finish_texts(x);
-    return explained ? cli_fail_status(x->in.command, explained) : cli_finish(x->in.command);
+    if (explained) return cli_fail_status(x->in.command, explained);
+    if (x->html_path && x->in.n_printed) cli_say_wrote(x->in.command, x->html_path);
+    if (x->png_path && x->in.n_printed) cli_say_wrote(x->in.command, x->png_path);
+    return cli_finish(x->in.command);
 }
 
 static int run_explain(const cli_command *command, int argc, char **argv) {
@@ -506,9 +528,9 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
         CLI_MODEL_OPTION(x.in),
         CLI_TEXTS_OPTIONS(x.in.texts),
         CLI_FLAG_OPTION("global", &x.global, "explain all texts together: contributions, influential words, overlaps"),
-        CLI_TEXT_OPTION("html", "FILE", &x.html_path,
-                        "write a report of the one text, or with --global of all, as one HTML file"),
-        CLI_TEXT_OPTION("png", "FILE", &x.png_path, "write the subnetworks' mask maps and overlaps as a picture"),
+        CLI_WRITE_OPTION("html", &x.html_path,
+                         "write a report of the one text, or with --global of all, as one HTML file"),
+        CLI_WRITE_OPTION("png", &x.png_path, "write the subnetworks' mask maps and overlaps as a picture"),
         CLI_INT_OPTION("words", "N", &x.n_words, 0, 1000,
                        "words that are shown for each concept, or with --global each class"),
         CLI_INT_OPTION("neurons", "N", &x.n_neurons, 0, 1000, "most salient neurons that are shown for each concept"),
@@ -529,9 +551,7 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
     if (status == CLI_GO_ON) status = check_options(&x);
     if (status == CLI_GO_ON) status = cli_session_check_texts(&x.in);
     if (status == CLI_GO_ON) status = cli_session_load(&x.in, 1);
-    if (status == CLI_GO_ON && cbm_model_mode(x.in.model) == CBM_VANILLA)
-        status = cli_fail(command, "%s is a vanilla model, which has no concepts to explain a prediction by",
-                          x.in.model_path);
+    if (status == CLI_GO_ON) status = check_model(&x);
     if (status == CLI_GO_ON) status = explain(&x);
     cbm_dataset_clear(&x.texts);
     return cli_session_finish(&x.in, status);
@@ -551,7 +571,8 @@ const cli_command cmd_explain = {
     "integrated_gradients}], baseline_logit and target_logit, and overlaps: [{a, b, iou}]; start and end are bytes.\n"
     "With --global --json: {texts, texts_explained, labels: [{name, texts, contributions: [{concept, mean,\n"
     "mean_absolute}]}], concepts: [{name, density, own, mean_absolute_contribution, classes: [{name, texts, words: [{text,\n"
-    "count, integrated_gradients}]}]}], overlaps, kept_by: [shares of the weights that 0, 1, ... concepts keep],\n"
+    "count, integrated_gradients (the mean), score}]}]}], overlaps, kept_by: [shares of the weights that 0, 1, ...\n"
+    "concepts keep],\n"
     "faithfulness: {texts, shares, METHOD: {comprehensiveness, sufficiency, mean_comprehensiveness, mean_sufficiency}}}.",
     explain_examples,
     run_explain};

@@ -269,8 +269,9 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     int type = -1;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
-        CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &type, "what the encoder's matrices are stored as (required)"),
-        CLI_OUTPUT_OPTION(&output, "the file to write (required)"),
+        CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &type,
+                          "what the encoder's matrices are stored as (required)"),
+        CLI_OUTPUT_OPTION(&output, "the file to write (required); it may be the one that is read"),
         CLI_END_OPTIONS,
     };
     int result = cli_parse(command, options, argc, argv, &rest);
@@ -285,11 +286,12 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     cli_progress progress;
     scbm_hooks hooks = cli_hooks(&progress, command, 0);
     int kept = 0;
+    double bytes_before = file_bytes(path); /* which may be the output's too */
     scbm_status status = cbm_quantize(path, output, types[type], &kept, &hooks);
     if (status != SCBM_OK) return cli_fail_status(command, status);
     char before[32], after[32];
     printf("%s: %s as %s, from %s\n", output, megabytes(file_bytes(output), after), scbm_type_of(types[type])->name,
-           megabytes(file_bytes(path), before));
+           megabytes(bytes_before, before));
     if (kept) printf("%d matrices have rows that are no multiple of 32 and stay f16\n", kept);
     return cli_finish(command);
 }

@@ -58,7 +58,9 @@ static int parse_settings(intervene_command *s) {
 
 /* Whether the model has these concepts and classes, and can be intervened on so. */
 static int check_model(intervene_command *s) {
-    scbm_status status = cbm_intervene_check(s->in.model, &s->options);
+    int result = cli_intervention_check(s->in.command, s->in.model, s->in.model_path, &s->options, "--method edit");
+    if (result != CLI_GO_ON) return result;
+    scbm_status status = SCBM_OK;
     for (int i = 0; i < s->sets.n && status == SCBM_OK; i++) {
         int c;
         status = cbm_model_find_class(s->in.model, s->setting[i].concept, s->setting[i].class_name, &s->setting[i].k, &c);
@@ -108,7 +110,9 @@ static void print_line(const char *name, int width, int class_width, const readi
 static void print_outcome(const intervene_command *s, const setting *set) {
     if (set->succeeded) printf("  set to %s", set->class_name);
     else printf("  could not be set to %s", set->class_name);
-    if (s->method) printf(" by editing its values");
+    if (s->method)
+        printf(" by editing its values%s",
+               set->succeeded || s->options.edit == CBM_EDIT_ONE_HOT ? "" : "; --edit one-hot can");
     else
         printf(": %d step%s, %lld of %lld mask bits moved", set->steps, set->steps == 1 ? "" : "s",
                (long long)set->moved_bits, (long long)set->total_bits);
@@ -218,7 +222,9 @@ const cli_command cmd_intervene = {
     "Texts are arguments, lines of --file or of a pipe, or a column of --data. By --method mask the concept's subnetwork\n"
     "changes, for this text alone, until the concept reads the class: weights that speak against it go, as many that speak\n"
     "for it come, and the sparsity stays. That it could not be brought there is an answer, not an error. The model file is\n"
-    "never changed. A dense model has no subnetworks; --method edit replaces the concept's values.\n"
+    "never changed. A dense model has no subnetworks; --method edit replaces the concept's values: by the mean values of\n"
+    "the training texts with that class (--edit mean), which often is not enough for the concept to read the class, or by 1\n"
+    "for the class and 0 for the others (--edit one-hot), which always is.\n"
     "With --json: {method, steps, moved_bits, total_bits, before, after}; before and after are as `predict` prints them,\n"
     "and the numbers are sums over all --set.",
     intervene_examples, run_intervene};

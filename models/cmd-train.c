@@ -1,11 +1,14 @@
 /*
  * models/cmd-train.c - train a concept bottleneck model on labelled texts
  */
+#define _POSIX_C_SOURCE 200809L
+
 #include "cli.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct train_command {
     const cli_command *command;
@@ -14,6 +17,9 @@ typedef struct train_command {
     cli_columns columns;
     cbm_train_options options;
     int json;
+    char *checkpoint_path;
+    cli_lock lock;
+    int n_epochs; /* that are done, in this run */
     cli_progress progress;
     /* The options as they are parsed. */
     int mode, concept_loss, prune;
@@ -26,6 +32,7 @@ typedef struct train_command {
 static void print_epoch(void *user, const cbm_epoch_report *r) {
     train_command *t = user;
     cli_progress_clear(&t->progress);
+    t->n_epochs++;
     if (t->json) {
         cJSON *object = cJSON_CreateObject();
         cJSON_AddItemToObject(object, "epoch", cli_json_int(r->epoch));
@@ -151,6 +158,20 @@ static void default_options(train_command *t) {
     t->mixup = (double)o->mixup;
 }
 
+/* Pruning must be over before training is. */
+static int check_schedule(const train_command *t) {
+    if (!t->prune) return CLI_GO_ON;
+    if (t->prune_start > t->prune_end)
+        return cli_misuse(t->command, "--prune-start %d comes after --prune-end %d", (int)t->prune_start,
+                          (int)t->prune_end);
+    if (t->epochs != BY_DEFAULT && t->epochs < t->prune_end)
+        return cli_misuse(
+            t->command,
+            "--epochs %d end before the last pruning, in epoch %d: lower --prune-end, or train for more --epochs",
+            (int)t->epochs, (int)t->prune_end);
+    return CLI_GO_ON;
+}
+
 static int check_usage(train_command *t) {
     const cli_command *command = t->command;
     if (!t->model_path) return cli_misuse(command, "--model FILE is required: the encoder to start from");
@@ -163,7 +184,18 @@ static int check_usage(train_command *t) {
         return cli_misuse(command, "--mode vanilla has no concepts: leave --concept out, or choose another mode");
     if (t->mode != 0 && !t->columns.n_concepts)
         return cli_misuse(command, "--concept NAME=COLUMN is required (or --mode vanilla, which has no concepts)");
-    return CLI_GO_ON;
+    return check_schedule(t);
+}
+
+/* Names the checkpoint as the library does, and keeps other runs from it. */
+static int secure_output(train_command *t, const cli_option *options) {
+    const char *output = t->options.output;
+    size_t size = strlen(output) + sizeof ".checkpoint";
+    t->checkpoint_path = malloc(size);
+    if (!t->checkpoint_path) return cli_fail(t->command, "out of memory");
+    snprintf(t->checkpoint_path, size, "%s.checkpoint", output);
+    int status = cli_check_output(t->command, options, "-o's checkpoint", t->checkpoint_path);
+    return status == CLI_GO_ON ? cli_lock_output(t->command, &t->lock, output) : status;
 }
 
 /* Writes into the trained model which columns it was trained on. */
@@ -213,8 +245,18 @@ static scbm_status train(train_command *t, const scbm_hooks *hooks) {
 static int finish(train_command *t, int status) {
     free((void *)t->data.item);
     free((void *)t->valid.item);
+    free(t->checkpoint_path);
+    cli_unlock_output(&t->lock);
     cli_columns_clear(&t->columns);
     return status;
+}
+
+/* A run that goes on from a checkpoint, or has written one, can be gone on from. */
+static void say_how_to_go_on(const train_command *t) {
+    int has_checkpoint = t->n_epochs > 0 || (t->options.resume && access(t->checkpoint_path, F_OK) == 0);
+    if (has_checkpoint)
+        fprintf(stderr, "sparsecbm train: the same command with --resume goes on after the last whole epoch\n");
+    else fprintf(stderr, "sparsecbm train: the first epoch was not over, so there is nothing to resume\n");
 }
 
 static int run_train(const cli_command *command, int argc, char **argv) {
@@ -224,14 +266,17 @@ static int run_train(const cli_command *command, int argc, char **argv) {
     default_options(&t);
     cbm_train_options *o = &t.options;
     const cli_option options[] = {
-        CLI_TEXT_OPTION("model", "FILE", &t.model_path, "the encoder to start from (required)"),
-        CLI_LIST_OPTION("data", "FILE", &t.data, "training data, CSV or JSONL (required); repeated files are put together"),
-        CLI_LIST_OPTION("valid", "FILE", &t.valid, "validation data, by which the best epoch is chosen (required)"),
-        CLI_OUTPUT_OPTION(&o->output, "the model to write (required); the checkpoint stands beside it as FILE.checkpoint"),
+        CLI_READ_OPTION("model", &t.model_path, "the encoder to start from (required)"),
+        CLI_READ_LIST_OPTION("data", &t.data,
+                             "training data, CSV or JSONL (required); repeated files are put together"),
+        CLI_READ_LIST_OPTION("valid", &t.valid, "validation data, by which the best epoch is chosen (required)"),
+        CLI_OUTPUT_OPTION(&o->output,
+                          "the model to write (required); the checkpoint stands beside it as FILE.checkpoint"),
         CLI_COLUMNS_OPTIONS(t.columns),
         CLI_CHOICE_OPTION("mode", "vanilla|independent|sequential|joint", &t.mode, "what is learned from what"),
-        CLI_INT_OPTION("epochs", "N", &t.epochs, 0, 100000,
-                       "passes over the training data (default 10, with --prune 5 after the last pruning); 0 only initializes"),
+        CLI_INT_OPTION(
+            "epochs", "N", &t.epochs, 0, 100000,
+            "passes over the training data (default 10, with --prune 5 after the last pruning); 0 only initializes"),
         CLI_INT_OPTION("batch", "N", &t.batch, 1, 65536, "texts in a step"),
         CLI_REAL_OPTION("encoder-rate", "X", &t.encoder_rate, 0, 10, "learning rate of the encoder"),
         CLI_REAL_OPTION("head-rate", "X", &t.head_rate, 0, 10, "learning rate of the concept and label heads"),
@@ -240,51 +285,64 @@ static int run_train(const cli_command *command, int argc, char **argv) {
         CLI_REAL_OPTION("clip", "X", &t.clip, 0, 1e9, "the gradient's largest norm; 0: any"),
         CLI_REAL_OPTION("lambda", "X", &t.lambda, 0, 1e6, "weight of the concepts' loss beside the label's"),
         CLI_REAL_OPTION("dropout", "X", &t.dropout, -1, 0.99, "dropout; below 0: as the encoder's file says"),
-        CLI_CHOICE_OPTION("concept-loss", "plain|sigmoid", &t.concept_loss, "cross-entropy on logits, or on their sigmoid as released"),
+        CLI_CHOICE_OPTION("concept-loss", "plain|sigmoid", &t.concept_loss,
+                          "cross-entropy on logits, or on their sigmoid as released"),
         CLI_FLAG_OPTION("class-weights", &o->class_weights, "weigh classes by the inverse of their frequency"),
         CLI_REAL_OPTION("mixup", "A", &t.mixup, 0, 100, "concept-level MixUp with Beta(A, A); 0: off"),
         CLI_CHOICE_OPTION("prune", "none|obert|magnitude|popup|popup-structured|random", &t.prune,
                           "find a sparse subnetwork for each concept, by this score"),
-        CLI_REAL_OPTION("sparsity", "X", &o->prune.sparsity, 0, 1, "the share of zeros in each matrix of each subnetwork in the end"),
+        CLI_REAL_OPTION("sparsity", "X", &o->prune.sparsity, 0, 1,
+                        "the share of zeros in each matrix of each subnetwork in the end"),
         CLI_REAL_OPTION("initial-sparsity", "X", &t.initial_sparsity, 0, 1,
                         "the share after the first pruning (default 0.2, or --sparsity where that is less)"),
-        CLI_INT_OPTION("prune-start", "N", &t.prune_start, 1, 100000, "the epoch (from 1) after which is pruned for the first time"),
+        CLI_INT_OPTION("prune-start", "N", &t.prune_start, 1, 100000,
+                       "the epoch (from 1) after which is pruned for the first time"),
         CLI_INT_OPTION("prune-end", "N", &t.prune_end, 1, 100000, "and for the last time"),
         CLI_INT_OPTION("fisher-block", "N", &t.fisher_block, 1, 1024, "obert: weights that are scored together"),
-        CLI_INT_OPTION("fisher-batches", "N", &t.fisher_batches, 0, 1000000, "obert: gradients; 0: four times the block"),
-        CLI_INT_OPTION("fisher-batch", "N", &t.fisher_batch_size, 0, 65536, "obert: texts of a gradient; 0: as in a step"),
-        CLI_REAL_OPTION("damping", "X", &o->prune.damping, 0, 1e9, "obert: the damping, as a share of a matrix's mean squared gradient"),
-        CLI_REAL_OPTION("damping-absolute", "X", &t.damping_absolute, 0, 1e9, "obert: the damping as it is (published: 1e-7)"),
-        CLI_INT_OPTION("fisher-memory", "MIB", &t.fisher_memory, 0, 100000000,
-                       "obert: memory for Fisher matrices; layers are scored in groups that fit, to the same masks; 0: up to 4096"),
+        CLI_INT_OPTION("fisher-batches", "N", &t.fisher_batches, 0, 1000000,
+                       "obert: gradients; 0: four times the block"),
+        CLI_INT_OPTION("fisher-batch", "N", &t.fisher_batch_size, 0, 65536,
+                       "obert: texts of a gradient; 0: as in a step"),
+        CLI_REAL_OPTION("damping", "X", &o->prune.damping, 0, 1e9,
+                        "obert: the damping, as a share of a matrix's mean squared gradient"),
+        CLI_REAL_OPTION("damping-absolute", "X", &t.damping_absolute, 0, 1e9,
+                        "obert: the damping as it is (published: 1e-7)"),
+        CLI_INT_OPTION(
+            "fisher-memory", "MIB", &t.fisher_memory, 0, 100000000,
+            "obert: memory for Fisher matrices; layers are scored in groups that fit, to the same masks; 0: up to 4096"),
         CLI_REAL_OPTION("score-rate", "X", &t.score_rate, 0, 100, "popup: learning rate of the scores"),
-        CLI_FLAG_OPTION("freeze-weights", &o->prune.freeze_weights, "popup: from the first pruning on only scores and heads learn"),
-        CLI_FLAG_OPTION("refit-label", &o->refit_label, "joint mode: fit the label head anew to the frozen concepts of each epoch"),
+        CLI_FLAG_OPTION("freeze-weights", &o->prune.freeze_weights,
+                        "popup: from the first pruning on only scores and heads learn"),
+        CLI_FLAG_OPTION("refit-label", &o->refit_label,
+                        "joint mode: fit the label head anew to the frozen concepts of each epoch"),
         CLI_INT_OPTION("patience", "N", &t.patience, 0, 100000, "stop after N epochs without a better one; 0: never"),
-        CLI_INT_OPTION("max-length", "N", &t.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
+        CLI_INT_OPTION("max-length", "N", &t.max_length, 0, 1000000,
+                       "cut texts after N tokens; 0: as many as the model reads"),
         CLI_INT_OPTION("seed", "N", &t.seed, 0, 9e15, "seed of everything random"),
         CLI_FLAG_OPTION("resume", &o->resume, "go on from the checkpoint of a run that was stopped, to the same bits"),
-        CLI_TEXT_OPTION("init", "FILE", &o->init, "a model with the same heads to start from, instead of new heads"),
-        CLI_TEXT_OPTION("log-steps", "FILE", &o->step_log, "write every step's loss and gradient norm (CSV)"),
-        CLI_TEXT_OPTION("dump-order", "FILE", &o->order_log, "write which rows each step used"),
+        CLI_READ_OPTION("init", &o->init, "a model with the same heads to start from, instead of new heads"),
+        CLI_WRITE_OPTION("log-steps", &o->step_log, "write every step's loss and gradient norm (CSV)"),
+        CLI_WRITE_OPTION("dump-order", &o->order_log, "write which rows each step used"),
         CLI_INT_OPTION("threads", "N", &t.threads, 0, 1024, "threads; 0: all cores. The result does not depend on it"),
         CLI_FLAG_OPTION("json", &t.json, "print one JSON object an epoch"),
         CLI_END_OPTIONS,
     };
     int status = cli_parse(command, options, argc, argv, NULL);
     if (status == CLI_GO_ON) status = check_usage(&t);
+    cli_catch_interrupt();
+    if (status == CLI_GO_ON) status = secure_output(&t, options);
     if (status != CLI_GO_ON) return finish(&t, status);
     scbm_hooks hooks = cli_hooks(&t.progress, command, t.threads);
     settle_options(&t, &hooks);
-    cli_catch_interrupt();
     scbm_status trained = train(&t, &hooks);
     cli_progress_clear(&t.progress);
     if (trained != SCBM_OK) {
         status = cli_fail_status(command, trained);
-        if (status == CLI_INTERRUPTED) fprintf(stderr, "sparsecbm train: the same command with --resume goes on after the last whole epoch\n");
+        if (status > CLI_SIGNAL) say_how_to_go_on(&t);
         return finish(&t, status);
     }
-    if (!t.json) printf("wrote %s\n", o->output);
+    if (!t.json && t.n_epochs) printf("wrote %s; %s can be deleted\n", o->output, t.checkpoint_path);
+    else if (!t.json) printf("wrote %s\n", o->output);
     return finish(&t, cli_finish(command));
 }
 
@@ -293,9 +351,14 @@ static const char *const train_examples[] = {
     " --concept food --concept service --concept noise --concept price --epochs 3 -o demo/trained.gguf",
     NULL};
 const cli_command cmd_train = {
-    "train", "train a concept bottleneck model on a CSV or JSONL file",
+    "train",
+    "train a concept bottleneck model on a CSV or JSONL file",
     "--model FILE --data FILE --valid FILE --text COLUMN --label COLUMN --concept NAME=COLUMN ... -o FILE [options]",
     "The best epoch by validation is kept. A run that was killed goes on with --resume and ends with the same bits as one\n"
-    "that was not. With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
+    "that was not. Its state is in FILE.checkpoint (three times the size of the model), which stays when training is over, so\n"
+    "that --resume then does nothing; delete it when the model is done. FILE.lock keeps a second run from the same files\n"
+    "while this one lasts. Of a --model or --init with subnetworks the weights are taken, and not the masks.\n"
+    "With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
     "concept_accuracy, concept_f1, score, best}.",
-    train_examples, run_train};
+    train_examples,
+    run_train};

@@ -24,6 +24,7 @@
 
 #define UNKNOWN "unknown"
 #define MESSAGE_SIZE 400
+#define ADVICE_SIZE 80
 #define SHOWN_SIZE 160         /* of a name or value in a message */
 #define CHUNK ((size_t)1 << 16)
 #define JSON_LINES_A_REPORT 256
@@ -347,9 +348,18 @@ static void add_header(reader *r, const char *name, size_t length) {
     r->header[r->n_columns++] = copy;
 }
 
+/* " (--text COLUMN chooses another)", of a missing column; "": there is no option. */
+static const char *advise(const reader *r, int w, char advice[ADVICE_SIZE]) {
+    const cbm_dataset_options *o = r->options;
+    const char *option = w == TEXT ? o->text_option : w == LABEL ? o->label_option : o->concept_option;
+    advice[0] = 0;
+    if (option) snprintf(advice, ADVICE_SIZE, " (%s chooses another)", option);
+    return advice;
+}
+
 /* Every wanted column must be there, once. */
 static void check_header(reader *r) {
-    char shown[SHOWN_SIZE];
+    char shown[SHOWN_SIZE], advice[ADVICE_SIZE];
     for (int w = 0; w < r->n_wanted && !r->status; w++) {
         int n_found = 0;
         if (!r->wanted[w]) continue;
@@ -363,7 +373,7 @@ static void check_header(reader *r) {
         if (n_found > 0) continue;
         name_list list = {"", 0, 0};
         for (size_t c = 0; c < r->n_columns; c++) list_name(&list, r->header[c]);
-        fail_file(r, "there is no column '%s'; there are %s", name, list.text);
+        fail_file(r, "there is no column '%s'%s; there are %s", name, advise(r, w, advice), list.text);
     }
 }
 
@@ -482,10 +492,11 @@ static scbm_status take_object(reader *r, const cJSON *object) {
             set_json_cell(r, w, found);
             continue;
         }
-        char shown[SHOWN_SIZE];
+        char shown[SHOWN_SIZE], advice[ADVICE_SIZE];
         name_list list = {"", 0, 0};
         cJSON_ArrayForEach(item, object) list_name(&list, item->string);
-        return fail_cell(r, NULL, "there is no key '%s'; there %s %s", show(shown, r->wanted[w], strlen(r->wanted[w])),
+        return fail_cell(r, NULL, "there is no key '%s'%s; there %s %s",
+                         show(shown, r->wanted[w], strlen(r->wanted[w])), advise(r, w, advice),
                          list.used ? "are" : "is", list.used ? list.text : "none");
     }
     return r->status ? r->status : add_row(r);

@@ -38,6 +38,8 @@ typedef struct cbm_dataset_options {
      * all are numbers, else by bytes), "unknown" last. */
     const cbm_classes *label_classes;
     const cbm_classes *concept_classes;  /* [n_concepts] */
+    /* What chooses these columns, for the message that one is missing: "--text COLUMN"; NULL: nothing is said. */
+    const char *text_option, *label_option, *concept_option;
 } cbm_dataset_options;
 
 typedef struct cbm_dataset {

@@ -300,6 +300,13 @@ static scbm_status start_heads(training_run *run, const cbm_heads *from, const c
     return status;
 }
 
+/* Training starts from one dense encoder, whatever subnetworks the model that it comes from has. */
+static void say_masks_stay(const training_run *run, const cbm_model *model, const char *path) {
+    if (!cbm_model_is_sparse(model)) return;
+    scbm_log(&run->hooks, SCBM_LOG_INFO,
+             "%s has subnetworks: training starts from its dense weights, without the masks", path);
+}
+
 /* Takes the weights of options->init. */
 static scbm_status start_from_model(training_run *run) {
     const char *path = run->options->init;
@@ -309,6 +316,7 @@ static scbm_status start_from_model(training_run *run) {
     if (status) return status;
     if (model->network.heads.mode == CBM_ENCODER)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s is an encoder without heads to start from", path);
+    if (!status) say_masks_stay(run, model, path);
     if (!status) status = start_backbone(&run->network.backbone, &model->network.backbone, path);
     if (!status) status = start_heads(run, &model->network.heads, path);
     cbm_model_free(model);
@@ -341,6 +349,7 @@ static scbm_status create_network(training_run *run, const char *const *concept_
     if (!status) status = cbm_check_classes(&run->network.heads, run->valid, "the validation data");
     if (!status) status = create_head_tensors(run);
     if (!status && o->init) status = start_from_model(run);
+    else if (!status) say_masks_stay(run, run->encoder, scbm_file_path(run->encoder->file));
     if (!status) status = list_parameters(run);
     return status;
 }
@@ -631,7 +640,7 @@ static scbm_status check_best_model(const training_run *run) {
         return SCBM_OK;
     }
     return scbm_fail(SCBM_ERROR_ARGUMENT,
-                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew without resuming",
+                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew without --resume",
                      run->options->output, run->checkpoint_path);
 }
 
@@ -640,21 +649,54 @@ static int competes(const training_run *run, int64_t epoch) {
     return !prunes(run) || epoch >= run->options->prune.end;
 }
 
-static scbm_status resume(training_run *run) {
-    int found;
+/* A checkpoint that cannot be read: what to do. */
+static scbm_status refuse_checkpoint(const training_run *run, scbm_status status) {
+    char message[600];
+    if (status != SCBM_ERROR_FORMAT && status != SCBM_ERROR_UNSUPPORTED) return status;
+    snprintf(message, sizeof message, "%s", scbm_last_error());
+    return scbm_fail(status, "%s; delete %.200s to start anew", message, run->checkpoint_path);
+}
+
+static int is_over(const training_run *run) {
+    const cbm_train_options *o = run->options;
+    return run->state.epoch >= o->epochs || (o->patience && run->state.epochs_since_best >= o->patience);
+}
+
+static void say_where_it_goes_on(const training_run *run) {
+    scbm_log(&run->hooks, SCBM_LOG_INFO,
+             is_over(run) ? "%s is of a run that is over, after epoch %lld of %d"
+                          : "%s: going on after epoch %lld of %d",
+             run->checkpoint_path, (long long)run->state.epoch, run->options->epochs);
+}
+
+/* Takes the checkpoint's state. */
+static scbm_status read_checkpoint(training_run *run, int *found) {
     int64_t epoch;
     cbm_checkpoint *c = &run->state;
     scbm_status status = cbm_checkpoint_epoch(run->checkpoint_path, &epoch, &run->hooks);
     if (!status && prunes(run) && epoch >= run->options->prune.start) status = begin_subnetworks(run);
-    if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, &found, &run->hooks);
-    if (status || !found) return status;
+    if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, found, &run->hooks);
+    if (status || !*found) return status;
     if (run->popup.optimizer)
         scbm_adamw_set_steps(run->popup.optimizer, (c->epoch - run->options->prune.start) * run->steps_per_epoch);
     if (c->epoch > run->options->epochs || c->step != c->epoch * run->steps_per_epoch ||
         (c->best_epoch < 1) == competes(run, c->epoch))
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", run->checkpoint_path,
                          (long long)c->epoch, (long long)c->step);
-    return c->best_epoch ? check_best_model(run) : SCBM_OK;
+    return SCBM_OK;
+}
+
+static scbm_status resume(training_run *run) {
+    int found;
+    scbm_status status = read_checkpoint(run, &found);
+    if (status) return refuse_checkpoint(run, status);
+    if (!found) {
+        scbm_log(&run->hooks, SCBM_LOG_INFO, "no checkpoint at %s: starting from the beginning", run->checkpoint_path);
+        return SCBM_OK;
+    }
+    status = run->state.best_epoch ? check_best_model(run) : SCBM_OK;
+    if (!status) say_where_it_goes_on(run);
+    return status;
 }
 
 static scbm_status write_step_log(training_run *run) {
@@ -915,10 +957,8 @@ static scbm_status finish_epoch(training_run *run, double train_loss, double sec
 }
 
 static scbm_status train_epochs(training_run *run) {
-    const cbm_train_options *o = run->options;
-    cbm_checkpoint *c = &run->state;
     scbm_status status = SCBM_OK;
-    while (!status && c->epoch < o->epochs && !(o->patience && c->epochs_since_best >= o->patience)) {
+    while (!status && !is_over(run)) {
         double loss = 0.0, start = seconds_now();
         status = train_epoch(run, &loss);
         if (!status) status = prune(run);

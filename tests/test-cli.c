@@ -193,6 +193,9 @@ static void bad_usage_has_status_2(void **state) {
     expect_error("train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv -o x", 2, "--text");
     expect_error(TRAIN " --concept food=price -o x", 2, "given twice");
     expect_error(TRAIN " --mode vanilla -o x", 2, "vanilla has no concepts");
+    expect_error(TRAIN " --prune obert --epochs 3 -o x", 2,
+                 "--epochs 3 end before the last pruning, in epoch 15: lower --prune-end, or train for more --epochs");
+    expect_error(TRAIN " --prune obert --prune-end 1 -o x", 2, "--prune-start 2 comes after --prune-end 1");
     expect_error("intervene --model demo/reviews.gguf text", 2, "--set CONCEPT=CLASS is required");
     expect_error("intervene --model demo/reviews.gguf text --set food", 2, "--set wants CONCEPT=CLASS, got 'food'");
     expect_error("intervene --model demo/reviews.gguf text --set =Negative", 2, "--set wants CONCEPT=CLASS");
@@ -204,6 +207,79 @@ static void bad_usage_has_status_2(void **state) {
     expect_error("intervene --model demo/reviews.gguf text --set food=Negative --edit one-hot", 2, "about edited values");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --portion 0.1", 2, "go with --intervene");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --intervene mask --csv x.csv", 2, "without --intervene");
+}
+
+/* Every command refuses a file that it would both read and write, before any work, and leaves it as it is. */
+static void no_input_is_overwritten(void **state) {
+    (void)state;
+    outcome made = shell("cp demo/reviews.gguf model.gguf; cp demo/test.csv data.csv; cp demo/encoder.gguf enc.gguf\n"
+                         "ln -sf model.gguf link.gguf; ln -f data.csv hard.csv; mkdir -p sub\n"
+                         "cat model.gguf data.csv enc.gguf | cksum >sums");
+    forget(&made);
+    expect_error("explain --model model.gguf --html model.gguf text", 2, "--html and --model are the same file, model.gguf");
+    expect_error("explain --model model.gguf --html ./sub/../model.gguf text", 2, "--html and --model are the same file");
+    expect_error("explain --model model.gguf --html link.gguf text", 2, "--html and --model are the same file");
+    expect_error("explain --model model.gguf --png x.png --html x.png text", 2, "--html and --png are the same file, x.png");
+    expect_error("explain --model model.gguf --png x.png --html sub/../x.png text", 2, "--html and --png are the same file");
+    expect_error("explain --model model.gguf --data data.csv --global --png data.csv", 2, "--png and --data are the same file");
+    expect_error("eval --model model.gguf --data data.csv --csv hard.csv", 2, "--csv and --data are the same file, hard.csv");
+    expect_error("eval --model model.gguf --data data.csv --csv model.gguf", 2, "--csv and --model are the same file");
+    expect_error("train --model enc.gguf --data data.csv --valid demo/dev.csv " COLUMNS " -o enc.gguf", 2,
+                 "-o and --model are the same file, enc.gguf");
+    expect_error("train --model enc.gguf --data demo/train.csv --data data.csv --valid demo/dev.csv " COLUMNS " -o data.csv", 2,
+                 "-o and --data are the same file");
+    expect_error(TRAIN " -o y.gguf --log-steps demo/dev.csv", 2, "--log-steps and --valid are the same file");
+    expect_error(TRAIN " -o y.gguf --log-steps steps.csv --dump-order steps.csv", 2, "--log-steps and --dump-order are the same file");
+    expect_error(TRAIN " -o y.gguf --dump-order y.gguf.checkpoint", 2, "checkpoint and --dump-order are the same file");
+    expect_error("bench latency --model model.gguf -o model.gguf", 2, "-o and --model are the same file");
+    outcome result = shell("cp data.csv grows.csv; \"$MAIN\" predict --model model.gguf --data grows.csv >>grows.csv\n"
+                           "test $? = 2 && cmp grows.csv data.csv && grep -q 'standard output and --data' err\n"
+                           "cat model.gguf data.csv enc.gguf | cksum | cmp - sums");
+    if (result.status != 0) fail_msg("%s", result.err);
+    forget(&result);
+}
+
+/* Devices are no files that could be destroyed. */
+static void several_outputs_may_be_thrown_away(void **state) {
+    (void)state;
+    free(output_of("explain --model demo/reviews.gguf --steps 1 --html /dev/null --png /dev/null text"));
+}
+
+/* A file is replaced when all of it was read. */
+static void quantizing_in_place_is_safe(void **state) {
+    (void)state;
+    outcome result = shell("cp demo/reviews.gguf place.gguf; \"$MAIN\" quantize demo/reviews.gguf --type q8_0 -o aside.gguf >said\n"
+                           "\"$MAIN\" quantize place.gguf --type q8_0 -o place.gguf | sed s/place/aside/ | cmp - said && cmp place.gguf aside.gguf");
+    if (result.status != 0) fail_msg("%s%s", result.out, result.err);
+    forget(&result);
+}
+
+/* What cannot be written is said before the work, which here would fail for another reason. */
+static void outputs_are_checked_before_the_work(void **state) {
+    (void)state;
+    outcome made = shell("mkdir -p taken");
+    forget(&made);
+    expect_error("explain --model nothing.gguf --png missing/x.png text", 1, "missing/x.png (--png): cannot be written: No such file");
+    expect_error("explain --model nothing.gguf --html taken text", 1, "taken (--html): cannot be written: Is a directory");
+    expect_error("explain --model nothing.gguf --html demo/test.csv/x.html text", 1, "(--html): cannot be written");
+    expect_error("eval --model nothing.gguf --data demo/test.csv --csv missing/x.csv", 1, "missing/x.csv (--csv)");
+    expect_error(TRAIN " --model nothing.gguf -o missing/x.gguf", 1, "missing/x.gguf (-o)");
+    expect_error(TRAIN " --model nothing.gguf -o x.gguf --log-steps missing/x.csv", 1, "missing/x.csv (--log-steps)");
+    expect_error("quantize nothing.gguf --type q8_0 -o missing/q.gguf", 1, "missing/q.gguf (-o)");
+    expect_error("explain --model dense.gguf --png x.png --file nothing.txt", 1, "--png draws the masks of subnetworks, and dense.gguf is dense");
+    expect_error("explain --model nothing.gguf --html x.html one two", 2, "--html holds one text");
+    expect_error("explain --model demo/reviews.gguf --html x.html --data demo/test.csv", 1, "--html holds one text");
+    assert_int_not_equal(access("x.html", F_OK), 0);
+}
+
+static void written_files_are_told(void **state) {
+    (void)state;
+    outcome result = run("explain --model demo/reviews.gguf --steps 1 --html a.html --png a.png text");
+    assert_string_equal(result.err, "sparsecbm explain: wrote a.html\nsparsecbm explain: wrote a.png\n");
+    forget(&result);
+    result = run("eval --model demo/reviews.gguf --data demo/test.csv --resamples 0 --csv told.csv");
+    assert_string_equal(result.err, "sparsecbm eval: wrote told.csv\n");
+    forget(&result);
 }
 
 static void no_command_prints_usage(void **state) {
@@ -225,21 +301,32 @@ static void bad_input_has_status_1(void **state) {
     expect_error("quantize demo/reviews.gguf --type q8_0 -o missing/q.gguf", 1, "missing/q.gguf");
     expect_error("predict --model demo/reviews.gguf --file nothing.txt", 1, "nothing.txt");
     expect_error("predict --model demo/reviews.gguf --data nothing.csv", 1, "nothing.csv");
-    expect_error("predict --model demo/reviews.gguf --data demo/test.csv --text missing", 1, "missing");
+    expect_error("predict --model demo/reviews.gguf --data demo/test.csv --text missing", 1,
+                 "no column 'missing' (--text COLUMN chooses another); there are 'review'");
     expect_error("embed --model demo/encoder.gguf --max-length 100000 text", 1, "--max-length");
     expect_error("eval --model demo/encoder.gguf --data demo/test.csv", 1, "encoder");
-    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label missing", 1, "missing");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label missing", 1,
+                 "no column 'missing' (--label COLUMN chooses another); there are 'review', 'stars', 'food'");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --text missing", 1, "(--text COLUMN chooses another)");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --concept food=missing", 1, "(--concept NAME=COLUMN chooses another)");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label price", 1, "demo/test.csv");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --concept fod=food", 1, "no concept 'fod'");
     expect_error(TRAIN " --data nothing.csv -o x", 1, "nothing.csv");
     expect_error("intervene --model demo/reviews.gguf text --set fod=Negative", 1, "no concept 'fod'; the model has food, service");
     expect_error("intervene --model demo/reviews.gguf text --set food=Bad", 1, "no class 'Bad'; it has Negative, Positive, unknown");
-    expect_error("intervene --model dense.gguf text --set food=Negative", 1, "--method edit");
+    expect_error("intervene --model dense.gguf text --set food=Negative", 1, "dense.gguf is a dense model, without subnetworks whose masks could change: use --method edit");
     expect_error("intervene --model demo/encoder.gguf text --set food=Negative", 1, "encoder without labels");
-    expect_error("eval --model dense.gguf --data demo/test.csv --intervene mask", 1, "--method edit");
-    expect_error(TRAIN " --json --prune obert --epochs 3 -o x", 1, "3 epochs end before the last pruning in epoch 15");
+    expect_error("eval --model dense.gguf --data demo/test.csv --intervene mask", 1, "use --intervene edit");
     expect_error(TRAIN " --json --prune magnitude --sparsity 0.5 --initial-sparsity 0.6 -o x", 1, "must lie between 0 and 0.5");
     expect_error(TRAIN " --concept smell -o x", 1, "smell");
+}
+
+static void a_missing_key_names_the_option(void **state) {
+    (void)state;
+    outcome made = shell("echo '{\"words\": \"The soup was cold.\"}' >keys.jsonl");
+    forget(&made);
+    expect_error("predict --model demo/reviews.gguf --data keys.jsonl", 1,
+                 "no key 'review' (--text COLUMN chooses another); there are 'words'");
 }
 
 static void truncated_and_empty_models_are_refused(void **state) {
@@ -457,6 +544,13 @@ static void intervene_prints_what_was_and_what_is(void **state) {
     lines = output_of("intervene --model demo/reviews.gguf --set food=Positive 'The soup was cold.'");
     assert_non_null(strstr(lines, "mask bits moved"));
     free(lines);
+    lines = output_of("intervene --model dense.gguf --method edit --set food=Positive --set price=Negative --set noise=Positive 'The soup was cold.'");
+    assert_non_null(strstr(lines, "could not be set to")); /* untrained: the means are all alike */
+    assert_non_null(strstr(lines, "by editing its values; --edit one-hot can\n"));
+    free(lines);
+    lines = output_of("intervene --help");
+    assert_non_null(strstr(lines, "often is not enough"));
+    free(lines);
     lines = output_of("intervene --model dense.gguf --method edit --edit one-hot --set food=Positive 'The soup was cold.'");
     assert_non_null(strstr(lines, "set to Positive by editing its values"));
     free(lines);
@@ -506,6 +600,27 @@ static void the_text_column_is_remembered(void **state) {
     char *lines = output_of("predict --model demo/reviews.gguf --json --data demo/test.csv");
     assert_int_equal(count_lines(lines), 300);
     free(lines);
+}
+
+static void no_texts_are_told(void **state) {
+    (void)state;
+    static const char *const names[] = {"predict", "embed", "tokenize", "explain"};
+    outcome made = shell(": >nothing.txt");
+    forget(&made);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char arguments[100], message[100];
+        snprintf(arguments, sizeof arguments, "%s --model demo/reviews.gguf --file nothing.txt", names[i]);
+        snprintf(message, sizeof message, "sparsecbm %s: there are no texts in nothing.txt\n", names[i]);
+        outcome result = run(arguments);
+        assert_int_equal(result.status, 0);
+        assert_string_equal(result.err, message);
+        assert_string_equal(result.out, "");
+        forget(&result);
+    }
+    outcome result = run("predict --model demo/reviews.gguf");
+    assert_non_null(strstr(result.err, "there are no texts in standard input"));
+    forget(&result);
+    expect_error("eval --model demo/reviews.gguf --data nothing.txt", 1, "the file is empty");
 }
 
 static void a_cut_text_says_so(void **state) {
@@ -582,6 +697,35 @@ static void eval_writes_predictions(void **state) {
     free(lines);
     free(csv);
     free(again);
+}
+
+/* The words of a data set have one scale on the terminal, in the page and, beside the plain mean, in JSON. */
+static void influential_words_have_one_scale(void **state) {
+    (void)state;
+    char *text = output_of("explain --model demo/reviews.gguf --data demo/dev.csv --global --sample 10 --words 1 --steps 4 --html words.html");
+    char *lines = output_of("explain --model demo/reviews.gguf --data demo/dev.csv --global --sample 10 --words 1 --steps 4 --json");
+    char *page = read_file("words.html");
+    cJSON *object = json_line(lines, 0);
+    int n = 0;
+    const cJSON *concept, *class_object;
+    cJSON_ArrayForEach(concept, cJSON_GetObjectItem(object, "concepts"))
+        cJSON_ArrayForEach(class_object, cJSON_GetObjectItem(concept, "classes")) {
+            const cJSON *word = cJSON_GetArrayItem(cJSON_GetObjectItem(class_object, "words"), 0);
+            char shown[200];
+            if (!word) continue;
+            double score = number(word, "score"), count = number(word, "count");
+            assert_true(fabs(score * (count + 2) - number(word, "integrated_gradients") * count) < 1e-9);
+            snprintf(shown, sizeof shown, "%s (%+.2f, %.0f)", cJSON_GetObjectItem(word, "text")->valuestring, score, count);
+            if (!strstr(text, shown)) fail_msg("'%s' is not in: %s", shown, text);
+            snprintf(shown, sizeof shown, "<span class=\"n\">+%.2f</span>", score);
+            if (!strstr(page, shown)) fail_msg("'%s' is not in the page", shown);
+            n++;
+        }
+    assert_true(n > 0);
+    cJSON_Delete(object);
+    free(text);
+    free(lines);
+    free(page);
 }
 
 static void eval_measures_interventions(void **state) {
@@ -773,6 +917,125 @@ static void a_pipe_is_answered_line_by_line(void **state) {
     assert_int_equal(wait_for(&p), 0);
 }
 
+/* Ends a training run by a signal, after its first epoch or before; its messages, to be freed. */
+static char *interrupt(const char *options, int after_epoch, int number) {
+    char line[4096], arguments[1024];
+    snprintf(arguments, sizeof arguments, TRAIN " --epochs 1000 --json %s", options);
+    process p = start(arguments);
+    if (after_epoch) read_line(&p, line, sizeof line);
+    for (int wait = 0; !after_epoch && access("begun.gguf.lock", F_OK) != 0; wait++) {
+        if (wait > 60000) fail_msg("training has not begun within a minute");
+        usleep(1000);
+    }
+    kill(p.id, number);
+    int status = wait_for(&p);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 128 + number);
+    return read_file("err");
+}
+
+/* Before the first epoch is over there is nothing to resume, unless this run was resumed itself. */
+static void an_interrupt_promises_what_is_there(void **state) {
+    (void)state;
+    char *message = interrupt("-o begun.gguf", 0, SIGTERM);
+    assert_non_null(strstr(message, "the first epoch was not over, so there is nothing to resume"));
+    assert_null(strstr(message, "the same command with --resume"));
+    free(message);
+    message = interrupt("-o begun.gguf", 1, SIGTERM);
+    assert_non_null(strstr(message, "the same command with --resume goes on"));
+    free(message);
+    message = interrupt("-o begun.gguf --resume", 0, SIGINT);
+    assert_non_null(strstr(message, "the same command with --resume goes on"));
+    free(message);
+}
+
+/* The text of standard error from a command that succeeds, to be freed. */
+static char *messages_of(const char *arguments) {
+    outcome result = run(arguments);
+    if (result.status != 0) fail_msg("status %d from: %s: %s", result.status, arguments, result.err);
+    free(result.out);
+    return result.err;
+}
+
+static void a_resumed_run_says_where_it_starts(void **state) {
+    (void)state;
+    char *message = messages_of(TRAIN " --epochs 2 --resume -o again.gguf");
+    assert_non_null(strstr(message, "no checkpoint at again.gguf.checkpoint: starting from the beginning\n"));
+    free(message);
+    message = messages_of(TRAIN " --epochs 2 --resume -o again.gguf");
+    assert_non_null(strstr(message, "again.gguf.checkpoint is of a run that is over, after epoch 2 of 2\n"));
+    free(message);
+    message = interrupt("-o halfway.gguf", 1, SIGINT);
+    free(message);
+    message = interrupt("-o halfway.gguf --resume", 1, SIGINT);
+    assert_non_null(strstr(message, "halfway.gguf.checkpoint: going on after epoch "));
+    assert_non_null(strstr(message, " of 1000\n"));
+    free(message);
+}
+
+static void what_differs_from_a_checkpoint_is_named(void **state) {
+    (void)state;
+    free(output_of(TRAIN " --epochs 1 -o other.gguf"));
+    static const char *const cases[][2] = {
+        {" --epochs 2", "another --epochs (1, now 2); go on with the same settings and data, or start anew without --resume"},
+        {" --epochs 1 --batch 8", "another --batch (16, now 8)"},
+        {" --epochs 1 --lambda 0.5", "another --lambda (5, now 0.5)"},
+        {" --epochs 1 --max-length 20", "another --max-length (128, now 20)"},
+        {" --epochs 1 --dropout 0.3", "another --dropout ("},
+        {" --epochs 1 --seed 8999999999999999", "another --seed (42, now 8999999999999999)"},
+        {" --epochs 1 --prune magnitude --prune-start 1 --prune-end 1", "another --prune (none, now magnitude)"},
+        {" --epochs 1 --data demo/dev.csv", "other training data (--data)"},
+        {" --epochs 1 --valid demo/test.csv", "other training or validation data (--data, --valid, or their columns)"},
+        {" --epochs 1 --init demo/reviews.gguf", "other weights to start from (--model or --init)"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char arguments[512];
+        snprintf(arguments, sizeof arguments, TRAIN "%s --resume --json -o other.gguf", cases[i][0]);
+        outcome result = run(arguments);
+        assert_int_equal(result.status, 1);
+        if (!strstr(result.err, cases[i][1])) fail_msg("'%s' is not in: %s", cases[i][1], result.err);
+        forget(&result);
+    }
+    outcome made = shell("head -c 5000 other.gguf.checkpoint >cut && mv cut other.gguf.checkpoint");
+    forget(&made);
+    expect_error(TRAIN " --epochs 1 --resume --json -o other.gguf", 1, "delete other.gguf.checkpoint to start anew");
+}
+
+/* A second run with the same output is refused while the first lasts, also when an earlier one was killed. */
+static void two_runs_do_not_share_an_output(void **state) {
+    (void)state;
+    char line[4096], holder[64];
+    for (int round = 0; round < 2; round++) {
+        process p = start(TRAIN " --epochs 1000 --json -o shared.gguf");
+        read_line(&p, line, sizeof line);
+        snprintf(holder, sizeof holder, "process %ld is writing shared.gguf", (long)p.id);
+        expect_error(TRAIN " --epochs 1 --json -o shared.gguf", 1, holder);
+        kill(p.id, round ? SIGINT : SIGKILL);
+        wait_for(&p);
+        assert_int_equal(access("shared.gguf.lock", F_OK) == 0, round == 0);
+    }
+    free(output_of(TRAIN " --epochs 1 --json -o shared.gguf"));
+    assert_int_not_equal(access("shared.gguf.lock", F_OK), 0);
+}
+
+static void training_on_a_sparse_model_says_what_becomes_of_the_masks(void **state) {
+    (void)state;
+    static const char *const ways[] = {"--model demo/reviews.gguf", "--model demo/encoder.gguf --init demo/reviews.gguf"};
+    for (int i = 0; i < 2; i++) {
+        char arguments[512];
+        snprintf(arguments, sizeof arguments, "train --data demo/train.csv --valid demo/dev.csv " COLUMNS " --epochs 0 -o dense-again.gguf %s", ways[i]);
+        char *message = messages_of(arguments);
+        assert_string_equal(message, "sparsecbm train: demo/reviews.gguf has subnetworks: training starts from its dense weights, without the masks\n");
+        free(message);
+        char *lines = output_of("inspect dense-again.gguf");
+        assert_null(strstr(lines, "Subnetworks"));
+        free(lines);
+    }
+    char *message = messages_of(TRAIN " --epochs 0 -o dense-again.gguf");
+    assert_string_equal(message, "");
+    free(message);
+}
+
 static void an_interrupt_ends_training_cleanly(void **state) {
     (void)state;
     char line[4096];
@@ -802,8 +1065,14 @@ static void threads_do_not_change_training(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_usage_has_status_2),
+        cmocka_unit_test(no_input_is_overwritten),
+        cmocka_unit_test(several_outputs_may_be_thrown_away),
+        cmocka_unit_test(quantizing_in_place_is_safe),
+        cmocka_unit_test(outputs_are_checked_before_the_work),
+        cmocka_unit_test(written_files_are_told),
         cmocka_unit_test(no_command_prints_usage),
         cmocka_unit_test(bad_input_has_status_1),
+        cmocka_unit_test(a_missing_key_names_the_option),
         cmocka_unit_test(truncated_and_empty_models_are_refused),
         cmocka_unit_test(an_unknown_tier_is_refused),
         cmocka_unit_test(a_full_disk_is_noticed),
@@ -818,9 +1087,11 @@ int main(void) {
         cmocka_unit_test(long_texts_can_be_intervened_on),
         cmocka_unit_test(texts_come_from_anywhere),
         cmocka_unit_test(the_text_column_is_remembered),
+        cmocka_unit_test(no_texts_are_told),
         cmocka_unit_test(a_cut_text_says_so),
         cmocka_unit_test(a_bad_line_is_named_after_the_good_ones),
         cmocka_unit_test(eval_prints_its_measures),
+        cmocka_unit_test(influential_words_have_one_scale),
         cmocka_unit_test(eval_measures_interventions),
         cmocka_unit_test(eval_writes_predictions),
         cmocka_unit_test(train_prints_an_epoch_a_line),
@@ -830,6 +1101,11 @@ int main(void) {
         cmocka_unit_test(quantized_models_predict),
         cmocka_unit_test(a_pipe_is_answered_line_by_line),
         cmocka_unit_test(an_interrupt_ends_training_cleanly),
+        cmocka_unit_test(an_interrupt_promises_what_is_there),
+        cmocka_unit_test(a_resumed_run_says_where_it_starts),
+        cmocka_unit_test(what_differs_from_a_checkpoint_is_named),
+        cmocka_unit_test(two_runs_do_not_share_an_output),
+        cmocka_unit_test(training_on_a_sparse_model_says_what_becomes_of_the_masks),
         cmocka_unit_test(threads_do_not_change_training),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1368,6 +1368,9 @@ static void test_the_program(void **state) {
         {"checkpoint -o x.gguf --typ f16", 2, "there is no option --typ"},
         {"nothing -o x.gguf", 1, "nothing: there is no such folder"},
         {"checkpoint -o nothing/x.gguf", 1, "nothing/x.gguf: cannot be written"},
+        {"nothing -o missing/x.gguf", 1, "missing/x.gguf: cannot be written"}, /* before the work */
+        {"checkpoint -o checkpoint/vocab.txt", 2, "-o checkpoint/vocab.txt is a file of DIR"},
+        {"checkpoint -o ./checkpoint/model.safetensors", 2, "is a file of DIR"},
         {"checkpoint/vocab.txt -o x.gguf", 1, "it has no config.json"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -1053,16 +1053,16 @@ static void going_on_with_another_pruning_is_refused(void **state) {
     o.resume = 1;
     cbm_train_options other = o;
     other.prune.method = CBM_PRUNE_MAGNITUDE;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "prune_method (obert, now magnitude)");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now magnitude)");
     other = o;
     other.prune.sparsity = 0.6;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another sparsity");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --sparsity (");
     other = o;
     other.prune.damping *= 2;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another damping");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --damping (");
     other = o;
     other.prune.method = CBM_PRUNE_NONE;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "prune_method (obert, now none)");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now none)");
     other = o;
     other.prune.fisher_memory = 12345; /* to the same masks: no difference */
     assert_ok(train(&other));

@@ -623,18 +623,18 @@ static void going_on_with_other_settings_is_refused(void **state) {
     o.resume = 1;
     cbm_train_options other = o;
     other.seed = 7;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "seed");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --seed (");
     other = o;
     other.epochs = 3;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "epochs");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --epochs (2, now 3)");
     other = o;
     other.head_rate = 0.5f;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "head_rate");
+    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --head-rate (");
     other = o;
     other.mode = CBM_SEQUENTIAL;
     assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "mode");
     train_data.label[3] = (train_data.label[3] + 1) % SMALL_LABELS;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "another data");
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "other training or validation data");
     train_data.label[3] = (train_data.label[3] + 2) % SMALL_LABELS;
     assert_ok(train(&o));
     remove(o.output);
@@ -655,6 +655,7 @@ static void a_damaged_checkpoint_is_refused(void **state) {
         assert_int_equal(fwrite(whole.data, 1, size, file), size);
         fclose(file);
         assert_failed(train(&o), SCBM_ERROR_FORMAT, path);
+        assert_non_null(strstr(scbm_last_error(), "; delete "));
     }
     free(whole.data);
     assert_ok(small_encoder(path, NULL)); /* a model file that is no checkpoint */
