@@ -194,12 +194,30 @@ scbm_status cbm_check_classes(const cbm_heads *heads, const cbm_dataset *data, c
  * Training
  * ---------------------------------------------------------------------------------------- */
 
+/* FNV-1a's step on eight bytes at a time, folded so that the upper bits count: to tell data apart. */
+#define CBM_HASH_START UINT64_C(0xcbf29ce484222325)
+uint64_t cbm_hash(uint64_t hash, const void *data, size_t size);
+
+/* Distillation (Hinton et al., 2015): a teacher's probabilities at temperature τ, for every text of the training data.
+ * The loss gets weight · τ² (CE of the label + λ CE of the concepts), of the student's logits over τ with these. */
+typedef struct cbm_teacher {
+    float *labels, *concepts;     /* [n, Y], [n, C] */
+    float weight, temperature;
+    uint64_t source;              /* a hash of the two */
+} cbm_teacher;
+
+/* Runs the model at `path` over the data, whose classes it must have. Free with cbm_teacher_clear. */
+scbm_status cbm_teacher_create(cbm_teacher *teacher, const char *path, const cbm_heads *student, const cbm_dataset *data,
+                               float weight, float temperature, const scbm_hooks *hooks);
+void cbm_teacher_clear(cbm_teacher *teacher, const scbm_hooks *hooks);
+
 /* What the training graph depends on. */
 typedef struct cbm_training_settings {
     float hidden_dropout, attention_dropout;
     float concept_weight;                              /* λ */
     cbm_concept_loss concept_loss;
     int mixup;
+    const cbm_teacher *teacher;                        /* NULL: none */
     scbm_tensor *label_weights, *concept_weights;      /* F32 [Y], [C]: of the classes; NULL: all 1 */
     scbm_type precision;
     int64_t max_tokens, max_texts;                     /* the capacity */
@@ -227,6 +245,8 @@ typedef struct cbm_training_graph {
     scbm_tensor *concept_targets, *label_targets;      /* inputs: I32 [texts, K], [texts, 1]; NULL: not in use */
     scbm_tensor *mixed_concept_targets, *mixed_label_targets; /* MixUp: those of the permuted texts */
     scbm_tensor *permutation, *beta, *rest;            /* I32 [texts], F32 [1] β and 1 − β */
+    const cbm_teacher *teacher;
+    scbm_tensor *taught_concepts, *taught_labels;      /* F32 [texts, C], [texts, Y]: what the teacher says */
     scbm_tensor *pooled, *concept_logits, *label_logits, *loss;
     scbm_tensor **parameters, **gradients;             /* those that the loss trains */
     int n_parameters;

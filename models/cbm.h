@@ -381,6 +381,9 @@ typedef struct cbm_train_options {
     cbm_concept_loss concept_loss;
     int class_weights;             /* weigh classes by inverse frequency */
     float mixup;                   /* Beta(a, a) of C3M's concept-level MixUp; 0: off */
+    const char *teacher;           /* a trained model whose probabilities are targets too (distillation); NULL: none */
+    float teacher_weight;          /* of that loss beside the gold classes' */
+    float temperature;             /* τ, of the teacher's probabilities and the logits that are compared with them */
     int patience;                  /* stop after so many epochs without a better one; 0: never */
     int max_tokens;                /* 0: the model's; the trained model reads as many */
     cbm_prune_options prune;
@@ -407,7 +410,10 @@ void cbm_train_defaults(cbm_train_options *options);
  * other has no gold class); the first of the epochs with the largest score is the best. In independent and sequential
  * mode the steps train the concepts, and the label head is fitted beside them, to the least loss: in independent mode
  * on the gold concepts (a missing one counts as its classes' frequencies), in sequential mode on the concept logits of
- * every epoch's network. MixUp concerns the steps alone. Class weights are n / (classes · the class's count).
+ * every epoch's network. MixUp and the teacher concern the steps alone (and not the gradients of pruning).
+ * With a teacher the loss gets teacher_weight · τ² (CE of the label + λ CE of the concepts), each of the logits over τ
+ * with the teacher's probabilities at temperature τ (Hinton et al., 2015); the teacher may be any model with the same
+ * concepts and classes.  Class weights are n / (classes · the class's count).
  *
  * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
  * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,

@@ -161,6 +161,7 @@ static const char *difference_of(const char *key) {
     static const char *const words[][2] = {
         {"texts", "other training data (--data)"},
         {"data", "other training or validation data (--data, --valid, or their columns)"},
+        {"teacher", "another teacher (--teacher)"},
         {"start", "other weights to start from (--model or --init)"},
         {"version", "another version of this program"},
     };

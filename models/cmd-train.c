@@ -26,7 +26,7 @@ typedef struct train_command {
     int64_t prune_start, prune_end, fisher_block, fisher_batches, fisher_batch_size, fisher_memory;
     double initial_sparsity, damping_absolute, score_rate;
     int64_t epochs, batch, patience, max_length, seed, threads;
-    double encoder_rate, head_rate, weight_decay, warmup, clip, lambda, dropout, mixup;
+    double encoder_rate, head_rate, weight_decay, warmup, clip, lambda, dropout, mixup, teacher_weight, temperature;
 } train_command;
 
 static void print_epoch(void *user, const cbm_epoch_report *r) {
@@ -125,6 +125,8 @@ static void settle_options(train_command *t, scbm_hooks *hooks) {
     o->concept_weight = (float)t->lambda;
     o->dropout = (float)t->dropout;
     o->mixup = (float)t->mixup;
+    o->teacher_weight = (float)t->teacher_weight;
+    o->temperature = (float)t->temperature;
     o->on_epoch = print_epoch;
     o->user = t;
     o->hooks = hooks;
@@ -156,6 +158,8 @@ static void default_options(train_command *t) {
     t->lambda = (double)o->concept_weight;
     t->dropout = (double)o->dropout;
     t->mixup = (double)o->mixup;
+    t->teacher_weight = (double)o->teacher_weight;
+    t->temperature = (double)o->temperature;
 }
 
 /* Pruning must be over before training is. */
@@ -289,6 +293,12 @@ static int run_train(const cli_command *command, int argc, char **argv) {
                           "cross-entropy on logits, or on their sigmoid as released"),
         CLI_FLAG_OPTION("class-weights", &o->class_weights, "weigh classes by the inverse of their frequency"),
         CLI_REAL_OPTION("mixup", "A", &t.mixup, 0, 100, "concept-level MixUp with Beta(A, A); 0: off"),
+        CLI_READ_OPTION("teacher", &o->teacher,
+                        "a trained model with the same classes, whose probabilities are learned too (distillation)"),
+        CLI_REAL_OPTION("teacher-weight", "X", &t.teacher_weight, 0, 1e6,
+                        "weight of that loss beside that of the gold classes"),
+        CLI_REAL_OPTION("temperature", "X", &t.temperature, 1e-3, 1e6,
+                        "the teacher's probabilities and the logits are softened by it"),
         CLI_CHOICE_OPTION("prune", "none|obert|magnitude|popup|popup-structured|random", &t.prune,
                           "find a sparse subnetwork for each concept, by this score"),
         CLI_REAL_OPTION("sparsity", "X", &o->prune.sparsity, 0, 1,

@@ -389,6 +389,7 @@ static scbm_status collect_gradients(fisher *f, const int32_t *rows, scbm_tensor
     int64_t batch = gradient_batch(job), n = gradient_count(job->options);
     settings.hidden_dropout = settings.attention_dropout = 0.0f;
     settings.mixup = 0;
+    settings.teacher = NULL;
     settings.states = NULL;
     settings.max_tokens = largest_batch(job, rows);
     settings.max_texts = batch;
@@ -566,6 +567,7 @@ static void clear_fisher(fisher *f) {
 }
 
 static scbm_status create_fisher(fisher *f, cbm_parameter **parameter, int n) {
+    size_t taken = 0;
     f->matrix = scbm_alloc_array(f->job->hooks, (size_t)n, sizeof *f->matrix);
     if (!f->matrix) return SCBM_ERROR_MEMORY;
     for (f->n = 0; f->n < n; f->n++) {
@@ -575,7 +577,12 @@ static scbm_status create_fisher(fisher *f, cbm_parameter **parameter, int n) {
         m->n_blocks = (m->n + f->block - 1) / f->block;
         size_t numbers = (size_t)f->n_streams * (size_t)m->n_blocks * (size_t)f->triangle;
         m->sums = scbm_alloc_array(f->job->hooks, numbers, sizeof(double));
-        if (!m->sums) return SCBM_ERROR_MEMORY;
+        taken += numbers * sizeof(double);
+        if (!m->sums)
+            return scbm_fail(SCBM_ERROR_MEMORY,
+                             "pruning: out of memory at %.1f MiB of Fisher matrices; --fisher-memory %.0f makes smaller "
+                             "groups of layers",
+                             (double)taken / MEBIBYTE, fmax(1.0, floor((double)taken / MEBIBYTE / 2)));
     }
     return SCBM_OK;
 }

@@ -57,6 +57,21 @@ static void add_mixup_inputs(scbm_graph *g, cbm_training_graph *t) {
     t->pooled = scbm_mix_texts(g, t->pooled, t->permutation, t->beta);
 }
 
+/* What the loss gets of a teacher: τ² CE(logits / τ, targets), times the weight. */
+static scbm_tensor *add_teacher_loss(scbm_graph *g, const cbm_training_graph *t, scbm_tensor *loss, scbm_tensor *logits,
+                                     scbm_tensor *targets, const scbm_tensor *groups) {
+    float temperature = t->teacher->temperature;
+    scbm_tensor *taught = scbm_cross_entropy(g, scbm_scale(g, logits, 1.0f / temperature), targets,
+                                             (scbm_tensor *)groups, NULL);
+    return scbm_add(g, loss, scbm_scale(g, taught, t->teacher->weight * temperature * temperature));
+}
+
+static scbm_tensor *probability_targets(scbm_graph *g, const char *name, int n_classes) {
+    const int64_t shape[2] = {0, n_classes};
+    const scbm_extent extent[2] = {SCBM_TEXTS, SCBM_FIXED};
+    return scbm_input(g, name, SCBM_F32, 2, shape, extent);
+}
+
 /* Concept logits and their loss. */
 static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
                                      const cbm_training_settings *settings) {
@@ -67,8 +82,11 @@ static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const
     scbm_output(g, t->concept_logits);
     scbm_tensor *scores = t->concept_logits;
     if (settings->concept_loss == CBM_LOSS_SIGMOID) scores = scbm_activate(g, scores, SCBM_SIGMOID);
-    return mixed_loss(g, t, scores, t->concept_targets, t->mixed_concept_targets, &heads->group_tensor,
-                      settings->concept_weights);
+    scbm_tensor *loss = mixed_loss(g, t, scores, t->concept_targets, t->mixed_concept_targets, &heads->group_tensor,
+                                   settings->concept_weights);
+    if (!t->teacher) return loss;
+    t->taught_concepts = probability_targets(g, "taught concepts", heads->n_classes);
+    return add_teacher_loss(g, t, loss, t->concept_logits, t->taught_concepts, &heads->group_tensor);
 }
 
 /* Label logits, from the concept logits or (vanilla) from the pooled text, and their loss. */
@@ -81,8 +99,11 @@ static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const c
                                             (scbm_tensor *)&heads->label_group_tensor);
     else t->label_logits = scbm_linear(g, t->concept_logits, heads->label_weight, heads->label_bias, NULL, SCBM_NONE);
     scbm_output(g, t->label_logits);
-    return mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets, &heads->label_group_tensor,
-                      settings->label_weights);
+    scbm_tensor *loss = mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets,
+                                   &heads->label_group_tensor, settings->label_weights);
+    if (!t->teacher) return loss;
+    t->taught_labels = probability_targets(g, "taught labels", heads->n_labels);
+    return add_teacher_loss(g, t, loss, t->label_logits, t->taught_labels, &heads->label_group_tensor);
 }
 
 static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
@@ -142,6 +163,7 @@ scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *
                                       const cbm_training_settings *settings) {
     const scbm_hooks *hooks = scbm_context_hooks(context);
     memset(t, 0, sizeof *t);
+    t->teacher = settings->teacher;
     t->on_gradient = settings->on_gradient;
     t->on_gradient_user = settings->on_gradient_user;
     scbm_status status = collect_parameters(t, network, settings, hooks);
@@ -170,12 +192,24 @@ static void fill_targets(scbm_tensor *targets, const int32_t *classes, int n_gro
     }
 }
 
+/* The teacher's rows of the texts. */
+static void fill_taught(scbm_tensor *targets, const float *probabilities, int n_classes, const int32_t *row, int64_t n) {
+    if (!targets) return;
+    float *place = targets->data;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(place + i * n_classes, probabilities + (int64_t)row[i] * n_classes, (size_t)n_classes * sizeof *place);
+}
+
 int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *network, const cbm_sequences *sequences,
                           const cbm_dataset *data, const int32_t *row, int64_t n, const int32_t *permutation,
                           float beta) {
     int n_concepts = network->heads.n_concepts;
     fill_targets(t->label_targets, data->label, 1, row, n, NULL);
     fill_targets(t->concept_targets, data->concept_class, n_concepts, row, n, NULL);
+    if (t->teacher) {
+        fill_taught(t->taught_labels, t->teacher->labels, network->heads.n_labels, row, n);
+        fill_taught(t->taught_concepts, t->teacher->concepts, network->heads.n_classes, row, n);
+    }
     if (t->permutation) {
         memcpy(t->permutation->data, permutation, (size_t)n * sizeof *permutation);
         *(float *)t->beta->data = beta;

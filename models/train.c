@@ -28,6 +28,8 @@ void cbm_train_defaults(cbm_train_options *options) {
     options->clip_norm = 1.0f;
     options->concept_weight = 5.0f;
     options->dropout = -1.0f;
+    options->teacher_weight = 1.0f;
+    options->temperature = 2.0f;
     options->prune.sparsity = 0.7;
     options->prune.initial_sparsity = 0.2;
     options->prune.start = 2;
@@ -61,6 +63,7 @@ typedef struct training_run {
     scbm_tensor head_tensors[N_HEAD_TENSORS];
     void *label_head[2]; /* with refit_label: weight and bias that training goes on with */
     scbm_tensor label_weights, concept_weights;
+    cbm_teacher teacher;
     cbm_sequences train_sequences, valid_sequences;
     cbm_training_settings settings;
     cbm_training_graph graph;
@@ -81,7 +84,7 @@ typedef struct training_run {
     cbm_fact facts[MAX_FACTS]; /* of the checkpoint */
     int n_facts;
     char *checkpoint_path;
-    char data_hash[17], start_hash[17];
+    char data_hash[17], start_hash[17], teacher_hash[17];
 } training_run;
 
 static double seconds_now(void) {
@@ -114,6 +117,8 @@ static scbm_status check_reals(const cbm_train_options *o) {
     if (!status) status = check_real("concept_weight", o->concept_weight, 0, 1e30);
     if (!status) status = check_real("dropout", o->dropout, -1e30, 0.999);
     if (!status) status = check_real("mixup", o->mixup, 0, 1e6);
+    if (!status) status = check_real("teacher_weight", o->teacher_weight, 0, 1e6);
+    if (!status) status = check_real("temperature", o->temperature, 1e-3, 1e6);
     return status;
 }
 
@@ -131,6 +136,8 @@ static scbm_status check_options(const cbm_model *encoder, const cbm_train_optio
         return scbm_fail(SCBM_ERROR_ARGUMENT,
                          "training: refit_label is for joint mode; %s mode has no label head to refit",
                          cbm_mode_name(o->mode));
+    if (o->teacher && o->mixup > 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "training: a teacher and MixUp do not go together");
     scbm_status status = cbm_prune_check(&o->prune, o->mode, o->epochs);
     return status ? status : check_reals(o);
 }
@@ -155,8 +162,7 @@ static scbm_status check_data(const cbm_dataset *data, const cbm_dataset *train,
     return SCBM_OK;
 }
 
-/* FNV-1a's step on eight bytes at a time, folded so that the upper bits count. */
-static uint64_t hash_bytes(uint64_t hash, const void *data, size_t size) {
+uint64_t cbm_hash(uint64_t hash, const void *data, size_t size) {
     const unsigned char *bytes = data;
     while (size) {
         uint64_t word = 0;
@@ -171,10 +177,10 @@ static uint64_t hash_bytes(uint64_t hash, const void *data, size_t size) {
 }
 
 static uint64_t hash_data(uint64_t hash, const cbm_dataset *data, const cbm_sequences *s, int n_concepts) {
-    hash = hash_bytes(hash, s->first, (s->n + 1) * sizeof *s->first);
-    hash = hash_bytes(hash, s->ids, s->first[s->n] * sizeof *s->ids);
-    hash = hash_bytes(hash, data->label, data->n * sizeof *data->label);
-    return hash_bytes(hash, data->concept_class, data->n * (size_t)n_concepts * sizeof *data->concept_class);
+    hash = cbm_hash(hash, s->first, (s->n + 1) * sizeof *s->first);
+    hash = cbm_hash(hash, s->ids, s->first[s->n] * sizeof *s->ids);
+    hash = cbm_hash(hash, data->label, data->n * sizeof *data->label);
+    return cbm_hash(hash, data->concept_class, data->n * (size_t)n_concepts * sizeof *data->concept_class);
 }
 
 static scbm_status add_texts(training_run *run, const cbm_dataset *data, const char *what, cbm_sequences *sequences) {
@@ -193,7 +199,7 @@ static scbm_status read_texts(training_run *run) {
     if (!status) status = add_texts(run, run->valid, "validation", &run->valid_sequences);
     if (status) return status;
     int n_concepts = run->network.heads.n_concepts;
-    uint64_t hash = hash_data(UINT64_C(0xcbf29ce484222325), run->train, &run->train_sequences, n_concepts);
+    uint64_t hash = hash_data(CBM_HASH_START, run->train, &run->train_sequences, n_concepts);
     hash = hash_data(hash, run->valid, &run->valid_sequences, n_concepts);
     snprintf(run->data_hash, sizeof run->data_hash, "%016llx", (unsigned long long)hash);
     return SCBM_OK;
@@ -326,7 +332,7 @@ static scbm_status start_from_model(training_run *run) {
 /* Lists the parameters, and takes the hash of what they start from. */
 static scbm_status list_parameters(training_run *run) {
     const cbm_backbone *backbone = &run->network.backbone;
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    uint64_t hash = CBM_HASH_START;
     run->parameters = scbm_alloc_array(&run->hooks, (size_t)backbone->n_parameters + N_HEAD_TENSORS,
                                        sizeof *run->parameters);
     if (!run->parameters) return SCBM_ERROR_MEMORY;
@@ -335,7 +341,7 @@ static scbm_status list_parameters(training_run *run) {
     for (int i = 0; i < N_HEAD_TENSORS; i++)
         if (run->head_tensors[i].data) run->parameters[run->n_parameters++] = &run->head_tensors[i];
     for (int i = 0; i < run->n_parameters; i++)
-        hash = hash_bytes(hash, run->parameters[i]->data, scbm_tensor_bytes(run->parameters[i]));
+        hash = cbm_hash(hash, run->parameters[i]->data, scbm_tensor_bytes(run->parameters[i]));
     snprintf(run->start_hash, sizeof run->start_hash, "%016llx", (unsigned long long)hash);
     return SCBM_OK;
 }
@@ -408,6 +414,16 @@ static int64_t batch_size(const training_run *run, int64_t index, size_t *first)
     *first = (size_t)index * most;
     size_t left = run->train->n - *first;
     return (int64_t)(left < most ? left : most);
+}
+
+static scbm_status create_teacher(training_run *run) {
+    const cbm_train_options *o = run->options;
+    scbm_status status = cbm_teacher_create(&run->teacher, o->teacher, &run->network.heads, run->train,
+                                            o->teacher_weight, o->temperature, &run->hooks);
+    if (status) return status;
+    snprintf(run->teacher_hash, sizeof run->teacher_hash, "%016llx", (unsigned long long)run->teacher.source);
+    run->settings.teacher = &run->teacher;
+    return SCBM_OK;
 }
 
 static int prunes(const training_run *run) {
@@ -525,6 +541,10 @@ static void add_settings(const training_run *run, cbm_fact *facts, int *n) {
     }
     add_int(facts, n, "class_weights", o->class_weights != 0);
     add_real(facts, n, "mixup", (double)o->mixup);
+    if (o->teacher) {
+        add_real(facts, n, "teacher_weight", (double)o->teacher_weight);
+        add_real(facts, n, "temperature", (double)o->temperature);
+    }
     add_int(facts, n, "patience", o->patience);
     add_int(facts, n, "max_tokens", run->network.backbone.max_tokens);
     if (o->refit_label) add_int(facts, n, "refit_label", 1);
@@ -537,6 +557,7 @@ static void settle_facts(training_run *run) {
     add_settings(run, run->facts, &run->n_facts);
     if (!run->options->refit_label) add_int(run->facts, &run->n_facts, "refit_label", 0);
     if (!prunes(run)) add_text(run->facts, &run->n_facts, "prune_method", cbm_prune_name(CBM_PRUNE_NONE));
+    add_text(run->facts, &run->n_facts, "teacher", run->options->teacher ? run->teacher_hash : "none");
     add_text(run->facts, &run->n_facts, "data", run->data_hash);
     add_text(run->facts, &run->n_facts, "start", run->start_hash);
     add_text(run->facts, &run->n_facts, "device", scbm_context_device(run->context));
@@ -1016,6 +1037,7 @@ static scbm_status train(training_run *run, const char *const *concept_names) {
     if (!status) status = read_texts(run);
     if (!status) status = create_arrays(run);
     if (!status && o->class_weights) status = create_class_weights(run);
+    if (!status && o->teacher && o->epochs) status = create_teacher(run);
     if (status) return status;
     cbm_runner_init(&run->runner, &run->network, run->context, SCBM_F32, RUN_BATCH_TOKENS);
     if (o->epochs == 0) return write_start(run);
@@ -1035,6 +1057,7 @@ static void clear_run(training_run *run) {
     scbm_adamw_free(run->optimizer);
     cbm_popup_clear(&run->popup);
     cbm_training_graph_clear(&run->graph, hooks);
+    cbm_teacher_clear(&run->teacher, hooks);
     cbm_statistics_clear(&run->statistics, hooks);
     cbm_sequences_clear(&run->train_sequences, hooks);
     cbm_sequences_clear(&run->valid_sequences, hooks);

@@ -484,6 +484,121 @@ static void the_loss_is_what_the_method_says(void **state) {
     }
 }
 
+/* Σ −q log p over a softmax, q and p at temperature τ. */
+static double taught_cross_entropy(const float *teacher, const float *student, int n, double temperature) {
+    double q = 0.0, p = 0.0, sum = 0.0;
+    for (int c = 0; c < n; c++) q += exp((double)teacher[c] / temperature), p += exp((double)student[c] / temperature);
+    for (int c = 0; c < n; c++)
+        sum -= exp((double)teacher[c] / temperature) / q * ((double)student[c] / temperature - log(p));
+    return sum;
+}
+
+/* What a teacher adds: weight τ² (the label's mean + λ the concepts' mean). */
+static double taught_loss(cbm_mode mode, const cbm_train_options *o, const cbm_prediction *teacher,
+                          const cbm_prediction *student) {
+    double label = 0.0, concept = 0.0, t = (double)o->temperature, scale = (double)o->teacher_weight * t * t;
+    for (size_t i = 0; i < train_data.n; i++) {
+        label += taught_cross_entropy(teacher[i].logits, student[i].logits, SMALL_LABELS, t) / N_TRAIN;
+        for (int k = 0; k < student[i].n_concepts; k++)
+            concept += taught_cross_entropy(teacher[i].concepts[k].logits, student[i].concepts[k].logits,
+                                            student[i].concepts[k].n_classes, t) / (2 * N_TRAIN);
+    }
+    if (mode == CBM_VANILLA) return scale * label;
+    return mode == CBM_JOINT ? scale * (label + (double)o->concept_weight * concept) : scale * concept;
+}
+
+static cbm_prediction *predict_with(const char *path, cbm_context **ctx, cbm_model **model) {
+    *model = load(path);
+    assert_ok(cbm_context_create(ctx, *model, NULL));
+    return predict_all(*ctx, &train_data);
+}
+
+static void a_teacher_adds_its_cross_entropy(void **state) {
+    (void)state;
+    static const cbm_mode modes[] = {CBM_JOINT, CBM_SEQUENTIAL, CBM_VANILLA};
+    char teacher_path[128];
+    snprintf(teacher_path, sizeof teacher_path, "%s", in_folder("teacher.gguf"));
+    cbm_train_options lesson = options_for(CBM_JOINT, teacher_path);
+    lesson.seed = 7;
+    lesson.epochs = 3;
+    assert_ok(train(&lesson));
+    for (int i = 0; i < 3; i++) {
+        cbm_train_options o = options_for(modes[i], in_folder("taught.gguf"));
+        cbm_context *ctx[2];
+        cbm_model *model[2];
+        reports r = {.n = 0};
+        loss_case gold = {modes[i], CBM_LOSS_PLAIN, 0, 0};
+        o.concept_weight = 3.5f;
+        o.teacher_weight = 0.7f;
+        o.temperature = 1.5f;
+        o.epochs = 0;
+        assert_ok(train(&o));
+        cbm_prediction *teacher = predict_with(teacher_path, &ctx[0], &model[0]);
+        cbm_prediction *student = predict_with(o.output, &ctx[1], &model[1]);
+        double plain = loss_by_hand(&gold, student, 3.5), taught = taught_loss(modes[i], &o, teacher, student);
+        assert_true(taught > 0.1 * plain);
+        o.epochs = 1;
+        o.batch_size = 1000;
+        o.encoder_rate = o.head_rate = o.dropout = 0.0f;
+        o.teacher = teacher_path;
+        o.on_epoch = keep_report;
+        o.user = &r;
+        assert_ok(train(&o));
+        assert_float_equal(r.report[0].train_loss, plain + taught, 1e-4 * (plain + taught));
+        for (int j = 0; j < 2; j++) {
+            free(j ? student : teacher);
+            cbm_context_free(ctx[j]);
+            cbm_model_free(model[j]);
+        }
+    }
+}
+
+static void students_come_near_their_teacher(void **state) {
+    (void)state;
+    char teacher_path[128];
+    double distance[2] = {0, 0};
+    snprintf(teacher_path, sizeof teacher_path, "%s", in_folder("teacher.gguf"));
+    cbm_train_options lesson = options_for(CBM_JOINT, teacher_path);
+    lesson.seed = 7;
+    assert_ok(train(&lesson));
+    for (int taught = 0; taught < 2; taught++) {
+        cbm_train_options o = options_for(CBM_JOINT, in_folder("taught.gguf"));
+        cbm_context *ctx[2];
+        cbm_model *model[2];
+        o.teacher = taught ? teacher_path : NULL;
+        assert_ok(train(&o));
+        cbm_prediction *teacher = predict_with(teacher_path, &ctx[0], &model[0]);
+        cbm_prediction *student = predict_with(o.output, &ctx[1], &model[1]);
+        for (size_t i = 0; i < train_data.n; i++)
+            for (int y = 0; y < SMALL_LABELS; y++)
+                distance[taught] += fabs((double)teacher[i].probabilities[y] - (double)student[i].probabilities[y]);
+        for (int j = 0; j < 2; j++) {
+            free(j ? student : teacher);
+            cbm_context_free(ctx[j]);
+            cbm_model_free(model[j]);
+        }
+    }
+    assert_true(distance[1] < 0.8 * distance[0]);
+}
+
+static void teachers_must_fit(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("taught.gguf"));
+    char path[128];
+    snprintf(path, sizeof path, "%s", in_folder("vanilla.gguf"));
+    cbm_train_options vanilla = options_for(CBM_VANILLA, path);
+    vanilla.epochs = 0;
+    assert_ok(train(&vanilla));
+    o.teacher = path;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "vanilla mode has no concepts to teach");
+    o.mixup = 0.4f;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "MixUp");
+    o.mixup = 0, o.temperature = 0;
+    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "temperature");
+    o.temperature = 1, o.teacher = in_folder("no-teacher.gguf");
+    assert_failed(train(&o), SCBM_ERROR_IO, "no-teacher.gguf");
+}
+
 /* ------------------------------------------------------------------------------------------
  * The same bits
  * ---------------------------------------------------------------------------------------- */
@@ -968,17 +1083,12 @@ static void bad_arguments_are_refused(void **state) {
 }
 
 /* Whatever allocation fails, training ends with an error and gives everything back. */
-static void no_memory_is_an_error_anywhere(void **state) {
-    (void)state;
+static void check_allocations(cbm_train_options o) {
     cbm_dataset few = train_data, some = valid_data;
     few.n = 4;
     some.n = 4;
     small_allocator count = {0, 0, 0};
     scbm_hooks hooks = {.user = &count, .alloc = small_alloc, .free = small_free, .n_workers = 1};
-    cbm_train_options o = options_for(CBM_SEQUENTIAL, in_folder("memory.gguf"));
-    o.epochs = 1;
-    o.mixup = 0.4f;
-    o.class_weights = 1;
     o.hooks = &hooks;
     assert_ok(cbm_train(encoder, &few, &some, small_concepts, &o));
     assert_int_equal(count.held, 0);
@@ -991,6 +1101,23 @@ static void no_memory_is_an_error_anywhere(void **state) {
     }
 }
 
+static void no_memory_is_an_error_anywhere(void **state) {
+    (void)state;
+    char teacher[128];
+    snprintf(teacher, sizeof teacher, "%s", in_folder("teacher.gguf"));
+    cbm_train_options o = options_for(CBM_JOINT, teacher);
+    o.epochs = 1;
+    assert_ok(train(&o));
+    o.output = in_folder("memory.gguf");
+    o.teacher = teacher;
+    check_allocations(o);
+    o.mode = CBM_SEQUENTIAL;
+    o.teacher = NULL;
+    o.mixup = 0.4f;
+    o.class_weights = 1;
+    check_allocations(o);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_defaults_are_those_of_the_manual),
@@ -1000,6 +1127,9 @@ int main(void) {
         cmocka_unit_test(statistics_are_means_over_the_training_data),
         cmocka_unit_test(the_label_head_of_two_steps_is_the_best_one),
         cmocka_unit_test(the_loss_is_what_the_method_says),
+        cmocka_unit_test(a_teacher_adds_its_cross_entropy),
+        cmocka_unit_test(students_come_near_their_teacher),
+        cmocka_unit_test(teachers_must_fit),
         cmocka_unit_test(the_same_seed_gives_the_same_bits),
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
         cmocka_unit_test(a_cancelled_run_leaves_its_last_epoch),
