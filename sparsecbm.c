@@ -3595,10 +3595,17 @@ KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_
 /* One panel: `lanes` rows of src, `rows` of them real, kc columns, to xp[k][lanes]. */
 KFN void KT(pack_panel)(const int how, float *xp, int lanes, const float *src, int64_t lds, int64_t rows, int64_t kc) {
     const int step = how == KT(PAIRS) ? 2 * SCBM_VL : SCBM_VL;
-    for (int64_t k = 0; k < kc; k += step)
-        for (int l = 0; l < lanes; l += SCBM_VL) KT(tr)
-    (how, xp + k / (step / SCBM_VL) * lanes + l, lanes, src + l * lds + k, lds, (int)k_max(0, k_min(rows - l, SCBM_VL)),
-     (int)k_min(kc - k, step), (int)k_min(lanes - l, SCBM_VL));
+    for (int64_t k = 0; k < kc; k += step) {
+        for (int l = 0; l < lanes; l += SCBM_VL) {
+            const float *from = src + l * lds + k;
+            const int n = (int)k_max(0, k_min(rows - l, SCBM_VL));
+            /* Half of what was written last lies in another core's cache. */
+            for (int i = 0; i < n; i++) K_PREFETCH((uintptr_t)from + (size_t)(i * lds + 4 * step) * 4);
+            KT(tr)
+            (how, xp + k / (step / SCBM_VL) * lanes + l, lanes, from, lds, n, (int)k_min(kc - k, step),
+             (int)k_min(lanes - l, SCBM_VL));
+        }
+    }
 }
 
 /* A task packs 32 tokens of one stream, kc columns. */

@@ -13,6 +13,7 @@ import csv
 import fnmatch
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -20,16 +21,19 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MAIN = ROOT / "models" / "main"
+MAIN = ROOT / os.environ.get("MAIN", "models/main")
 CONCEPTS = ["food", "ambiance", "service", "noise"]
 FILES = {part: f"{part}_cebab_new_concept_single.csv" for part in ("train", "dev", "test")}
-# At equal epochs: the dense models train as long as the pruned ones.
-EPOCHS, START, END = 12, 2, 8
-PRUNED = ["--prune-start", str(START), "--prune-end", str(END)]
+# At equal epochs: the dense models train as long as the pruned ones. Pruning ends early, so that there are epochs to
+# recover in, and the dense model of the same seed is the teacher; the ablations show what each of it gave, and were
+# what the choice was made by, on the validation file.
+EPOCHS, START, END = 12, 2, 5
+TEACHER = ["--teacher", "{out}/dense-joint-{seed}.gguf"]
 
 
-def pruned(method, sparsity, *more):
-    return ["--prune", method, "--sparsity", str(sparsity), *PRUNED, *more]
+def pruned(method, sparsity, *more, end=END, teacher=True):
+    return ["--prune", method, "--sparsity", str(sparsity), "--prune-start", str(START), "--prune-end", str(end),
+            *(TEACHER if teacher else []), *more]
 
 
 # name: (mode, options of `train`, seeds, texts of the interventions: 0 is all, None is no interventions)
@@ -42,59 +46,80 @@ SETTINGS = {
     "obert 0.5": ("joint", pruned("obert", 0.5), (42,), 200),
     "obert 0.7 published Fisher": ("joint", pruned("obert", 0.7, "--fisher-batches", "20", "--fisher-block", "50",
                                                    "--damping-absolute", "1e-7"), (42,), 200),
-    "obert 0.7 refit label": ("joint", pruned("obert", 0.7, "--refit-label"), (42,), 200),
     "random 0.7": ("joint", pruned("random", 0.7), (42,), 200),
     "popup 0.7": ("joint", pruned("popup", 0.7), (42,), 200),
     "popup-structured 0.7": ("joint", pruned("popup-structured", 0.7), (42,), 200),
     "independent obert 0.7": ("independent", pruned("obert", 0.7), (42,), 200),
     "sequential obert 0.7": ("sequential", pruned("obert", 0.7), (42,), 200),
+    # Ablations.
+    "dense joint, with the teacher": ("joint", TEACHER, (42,), None),
+    "obert 0.7, no teacher": ("joint", pruned("obert", 0.7, teacher=False), (42,), None),
+    "obert 0.7, last pruning in epoch 8": ("joint", pruned("obert", 0.7, end=8), (42,), None),
+    "obert 0.7, neither": ("joint", pruned("obert", 0.7, end=8, teacher=False), (42,), None),
+    "obert 0.7, label refit": ("joint", pruned("obert", 0.7, "--refit-label"), (42,), None),
+    "obert 0.7, twice the rate": ("joint", pruned("obert", 0.7, "--encoder-rate", "2e-4"), (42,), None),
+    "obert 0.7, a tenth of the damping": ("joint", pruned("obert", 0.7, "--damping", "0.01"), (42,), None),
 }
 INTERVENTIONS = [("mask signed", ["--intervene", "mask", "--select", "signed"]),
                  ("mask abs", ["--intervene", "mask", "--select", "abs"]),
                  ("edit", ["--intervene", "edit"])]
-COLUMNS = ["setting", "seed", "label_accuracy", "label_f1", "concept_accuracy", "concept_f1"]
+COLUMNS = ["setting", "seed", "label_accuracy", "label_f1", "concept_accuracy", "concept_f1", "best_epoch",
+           "valid_label_accuracy", "valid_concept_accuracy"]
 for rule, _ in INTERVENTIONS:
     COLUMNS += [f"{rule}: {what}" for what in ("label_before", "label_after", "concepts_wrong", "concepts_fixed",
                                                "labels_fixed", "labels_broken", "moved_bits", "seconds")]
 COLUMNS += ["train_seconds", "peak_mib"]
 
 
-def run(arguments, log):
+def run(arguments, log, output=subprocess.PIPE):
     """Runs models/main, its messages into `log`; returns what it printed and its peak memory in MiB."""
     with open(log, "a", encoding="utf-8") as messages:
-        done = subprocess.Popen([str(MAIN), *arguments], stdout=subprocess.PIPE, stderr=messages, text=True)
-        output = done.stdout.read()
+        done = subprocess.Popen([str(MAIN), *arguments], stdout=output, stderr=messages, text=True)
+        printed = done.stdout.read() if done.stdout else None
         _, status, usage = os.wait4(done.pid, 0)
     if status:
         sys.exit(f"models/main {' '.join(arguments)} failed; see {log}")
-    return output, usage.ru_maxrss / 1024
+    return printed, usage.ru_maxrss / 1024
 
 
 def train(args, name, mode, options, seed, model, log):
     files = [str(Path(args.data) / FILES[part]) for part in ("train", "dev")]
     concepts = [] if mode == "vanilla" else [word for c in CONCEPTS for word in ("--concept", f"{c}={c}_aspect_majority")]
+    options = [option.format(out=args.out, seed=seed) for option in options]
     started = time.monotonic()
-    output, peak = run(["train", "--model", args.model, "--data", files[0], "--valid", files[1], "--text", "description",
-                        "--label", "review_majority", *concepts, "--mode", mode, "--epochs", str(EPOCHS), *options,
-                        "--seed", str(seed), "--resume", "--json", "-o", model], log)
-    Path(log).with_suffix(".epochs.jsonl").write_text(output, encoding="utf-8")
+    # A run that goes on from a checkpoint prints the epochs that it does itself.
+    with open(Path(log).with_suffix(".epochs.jsonl"), "a", encoding="utf-8") as epochs:
+        _, peak = run(["train", "--model", args.model, "--data", files[0], "--valid", files[1], "--text", "description",
+                       "--label", "review_majority", *concepts, "--mode", mode, "--epochs", str(EPOCHS), *options,
+                       "--seed", str(seed), "--threads", str(args.threads), "--resume", "--json", "-o", model],
+                      log, epochs)
     return time.monotonic() - started, peak
+
+
+def best_epoch(log):
+    """The epoch whose model was kept, as the training reported it."""
+    with open(Path(log).with_suffix(".epochs.jsonl"), encoding="utf-8") as epochs:
+        return [epoch for epoch in map(json.loads, epochs) if epoch["best"]][-1]
 
 
 def measure(args, name, seed):
     mode, options, _, texts = SETTINGS[name]
-    stem = Path(args.out) / f"{name.replace(' ', '-')}-{seed}"
+    stem = Path(args.out) / (re.sub(r"[ ,]+", "-", name) + f"-{seed}")
     model, log, test = f"{stem}.gguf", f"{stem}.log", str(Path(args.data) / FILES["test"])
     seconds, peak = train(args, name, mode, options, seed, model, log)
-    row = {"setting": name, "seed": seed, "train_seconds": round(seconds, 1), "peak_mib": round(peak)}
-    result = json.loads(run(["eval", "--model", model, "--data", test, "--json"], log)[0])
+    best = best_epoch(log)
+    row = {"setting": name, "seed": seed, "train_seconds": round(seconds, 1), "peak_mib": round(peak),
+           "best_epoch": best["epoch"], "valid_label_accuracy": best["label_accuracy"],
+           "valid_concept_accuracy": best["concept_accuracy"]}
+    evaluate = ["eval", "--model", model, "--data", test, "--threads", str(args.threads), "--json"]
+    result = json.loads(run(evaluate, log)[0])
     row["label_accuracy"], row["label_f1"] = result["label"]["accuracy"], result["label"]["macro_f1"]
     if mode != "vanilla":
         row["concept_accuracy"], row["concept_f1"] = result["concepts"]["accuracy"], result["concepts"]["macro_f1"]
     for rule, how in INTERVENTIONS if texts is not None else []:
         started = time.monotonic()
         limit = ["--intervene-texts", str(texts)] if texts else []
-        result = json.loads(run(["eval", "--model", model, "--data", test, "--json", *how, *limit], log)[0])
+        result = json.loads(run([*evaluate, *how, *limit], log)[0])
         row[f"{rule}: label_before"] = result["before"]["label"]["accuracy"]
         row[f"{rule}: label_after"] = result["after"]["label"]["accuracy"]
         for key in ("concepts_wrong", "concepts_fixed", "labels_fixed", "labels_broken", "moved_bits"):
@@ -157,6 +182,7 @@ def main():
     parser.add_argument("--data", help="the folder with the CEBaB files")
     parser.add_argument("--out", required=True, help="the folder for models, logs and results.csv")
     parser.add_argument("--only", nargs="+", default=["*"], help="settings, by shell patterns")
+    parser.add_argument("--threads", type=int, default=0, help="of each training and evaluation; 0: all cores")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     args = parser.parse_args()
     path = Path(args.out) / "results.csv"
