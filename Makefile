@@ -149,8 +149,9 @@ demo: all
 TEST_PROGRAMS   = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test-*.c))
 TEST_SCRIPTS    = $(wildcard tests/test-*.sh)
 LONG_TESTS      = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/long-*.c)) $(wildcard tests/long-*.sh)
-TEST_PARTS      = $(BUILD)/tests/op-cases.o $(BUILD)/tests/reference.o
-TEST_HELPERS    = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/tests/%,\
+OP_PARTS        = $(BUILD)/tests/op-cases.o $(BUILD)/tests/reference.o
+TEST_PARTS      = $(BUILD)/tests/helpers.o $(OP_PARTS)
+TEST_TOOLS      = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/tests/%,\
                       $(filter-out tests/test-% tests/long-%,$(wildcard tests/*.c))))
 FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
 REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
@@ -159,7 +160,8 @@ TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
 .PHONY: test test-programs test-long test-parity test-asan fuzz fuzz-programs fuzz-replay bench bench-peers
 
-$(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(TEST_PARTS)
+$(TEST_PROGRAMS): $(BUILD)/tests/helpers.o
+$(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(OP_PARTS)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(CONVERT_PARTS) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
@@ -168,7 +170,7 @@ $(BUILD)/fuzz/replay-%: $(BUILD)/tests/fuzz/fuzz-%.o $(BUILD)/tests/fuzz/replay.
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS)
 
-test-programs: all $(TEST_PROGRAMS) $(TEST_HELPERS) $(REPLAYS)
+test-programs: all $(TEST_PROGRAMS) $(TEST_TOOLS) $(REPLAYS)
 	@$(if $(FOUND_CMOCKA),:,echo "The tests need libcmocka; 'make deps' installs it." >&2; exit 1)
 
 ## test           all tests that need only C, in less than three minutes

@@ -1,13 +1,12 @@
 /* op-cases.c - inputs for every op; see op-cases.h */
 #include "op-cases.h"
+#include "helpers.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
 /* ------------------------------------------------------------------------------------------
  * Batches
@@ -50,14 +49,6 @@ typedef struct maker {
     int n;
 } maker;
 
-static void *checked(void *pointer) {
-    if (!pointer) {
-        fprintf(stderr, "out of memory in the test cases\n");
-        exit(1);
-    }
-    return pointer;
-}
-
 static op_case start(const maker *m, const batch *b) {
     op_case c = {0};
     c.op = m->op;
@@ -76,10 +67,6 @@ static op_case start(const maker *m, const batch *b) {
 /* Sizes in the lists of dimensions that stand for the batch's. */
 #define T_DIM (-1)
 #define N_DIM (-2)
-#define DIMS(...)                                                                                                      \
-    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                           \
-        __VA_ARGS__                                                                                                    \
-    }
 
 enum { INPUT = 0, WEIGHT = 1, GRADIENT = 2 }; /* flags: the caller's tensor; has a gradient */
 

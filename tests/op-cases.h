@@ -9,6 +9,12 @@
 
 #include "reference.h"
 
+/* A number of dimensions, and the dimensions. */
+#define DIMS(...)                                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                           \
+        __VA_ARGS__                                                                                                    \
+    }
+
 typedef struct case_source {
     int is_present;
     int is_weight;              /* a tensor of the caller; else an input of the graph */

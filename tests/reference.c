@@ -12,9 +12,9 @@
  * Arrays and types
  * ---------------------------------------------------------------------------------------- */
 
-static void *checked(void *pointer) {
+void *checked(void *pointer) {
     if (!pointer) {
-        fprintf(stderr, "out of memory in the reference\n");
+        fprintf(stderr, "out of memory in the reference or its cases\n");
         exit(1);
     }
     return pointer;

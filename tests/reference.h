@@ -16,6 +16,9 @@
 
 #include "../sparsecbm.h"
 
+/* The pointer, which must not be NULL: without memory the program ends. */
+void *checked(void *pointer);
+
 /* An array of numbers of any type, as doubles. */
 typedef struct ref_array {
     scbm_type type; /* of the tensor that it stands for */

@@ -6,19 +6,14 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include "helpers.h"
 #include "op-cases.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
-
-#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
 /* ------------------------------------------------------------------------------------------
  * Devices
@@ -59,10 +54,6 @@ typedef struct op_test {
     bench *bench;
     char name[96];
 } op_test;
-
-static void assert_ok(scbm_status status, const char *what) {
-    if (status) fail_msg("%s: %s: %s", what, scbm_status_name(status), scbm_last_error());
-}
 
 static scbm_status bench_open(bench *b, const device *d) {
     memset(b, 0, sizeof *b);
@@ -118,7 +109,7 @@ static void assert_same(const outcome *a, const outcome *b, const char *what, co
  * number. */
 static void run_once(outcome *o, built_case *built, const op_case *c, scbm_tensor *const *result, int n) {
     for (int i = 0; i < n && c->op != SCBM_OP_RESHAPE; i++) memset(result[i]->data, 0xff, scbm_tensor_bytes(result[i]));
-    assert_ok(scbm_graph_run(built->graph, c->tokens, c->texts), c->what);
+    assert_ok_for(scbm_graph_run(built->graph, c->tokens, c->texts), c->what);
     memset(o, 0, sizeof *o);
     o->n = n;
     for (int i = 0; i < n; i++) {
@@ -145,16 +136,16 @@ static int run_case(outcome *o, const op_case *c, scbm_context *context, int dec
     built_case built;
     outcome again;
     scbm_tensor *result[SCBM_MAX_RESULTS];
-    assert_ok(case_build(&built, c, context), c->what);
+    assert_ok_for(case_build(&built, c, context), c->what);
     int n = built.node ? decomposed ? 1 : built.node->n_results : 0;
     for (int i = 0; i < n; i++) result[i] = scbm_output(built.graph, built.node->result[i]);
-    if (decomposed) assert_ok(scbm_graph_decompose(built.graph), c->what);
+    if (decomposed) assert_ok_for(scbm_graph_decompose(built.graph), c->what);
     scbm_status status = scbm_graph_plan(built.graph);
     if (status == SCBM_ERROR_UNSUPPORTED) {
         case_release(&built);
         return 0;
     }
-    assert_ok(status, c->what);
+    assert_ok_for(status, c->what);
     case_fill(&built, c);
     run_once(o, &built, c, result, n);
     run_once(&again, &built, c, result, n);
@@ -327,7 +318,7 @@ static int expect_error(bench *b, op_case *c, int i, int64_t at, int64_t value) 
     built_case built;
     int32_t *values = c->source[i].tensor.data, kept = values[at];
     values[at] = (int32_t)value;
-    assert_ok(case_build(&built, c, b->way[ONE_WORKER]), c->what);
+    assert_ok_for(case_build(&built, c, b->way[ONE_WORKER]), c->what);
     scbm_status status = scbm_graph_plan(built.graph);
     if (!status) {
         case_fill(&built, c);
@@ -338,7 +329,7 @@ static int expect_error(bench *b, op_case *c, int i, int64_t at, int64_t value) 
         if (!strstr(scbm_last_error(), scbm_op_of(c->op)->name)) fail_msg("%s: says '%s'", c->what, scbm_last_error());
         values[at] = kept; /* and the graph goes on working */
         case_fill(&built, c);
-        assert_ok(scbm_graph_run(built.graph, c->tokens, c->texts), c->what);
+        assert_ok_for(scbm_graph_run(built.graph, c->tokens, c->texts), c->what);
     } else if (b->device->runs_all_ops) {
         fail_msg("%s: %s", c->what, scbm_last_error());
     }
@@ -445,7 +436,7 @@ static void the_tier_can_be_chosen(void **state) {
         backend = NULL;
         if (status) continue;
         setenv("SCBM_CPU", devices[i].argument, 1);
-        assert_ok(scbm_context_create(&context, NULL, NULL), devices[i].name);
+        assert_ok_for(scbm_context_create(&context, NULL, NULL), devices[i].name);
         assert_string_equal(scbm_context_device(context), devices[i].name);
         scbm_context_free(context);
         n++;

@@ -6,12 +6,7 @@
 #define _DEFAULT_SOURCE
 #define _POSIX_C_SOURCE 200809L
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include <cjson/cJSON.h>
 #include <fcntl.h>
@@ -20,13 +15,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static char program[PATH_MAX];
-static char folder[] = "/tmp/sparsecbm-test-XXXXXX";
 
 static const char *const commands[] = {"demo", "train", "eval", "predict", "explain", "intervene", "embed", "tokenize", "quantize", "inspect", "bench"};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -44,22 +37,6 @@ typedef struct outcome {
     char *out, *err;   /* standard output and error, NUL-terminated */
 } outcome;
 
-static char *read_file(const char *path) {
-    FILE *file = fopen(path, "rb");
-    assert_non_null(file);
-    size_t n = 0, capacity = 1 << 16;
-    char *text = malloc(capacity + 1);
-    assert_non_null(text);
-    for (size_t got; (got = fread(text + n, 1, capacity - n, file)) > 0;) {
-        n += got;
-        if (n == capacity) text = realloc(text, (capacity *= 2) + 1);
-        assert_non_null(text);
-    }
-    fclose(file);
-    text[n] = 0;
-    return text;
-}
-
 /* Runs a shell command in which "$MAIN" is the program. */
 static outcome shell(const char *command) {
     char line[8192];
@@ -68,8 +45,8 @@ static outcome shell(const char *command) {
     int status = system(line);
     assert_true(WIFEXITED(status));
     result.status = WEXITSTATUS(status);
-    result.out = read_file("out");
-    result.err = read_file("err");
+    result.out = read_file("out", NULL);
+    result.err = read_file("err", NULL);
     return result;
 }
 
@@ -139,11 +116,10 @@ static double number(const cJSON *object, const char *key) {
 }
 
 static int set_up(void **state) {
-    (void)state;
     const char *name = getenv("MAIN");
     if (!realpath(name ? name : "models/main", program)) return -1;
     setenv("MAIN", program, 1);
-    if (!mkdtemp(folder) || chdir(folder) != 0) return -1;
+    if (make_folder(state) || chdir(folder) != 0) return -1;
     char *text = output_of("demo --data-only --dir demo");
     free(text);
     text = output_of(TRAIN PRUNE_ONCE " -o demo/reviews.gguf");
@@ -154,10 +130,7 @@ static int set_up(void **state) {
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return chdir("/") != 0 || system(line) != 0;
+    return chdir("/") != 0 || remove_folder(state) != 0;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -517,7 +490,7 @@ static const cJSON *concept_of(const cJSON *prediction, const char *name) {
 
 static void intervene_prints_what_was_and_what_is(void **state) {
     (void)state;
-    char *file = read_file("demo/reviews.gguf");
+    char *file = read_file("demo/reviews.gguf", NULL);
     char *first = output_of("predict --model demo/reviews.gguf --json 'The soup was cold.'");
     char *lines = output_of("intervene --model demo/reviews.gguf --json --set food=Positive --set price=Negative 'The soup was cold.' 'x'");
     assert_int_equal(count_lines(lines), 2);
@@ -554,7 +527,7 @@ static void intervene_prints_what_was_and_what_is(void **state) {
     lines = output_of("intervene --model dense.gguf --method edit --edit one-hot --set food=Positive 'The soup was cold.'");
     assert_non_null(strstr(lines, "set to Positive by editing its values"));
     free(lines);
-    char *same = read_file("demo/reviews.gguf");
+    char *same = read_file("demo/reviews.gguf", NULL);
     assert_string_equal(file, same); /* as far as the first NUL; the tests of the library compare all */
     free(file);
     free(same);
@@ -686,7 +659,7 @@ static void eval_writes_predictions(void **state) {
     (void)state;
     char *lines = output_of("eval --model demo/reviews.gguf --data demo/test.csv --json --csv predictions.csv");
     cJSON *object = json_line(lines, 0);
-    char *csv = read_file("predictions.csv");
+    char *csv = read_file("predictions.csv", NULL);
     assert_memory_equal(csv, header, sizeof header - 1);
     char *again = output_of("eval --model demo/reviews.gguf --data predictions.csv --label 'predicted stars' --json --resamples 0");
     cJSON *read = json_line(again, 0);
@@ -704,7 +677,7 @@ static void influential_words_have_one_scale(void **state) {
     (void)state;
     char *text = output_of("explain --model demo/reviews.gguf --data demo/dev.csv --global --sample 10 --words 1 --steps 4 --html words.html");
     char *lines = output_of("explain --model demo/reviews.gguf --data demo/dev.csv --global --sample 10 --words 1 --steps 4 --json");
-    char *page = read_file("words.html");
+    char *page = read_file("words.html", NULL);
     cJSON *object = json_line(lines, 0);
     int n = 0;
     const cJSON *concept, *class_object;
@@ -766,7 +739,7 @@ static void train_prints_an_epoch_a_line(void **state) {
     assert_true(number(object, "epoch") == 2);
     cJSON_Delete(object);
     free(lines);
-    char *steps = read_file("steps.csv"), *order = read_file("order.txt");
+    char *steps = read_file("steps.csv", NULL), *order = read_file("order.txt", NULL);
     assert_true(count_lines(steps) > 20);
     assert_true(count_lines(order) > 20);
     free(steps);
@@ -931,7 +904,7 @@ static char *interrupt(const char *options, int after_epoch, int number) {
     int status = wait_for(&p);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 128 + number);
-    return read_file("err");
+    return read_file("err", NULL);
 }
 
 /* Before the first epoch is over there is nothing to resume, unless this run was resumed itself. */
@@ -1045,7 +1018,7 @@ static void an_interrupt_ends_training_cleanly(void **state) {
     int status = wait_for(&p);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 130);
-    char *message = read_file("err");
+    char *message = read_file("err", NULL);
     assert_non_null(strstr(message, "interrupted"));
     assert_non_null(strstr(message, "--resume"));
     free(message);

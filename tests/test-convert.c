@@ -10,80 +10,43 @@
 #include "../convert/hf-weights.h"
 #include "../models/cbm.h"
 #include "../models/tokenizer.h"
+#include "helpers.h"
 
-#include <ftw.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-static char root[64];   /* of everything that a test writes; emptied before each */
-static char folder[96]; /* the checkpoint */
-static char output[96]; /* the model file */
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed so, and its message says `text`. */
-static void assert_error(scbm_status status, scbm_status wanted, const char *text) {
-    if (status != wanted || !strstr(scbm_last_error(), text))
-        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), status ? scbm_last_error() : "",
-                 scbm_status_name(wanted), text);
-    assert_null(strchr(scbm_last_error(), '\n'));
-}
+static char checkpoint[128]; /* the folder to convert */
+static char output[128];     /* the model file */
 
 /* ------------------------------------------------------------------------------------------
  * Files
  * ---------------------------------------------------------------------------------------- */
 
-static int remove_one(const char *path, const struct stat *facts, int type, struct FTW *place) {
-    (void)facts, (void)type;
-    return place->level ? remove(path) : 0;
-}
-
-static int make_root(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/scbm-test-convert-XXXXXX");
-    if (!mkdtemp(root)) return -1;
-    snprintf(folder, sizeof folder, "%s/checkpoint", root);
-    snprintf(output, sizeof output, "%s/model.gguf", root);
+static int set_up(void **state) {
+    if (make_folder(state)) return -1;
+    snprintf(checkpoint, sizeof checkpoint, "%s", in_folder("checkpoint"));
+    snprintf(output, sizeof output, "%s", in_folder("model.gguf"));
     return 0;
 }
 
-static int empty_root(void **state) {
+static int start_anew(void **state) {
     (void)state;
-    return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS) || mkdir(folder, 0777);
+    empty_folder();
+    return mkdir(checkpoint, 0777);
 }
 
-static int remove_root(void **state) {
-    (void)state;
-    nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    return rmdir(root);
-}
-
-static const char *in_folder(const char *name) {
+static const char *in_checkpoint(const char *name) {
     static char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
+    snprintf(path, sizeof path, "%s/%s", checkpoint, name);
     return path;
 }
 
-static void write_bytes(const char *path, const void *bytes, size_t size) {
-    FILE *stream = fopen(path, "wb");
-    if (!stream) fail_msg("%s cannot be written", path);
-    assert_int_equal(fwrite(bytes, 1, size, stream), size);
-    assert_int_equal(fclose(stream), 0);
-}
-
 static void write_text(const char *name, const char *text) {
-    write_bytes(in_folder(name), text, strlen(text));
+    write_file(in_checkpoint(name), text, strlen(text));
 }
 
 /* The text with `what` replaced by `by`; to be freed. */
@@ -94,10 +57,6 @@ static char *replaced(const char *text, const char *what, const char *by) {
     assert_non_null(result);
     sprintf(result, "%.*s%s%s", (int)(at - text), text, by, at + strlen(what));
     return result;
-}
-
-static int has_file(const char *path) {
-    return access(path, F_OK) == 0;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -188,7 +147,7 @@ static unsigned char *finish_safe_file(safe_file *file, size_t *size) {
 static void write_safe_file(safe_file *file, const char *name) {
     size_t size;
     unsigned char *bytes = finish_safe_file(file, &size);
-    write_bytes(in_folder(name), bytes, size);
+    write_file(in_checkpoint(name), bytes, size);
     free(bytes);
 }
 
@@ -341,7 +300,7 @@ static void write_checkpoint(const form *f) {
 }
 
 static scbm_status convert(scbm_type type) {
-    return hf_convert(folder, output, type, NULL, NULL);
+    return hf_convert(checkpoint, output, type, NULL, NULL);
 }
 
 static scbm_file *open_output(void) {
@@ -379,7 +338,7 @@ static void test_every_weight_arrives(void **state) {
     (void)state;
     hf_summary summary;
     write_checkpoint(&plain);
-    assert_ok(hf_convert(folder, output, SCBM_F32, &summary, NULL));
+    assert_ok(hf_convert(checkpoint, output, SCBM_F32, &summary, NULL));
     check_tensors(&plain);
     assert_int_equal(summary.n_tensors, 37);
     /* (16 + 24 + 2 + 2) 32 outside the blocks; in each four of 32 × 32 + 32, 2 · 32 · 64 + 64 + 32, and two norms. */
@@ -406,7 +365,7 @@ static void test_names(void **state) {
     form f = plain;
     f.prefix = f.gamma = f.extras = 1;
     write_checkpoint(&f);
-    assert_ok(hf_convert(folder, output, SCBM_F32, &summary, NULL));
+    assert_ok(hf_convert(checkpoint, output, SCBM_F32, &summary, NULL));
     check_tensors(&f);
     assert_int_equal(summary.n_unused, 5);
 }
@@ -431,9 +390,7 @@ static void test_shards(void **state) {
 static void test_stored_types(void **state) {
     (void)state;
     static const scbm_type types[] = {SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
-    char wanted_path[128], exact_path[128];
-    snprintf(wanted_path, sizeof wanted_path, "%s/wanted.gguf", root);
-    snprintf(exact_path, sizeof exact_path, "%s/exact.gguf", root);
+    const char *wanted_path = in_folder("wanted.gguf"), *exact_path = in_folder("exact.gguf");
     for (int i = 0; i < 8; i++) {
         scbm_type type = types[i / 2];
         int kept = -1, n_as_type = 0, n_f16 = 0;
@@ -441,9 +398,9 @@ static void test_stored_types(void **state) {
         form f = plain;
         if (i % 2) f.hidden = 36;
         write_checkpoint(&f);
-        assert_ok(hf_convert(folder, exact_path, SCBM_F32, NULL, NULL));
+        assert_ok(hf_convert(checkpoint, exact_path, SCBM_F32, NULL, NULL));
         assert_ok(cbm_quantize(exact_path, wanted_path, type, &kept, NULL));
-        assert_ok(hf_convert(folder, output, type, &summary, NULL));
+        assert_ok(hf_convert(checkpoint, output, type, &summary, NULL));
         assert_int_equal(summary.n_kept_f16, kept);
         scbm_file *file = open_output(), *wanted;
         assert_ok(scbm_file_open(&wanted, wanted_path, NULL));
@@ -679,7 +636,7 @@ static void test_tokenizer_settings(void **state) {
     scbm_file_close(file);
 
     /* No limit is written as 10^30; and with vocab.txt alone it counts too. */
-    remove(in_folder("tokenizer.json"));
+    remove(in_checkpoint("tokenizer.json"));
     write_text("tokenizer_config.json",
                "{\"do_lower_case\": false, \"model_max_length\": 1000000000000000019884624838656}");
     assert_ok(convert(SCBM_F32));
@@ -721,8 +678,8 @@ static void test_special_tokens(void **state) {
     scbm_file_close(file);
 
     /* BertProcessing names the two tokens itself. */
-    remove(in_folder("special_tokens_map.json"));
-    remove(in_folder("tokenizer_config.json"));
+    remove(in_checkpoint("special_tokens_map.json"));
+    remove(in_checkpoint("tokenizer_config.json"));
     char *start = replaced(tokenizer_json, "TemplateProcessing\"",
                            "BertProcessing\", \"sep\": [\"the\", 7], \"cls\": [\"walk\", 5]");
     write_text("tokenizer.json", start);
@@ -749,7 +706,7 @@ static void test_sentence_transformers(void **state) {
     (void)state;
     scbm_file *file;
     write_checkpoint(&plain);
-    assert_int_equal(mkdir(in_folder("1_Pooling"), 0777), 0);
+    assert_int_equal(mkdir(in_checkpoint("1_Pooling"), 0777), 0);
     write_text("1_Pooling/config.json", POOLING("32", "true", "false", "false"));
     write_text("modules.json",
                "[" MODULE(0, "0", "", ST "Transformer") "," MODULE(1, "1", "1_Pooling", ST "Pooling") "," MODULE(
@@ -765,7 +722,7 @@ static void test_sentence_transformers(void **state) {
     scbm_file_close(file);
 
     /* Without modules.json the pooling counts; nothing is normalized. */
-    remove(in_folder("modules.json"));
+    remove(in_checkpoint("modules.json"));
     write_text("1_Pooling/config.json", "{\"embedding_dimension\": 32, \"pooling_mode\": \"mean\"}");
     assert_ok(convert(SCBM_F32));
     file = open_output();
@@ -791,12 +748,12 @@ static void test_sentence_transformers(void **state) {
 /* Older folders have the transformer in a folder of its own. */
 static void test_transformer_in_a_folder(void **state) {
     (void)state;
-    char outer[sizeof folder];
-    strcpy(outer, folder);
-    strcat(folder, "/0_Transformer");
-    assert_int_equal(mkdir(folder, 0777), 0);
+    char outer[sizeof checkpoint];
+    strcpy(outer, checkpoint);
+    strcat(checkpoint, "/0_Transformer");
+    assert_int_equal(mkdir(checkpoint, 0777), 0);
     write_checkpoint(&plain);
-    strcpy(folder, outer);
+    strcpy(checkpoint, outer);
     write_text("modules.json", "[" MODULE(0, "0", "0_Transformer", ST "Transformer") "]");
     assert_ok(convert(SCBM_F32));
     check_tensors(&plain);
@@ -843,7 +800,7 @@ static void check_refusals(const char *name, const char *text, const refusal *re
         if (status != refusals[i].status) print_message("%s for %s\n", refusals[i].by, refusals[i].what);
         assert_error(status, refusals[i].status, refusals[i].message);
         assert_non_null(strstr(scbm_last_error(), name));
-        assert_false(has_file(output));
+        assert_false(exists(output));
     }
     write_text(name, text);
     assert_ok(convert(SCBM_F32)); /* the text itself is good */
@@ -889,7 +846,7 @@ static void test_configurations_that_are_refused(void **state) {
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "config.json: the file is empty");
     write_text("config.json", "[]");
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "config.json: a JSON object is expected");
-    write_bytes(in_folder("config.json"), "{\"a\": \"b\0c\"}", 12);
+    write_file(in_checkpoint("config.json"), "{\"a\": \"b\0c\"}", 12);
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "config.json: this is not JSON in UTF-8");
 }
 
@@ -948,7 +905,7 @@ static void test_vocabularies_that_are_refused(void **state) {
     CHECK_REFUSALS("vocab.txt", vocabulary, refusals);
     assert_int_equal(remove(output), 0);
     CHECK_REFUSALS("tokenizer_config.json", class_text, class_refusals);
-    write_bytes(in_folder("vocab.txt"), "[UNK]\n[CLS]\n[SEP]\na\0b\n", 22);
+    write_file(in_checkpoint("vocab.txt"), "[UNK]\n[CLS]\n[SEP]\na\0b\n", 22);
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "not text in UTF-8");
     char *text = replaced(vocabulary, "[CLS]", "[cls]");
     write_text("vocab.txt", text);
@@ -999,7 +956,7 @@ static void test_weights_that_are_refused(void **state) {
     assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "is there a second time");
     write_changed_weights(-1, "embeddings.LayerNorm.gamma", "F32", 0, 32);
     assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "is there a second time");
-    assert_false(has_file(output));
+    assert_false(exists(output));
 }
 
 /* Writes the checkpoint's weights with one number, in the middle of the last block, given by its bits. */
@@ -1079,9 +1036,8 @@ static void test_indexes_that_are_refused(void **state) {
 
 static void test_missing_files(void **state) {
     (void)state;
-    char nothing[128];
-    snprintf(nothing, sizeof nothing, "%s/nothing", root);
-    assert_error(hf_convert(nothing, output, SCBM_F32, NULL, NULL), SCBM_ERROR_IO, "there is no such folder");
+    assert_error(hf_convert(in_folder("nothing"), output, SCBM_F32, NULL, NULL), SCBM_ERROR_IO,
+                 "there is no such folder");
     assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "it has no config.json");
     write_text("config.json", config_text(&plain));
     assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "neither model.safetensors nor model.safetensors.index.json");
@@ -1095,8 +1051,9 @@ static void test_missing_files(void **state) {
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "Git LFS pointer");
     write_text("model.safetensors", "");
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "model.safetensors: 0 bytes are no safetensors file");
-    assert_error(hf_convert(folder, output, SCBM_I32, NULL, NULL), SCBM_ERROR_ARGUMENT, "f32, f16, bf16, q8_0 or q4_0");
-    assert_error(hf_convert(folder, output, (scbm_type)99, NULL, NULL), SCBM_ERROR_ARGUMENT, "f32, f16");
+    assert_error(hf_convert(checkpoint, output, SCBM_I32, NULL, NULL), SCBM_ERROR_ARGUMENT,
+                 "f32, f16, bf16, q8_0 or q4_0");
+    assert_error(hf_convert(checkpoint, output, (scbm_type)99, NULL, NULL), SCBM_ERROR_ARGUMENT, "f32, f16");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1263,21 +1220,9 @@ static void test_every_cut_and_every_bit(void **state) {
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct meter {
-    int n, fail_at, held, stop;
+    int stop;
     int64_t done, total;
 } meter;
-
-static void *meter_alloc(void *user, size_t bytes) {
-    meter *m = user;
-    if (m->n++ == m->fail_at) return NULL;
-    m->held++;
-    return malloc(bytes);
-}
-
-static void meter_free(void *user, void *pointer) {
-    ((meter *)user)->held--;
-    free(pointer);
-}
 
 static int meter_progress(void *user, const char *what, int64_t done, int64_t total) {
     meter *m = user;
@@ -1298,12 +1243,12 @@ static void test_out_of_memory(void **state) {
     scbm_status status = SCBM_ERROR_MEMORY;
     int n = 0;
     for (; status; n++) {
-        meter m = {0, n, 0, 0, 0, 0};
-        scbm_hooks hooks = {.user = &m, .alloc = meter_alloc, .free = meter_free};
-        status = hf_convert(folder, output, SCBM_Q8_0, NULL, &hooks);
+        counting_allocator memory = {.fails_at = n + 1};
+        const scbm_hooks hooks = allocator_hooks(&memory);
+        status = hf_convert(checkpoint, output, SCBM_Q8_0, NULL, &hooks);
         if (status && status != SCBM_ERROR_MEMORY) fail_msg("allocation %d: %s", n, scbm_last_error());
-        assert_int_equal(m.held, 0);
-        assert_true(has_file(output) == !status);
+        assert_int_equal(memory.held, 0);
+        assert_true(exists(output) == !status);
         assert_true(n < 2000);
     }
     assert_true(n > 50);
@@ -1311,22 +1256,22 @@ static void test_out_of_memory(void **state) {
 
 static void test_progress_and_cancelling(void **state) {
     (void)state;
-    meter m = {0, -1, 0, 0, 0, 0};
+    meter m = {0, 0, 0};
     scbm_hooks hooks = {.user = &m, .progress = meter_progress};
     write_checkpoint(&plain);
-    assert_ok(hf_convert(folder, output, SCBM_F32, NULL, &hooks));
+    assert_ok(hf_convert(checkpoint, output, SCBM_F32, NULL, &hooks));
     assert_true(m.total > 0 && m.done == m.total);
     assert_int_equal(remove(output), 0);
-    m = (meter){0, -1, 0, 1, 0, 0};
-    assert_error(hf_convert(folder, output, SCBM_F32, NULL, &hooks), SCBM_ERROR_CANCELLED, "stopped");
-    assert_false(has_file(output));
+    m = (meter){1, 0, 0};
+    assert_error(hf_convert(checkpoint, output, SCBM_F32, NULL, &hooks), SCBM_ERROR_CANCELLED, "stopped");
+    assert_false(exists(output));
 }
 
 /* Runs the program that the environment's CONVERT names; its exit status, and what it said in *text. */
 static int run_program(const char *arguments, int errors, char text[1024]) {
     char line[1024];
     const char *program = getenv("CONVERT");
-    snprintf(line, sizeof line, "cd '%s' && '%s%s' %s %s", root, program ? "" : getenv("PWD"),
+    snprintf(line, sizeof line, "cd '%s' && '%s%s' %s %s", folder, program ? "" : getenv("PWD"),
              program ? program : "/convert/convert-hf", arguments, errors ? "2>&1 >/dev/null" : "2>/dev/null");
     FILE *stream = popen(line, "r");
     assert_non_null(stream);
@@ -1381,7 +1326,7 @@ static void test_the_program(void **state) {
     }
 }
 
-#define TEST(name) cmocka_unit_test_setup(name, empty_root)
+#define TEST(name) cmocka_unit_test_setup(name, start_anew)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -1414,5 +1359,5 @@ int main(void) {
         TEST(test_progress_and_cancelling),
         TEST(test_the_program),
     };
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

@@ -5,51 +5,22 @@
 #define _XOPEN_SOURCE 700
 
 #include "../models/dataset.h"
+#include "helpers.h"
 
 #include <fcntl.h>
 #include <locale.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-static char folder[64];
-
-static int make_folder(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/scbm-test-dataset-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state) {
-    char line[128];
-    (void)state;
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
-}
-
-/* The path of a file in the folder that holds these bytes; it is valid until the next but three. */
+/* The path of a file in the folder that holds these bytes; the last 64 stay. */
 static const char *file_of(const char *name, const char *bytes, size_t size) {
-    static char paths[4][160];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    FILE *stream = fopen(path, "wb");
-    assert_non_null(stream);
-    assert_int_equal(fwrite(bytes, 1, size, stream), size);
-    assert_int_equal(fclose(stream), 0);
+    const char *path = in_folder(name);
+    write_file(path, bytes, size);
     return path;
-}
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
 }
 
 /* A text, a label and two concepts. */
@@ -517,26 +488,6 @@ static void files_that_cannot_be_read_are_named(void **state) {
  * Hooks
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct memory {
-    int n_left;       /* allocations until one fails; negative: none fails */
-    int n_blocks;     /* that are held */
-} memory;
-
-static void *counted_alloc(void *user, size_t bytes) {
-    memory *m = user;
-    if (m->n_left == 0) return NULL;
-    m->n_left--;
-    void *block = malloc(bytes);
-    m->n_blocks += block != NULL;
-    return block;
-}
-
-static void counted_free(void *user, void *block) {
-    memory *m = user;
-    m->n_blocks -= block != NULL;
-    free(block);
-}
-
 static void running_out_of_memory_is_an_error_anywhere(void **state) {
     static const char *const names[] = {"x.csv", "x.jsonl"};
     static const char *const contents[] = {
@@ -548,13 +499,13 @@ static void running_out_of_memory_is_an_error_anywhere(void **state) {
         scbm_status status = SCBM_ERROR_MEMORY;
         int n = 0;
         for (; status != SCBM_OK && n < 1000; n++) {
-            memory m = {n, 0};
-            const scbm_hooks hooks = {.user = &m, .alloc = counted_alloc, .free = counted_free};
+            counting_allocator memory = {.fails_at = n + 1, .fails_on = 1};
+            const scbm_hooks hooks = allocator_hooks(&memory);
             cbm_dataset data;
             status = cbm_dataset_read_memory(&data, &usual, names[format], contents[format], strlen(contents[format]), &hooks);
             if (status != SCBM_OK) assert_int_equal(status, SCBM_ERROR_MEMORY);
             cbm_dataset_clear(&data);
-            assert_int_equal(m.n_blocks, 0);
+            assert_int_equal(memory.held, 0);
         }
         assert_int_equal(status, SCBM_OK);
         assert_true(n > 20);
@@ -650,10 +601,10 @@ static scbm_status answer_line(void *user, const char *text, size_t length, size
 }
 
 static void a_line_of_a_pipe_comes_at_once(void **state) {
-    char path[160], byte;
+    char byte;
     int answers[2], status;
+    const char *path = in_folder("fifo");
     (void)state;
-    snprintf(path, sizeof path, "%s/fifo", folder);
     assert_int_equal(mkfifo(path, 0600), 0);
     assert_int_equal(pipe(answers), 0);
     pid_t writer = fork();

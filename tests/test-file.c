@@ -4,75 +4,26 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "../sparsecbm.h"
+#include "helpers.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <float.h>
 #include <locale.h>
 #include <math.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cmocka.h>
+static char path[128]; /* of the model file */
 
-static char folder[64];
-static char path[128];
-
-static int make_folder(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/scbm-test-file-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/model.gguf", folder);
+static int set_up(void **state) {
+    if (make_folder(state)) return -1;
+    snprintf(path, sizeof path, "%s", in_folder("model.gguf"));
     return 0;
-}
-
-/* Removes what the test left in the folder; returns how many files there were. */
-static int empty_folder(void) {
-    DIR *stream = opendir(folder);
-    int n = 0;
-    for (struct dirent *entry = readdir(stream); entry; entry = readdir(stream)) {
-        char name[512];
-        if (entry->d_name[0] == '.') continue;
-        snprintf(name, sizeof name, "%s/%s", folder, entry->d_name);
-        remove(name);
-        n++;
-    }
-    closedir(stream);
-    return n;
-}
-
-static int remove_folder(void **state) {
-    (void)state;
-    empty_folder();
-    return rmdir(folder);
-}
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed so, and its message says `text`. */
-static void assert_error(scbm_status status, scbm_status wanted, const char *text) {
-    if (status != wanted || !strstr(scbm_last_error(), text))
-        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), scbm_last_error(), scbm_status_name(wanted),
-                 text);
-    assert_null(strchr(scbm_last_error(), '\n'));
-}
-
-static void write_bytes(const char *name, const void *bytes, size_t size) {
-    FILE *stream = fopen(name, "wb");
-    assert_non_null(stream);
-    assert_int_equal(fwrite(bytes, 1, size, stream), size);
-    assert_int_equal(fclose(stream), 0);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -608,7 +559,7 @@ static void every_truncation_is_an_error(void **state) {
         free(cut);
     }
     for (size_t n = 0; n < size; n += 97) { /* from a file too */
-        write_bytes(path, whole, n);
+        write_file(path, whole, n);
         assert_int_equal(scbm_file_open(&f, path, NULL), SCBM_ERROR_FORMAT);
     }
     assert_ok(scbm_file_open_memory(&f, whole, size, "whole", NULL));
@@ -721,21 +672,6 @@ static void large_vocabularies_are_read(void **state) {
  * Out of memory: the n-th allocation fails, for every n
  * ---------------------------------------------------------------------------------------- */
 
-static int allocations_left, allocations_held;
-
-static void *failing_alloc(void *user, size_t bytes) {
-    (void)user;
-    if (allocations_left-- <= 0) return NULL;
-    allocations_held++;
-    return malloc(bytes);
-}
-
-static void counting_free(void *user, void *pointer) {
-    (void)user;
-    allocations_held--;
-    free(pointer);
-}
-
 static scbm_status write_and_read(const scbm_hooks *hooks, const scbm_tensor *tensor) {
     scbm_writer *w;
     scbm_file *f;
@@ -752,20 +688,18 @@ static scbm_status write_and_read(const scbm_hooks *hooks, const scbm_tensor *te
 
 static void every_failing_allocation_is_an_error(void **state) {
     (void)state;
-    scbm_hooks hooks = {0};
     static float values[64];
     scbm_status status = SCBM_ERROR_MEMORY;
     scbm_tensor tensor = tensor_of("t", SCBM_F32, 2, 2, 32, values);
     fill(values, 64);
-    hooks.alloc = failing_alloc;
-    hooks.free = counting_free;
     empty_folder();
     int n = 0;
     for (; status; n++) {
-        allocations_left = n;
+        counting_allocator memory = {.fails_at = n + 1, .fails_on = 1};
+        const scbm_hooks hooks = allocator_hooks(&memory);
         status = write_and_read(&hooks, &tensor);
         if (status) assert_error(status, SCBM_ERROR_MEMORY, "out of memory");
-        assert_int_equal(allocations_held, 0);
+        assert_int_equal(memory.held, 0);
         assert_true(empty_folder() <= 1);
     }
     assert_true(n > 20);
@@ -787,7 +721,7 @@ static void a_file_is_the_old_one_or_the_new_one(void **state) {
     (void)state;
     scbm_output_file *output;
     empty_folder();
-    write_bytes(path, "old", 3);
+    write_file(path, "old", 3);
     assert_ok(scbm_output_open(&output, path, NULL));
     scbm_output_print(output, "%s %d\n", "number", 5);
     assert_holds("old");
@@ -809,10 +743,9 @@ static void permissions_and_links_stay(void **state) {
     (void)state;
     scbm_output_file *output;
     struct stat facts;
-    char link[128];
-    snprintf(link, sizeof link, "%s/link", folder);
+    const char *link = in_folder("link");
     empty_folder();
-    write_bytes(path, "old", 3);
+    write_file(path, "old", 3);
     assert_int_equal(chmod(path, 0640), 0);
     assert_int_equal(symlink("model.gguf", link), 0);
     assert_ok(scbm_output_open(&output, link, NULL));
@@ -829,10 +762,9 @@ static void permissions_and_links_stay(void **state) {
 static void places_that_cannot_be_written(void **state) {
     (void)state;
     scbm_output_file *output;
-    char name[128];
     assert_error(scbm_output_open(&output, folder, NULL), SCBM_ERROR_IO, "is a folder");
-    snprintf(name, sizeof name, "%s/absent/file", folder);
-    assert_error(scbm_output_open(&output, name, NULL), SCBM_ERROR_IO, "absent/file: cannot be written: No such file");
+    assert_error(scbm_output_open(&output, in_folder("absent/file"), NULL), SCBM_ERROR_IO,
+                 "absent/file: cannot be written: No such file");
     assert_error(scbm_output_open(&output, "", NULL), SCBM_ERROR_ARGUMENT, "needs a name");
     assert_null(output);
 }
@@ -865,7 +797,7 @@ static void a_disk_that_fills_up_leaves_the_old_file(void **state) {
     struct rlimit before, limit;
     void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
     empty_folder();
-    write_bytes(path, "old", 3);
+    write_file(path, "old", 3);
     getrlimit(RLIMIT_FSIZE, &before);
     for (rlim_t most = 0; most < sizeof values; most += 100001) {
         scbm_writer *w;
@@ -889,13 +821,12 @@ static void files_that_cannot_be_read(void **state) {
     (void)state;
     scbm_file *f;
     scbm_bytes bytes;
-    char name[128];
-    snprintf(name, sizeof name, "%s/absent", folder);
-    assert_error(scbm_file_open(&f, name, NULL), SCBM_ERROR_IO, "absent: cannot be opened: No such file");
+    assert_error(scbm_file_open(&f, in_folder("absent"), NULL), SCBM_ERROR_IO,
+                 "absent: cannot be opened: No such file");
     assert_null(f);
     assert_error(scbm_file_open(&f, folder, NULL), SCBM_ERROR_IO, "is a folder");
     assert_error(scbm_file_open(&f, "", NULL), SCBM_ERROR_ARGUMENT, "needs a name");
-    write_bytes(path, "", 0);
+    write_file(path, "", 0);
     assert_error(scbm_file_open(&f, path, NULL), SCBM_ERROR_FORMAT, "is empty");
     assert_ok(scbm_bytes_open(&bytes, path, NULL));
     assert_int_equal(bytes.size, 0);
@@ -1101,5 +1032,5 @@ int main(void) {
         cmocka_unit_test(printed_numbers_read_back),
         cmocka_unit_test(the_locale_does_not_matter),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

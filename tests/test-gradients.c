@@ -5,22 +5,13 @@
  * reference's evaluation of the nodes that scbm_graph_backward has built (f64), and central differences of the
  * reference's forward pass.
  */
+#include "helpers.h"
 #include "op-cases.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
-#define DIMS(...)                                                                                                      \
-    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                           \
-        __VA_ARGS__                                                                                                    \
-    }
 
 static scbm_context *context;
 
@@ -35,10 +26,6 @@ static int free_context(void **state) {
     (void)state;
     scbm_context_free(context);
     return 0;
-}
-
-static void assert_ok(scbm_status status, const char *what) {
-    if (status) fail_msg("%s: %s: %s", what, scbm_status_name(status), scbm_last_error());
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -116,20 +103,20 @@ static void check_gradients(void *user, op_case *c) {
     built_case built;
     scbm_tensor *wrt[SCBM_MAX_SOURCES], *w = NULL;
     int index[SCBM_MAX_SOURCES], n = 0;
-    assert_ok(case_build(&built, c, context), c->what);
+    assert_ok_for(case_build(&built, c, context), c->what);
     scbm_tensor *loss = scbm_output(built.graph, weighted_sum(built.graph, built.node, &w));
     for (int i = 0; i < c->n_sources; i++)
         if (c->source[i].is_present && c->source[i].is_differentiable) {
             index[n] = i;
             wrt[n++] = built.source[i];
         }
-    assert_ok(scbm_graph_backward(built.graph, loss, wrt, n), c->what);
+    assert_ok_for(scbm_graph_backward(built.graph, loss, wrt, n), c->what);
     keep_all(built.graph);
-    assert_ok(scbm_graph_plan(built.graph), c->what);
+    assert_ok_for(scbm_graph_plan(built.graph), c->what);
     case_fill(&built, c);
     int64_t shape[SCBM_MAX_DIMS], elements = batch_shape(w, c->tokens, c->texts, shape);
     for (int64_t i = 0; i < elements; i++) ((float *)w->data)[i] = (float)(scbm_random_uniform(&c->random) * 2.0 - 1.0);
-    assert_ok(scbm_graph_run(built.graph, c->tokens, c->texts), c->what);
+    assert_ok_for(scbm_graph_run(built.graph, c->tokens, c->texts), c->what);
 
     reference r;
     reference_create(&r, built.graph, c->tokens, c->texts);
@@ -164,7 +151,7 @@ static void refuse(void *user, op_case *c) {
     built_case built;
     scbm_tensor *wrt = NULL, *w = NULL;
     if (*n) return;
-    assert_ok(case_build(&built, c, context), c->what);
+    assert_ok_for(case_build(&built, c, context), c->what);
     scbm_tensor *loss = weighted_sum(built.graph, built.node, &w);
     for (int i = 0; i < c->n_sources && !wrt; i++)
         if (c->source[i].is_present && c->source[i].tensor.type == SCBM_F32) wrt = built.source[i];
@@ -199,7 +186,7 @@ typedef struct model {
 static void model_create(model *m, scbm_context *in, int64_t tokens, int64_t texts) {
     memset(m, 0, sizeof *m);
     m->random = (scbm_random){4, 2, 0};
-    assert_ok(scbm_graph_create(&m->graph, in), "graph");
+    assert_ok(scbm_graph_create(&m->graph, in));
     scbm_graph_set_capacity(m->graph, tokens, texts);
     scbm_graph_set_random(m->graph, 99, 3);
 }
@@ -213,7 +200,7 @@ static void model_free(model *m) {
 static scbm_tensor *new_weight(model *m, const char *name, scbm_type type, int n_dims, const int64_t *shape) {
     assert_true(m->n_weights < MAX_WEIGHTS);
     scbm_tensor *t = &m->weight[m->n_weights++];
-    assert_ok(scbm_tensor_init(t, name, type, n_dims, shape), name);
+    assert_ok_for(scbm_tensor_init(t, name, type, n_dims, shape), name);
     t->data = calloc(1, scbm_tensor_bytes(t) + 1);
     assert_non_null(t->data);
     return t;
@@ -286,11 +273,11 @@ static void block_build(block *b, scbm_context *in, float dropout) {
 static void block_run(block *b) {
     static const int32_t ids[] = {0, 3, 3, 6, 1, 2, 5, 0, 4, 6}, offsets[] = {0, 4, 4, 10, -1};
     static const int32_t targets[] = {2, 0, 1, 0, -1, 3, 1, 1, 0};
-    assert_ok(scbm_graph_plan(b->m.graph), "block");
+    assert_ok(scbm_graph_plan(b->m.graph));
     memcpy(b->ids->data, ids, sizeof ids);
     memcpy(b->offsets->data, offsets, sizeof offsets);
     memcpy(b->targets->data, targets, sizeof targets);
-    assert_ok(scbm_graph_run(b->m.graph, 10, 3), "block");
+    assert_ok(scbm_graph_run(b->m.graph, 10, 3));
 }
 
 static void block_of_three_streams(void **state) {
@@ -298,7 +285,7 @@ static void block_of_three_streams(void **state) {
     block b;
     reference r;
     block_build(&b, context, 0.1f);
-    assert_ok(scbm_graph_backward(b.m.graph, b.loss, b.m.wrt, b.m.n_wrt), "block");
+    assert_ok(scbm_graph_backward(b.m.graph, b.loss, b.m.wrt, b.m.n_wrt));
     keep_all(b.m.graph);
     block_run(&b);
     reference_create(&r, b.m.graph, 10, 3);
@@ -326,13 +313,13 @@ static void gradients_have_the_same_bits(void **state) {
     scbm_hooks hooks = {0};
     size_t bytes[N];
     hooks.n_workers = 3;
-    assert_ok(scbm_context_create(&three, &hooks, NULL), "context");
+    assert_ok(scbm_context_create(&three, &hooks, NULL));
     for (int i = 0; i < N; i++) {
         block_build(&b[i], i == THREADS ? three : context, 0.1f);
-        assert_ok(scbm_graph_backward(b[i].m.graph, b[i].loss, b[i].m.wrt, b[i].m.n_wrt), "backward");
+        assert_ok(scbm_graph_backward(b[i].m.graph, b[i].loss, b[i].m.wrt, b[i].m.n_wrt));
         if (i == KEPT) keep_all(b[i].m.graph);
         block_run(&b[i]);
-        assert_ok(scbm_graph_measure(b[i].m.graph, &bytes[i]), "measure");
+        assert_ok(scbm_graph_measure(b[i].m.graph, &bytes[i]));
     }
     assert_true(bytes[REUSED] < bytes[KEPT]);
     for (int i = 0; i < b[KEPT].m.n_wrt; i++) {
@@ -352,14 +339,14 @@ static void decomposed_block(void **state) {
     block_build(&fused, context, 0.0f);
     block_build(&parts, context, 0.0f);
     int n_before = scbm_graph_nodes(parts.m.graph);
-    assert_ok(scbm_graph_decompose(parts.m.graph), "decompose");
+    assert_ok(scbm_graph_decompose(parts.m.graph));
     assert_true(scbm_graph_nodes(parts.m.graph) > n_before);
     for (int i = 0; i < scbm_graph_nodes(parts.m.graph); i++) {
         const scbm_node *node = scbm_graph_node(parts.m.graph, i);
         assert_true(!scbm_op_of(node->op)->has_decomposition || (node->op == SCBM_OP_LINEAR && !node->integer[0]));
     }
-    assert_ok(scbm_graph_backward(fused.m.graph, fused.loss, fused.m.wrt, fused.m.n_wrt), "fused");
-    assert_ok(scbm_graph_backward(parts.m.graph, parts.loss, parts.m.wrt, parts.m.n_wrt), "parts");
+    assert_ok(scbm_graph_backward(fused.m.graph, fused.loss, fused.m.wrt, fused.m.n_wrt));
+    assert_ok(scbm_graph_backward(parts.m.graph, parts.loss, parts.m.wrt, parts.m.n_wrt));
     block_run(&fused);
     block_run(&parts);
     for (int i = 0; i < fused.m.n_wrt; i++) {
@@ -387,9 +374,9 @@ static void uses_add_up(void **state) {
     scbm_tensor *sum = scbm_add(g, scbm_add(g, square, thrice), scbm_mul(g, square, x)); /* x² + 3 x + x³ */
     scbm_tensor *loss = scbm_sum(g, scbm_add(g, sum, sum));
     scbm_tensor *wrt[] = {x, square};
-    assert_ok(scbm_graph_backward(g, loss, wrt, 2), "backward");
-    assert_ok(scbm_graph_plan(g), "plan");
-    assert_ok(scbm_graph_run(g, 0, 0), "run");
+    assert_ok(scbm_graph_backward(g, loss, wrt, 2));
+    assert_ok(scbm_graph_plan(g));
+    assert_ok(scbm_graph_run(g, 0, 0));
     for (int i = 0; i < 10; i++) {
         double v = ((float *)x->data)[i];
         assert_float_equal(((float *)scbm_graph_gradient(g, x)->data)[i], 2.0 * (2.0 * v + 3.0 + 3.0 * v * v), 1e-4);
@@ -405,10 +392,10 @@ static void no_influence_is_a_zero_gradient(void **state) {
     scbm_tensor *x = parameter(&m, "x", 0.5, 1.0, DIMS(3)), *other = parameter(&m, "other", 0.5, 1.0, DIMS(2, 2));
     scbm_tensor *loss = scbm_sum(m.graph, scbm_scale(m.graph, x, 2.0f));
     assert_null(scbm_graph_gradient(m.graph, x));
-    assert_ok(scbm_graph_backward(m.graph, loss, m.wrt, 2), "backward");
-    assert_ok(scbm_graph_plan(m.graph), "plan");
+    assert_ok(scbm_graph_backward(m.graph, loss, m.wrt, 2));
+    assert_ok(scbm_graph_plan(m.graph));
     memset(scbm_graph_gradient(m.graph, x)->data, 0xff, 3 * sizeof(float));
-    assert_ok(scbm_graph_run(m.graph, 0, 0), "run");
+    assert_ok(scbm_graph_run(m.graph, 0, 0));
     for (int i = 0; i < 3; i++) assert_true(((float *)scbm_graph_gradient(m.graph, x)->data)[i] == 2.0f);
     for (int i = 0; i < 4; i++) assert_true(((float *)scbm_graph_gradient(m.graph, other)->data)[i] == 0.0f);
     model_free(&m);
@@ -429,12 +416,12 @@ static void weight_gradients_by_stream(void **state) {
         scbm_tensor *y = scbm_linear(m.graph, x, w, NULL, masks, SCBM_TANH);
         scbm_tensor *loss = scbm_sum(m.graph, scbm_mul(m.graph, y, y));
         scbm_graph_set_weight_gradients(m.graph, (scbm_dw_mode)mode);
-        assert_ok(scbm_graph_backward(m.graph, loss, &w, 1), "backward");
+        assert_ok(scbm_graph_backward(m.graph, loss, &w, 1));
         const scbm_tensor *gradient = scbm_graph_gradient(m.graph, w);
         assert_int_equal(scbm_tensor_elements(gradient), (mode == SCBM_DW_SUMMED ? 1 : S) * OUT * IN);
         keep_all(m.graph);
-        assert_ok(scbm_graph_plan(m.graph), "plan");
-        assert_ok(scbm_graph_run(m.graph, 0, 0), "run");
+        assert_ok(scbm_graph_plan(m.graph));
+        assert_ok(scbm_graph_run(m.graph, 0, 0));
         reference_create(&r, m.graph, 0, 0);
         reference_run(&r, -1);
         compare_nodes(m.graph, &r, "by stream");
@@ -464,8 +451,8 @@ static void weights_of_16_bits_have_gradients_by_stream(void **state) {
         scbm_graph_set_weight_gradients(m.graph, (scbm_dw_mode)mode);
         assert_int_equal(scbm_graph_backward(m.graph, loss, &w, 1), mode ? SCBM_OK : SCBM_ERROR_ARGUMENT);
         if (mode) {
-            assert_ok(scbm_graph_plan(m.graph), "plan");
-            assert_ok(scbm_graph_run(m.graph, 0, 0), "run");
+            assert_ok(scbm_graph_plan(m.graph));
+            assert_ok(scbm_graph_run(m.graph, 0, 0));
             const float *got = scbm_graph_gradient(m.graph, w)->data, *from = x->data;
             for (int i = 0; i < 2 * 3 * 4; i++) { /* each row of stream s is its three tokens' sum */
                 double want = 0.0;
@@ -485,7 +472,7 @@ static void bad_requests_are_refused(void **state) {
         scbm_tensor *x = parameter(&m, "x", 0.5, 1.0, DIMS(3)), *half = new_weight(&m, "half", SCBM_F16, DIMS(3));
         scbm_tensor *y = scbm_scale(m.graph, x, 2.0f), *loss = scbm_sum(m.graph, y);
         scbm_tensor *wrt = i == 0 ? half : i == 1 ? NULL : x;
-        if (i == 3) assert_ok(scbm_graph_backward(m.graph, loss, &wrt, 1), "first");
+        if (i == 3) assert_ok(scbm_graph_backward(m.graph, loss, &wrt, 1));
         assert_int_equal(scbm_graph_backward(m.graph, i == 2 ? y : loss, &wrt, 1), SCBM_ERROR_ARGUMENT);
         assert_int_equal(scbm_graph_plan(m.graph), SCBM_ERROR_ARGUMENT);
         model_free(&m);

@@ -3,22 +3,10 @@
  * by hand and by scikit-learn 1.9.1
  */
 #include "../models/metrics.h"
+#include "helpers.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-static void assert_near(double got, double wanted, double tolerance) {
-    if (!(fabs(got - wanted) <= tolerance)) fail_msg("got %.15g, wanted %.15g", got, wanted);
-}
 
 static void assert_scores(const cbm_scores *got, double accuracy, double macro_f1, double macro_f1_ovr) {
     assert_near(got->accuracy, accuracy, 1e-11);
@@ -215,22 +203,6 @@ static void a_class_out_of_range_is_an_error(void **state) {
     expect_bad_class(0, -1, "predicted class -1");
 }
 
-typedef struct memory {
-    int n_left, n_blocks;
-} memory;
-
-static void *counted_alloc(void *user, size_t bytes) {
-    memory *m = user;
-    if (m->n_left-- <= 0) return NULL;
-    m->n_blocks++;
-    return malloc(bytes);
-}
-
-static void counted_free(void *user, void *block) {
-    ((memory *)user)->n_blocks--;
-    free(block);
-}
-
 static void running_out_of_memory_is_an_error(void **state) {
     int32_t gold[2 * ROWS], predicted[2 * ROWS];
     scbm_status status = SCBM_ERROR_MEMORY;
@@ -238,12 +210,12 @@ static void running_out_of_memory_is_an_error(void **state) {
     (void)state;
     make_table(gold, predicted);
     for (; status && n < 100; n++) {
-        memory m = {n, 0};
-        const scbm_hooks hooks = {.user = &m, .alloc = counted_alloc, .free = counted_free};
+        counting_allocator memory = {.fails_at = n + 1, .fails_on = 1};
+        const scbm_hooks hooks = allocator_hooks(&memory);
         cbm_measures each[2];
         status = cbm_measure(each, NULL, gold, predicted, ROWS, 2, n_classes, 10, 0, &hooks);
         if (status) assert_int_equal(status, SCBM_ERROR_MEMORY);
-        assert_int_equal(m.n_blocks, 0);
+        assert_int_equal(memory.held, 0);
     }
     assert_int_equal(status, SCBM_OK);
     assert_true(n > 5);

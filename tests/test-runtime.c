@@ -4,36 +4,15 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include "helpers.h"
 #include "op-cases.h"
 
 #include <float.h>
 #include <math.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
-#define DIMS(...)                                                                                                      \
-    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                                           \
-        __VA_ARGS__                                                                                                    \
-    }
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed so, and its message is one sentence that says `text`. */
-static void assert_error(scbm_status status, scbm_status wanted, const char *text) {
-    if (status != wanted || !strstr(scbm_last_error(), text))
-        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), scbm_last_error(), scbm_status_name(wanted),
-                 text);
-    assert_null(strchr(scbm_last_error(), '\n'));
-}
 
 static scbm_context *new_context(int workers) {
     scbm_hooks hooks = {0};
@@ -162,51 +141,10 @@ static void tensors_check_their_shape(void **state) {
  * ---------------------------------------------------------------------------------------- */
 
 /* An allocator that counts, fails at the `fail_at`-th call (and after it, if `fails_on`), and gives dirty memory. */
-typedef struct counter {
-    int64_t calls, live, fail_at;
-    int fails_on;
-    size_t bytes; /* live */
-} counter;
-
-typedef struct counted {
-    size_t bytes, pad;
-} counted;
-
-static void *counting_alloc(void *user, size_t bytes) {
-    counter *c = user;
-    c->calls++;
-    if (c->fail_at && (c->calls == c->fail_at || (c->fails_on && c->calls > c->fail_at))) return NULL;
-    counted *block = malloc(sizeof *block + bytes);
-    if (!block) return NULL;
-    block->bytes = bytes;
-    memset(block + 1, 0xa5, bytes);
-    c->live++;
-    c->bytes += bytes;
-    return block + 1;
-}
-
-static void counting_free(void *user, void *pointer) {
-    counter *c = user;
-    counted *block = (counted *)pointer - 1;
-    c->live--;
-    c->bytes -= block->bytes;
-    free(block);
-}
-
-static scbm_hooks counting_hooks(counter *c) {
-    scbm_hooks hooks = {0};
-    memset(c, 0, sizeof *c);
-    hooks.user = c;
-    hooks.alloc = counting_alloc;
-    hooks.free = counting_free;
-    hooks.n_workers = 1;
-    return hooks;
-}
-
 static void memory_is_aligned_and_zeroed(void **state) {
     (void)state;
-    counter c;
-    scbm_hooks hooks = counting_hooks(&c);
+    counting_allocator c = {0};
+    scbm_hooks hooks = allocator_hooks(&c);
     for (int i = 0; i < 2; i++) {
         const scbm_hooks *by = i ? &hooks : NULL;
         for (size_t size = 0; size < 300; size += 37) {
@@ -222,8 +160,8 @@ static void memory_is_aligned_and_zeroed(void **state) {
         scbm_release(by, copy);
         scbm_release(by, NULL);
     }
-    assert_int_equal(c.live, 0);
-    assert_true(c.calls > 5);
+    assert_int_equal(c.held, 0);
+    assert_true(c.n > 5);
 }
 
 static void sizes_that_overflow_are_refused(void **state) {
@@ -241,8 +179,8 @@ static void sizes_that_overflow_are_refused(void **state) {
 
 static void arrays_grow_and_keep_what_they_hold(void **state) {
     (void)state;
-    counter c;
-    scbm_hooks hooks = counting_hooks(&c);
+    counting_allocator c = {0};
+    scbm_hooks hooks = allocator_hooks(&c);
     int32_t *array = NULL;
     size_t capacity = 0;
     for (size_t n = 0; n < 1000; n++) {
@@ -251,12 +189,12 @@ static void arrays_grow_and_keep_what_they_hold(void **state) {
         array[n] = (int32_t)n;
     }
     for (int32_t i = 0; i < 1000; i++) assert_int_equal(array[i], i);
-    assert_in_range(c.calls, 2, 15);
-    c.fail_at = c.calls + 1;
+    assert_in_range(c.n, 2, 15);
+    c.fails_at = c.n + 1;
     assert_int_equal(scbm_grow(&hooks, (void **)&array, &capacity, capacity + 1, sizeof *array), SCBM_ERROR_MEMORY);
     assert_int_equal(array[999], 999);
     scbm_release(&hooks, array);
-    assert_int_equal(c.live, 0);
+    assert_int_equal(c.held, 0);
 }
 
 static void keep_message(void *user, scbm_log_level level, const char *message) {
@@ -277,12 +215,12 @@ static void messages_go_to_the_log_hook(void **state) {
 
 static void hooks_that_make_no_sense_are_refused(void **state) {
     (void)state;
-    counter c;
+    counting_allocator c = {0};
     scbm_context *context = NULL;
-    scbm_hooks hooks = counting_hooks(&c);
+    scbm_hooks hooks = allocator_hooks(&c);
     hooks.free = NULL;
     assert_error(scbm_context_create(&context, &hooks, NULL), SCBM_ERROR_ARGUMENT, "free");
-    hooks = counting_hooks(&c);
+    hooks = allocator_hooks(&c);
     hooks.n_workers = -1;
     assert_error(scbm_context_create(&context, &hooks, NULL), SCBM_ERROR_ARGUMENT, "n_workers");
     assert_null(context);
@@ -391,20 +329,18 @@ static scbm_status train_once(const scbm_hooks *hooks, int decomposed) {
 static void memory_may_run_out_anywhere(void **state) {
     (void)state;
     for (int decomposed = 0; decomposed < 2; decomposed++) {
-        counter c;
-        scbm_hooks hooks = counting_hooks(&c);
+        counting_allocator c = {0};
+        scbm_hooks hooks = allocator_hooks(&c);
         assert_ok(train_once(&hooks, decomposed));
-        assert_int_equal(c.live, 0);
+        assert_int_equal(c.held, 0);
         assert_int_equal(c.bytes, 0);
-        int64_t total = c.calls;
+        long total = c.n;
         assert_true(total > 60);
-        for (int64_t at = 1; at <= total; at++)
+        for (long at = 1; at <= total; at++)
             for (int fails_on = 0; fails_on < 2; fails_on++) {
-                hooks = counting_hooks(&c);
-                c.fail_at = at;
-                c.fails_on = fails_on;
+                c = (counting_allocator){.fails_at = at, .fails_on = fails_on};
                 assert_error(train_once(&hooks, decomposed), SCBM_ERROR_MEMORY, "memory");
-                assert_int_equal(c.live, 0);
+                assert_int_equal(c.held, 0);
             }
     }
 }
@@ -485,9 +421,9 @@ static void dead_memory_is_used_again(void **state) {
 
 static void planning_takes_what_was_measured(void **state) {
     (void)state;
-    counter c;
+    counting_allocator c = {0};
     scbm_context *context;
-    scbm_hooks hooks = counting_hooks(&c);
+    scbm_hooks hooks = allocator_hooks(&c);
     assert_ok(scbm_context_create(&context, &hooks, NULL));
     float w[40 * 30] = {0};
     scbm_tensor weight = weight_of("w", SCBM_F32, w, DIMS(40, 30));
@@ -496,23 +432,23 @@ static void planning_takes_what_was_measured(void **state) {
         scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(1, 20, 30), NULL);
         if (i) scbm_softmax(g, scbm_linear(g, x, &weight, NULL, NULL, SCBM_RELU));
         size_t bytes = 0;
-        int64_t live = c.live;
+        long held = c.held;
         size_t before = c.bytes;
         assert_ok(scbm_graph_measure(g, &bytes));
         assert_int_equal(c.bytes, before); /* a dry plan keeps nothing */
-        assert_int_equal(c.live, live);
+        assert_int_equal(c.held, held);
         assert_ok(scbm_graph_plan(g));
         assert_in_range(c.bytes - before, bytes, bytes + 256); /* and the alignment of two blocks */
         size_t again = 0;
         assert_ok(scbm_graph_measure(g, &again));
         assert_int_equal(again, bytes);
-        int64_t calls = c.calls;
+        long n = c.n;
         assert_ok(scbm_graph_run(g, 0, 0));
-        assert_int_equal(c.calls, calls); /* a run takes no memory */
+        assert_int_equal(c.n, n); /* a run takes no memory */
         scbm_graph_free(g);
     }
     scbm_context_free(context);
-    assert_int_equal(c.live, 0);
+    assert_int_equal(c.held, 0);
 }
 
 /* A random graph of elementwise, moving and reducing ops over [4, 6] tensors. */

@@ -6,24 +6,14 @@
  * the weights, whose sums may run in another order, is compared with sums in double precision. On every tier of this
  * machine; with two workers here and one there.
  */
-#include "sparsecbm.h"
+#include "helpers.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
-#define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
-
 enum { MOST_TOKENS = 300, MOST_STREAMS = 3 };
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
 
 /* ------------------------------------------------------------------------------------------
  * A product: its weights, and its masks

@@ -7,16 +7,12 @@
 #define _XOPEN_SOURCE 700
 
 #include "../models/tokenizer.h"
+#include "helpers.h"
 
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 /* As in a vocab.txt: the id is the place. */
 static const char *const pieces[] = {
@@ -33,30 +29,12 @@ enum { N_PIECES = sizeof pieces / sizeof pieces[0], N_SPECIAL = 5 };
 enum { PAD, UNK, CLS, SEP, MASK, THE, FOOD };
 enum { NORMAL = 1, UNKNOWN, CONTROL, ADDED, UNUSED };
 
-static char path[64];
+static char path[128]; /* of the model file */
 
-static int make_path(void **state) {
-    (void)state;
-    strcpy(path, "/tmp/scbm-test-tokenizer-XXXXXX");
-    int descriptor = mkstemp(path);
-    return descriptor < 0 ? -1 : close(descriptor);
-}
-
-static int remove_path(void **state) {
-    (void)state;
-    return remove(path);
-}
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed so, and its message says `text`. */
-static void assert_error(scbm_status status, scbm_status wanted, const char *text) {
-    if (status != wanted || !strstr(scbm_last_error(), text))
-        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), scbm_last_error(), scbm_status_name(wanted),
-                 text);
-    assert_null(strchr(scbm_last_error(), '\n'));
+static int set_up(void **state) {
+    if (make_folder(state)) return -1;
+    snprintf(path, sizeof path, "%s", in_folder("model.gguf"));
+    return 0;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -550,22 +528,6 @@ static void word_limits_that_make_no_sense_are_refused(void **state) {
  * Memory and threads
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct allocator {
-    int64_t made, fails_at, held;
-} allocator;
-
-static void *counted_alloc(void *user, size_t bytes) {
-    allocator *a = user;
-    if (++a->made == a->fails_at) return NULL;
-    a->held++;
-    return malloc(bytes);
-}
-
-static void counted_free(void *user, void *pointer) {
-    ((allocator *)user)->held -= pointer != NULL;
-    free(pointer);
-}
-
 /* Every allocation fails once. */
 static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state) {
     static const char text[] = "the food a\xcc\x81\xcc\xa3\xe3\x80\xae a a a a a a a a a a a a";
@@ -574,9 +536,9 @@ static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state) {
     (void)state;
     cbm_tokenizer_free(plain_tokenizer());
     assert_ok(scbm_file_open(&file, path, NULL));
-    for (int64_t i = 1; !done; i++) {
-        allocator a = {0, i, 0};
-        scbm_hooks hooks = {.user = &a, .alloc = counted_alloc, .free = counted_free};
+    for (long at = 1; !done; at++) {
+        counting_allocator memory = {.fails_at = at};
+        const scbm_hooks hooks = allocator_hooks(&memory);
         cbm_tokenizer *t;
         cbm_tokens tokens = {0};
         scbm_status status = cbm_tokenizer_create(&t, file, &hooks);
@@ -587,7 +549,7 @@ static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state) {
         failures += !done;
         cbm_tokens_clear(&tokens, &hooks);
         cbm_tokenizer_free(t);
-        assert_int_equal(a.held, 0);
+        assert_int_equal(memory.held, 0);
     }
     assert_true(failures > 12);
     scbm_file_close(file);
@@ -644,5 +606,5 @@ int main(void) {
         cmocka_unit_test(running_out_of_memory_is_an_error_and_leaks_nothing),
         cmocka_unit_test(threads_share_a_tokenizer),
     };
-    return cmocka_run_group_tests_name("tokenizer", tests, make_path, remove_path);
+    return cmocka_run_group_tests_name("tokenizer", tests, set_up, remove_folder);
 }
