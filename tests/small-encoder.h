@@ -1,5 +1,6 @@
 /*
- * tests/small-encoder.h - what the tests of models share: a small encoder file, and labelled texts that it can learn
+ * tests/small-encoder.h - what the tests of models share: a small encoder file, labelled texts that it can learn,
+ * and models that have
  *
  * Texts are of two concepts: taste ("tasty", "bland", or nothing said: 3 classes) and staff ("kind" or "rude": 2 classes).
  * The label is the sign of their sum: low, even, high.
@@ -8,6 +9,7 @@
 #define SMALL_ENCODER_H
 
 #include "../models/cbm-internal.h"
+#include "helpers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -199,26 +201,65 @@ static inline scbm_status small_data(cbm_dataset *data, uint64_t first, size_t n
 }
 
 /* ------------------------------------------------------------------------------------------
- * An allocator that fails
+ * Models
  * ---------------------------------------------------------------------------------------- */
 
-/* Counts what is allocated and not freed; the allocation number `fails_at` (from 1; 0: none) gets nothing. */
-typedef struct small_allocator {
-    long n, fails_at, held;
-} small_allocator;
+static const scbm_hooks one_thread = {.n_workers = 1};
 
-static inline void *small_alloc(void *user, size_t bytes) {
-    small_allocator *a = user;
-    if (++a->n == a->fails_at) return NULL;
-    void *memory = malloc(bytes);
-    a->held += memory != NULL;
-    return memory;
+static inline cbm_model *load_with(const char *path, const scbm_hooks *hooks) {
+    const cbm_load_options options = {hooks};
+    cbm_model *model;
+    assert_ok(cbm_model_load(&model, path, &options));
+    return model;
 }
 
-static inline void small_free(void *user, void *pointer) {
-    small_allocator *a = user;
-    a->held -= pointer != NULL;
-    free(pointer);
+static inline cbm_model *load(const char *path) {
+    return load_with(path, &one_thread);
+}
+
+static inline cbm_context *context_for(const cbm_model *model) {
+    cbm_context *ctx;
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    return ctx;
+}
+
+/* Two epochs on data that is cleared then; a sparsity above 0 prunes each matrix and concept to it at the end of the
+ * first. */
+static inline cbm_model *train_shortly(const cbm_model *encoder, cbm_dataset *train, cbm_dataset *valid,
+                                       const char *const *concepts, cbm_mode mode, double sparsity, const char *path) {
+    cbm_train_options o;
+    cbm_train_defaults(&o);
+    o.mode = mode;
+    o.epochs = 2;
+    o.encoder_rate = 2e-3f;
+    o.head_rate = 3e-2f;
+    o.output = path;
+    o.hooks = &one_thread;
+    o.prune.method = sparsity > 0 ? CBM_PRUNE_RANDOM : CBM_PRUNE_NONE;
+    o.prune.sparsity = o.prune.initial_sparsity = sparsity;
+    o.prune.start = o.prune.end = 1;
+    assert_ok(cbm_train(encoder, train, valid, concepts, &o));
+    cbm_dataset_clear(train);
+    cbm_dataset_clear(valid);
+    return load(path);
+}
+
+static inline cbm_model *small_model(const cbm_model *encoder, cbm_mode mode, double sparsity, const char *path) {
+    cbm_dataset train, valid;
+    assert_ok(small_data(&train, 0, 60));
+    assert_ok(small_data(&valid, 500, 20));
+    return train_shortly(encoder, &train, &valid, small_concepts, mode, sparsity, path);
+}
+
+/* What a run said of its epochs. */
+typedef struct reports {
+    cbm_epoch_report report[64];
+    int n;
+} reports;
+
+static inline void keep_report(void *user, const cbm_epoch_report *report) {
+    reports *r = user;
+    r->report[r->n++] = *report;
 }
 
 #endif

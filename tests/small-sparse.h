@@ -9,12 +9,11 @@
 #include "../models/prune.h"
 
 /* Trains on texts 0 … n − 1 of the collection, pruned after the first epoch and the second, and writes `path`. */
-static inline scbm_status small_train(const char *path, const char *encoder_path, cbm_mode mode, cbm_prune_method method,
-                                      double sparsity, int epochs, size_t n, const scbm_hooks *hooks) {
-    const cbm_load_options load = {hooks};
+static inline void small_train(const char *path, const char *encoder_path, cbm_mode mode, cbm_prune_method method,
+                               double sparsity, int epochs, size_t n) {
     cbm_train_options o;
     cbm_dataset train, valid;
-    cbm_model *encoder = NULL;
+    cbm_model *encoder = load(encoder_path);
     cbm_train_defaults(&o);
     o.mode = mode;
     o.epochs = epochs;
@@ -27,15 +26,13 @@ static inline scbm_status small_train(const char *path, const char *encoder_path
     o.prune.end = 2;
     o.prune.fisher_block = 4;
     o.output = path;
-    o.hooks = hooks;
-    scbm_status status = small_data(&train, 0, n);
-    if (!status) status = small_data(&valid, 1000, 40);
-    if (!status) status = cbm_model_load(&encoder, encoder_path, &load);
-    if (!status) status = cbm_train(encoder, &train, &valid, small_concepts, &o);
+    o.hooks = &one_thread;
+    assert_ok(small_data(&train, 0, n));
+    assert_ok(small_data(&valid, 1000, 40));
+    assert_ok(cbm_train(encoder, &train, &valid, small_concepts, &o));
     cbm_model_free(encoder);
     cbm_dataset_clear(&train);
     cbm_dataset_clear(&valid);
-    return status;
 }
 
 /* Writes a model file again. `change` sees a copy of each tensor with data of its own (8 bytes longer than they need be),
@@ -70,6 +67,16 @@ static inline scbm_status small_rewrite(const char *from, const char *to, small_
     scbm_writer_free(writer);
     scbm_file_close(file);
     return status;
+}
+
+/* Masks of a matrix [out, in] that keep nothing; free(masks.data). */
+static inline scbm_tensor small_masks(int n, int64_t out, int64_t in) {
+    const int64_t shape[3] = {n, out, scbm_mask_row_bytes(in)};
+    scbm_tensor masks;
+    assert_ok(scbm_tensor_init(&masks, "masks", SCBM_I8, 3, shape));
+    masks.data = calloc(1, scbm_tensor_bytes(&masks));
+    assert_non_null(masks.data);
+    return masks;
 }
 
 static inline int small_ends_with(const char *text, const char *end) {

@@ -3,104 +3,45 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "small-encoder.h"
 
 #include <pthread.h>
 #include <unistd.h>
 
-static char folder[64];
 static cbm_model *encoder, *joint, *independent, *vanilla;
-static scbm_hooks one_thread = {.n_workers = 1};
 
 enum { N_TEXTS = 40 };
 static cbm_dataset texts; /* the first is empty, the second longer than the model reads */
 
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted)
-        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-}
-
-/* A file in the test's folder; the last 64 names stay. */
-static const char *in_folder(const char *name) {
-    static char paths[64][160];
-    static int next;
-    char *path = paths[next++ % 64];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static scbm_status load(cbm_model **model, const char *name) {
-    const cbm_load_options options = {&one_thread};
-    return cbm_model_load(model, in_folder(name), &options);
-}
-
-static scbm_status train_and_load(cbm_model **model, cbm_mode mode, const char *name) {
-    cbm_dataset train, valid;
-    cbm_train_options o;
-    cbm_train_defaults(&o);
-    o.mode = mode;
-    o.epochs = 2;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 3e-2f;
-    o.output = in_folder(name);
-    o.hooks = &one_thread;
-    scbm_status status = small_data(&train, 0, 60);
-    if (!status) status = small_data(&valid, 500, 20);
-    if (!status) status = cbm_train(encoder, &train, &valid, small_concepts, &o);
-    cbm_dataset_clear(&train);
-    cbm_dataset_clear(&valid);
-    return status ? status : load(model, name);
-}
-
-static scbm_status replace_text(size_t i, const char *text) {
+static void replace_text(size_t i, const char *text) {
     scbm_release(NULL, texts.text[i]);
     texts.text[i] = scbm_strdup(NULL, text);
     texts.text_length[i] = strlen(text);
-    return texts.text[i] ? SCBM_OK : SCBM_ERROR_MEMORY;
+    assert_non_null(texts.text[i]);
 }
 
 static int set_up(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/scbm-test-cbm-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
-    if (!status) status = load(&encoder, "encoder.gguf");
-    if (!status) status = train_and_load(&joint, CBM_JOINT, "joint.gguf");
-    if (!status) status = train_and_load(&independent, CBM_INDEPENDENT, "independent.gguf");
-    if (!status) status = train_and_load(&vanilla, CBM_VANILLA, "vanilla.gguf");
-    if (!status) status = small_data(&texts, 2000, N_TEXTS);
-    if (!status) status = replace_text(0, "");
-    if (!status)
-        status = replace_text(
-            1, "the soup was tasty and the waiter was rude and it was there and we came with friends and the waiter "
-               "was kind and the soup was bland and it was monday");
-    if (status) fprintf(stderr, "%s\n", scbm_last_error());
-    return status != SCBM_OK;
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), NULL));
+    encoder = load(in_folder("encoder.gguf"));
+    joint = small_model(encoder, CBM_JOINT, 0, in_folder("joint.gguf"));
+    independent = small_model(encoder, CBM_INDEPENDENT, 0, in_folder("independent.gguf"));
+    vanilla = small_model(encoder, CBM_VANILLA, 0, in_folder("vanilla.gguf"));
+    assert_ok(small_data(&texts, 2000, N_TEXTS));
+    replace_text(0, "");
+    replace_text(1,
+                 "the soup was tasty and the waiter was rude and it was there and we came with friends and the waiter "
+                 "was kind and the soup was bland and it was monday");
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
     cbm_model_free(encoder);
     cbm_model_free(joint);
     cbm_model_free(independent);
     cbm_model_free(vanilla);
     cbm_dataset_clear(&texts);
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
+    return remove_folder(state);
 }
 
 static cbm_context *create(const cbm_model *model, const cbm_context_options *options) {
@@ -302,22 +243,9 @@ static void damaged_models_are_refused_with_their_reason(void **state) {
     write_changed(&none, path);
     assert_ok(cbm_model_load(&model, path, NULL));
     cbm_model_free(model);
-    assert_failed(cbm_model_load(&model, in_folder("nothing.gguf"), NULL), SCBM_ERROR_IO, "nothing.gguf");
-    assert_failed(cbm_model_load(&model, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
-    assert_failed(cbm_model_load_memory(&model, NULL, 10, NULL), SCBM_ERROR_ARGUMENT, "NULL");
-}
-
-static char *read_file(const char *path, size_t *size) {
-    FILE *file = fopen(path, "rb");
-    assert_non_null(file);
-    fseek(file, 0, SEEK_END);
-    *size = (size_t)ftell(file);
-    rewind(file);
-    char *data = malloc(*size + 1);
-    assert_non_null(data);
-    assert_int_equal(fread(data, 1, *size, file), *size);
-    fclose(file);
-    return data;
+    assert_error(cbm_model_load(&model, in_folder("nothing.gguf"), NULL), SCBM_ERROR_IO, "nothing.gguf");
+    assert_error(cbm_model_load(&model, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_error(cbm_model_load_memory(&model, NULL, 10, NULL), SCBM_ERROR_ARGUMENT, "NULL");
 }
 
 static void a_model_in_memory_is_the_same_model(void **state) {
@@ -325,14 +253,14 @@ static void a_model_in_memory_is_the_same_model(void **state) {
     size_t size;
     char *data = read_file(in_folder("joint.gguf"), &size), *shifted = malloc(size + 1);
     memcpy(shifted + 1, data, size);
-    cbm_context *wanted_ctx = create(joint, NULL);
+    cbm_context *wanted_ctx = context_for(joint);
     cbm_prediction wanted[N_TEXTS], got[N_TEXTS];
     predict_all(wanted_ctx, wanted);
     for (int is_shifted = 0; is_shifted < 2; is_shifted++) {
         const cbm_load_options options = {&one_thread};
         cbm_model *model;
         assert_ok(cbm_model_load_memory(&model, is_shifted ? shifted + 1 : data, size, &options));
-        cbm_context *ctx = create(model, NULL);
+        cbm_context *ctx = context_for(model);
         predict_all(ctx, got);
         for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&wanted[i], &got[i]);
         cbm_context_free(ctx);
@@ -340,7 +268,7 @@ static void a_model_in_memory_is_the_same_model(void **state) {
     }
     cbm_model *model;
     for (size_t n = 0; n < size; n += 1 + size / 23)
-        assert_failed(cbm_model_load_memory(&model, data, n, NULL), SCBM_ERROR_FORMAT, "model in memory");
+        assert_error(cbm_model_load_memory(&model, data, n, NULL), SCBM_ERROR_FORMAT, "model in memory");
     cbm_context_free(wanted_ctx);
     free(shifted);
     free(data);
@@ -357,7 +285,7 @@ static void a_batch_has_the_bits_of_its_texts_alone(void **state) {
         cbm_prediction alone[N_TEXTS], batch[N_TEXTS];
         cbm_context *contexts[N_TEXTS];
         for (int i = 0; i < N_TEXTS; i++) {
-            contexts[i] = create(models[m], NULL);
+            contexts[i] = context_for(models[m]);
             assert_ok(cbm_predict(contexts[i], texts.text[i], &alone[i]));
         }
         for (int tokens = 0; tokens < 300; tokens += 7 * tokens + 1) { /* 0: the default; 1: each text is a batch */
@@ -389,7 +317,7 @@ static void contributions_and_bias_are_the_logit(void **state) {
     (void)state;
     const cbm_model *const models[] = {joint, independent};
     for (int m = 0; m < 2; m++) {
-        cbm_context *ctx = create(models[m], NULL);
+        cbm_context *ctx = context_for(models[m]);
         cbm_prediction p[N_TEXTS];
         predict_all(ctx, p);
         for (int i = 0; i < N_TEXTS; i++) {
@@ -413,7 +341,7 @@ static void contributions_and_bias_are_the_logit(void **state) {
 /* contribution = G_k · (u_k − ū_k), by hand from the file's tensors. */
 static void contributions_are_centred(void **state) {
     (void)state;
-    cbm_context *ctx = create(joint, NULL);
+    cbm_context *ctx = context_for(joint);
     cbm_prediction p;
     assert_ok(cbm_predict(ctx, "the soup was tasty and the waiter was rude", &p));
     const float *row = (const float *)scbm_file_find_tensor(joint->file, CBM_LABEL_WEIGHT)->data +
@@ -430,7 +358,7 @@ static void contributions_are_centred(void **state) {
 
 static void a_vanilla_model_has_no_concepts(void **state) {
     (void)state;
-    cbm_context *ctx = create(vanilla, NULL);
+    cbm_context *ctx = context_for(vanilla);
     cbm_prediction p;
     assert_ok(cbm_predict(ctx, "it was tasty", &p));
     assert_int_equal(p.n_concepts, 0);
@@ -442,17 +370,17 @@ static void a_vanilla_model_has_no_concepts(void **state) {
 static void texts_that_cannot_be_read_are_named(void **state) {
     (void)state;
     const char *bad[3] = {"tasty", "rude \xff", "kind"};
-    cbm_context *ctx = create(joint, NULL);
+    cbm_context *ctx = context_for(joint);
     cbm_prediction p[3], again;
-    assert_failed(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_FORMAT, "text 2 of 3");
+    assert_error(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_FORMAT, "text 2 of 3");
     assert_non_null(strstr(cbm_context_error(ctx), "text 2 of 3"));
     bad[1] = NULL;
-    assert_failed(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_ARGUMENT, "text 2 of 3 is NULL");
+    assert_error(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_ARGUMENT, "text 2 of 3 is NULL");
     assert_ok(cbm_predict_batch(ctx, bad, NULL, 0, p));
     assert_ok(cbm_predict(ctx, "tasty", &again)); /* the context goes on */
     cbm_context_free(ctx);
-    ctx = create(encoder, NULL);
-    assert_failed(cbm_predict(ctx, "tasty", &again), SCBM_ERROR_UNSUPPORTED, "encoder without labels");
+    ctx = context_for(encoder);
+    assert_error(cbm_predict(ctx, "tasty", &again), SCBM_ERROR_UNSUPPORTED, "encoder without labels");
     cbm_context_free(ctx);
 }
 
@@ -461,17 +389,17 @@ static void bad_context_options_are_refused(void **state) {
     cbm_context *ctx;
     const cbm_context_options quantized = {.precision = SCBM_Q8_0}, negative = {.max_batch_tokens = -1},
                               long_texts = {.max_tokens = SMALL_MAX_TOKENS + 1};
-    assert_failed(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_ARGUMENT, "precision");
-    assert_failed(cbm_context_create(&ctx, joint, &negative), SCBM_ERROR_ARGUMENT, "max_batch_tokens");
-    assert_failed(cbm_context_create(&ctx, joint, &long_texts), SCBM_ERROR_ARGUMENT, "at most 24");
-    assert_failed(cbm_context_create(&ctx, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_error(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_ARGUMENT, "precision");
+    assert_error(cbm_context_create(&ctx, joint, &negative), SCBM_ERROR_ARGUMENT, "max_batch_tokens");
+    assert_error(cbm_context_create(&ctx, joint, &long_texts), SCBM_ERROR_ARGUMENT, "at most 24");
+    assert_error(cbm_context_create(&ctx, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
     assert_null(ctx);
 }
 
 static void bf16_predicts_about_the_same(void **state) {
     (void)state;
     const cbm_context_options options = {.precision = SCBM_BF16};
-    cbm_context *exact = create(joint, NULL), *rounded = create(joint, &options);
+    cbm_context *exact = context_for(joint), *rounded = create(joint, &options);
     cbm_prediction a[N_TEXTS], b[N_TEXTS];
     double difference = 0.0, size = 0.0;
     predict_all(exact, a);
@@ -511,7 +439,7 @@ static void threads_share_a_model(void **state) {
     (void)state;
     enum { N_THREADS = 4 };
     static reader readers[N_THREADS];
-    cbm_context *ctx = create(joint, NULL);
+    cbm_context *ctx = context_for(joint);
     cbm_prediction p[N_TEXTS];
     predict_all(ctx, p);
     for (int t = 0; t < N_THREADS; t++) {
@@ -542,7 +470,7 @@ static void a_batch_can_be_cancelled(void **state) {
     cbm_model *model;
     assert_ok(cbm_model_load(&model, in_folder("joint.gguf"), &load_options));
     cbm_context *ctx = create(model, &options);
-    assert_failed(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
+    assert_error(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
     stops = 0;
     assert_ok(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p));
     cbm_context_free(ctx);
@@ -563,7 +491,7 @@ static void embeddings_are_pooled_and_scaled_as_asked(void **state) {
     (void)state;
     static float mean[N_TEXTS][32], first[N_TEXTS][32], vectors[N_TEXTS][32], scaled[N_TEXTS][32];
     uint8_t truncated[N_TEXTS];
-    cbm_context *ctx = create(encoder, NULL);
+    cbm_context *ctx = context_for(encoder);
     assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 0, mean[0], truncated));
     assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_FIRST, 0, first[0], NULL));
     assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_DEFAULT, 0, vectors[0], NULL));
@@ -588,10 +516,9 @@ static void the_file_says_which_pooling_is_the_default(void **state) {
     const small_options options = {.pooling = 2};
     const char *text = "the soup was tasty";
     float first[32], vector[32];
-    cbm_model *model;
     assert_ok(small_encoder(in_folder("first.gguf"), &options));
-    assert_ok(load(&model, "first.gguf"));
-    cbm_context *ctx = create(model, NULL);
+    cbm_model *model = load(in_folder("first.gguf"));
+    cbm_context *ctx = context_for(model);
     assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_FIRST, 0, first, NULL));
     assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_DEFAULT, 0, vector, NULL));
     assert_memory_equal(first, vector, sizeof first);
@@ -605,7 +532,7 @@ static void the_file_says_which_pooling_is_the_default(void **state) {
 
 static void evaluation_is_prediction(void **state) {
     (void)state;
-    cbm_context *ctx = create(joint, NULL), *other = create(joint, NULL);
+    cbm_context *ctx = context_for(joint), *other = context_for(joint);
     cbm_evaluation e;
     cbm_prediction p[N_TEXTS];
     assert_ok(cbm_evaluate(ctx, &texts, &e));
@@ -621,10 +548,10 @@ static void evaluation_is_prediction(void **state) {
     cbm_dataset renamed = texts;
     char *names[] = {"low", "even", "top"};
     renamed.label_classes.name = names;
-    assert_failed(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "'top'");
+    assert_error(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "'top'");
     renamed = texts;
     renamed.n_concepts = 1;
-    assert_failed(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "the model has 2");
+    assert_error(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "the model has 2");
     cbm_context_free(ctx);
     cbm_context_free(other);
 }
@@ -639,22 +566,21 @@ static void quantized_models_predict_about_the_same(void **state) {
         scbm_type type;
         double most; /* relative difference of the label logits */
     } types[] = {{SCBM_F32, 0.0}, {SCBM_F16, 2e-3}, {SCBM_BF16, 2e-2}, {SCBM_Q8_0, 3e-2}, {SCBM_Q4_0, 0.4}};
-    cbm_context *exact = create(joint, NULL);
+    cbm_context *exact = context_for(joint);
     cbm_prediction a[N_TEXTS], b[N_TEXTS];
     double before = 0.0;
     predict_all(exact, a);
     for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
         int kept = -1;
-        cbm_model *model;
         double difference = 0.0, size = 0.0;
         assert_ok(cbm_quantize(in_folder("joint.gguf"), in_folder("q.gguf"), types[t].type, &kept, NULL));
         assert_int_equal(kept, 0);
-        assert_ok(load(&model, "q.gguf"));
+        cbm_model *model = load(in_folder("q.gguf"));
         assert_int_equal(scbm_file_find_tensor(model->file, "blk.1.ffn_down.weight")->type, types[t].type);
         assert_int_equal(scbm_file_find_tensor(model->file, "token_embd.weight")->type, types[t].type);
         assert_int_equal(scbm_file_find_tensor(model->file, "position_embd.weight")->type, SCBM_F32);
         assert_int_equal(scbm_file_find_tensor(model->file, CBM_CONCEPT_WEIGHT)->type, SCBM_F32);
-        cbm_context *ctx = create(model, NULL);
+        cbm_context *ctx = context_for(model);
         predict_all(ctx, b);
         for (int i = 0; i < N_TEXTS; i++) {
             for (int y = 0; y < SMALL_LABELS; y++) {
@@ -677,19 +603,18 @@ static void rows_that_are_no_blocks_stay_f16(void **state) {
     (void)state;
     const small_options narrow = {.hidden = 20};
     int kept = 0;
-    cbm_model *model;
     assert_ok(small_encoder(in_folder("narrow.gguf"), &narrow));
     assert_ok(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_Q4_0, &kept, NULL));
     assert_int_equal(kept, 1 + 6 * SMALL_LAYERS); /* rows of 20 and 40: token embeddings, and six matrices a block */
-    assert_ok(load(&model, "q.gguf"));
+    cbm_model *model = load(in_folder("q.gguf"));
     assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.attn_q.weight")->type, SCBM_F16);
     cbm_model_free(model);
-    assert_failed(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_I32, NULL, NULL),
-                  SCBM_ERROR_ARGUMENT, "q8_0");
-    assert_failed(cbm_quantize(in_folder("nothing.gguf"), in_folder("q.gguf"), SCBM_Q8_0, NULL, NULL), SCBM_ERROR_IO,
-                  "nothing.gguf");
-    assert_failed(cbm_quantize(in_folder("narrow.gguf"), in_folder("missing/q.gguf"), SCBM_Q8_0, NULL, NULL),
-                  SCBM_ERROR_IO, "missing/q.gguf");
+    assert_error(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_I32, NULL, NULL), SCBM_ERROR_ARGUMENT,
+                 "q8_0");
+    assert_error(cbm_quantize(in_folder("nothing.gguf"), in_folder("q.gguf"), SCBM_Q8_0, NULL, NULL), SCBM_ERROR_IO,
+                 "nothing.gguf");
+    assert_error(cbm_quantize(in_folder("narrow.gguf"), in_folder("missing/q.gguf"), SCBM_Q8_0, NULL, NULL),
+                 SCBM_ERROR_IO, "missing/q.gguf");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -718,30 +643,30 @@ static scbm_status use_a_model(const scbm_hooks *hooks) {
 
 static void no_memory_is_an_error_anywhere(void **state) {
     (void)state;
-    small_allocator memory = {0, 0, 0};
-    scbm_hooks hooks = {.user = &memory, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    counting_allocator memory = {0};
+    scbm_hooks hooks = allocator_hooks(&memory);
     assert_ok(use_a_model(&hooks));
     assert_int_equal(memory.held, 0);
     long total = memory.n;
     assert_true(total > 100);
     for (long at = 1; at <= total; at += 1 + total / 300) {
-        memory = (small_allocator){0, at, 0};
-        assert_failed(use_a_model(&hooks), SCBM_ERROR_MEMORY, "memory");
+        memory = (counting_allocator){.fails_at = at};
+        assert_error(use_a_model(&hooks), SCBM_ERROR_MEMORY, "memory");
         if (memory.held) fail_msg("allocation %ld of %ld failed, and %ld were not given back", at, total, memory.held);
     }
 }
 
 static void a_context_goes_on_after_it_had_no_memory(void **state) {
     (void)state;
-    small_allocator memory = {0, 0, 0};
-    scbm_hooks hooks = {.user = &memory, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    counting_allocator memory = {0};
+    scbm_hooks hooks = allocator_hooks(&memory);
     const cbm_load_options options = {&hooks};
     cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
-    cbm_context *other = create(joint, NULL);
+    cbm_context *other = context_for(joint);
     cbm_model *model;
     predict_all(other, wanted);
     assert_ok(cbm_model_load(&model, in_folder("joint.gguf"), &options));
-    cbm_context *ctx = create(model, NULL);
+    cbm_context *ctx = context_for(model);
     int failures = 0;
     for (long more = 1; more < 200; more++) { /* each call gets a little further */
         memory.fails_at = memory.n + more;

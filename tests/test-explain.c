@@ -4,14 +4,6 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "../models/explain.h"
 #include "../models/report.h"
 #include "small-encoder.h"
@@ -19,9 +11,8 @@
 #include <cjson/cJSON.h>
 #include <unistd.h>
 
-static char folder[64];
 static cbm_model *encoder, *sparse, *dense, *independent, *sequential;
-static scbm_hooks one_thread = {.n_workers = 1}, three_threads = {.n_workers = 3};
+static const scbm_hooks three_threads = {.n_workers = 3};
 
 enum { K = SMALL_CONCEPTS, N_TEXTS = 6 };
 static const char *const texts[N_TEXTS] = {
@@ -32,86 +23,24 @@ static const char *const texts[N_TEXTS] = {
     "the soup was [MASK] and the waiter was kind",
     "the soup was tasty and the waiter was rude and it was there and we came with friends and the waiter was kind and bland"};
 
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted)
-        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-}
-
-static void assert_near(double value, double wanted, double tolerance) {
-    if (!(fabs(value - wanted) <= tolerance)) fail_msg("%.9g is not %.9g within %.3g", value, wanted, tolerance);
-}
-
-/* A file in the test's folder; the last 16 names stay. */
-static const char *in_folder(const char *name) {
-    static char paths[16][160];
-    static int next;
-    char *path = paths[next++ % 16];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static scbm_status load(cbm_model **model, const char *name, const scbm_hooks *hooks) {
-    const cbm_load_options options = {hooks};
-    return cbm_model_load(model, in_folder(name), &options);
-}
-
-/* Trains shortly; a sparsity above 0 prunes each matrix and concept to it at the end of the first epoch. */
-static scbm_status train_and_load(cbm_model **model, cbm_mode mode, double sparsity, const char *name) {
-    cbm_dataset train, valid;
-    cbm_train_options o;
-    cbm_train_defaults(&o);
-    o.mode = mode;
-    o.epochs = 2;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 3e-2f;
-    o.output = in_folder(name);
-    o.hooks = &one_thread;
-    o.prune.method = sparsity > 0 ? CBM_PRUNE_RANDOM : CBM_PRUNE_NONE;
-    o.prune.sparsity = o.prune.initial_sparsity = sparsity;
-    o.prune.start = o.prune.end = 1;
-    scbm_status status = small_data(&train, 0, 60);
-    if (!status) status = small_data(&valid, 500, 20);
-    if (!status) status = cbm_train(encoder, &train, &valid, small_concepts, &o);
-    cbm_dataset_clear(&train);
-    cbm_dataset_clear(&valid);
-    return status ? status : load(model, name, &one_thread);
-}
-
 static int set_up(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/scbm-test-explain-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
-    if (!status) status = load(&encoder, "encoder.gguf", &one_thread);
-    if (!status) status = train_and_load(&sparse, CBM_JOINT, 0.9, "sparse.gguf");
-    if (!status) status = train_and_load(&dense, CBM_JOINT, 0.0, "dense.gguf");
-    if (!status) status = train_and_load(&independent, CBM_INDEPENDENT, 0.4, "independent.gguf");
-    if (!status) status = train_and_load(&sequential, CBM_SEQUENTIAL, 0.0, "sequential.gguf");
-    if (status) fprintf(stderr, "%s\n", scbm_last_error());
-    return status != SCBM_OK;
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), NULL));
+    encoder = load(in_folder("encoder.gguf"));
+    sparse = small_model(encoder, CBM_JOINT, 0.9, in_folder("sparse.gguf"));
+    dense = small_model(encoder, CBM_JOINT, 0.0, in_folder("dense.gguf"));
+    independent = small_model(encoder, CBM_INDEPENDENT, 0.4, in_folder("independent.gguf"));
+    sequential = small_model(encoder, CBM_SEQUENTIAL, 0.0, in_folder("sequential.gguf"));
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
     cbm_model_free(encoder);
     cbm_model_free(sparse);
     cbm_model_free(dense);
     cbm_model_free(independent);
     cbm_model_free(sequential);
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
-}
-
-static cbm_context *create(const cbm_model *model) {
-    cbm_context *ctx;
-    assert_ok(cbm_context_create(&ctx, model, NULL));
-    return ctx;
+    return remove_folder(state);
 }
 
 static void explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, cbm_explanation *e) {
@@ -120,7 +49,7 @@ static void explain(cbm_context *ctx, const char *text, const cbm_explain_option
 
 /* The logit of a concept's class by a prediction. */
 static double predicted_logit(const cbm_model *model, const char *text, int k, int c) {
-    cbm_context *ctx = create(model);
+    cbm_context *ctx = context_for(model);
     cbm_prediction p;
     assert_ok(cbm_predict(ctx, text, &p));
     double logit = (double)p.concepts[k].logits[c];
@@ -138,7 +67,7 @@ enum { N_MODELS = sizeof models / sizeof models[0] };
 static void contributions_add_up_to_the_logit(void **state) {
     (void)state;
     for (int m = 0; m < N_MODELS; m++) {
-        cbm_context *ctx = create(*models[m]);
+        cbm_context *ctx = context_for(*models[m]);
         for (int i = 0; i < N_TEXTS; i++) {
             cbm_explanation e;
             explain(ctx, texts[i], NULL, &e);
@@ -157,7 +86,7 @@ static void contributions_add_up_to_the_logit(void **state) {
 static void the_prediction_has_the_bits_of_predict(void **state) {
     (void)state;
     for (int m = 0; m < N_MODELS; m++) {
-        cbm_context *ctx = create(*models[m]), *other = create(*models[m]);
+        cbm_context *ctx = context_for(*models[m]), *other = context_for(*models[m]);
         cbm_explanation e;
         cbm_prediction p;
         explain(ctx, texts[0], NULL, &e);
@@ -176,7 +105,7 @@ static void integrated_gradients_add_up_to_the_difference_of_logits(void **state
     (void)state;
     double largest = 0.0;
     for (int m = 0; m < N_MODELS; m++) {
-        cbm_context *ctx = create(*models[m]);
+        cbm_context *ctx = context_for(*models[m]);
         for (int i = 0; i < N_TEXTS; i++) {
             cbm_explanation e;
             explain(ctx, texts[i], NULL, &e);
@@ -200,7 +129,7 @@ static void integrated_gradients_add_up_to_the_difference_of_logits(void **state
 static void the_baseline_is_the_text_with_every_word_masked(void **state) {
     (void)state;
     for (int m = 0; m < N_MODELS; m++) {
-        cbm_context *ctx = create(*models[m]);
+        cbm_context *ctx = context_for(*models[m]);
         cbm_explanation e;
         explain(ctx, "tasty soup kind waiter", NULL, &e);
         for (int k = 0; k < K; k++)
@@ -213,7 +142,7 @@ static void the_baseline_is_the_text_with_every_word_masked(void **state) {
 static void special_tokens_have_no_integrated_gradients(void **state) {
     (void)state;
     static const char *const text = "tasty [MASK] unheard waiter";
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_explanation e;
     explain(ctx, text, NULL, &e);
     assert_int_equal(e.n_tokens, 6);
@@ -276,7 +205,7 @@ static double derivative_by_row(const char *model_name, const char *tensor, int6
     for (int side = 0; side < 2; side++) {
         cbm_model *model;
         scale_row(model_name, "changed.gguf", tensor, row, (float)(side ? 1 + step : 1 - step));
-        assert_ok(load(&model, "changed.gguf", &one_thread));
+        model = load(in_folder("changed.gguf"));
         logit[side] = predicted_logit(model, text, k, c);
         cbm_model_free(model);
     }
@@ -294,7 +223,7 @@ static void gradient_input_agrees_with_finite_differences(void **state) {
     static const char *const text = "the soup was tasty and we came with a rude waiter";
     double largest = 0.0;
     for (int m = 0; m < 2; m++) {
-        cbm_context *ctx = create(*cases[m].model);
+        cbm_context *ctx = context_for(*cases[m].model);
         cbm_explanation e;
         explain(ctx, text, NULL, &e);
         for (int t = 0; t < e.n_tokens; t += m ? 4 : 1) {
@@ -315,7 +244,7 @@ static void gradient_input_agrees_with_finite_differences(void **state) {
 /* A neuron that keeps one weight for a concept has |w ∂c/∂w|, which scaling its row shows (its bias stays). */
 static void saliency_agrees_with_finite_differences(void **state) {
     (void)state;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_explanation e;
     cbm_explain_options options = {0, 0, 1 << 20, NULL};
     int n_checked = 0, n_empty = 0;
@@ -371,11 +300,10 @@ static void write_pieces(const char *from, const char *to) {
 
 static void pieces_add_up_to_words(void **state) {
     (void)state;
-    cbm_model *model;
     cbm_explanation e;
     write_pieces("sparse.gguf", "pieces.gguf");
-    assert_ok(load(&model, "pieces.gguf", &one_thread));
-    cbm_context *ctx = create(model);
+    cbm_model *model = load(in_folder("pieces.gguf"));
+    cbm_context *ctx = context_for(model);
     explain(ctx, "Kind on Monday", NULL, &e);
     assert_int_equal(e.n_tokens, 6);
     assert_int_equal(e.n_words, 3);
@@ -414,11 +342,10 @@ static void quantized_weights_are_explained(void **state) {
     } cases[] = {{SCBM_F16, "f16.gguf"}, {SCBM_BF16, "bf16.gguf"}, {SCBM_Q8_0, "q8.gguf"}, {SCBM_Q4_0, "q4.gguf"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        cbm_model *model;
         cbm_explanation e;
         assert_ok(cbm_quantize(in_folder("sparse.gguf"), in_folder(cases[i].file), cases[i].type, NULL, NULL));
-        assert_ok(load(&model, cases[i].file, &one_thread));
-        cbm_context *ctx = create(model);
+        cbm_model *model = load(in_folder(cases[i].file));
+        cbm_context *ctx = context_for(model);
         explain(ctx, texts[0], NULL, &e);
         for (int k = 0; k < K; k++) {
             const cbm_concept_explanation *c = &e.concepts[k];
@@ -445,7 +372,7 @@ static int keeps(const scbm_tensor *masks, int k, int64_t row, int64_t column) {
 /* Counts everything again, weight by weight. */
 static void counts_of_subnetworks_agree_with_the_bits(void **state) {
     (void)state;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     const cbm_subnetworks *s;
     int64_t total = 0, kept[K] = {0}, both = 0, either = 0, by[K + 1] = {0}, own[K] = {0};
     assert_ok(cbm_describe_subnetworks(ctx, &s));
@@ -494,7 +421,7 @@ static void counts_of_subnetworks_agree_with_the_bits(void **state) {
 
 static void a_dense_model_shares_everything(void **state) {
     (void)state;
-    cbm_context *ctx = create(dense);
+    cbm_context *ctx = context_for(dense);
     cbm_explanation e;
     float map[4];
     explain(ctx, texts[0], NULL, &e);
@@ -533,11 +460,11 @@ static void mask_maps_are_densities_of_cells(void **state) {
         }
         assert_near((double)whole[0], sum / (32 * 32), 1e-6);
     }
-    assert_failed(cbm_mask_map(sparse, 12, 0, 1, 1, map), SCBM_ERROR_ARGUMENT, "matrix 12");
-    assert_failed(cbm_mask_map(sparse, -1, 0, 1, 1, map), SCBM_ERROR_ARGUMENT, "matrix -1");
-    assert_failed(cbm_mask_map(sparse, 0, K, 1, 1, map), SCBM_ERROR_ARGUMENT, "concept 2");
-    assert_failed(cbm_mask_map(sparse, 0, 0, 33, 1, map), SCBM_ERROR_ARGUMENT, "33 x 1");
-    assert_failed(cbm_mask_map(sparse, 0, 0, 1, 0, map), SCBM_ERROR_ARGUMENT, "1 x 0");
+    assert_error(cbm_mask_map(sparse, 12, 0, 1, 1, map), SCBM_ERROR_ARGUMENT, "matrix 12");
+    assert_error(cbm_mask_map(sparse, -1, 0, 1, 1, map), SCBM_ERROR_ARGUMENT, "matrix -1");
+    assert_error(cbm_mask_map(sparse, 0, K, 1, 1, map), SCBM_ERROR_ARGUMENT, "concept 2");
+    assert_error(cbm_mask_map(sparse, 0, 0, 33, 1, map), SCBM_ERROR_ARGUMENT, "33 x 1");
+    assert_error(cbm_mask_map(sparse, 0, 0, 1, 0, map), SCBM_ERROR_ARGUMENT, "1 x 0");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -563,13 +490,12 @@ static void assert_same_explanation(const cbm_explanation *a, const cbm_explanat
 static void results_do_not_depend_on_threads_or_batches(void **state) {
     (void)state;
     for (int is_sparse = 0; is_sparse < 2; is_sparse++) {
-        cbm_model *model;
-        cbm_context *ctx = create(is_sparse ? sparse : dense), *small, *threads;
+        cbm_context *ctx = context_for(is_sparse ? sparse : dense), *small, *threads;
         const cbm_context_options small_batches = {.max_batch_tokens = 64};
         cbm_explanation a, b, c;
         assert_ok(cbm_context_create(&small, is_sparse ? sparse : dense, &small_batches));
-        assert_ok(load(&model, is_sparse ? "sparse.gguf" : "dense.gguf", &three_threads));
-        threads = create(model);
+        cbm_model *model = load_with(in_folder(is_sparse ? "sparse.gguf" : "dense.gguf"), &three_threads);
+        threads = context_for(model);
         explain(small, texts[5], NULL, &b);
         explain(small, texts[3], NULL, &b);
         for (int i = 0; i < N_TEXTS; i++) {
@@ -588,7 +514,7 @@ static void results_do_not_depend_on_threads_or_batches(void **state) {
 
 static void steps_are_doubled_until_they_converge(void **state) {
     (void)state;
-    cbm_context *ctx = create(dense);
+    cbm_context *ctx = context_for(dense);
     cbm_explanation e;
     cbm_explain_options options = {1, 1, 0, NULL};
     int doubled = 0;
@@ -613,7 +539,7 @@ static void steps_are_doubled_until_they_converge(void **state) {
 
 static void another_class_can_be_explained(void **state) {
     (void)state;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_explanation e;
     int target[K] = {2, -1};
     const cbm_explain_options options = {32, 512, 0, target};
@@ -623,15 +549,15 @@ static void another_class_can_be_explained(void **state) {
     assert_near((double)e.concepts[0].target_logit, predicted_logit(sparse, texts[0], 0, 2), 1e-5);
     assert_int_equal(e.concepts[1].target, e.concepts[1].result->class_index);
     target[1] = 2; /* staff has two classes */
-    assert_failed(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
+    assert_error(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
     target[1] = -2;
-    assert_failed(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
+    assert_error(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
     cbm_context_free(ctx);
 }
 
 static void empty_and_long_texts_are_explained(void **state) {
     (void)state;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_explanation e;
     explain(ctx, "", NULL, &e);
     assert_int_equal(e.n_tokens, 2);
@@ -659,27 +585,27 @@ static void what_cannot_be_explained_is_an_error(void **state) {
     const cbm_subnetworks *s;
     cbm_faithfulness f;
     cbm_global_report *report;
-    cbm_context *ctx = create(sparse);
-    assert_failed(cbm_explain(ctx, NULL, NULL, &e), SCBM_ERROR_ARGUMENT, "NULL");
-    assert_failed(cbm_explain(ctx, "\xff", NULL, &e), SCBM_ERROR_FORMAT, "UTF-8");
+    cbm_context *ctx = context_for(sparse);
+    assert_error(cbm_explain(ctx, NULL, NULL, &e), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_error(cbm_explain(ctx, "\xff", NULL, &e), SCBM_ERROR_FORMAT, "UTF-8");
     const cbm_explain_options wrong[] = {{-1, 2, 0, NULL}, {1, 1 << 21, 0, NULL}, {1, 1, -1, NULL}};
     for (int i = 0; i < 3; i++) assert_int_equal(cbm_explain(ctx, "tasty", &wrong[i], &e), SCBM_ERROR_ARGUMENT);
-    assert_failed(cbm_global_report_create(&report, ctx, texts, NULL, 0, NULL), SCBM_ERROR_ARGUMENT, "no texts");
+    assert_error(cbm_global_report_create(&report, ctx, texts, NULL, 0, NULL), SCBM_ERROR_ARGUMENT, "no texts");
     explain(ctx, "tasty", NULL, &e); /* the context works on */
     cbm_context_free(ctx);
 
-    assert_ok(train_and_load(&vanilla, CBM_VANILLA, 0.0, "vanilla.gguf"));
+    vanilla = small_model(encoder, CBM_VANILLA, 0.0, in_folder("vanilla.gguf"));
     cbm_model *const without[] = {vanilla, encoder};
     for (int i = 0; i < 2; i++) {
-        ctx = create(without[i]);
-        assert_failed(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        ctx = context_for(without[i]);
+        assert_error(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no concepts");
         assert_non_null(strstr(cbm_context_error(ctx), "no concepts"));
-        assert_failed(cbm_describe_subnetworks(ctx, &s), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        assert_error(cbm_describe_subnetworks(ctx, &s), SCBM_ERROR_UNSUPPORTED, "no concepts");
         assert_null(s);
-        assert_failed(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, 1, &f), SCBM_ERROR_UNSUPPORTED,
-                      "no concepts");
-        assert_failed(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED,
-                      "no concepts");
+        assert_error(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, 1, &f), SCBM_ERROR_UNSUPPORTED,
+                     "no concepts");
+        assert_error(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED,
+                     "no concepts");
         cbm_context_free(ctx);
     }
     cbm_model_free(vanilla);
@@ -692,7 +618,7 @@ static void what_cannot_be_explained_is_an_error(void **state) {
 static void attention_that_tokens_receive_adds_up_to_one(void **state) {
     (void)state;
     float received[K * SMALL_MAX_TOKENS];
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_prediction p;
     assert_ok(cbm_predict(ctx, texts[0], &p));
     assert_ok(cbm_attention_received(ctx, received));
@@ -719,7 +645,7 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
     static const char *const words[N] = {"tasty", "soup", "and", "rude", "waiter", "monday"};
     static const char *const text = "tasty soup and rude waiter monday";
     double comprehensiveness = 0.0, sufficiency = 0.0;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_explanation e;
     cbm_faithfulness f, again;
     explain(ctx, text, NULL, &e);
@@ -738,7 +664,7 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
         }
         join_words(without, words, N, is_taken, 0);
         join_words(alone, words, N, is_taken, 1);
-        cbm_context *other = create(sparse);
+        cbm_context *other = context_for(sparse);
         cbm_prediction prediction;
         assert_ok(cbm_predict(other, without, &prediction));
         comprehensiveness += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
@@ -766,7 +692,7 @@ static void a_global_report_counts_what_predictions_say(void **state) {
     (void)state;
     enum { N = 40, Y = SMALL_LABELS, C = SMALL_CLASSES };
     cbm_dataset data;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     cbm_global_report *report;
     cbm_global_options options;
     cbm_prediction p[N];
@@ -828,7 +754,8 @@ static scbm_status explain_everything(const scbm_hooks *hooks) {
     options.explain = (cbm_explain_options){2, 2, 0, NULL};
     options.faithfulness = 1;
     const cbm_explain_options explain_options = {2, 2, 3, NULL};
-    scbm_status status = load(&model, "sparse.gguf", hooks);
+    const cbm_load_options load_options = {hooks};
+    scbm_status status = cbm_model_load(&model, in_folder("sparse.gguf"), &load_options);
     if (!status) status = cbm_context_create(&ctx, model, NULL);
     if (!status) status = cbm_explain(ctx, texts[0], &explain_options, &e);
     if (!status) status = cbm_global_report_create(&report, ctx, texts, NULL, 2, &options);
@@ -840,13 +767,13 @@ static scbm_status explain_everything(const scbm_hooks *hooks) {
 
 static void running_out_of_memory_is_an_error_without_leaks(void **state) {
     (void)state;
-    small_allocator allocator = {0, 0, 0};
-    const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    counting_allocator allocator = {0};
+    const scbm_hooks hooks = allocator_hooks(&allocator);
     assert_ok(explain_everything(&hooks));
     assert_int_equal(allocator.held, 0);
     long n = allocator.n;
     for (long fails_at = 1; fails_at <= n; fails_at += 1 + n / 150) {
-        allocator = (small_allocator){0, fails_at, 0};
+        allocator = (counting_allocator){.fails_at = fails_at};
         assert_int_equal(explain_everything(&hooks), SCBM_ERROR_MEMORY);
         assert_int_equal(allocator.held, 0);
     }
@@ -855,16 +782,15 @@ static void running_out_of_memory_is_an_error_without_leaks(void **state) {
 /* The same context, after a failure, gives the same result as if there had been none. */
 static void a_context_works_on_after_a_failure(void **state) {
     (void)state;
-    small_allocator allocator = {0, 0, 0};
-    const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    counting_allocator allocator = {0};
+    const scbm_hooks hooks = allocator_hooks(&allocator);
     const cbm_explain_options options = {4, 4, 3, NULL};
-    cbm_model *model;
     cbm_explanation wanted, e;
-    cbm_context *reference = create(sparse);
+    cbm_context *reference = context_for(sparse);
     explain(reference, texts[0], &options, &wanted);
-    assert_ok(load(&model, "sparse.gguf", &hooks));
+    cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
     for (long fails_at = 1, failed = 1; failed; fails_at += 7) {
-        cbm_context *ctx = create(model);
+        cbm_context *ctx = context_for(model);
         allocator.n = 0;
         allocator.fails_at = fails_at;
         failed = cbm_explain(ctx, texts[0], &options, &e) == SCBM_ERROR_MEMORY;
@@ -885,12 +811,11 @@ static int cancel_explain(void *user, const char *what, int64_t done, int64_t to
 
 static void the_progress_hook_cancels(void **state) {
     (void)state;
-    cbm_model *model;
     cbm_explanation e;
     cbm_global_report *report;
     const scbm_hooks hooks = {.progress = cancel_explain, .n_workers = 1};
-    assert_ok(load(&model, "sparse.gguf", &hooks));
-    cbm_context *ctx = create(model);
+    cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
+    cbm_context *ctx = context_for(model);
     assert_int_equal(cbm_explain(ctx, texts[0], NULL, &e), SCBM_ERROR_CANCELLED);
     assert_int_equal(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_CANCELLED);
     assert_null(report);

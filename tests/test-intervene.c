@@ -3,84 +3,31 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "small-sparse.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
-static char folder[64];
-static scbm_hooks one_thread = {.n_workers = 1};
 static cbm_model *sparse;
 static cbm_dataset data;
 
 enum { HIDDEN = 64, N_TRAIN = 96, N_TEXTS = 24, N_WEIGHTS = SMALL_LAYERS * 8 * HIDDEN * HIDDEN, LARGEST = 2 * HIDDEN * HIDDEN };
 
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed with this status and one line that has these words. */
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted) fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-    assert_null(strchr(scbm_last_error(), '\n'));
-}
-
-static const char *in_folder(const char *name) {
-    static char paths[32][160];
-    static int next;
-    char *path = paths[next++ % 32];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static cbm_model *load(const char *path) {
-    const cbm_load_options options = {&one_thread};
-    cbm_model *model;
-    assert_ok(cbm_model_load(&model, path, &options));
-    return model;
-}
-
-static cbm_context *context_for(const cbm_model *model) {
-    cbm_context *ctx;
-    assert_ok(cbm_context_create(&ctx, model, NULL));
-    return ctx;
-}
-
 static int set_up(void **state) {
-    (void)state;
     const small_options options = {.hidden = HIDDEN};
-    strcpy(folder, "/tmp/scbm-test-intervene-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), &options);
-    if (!status)
-        status = small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_OBERT, 0.6, 3, N_TRAIN,
-                             &one_thread);
-    if (!status) status = small_data(&data, 2000, N_TEXTS);
-    if (status) {
-        fprintf(stderr, "%s\n", scbm_last_error());
-        return -1;
-    }
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
+    small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_OBERT, 0.6, 3, N_TRAIN);
+    assert_ok(small_data(&data, 2000, N_TEXTS));
     sparse = load(in_folder("sparse.gguf"));
     return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
     cbm_model_free(sparse);
     cbm_dataset_clear(&data);
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
+    return remove_folder(state);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -474,8 +421,8 @@ static void quantized_subnetworks_can_be_intervened_on(void **state) {
     (void)state;
     const small_options options = {.hidden = 32};
     assert_ok(small_encoder(in_folder("encoder32.gguf"), &options));
-    assert_ok(small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_SEQUENTIAL, CBM_PRUNE_OBERT, 0.5, 2,
-                          N_TRAIN, &one_thread));
+    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_SEQUENTIAL, CBM_PRUNE_OBERT, 0.5, 2,
+                N_TRAIN);
     static const scbm_type types[] = {SCBM_Q8_0, SCBM_Q4_0, SCBM_F16};
     for (int t = 0; t < 3; t++) {
         int succeeded = 0;
@@ -514,8 +461,7 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
     static const cbm_mode modes[] = {CBM_JOINT, CBM_INDEPENDENT};
     static const float given[3] = {0.7f, 0.2f, 0.1f};
     for (int m = 0; m < 2; m++) { /* dense models: an edit needs no masks */
-        assert_ok(small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], CBM_PRUNE_NONE, 0.5, 3, N_TRAIN,
-                              &one_thread));
+        small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], CBM_PRUNE_NONE, 0.5, 3, N_TRAIN);
         cbm_model *model = load(in_folder("dense.gguf"));
         cbm_context *ctx = context_for(model);
         const float *means = model->gold_means->data;
@@ -576,7 +522,8 @@ static void a_class_that_training_never_saw_has_no_mean(void **state) {
     cbm_intervene_options edit = {.method = CBM_INTERVENE_EDIT};
     cbm_prediction p;
     reading before = predict(ctx, data.text[2]);
-    assert_failed(cbm_intervene(ctx, "staff", "rude", &edit, &p), SCBM_ERROR_ARGUMENT, "no training text has class 'rude' of concept 'staff'");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &edit, &p), SCBM_ERROR_ARGUMENT,
+                 "no training text has class 'rude' of concept 'staff'");
     assert_string_equal(cbm_context_error(ctx), scbm_last_error());
     assert_ok(cbm_intervene(ctx, "staff", "kind", &edit, &p));
     edit.edit = CBM_EDIT_ONE_HOT;
@@ -596,21 +543,20 @@ static void dense_models_are_offered_an_edit(void **state) {
     static const cbm_mode modes[] = {CBM_JOINT, CBM_VANILLA};
     cbm_prediction p;
     for (int m = 0; m < 2; m++) {
-        assert_ok(small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], CBM_PRUNE_NONE, 0.5, 1, N_TRAIN,
-                              &one_thread));
+        small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], CBM_PRUNE_NONE, 0.5, 1, N_TRAIN);
         cbm_model *model = load(in_folder("dense.gguf"));
         cbm_context *ctx = context_for(model);
         cbm_oracle oracle;
         assert_ok(cbm_predict(ctx, data.text[0], &p));
         const char *words = m ? "a model in vanilla mode has no concepts" : "edit the concept instead (--method edit)";
-        assert_failed(cbm_intervene(ctx, "staff", "rude", NULL, &p), SCBM_ERROR_UNSUPPORTED, words);
-        assert_failed(cbm_intervene_check(model, NULL), SCBM_ERROR_UNSUPPORTED, words);
-        assert_failed(cbm_intervene_oracle(ctx, &data, NULL, 0, &oracle), SCBM_ERROR_UNSUPPORTED, words);
+        assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &p), SCBM_ERROR_UNSUPPORTED, words);
+        assert_error(cbm_intervene_check(model, NULL), SCBM_ERROR_UNSUPPORTED, words);
+        assert_error(cbm_intervene_oracle(ctx, &data, NULL, 0, &oracle), SCBM_ERROR_UNSUPPORTED, words);
         cbm_context_free(ctx);
         cbm_model_free(model);
     }
     cbm_model *encoder = load(in_folder("encoder.gguf"));
-    assert_failed(cbm_intervene_check(encoder, NULL), SCBM_ERROR_UNSUPPORTED, "encoder mode");
+    assert_error(cbm_intervene_check(encoder, NULL), SCBM_ERROR_UNSUPPORTED, "encoder mode");
     cbm_model_free(encoder);
 }
 
@@ -621,27 +567,29 @@ static void what_makes_no_sense_is_refused(void **state) {
     cbm_context *ctx = context_for(sparse);
     cbm_prediction p;
     reading before = predict(ctx, data.text[0]);
-    assert_failed(cbm_intervene(ctx, "stuff", "rude", NULL, &p), SCBM_ERROR_ARGUMENT, "there is no concept 'stuff'; the model has taste, staff");
-    assert_failed(cbm_intervene(ctx, "staff", "tasty", NULL, &p), SCBM_ERROR_ARGUMENT, "concept 'staff' has no class 'tasty'; it has kind, rude");
-    assert_failed(cbm_intervene(ctx, NULL, NULL, NULL, &p), SCBM_ERROR_ARGUMENT, "no concept ''");
-    assert_failed(cbm_intervene(ctx, "staff", NULL, NULL, &p), SCBM_ERROR_ARGUMENT, "no class ''");
+    assert_error(cbm_intervene(ctx, "stuff", "rude", NULL, &p), SCBM_ERROR_ARGUMENT,
+                 "there is no concept 'stuff'; the model has taste, staff");
+    assert_error(cbm_intervene(ctx, "staff", "tasty", NULL, &p), SCBM_ERROR_ARGUMENT,
+                 "concept 'staff' has no class 'tasty'; it has kind, rude");
+    assert_error(cbm_intervene(ctx, NULL, NULL, NULL, &p), SCBM_ERROR_ARGUMENT, "no concept ''");
+    assert_error(cbm_intervene(ctx, "staff", NULL, NULL, &p), SCBM_ERROR_ARGUMENT, "no class ''");
     for (int i = 0; i < 3; i++) {
         cbm_intervene_options o = defaults;
         o.portion = portions[i];
-        assert_failed(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "must lie in (0, 1]");
+        assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "must lie in (0, 1]");
     }
     cbm_intervene_options o = defaults;
     o.steps = -1;
-    assert_failed(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "-1 steps");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "-1 steps");
     o = defaults;
     o.method = (cbm_intervention_method)5;
-    assert_failed(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "unknown");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "unknown");
     o = defaults;
     o.method = CBM_INTERVENE_EDIT;
     o.edit = CBM_EDIT_GIVEN;
-    assert_failed(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "there are none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "there are none");
     o.values = (const float[2]){0.0f, INFINITY};
-    assert_failed(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "not finite");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "not finite");
     cbm_intervention result = intervene(ctx, 0, before.classes[0], NULL); /* none of it left a trace */
     assert_same(read_of(&result.after), before);
     cbm_context_free(ctx);
@@ -653,15 +601,16 @@ static void there_must_be_a_text(void **state) {
     float vector[2 * HIDDEN];
     cbm_prediction p[2];
     cbm_context *ctx = context_for(sparse);
-    assert_failed(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "the last cbm_predict, and there is none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT,
+                 "the last cbm_predict, and there is none");
     assert_ok(cbm_predict_batch(ctx, texts, NULL, 2, p));
-    assert_failed(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
     assert_ok(cbm_predict(ctx, "kind", p));
     assert_ok(cbm_embed_batch(ctx, texts + 1, NULL, 1, CBM_POOL_MEAN, 0, vector, NULL));
-    assert_failed(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
     assert_ok(cbm_predict(ctx, "kind", p));
-    assert_failed(cbm_predict(ctx, "\xff", p), SCBM_ERROR_FORMAT, "UTF-8");
-    assert_failed(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
+    assert_error(cbm_predict(ctx, "\xff", p), SCBM_ERROR_FORMAT, "UTF-8");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
     assert_ok(cbm_predict(ctx, "kind", p));
     assert_ok(cbm_intervene(ctx, "staff", "rude", NULL, p));
     cbm_context_free(ctx);
@@ -669,17 +618,14 @@ static void there_must_be_a_text(void **state) {
 
 static void no_memory_is_an_error_and_the_context_goes_on(void **state) {
     (void)state;
-    small_allocator allocator = {0, 0, 0};
-    const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free, .n_workers = 1};
-    const cbm_load_options options = {&hooks};
-    cbm_model *model;
-    cbm_context *ctx;
+    counting_allocator allocator = {0};
+    const scbm_hooks hooks = allocator_hooks(&allocator);
     int failures = 0;
-    assert_ok(cbm_model_load(&model, in_folder("sparse.gguf"), &options));
+    cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
     for (long at = 1;; at += 1 + at / 8) {
         cbm_prediction p;
         long held = allocator.held;
-        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_context *ctx = context_for(model);
         reading before = predict(ctx, data.text[0]);
         int c = 1 - before.classes[1];
         allocator.fails_at = allocator.n + at;
@@ -814,12 +760,10 @@ static void the_oracle_can_be_cancelled(void **state) {
     (void)state;
     int calls = 0;
     const scbm_hooks hooks = {.user = &calls, .progress = cancel_later, .n_workers = 1};
-    const cbm_load_options options = {&hooks};
-    cbm_model *model;
     cbm_oracle o;
-    assert_ok(cbm_model_load(&model, in_folder("sparse.gguf"), &options));
+    cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
     cbm_context *ctx = context_for(model);
-    assert_failed(cbm_intervene_oracle(ctx, &data, NULL, 0, &o), SCBM_ERROR_CANCELLED, "cancelled after 3 of 24 texts");
+    assert_error(cbm_intervene_oracle(ctx, &data, NULL, 0, &o), SCBM_ERROR_CANCELLED, "cancelled after 3 of 24 texts");
     assert_int_equal(calls, 1);
     assert_null(o.row);
     cbm_context_free(ctx);

@@ -4,72 +4,28 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "small-sparse.h"
 
 #include <unistd.h>
 
-static char folder[64];
-static scbm_hooks one_thread = {.n_workers = 1};
 
 enum { HIDDEN = 20, N_TEXTS = 80 }; /* rows of 20 and 40 bits, of 64 in the file */
 
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed with this status and one line that has these words. */
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted) fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-    assert_null(strchr(scbm_last_error(), '\n'));
-}
-
-static const char *in_folder(const char *name) {
-    static char paths[32][160];
-    static int next;
-    char *path = paths[next++ % 32];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
 static int set_up(void **state) {
-    (void)state;
     const small_options options = {.hidden = HIDDEN};
-    strcpy(folder, "/tmp/scbm-test-masks-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), &options);
-    if (!status)
-        status = small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_RANDOM, 0.6, 2, N_TEXTS,
-                             &one_thread);
-    if (status) fprintf(stderr, "%s\n", scbm_last_error());
-    return status != SCBM_OK;
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
+    small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_RANDOM, 0.6, 2, N_TEXTS);
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
-}
-
-static cbm_model *load(const char *path) {
-    const cbm_load_options options = {&one_thread};
-    cbm_model *model;
-    assert_ok(cbm_model_load(&model, path, &options));
-    return model;
+    return remove_folder(state);
 }
 
 static void assert_refused(const char *path, const char *words) {
     cbm_model *model;
-    assert_failed(cbm_model_load(&model, path, NULL), SCBM_ERROR_FORMAT, words);
+    assert_error(cbm_model_load(&model, path, NULL), SCBM_ERROR_FORMAT, words);
     assert_null(model);
     assert_non_null(strstr(scbm_last_error(), path));
 }
@@ -80,11 +36,7 @@ static void assert_refused(const char *path, const char *words) {
 
 /* Masks of a matrix [out, in] with garbage everywhere. */
 static scbm_tensor make_masks(int n, int64_t out, int64_t in) {
-    const int64_t shape[3] = {n, out, scbm_mask_row_bytes(in)};
-    scbm_tensor masks;
-    assert_ok(scbm_tensor_init(&masks, "masks", SCBM_I8, 3, shape));
-    masks.data = malloc(scbm_tensor_bytes(&masks));
-    assert_non_null(masks.data);
+    scbm_tensor masks = small_masks(n, out, in);
     memset(masks.data, 0xa5, scbm_tensor_bytes(&masks));
     return masks;
 }
@@ -212,9 +164,9 @@ static void every_matrix_of_the_blocks_gets_masks_of_ones(void **state) {
     cbm_model *encoder = load(in_folder("encoder.gguf"));
     cbm_backbone copy;
     assert_int_equal(cbm_masks_streams(&encoder->network.backbone), 0);
-    assert_failed(cbm_masks_create(&encoder->network.backbone, 2, NULL), SCBM_ERROR_ARGUMENT, "2 masks");
+    assert_error(cbm_masks_create(&encoder->network.backbone, 2, NULL), SCBM_ERROR_ARGUMENT, "2 masks");
     assert_ok(cbm_backbone_copy(&copy, &encoder->network.backbone, NULL));
-    assert_failed(cbm_masks_create(&copy, 0, NULL), SCBM_ERROR_ARGUMENT, "0 masks");
+    assert_error(cbm_masks_create(&copy, 0, NULL), SCBM_ERROR_ARGUMENT, "0 masks");
     assert_ok(cbm_masks_create(&copy, 3, NULL));
     assert_int_equal(cbm_masks_streams(&copy), 3);
     int n = 0;
@@ -261,8 +213,8 @@ static void no_memory_for_masks_is_an_error(void **state) {
     cbm_model *encoder = load(in_folder("encoder.gguf"));
     int failures = 0;
     for (long at = 1;; at++) {
-        small_allocator allocator = {0, 0, 0};
-        const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free};
+        counting_allocator allocator = {0};
+        const scbm_hooks hooks = allocator_hooks(&allocator);
         cbm_backbone copy;
         assert_ok(cbm_backbone_copy(&copy, &encoder->network.backbone, &hooks));
         allocator.fails_at = allocator.n + at;
@@ -372,9 +324,8 @@ static void embeddings_are_those_of_the_shared_encoder(void **state) {
     assert_ok(small_rewrite(in_folder("sparse.gguf"), in_folder("dense.gguf"), drop_masks, NULL));
     for (int i = 0; i < 2; i++) {
         cbm_model *model = load(in_folder(i ? "dense.gguf" : "sparse.gguf"));
-        cbm_context *ctx;
         assert_int_equal(cbm_model_is_sparse(model), i == 0);
-        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_context *ctx = context_for(model);
         assert_ok(cbm_embed_batch(ctx, texts, NULL, 2, CBM_POOL_MEAN, 0, vectors[i], NULL));
         cbm_context_free(ctx);
         cbm_model_free(model);
@@ -394,8 +345,8 @@ static void quantized_weights_keep_their_masks(void **state) {
     static const double bounds[] = {5e-3, 5e-2, 5e-2};
     const small_options options = {.hidden = 32}; /* whole blocks of 32 */
     assert_ok(small_encoder(in_folder("encoder32.gguf"), &options));
-    assert_ok(small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_JOINT, CBM_PRUNE_MAGNITUDE, 0.5, 4,
-                          N_TEXTS, &one_thread));
+    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_JOINT, CBM_PRUNE_MAGNITUDE, 0.5, 4,
+                N_TEXTS);
     cbm_model *model = load(in_folder("sparse32.gguf"));
     cbm_context *ctx, *other;
     cbm_prediction p[N_TEXTS], q[N_TEXTS];
@@ -431,8 +382,7 @@ static void quantized_weights_keep_their_masks(void **state) {
 
 static void a_sparse_model_is_an_encoder_to_train_on(void **state) {
     (void)state;
-    assert_ok(small_train(in_folder("again.gguf"), in_folder("sparse.gguf"), CBM_JOINT, CBM_PRUNE_NONE, 0.5, 1, N_TEXTS,
-                          &one_thread));
+    small_train(in_folder("again.gguf"), in_folder("sparse.gguf"), CBM_JOINT, CBM_PRUNE_NONE, 0.5, 1, N_TEXTS);
     cbm_model *model = load(in_folder("again.gguf"));
     assert_false(cbm_model_is_sparse(model));
     for (int64_t i = 0; i < scbm_file_n_tensors(model->file); i++)
@@ -494,8 +444,7 @@ static void masks_without_concepts_are_refused(void **state) {
     cbm_model *sparse = load(in_folder("sparse.gguf"));
     scbm_file *file;
     scbm_writer *writer;
-    assert_ok(small_train(in_folder("vanilla.gguf"), in_folder("encoder.gguf"), CBM_VANILLA, CBM_PRUNE_NONE, 0.5, 1, N_TEXTS,
-                          &one_thread));
+    small_train(in_folder("vanilla.gguf"), in_folder("encoder.gguf"), CBM_VANILLA, CBM_PRUNE_NONE, 0.5, 1, N_TEXTS);
     assert_ok(scbm_file_open(&file, in_folder("vanilla.gguf"), NULL));
     assert_ok(scbm_writer_create(&writer, NULL));
     scbm_writer_copy_keys(writer, file);

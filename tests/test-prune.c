@@ -3,72 +3,35 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "small-sparse.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char folder[64];
-static scbm_hooks one_thread = {.n_workers = 1}, two_threads = {.n_workers = 2};
+static const scbm_hooks two_threads = {.n_workers = 2};
 static cbm_model *encoder, *dense; /* dense: trained, joint, for networks to prune */
 static cbm_dataset train_data, valid_data;
 
 enum { HIDDEN = 20, N_TRAIN = 96, N_VALID = 40, N_MATRICES = 6 * SMALL_LAYERS, LARGEST = 2 * HIDDEN * HIDDEN, K = SMALL_CONCEPTS };
 
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed with this status and one line that has these words. */
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted) fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-    assert_null(strchr(scbm_last_error(), '\n'));
-}
-
-static const char *in_folder(const char *name) {
-    static char paths[64][160];
-    static int next;
-    char *path = paths[next++ % 64];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
 static int set_up(void **state) {
-    (void)state;
     const small_options options = {.hidden = HIDDEN};
-    const cbm_load_options load = {&one_thread};
-    strcpy(folder, "/tmp/scbm-test-prune-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), &options);
-    if (!status)
-        status = small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_NONE, 0.5, 2, N_TRAIN,
-                             &one_thread);
-    if (!status) status = cbm_model_load(&encoder, in_folder("encoder.gguf"), &load);
-    if (!status) status = cbm_model_load(&dense, in_folder("dense.gguf"), &load);
-    if (!status) status = small_data(&train_data, 0, N_TRAIN);
-    if (!status) status = small_data(&valid_data, 1000, N_VALID);
-    if (status) fprintf(stderr, "%s\n", scbm_last_error());
-    return status != SCBM_OK;
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
+    small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_NONE, 0.5, 2, N_TRAIN);
+    encoder = load(in_folder("encoder.gguf"));
+    dense = load(in_folder("dense.gguf"));
+    assert_ok(small_data(&train_data, 0, N_TRAIN));
+    assert_ok(small_data(&valid_data, 1000, N_VALID));
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
     cbm_model_free(dense);
     cbm_model_free(encoder);
     cbm_dataset_clear(&train_data);
     cbm_dataset_clear(&valid_data);
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
+    return remove_folder(state);
 }
 
 static int64_t zeros_of(int64_t n, double sparsity) {
@@ -132,11 +95,7 @@ static void select_by_sorting(uint8_t *is_on, const double *score, int64_t n, in
 }
 
 static scbm_tensor make_masks(int n, int64_t out, int64_t in) {
-    const int64_t shape[3] = {n, out, scbm_mask_row_bytes(in)};
-    scbm_tensor masks;
-    assert_ok(scbm_tensor_init(&masks, "masks", SCBM_I8, 3, shape));
-    masks.data = calloc(1, scbm_tensor_bytes(&masks));
-    assert_non_null(masks.data);
+    scbm_tensor masks = small_masks(n, out, in);
     for (int s = 0; s < n; s++) cbm_mask_fill(&masks, s, in);
     return masks;
 }
@@ -613,7 +572,7 @@ static void what_pruning_takes_is_said_or_refused_beforehand(void **state) {
     r.job.available_memory = 2500000;
     l.log[0] = 0;
     r.options.fisher_memory = 4000000;
-    assert_failed(cbm_prune_plan(&r.job, K), SCBM_ERROR_MEMORY, "--fisher-memory 2 makes groups that fit");
+    assert_error(cbm_prune_plan(&r.job, K), SCBM_ERROR_MEMORY, "--fisher-memory 2 makes groups that fit");
     assert_string_equal(l.log, "");
     r.options.fisher_memory = 2 << 20; /* as it was told */
     assert_ok(cbm_prune_plan(&r.job, K));
@@ -621,7 +580,7 @@ static void what_pruning_takes_is_said_or_refused_beforehand(void **state) {
     r.options.fisher_memory = 0; /* a quarter of what is free, but a matrix at least */
     assert_ok(cbm_prune_plan(&r.job, K));
     r.job.available_memory = 400000;
-    assert_failed(cbm_prune_plan(&r.job, K), SCBM_ERROR_MEMORY, "a --fisher-block smaller than 64 takes less");
+    assert_error(cbm_prune_plan(&r.job, K), SCBM_ERROR_MEMORY, "a --fisher-block smaller than 64 takes less");
     r.options.method = CBM_PRUNE_MAGNITUDE; /* which takes none of it */
     assert_ok(cbm_prune_plan(&r.job, K));
     clear_rig(&r);
@@ -640,7 +599,7 @@ static void a_cancelled_pruning_leaves_the_masks(void **state) {
         make_rig(&r, CBM_PRUNE_OBERT, &hooks);
         r.options.fisher_memory = 1; /* the first group's masks are chosen by then, and not yet set */
         uint8_t *before = copy_masks(&r, &size);
-        assert_failed(cbm_prune_epoch(&r.job, 1, &report), SCBM_ERROR_CANCELLED, "cancelled while pruning");
+        assert_error(cbm_prune_epoch(&r.job, 1, &report), SCBM_ERROR_CANCELLED, "cancelled while pruning");
         assert_int_equal(l.most, 28 * N_MATRICES);
         uint8_t *after = copy_masks(&r, &size);
         assert_memory_equal(before, after, size);
@@ -654,8 +613,8 @@ static void no_memory_leaves_the_masks(void **state) {
     (void)state;
     long failures = 0, advised = 0; /* of the Fisher matrices: how they take less */
     for (long at = 1;; at += 1 + at / 5) {
-        small_allocator allocator = {0, 0, 0};
-        const scbm_hooks hooks = {.user = &allocator, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+        counting_allocator allocator = {0};
+        const scbm_hooks hooks = allocator_hooks(&allocator);
         rig r;
         cbm_prune_report report;
         size_t size;
@@ -739,7 +698,7 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
     }
     assert_null(cbm_popup_weight_gradient(&p, &dense_gradient));
     assert_ok(scbm_tensor_init(&other, "other", SCBM_F32, 2, shape + 1));
-    assert_failed(cbm_popup_gradient(&p, &other, &dense_gradient), SCBM_ERROR_ARGUMENT, "other has no scores");
+    assert_error(cbm_popup_gradient(&p, &other, &dense_gradient), SCBM_ERROR_ARGUMENT, "other has no scores");
     int64_t victim = 0;
     while (cbm_mask_get(cbm_mask_row(masks, 1, victim / in), victim % in)) victim++;
     score[n + victim] = 100.0f;
@@ -816,50 +775,6 @@ static cbm_train_options options_for(cbm_prune_method method, const char *output
 
 static scbm_status train(const cbm_train_options *o) {
     return cbm_train(encoder, &train_data, &valid_data, small_concepts, o);
-}
-
-typedef struct file_bytes {
-    char *data;
-    size_t size;
-} file_bytes;
-
-static file_bytes read_file(const char *path) {
-    file_bytes bytes = {NULL, 0};
-    FILE *file = fopen(path, "rb");
-    if (!file) fail_msg("%s is missing", path);
-    fseek(file, 0, SEEK_END);
-    bytes.size = (size_t)ftell(file);
-    rewind(file);
-    bytes.data = calloc(1, bytes.size + 1);
-    assert_non_null(bytes.data);
-    assert_int_equal(fread(bytes.data, 1, bytes.size, file), bytes.size);
-    fclose(file);
-    return bytes;
-}
-
-static int same_files(const char *a, const char *b) {
-    file_bytes x = read_file(a), y = read_file(b);
-    int same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
-    free(x.data);
-    free(y.data);
-    return same;
-}
-
-static cbm_model *load(const char *path) {
-    const cbm_load_options options = {&one_thread};
-    cbm_model *model;
-    assert_ok(cbm_model_load(&model, path, &options));
-    return model;
-}
-
-typedef struct reports {
-    cbm_epoch_report report[16];
-    int n;
-} reports;
-
-static void keep_report(void *user, const cbm_epoch_report *report) {
-    reports *r = user;
-    r->report[r->n++] = *report;
 }
 
 static void runs_end_with_the_sparsity_that_was_asked_for(void **state) {
@@ -1054,16 +969,16 @@ static void going_on_with_another_pruning_is_refused(void **state) {
     o.resume = 1;
     cbm_train_options other = o;
     other.prune.method = CBM_PRUNE_MAGNITUDE;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now magnitude)");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now magnitude)");
     other = o;
     other.prune.sparsity = 0.6;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --sparsity (");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --sparsity (");
     other = o;
     other.prune.damping *= 2;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --damping (");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --damping (");
     other = o;
     other.prune.method = CBM_PRUNE_NONE;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now none)");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now none)");
     other = o;
     other.prune.fisher_memory = 12345; /* to the same masks: no difference */
     assert_ok(train(&other));
@@ -1075,7 +990,7 @@ static void going_on_with_another_pruning_is_refused(void **state) {
 
 static void assert_train_refused(cbm_train_options o, const char *words) {
     o.output = in_folder("refused.gguf");
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, words);
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, words);
     assert_int_equal(access(o.output, F_OK), -1);
 }
 

@@ -3,14 +3,6 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "../models/report-parts.h"
 #include "small-encoder.h"
 
@@ -29,36 +21,11 @@
 #pragma GCC diagnostic pop
 #endif
 
-static char folder[64];
 static cbm_model *encoder, *sparse, *dense;
-static scbm_hooks one_thread = {.n_workers = 1};
 
 enum { K = SMALL_CONCEPTS, N_TEXTS = 8 };
 static const char *const bad_concepts[K] = {"<b>taste</b>", "st\"aff & 'co'"};
 static const char *const bad_text = "the soup was <script>alert(\"tasty\")</script> & 'rude'\nfriends";
-
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted)
-        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-}
-
-static void assert_near(double value, double wanted, double tolerance) {
-    if (!(fabs(value - wanted) <= tolerance)) fail_msg("%.9g is not %.9g within %.3g", value, wanted, tolerance);
-}
-
-/* A file in the test's folder; the last 16 names stay. */
-static const char *in_folder(const char *name) {
-    static char paths[16][160];
-    static int next;
-    char *path = paths[next++ % 16];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
 
 /* ------------------------------------------------------------------------------------------
  * Models whose names are made to break pages
@@ -82,79 +49,36 @@ static scbm_status bad_data(cbm_dataset *data, uint64_t first, size_t n) {
     return status;
 }
 
-/* Trains shortly; a sparsity above 0 prunes each matrix and concept to it at the end of the first epoch. */
-static scbm_status train_and_load(cbm_model **model, double sparsity, const char *name) {
-    const cbm_load_options load = {&one_thread};
+static cbm_model *bad_model(double sparsity, const char *path) {
     cbm_dataset train, valid;
-    cbm_train_options o;
-    cbm_train_defaults(&o);
-    o.mode = CBM_JOINT;
-    o.epochs = 2;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 3e-2f;
-    o.output = in_folder(name);
-    o.hooks = &one_thread;
-    o.prune.method = sparsity > 0 ? CBM_PRUNE_RANDOM : CBM_PRUNE_NONE;
-    o.prune.sparsity = o.prune.initial_sparsity = sparsity;
-    o.prune.start = o.prune.end = 1;
-    scbm_status status = bad_data(&train, 0, 60);
-    if (!status) status = bad_data(&valid, 500, 20);
-    if (!status) status = cbm_train(encoder, &train, &valid, bad_concepts, &o);
-    cbm_dataset_clear(&train);
-    cbm_dataset_clear(&valid);
-    return status ? status : cbm_model_load(model, in_folder(name), &load);
+    assert_ok(bad_data(&train, 0, 60));
+    assert_ok(bad_data(&valid, 500, 20));
+    return train_shortly(encoder, &train, &valid, bad_concepts, CBM_JOINT, sparsity, path);
 }
 
 static int set_up(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/scbm-test-report-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    const cbm_load_options load = {&one_thread};
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
-    if (!status) status = cbm_model_load(&encoder, in_folder("encoder.gguf"), &load);
-    if (!status) status = train_and_load(&sparse, 0.6, "sparse.gguf");
-    if (!status) status = train_and_load(&dense, 0.0, "dense.gguf");
-    if (status) fprintf(stderr, "%s\n", scbm_last_error());
-    return status != SCBM_OK;
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), NULL));
+    encoder = load(in_folder("encoder.gguf"));
+    sparse = bad_model(0.6, in_folder("sparse.gguf"));
+    dense = bad_model(0.0, in_folder("dense.gguf"));
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
     cbm_model_free(encoder);
     cbm_model_free(sparse);
     cbm_model_free(dense);
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
-}
-
-static cbm_context *create(const cbm_model *model) {
-    cbm_context *ctx;
-    assert_ok(cbm_context_create(&ctx, model, NULL));
-    return ctx;
+    return remove_folder(state);
 }
 
 static cbm_context *explain(const cbm_model *model, const char *text, int steps, cbm_explanation *e) {
-    cbm_context *ctx = create(model);
+    cbm_context *ctx = context_for(model);
     cbm_explain_options options;
     cbm_explain_defaults(&options);
     options.steps = steps;
     if (cbm_explain(ctx, text, &options, e)) fail_msg("%s", cbm_context_error(ctx));
     return ctx;
-}
-
-/* A file's bytes with a zero behind them, for free(). */
-static char *read_file(const char *path, size_t *size) {
-    FILE *file = fopen(path, "rb");
-    if (!file) fail_msg("%s is missing", path);
-    fseek(file, 0, SEEK_END);
-    *size = (size_t)ftell(file);
-    rewind(file);
-    char *data = calloc(1, *size + 1);
-    assert_non_null(data);
-    assert_int_equal(fread(data, 1, *size, file), *size);
-    fclose(file);
-    return data;
 }
 
 /* The page that explains a text. */
@@ -184,7 +108,7 @@ static void global_texts(cbm_dataset *data) {
 static cbm_context *explain_all(const cbm_model *model, int faithfulness, cbm_global_report **report) {
     cbm_dataset data;
     cbm_global_options options;
-    cbm_context *ctx = create(model);
+    cbm_context *ctx = context_for(model);
     cbm_global_defaults(&options);
     options.faithfulness = faithfulness;
     global_texts(&data);
@@ -196,12 +120,11 @@ static cbm_context *explain_all(const cbm_model *model, int faithfulness, cbm_gl
 
 static char *globally_explained(const cbm_model *model, int faithfulness) {
     cbm_global_report *report;
-    size_t size;
     cbm_context *ctx = explain_all(model, faithfulness, &report);
     assert_ok(cbm_report_global_html(in_folder("global.html"), "a <model> & more", model, report, NULL));
     cbm_global_report_free(report);
     cbm_context_free(ctx);
-    return read_file(in_folder("global.html"), &size);
+    return read_file(in_folder("global.html"), NULL);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -789,14 +712,14 @@ static void pngs_hold_the_pixels(void **state) {
             }
     unsigned char *png, pixel[3] = {0};
     size_t size;
-    assert_failed(cbm_png_encode(pixel, 0, 1, 3, NULL, &png, &size), SCBM_ERROR_ARGUMENT, "0 x 1");
-    assert_failed(cbm_png_encode(pixel, 100000, 100000, 3, NULL, &png, &size), SCBM_ERROR_ARGUMENT, "100000 x 100000");
+    assert_error(cbm_png_encode(pixel, 0, 1, 3, NULL, &png, &size), SCBM_ERROR_ARGUMENT, "0 x 1");
+    assert_error(cbm_png_encode(pixel, 100000, 100000, 3, NULL, &png, &size), SCBM_ERROR_ARGUMENT, "100000 x 100000");
 }
 
 static void pictures_show_the_subnetworks(void **state) {
     (void)state;
     const cbm_subnetworks *s;
-    cbm_context *ctx = create(sparse);
+    cbm_context *ctx = context_for(sparse);
     const char *path = in_folder("masks.png");
     assert_ok(cbm_describe_subnetworks(ctx, &s));
     assert_ok(cbm_report_png(path,
@@ -830,9 +753,9 @@ static void pictures_show_the_subnetworks(void **state) {
     assert_ok(cbm_report_png(path, title, sparse, s, NULL));
     cbm_context_free(ctx);
 
-    ctx = create(dense);
+    ctx = context_for(dense);
     assert_ok(cbm_describe_subnetworks(ctx, &s));
-    assert_failed(cbm_report_png(in_folder("dense.png"), "dense", dense, s, NULL), SCBM_ERROR_UNSUPPORTED, "dense");
+    assert_error(cbm_report_png(in_folder("dense.png"), "dense", dense, s, NULL), SCBM_ERROR_UNSUPPORTED, "dense");
     assert_int_equal(access(in_folder("dense.png"), F_OK), -1);
     cbm_context_free(ctx);
 }
@@ -871,11 +794,11 @@ static void a_path_that_cannot_be_written_is_an_error(void **state) {
     (void)state;
     everything all = make_everything();
     for (int kind = 0; kind < KINDS; kind++) {
-        assert_failed(write_report(&all, kind, in_folder("nowhere/report"), NULL), SCBM_ERROR_IO, "nowhere/report");
-        assert_failed(write_report(&all, kind, folder, NULL), SCBM_ERROR_IO, "is a folder");
-        assert_failed(write_report(&all, kind, "", NULL), SCBM_ERROR_ARGUMENT, "needs a name");
+        assert_error(write_report(&all, kind, in_folder("nowhere/report"), NULL), SCBM_ERROR_IO, "nowhere/report");
+        assert_error(write_report(&all, kind, folder, NULL), SCBM_ERROR_IO, "is a folder");
+        assert_error(write_report(&all, kind, "", NULL), SCBM_ERROR_ARGUMENT, "needs a name");
         if (access("/dev/full", W_OK) == 0)
-            assert_failed(write_report(&all, kind, "/dev/full", NULL), SCBM_ERROR_IO, "/dev/full");
+            assert_error(write_report(&all, kind, "/dev/full", NULL), SCBM_ERROR_IO, "/dev/full");
     }
     free_everything(&all);
 }
@@ -887,8 +810,8 @@ static void without_memory_the_old_report_stays(void **state) {
     everything all = make_everything();
     const char *path = in_folder("report");
     for (int kind = 0; kind < KINDS; kind++) {
-        small_allocator counter = {0, 0, 0};
-        scbm_hooks hooks = {.user = &counter, .alloc = small_alloc, .free = small_free};
+        counting_allocator counter = {0};
+        scbm_hooks hooks = allocator_hooks(&counter);
         assert_ok(write_report(&all, kind, path, &hooks));
         assert_int_equal(counter.held, 0);
         size_t size, size_again;
@@ -899,7 +822,7 @@ static void without_memory_the_old_report_stays(void **state) {
             long fails_at = i < SAMPLES / 2 ? i + 1 : n - (n - SAMPLES / 2) * (SAMPLES - 1 - i) / (SAMPLES / 2);
             if (fails_at <= last || fails_at > n) continue;
             last = fails_at;
-            counter = (small_allocator){0, fails_at, 0};
+            counter = (counting_allocator){.fails_at = fails_at};
             assert_int_equal(write_report(&all, kind, path, &hooks), SCBM_ERROR_MEMORY);
             assert_int_equal(counter.held, 0);
             char *after = read_file(path, &size_again);

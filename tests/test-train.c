@@ -3,14 +3,6 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "small-encoder.h"
 
 #include "../models/prune.h"
@@ -18,54 +10,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char folder[64];
 static cbm_model *encoder;
 static cbm_dataset train_data, valid_data;
-static scbm_hooks one_thread = {.n_workers = 1};
 
 enum { N_TRAIN = 120, N_VALID = 60 };
 
-static void assert_ok(scbm_status status) {
-    if (status) fail_msg("%s: %s", scbm_status_name(status), scbm_last_error());
-}
-
-/* The call failed with this status and a message that has these words. */
-static void assert_failed(scbm_status status, scbm_status wanted, const char *words) {
-    if (status != wanted)
-        fail_msg("%s, not %s: %s", scbm_status_name(status), scbm_status_name(wanted), scbm_last_error());
-    if (!strstr(scbm_last_error(), words)) fail_msg("'%s' is not in: %s", words, scbm_last_error());
-}
-
-/* A file in the test's folder; the last 64 names stay. */
-static const char *in_folder(const char *name) {
-    static char paths[64][160];
-    static int next;
-    char *path = paths[next++ % 64];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
 static int set_up(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/scbm-test-train-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    const cbm_load_options load = {&one_thread};
-    scbm_status status = small_encoder(in_folder("encoder.gguf"), NULL);
-    if (!status) status = cbm_model_load(&encoder, in_folder("encoder.gguf"), &load);
-    if (!status) status = small_data(&train_data, 0, N_TRAIN);
-    if (!status) status = small_data(&valid_data, 1000, N_VALID);
-    if (status) fprintf(stderr, "%s\n", scbm_last_error());
-    return status != SCBM_OK;
+    if (make_folder(state)) return -1;
+    assert_ok(small_encoder(in_folder("encoder.gguf"), NULL));
+    encoder = load(in_folder("encoder.gguf"));
+    assert_ok(small_data(&train_data, 0, N_TRAIN));
+    assert_ok(small_data(&valid_data, 1000, N_VALID));
+    return 0;
 }
 
 static int tear_down(void **state) {
-    char line[128];
-    (void)state;
     cbm_model_free(encoder);
     cbm_dataset_clear(&train_data);
     cbm_dataset_clear(&valid_data);
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line);
+    return remove_folder(state);
 }
 
 /* Settings that learn the small task in a second. */
@@ -86,44 +49,6 @@ static scbm_status train(const cbm_train_options *o) {
     return cbm_train(encoder, &train_data, &valid_data, small_concepts, o);
 }
 
-typedef struct file_bytes {
-    char *data;
-    size_t size;
-} file_bytes;
-
-static file_bytes read_file(const char *path) {
-    file_bytes bytes = {NULL, 0};
-    FILE *file = fopen(path, "rb");
-    if (!file) fail_msg("%s is missing", path);
-    fseek(file, 0, SEEK_END);
-    bytes.size = (size_t)ftell(file);
-    rewind(file);
-    bytes.data = calloc(1, bytes.size + 1);
-    assert_non_null(bytes.data);
-    assert_int_equal(fread(bytes.data, 1, bytes.size, file), bytes.size);
-    fclose(file);
-    return bytes;
-}
-
-static int same_files(const char *a, const char *b) {
-    file_bytes x = read_file(a), y = read_file(b);
-    int same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
-    free(x.data);
-    free(y.data);
-    return same;
-}
-
-static int exists(const char *path) {
-    return access(path, F_OK) == 0;
-}
-
-static cbm_model *load(const char *path) {
-    const cbm_load_options options = {&one_thread};
-    cbm_model *model;
-    assert_ok(cbm_model_load(&model, path, &options));
-    return model;
-}
-
 /* Predictions of every text; they live as long as the context. */
 static cbm_prediction *predict_all(cbm_context *ctx, const cbm_dataset *data) {
     cbm_prediction *p = calloc(data->n, sizeof *p);
@@ -131,16 +56,6 @@ static cbm_prediction *predict_all(cbm_context *ctx, const cbm_dataset *data) {
     scbm_status status = cbm_predict_batch(ctx, (const char *const *)data->text, data->text_length, data->n, p);
     if (status) fail_msg("%s", cbm_context_error(ctx));
     return p;
-}
-
-typedef struct reports {
-    cbm_epoch_report report[64];
-    int n;
-} reports;
-
-static void keep_report(void *user, const cbm_epoch_report *report) {
-    reports *r = user;
-    r->report[r->n++] = *report;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -162,9 +77,8 @@ static void the_defaults_are_those_of_the_manual(void **state) {
 /* The share of the validation texts whose label and concepts are right. */
 static void accuracy_of(const char *path, double *label, double *concepts) {
     cbm_model *model = load(path);
-    cbm_context *ctx;
     size_t right = 0, concept_right = 0;
-    assert_ok(cbm_context_create(&ctx, model, NULL));
+    cbm_context *ctx = context_for(model);
     cbm_prediction *p = predict_all(ctx, &valid_data);
     for (size_t i = 0; i < valid_data.n; i++) {
         right += p[i].label_index == valid_data.label[i];
@@ -261,10 +175,9 @@ static void the_label_reads_softmax_or_logits_by_mode(void **state) {
     (void)state;
     for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_JOINT; mode++) {
         cbm_train_options o = options_for(mode, in_folder("reads.gguf"));
-        cbm_context *ctx;
         assert_ok(train(&o));
         cbm_model *model = load(o.output);
-        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_context *ctx = context_for(model);
         const float *weight = model->network.heads.label_weight->data, *bias = model->network.heads.label_bias->data;
         cbm_prediction *p = predict_all(ctx, &valid_data);
         for (size_t i = 0; i < valid_data.n; i++) {
@@ -286,13 +199,12 @@ static void statistics_are_means_over_the_training_data(void **state) {
     (void)state;
     for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_JOINT; mode++) {
         cbm_train_options o = options_for(mode, in_folder("statistics.gguf"));
-        cbm_context *ctx;
         double mean[SMALL_CLASSES] = {0}, gold[SMALL_CLASSES][3] = {{0}};
         int count[SMALL_CLASSES] = {0};
         train_data.concept_class[0] = -1; /* a missing class counts in no gold mean */
         assert_ok(train(&o));
         cbm_model *model = load(o.output);
-        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_context *ctx = context_for(model);
         cbm_prediction *p = predict_all(ctx, &train_data);
         for (size_t i = 0; i < N_TRAIN; i++) {
             double u[SMALL_CLASSES];
@@ -353,11 +265,10 @@ static void the_label_head_of_two_steps_is_the_best_one(void **state) {
     for (size_t i = 0; i < N_TRAIN; i += 7) train_data.label[i] = (train_data.label[i] + 1) % SMALL_LABELS;
     for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_SEQUENTIAL; mode++) {
         cbm_train_options o = options_for(mode, in_folder("head.gguf"));
-        cbm_context *ctx;
         static double u[N_TRAIN * SMALL_CLASSES];
         assert_ok(train(&o));
         cbm_model *model = load(o.output);
-        assert_ok(cbm_context_create(&ctx, model, NULL));
+        cbm_context *ctx = context_for(model);
         cbm_prediction *p = predict_all(ctx, &train_data);
         memset(u, 0, sizeof u);
         for (size_t i = 0; i < N_TRAIN; i++) {
@@ -431,7 +342,6 @@ static double loss_by_hand(const loss_case *what, const cbm_prediction *p, doubl
 
 static void check_loss(const loss_case *what) {
     cbm_train_options o = options_for(what->mode, in_folder("loss.gguf"));
-    cbm_context *ctx;
     reports r = {.n = 0};
     double logged;
     o.concept_loss = what->concept_loss;
@@ -440,7 +350,7 @@ static void check_loss(const loss_case *what) {
     o.epochs = 0;
     assert_ok(train(&o));
     cbm_model *model = load(o.output);
-    assert_ok(cbm_context_create(&ctx, model, NULL));
+    cbm_context *ctx = context_for(model);
     cbm_prediction *p = predict_all(ctx, &train_data);
     double wanted = loss_by_hand(what, p, 3.5);
     free(p);
@@ -453,9 +363,9 @@ static void check_loss(const loss_case *what) {
     o.on_epoch = keep_report;
     o.user = &r;
     assert_ok(cbm_train(encoder, &train_data, &train_data, small_concepts, &o));
-    file_bytes log = read_file(o.step_log);
-    assert_int_equal(sscanf(log.data, "step,loss,norm\n1,%lf,", &logged), 1);
-    free(log.data);
+    char *log = read_file(o.step_log, NULL);
+    assert_int_equal(sscanf(log, "step,loss,norm\n1,%lf,", &logged), 1);
+    free(log);
     assert_float_equal(logged, wanted, 1e-4 * wanted);
     assert_float_equal(r.report[0].train_loss, wanted, 1e-4 * wanted);
     assert_float_equal(r.report[0].valid_loss, wanted, 1e-4 * wanted);
@@ -590,13 +500,13 @@ static void teachers_must_fit(void **state) {
     vanilla.epochs = 0;
     assert_ok(train(&vanilla));
     o.teacher = path;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "vanilla mode has no concepts to teach");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "vanilla mode has no concepts to teach");
     o.mixup = 0.4f;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "MixUp");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "MixUp");
     o.mixup = 0, o.temperature = 0;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "temperature");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "temperature");
     o.temperature = 1, o.teacher = in_folder("no-teacher.gguf");
-    assert_failed(train(&o), SCBM_ERROR_IO, "no-teacher.gguf");
+    assert_error(train(&o), SCBM_ERROR_IO, "no-teacher.gguf");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -714,7 +624,7 @@ static void a_cancelled_run_leaves_its_last_epoch(void **state) {
     forget("stopped.gguf");
     o.output = in_folder("stopped.gguf");
     o.hooks = &hooks;
-    assert_failed(train(&o), SCBM_ERROR_CANCELLED, "cancelled after step 12 of 24");
+    assert_error(train(&o), SCBM_ERROR_CANCELLED, "cancelled after step 12 of 24");
     assert_int_equal(s.total, 24);
     cbm_model_free(load(o.output));
     s.stop_at = -1;
@@ -725,7 +635,7 @@ static void a_cancelled_run_leaves_its_last_epoch(void **state) {
     forget("early.gguf");
     o.output = in_folder("early.gguf");
     s.stop_at = 3;
-    assert_failed(train(&o), SCBM_ERROR_CANCELLED, "cancelled");
+    assert_error(train(&o), SCBM_ERROR_CANCELLED, "cancelled");
     assert_false(exists(o.output));
     assert_false(exists(in_folder("early.gguf.checkpoint")));
 }
@@ -738,22 +648,22 @@ static void going_on_with_other_settings_is_refused(void **state) {
     o.resume = 1;
     cbm_train_options other = o;
     other.seed = 7;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --seed (");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --seed (");
     other = o;
     other.epochs = 3;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --epochs (2, now 3)");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --epochs (2, now 3)");
     other = o;
     other.head_rate = 0.5f;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "another --head-rate (");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --head-rate (");
     other = o;
     other.mode = CBM_SEQUENTIAL;
-    assert_failed(train(&other), SCBM_ERROR_ARGUMENT, "mode");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "mode");
     train_data.label[3] = (train_data.label[3] + 1) % SMALL_LABELS;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "other training or validation data");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "other training or validation data");
     train_data.label[3] = (train_data.label[3] + 2) % SMALL_LABELS;
     assert_ok(train(&o));
     remove(o.output);
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "best model so far, is missing");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "best model so far, is missing");
 }
 
 static void a_damaged_checkpoint_is_refused(void **state) {
@@ -764,17 +674,16 @@ static void a_damaged_checkpoint_is_refused(void **state) {
     assert_ok(train(&o));
     o.resume = 1;
     snprintf(path, sizeof path, "%s.checkpoint", o.output);
-    file_bytes whole = read_file(path);
-    for (size_t size = 0; size < whole.size; size += 1 + whole.size / 7) {
-        FILE *file = fopen(path, "wb");
-        assert_int_equal(fwrite(whole.data, 1, size, file), size);
-        fclose(file);
-        assert_failed(train(&o), SCBM_ERROR_FORMAT, path);
+    size_t n;
+    char *whole = read_file(path, &n);
+    for (size_t size = 0; size < n; size += 1 + n / 7) {
+        write_file(path, whole, size);
+        assert_error(train(&o), SCBM_ERROR_FORMAT, path);
         assert_non_null(strstr(scbm_last_error(), "; delete "));
     }
-    free(whole.data);
+    free(whole);
     assert_ok(small_encoder(path, NULL)); /* a model file that is no checkpoint */
-    assert_failed(train(&o), SCBM_ERROR_FORMAT, "no checkpoint");
+    assert_error(train(&o), SCBM_ERROR_FORMAT, "no checkpoint");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -788,9 +697,9 @@ static void every_epoch_takes_every_row_once(void **state) {
     o.order_log = in_folder("order.txt");
     o.step_log = in_folder("order.csv");
     assert_ok(train(&o));
-    file_bytes order = read_file(o.order_log), steps = read_file(o.step_log);
+    char *order = read_file(o.order_log, NULL), *steps = read_file(o.step_log, NULL);
     int rows[3][N_TRAIN];
-    const char *place = order.data;
+    const char *place = order;
     for (int epoch = 0; epoch < 3; epoch++) {
         int seen[N_TRAIN] = {0};
         for (int i = 0; i < N_TRAIN; i++) {
@@ -806,7 +715,7 @@ static void every_epoch_takes_every_row_once(void **state) {
     assert_int_equal(*place, 0);
     assert_memory_not_equal(rows[0], rows[1], sizeof rows[0]);
     assert_memory_not_equal(rows[1], rows[2], sizeof rows[0]);
-    place = strchr(steps.data, '\n') + 1;
+    place = strchr(steps, '\n') + 1;
     for (int step = 1; step <= 9; step++) {
         int number, length;
         double loss, norm;
@@ -816,8 +725,8 @@ static void every_epoch_takes_every_row_once(void **state) {
         place += length;
     }
     assert_int_equal(*place, 0);
-    free(order.data);
-    free(steps.data);
+    free(order);
+    free(steps);
 }
 
 /* With rates of 0 no epoch is better than the first. */
@@ -939,15 +848,15 @@ static void a_run_starts_from_the_model_that_it_is_given(void **state) {
     cbm_model_free(after);
     cbm_model_free(before);
     o.init = in_folder("encoder.gguf");
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "without heads");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "without heads");
     o.init = in_folder("nothing.gguf");
-    assert_failed(train(&o), SCBM_ERROR_IO, "nothing.gguf");
+    assert_error(train(&o), SCBM_ERROR_IO, "nothing.gguf");
     o.init = in_folder("before.gguf");
     o.mode = CBM_VANILLA;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "no start");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "no start");
     static const char *const other_names[] = {"taste", "noise"};
     o.mode = CBM_JOINT;
-    assert_failed(cbm_train(encoder, &train_data, &valid_data, other_names, &o), SCBM_ERROR_ARGUMENT, "'noise'");
+    assert_error(cbm_train(encoder, &train_data, &valid_data, other_names, &o), SCBM_ERROR_ARGUMENT, "'noise'");
 }
 
 static void a_trained_model_is_an_encoder_too(void **state) {
@@ -1015,20 +924,19 @@ static void long_texts_are_cut_and_the_model_knows_it(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("cut.gguf"));
     cbm_prediction p;
-    cbm_context *ctx;
     o.epochs = 1;
     o.max_tokens = 5;
     assert_ok(train(&o));
     cbm_model *model = load(o.output);
     assert_int_equal(cbm_model_max_tokens(model), 5);
-    assert_ok(cbm_context_create(&ctx, model, NULL));
+    cbm_context *ctx = context_for(model);
     assert_ok(cbm_predict(ctx, "the soup was tasty and it was kind", &p));
     assert_int_equal(p.n_tokens, 5);
     assert_true(p.truncated);
     cbm_context_free(ctx);
     cbm_model_free(model);
     o.max_tokens = SMALL_MAX_TOKENS + 1;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "at most 24");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "at most 24");
 }
 
 static void a_loss_that_is_no_number_is_an_error(void **state) {
@@ -1038,7 +946,7 @@ static void a_loss_that_is_no_number_is_an_error(void **state) {
     forget("numeric.gguf");
     assert_ok(small_encoder(in_folder("broken.gguf"), &broken));
     cbm_model *model = load(in_folder("broken.gguf"));
-    assert_failed(cbm_train(model, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_NUMERIC, "step 1 of 24");
+    assert_error(cbm_train(model, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_NUMERIC, "step 1 of 24");
     assert_false(exists(o.output));
     cbm_model_free(model);
 }
@@ -1048,38 +956,37 @@ static void bad_arguments_are_refused(void **state) {
     const cbm_train_options good = options_for(CBM_JOINT, in_folder("refused.gguf"));
     cbm_train_options o = good;
     o.output = NULL;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "output");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "output");
     o = good, o.mode = CBM_ENCODER;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "mode");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "mode");
     o = good, o.batch_size = 0;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "batches of 0");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "batches of 0");
     o = good, o.epochs = -1;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "-1 epochs");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "-1 epochs");
     o = good, o.dropout = 1.0f;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "dropout");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "dropout");
     o = good, o.encoder_rate = (float)NAN;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "encoder_rate");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "encoder_rate");
     o = good, o.mixup = -1.0f;
-    assert_failed(train(&o), SCBM_ERROR_ARGUMENT, "mixup");
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "mixup");
     o = good, o.output = in_folder("missing/model.gguf");
-    assert_failed(train(&o), SCBM_ERROR_IO, "missing/model.gguf");
+    assert_error(train(&o), SCBM_ERROR_IO, "missing/model.gguf");
     o = good;
     cbm_dataset none = train_data;
     none.n = 0;
-    assert_failed(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no training data");
-    assert_failed(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT,
-                  "no validation data");
+    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no training data");
+    assert_error(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no validation data");
     none = train_data;
     none.label_classes.n = 0;
-    assert_failed(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no labels");
+    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no labels");
     none = valid_data;
     none.label_classes.n = 2;
-    assert_failed(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT,
-                  "the validation data");
+    assert_error(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT,
+                 "the validation data");
     none = train_data;
     none.n_concepts = 0;
-    assert_failed(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no concepts");
-    assert_failed(cbm_train(NULL, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no concepts");
+    assert_error(cbm_train(NULL, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "NULL");
 }
 
 /* Whatever allocation fails, training ends with an error and gives everything back. */
@@ -1087,16 +994,16 @@ static void check_allocations(cbm_train_options o) {
     cbm_dataset few = train_data, some = valid_data;
     few.n = 4;
     some.n = 4;
-    small_allocator count = {0, 0, 0};
-    scbm_hooks hooks = {.user = &count, .alloc = small_alloc, .free = small_free, .n_workers = 1};
+    counting_allocator count = {0};
+    scbm_hooks hooks = allocator_hooks(&count);
     o.hooks = &hooks;
     assert_ok(cbm_train(encoder, &few, &some, small_concepts, &o));
     assert_int_equal(count.held, 0);
     assert_true(count.n > 500);
     long total = count.n, step = 1 + total / 150;
     for (long at = 1; at <= total; at += at < 20 ? 1 : step) {
-        count = (small_allocator){0, at, 0};
-        assert_failed(cbm_train(encoder, &few, &some, small_concepts, &o), SCBM_ERROR_MEMORY, "memory");
+        count = (counting_allocator){.fails_at = at};
+        assert_error(cbm_train(encoder, &few, &some, small_concepts, &o), SCBM_ERROR_MEMORY, "memory");
         if (count.held) fail_msg("allocation %ld of %ld failed, and %ld were not given back", at, total, count.held);
     }
 }
