@@ -2242,12 +2242,12 @@ static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
     return status;
 }
 
-static scbm_status run_node(scbm_graph *g, const scbm_node *node) {
+static scbm_status run_node(scbm_graph *g, const scbm_node *node, const scbm_node *previous) {
     scbm_backend *backend = g->context->backend;
-    if (node->op == SCBM_OP_RESHAPE) return SCBM_OK;
     scbm_kernel_call call;
     fill_call(g, node, g->tokens, g->texts, &call);
     call.scratch = g->scratch;
+    call.previous = previous;
     for (int i = 0; i < node->n_sources; i++) {
         if (!node->source[i] || node->source[i]->graph) continue;
         if (!node->source[i]->data)
@@ -2261,10 +2261,13 @@ static scbm_status run_nodes(scbm_graph *g) {
     int is_host = g->context->backend->functions->is_host;
     scbm_status status = is_host ? SCBM_OK : upload_sources(g);
     double before = now_seconds();
+    const scbm_node *previous = NULL;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
+        if (g->nodes[i]->op == SCBM_OP_RESHAPE) continue;
         if (g->hooks->progress && g->hooks->progress(g->hooks->user, "graph", (int64_t)i, (int64_t)g->n_nodes))
             return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
-        status = run_node(g, g->nodes[i]);
+        status = run_node(g, g->nodes[i], previous);
+        previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
         double after = now_seconds();
         g->seconds[g->nodes[i]->op] += after - before;
@@ -2358,6 +2361,14 @@ struct k_exec {
     void *scratch;
     int n_workers;
     const struct k_table *k;
+    int follows_linear; /* a linear layer ran just before, in the same scratch */
+};
+
+/* What a linear layer's scratch begins with: the x that it has packed behind it, and how. Layers that read the same x
+ * follow each other (Q, K and V), and need it packed once. */
+struct k_packed {
+    const void *x;
+    int64_t S, T, K, width, kc, gap, how;
 };
 
 enum k_binary_op { K_ADD, K_MUL };
@@ -4024,9 +4035,12 @@ KTASK void KT(pack_tiles)(void *arg, int64_t index, int worker) {
     (void)worker;
 #define K_PACK(how)                                                                                                    \
     for (int l = 0; l < lanes; l += SCBM_VL)                                                                           \
-        for (int64_t k = 0; k < kc; k += SCBM_VL)                                                                      \
+        for (int64_t k = 0; k < kc; k += SCBM_VL) {                                                                    \
+            for (int i = 0; i < SCBM_VL; i++) /* as in pack_panel */                                                   \
+                K_PREFETCH((uintptr_t)src + (size_t)((l + i) * x->depth + k + 4 * SCBM_VL) * 4);                       \
             KT(tr)(how, packed + k * lanes + l, lanes, src + l * x->depth + k, x->depth,                               \
-                   (int)k_max(0, k_min(x->T - t0 - l, SCBM_VL)), (int)k_min(kc - k, SCBM_VL), SCBM_VL);
+                   (int)k_max(0, k_min(x->T - t0 - l, SCBM_VL)), (int)k_min(kc - k, SCBM_VL), SCBM_VL);              \
+        }
     if (x->round) {
         K_PACK(KT(ROUNDED))
     } else {
@@ -5307,9 +5321,23 @@ K_OP const struct k_table *k_select(const char *forced) {
 
 /* ---- Products ---- */
 
+/* How x is packed; with 1 added, rounded to bf16. */
+enum { K_PANELS = 0, K_TILES = 2, K_PAIRS = 4 };
+#define K_PACKED_BYTES k_floats((int64_t)(sizeof(struct k_packed) + 3) / 4)
+
 /* A vector's worth of multiply-adds is one operation. */
 static int64_t k_product_work(int64_t S, int64_t T, int64_t N, int64_t K) {
     return S * T * (N * K / 16 + N);
+}
+
+/* Whether this x stands packed in the scratch. From now on it does. */
+static int k_is_packed(const struct k_exec *ex, const struct k_packed *wanted) {
+    struct k_packed *there = ex->scratch;
+    int same = ex->follows_linear && there->x == wanted->x && there->S == wanted->S && there->T == wanted->T &&
+               there->K == wanted->K && there->width == wanted->width && there->kc == wanted->kc &&
+               there->gap == wanted->gap && there->how == wanted->how;
+    *there = *wanted;
+    return same;
 }
 
 static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
@@ -5372,7 +5400,8 @@ static int64_t k_sparse_worker(const struct k_sparse_run *r) {
 
 static size_t k_sparse_scratch(const struct k_exec *ex, const struct k_sparse_run *r) {
     const int64_t n = r->rows * k_round(r->x.depth, 64);
-    size_t bytes = k_floats(r->x.S * k_tiles_stream(&r->x)) + (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
+    size_t bytes = K_PACKED_BYTES + k_floats(r->x.S * k_tiles_stream(&r->x)) +
+                   (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
     if (k_sparse_copies(r)) bytes += k_floats(n);
     if (r->dx) bytes += k_floats(k_ceil(r->S * n, 32));
     return bytes;
@@ -5391,12 +5420,13 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     struct k_tiles *x = &r->x;
     const int few = x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)) && k_has_lists(ex->k);
     const int64_t n = r->rows * k_round(x->depth, 64), work = k_product_work(r->S, x->T, r->rows, x->depth);
-    char *p = ex->scratch;
+    char *p = (char *)ex->scratch + K_PACKED_BYTES;
     k_tiles_plan(x, ex->k->lanes, few ? K_SP_LIST : K_SP_KC, few);
-    x->packed = ex->scratch;
+    const struct k_packed packed = {x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round};
+    x->packed = (float *)(void *)p;
     p += k_floats(x->S * x->stream);
     r->worker_bytes = k_floats(k_sparse_worker(r));
-    k_pack_tiles(ex, x);
+    if (!k_is_packed(ex, &packed)) k_pack_tiles(ex, x);
     if (few) {
         r->nb = k_min(K_SP_ROWS, k_round(k_ceil(r->rows, 8), r->dx ? 64 : 16));
         r->worker = p;
@@ -5491,7 +5521,7 @@ K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args
     r.a = *a;
     k_linear_plan(&r);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
-    bytes = k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * k_linear_worker(&r);
+    bytes = K_PACKED_BYTES + k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * k_linear_worker(&r);
     if (!a->w.mask) return bytes;
     k_sparse_y(&p, a);
     return a->bf16 && bytes > k_sparse_scratch(ex, &p) ? bytes : k_sparse_scratch(ex, &p);
@@ -5508,11 +5538,14 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *a) {
     }
     r.a = *a;
     k_linear_plan(&r);
-    r.xp = ex->scratch;
-    r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
+    r.xp = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
+    r.worker = (char *)r.xp + k_floats(a->x_streams * r.xp_stream);
     r.round = a->bf16 && !native;
     if (native) r.kp = (a->K + 1) / 2;
-    k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, r.round);
+    const struct k_packed packed = {a->x, a->x_streams, a->T, a->K, 0, 0, 0, native ? K_PAIRS : K_PANELS + r.round};
+    if (!k_is_packed(ex, &packed))
+        k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream,
+               r.round);
     k_run(ex, r.n_nb * r.n_tb, k_product_work(a->S, a->T, a->N, a->K), native ? ex->k->linear_bf16 : ex->k->linear, &r);
 }
 
@@ -6828,11 +6861,12 @@ static size_t cpu_scratch_bytes(scbm_backend *backend, const scbm_kernel_call *c
 }
 
 static struct k_exec exec_of(const scbm_context *context, const struct k_table *kernels, void *scratch) {
-    return (struct k_exec){context->parallel_for, context->parallel_user, scratch, context->n_workers, kernels};
+    return (struct k_exec){context->parallel_for, context->parallel_user, scratch, context->n_workers, kernels, 0};
 }
 
 static scbm_status cpu_run(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call) {
     struct k_exec ex = exec_of(context, ((const cpu_backend *)backend)->kernels, call->scratch);
+    ex.follows_linear = call->previous && call->previous->op == SCBM_OP_LINEAR;
     return cpu_ops[call->node->op].run(&ex, call);
 }
 

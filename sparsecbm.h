@@ -445,6 +445,7 @@ typedef struct scbm_kernel_call {
     scbm_view source[SCBM_MAX_SOURCES];  /* data NULL where absent */
     scbm_view result[SCBM_MAX_RESULTS];
     void *scratch;                       /* as many bytes as scratch_bytes() asked for */
+    const scbm_node *previous;           /* the node that ran just before and left `scratch` as it is; NULL: none */
     scbm_type precision;
     uint64_t seed, step;
     int64_t tokens, texts;

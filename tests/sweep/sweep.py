@@ -182,6 +182,7 @@ def main():
     parser.add_argument("--data", help="the folder with the CEBaB files")
     parser.add_argument("--out", required=True, help="the folder for models, logs and results.csv")
     parser.add_argument("--only", nargs="+", default=["*"], help="settings, by shell patterns")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="these seeds alone")
     parser.add_argument("--threads", type=int, default=0, help="of each training and evaluation; 0: all cores")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     args = parser.parse_args()
@@ -195,7 +196,7 @@ def main():
     for name, (_, _, seeds, _) in SETTINGS.items():
         for seed in seeds:
             known = any(row["setting"] == name and row["seed"] == str(seed) for row in rows)
-            if known or not any(fnmatch.fnmatch(name, pattern) for pattern in args.only):
+            if known or seed not in args.seeds or not any(fnmatch.fnmatch(name, pattern) for pattern in args.only):
                 continue
             print(f"{name}, seed {seed} …", flush=True)
             rows.append({key: str(value) for key, value in measure(args, name, seed).items()})
