@@ -5,6 +5,7 @@
 
 DIR (of --data) holds the CEBaB files. A row that stands in OUT/results.csv is not run again, and a training
 that was cut off goes on from its checkpoint: start the same command again. Rows come in order of importance.
+tests/sweep/results.csv has the rows that the README shows: copy it to OUT to add to them.
 --table prints what is there as Markdown and runs nothing. Only Python's own library is needed.
 """
 
@@ -51,7 +52,9 @@ SETTINGS = {
     "popup-structured 0.7": ("joint", pruned("popup-structured", 0.7), (42,), 200),
     "independent obert 0.7": ("independent", pruned("obert", 0.7), (42,), 200),
     "sequential obert 0.7": ("sequential", pruned("obert", 0.7), (42,), 200),
-    # Ablations.
+}
+# What each part of the recipe gave, one seed.
+ABLATIONS = {
     "dense joint, with the teacher": ("joint", TEACHER, (42,), None),
     "obert 0.7, no teacher": ("joint", pruned("obert", 0.7, teacher=False), (42,), None),
     "obert 0.7, last pruning in epoch 8": ("joint", pruned("obert", 0.7, end=8), (42,), None),
@@ -102,10 +105,17 @@ def best_epoch(log):
         return [epoch for epoch in map(json.loads, epochs) if epoch["best"]][-1]
 
 
-def measure(args, name, seed):
-    mode, options, _, texts = SETTINGS[name]
+def paths(args, name, seed):
     stem = Path(args.out) / (re.sub(r"[ ,]+", "-", name) + f"-{seed}")
-    model, log, test = f"{stem}.gguf", f"{stem}.log", str(Path(args.data) / FILES["test"])
+    return f"{stem}.gguf", f"{stem}.log"
+
+
+def measure(args, name, seed):
+    mode, options, _, texts = {**SETTINGS, **ABLATIONS}[name]
+    teacher, teacher_log = paths(args, "dense joint", seed)
+    if "--teacher" in options and not Path(teacher).exists():  # its row may be another machine's
+        train(args, "dense joint", "joint", [], seed, teacher, teacher_log)
+    model, log, test = *paths(args, name, seed), str(Path(args.data) / FILES["test"])
     seconds, peak = train(args, name, mode, options, seed, model, log)
     best = best_epoch(log)
     row = {"setting": name, "seed": seed, "train_seconds": round(seconds, 1), "peak_mib": round(peak),
@@ -154,26 +164,42 @@ def percent(values):
     return f"{statistics.mean(values):.1f}{spread}"
 
 
+def outcome(ours, *what):
+    """"label % (F1)" and the like, for each of the columns' prefixes."""
+    return " | ".join(f"{percent([row[w + '_accuracy'] for row in ours])} ({percent([row[w + '_f1'] for row in ours])})"
+                      for w in what)
+
+
+def corrected(ours):
+    """How many misread concepts each rule of masks corrected, and what became of the label."""
+    cells = []
+    for rule in ("mask signed", "mask abs"):
+        wrong = sum(int(row[f"{rule}: concepts_wrong"] or 0) for row in ours)
+        right = sum(int(row[f"{rule}: concepts_fixed"] or 0) for row in ours)
+        cells.append(f"{right} of {wrong}" if wrong else "")
+    before = percent([row["mask signed: label_before"] for row in ours])
+    after = " / ".join(percent([row[f"{rule}: label_after"] for row in ours]) for rule, _ in INTERVENTIONS)
+    return " | ".join(cells + [f"{before} → {after}" if before else ""])
+
+
+def cost(ours):
+    seconds = statistics.mean(float(row["train_seconds"]) for row in ours)
+    return f"{seconds:.0f} s, {max(float(row['peak_mib']) for row in ours):.0f} MiB"
+
+
 def table(rows):
-    print("| setting | seeds | label % (F1) | concepts % (F1) | fixed by masks, signed | by the paper's rule | label after"
-          " masks signed / abs / edit | training, MiB |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    rows_of = {name: [row for row in rows if row["setting"] == name] for name in {**SETTINGS, **ABLATIONS}}
+    print("| setting | seeds | label % (F1) | concepts % (F1) | misread concepts corrected by masks, signed | by the paper's"
+          " rule | label % after masks signed / paper's / edit | training |\n" + "| --- " * 8 + "|")
     for name in SETTINGS:
-        ours = [row for row in rows if row["setting"] == name]
-        if not ours:
-            continue
-        column = lambda key: [row[key] for row in ours]
-        fixed = []
-        for rule in ("mask signed", "mask abs"):
-            wrong = sum(int(v) for v in column(f"{rule}: concepts_wrong") if v)
-            right = sum(int(v) for v in column(f"{rule}: concepts_fixed") if v)
-            fixed.append(f"{right} of {wrong}" if wrong else "")
-        after = " / ".join(percent(column(f"{rule}: label_after")) for rule, _ in INTERVENTIONS)
-        before = percent(column("mask signed: label_before"))
-        print(f"| {name} | {len(ours)} | {percent(column('label_accuracy'))} ({percent(column('label_f1'))}) |"
-              f" {percent(column('concept_accuracy'))} ({percent(column('concept_f1'))}) | {fixed[0]} | {fixed[1]} |"
-              f" {before + ' → ' + after if before else ''} |"
-              f" {statistics.mean(float(v) for v in column('train_seconds')):.0f} s,"
-              f" {max(float(v) for v in column('peak_mib')):.0f} |")
+        if ours := rows_of[name]:
+            print(f"| {name} | {len(ours)} | {outcome(ours, 'label', 'concept')} | {corrected(ours)} | {cost(ours)} |")
+    print("\n| seed 42 | best epoch | validation: label % | concepts % | test: label % (F1) | concepts % (F1) | training |\n"
+          + "| --- " * 7 + "|")
+    for name in ["dense joint", "obert 0.7", *ABLATIONS]:
+        if ours := [row for row in rows_of[name] if row["seed"] == "42"]:
+            valid = " | ".join(percent([row[f"valid_{w}_accuracy"] for row in ours]) for w in ("label", "concept"))
+            print(f"| {name} | {ours[0]['best_epoch']} | {valid} | {outcome(ours, 'label', 'concept')} | {cost(ours)} |")
 
 
 def main():
@@ -193,7 +219,7 @@ def main():
     if not args.model or not args.data:
         parser.error("--model and --data are needed to run anything")
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    for name, (_, _, seeds, _) in SETTINGS.items():
+    for name, (_, _, seeds, _) in {**SETTINGS, **ABLATIONS}.items():
         for seed in seeds:
             known = any(row["setting"] == name and row["seed"] == str(seed) for row in rows)
             if known or seed not in args.seeds or not any(fnmatch.fnmatch(name, pattern) for pattern in args.only):
