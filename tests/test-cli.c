@@ -50,16 +50,32 @@ static outcome shell(const char *command) {
     return result;
 }
 
+static void forget(outcome *result) {
+    free(result->out);
+    free(result->err);
+}
+
+/* The shell command must succeed. */
+static void do_shell(const char *command) {
+    outcome result = shell(command);
+    if (result.status != 0) fail_msg("status %d from: %s: %s%s", result.status, command, result.out, result.err);
+    forget(&result);
+}
+
+/* The shell command must end with `status` and say `words`. */
+static void expect_end(const char *command, int status, const char *words) {
+    outcome result = shell(command);
+    if (result.status != status)
+        fail_msg("status %d, not %d, from: %s: %s", result.status, status, command, result.err);
+    if (!strstr(result.err, words)) fail_msg("'%s' is not in the message of: %s: %s", words, command, result.err);
+    forget(&result);
+}
+
 /* Runs the program with these arguments. */
 static outcome run(const char *arguments) {
     char line[4096];
     snprintf(line, sizeof line, "\"$MAIN\" %s </dev/null", arguments);
     return shell(line);
-}
-
-static void forget(outcome *result) {
-    free(result->out);
-    free(result->err);
 }
 
 /* The program must succeed; its standard output, to be freed. */
@@ -185,10 +201,9 @@ static void bad_usage_has_status_2(void **state) {
 /* Every command refuses a file that it would both read and write, before any work, and leaves it as it is. */
 static void no_input_is_overwritten(void **state) {
     (void)state;
-    outcome made = shell("cp demo/reviews.gguf model.gguf; cp demo/test.csv data.csv; cp demo/encoder.gguf enc.gguf\n"
-                         "ln -sf model.gguf link.gguf; ln -f data.csv hard.csv; mkdir -p sub\n"
-                         "cat model.gguf data.csv enc.gguf | cksum >sums");
-    forget(&made);
+    do_shell("cp demo/reviews.gguf model.gguf; cp demo/test.csv data.csv; cp demo/encoder.gguf enc.gguf\n"
+             "ln -sf model.gguf link.gguf; ln -f data.csv hard.csv; mkdir -p sub\n"
+             "cat model.gguf data.csv enc.gguf | cksum >sums");
     expect_error("explain --model model.gguf --html model.gguf text", 2, "--html and --model are the same file, model.gguf");
     expect_error("explain --model model.gguf --html ./sub/../model.gguf text", 2, "--html and --model are the same file");
     expect_error("explain --model model.gguf --html link.gguf text", 2, "--html and --model are the same file");
@@ -205,11 +220,9 @@ static void no_input_is_overwritten(void **state) {
     expect_error(TRAIN " -o y.gguf --log-steps steps.csv --dump-order steps.csv", 2, "--log-steps and --dump-order are the same file");
     expect_error(TRAIN " -o y.gguf --dump-order y.gguf.checkpoint", 2, "checkpoint and --dump-order are the same file");
     expect_error("bench latency --model model.gguf -o model.gguf", 2, "-o and --model are the same file");
-    outcome result = shell("cp data.csv grows.csv; \"$MAIN\" predict --model model.gguf --data grows.csv >>grows.csv\n"
-                           "test $? = 2 && cmp grows.csv data.csv && grep -q 'standard output and --data' err\n"
-                           "cat model.gguf data.csv enc.gguf | cksum | cmp - sums");
-    if (result.status != 0) fail_msg("%s", result.err);
-    forget(&result);
+    do_shell("cp data.csv grows.csv; \"$MAIN\" predict --model model.gguf --data grows.csv >>grows.csv\n"
+             "test $? = 2 && cmp grows.csv data.csv && grep -q 'standard output and --data' err\n"
+             "cat model.gguf data.csv enc.gguf | cksum | cmp - sums");
 }
 
 /* Devices are no files that could be destroyed. */
@@ -221,17 +234,15 @@ static void several_outputs_may_be_thrown_away(void **state) {
 /* A file is replaced when all of it was read. */
 static void quantizing_in_place_is_safe(void **state) {
     (void)state;
-    outcome result = shell("cp demo/reviews.gguf place.gguf; \"$MAIN\" quantize demo/reviews.gguf --type q8_0 -o aside.gguf >said\n"
-                           "\"$MAIN\" quantize place.gguf --type q8_0 -o place.gguf | sed s/place/aside/ | cmp - said && cmp place.gguf aside.gguf");
-    if (result.status != 0) fail_msg("%s%s", result.out, result.err);
-    forget(&result);
+    do_shell(
+        "cp demo/reviews.gguf place.gguf; \"$MAIN\" quantize demo/reviews.gguf --type q8_0 -o aside.gguf >said\n"
+        "\"$MAIN\" quantize place.gguf --type q8_0 -o place.gguf | sed s/place/aside/ | cmp - said && cmp place.gguf aside.gguf");
 }
 
 /* What cannot be written is said before the work, which here would fail for another reason. */
 static void outputs_are_checked_before_the_work(void **state) {
     (void)state;
-    outcome made = shell("mkdir -p taken");
-    forget(&made);
+    do_shell("mkdir -p taken");
     expect_error("explain --model nothing.gguf --png missing/x.png text", 1, "missing/x.png (--png): cannot be written: No such file");
     expect_error("explain --model nothing.gguf --html taken text", 1, "taken (--html): cannot be written: Is a directory");
     expect_error("explain --model nothing.gguf --html demo/test.csv/x.html text", 1, "(--html): cannot be written");
@@ -296,16 +307,14 @@ static void bad_input_has_status_1(void **state) {
 
 static void a_missing_key_names_the_option(void **state) {
     (void)state;
-    outcome made = shell("echo '{\"words\": \"The soup was cold.\"}' >keys.jsonl");
-    forget(&made);
+    do_shell("echo '{\"words\": \"The soup was cold.\"}' >keys.jsonl");
     expect_error("predict --model demo/reviews.gguf --data keys.jsonl", 1,
                  "no key 'review' (--text COLUMN chooses another); there are 'words'");
 }
 
 static void truncated_and_empty_models_are_refused(void **state) {
     (void)state;
-    outcome made = shell("head -c 1000 demo/reviews.gguf >short.gguf; : >empty.gguf");
-    forget(&made);
+    do_shell("head -c 1000 demo/reviews.gguf >short.gguf; : >empty.gguf");
     expect_error("predict --model short.gguf text", 1, "short.gguf");
     expect_error("predict --model empty.gguf text", 1, "empty.gguf");
     expect_error("inspect short.gguf", 1, "short.gguf");
@@ -313,25 +322,15 @@ static void truncated_and_empty_models_are_refused(void **state) {
 
 static void an_unknown_tier_is_refused(void **state) {
     (void)state;
-    outcome result = shell("SCBM_CPU=abacus \"$MAIN\" predict --model demo/reviews.gguf text");
-    assert_int_equal(result.status, 1);
-    assert_non_null(strstr(result.err, "abacus"));
-    forget(&result);
-    result = shell("SCBM_CPU=portable \"$MAIN\" predict --model demo/reviews.gguf text");
-    assert_int_equal(result.status, 0);
-    forget(&result);
+    expect_end("SCBM_CPU=abacus \"$MAIN\" predict --model demo/reviews.gguf text", 1, "abacus");
+    do_shell("SCBM_CPU=portable \"$MAIN\" predict --model demo/reviews.gguf text");
 }
 
 static void a_full_disk_is_noticed(void **state) {
     (void)state;
     if (access("/dev/full", W_OK) != 0) skip();
-    outcome result = shell("\"$MAIN\" predict --model demo/reviews.gguf text >/dev/full");
-    assert_int_equal(result.status, 1);
-    assert_non_null(strstr(result.err, "standard output"));
-    forget(&result);
-    result = shell("\"$MAIN\" inspect demo/reviews.gguf >/dev/full");
-    assert_int_equal(result.status, 1);
-    forget(&result);
+    expect_end("\"$MAIN\" predict --model demo/reviews.gguf text >/dev/full", 1, "standard output");
+    expect_end("\"$MAIN\" inspect demo/reviews.gguf >/dev/full", 1, "");
 }
 
 static void a_closed_pipe_ends_quietly(void **state) {
@@ -548,9 +547,8 @@ static void long_texts_can_be_intervened_on(void **state) {
 
 static void texts_come_from_anywhere(void **state) {
     (void)state;
-    outcome made = shell("printf 'The soup was cold.\\nA kind waiter, and cheap!\\r\\n\\nLoud' >texts.txt\n"
-                         "printf 'a,words\\n1,The soup was cold.\\n2,\"A kind waiter, and cheap!\"\\n3,\\n4,Loud\\n' >texts.csv");
-    forget(&made);
+    do_shell("printf 'The soup was cold.\\nA kind waiter, and cheap!\\r\\n\\nLoud' >texts.txt\n"
+             "printf 'a,words\\n1,The soup was cold.\\n2,\"A kind waiter, and cheap!\"\\n3,\\n4,Loud\\n' >texts.csv");
     char *expected = output_of("predict --model demo/reviews.gguf --json 'The soup was cold.' 'A kind waiter, and cheap!' '' Loud");
     static const char *const ways[] = {
         "\"$MAIN\" predict --model demo/reviews.gguf --json --file texts.txt",
@@ -578,8 +576,7 @@ static void the_text_column_is_remembered(void **state) {
 static void no_texts_are_told(void **state) {
     (void)state;
     static const char *const names[] = {"predict", "embed", "tokenize", "explain"};
-    outcome made = shell(": >nothing.txt");
-    forget(&made);
+    do_shell(": >nothing.txt");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char arguments[100], message[100];
         snprintf(arguments, sizeof arguments, "%s --model demo/reviews.gguf --file nothing.txt", names[i]);
@@ -969,8 +966,7 @@ static void what_differs_from_a_checkpoint_is_named(void **state) {
         if (!strstr(result.err, cases[i][1])) fail_msg("'%s' is not in: %s", cases[i][1], result.err);
         forget(&result);
     }
-    outcome made = shell("head -c 5000 other.gguf.checkpoint >cut && mv cut other.gguf.checkpoint");
-    forget(&made);
+    do_shell("head -c 5000 other.gguf.checkpoint >cut && mv cut other.gguf.checkpoint");
     expect_error(TRAIN " --epochs 1 --resume --json -o other.gguf", 1, "delete other.gguf.checkpoint to start anew");
 }
 

@@ -827,18 +827,19 @@ static void the_progress_hook_cancels(void **state) {
  * The command
  * ---------------------------------------------------------------------------------------- */
 
-/* What the program prints: the environment's MAIN, or models/main. */
-static char *run(const char *arguments, int *status) {
+/* What the program (the environment's MAIN, or models/main) prints of a model in the folder, or of none; it must end with
+ * `status`. */
+static char *run(const char *model, const char *arguments, int status) {
     static char output[1 << 20];
     char line[1024];
     const char *program = getenv("MAIN");
-    snprintf(line, sizeof line, "\"%s\" explain %s --threads 1 2>&1 </dev/null", program ? program : "models/main",
-             arguments);
+    snprintf(line, sizeof line, "\"%s\" explain %s %s %s --threads 1 2>&1 </dev/null",
+             program ? program : "models/main", model ? "--model" : "", model ? in_folder(model) : "", arguments);
     FILE *pipe = popen(line, "r");
     assert_non_null(pipe);
     size_t n = fread(output, 1, sizeof output - 1, pipe);
     output[n] = 0;
-    *status = pclose(pipe);
+    assert_int_equal(pclose(pipe), status << 8);
     return output;
 }
 
@@ -856,11 +857,7 @@ static void assert_keys(const cJSON *object, const char *keys) {
 
 static void json_has_the_promised_keys(void **state) {
     (void)state;
-    char arguments[512];
-    int status;
-    snprintf(arguments, sizeof arguments, "--model %s --json \"tasty soup\" \"rude\"", in_folder("sparse.gguf"));
-    char *line = run(arguments, &status);
-    assert_int_equal(status, 0);
+    char *line = run("sparse.gguf", "--json \"tasty soup\" \"rude\"", 0);
     assert_int_equal(line[strlen(line) - 1], '\n');
     char *second = strchr(line, '\n') + 1;
     assert_ptr_not_equal(strchr(second, '\n'), NULL);
@@ -883,10 +880,7 @@ static void json_has_the_promised_keys(void **state) {
                 0.011);
     cJSON_Delete(object);
 
-    snprintf(arguments, sizeof arguments, "--model %s --global --faithfulness --json \"tasty soup\" rude kind",
-             in_folder("sparse.gguf"));
-    object = cJSON_Parse(run(arguments, &status));
-    assert_int_equal(status, 0);
+    object = cJSON_Parse(run("sparse.gguf", "--global --faithfulness --json \"tasty soup\" rude kind", 0));
     assert_non_null(object);
     assert_keys(object, "texts texts_explained labels concepts overlaps kept_by faithfulness");
     assert_int_equal(member(object, "texts")->valueint, 3);
@@ -898,35 +892,24 @@ static void json_has_the_promised_keys(void **state) {
 
 static void text_output_and_errors_of_the_command(void **state) {
     (void)state;
-    char arguments[512];
-    int status;
-    snprintf(arguments, sizeof arguments, "--model %s \"tasty soup\" --neurons 2 --words 1", in_folder("sparse.gguf"));
-    char *output = run(arguments, &status);
-    assert_int_equal(status, 0);
+    char *output = run("sparse.gguf", "\"tasty soup\" --neurons 2 --words 1", 0);
     static const char *const wanted[] = {"tasty soup\n", "  label ",      "contributions",
                                          "taste reads ", "neurons: blk.", "overlap with"};
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         if (!strstr(output, wanted[i])) fail_msg("'%s' is not in:\n%s", wanted[i], output);
-    snprintf(arguments, sizeof arguments, "--model %s --global rude kind \"the soup was tasty\"",
-             in_folder("sparse.gguf"));
-    output = run(arguments, &status);
-    assert_int_equal(status, 0);
+    output = run("sparse.gguf", "--global rude kind \"the soup was tasty\"", 0);
     assert_non_null(strstr(output, "most influential words"));
     static const struct {
         const char *arguments, *message;
-    } wrong[] = {{"--model %s --faithfulness x", "--faithfulness needs --global"},
-                 {"--model %s --global --steps 0 x", "--steps cannot be 0"},
-                 {"--model %s --steps -1 x", "--steps wants"},
-                 {"x", "--model FILE is required"}};
+    } wrong[] = {{"--faithfulness x", "--faithfulness needs --global"},
+                 {"--global --steps 0 x", "--steps cannot be 0"},
+                 {"--steps -1 x", "--steps wants"}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        snprintf(arguments, sizeof arguments, wrong[i].arguments, in_folder("sparse.gguf"));
-        output = run(arguments, &status);
-        assert_int_equal(status >> 8, 2);
+        output = run("sparse.gguf", wrong[i].arguments, 2);
         if (!strstr(output, wrong[i].message)) fail_msg("'%s' is not in: %s", wrong[i].message, output);
     }
-    snprintf(arguments, sizeof arguments, "--model %s x", in_folder("encoder.gguf"));
-    run(arguments, &status);
-    assert_int_equal(status >> 8, 1);
+    assert_non_null(strstr(run(NULL, "x", 2), "--model FILE is required"));
+    run("encoder.gguf", "x", 1);
 }
 
 int main(void) {

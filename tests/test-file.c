@@ -427,6 +427,21 @@ static void refuse(image *made, scbm_status wanted, const char *text) {
     free(made->bytes);
 }
 
+/* A file of one tensor, of a type and at an offset, and of `size` bytes of data. */
+static void refuse_tensor(const char *name, int n_dims, const uint64_t *dims, uint32_t type, uint64_t offset,
+                          size_t size, scbm_status wanted, const char *text) {
+    image m = new_image();
+    put_header(&m, 1, 0), put_tensor(&m, name, n_dims, dims, type, offset), put_data(&m, size);
+    refuse(&m, wanted, text);
+}
+
+/* As far as the value of its only key. */
+static image image_of_key(const char *key, uint32_t type) {
+    image m = new_image();
+    put_header(&m, 0, 1), put_key(&m, key, type);
+    return m;
+}
+
 static const uint64_t four_by_two[] = {4, 2};
 
 static void damaged_headers(void **state) {
@@ -454,34 +469,32 @@ static void damaged_keys(void **state) {
     image m;
     m = new_image(), put_header(&m, 0, 1), put_number(&m, UINT64_MAX, 8), put_number(&m, 0, 8);
     refuse(&m, SCBM_ERROR_FORMAT, "ends in the middle of key 1 of 1");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "", 0), put_number(&m, 0, 8);
+    m = image_of_key("", 0), put_number(&m, 0, 8);
     refuse(&m, SCBM_ERROR_FORMAT, "the name of key 1 is empty");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "a\033[2J", 0), put_number(&m, 0, 8);
+    m = image_of_key("a\033[2J", 0), put_number(&m, 0, 8);
     refuse(&m, SCBM_ERROR_FORMAT, "control characters");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 13), put_number(&m, 0, 8);
+    m = image_of_key("k", 13), put_number(&m, 0, 8);
     refuse(&m, SCBM_ERROR_FORMAT, "key k is of value type 13");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 7), put_number(&m, 2, 1);
+    m = image_of_key("k", 7), put_number(&m, 2, 1);
     refuse(&m, SCBM_ERROR_FORMAT, "key k is a boolean of value 2");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 8), put_number(&m, 3, 8), put(&m, "a\0b", 3);
+    m = image_of_key("k", 8), put_number(&m, 3, 8), put(&m, "a\0b", 3);
     refuse(&m, SCBM_ERROR_FORMAT, "string 0 of key k has a NUL in it");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 8), put_number(&m, (uint64_t)1 << 63, 8), put(&m, "abc", 3);
+    m = image_of_key("k", 8), put_number(&m, (uint64_t)1 << 63, 8), put(&m, "abc", 3);
     refuse(&m, SCBM_ERROR_FORMAT, "middle of key 1 of 1");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 9), put_number(&m, 9, 4), put_number(&m, 0, 8);
+    m = image_of_key("k", 9), put_number(&m, 9, 4), put_number(&m, 0, 8);
     refuse(&m, SCBM_ERROR_UNSUPPORTED, "key k is an array of arrays");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 9), put_number(&m, 10, 4),
-    put_number(&m, (uint64_t)1 << 61, 8);
+    m = image_of_key("k", 9), put_number(&m, 10, 4), put_number(&m, (uint64_t)1 << 61, 8);
     refuse(&m, SCBM_ERROR_FORMAT, "middle of key 1 of 1");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "k", 9), put_number(&m, 8, 4), put_number(&m, 2, 8),
-    put_text(&m, "12345678");
+    m = image_of_key("k", 9), put_number(&m, 8, 4), put_number(&m, 2, 8), put_text(&m, "12345678");
     refuse(&m, SCBM_ERROR_FORMAT, "middle of key 1 of 1");
     m = new_image(), put_header(&m, 0, 2), put_key(&m, "same", 0), put_number(&m, 0, 1), put_key(&m, "same", 0),
     put_number(&m, 0, 1);
     refuse(&m, SCBM_ERROR_FORMAT, "key same is there twice");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "general.alignment", 4), put_number(&m, 0, 4);
+    m = image_of_key("general.alignment", 4), put_number(&m, 0, 4);
     refuse(&m, SCBM_ERROR_FORMAT, "general.alignment is 0");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "general.alignment", 4), put_number(&m, 12, 4);
+    m = image_of_key("general.alignment", 4), put_number(&m, 12, 4);
     refuse(&m, SCBM_ERROR_FORMAT, "general.alignment is 12");
-    m = new_image(), put_header(&m, 0, 1), put_key(&m, "general.alignment", 8), put_text(&m, "64");
+    m = image_of_key("general.alignment", 8), put_text(&m, "64");
     refuse(&m, SCBM_ERROR_FORMAT, "general.alignment is not an integer");
 }
 
@@ -491,35 +504,24 @@ static void damaged_tensors(void **state) {
                    five[] = {1, 1, 1, 1, 1}, wrap[] = {(uint64_t)1 << 32, (uint64_t)1 << 31};
     char longest[97];
     memset(longest, 'n', 96), longest[96] = 0;
-    image m;
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 5, five, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "tensor t has 5 dimensions");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 0, five, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "tensor t has 0 dimensions");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "", 1, five, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "the name of tensor 1 is empty");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, longest, 1, five, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "the name of tensor 1 has 96 bytes; 95 are possible");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, four_by_two, 12, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_UNSUPPORTED, "tensor t is of type Q4_K; F32, F16");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, four_by_two, 99, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_UNSUPPORTED, "tensor t is of a type that is not known (number 99)");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, huge, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "too large");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, wrap, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "m: ");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, negative, 0, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "tensor t has a dimension of 18446744073709551615");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, odd, 8, 0), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "rows of 33 elements are no whole number of q8_0 blocks");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, four_by_two, 0, 8), put_data(&m, 64);
-    refuse(&m, SCBM_ERROR_FORMAT, "the data of tensor t starts at 8, no multiple of 32");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, four_by_two, 0, 32), put_data(&m, 32);
-    refuse(&m, SCBM_ERROR_FORMAT, "the data of tensor t (32 bytes) reaches beyond the end");
-    m = new_image(), put_header(&m, 1, 0), put_tensor(&m, "t", 2, four_by_two, 0, UINT64_MAX - 31), put_data(&m, 32);
-    refuse(&m, SCBM_ERROR_FORMAT, "reaches beyond the end");
-    m = new_image(), put_header(&m, 2, 0), put_tensor(&m, "t", 2, four_by_two, 0, 0),
-    put_tensor(&m, "t", 1, four_by_two, 0, 32);
+    refuse_tensor("t", 5, five, 0, 0, 64, SCBM_ERROR_FORMAT, "tensor t has 5 dimensions");
+    refuse_tensor("t", 0, five, 0, 0, 64, SCBM_ERROR_FORMAT, "tensor t has 0 dimensions");
+    refuse_tensor("", 1, five, 0, 0, 64, SCBM_ERROR_FORMAT, "the name of tensor 1 is empty");
+    refuse_tensor(longest, 1, five, 0, 0, 64, SCBM_ERROR_FORMAT, "the name of tensor 1 has 96 bytes; 95 are possible");
+    refuse_tensor("t", 2, four_by_two, 12, 0, 64, SCBM_ERROR_UNSUPPORTED, "tensor t is of type Q4_K; F32, F16");
+    refuse_tensor("t", 2, four_by_two, 99, 0, 64, SCBM_ERROR_UNSUPPORTED,
+                  "tensor t is of a type that is not known (number 99)");
+    refuse_tensor("t", 2, huge, 0, 0, 64, SCBM_ERROR_FORMAT, "too large");
+    refuse_tensor("t", 2, wrap, 0, 0, 64, SCBM_ERROR_FORMAT, "m: ");
+    refuse_tensor("t", 2, negative, 0, 0, 64, SCBM_ERROR_FORMAT, "tensor t has a dimension of 18446744073709551615");
+    refuse_tensor("t", 2, odd, 8, 0, 64, SCBM_ERROR_FORMAT, "rows of 33 elements are no whole number of q8_0 blocks");
+    refuse_tensor("t", 2, four_by_two, 0, 8, 64, SCBM_ERROR_FORMAT,
+                  "the data of tensor t starts at 8, no multiple of 32");
+    refuse_tensor("t", 2, four_by_two, 0, 32, 32, SCBM_ERROR_FORMAT,
+                  "the data of tensor t (32 bytes) reaches beyond the end");
+    refuse_tensor("t", 2, four_by_two, 0, UINT64_MAX - 31, 32, SCBM_ERROR_FORMAT, "reaches beyond the end");
+    image m = new_image();
+    put_header(&m, 2, 0), put_tensor(&m, "t", 2, four_by_two, 0, 0), put_tensor(&m, "t", 1, four_by_two, 0, 32);
     put_data(&m, 64);
     refuse(&m, SCBM_ERROR_FORMAT, "tensor t is there twice");
 }

@@ -5,13 +5,7 @@
 #define CHECK_DATASET_H
 
 #include "../../models/dataset.h"
-
-#include <stdlib.h>
-#include <string.h>
-
-static inline void require(int holds) {
-    if (!holds) abort();
-}
+#include "require.h"
 
 static inline void check_classes(const cbm_classes *classes, const int32_t *values, size_t n, size_t stride) {
     require(classes->n <= CBM_MAX_CLASSES);

@@ -3,22 +3,13 @@
  * a model that loads can be used
  */
 #include "../../models/cbm.h"
+#include "require.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* What must hold whatever the input is. */
-static void require(int holds) {
-    if (!holds) abort();
-}
-
-/* A refusal says why, in one line. */
-static void check_refusal(void) {
-    require(scbm_last_error()[0] != 0 && strchr(scbm_last_error(), '\n') == NULL);
-}
 
 static void read_elements(const scbm_file *file, int64_t key) {
     int64_t n = scbm_file_array_length(file, key), integer;

@@ -5,6 +5,7 @@
 #include "../../convert/hf-config.h"
 #include "../../convert/hf-tokenizer.h"
 #include "../../convert/hf-weights.h"
+#include "require.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -14,14 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { ROWS = 64 };
 
-/* What must hold whatever the input is. */
-static void require(int holds) {
-    if (!holds) abort();
-}
-
-/* A refusal says why, in one line. */
 static int is_ok(scbm_status status) {
-    require(status == SCBM_OK || (scbm_last_error()[0] != 0 && strchr(scbm_last_error(), '\n') == NULL));
+    if (status != SCBM_OK) check_refusal();
     return status == SCBM_OK;
 }
 
