@@ -7,6 +7,8 @@
 #include "hf-weights.h"
 #include "json-file.h"
 
+#include "../models/cbm-internal.h"
+
 #include <string.h>
 
 typedef struct conversion {
@@ -51,17 +53,6 @@ static scbm_status write_name(const conversion *c, const char *folder) {
     return SCBM_OK;
 }
 
-/* GGUF's number for "most tensors are of this type". */
-static int64_t file_type_number(scbm_type type) {
-    switch (type) {
-    case SCBM_F16: return 1;
-    case SCBM_Q4_0: return 2;
-    case SCBM_Q8_0: return 7;
-    case SCBM_BF16: return 32;
-    default: return 0;
-    }
-}
-
 static void write_shape(const conversion *c) {
     const hf_config *config = &c->config;
     scbm_writer *w = c->writer;
@@ -83,9 +74,7 @@ static void write_shape(const conversion *c) {
 static scbm_status write_keys(conversion *c, const char *folder, scbm_type type) {
     scbm_writer_set_string(c->writer, "general.architecture", "bert");
     scbm_status status = write_name(c, folder);
-    scbm_writer_set_int(c->writer, "general.file_type", SCBM_VALUE_U32, file_type_number(type));
-    if (scbm_type_of(type)->block > 1)
-        scbm_writer_set_int(c->writer, "general.quantization_version", SCBM_VALUE_U32, 2);
+    cbm_set_file_type(c->writer, type);
     write_shape(c);
     return status ? status : hf_tokenizer_write(&c->tokenizer, c->config.types, c->writer);
 }

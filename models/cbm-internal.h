@@ -309,6 +309,9 @@ typedef struct cbm_fact {
 scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cbm_network *network,
                             const cbm_statistics *statistics, const cbm_fact *facts, int n_facts);
 
+/* The keys that say of what type most of a file's tensors are. */
+void cbm_set_file_type(scbm_writer *writer, scbm_type type);
+
 /* The state of a training run after an epoch. */
 typedef struct cbm_checkpoint {
     scbm_tensor **parameters;         /* all of the network's */

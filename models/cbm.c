@@ -484,6 +484,11 @@ static int64_t file_type_number(scbm_type type) {
     }
 }
 
+void cbm_set_file_type(scbm_writer *writer, scbm_type type) {
+    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, file_type_number(type));
+    if (scbm_type_of(type)->block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
+}
+
 static void add_quantized(scbm_writer *writer, const cbm_model *model, scbm_type type, int *kept_f16) {
     int block = scbm_type_of(type)->block;
     for (int64_t i = 0; i < scbm_file_n_tensors(model->file); i++) {
@@ -494,8 +499,7 @@ static void add_quantized(scbm_writer *writer, const cbm_model *model, scbm_type
         if (converts && !fits) ++*kept_f16;
         scbm_writer_add_tensor(writer, tensor, !converts ? tensor->type : fits ? type : SCBM_F16);
     }
-    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, file_type_number(type));
-    if (block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
+    cbm_set_file_type(writer, type);
 }
 
 scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, int *kept_f16, const scbm_hooks *hooks) {

@@ -168,12 +168,14 @@ typedef struct cli_session {
 
 #define CLI_MODEL_OPTION(s) CLI_READ_OPTION("model", &(s).model_path, "the model file (required)")
 #define CLI_JSON_OPTION(s) CLI_FLAG_OPTION("json", &(s).json, "print one JSON object a line")
-#define CLI_THREADS_OPTION(s) CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores")
 #define CLI_LENGTH_OPTION(s)                                                                                          \
     CLI_INT_OPTION("max-length", "N", &(s).max_length, 0, 1000000,                                                    \
                    "cut texts after N tokens, special ones included; 0: as many as the model reads")
-#define CLI_PRECISION_OPTION(s)                                                                                       \
-    CLI_CHOICE_OPTION("precision", "f32|bf16", &(s).precision, "what matrix products compute with")
+/* Of the commands that run the model. */
+#define CLI_RUN_OPTIONS(s)                                                                                            \
+    CLI_LENGTH_OPTION(s),                                                                                             \
+        CLI_CHOICE_OPTION("precision", "f32|bf16", &(s).precision, "what matrix products compute with"),              \
+        CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores"), CLI_JSON_OPTION(s)
 
 /* Each returns CLI_GO_ON or what to exit with, after saying why. */
 int cli_session_start(cli_session *session, const cli_command *command, const cli_option *options, int argc, char **argv);

@@ -541,10 +541,7 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
         CLI_FLAG_OPTION("faithfulness", &x.faithfulness,
                         "with --global: measure comprehensiveness and sufficiency of attributions on the sample"),
         CLI_INT_OPTION("seed", "N", &x.seed, 0, 9e15, "seed of faithfulness's random baseline"),
-        CLI_LENGTH_OPTION(x.in),
-        CLI_PRECISION_OPTION(x.in),
-        CLI_THREADS_OPTION(x.in),
-        CLI_JSON_OPTION(x.in),
+        CLI_RUN_OPTIONS(x.in),
         CLI_END_OPTIONS,
     };
     int status = cli_session_start(&x.in, command, options, argc, argv);

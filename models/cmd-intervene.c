@@ -198,10 +198,7 @@ static int run_intervene(const cli_command *command, int argc, char **argv) {
         CLI_CHOICE_OPTION("method", "mask|edit", &s.method,
                           "change the concept's subnetwork for this text, or the values that the label is computed from"),
         CLI_INTERVENTION_OPTIONS(s.intervention),
-        CLI_LENGTH_OPTION(s.in),
-        CLI_PRECISION_OPTION(s.in),
-        CLI_THREADS_OPTION(s.in),
-        CLI_JSON_OPTION(s.in),
+        CLI_RUN_OPTIONS(s.in),
         CLI_END_OPTIONS,
     };
     int status = cli_session_start(&s.in, command, options, argc, argv);

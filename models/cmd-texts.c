@@ -30,6 +30,14 @@ static int finish(text_command *s, int status) {
     return cli_session_finish(&s->in, status);
 }
 
+/* What the model says of the texts, once the session has started. */
+static int answer(text_command *s, cli_texts_function handle, int needs_labels) {
+    int status = cli_session_check_texts(&s->in);
+    if (status == CLI_GO_ON) status = cli_session_load(&s->in, needs_labels);
+    if (status == CLI_GO_ON) status = cli_texts_each(s->in.command, &s->in.texts, handle, s, &s->in.hooks);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------
  * tokenize
  * ---------------------------------------------------------------------------------------- */
@@ -152,16 +160,11 @@ static int run_embed(const cli_command *command, int argc, char **argv) {
         CLI_TEXTS_OPTIONS(s.in.texts),
         CLI_CHOICE_OPTION("pooling", "default|mean|cls", &s.pooling, "mean over the tokens, or the first token; default: as the model file says"),
         CLI_FLAG_OPTION("normalize", &s.normalize, "scale every vector to length 1"),
-        CLI_LENGTH_OPTION(s.in),
-        CLI_PRECISION_OPTION(s.in),
-        CLI_THREADS_OPTION(s.in),
-        CLI_JSON_OPTION(s.in),
+        CLI_RUN_OPTIONS(s.in),
         CLI_END_OPTIONS,
     };
     int status = cli_session_start(&s.in, command, options, argc, argv);
-    if (status == CLI_GO_ON) status = cli_session_check_texts(&s.in);
-    if (status == CLI_GO_ON) status = cli_session_load(&s.in, 0);
-    if (status == CLI_GO_ON) status = cli_texts_each(command, &s.in.texts, embed_texts, &s, &s.in.hooks);
+    if (status == CLI_GO_ON) status = answer(&s, embed_texts, 0);
     return finish(&s, status);
 }
 
@@ -202,16 +205,11 @@ static int run_predict(const cli_command *command, int argc, char **argv) {
     const cli_option options[] = {
         CLI_MODEL_OPTION(s.in),
         CLI_TEXTS_OPTIONS(s.in.texts),
-        CLI_LENGTH_OPTION(s.in),
-        CLI_PRECISION_OPTION(s.in),
-        CLI_THREADS_OPTION(s.in),
-        CLI_JSON_OPTION(s.in),
+        CLI_RUN_OPTIONS(s.in),
         CLI_END_OPTIONS,
     };
     int status = cli_session_start(&s.in, command, options, argc, argv);
-    if (status == CLI_GO_ON) status = cli_session_check_texts(&s.in);
-    if (status == CLI_GO_ON) status = cli_session_load(&s.in, 1);
-    if (status == CLI_GO_ON) status = cli_texts_each(command, &s.in.texts, predict_texts, &s, &s.in.hooks);
+    if (status == CLI_GO_ON) status = answer(&s, predict_texts, 1);
     return finish(&s, status);
 }
 
