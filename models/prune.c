@@ -193,31 +193,65 @@ static scbm_status add_gradient(void *user, const scbm_tensor *weight, const scb
     return SCBM_OK;
 }
 
-/* The diagonal of the inverse of δI + sums / m, by L Lᵀ: [F⁻¹]_jj = Σ_i (L⁻¹)²_ij. `work` holds two triangles. */
-static void inverse_diagonal(const double *sums, int64_t size, double m, double damping, double *work,
-                             double *diagonal) {
-    double *l = work, *inverse = work + size * (size + 1) / 2;
-#define AT(a, i, j) a[(i) * ((i) + 1) / 2 + (j)]
+/* Blocks are inverted LANES at a time: number t of block b stands at t * LANES + b, so that the loops over b are
+ * vectors. */
+enum { LANES = 8 };
+#define AT(i, j) (((i) * ((i) + 1) / 2 + (j)) * LANES)
+
+/* δI + sums / m of n blocks, `stride` numbers apart; the identity in the lanes that are left. */
+static void load_blocks(const double *sums, int64_t stride, int n, int64_t size, double m, double damping, double *l) {
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t j = 0; j <= i; j++)
+            for (int b = 0; b < LANES; b++)
+                l[AT(i, j) + b] = b < n ? sums[b * stride + AT(i, j) / LANES] / m + (i == j ? damping : 0.0)
+                                        : (double)(i == j);
+}
+
+/* a -= p q, of all lanes. */
+static void subtract_products(double *restrict a, const double *restrict p, const double *restrict q) {
+    for (int b = 0; b < LANES; b++) a[b] -= p[b] * q[b];
+}
+
+/* L of A = L Lᵀ in A's place. */
+static void factor_blocks(double *l, int64_t size, double damping) {
     for (int64_t i = 0; i < size; i++) {
         for (int64_t j = 0; j <= i; j++) {
-            double sum = AT(sums, i, j) / m + (i == j ? damping : 0.0);
-            for (int64_t k = 0; k < j; k++) sum -= AT(l, i, k) * AT(l, j, k);
-            AT(l, i, j) = i == j ? sqrt(sum > 0.0 ? sum : damping) : sum / AT(l, j, j);
+            double sum[LANES];
+            memcpy(sum, l + AT(i, j), sizeof sum);
+            for (int64_t k = 0; k < j; k++) subtract_products(sum, l + AT(i, k), l + AT(j, k));
+            for (int b = 0; b < LANES; b++)
+                l[AT(i, j) + b] = i == j ? sqrt(sum[b] > 0.0 ? sum[b] : damping) : sum[b] / l[AT(j, j) + b];
         }
-    }
-    for (int64_t i = 0; i < size; i++) {
-        for (int64_t j = 0; j < i; j++) {
-            double sum = 0.0;
-            for (int64_t k = j; k < i; k++) sum -= AT(l, i, k) * AT(inverse, k, j);
-            AT(inverse, i, j) = sum / AT(l, i, i);
-        }
-        AT(inverse, i, i) = 1.0 / AT(l, i, i);
-    }
-    for (int64_t j = 0; j < size; j++) {
-        diagonal[j] = 0.0;
-        for (int64_t i = j; i < size; i++) diagonal[j] += AT(inverse, i, j) * AT(inverse, i, j);
     }
 }
+
+/* L⁻¹. */
+static void invert_factors(const double *l, int64_t size, double *inverse) {
+    for (int64_t i = 0; i < size; i++) {
+        for (int64_t j = 0; j < i; j++) {
+            double sum[LANES] = {0};
+            for (int64_t k = j; k < i; k++) subtract_products(sum, l + AT(i, k), inverse + AT(k, j));
+            for (int b = 0; b < LANES; b++) inverse[AT(i, j) + b] = sum[b] / l[AT(i, i) + b];
+        }
+        for (int b = 0; b < LANES; b++) inverse[AT(i, i) + b] = 1.0 / l[AT(i, i) + b];
+    }
+}
+
+/* The diagonals of the inverses of n blocks, by L Lᵀ: [F⁻¹]_jj = Σ_i (L⁻¹)²_ij. `work` holds two triangles a lane. */
+static void inverse_diagonals(const double *sums, int64_t stride, int n, int64_t size, double m, double damping,
+                              double *work, double *diagonal) {
+    double *l = work, *inverse = work + size * (size + 1) / 2 * LANES;
+    load_blocks(sums, stride, n, size, m, damping, l);
+    factor_blocks(l, size, damping);
+    invert_factors(l, size, inverse);
+    for (int64_t j = 0; j < size; j++) {
+        for (int b = 0; b < LANES; b++) diagonal[j * LANES + b] = 0.0;
+        for (int64_t i = j; i < size; i++)
+            for (int b = 0; b < LANES; b++)
+                diagonal[j * LANES + b] += inverse[AT(i, j) + b] * inverse[AT(i, j) + b];
+    }
+}
+#undef AT
 
 /* δ of a stream's matrix: as it is, or that share of the mean square of its gradients. */
 static double damping_of(const fisher *f, const fisher_matrix *m, int stream, double n_gradients) {
@@ -236,12 +270,17 @@ static void score_second_order(const fisher *f, const fisher_matrix *m, int stre
     const float *w = m->parameter->tensor->data;
     const double *sums = m->sums + stream * m->n_blocks * f->triangle;
     double damping = damping_of(f, m, stream, n_gradients);
-    double *work = score + m->n, *diagonal = work + 2 * f->triangle; /* see scores_size */
-    for (int64_t b = 0; b < m->n_blocks; b++) {
-        int64_t start = b * f->block, left = m->n - start, size = left < f->block ? left : f->block;
-        inverse_diagonal(sums + b * f->triangle, size, n_gradients, damping, work, diagonal);
-        for (int64_t j = 0; j < size; j++)
-            score[start + j] = (double)w[start + j] * (double)w[start + j] / (2.0 * diagonal[j]);
+    double *work = score + m->n, *diagonal = work + 2 * f->triangle * LANES; /* see scores_size */
+    int64_t n_whole = m->n / f->block;                                       /* the last block may be shorter */
+    for (int64_t first = 0; first < m->n_blocks;) {
+        int64_t start = first * f->block, size = first < n_whole ? f->block : m->n - start;
+        int64_t left = first < n_whole ? n_whole - first : 1;
+        int n = (int)(left < LANES ? left : LANES);
+        inverse_diagonals(sums + first * f->triangle, f->triangle, n, size, n_gradients, damping, work, diagonal);
+        for (int b = 0; b < n; b++, start += size)
+            for (int64_t j = 0; j < size; j++)
+                score[start + j] = (double)w[start + j] * (double)w[start + j] / (2.0 * diagonal[j * LANES + b]);
+        first += n;
     }
 }
 
@@ -264,9 +303,13 @@ typedef struct mask_run {
     int64_t *agreeing, *kept; /* [matrices, K] */
 } mask_run;
 
+/* Numbers that a worker inverts blocks with: two triangles and a diagonal a lane. */
+static size_t inversion_size(int64_t block) {
+    return (size_t)((block * (block + 1) + block) * LANES);
+}
+
 static size_t scores_size(const mask_run *r) {
-    int64_t block = r->fisher ? r->fisher->block : 0;
-    return (size_t)(r->largest + block * (block + 1) + block);
+    return (size_t)r->largest + (r->fisher ? inversion_size(r->fisher->block) : 0);
 }
 
 static void score_magnitude(const scbm_tensor *weight, double *score) {
@@ -519,6 +562,7 @@ static fisher_plan plan_groups(const cbm_prune_job *job, cbm_parameter **paramet
         if (bytes > plan.single) plan.single = bytes;
         if (scores > plan.scratch) plan.scratch = scores;
     }
+    plan.scratch += inversion_size(job->options->fisher_block) * sizeof(double);
     plan.scratch *= (size_t)scbm_context_workers(job->context);
     return plan;
 }
