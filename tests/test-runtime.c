@@ -451,6 +451,64 @@ static void planning_takes_what_was_measured(void **state) {
     assert_int_equal(c.held, 0);
 }
 
+enum { WIDE = 70, DEEP = 66 };
+
+/* y = x (W ⊙ M)ᵀ, M's plane NULL: all ones. */
+static void multiply(const float *x, const float *w, const uint8_t *plane, int64_t rows, int64_t tokens, double *y) {
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t n = 0; n < rows; n++) {
+            double sum = 0.0;
+            for (int64_t k = 0; k < DEEP; k++)
+                if (!plane || plane[n * 16 + k / 8] >> (k % 8) & 1) sum += (double)x[t * DEEP + k] * (double)w[n * DEEP + k];
+            y[t * rows + n] = sum;
+        }
+}
+
+/* Layers that follow each other on one x, on another x, and on the same x anew in the next run. */
+static void layers_that_follow_each_other_read_their_own_input(void **state) {
+    (void)state;
+    static float weights[3][WIDE * DEEP];
+    static uint8_t planes[3][2 * WIDE * 16];
+    static double wanted[WIDE * WIDE];
+    scbm_random random = {5, 0, 0};
+    scbm_context *context = new_context(2);
+    for (int i = 0; i < 3; i++)
+        for (int64_t j = 0; j < WIDE * DEEP; j++) weights[i][j] = (float)scbm_random_uniform(&random) - 0.5f;
+    for (int i = 0; i < 3; i++)
+        for (int64_t s = 0; s < 2 * WIDE; s++)
+            for (int64_t k = 0; k < DEEP; k++)
+                if (scbm_random_below(&random, 3) == 0) planes[i][s * 16 + k / 8] |= (uint8_t)(1u << (k % 8));
+    for (int masked = 0; masked < 2; masked++) {
+        scbm_graph *g = new_graph(context);
+        scbm_graph_set_capacity(g, WIDE, 1);
+        const scbm_extent by_token[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+        scbm_tensor w[3], m[3], *x = scbm_input(g, "x", SCBM_F32, DIMS(2, 0, DEEP), by_token), *y[3];
+        scbm_tensor *other = scbm_input(g, "other", SCBM_F32, DIMS(2, 0, DEEP), by_token);
+        for (int i = 0; i < 3; i++) {
+            w[i] = weight_of("w", SCBM_F32, weights[i], DIMS(WIDE, DEEP));
+            m[i] = weight_of("m", SCBM_I8, planes[i], DIMS(2, WIDE, 16));
+            y[i] = scbm_output(g, scbm_linear(g, i < 2 ? x : other, &w[i], NULL, masked ? &m[i] : NULL, SCBM_NONE));
+        }
+        assert_ok(scbm_graph_plan(g));
+        for (int run = 0; run < 4; run++) {
+            const int64_t tokens = run < 2 ? WIDE : 7; /* many, and few */
+            float *values[2] = {x->data, other->data};
+            for (int i = 0; i < 2; i++)
+                for (int64_t j = 0; j < 2 * tokens * DEEP; j++) values[i][j] = (float)scbm_random_uniform(&random);
+            assert_ok(scbm_graph_run(g, tokens, 1));
+            for (int i = 0; i < 3; i++)
+                for (int64_t s = 0; s < 2; s++) {
+                    const float *made = (const float *)y[i]->data + s * tokens * WIDE;
+                    multiply(values[i / 2] + s * tokens * DEEP, weights[i], masked ? planes[i] + s * WIDE * 16 : NULL, WIDE,
+                             tokens, wanted);
+                    for (int64_t j = 0; j < tokens * WIDE; j++) assert_near((double)made[j], wanted[j], 1e-4);
+                }
+        }
+        scbm_graph_free(g);
+    }
+    scbm_context_free(context);
+}
+
 /* A random graph of elementwise, moving and reducing ops over [4, 6] tensors. */
 static scbm_tensor *random_graph(scbm_graph *g, uint64_t seed, int n, int keep, scbm_tensor **input) {
     scbm_random random = {seed, 0, 0};
@@ -1401,6 +1459,7 @@ int main(void) {
         cmocka_unit_test(a_run_can_be_cancelled_at_every_node),
         cmocka_unit_test(dead_memory_is_used_again),
         cmocka_unit_test(planning_takes_what_was_measured),
+        cmocka_unit_test(layers_that_follow_each_other_read_their_own_input),
         cmocka_unit_test(reused_memory_never_changes_a_result),
         cmocka_unit_test(graphs_check_how_they_are_used),
         cmocka_unit_test(watched_results_are_handed_over),

@@ -32,8 +32,8 @@ EPOCHS, START, END = 12, 2, 5
 TEACHER = ["--teacher", "{out}/dense-joint-{seed}.gguf"]
 
 
-def pruned(method, sparsity, *more, end=END, teacher=True):
-    return ["--prune", method, "--sparsity", str(sparsity), "--prune-start", str(START), "--prune-end", str(end),
+def pruned(method, sparsity, *more, start=START, end=END, teacher=True):
+    return ["--prune", method, "--sparsity", str(sparsity), "--prune-start", str(start), "--prune-end", str(end),
             *(TEACHER if teacher else []), *more]
 
 
@@ -60,6 +60,10 @@ ABLATIONS = {
     "obert 0.7, last pruning in epoch 8": ("joint", pruned("obert", 0.7, end=8), (42,), None),
     "obert 0.7, neither": ("joint", pruned("obert", 0.7, end=8, teacher=False), (42,), None),
     "obert 0.7, label refit": ("joint", pruned("obert", 0.7, "--refit-label"), (42,), None),
+    "obert 0.7, pruned in epochs 1 to 3": ("joint", pruned("obert", 0.7, start=1, end=3), (42,), None),
+    "obert 0.7, pruned in epochs 1 to 3, twice the rate": (
+        "joint", pruned("obert", 0.7, "--encoder-rate", "2e-4", start=1, end=3), (42,), None),
+    "dense joint, twice the rate": ("joint", ["--encoder-rate", "2e-4"], (42,), None),
     "obert 0.7, twice the rate": ("joint", pruned("obert", 0.7, "--encoder-rate", "2e-4"), (42,), None),
     "obert 0.7, a tenth of the damping": ("joint", pruned("obert", 0.7, "--damping", "0.01"), (42,), None),
 }
