@@ -63,11 +63,14 @@ ABLATIONS = {
     "obert 0.7, pruned in epochs 1 to 3": ("joint", pruned("obert", 0.7, start=1, end=3), (42,), None),
     "obert 0.7, pruned in epochs 1 to 3, twice the rate": (
         "joint", pruned("obert", 0.7, "--encoder-rate", "2e-4", start=1, end=3), (42,), None),
+    "obert 0.7, from the dense model": (
+        "joint", pruned("obert", 0.7, "--init", "{out}/dense-joint-{seed}.gguf", start=1, end=4), (42,), None),
     "dense joint, twice the rate": ("joint", ["--encoder-rate", "2e-4"], (42,), None),
     "obert 0.7, twice the rate": ("joint", pruned("obert", 0.7, "--encoder-rate", "2e-4"), (42,), None),
     "obert 0.7, a tenth of the damping": ("joint", pruned("obert", 0.7, "--damping", "0.01"), (42,), None),
 }
 INTERVENTIONS = [("mask signed", ["--intervene", "mask", "--select", "signed"]),
+                 ("mask few", ["--intervene", "mask", "--select", "signed", "--portion", "1e-5", "--steps", "100"]),
                  ("mask abs", ["--intervene", "mask", "--select", "abs"]),
                  ("edit", ["--intervene", "edit"])]
 COLUMNS = ["setting", "seed", "label_accuracy", "label_f1", "concept_accuracy", "concept_f1", "best_epoch",
@@ -175,15 +178,19 @@ def outcome(ours, *what):
 
 
 def corrected(ours):
-    """How many misread concepts each rule of masks corrected, and what became of the label."""
+    """What each rule did: misread concepts corrected, bits moved for each, labels fixed and broken; label % after it."""
     cells = []
-    for rule in ("mask signed", "mask abs"):
-        wrong = sum(int(row[f"{rule}: concepts_wrong"] or 0) for row in ours)
-        right = sum(int(row[f"{rule}: concepts_fixed"] or 0) for row in ours)
-        cells.append(f"{right} of {wrong}" if wrong else "")
-    before = percent([row["mask signed: label_before"] for row in ours])
-    after = " / ".join(percent([row[f"{rule}: label_after"] for row in ours]) for rule, _ in INTERVENTIONS)
-    return " | ".join(cells + [f"{before} → {after}" if before else ""])
+    for rule, _ in INTERVENTIONS:
+        total = {key: sum(int(row.get(f"{rule}: {key}") or 0) for row in ours)
+                 for key in ("concepts_wrong", "concepts_fixed", "labels_fixed", "labels_broken", "moved_bits")}
+        if not total["concepts_wrong"]:
+            cells.append("")
+            continue
+        bits = round(total["moved_bits"] / total["concepts_wrong"])
+        cells.append(f"{total['concepts_fixed']} of {total['concepts_wrong']}" + (f", {bits:,} bits" if bits else "") +
+                     f"; +{total['labels_fixed']} −{total['labels_broken']}: "
+                     f"{percent([row.get(f'{rule}: label_after', '') for row in ours])}")
+    return " | ".join(cells)
 
 
 def cost(ours):
@@ -193,11 +200,15 @@ def cost(ours):
 
 def table(rows):
     rows_of = {name: [row for row in rows if row["setting"] == name] for name in {**SETTINGS, **ABLATIONS}}
-    print("| setting | seeds | label % (F1) | concepts % (F1) | misread concepts corrected by masks, signed | by the paper's"
-          " rule | label % after masks signed / paper's / edit | training |\n" + "| --- " * 8 + "|")
+    print("| setting | seeds | label % (F1) | concepts % (F1) | training |\n" + "| --- " * 5 + "|")
     for name in SETTINGS:
         if ours := rows_of[name]:
-            print(f"| {name} | {len(ours)} | {outcome(ours, 'label', 'concept')} | {corrected(ours)} | {cost(ours)} |")
+            print(f"| {name} | {len(ours)} | {outcome(ours, 'label', 'concept')} | {cost(ours)} |")
+    print("\n| misread concepts set right: how many, mask bits for each; labels fixed and broken: label % | before | "
+          + " | ".join(rule for rule, _ in INTERVENTIONS) + " |\n" + "| --- " * (2 + len(INTERVENTIONS)) + "|")
+    for name in SETTINGS:
+        if ours := [row for row in rows_of[name] if row["mask signed: label_before"]]:
+            print(f"| {name} | {percent([row['mask signed: label_before'] for row in ours])} | {corrected(ours)} |")
     print("\n| seed 42 | best epoch | validation: label % | concepts % | test: label % (F1) | concepts % (F1) | training |\n"
           + "| --- " * 7 + "|")
     for name in ["dense joint", "obert 0.7", *ABLATIONS]:
