@@ -156,6 +156,20 @@ scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, cons
     return status;
 }
 
+uint64_t cbm_hash(uint64_t hash, const void *data, size_t size) {
+    const unsigned char *bytes = data;
+    while (size) {
+        uint64_t word = 0;
+        size_t n = size < sizeof word ? size : sizeof word;
+        memcpy(&word, bytes, n);
+        hash = (hash ^ word) * UINT64_C(0x100000001b3);
+        hash ^= hash >> 32;
+        bytes += n;
+        size -= n;
+    }
+    return hash;
+}
+
 /* Of facts that are hashes, or that follow from others, what differs is said in words. */
 static const char *difference_of(const char *key) {
     static const char *const words[][2] = {

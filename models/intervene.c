@@ -9,7 +9,8 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 
-#include "prune.h"
+#include "cbm-internal.h"
+#include "rank.h"
 
 #include <math.h>
 #include <string.h>

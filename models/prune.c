@@ -1,7 +1,9 @@
 /*
  * models/prune.c - magnitude, random and second-order scores, and the choice of zeros
  */
+#include "fisher.h"
 #include "prune.h"
+#include "rank.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -67,33 +69,12 @@ int64_t cbm_prune_zeros(int64_t n, double sparsity) {
  * The choice of zeros
  * ---------------------------------------------------------------------------------------- */
 
-#define DIGIT_BITS 11
-#define DIGITS (1 << DIGIT_BITS)
-
-/* The key of rank `rank` (from 0), and how many keys are smaller: digit by digit from the top. */
-uint64_t cbm_key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller) {
-    uint64_t prefix = 0, known = 0;
-    int64_t smaller = 0;
-    for (int shift = 64; shift > 0;) {
-        int64_t count[DIGITS] = {0};
-        int bits = shift < DIGIT_BITS ? shift : DIGIT_BITS;
-        shift -= bits;
-        for (int64_t i = 0; i < n; i++)
-            if ((keys[i] & known) == prefix) count[keys[i] >> shift & ((1u << bits) - 1)]++;
-        uint64_t digit = 0;
-        while (smaller + count[digit] <= rank) smaller += count[digit++];
-        prefix |= digit << shift;
-        known |= (uint64_t)((1u << bits) - 1) << shift;
-    }
-    *n_smaller = smaller;
-    return prefix;
-}
-
 /* Keys of a stream's weights: 0 for those that are off. */
 static void fill_keys(const scbm_tensor *masks, int stream, int64_t in, const double *score, uint64_t *keys) {
     for (int64_t row = 0; row < masks->shape[1]; row++) {
         const uint8_t *bits = cbm_mask_row(masks, stream, row);
-        for (int64_t j = 0; j < in; j++) keys[row * in + j] = cbm_mask_get(bits, j) ? cbm_rank_key(score[row * in + j]) : 0;
+        for (int64_t j = 0; j < in; j++)
+            keys[row * in + j] = cbm_mask_get(bits, j) ? cbm_rank_key(score[row * in + j]) : 0;
     }
 }
 
@@ -131,167 +112,13 @@ static int64_t count_agreeing(const scbm_tensor *masks, int stream, int64_t in, 
 }
 
 /* ------------------------------------------------------------------------------------------
- * Empirical Fisher matrices in diagonal blocks
- *
- * METHOD has the recursion F⁻¹_i = F⁻¹_{i−1} − (F⁻¹_{i−1} g)(F⁻¹_{i−1} g)ᵀ / (m + gᵀ F⁻¹_{i−1} g) from I/δ. By Sherman and
- * Morrison that is the inverse of δI + (1/m) Σ g gᵀ, so the sum is kept (its lower triangle, in f64) and inverted once:
- * half the memory, a quarter of the work for each gradient, and no error that grows with m.
- * ---------------------------------------------------------------------------------------- */
-
-typedef struct fisher_matrix {
-    cbm_parameter *parameter;
-    int64_t n, n_blocks; /* weights, blocks of B of them; the last may be shorter */
-    double *sums;        /* [K, n_blocks, B (B + 1) / 2] */
-} fisher_matrix;
-
-typedef struct fisher {
-    const cbm_prune_job *job;
-    int n_streams, block;
-    int64_t triangle;      /* numbers in a block's lower triangle */
-    fisher_matrix *matrix; /* of the group at hand */
-    int n;
-    const scbm_tensor *gradient; /* [K, out, in], being added */
-    fisher_matrix *target;
-} fisher;
-
-enum { BLOCKS_PER_TASK = 1024 };
-
-/* Adds g gᵀ to one block. */
-static void add_outer_product(double *sums, const float *gradient, int64_t size) {
-    for (int64_t i = 0; i < size; i++, sums += i) {
-        double g = (double)gradient[i];
-        if (g == 0.0) continue;
-        for (int64_t j = 0; j <= i; j++) sums[j] += g * (double)gradient[j];
-    }
-}
-
-static void add_task(void *arg, int64_t index, int worker) {
-    const fisher *f = arg;
-    const fisher_matrix *m = f->target;
-    int64_t tasks = (m->n_blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK, stream = index / tasks;
-    int64_t first = index % tasks * BLOCKS_PER_TASK, end = first + BLOCKS_PER_TASK;
-    const float *gradient = (const float *)f->gradient->data + stream * m->n;
-    double *sums = m->sums + stream * m->n_blocks * f->triangle;
-    (void)worker;
-    for (int64_t b = first; b < end && b < m->n_blocks; b++) {
-        int64_t start = b * f->block, left = m->n - start;
-        add_outer_product(sums + b * f->triangle, gradient + start, left < f->block ? left : f->block);
-    }
-}
-
-static scbm_status add_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
-    fisher *f = user;
-    for (int i = 0; i < f->n; i++) {
-        fisher_matrix *m = &f->matrix[i];
-        if (m->parameter->tensor != weight) continue;
-        f->target = m;
-        f->gradient = gradient;
-        int64_t tasks = (m->n_blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK;
-        scbm_parallel(f->job->context, f->n_streams * tasks, add_task, f);
-        return SCBM_OK;
-    }
-    return SCBM_OK;
-}
-
-/* Blocks are inverted LANES at a time: number t of block b stands at t * LANES + b, so that the loops over b are
- * vectors. */
-enum { LANES = 8 };
-#define AT(i, j) (((i) * ((i) + 1) / 2 + (j)) * LANES)
-
-/* δI + sums / m of n blocks, `stride` numbers apart; the identity in the lanes that are left. */
-static void load_blocks(const double *sums, int64_t stride, int n, int64_t size, double m, double damping, double *l) {
-    for (int64_t i = 0; i < size; i++)
-        for (int64_t j = 0; j <= i; j++)
-            for (int b = 0; b < LANES; b++)
-                l[AT(i, j) + b] = b < n ? sums[b * stride + AT(i, j) / LANES] / m + (i == j ? damping : 0.0)
-                                        : (double)(i == j);
-}
-
-/* a -= p q, of all lanes. */
-static void subtract_products(double *restrict a, const double *restrict p, const double *restrict q) {
-    for (int b = 0; b < LANES; b++) a[b] -= p[b] * q[b];
-}
-
-/* L of A = L Lᵀ in A's place. */
-static void factor_blocks(double *l, int64_t size, double damping) {
-    for (int64_t i = 0; i < size; i++) {
-        for (int64_t j = 0; j <= i; j++) {
-            double sum[LANES];
-            memcpy(sum, l + AT(i, j), sizeof sum);
-            for (int64_t k = 0; k < j; k++) subtract_products(sum, l + AT(i, k), l + AT(j, k));
-            for (int b = 0; b < LANES; b++)
-                l[AT(i, j) + b] = i == j ? sqrt(sum[b] > 0.0 ? sum[b] : damping) : sum[b] / l[AT(j, j) + b];
-        }
-    }
-}
-
-/* L⁻¹. */
-static void invert_factors(const double *l, int64_t size, double *inverse) {
-    for (int64_t i = 0; i < size; i++) {
-        for (int64_t j = 0; j < i; j++) {
-            double sum[LANES] = {0};
-            for (int64_t k = j; k < i; k++) subtract_products(sum, l + AT(i, k), inverse + AT(k, j));
-            for (int b = 0; b < LANES; b++) inverse[AT(i, j) + b] = sum[b] / l[AT(i, i) + b];
-        }
-        for (int b = 0; b < LANES; b++) inverse[AT(i, i) + b] = 1.0 / l[AT(i, i) + b];
-    }
-}
-
-/* The diagonals of the inverses of n blocks, by L Lᵀ: [F⁻¹]_jj = Σ_i (L⁻¹)²_ij. `work` holds two triangles a lane. */
-static void inverse_diagonals(const double *sums, int64_t stride, int n, int64_t size, double m, double damping,
-                              double *work, double *diagonal) {
-    double *l = work, *inverse = work + size * (size + 1) / 2 * LANES;
-    load_blocks(sums, stride, n, size, m, damping, l);
-    factor_blocks(l, size, damping);
-    invert_factors(l, size, inverse);
-    for (int64_t j = 0; j < size; j++) {
-        for (int b = 0; b < LANES; b++) diagonal[j * LANES + b] = 0.0;
-        for (int64_t i = j; i < size; i++)
-            for (int b = 0; b < LANES; b++)
-                diagonal[j * LANES + b] += inverse[AT(i, j) + b] * inverse[AT(i, j) + b];
-    }
-}
-#undef AT
-
-/* δ of a stream's matrix: as it is, or that share of the mean square of its gradients. */
-static double damping_of(const fisher *f, const fisher_matrix *m, int stream, double n_gradients) {
-    const cbm_prune_options *o = f->job->options;
-    if (o->damping_absolute) return o->damping;
-    const double *sums = m->sums + stream * m->n_blocks * f->triangle;
-    int64_t kept = cbm_mask_kept(m->parameter->masks, stream);
-    double trace = 0.0;
-    for (int64_t b = 0; b < m->n_blocks; b++)
-        for (int64_t i = 0, at = 0; i < f->block; at += ++i + 1) trace += sums[b * f->triangle + at];
-    double mean = kept ? trace / n_gradients / (double)kept : 0.0;
-    return mean > 0.0 ? o->damping * mean : 1e-12;
-}
-
-static void score_second_order(const fisher *f, const fisher_matrix *m, int stream, double n_gradients, double *score) {
-    const float *w = m->parameter->tensor->data;
-    const double *sums = m->sums + stream * m->n_blocks * f->triangle;
-    double damping = damping_of(f, m, stream, n_gradients);
-    double *work = score + m->n, *diagonal = work + 2 * f->triangle * LANES; /* see scores_size */
-    int64_t n_whole = m->n / f->block;                                       /* the last block may be shorter */
-    for (int64_t first = 0; first < m->n_blocks;) {
-        int64_t start = first * f->block, size = first < n_whole ? f->block : m->n - start;
-        int64_t left = first < n_whole ? n_whole - first : 1;
-        int n = (int)(left < LANES ? left : LANES);
-        inverse_diagonals(sums + first * f->triangle, f->triangle, n, size, n_gradients, damping, work, diagonal);
-        for (int b = 0; b < n; b++, start += size)
-            for (int64_t j = 0; j < size; j++)
-                score[start + j] = (double)w[start + j] * (double)w[start + j] / (2.0 * diagonal[j * LANES + b]);
-        first += n;
-    }
-}
-
-/* ------------------------------------------------------------------------------------------
  * Setting the masks
  * ---------------------------------------------------------------------------------------- */
 
 /* One task for each matrix of a group and concept; each worker has arrays of its own. */
 typedef struct mask_run {
     const cbm_prune_job *job;
-    fisher *fisher;            /* NULL: magnitude or random */
+    cbm_fisher *fisher;        /* NULL: magnitude or random */
     cbm_parameter **parameter; /* of the group */
     int n, n_streams;
     int first;       /* the group's first matrix among all, for random scores */
@@ -303,13 +130,8 @@ typedef struct mask_run {
     int64_t *agreeing, *kept; /* [matrices, K] */
 } mask_run;
 
-/* Numbers that a worker inverts blocks with: two triangles and a diagonal a lane. */
-static size_t inversion_size(int64_t block) {
-    return (size_t)((block * (block + 1) + block) * LANES);
-}
-
 static size_t scores_size(const mask_run *r) {
-    return (size_t)r->largest + (r->fisher ? inversion_size(r->fisher->block) : 0);
+    return (size_t)r->largest + (r->job->options->method == CBM_PRUNE_OBERT ? cbm_fisher_scratch(r->job->options) : 0);
 }
 
 static void score_magnitude(const scbm_tensor *weight, double *score) {
@@ -336,7 +158,7 @@ static void mask_task(void *arg, int64_t index, int worker) {
     uint64_t *keys = r->keys[worker], *before = keys + r->largest;
     score_magnitude(parameter->tensor, score);
     fill_keys(masks, stream, in, score, before);
-    if (r->fisher) score_second_order(r->fisher, &r->fisher->matrix[matrix], stream, r->n_gradients, score);
+    if (r->fisher) cbm_fisher_scores(r->fisher, &r->fisher->matrix[matrix], stream, r->n_gradients, score, score + n);
     else if (r->job->options->method == CBM_PRUNE_RANDOM) score_random(r, matrix, stream, n, score);
     if (r->job->on_scores) r->job->on_scores(r->job->on_scores_user, parameter->tensor, stream, score);
     cbm_prune_select(masks, stream, in, score, zeros, keys);
@@ -424,9 +246,8 @@ static int64_t largest_batch(const cbm_prune_job *job, const int32_t *rows) {
 }
 
 /* Runs every minibatch forward and backward; the gradients of the group's weights go to the Fisher matrices. */
-static scbm_status collect_gradients(fisher *f, const int32_t *rows, scbm_tensor *const *weights, int64_t done,
-                                     int64_t total) {
-    const cbm_prune_job *job = f->job;
+static scbm_status collect_gradients(const cbm_prune_job *job, cbm_fisher *f, const int32_t *rows,
+                                     scbm_tensor *const *weights, int64_t done, int64_t total) {
     cbm_training_settings settings = *job->settings;
     cbm_training_graph graph;
     int64_t batch = gradient_batch(job), n = gradient_count(job->options);
@@ -439,7 +260,7 @@ static scbm_status collect_gradients(fisher *f, const int32_t *rows, scbm_tensor
     settings.weight_gradients = SCBM_DW_MASKED;
     settings.only = weights;
     settings.n_only = f->n;
-    settings.on_gradient = add_gradient;
+    settings.on_gradient = cbm_fisher_add;
     settings.on_gradient_user = f;
     scbm_status status = cbm_training_graph_create(&graph, job->network, job->context, &settings);
     if (status) return status;
@@ -501,18 +322,13 @@ static size_t memory_limit(const cbm_prune_job *job) {
     return quarter < DEFAULT_FISHER_MEMORY ? quarter : DEFAULT_FISHER_MEMORY;
 }
 
-static size_t matrix_bytes(const cbm_prune_options *o, const scbm_tensor *weight, int n_streams) {
-    int64_t block = o->fisher_block, blocks = (scbm_tensor_elements(weight) + block - 1) / block;
-    return (size_t)n_streams * (size_t)blocks * (size_t)(block * (block + 1) / 2) * sizeof(double);
-}
-
 /* How many of the parameters from `first` on make the next group, and what it takes: at least one. */
 static int next_group(const cbm_prune_options *o, size_t limit, cbm_parameter **parameter, int first, int n,
                       int n_streams, size_t *bytes) {
     int end = first;
     *bytes = 0;
     while (end < n) {
-        size_t more = matrix_bytes(o, parameter[end]->tensor, n_streams);
+        size_t more = cbm_fisher_bytes(o, parameter[end]->tensor, n_streams);
         if (end > first && *bytes + more > limit) break;
         *bytes += more;
         end++;
@@ -557,12 +373,12 @@ static fisher_plan plan_groups(const cbm_prune_job *job, cbm_parameter **paramet
         if (bytes > plan.largest) plan.largest = bytes;
     }
     for (int i = 0; i < n; i++) {
-        size_t bytes = matrix_bytes(job->options, parameter[i]->tensor, n_streams);
+        size_t bytes = cbm_fisher_bytes(job->options, parameter[i]->tensor, n_streams);
         size_t scores = (size_t)scbm_tensor_elements(parameter[i]->tensor) * (sizeof(double) + 2 * sizeof(uint64_t));
         if (bytes > plan.single) plan.single = bytes;
         if (scores > plan.scratch) plan.scratch = scores;
     }
-    plan.scratch += inversion_size(job->options->fisher_block) * sizeof(double);
+    plan.scratch += cbm_fisher_scratch(job->options) * sizeof(double);
     plan.scratch *= (size_t)scbm_context_workers(job->context);
     return plan;
 }
@@ -574,11 +390,12 @@ static scbm_status refuse_plan(const fisher_plan *plan, size_t available, int bl
                          "pruning: one layer's Fisher matrices take %.1f MiB and the scores %.1f MiB, and %.1f MiB are "
                          "free; a --fisher-block smaller than %d takes less",
                          (double)plan->single / MEBIBYTE, scratch_mib, free_mib, block);
-    return scbm_fail(SCBM_ERROR_MEMORY,
-                     "pruning: a group of layers' Fisher matrices take %.1f MiB and the scores %.1f MiB, and %.1f MiB are "
-                     "free; --fisher-memory %.0f makes groups that fit",
-                     (double)plan->largest / MEBIBYTE, scratch_mib, free_mib,
-                     fmax(1.0, floor((double)(available - plan->scratch) / MEBIBYTE)));
+    return scbm_fail(
+        SCBM_ERROR_MEMORY,
+        "pruning: a group of layers' Fisher matrices take %.1f MiB and the scores %.1f MiB, and %.1f MiB are "
+        "free; --fisher-memory %.0f makes groups that fit",
+        (double)plan->largest / MEBIBYTE, scratch_mib, free_mib,
+        fmax(1.0, floor((double)(available - plan->scratch) / MEBIBYTE)));
 }
 
 scbm_status cbm_prune_plan(const cbm_prune_job *job, int n_streams) {
@@ -593,42 +410,15 @@ scbm_status cbm_prune_plan(const cbm_prune_job *job, int n_streams) {
         size_t available = available_memory(job);
         if (plan.largest + plan.scratch > available) status = refuse_plan(&plan, available, o->fisher_block);
         else
-            scbm_log(job->hooks, SCBM_LOG_INFO,
-                     "pruning will take %.1f MiB for Fisher matrices and %.1f MiB for scores: %d matrices in %d group%s, "
-                     "%lld gradients of %lld texts for each group",
-                     (double)plan.largest / MEBIBYTE, (double)plan.scratch / MEBIBYTE, n, plan.n_groups,
-                     plan.n_groups == 1 ? "" : "s", (long long)gradient_count(o), (long long)gradient_batch(job));
+            scbm_log(
+                job->hooks, SCBM_LOG_INFO,
+                "pruning will take %.1f MiB for Fisher matrices and %.1f MiB for scores: %d matrices in %d group%s, "
+                "%lld gradients of %lld texts for each group",
+                (double)plan.largest / MEBIBYTE, (double)plan.scratch / MEBIBYTE, n, plan.n_groups,
+                plan.n_groups == 1 ? "" : "s", (long long)gradient_count(o), (long long)gradient_batch(job));
     }
     scbm_release(job->hooks, parameter);
     return status;
-}
-
-static void clear_fisher(fisher *f) {
-    for (int i = 0; i < f->n; i++) scbm_release(f->job->hooks, f->matrix[i].sums);
-    scbm_release(f->job->hooks, f->matrix);
-    f->matrix = NULL;
-    f->n = 0;
-}
-
-static scbm_status create_fisher(fisher *f, cbm_parameter **parameter, int n) {
-    size_t taken = 0;
-    f->matrix = scbm_alloc_array(f->job->hooks, (size_t)n, sizeof *f->matrix);
-    if (!f->matrix) return SCBM_ERROR_MEMORY;
-    for (f->n = 0; f->n < n; f->n++) {
-        fisher_matrix *m = &f->matrix[f->n];
-        m->parameter = parameter[f->n];
-        m->n = scbm_tensor_elements(m->parameter->tensor);
-        m->n_blocks = (m->n + f->block - 1) / f->block;
-        size_t numbers = (size_t)f->n_streams * (size_t)m->n_blocks * (size_t)f->triangle;
-        m->sums = scbm_alloc_array(f->job->hooks, numbers, sizeof(double));
-        taken += numbers * sizeof(double);
-        if (!m->sums)
-            return scbm_fail(SCBM_ERROR_MEMORY,
-                             "pruning: out of memory at %.1f MiB of Fisher matrices; --fisher-memory %.0f makes smaller "
-                             "groups of layers",
-                             (double)taken / MEBIBYTE, fmax(1.0, floor((double)taken / MEBIBYTE / 2)));
-    }
-    return SCBM_OK;
 }
 
 /* The masks of all groups change at the end, so that every group's gradients are those of the same network: a group's
@@ -651,12 +441,12 @@ static scbm_status copy_masks(mask_copy *copy, scbm_tensor *masks, const scbm_ho
 static scbm_status prune_group(mask_run *r, int first, int n, const int32_t *rows, int64_t done, int64_t total,
                                mask_copy *copies) {
     const cbm_prune_job *job = r->job;
-    fisher f = {job, r->n_streams, job->options->fisher_block, 0, NULL, 0, NULL, NULL};
-    f.triangle = (int64_t)f.block * (f.block + 1) / 2;
+    cbm_fisher f = {.hooks = job->hooks};
     scbm_tensor **weights = scbm_alloc_array(job->hooks, (size_t)n, sizeof *weights);
-    scbm_status status = weights ? create_fisher(&f, r->parameter, n) : SCBM_ERROR_MEMORY;
+    scbm_status status = SCBM_ERROR_MEMORY;
+    if (weights) status = cbm_fisher_create(&f, job->context, job->options, r->parameter, n, r->n_streams, job->hooks);
     for (int i = 0; i < n && !status; i++) weights[i] = r->parameter[i]->tensor;
-    if (!status) status = collect_gradients(&f, rows, weights, done, total);
+    if (!status) status = collect_gradients(job, &f, rows, weights, done, total);
     if (!status) {
         r->fisher = &f;
         r->first = first;
@@ -669,7 +459,7 @@ static scbm_status prune_group(mask_run *r, int first, int n, const int32_t *row
         memcpy(masks->data, copies[i].before, scbm_tensor_bytes(masks));
         masks->generation++;
     }
-    clear_fisher(&f);
+    cbm_fisher_clear(&f);
     scbm_release(job->hooks, weights);
     return status;
 }
@@ -683,13 +473,11 @@ static void sum_report(const mask_run *r, int64_t n, int64_t sums[2]) {
 
 static scbm_status prune_second_order(mask_run *r, cbm_parameter **parameter, int n, cbm_prune_report *report) {
     const cbm_prune_job *job = r->job;
-    fisher shape = {.block = job->options->fisher_block};
     int32_t *rows = NULL;
     int64_t sums[2] = {0, 0}, done = 0, total = 0, n_batches, batch;
     mask_copy *copies = scbm_alloc_array(job->hooks, (size_t)n, sizeof *copies);
     scbm_status status = copies ? cbm_prune_draw(job, r->epoch, &rows, &n_batches, &batch) : SCBM_ERROR_MEMORY;
     size_t limit = memory_limit(job);
-    r->fisher = &shape; /* for the size of the arrays */
     r->n_gradients = (double)gradient_count(job->options);
     if (!status) status = create_arrays(r, n);
     for (int i = 0; i < n && !status; i++) status = copy_masks(&copies[i], parameter[i]->masks, job->hooks);

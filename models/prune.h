@@ -11,8 +11,6 @@
 
 #include "cbm-internal.h"
 
-#include <string.h>
-
 /* What pruning needs of a training run. */
 typedef struct cbm_prune_job {
     cbm_network *network; /* whose masks are there */
@@ -63,22 +61,6 @@ scbm_status cbm_prune_draw(const cbm_prune_job *job, int64_t epoch, int32_t **ro
  * smallest), then position. Weights that are off already go first. `keys` is scratch of n. The masks' generation is the
  * caller's to raise. */
 void cbm_prune_select(scbm_tensor *masks, int stream, int64_t in, const double *score, int64_t zeros, uint64_t *keys);
-
-/* Ranks: unsigned numbers in the order of the doubles (a NaN is the smallest), none of them 0; and of `n` such keys the
- * one of rank `rank` (from 0), with how many are smaller. */
-static inline uint64_t cbm_rank_key(double value) {
-    uint64_t bits;
-    if (!(value == value)) return 1;
-    memcpy(&bits, &value, sizeof bits);
-    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
-}
-static inline double cbm_rank_value(uint64_t key) { /* the double of a key */
-    uint64_t bits = key >> 63 ? key & ~(UINT64_C(1) << 63) : ~key;
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-uint64_t cbm_key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller);
 
 /* ------------------------------------------------------------------------------------------
  * Learned scores (edge-popup; Ramanujan et al., CVPR 2020)

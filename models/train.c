@@ -162,20 +162,6 @@ static scbm_status check_data(const cbm_dataset *data, const cbm_dataset *train,
     return SCBM_OK;
 }
 
-uint64_t cbm_hash(uint64_t hash, const void *data, size_t size) {
-    const unsigned char *bytes = data;
-    while (size) {
-        uint64_t word = 0;
-        size_t n = size < sizeof word ? size : sizeof word;
-        memcpy(&word, bytes, n);
-        hash = (hash ^ word) * UINT64_C(0x100000001b3);
-        hash ^= hash >> 32;
-        bytes += n;
-        size -= n;
-    }
-    return hash;
-}
-
 static uint64_t hash_data(uint64_t hash, const cbm_dataset *data, const cbm_sequences *s, int n_concepts) {
     hash = cbm_hash(hash, s->first, (s->n + 1) * sizeof *s->first);
     hash = cbm_hash(hash, s->ids, s->first[s->n] * sizeof *s->ids);

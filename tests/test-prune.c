@@ -5,6 +5,8 @@
 
 #include "small-sparse.h"
 
+#include "../models/rank.h"
+
 #include <sys/wait.h>
 #include <unistd.h>
 
