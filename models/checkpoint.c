@@ -226,7 +226,8 @@ static scbm_status check_fact(const scbm_file *file, const cbm_fact *fact) {
     }
     float stored = (float)scbm_file_float_or(file, key, (double)NAN);
     if (stored == (float)fact->real) return SCBM_OK;
-    return refuse_fact(file, fact, scbm_print_float(stored, before), scbm_print_float((float)fact->real, now));
+    return refuse_fact(file, fact, isnan(stored) ? "none" : scbm_print_float(stored, before),
+                       scbm_print_float((float)fact->real, now));
 }
 
 static scbm_status check_version(const scbm_file *file) {

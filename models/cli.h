@@ -206,7 +206,8 @@ typedef struct cli_intervention {
     CLI_CHOICE_OPTION("select", "signed|abs", &(i).select,                                                            \
                       "mask: which weights move, by the sign of their first-order gain (default), or by |G|, the paper's rule"), \
     CLI_REAL_OPTION("portion", "X", &(i).portion, 0, 1,                                                               \
-                    "mask: the share of a matrix's kept weights that one step may exchange (default 0.05)"),          \
+                    "mask: the share of a matrix's kept weights that one step may exchange (default 0.05); a smaller one moves "   \
+                    "fewer bits in more steps, and disturbs the label less"),                                          \
     CLI_INT_OPTION("steps", "N", &(i).steps, 1, 100000, "mask: at most so many steps (default 10; 1 with --select abs)"), \
     CLI_CHOICE_OPTION("edit", "mean|one-hot", &(i).edit,                                                              \
                       "edit: the mean values of training texts of that class (default; often not enough for the concept to read it), or 1 for the class and 0 for the others")

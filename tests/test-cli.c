@@ -750,6 +750,8 @@ static void other_modes_train(void **state) {
         "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS " --mode independent --epochs 1 -o mode.gguf",
         "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS " --mode sequential --epochs 1 --mixup 0.4 -o mode.gguf",
         "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS
+        " --teacher demo/reviews.gguf --teacher-weight 0.5 --temperature 3 --epochs 1 -o mode.gguf",
+        "train --model demo/encoder.gguf --data demo/dev.csv --valid demo/dev.csv " COLUMNS
         " --concept-loss sigmoid --class-weights --unknown-missing --unknown unknown --ignore-label 'no majority' --epochs 1 -o mode.gguf",
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
@@ -956,6 +958,7 @@ static void what_differs_from_a_checkpoint_is_named(void **state) {
         {" --epochs 1 --prune magnitude --prune-start 1 --prune-end 1", "another --prune (none, now magnitude)"},
         {" --epochs 1 --data demo/dev.csv", "other training data (--data)"},
         {" --epochs 1 --valid demo/test.csv", "other training or validation data (--data, --valid, or their columns)"},
+        {" --epochs 1 --teacher demo/reviews.gguf --teacher-weight 0.5", "another --teacher-weight (none, now 0.5)"},
         {" --epochs 1 --init demo/reviews.gguf", "other weights to start from (--model or --init)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
