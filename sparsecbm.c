@@ -8530,6 +8530,12 @@ void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *va
     if (entry) writer_put_string(writer, entry, value);
 }
 
+void scbm_writer_set_file_type(scbm_writer *writer, scbm_type type) {
+    const int64_t number = type == SCBM_F16 ? 1 : type == SCBM_Q4_0 ? 2 : type == SCBM_Q8_0 ? 7 : type == SCBM_BF16 ? 32 : 0;
+    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, number);
+    if (scbm_type_of(type)->block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
+}
+
 void scbm_writer_set_strings(scbm_writer *writer, const char *key, const char *const *values, int64_t n) {
     writer_entry *entry = writer_array_for(writer, key, SCBM_VALUE_STRING, n);
     for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_string(writer, entry, values[i]);

@@ -567,6 +567,8 @@ void scbm_writer_set_int(scbm_writer *writer, const char *key, scbm_value_type t
 void scbm_writer_set_float(scbm_writer *writer, const char *key, scbm_value_type type, double value);
 void scbm_writer_set_bool(scbm_writer *writer, const char *key, int value);
 void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *value);
+/* GGUF's keys that say of what type most of the file's tensors are. */
+void scbm_writer_set_file_type(scbm_writer *writer, scbm_type type);
 void scbm_writer_set_strings(scbm_writer *writer, const char *key, const char *const *values, int64_t n);
 void scbm_writer_set_ints(scbm_writer *writer, const char *key, scbm_value_type type, const int64_t *values, int64_t n);
 void scbm_writer_set_floats(scbm_writer *writer, const char *key, scbm_value_type type, const double *values, int64_t n);

@@ -7,8 +7,6 @@
 #include "hf-weights.h"
 #include "json-file.h"
 
-#include "../models/cbm-internal.h"
-
 #include <string.h>
 
 typedef struct conversion {
@@ -74,7 +72,7 @@ static void write_shape(const conversion *c) {
 static scbm_status write_keys(conversion *c, const char *folder, scbm_type type) {
     scbm_writer_set_string(c->writer, "general.architecture", "bert");
     scbm_status status = write_name(c, folder);
-    cbm_set_file_type(c->writer, type);
+    scbm_writer_set_file_type(c->writer, type);
     write_shape(c);
     return status ? status : hf_tokenizer_write(&c->tokenizer, c->config.types, c->writer);
 }

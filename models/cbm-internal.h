@@ -189,6 +189,9 @@ void cbm_fill_prediction(const cbm_model *model, const float *computed, const fl
 
 /* Checks that a data set's classes are the model's, by name and order. */
 scbm_status cbm_check_classes(const cbm_heads *heads, const cbm_dataset *data, const char *what);
+/* The same for the heads of the model at `path` that `into`, made for the data, takes something from; its concepts have the
+ * same names, too. Where `into` is vanilla, the label's classes alone. */
+scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const cbm_dataset *data, const char *path);
 
 /* ------------------------------------------------------------------------------------------
  * Training
@@ -308,9 +311,6 @@ typedef struct cbm_fact {
  * (NULL in vanilla mode), and the facts. */
 scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cbm_network *network,
                             const cbm_statistics *statistics, const cbm_fact *facts, int n_facts);
-
-/* The keys that say of what type most of a file's tensors are. */
-void cbm_set_file_type(scbm_writer *writer, scbm_type type);
 
 /* The state of a training run after an epoch. */
 typedef struct cbm_checkpoint {

@@ -422,6 +422,17 @@ scbm_status cbm_check_classes(const cbm_heads *heads, const cbm_dataset *data, c
     return status;
 }
 
+scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const cbm_dataset *data, const char *path) {
+    cbm_heads taken = *from;
+    if (into->mode == CBM_VANILLA) taken.mode = CBM_VANILLA;
+    scbm_status status = cbm_check_classes(&taken, data, path);
+    for (int k = 0; k < into->n_concepts && !status; k++)
+        if (strcmp(from->concept_name[k], into->concept_name[k]) != 0)
+            status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its concept %d is '%s', and here it is '%s'", path, k + 1,
+                               from->concept_name[k], into->concept_name[k]);
+    return status;
+}
+
 static double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -473,22 +484,6 @@ scbm_status cbm_evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evaluati
  * Quantization
  * ---------------------------------------------------------------------------------------- */
 
-/* GGUF's number for "most tensors are of this type". */
-static int64_t file_type_number(scbm_type type) {
-    switch (type) {
-    case SCBM_F16: return 1;
-    case SCBM_Q4_0: return 2;
-    case SCBM_Q8_0: return 7;
-    case SCBM_BF16: return 32;
-    default: return 0;
-    }
-}
-
-void cbm_set_file_type(scbm_writer *writer, scbm_type type) {
-    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, file_type_number(type));
-    if (scbm_type_of(type)->block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
-}
-
 static void add_quantized(scbm_writer *writer, const cbm_model *model, scbm_type type, int *kept_f16) {
     int block = scbm_type_of(type)->block;
     for (int64_t i = 0; i < scbm_file_n_tensors(model->file); i++) {
@@ -499,7 +494,7 @@ static void add_quantized(scbm_writer *writer, const cbm_model *model, scbm_type
         if (converts && !fits) ++*kept_f16;
         scbm_writer_add_tensor(writer, tensor, !converts ? tensor->type : fits ? type : SCBM_F16);
     }
-    cbm_set_file_type(writer, type);
+    scbm_writer_set_file_type(writer, type);
 }
 
 scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, int *kept_f16, const scbm_hooks *hooks) {

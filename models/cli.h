@@ -210,7 +210,7 @@ typedef struct cli_intervention {
                     "fewer bits in more steps, and disturbs the label less"),                                          \
     CLI_INT_OPTION("steps", "N", &(i).steps, 1, 100000, "mask: at most so many steps (default 10; 1 with --select abs)"), \
     CLI_CHOICE_OPTION("edit", "mean|one-hot", &(i).edit,                                                              \
-                      "edit: the mean values of training texts of that class (default; often not enough for the concept to read it), or 1 for the class and 0 for the others")
+                      "edit: the mean values of training texts of that class (default; not always enough for the concept to read it), or 1 for the class and 0 for the others")
 
 /* What these options say for a method (0: mask, 1: edit); one that is of the other method is bad usage. */
 int cli_intervention_options(const cli_command *command, const cli_intervention *given, int method,

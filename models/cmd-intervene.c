@@ -220,8 +220,8 @@ const cli_command cmd_intervene = {
     "changes, for this text alone, until the concept reads the class: weights that speak against it go, as many that speak\n"
     "for it come, and the sparsity stays. That it could not be brought there is an answer, not an error. The model file is\n"
     "never changed. A dense model has no subnetworks; --method edit replaces the concept's values: by the mean values of\n"
-    "the training texts with that class (--edit mean), which often is not enough for the concept to read the class, or by 1\n"
-    "for the class and 0 for the others (--edit one-hot), which always is.\n"
+    "the training texts with that class (--edit mean), which is not always enough for the concept to read the class (after\n"
+    "little training), or by 1 for the class and 0 for the others (--edit one-hot), which always is.\n"
     "With --json: {method, steps, moved_bits, total_bits, before, after}; before and after are as `predict` prints them,\n"
     "and the numbers are sums over all --set.",
     intervene_examples, run_intervene};

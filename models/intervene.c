@@ -285,8 +285,9 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
     if (status) return status;
     int64_t q = smaller_of((int64_t)floor(o->portion * (double)kept + 0.5), n - kept);
     if (q == 0) return SCBM_OK;
-    list_candidates(o, m, gradient->data, weight, sample_bounds(o, m, gradient->data, weight, q));
-    if (smaller_of(o->candidate[0].n, o->candidate[1].n) < q)
+    score_bounds bounds = sample_bounds(o, m, gradient->data, weight, q);
+    list_candidates(o, m, gradient->data, weight, bounds);
+    if (smaller_of(o->candidate[0].n, o->candidate[1].n) < q && (isfinite(bounds.kept) || isfinite(bounds.zero)))
         list_candidates(o, m, gradient->data, weight, (score_bounds){INFINITY, INFINITY});
     q = smaller_of(q, smaller_of(o->candidate[0].n, o->candidate[1].n));
     status = scbm_grow(hooks_of(o), (void **)&m->move, &m->move_capacity, 2 * (size_t)q, sizeof *m->move);

@@ -32,10 +32,11 @@ static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *
     return SCBM_OK;
 }
 
-static scbm_tensor *class_targets(scbm_graph *g, const char *name, int n_groups) {
-    const int64_t shape[2] = {0, n_groups};
+/* [texts, n]: classes (I32), one for each group, or probabilities (F32), one for each class. */
+static scbm_tensor *targets_of(scbm_graph *g, const char *name, scbm_type type, int n) {
+    const int64_t shape[2] = {0, n};
     const scbm_extent extent[2] = {SCBM_TEXTS, SCBM_FIXED};
-    return scbm_input(g, name, SCBM_I32, 2, shape, extent);
+    return scbm_input(g, name, type, 2, shape, extent);
 }
 
 /* CE(targets), or β CE(targets) + (1 − β) CE(mixed targets): one mean each, as the method has it. */
@@ -66,17 +67,11 @@ static scbm_tensor *add_teacher_loss(scbm_graph *g, const cbm_training_graph *t,
     return scbm_add(g, loss, scbm_scale(g, taught, t->teacher->weight * temperature * temperature));
 }
 
-static scbm_tensor *probability_targets(scbm_graph *g, const char *name, int n_classes) {
-    const int64_t shape[2] = {0, n_classes};
-    const scbm_extent extent[2] = {SCBM_TEXTS, SCBM_FIXED};
-    return scbm_input(g, name, SCBM_F32, 2, shape, extent);
-}
-
 /* Concept logits and their loss. */
 static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
                                      const cbm_training_settings *settings) {
-    t->concept_targets = class_targets(g, "concept targets", heads->n_concepts);
-    if (settings->mixup) t->mixed_concept_targets = class_targets(g, "mixed concept targets", heads->n_concepts);
+    t->concept_targets = targets_of(g, "concept targets", SCBM_I32, heads->n_concepts);
+    if (settings->mixup) t->mixed_concept_targets = targets_of(g, "mixed concept targets", SCBM_I32, heads->n_concepts);
     t->concept_logits = scbm_group_linear(g, t->pooled, heads->concept_weight, heads->concept_bias,
                                           (scbm_tensor *)&heads->group_tensor);
     scbm_output(g, t->concept_logits);
@@ -85,15 +80,15 @@ static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const
     scbm_tensor *loss = mixed_loss(g, t, scores, t->concept_targets, t->mixed_concept_targets, &heads->group_tensor,
                                    settings->concept_weights);
     if (!t->teacher) return loss;
-    t->taught_concepts = probability_targets(g, "taught concepts", heads->n_classes);
+    t->taught_concepts = targets_of(g, "taught concepts", SCBM_F32, heads->n_classes);
     return add_teacher_loss(g, t, loss, t->concept_logits, t->taught_concepts, &heads->group_tensor);
 }
 
 /* Label logits, from the concept logits or (vanilla) from the pooled text, and their loss. */
 static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
                                    const cbm_training_settings *settings) {
-    t->label_targets = class_targets(g, "label targets", 1);
-    if (settings->mixup) t->mixed_label_targets = class_targets(g, "mixed label targets", 1);
+    t->label_targets = targets_of(g, "label targets", SCBM_I32, 1);
+    if (settings->mixup) t->mixed_label_targets = targets_of(g, "mixed label targets", SCBM_I32, 1);
     if (heads->mode == CBM_VANILLA)
         t->label_logits = scbm_group_linear(g, t->pooled, heads->label_weight, heads->label_bias,
                                             (scbm_tensor *)&heads->label_group_tensor);
@@ -102,7 +97,7 @@ static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const c
     scbm_tensor *loss = mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets,
                                    &heads->label_group_tensor, settings->label_weights);
     if (!t->teacher) return loss;
-    t->taught_labels = probability_targets(g, "taught labels", heads->n_labels);
+    t->taught_labels = targets_of(g, "taught labels", SCBM_F32, heads->n_labels);
     return add_teacher_loss(g, t, loss, t->label_logits, t->taught_labels, &heads->label_group_tensor);
 }
 
@@ -181,41 +176,31 @@ void cbm_training_graph_clear(cbm_training_graph *t, const scbm_hooks *hooks) {
     memset(t, 0, sizeof *t);
 }
 
-/* Row i of the targets is text row[order[i]]'s (order NULL: row[i]'s). */
-static void fill_targets(scbm_tensor *targets, const int32_t *classes, int n_groups, const int32_t *row, int64_t n,
-                         const int32_t *order) {
+/* Row i of the targets is text row[order[i]]'s (order NULL: row[i]'s) of `all`, numbers of 4 bytes like them. */
+static void fill_targets(scbm_tensor *targets, const void *all, const int32_t *row, int64_t n, const int32_t *order) {
     if (!targets) return;
-    int32_t *place = targets->data;
+    size_t bytes = 4 * (size_t)targets->shape[1];
     for (int64_t i = 0; i < n; i++) {
-        int64_t text = row[order ? order[i] : i];
-        memcpy(place + i * n_groups, classes + text * n_groups, (size_t)n_groups * sizeof *place);
+        size_t text = (size_t)row[order ? order[i] : i];
+        memcpy((char *)targets->data + (size_t)i * bytes, (const char *)all + text * bytes, bytes);
     }
-}
-
-/* The teacher's rows of the texts. */
-static void fill_taught(scbm_tensor *targets, const float *probabilities, int n_classes, const int32_t *row, int64_t n) {
-    if (!targets) return;
-    float *place = targets->data;
-    for (int64_t i = 0; i < n; i++)
-        memcpy(place + i * n_classes, probabilities + (int64_t)row[i] * n_classes, (size_t)n_classes * sizeof *place);
 }
 
 int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *network, const cbm_sequences *sequences,
                           const cbm_dataset *data, const int32_t *row, int64_t n, const int32_t *permutation,
                           float beta) {
-    int n_concepts = network->heads.n_concepts;
-    fill_targets(t->label_targets, data->label, 1, row, n, NULL);
-    fill_targets(t->concept_targets, data->concept_class, n_concepts, row, n, NULL);
+    fill_targets(t->label_targets, data->label, row, n, NULL);
+    fill_targets(t->concept_targets, data->concept_class, row, n, NULL);
     if (t->teacher) {
-        fill_taught(t->taught_labels, t->teacher->labels, network->heads.n_labels, row, n);
-        fill_taught(t->taught_concepts, t->teacher->concepts, network->heads.n_classes, row, n);
+        fill_targets(t->taught_labels, t->teacher->labels, row, n, NULL);
+        fill_targets(t->taught_concepts, t->teacher->concepts, row, n, NULL);
     }
     if (t->permutation) {
         memcpy(t->permutation->data, permutation, (size_t)n * sizeof *permutation);
         *(float *)t->beta->data = beta;
         *(float *)t->rest->data = 1.0f - beta;
-        fill_targets(t->mixed_label_targets, data->label, 1, row, n, permutation);
-        fill_targets(t->mixed_concept_targets, data->concept_class, n_concepts, row, n, permutation);
+        fill_targets(t->mixed_label_targets, data->label, row, n, permutation);
+        fill_targets(t->mixed_concept_targets, data->concept_class, row, n, permutation);
     }
     return cbm_fill_inputs(&network->backbone, &t->encoding, sequences, row, n);
 }

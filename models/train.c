@@ -280,11 +280,7 @@ static scbm_status start_heads(training_run *run, const cbm_heads *from, const c
     if ((from->mode == CBM_VANILLA) != (into->mode == CBM_VANILLA))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: a model in %s mode is no start for one in %s mode", path,
                          cbm_mode_name(from->mode), cbm_mode_name(into->mode));
-    scbm_status status = cbm_check_classes(from, run->train, path);
-    for (int k = 0; k < into->n_concepts && !status; k++)
-        if (strcmp(from->concept_name[k], into->concept_name[k]) != 0)
-            status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its concept %d is '%s', and here it is '%s'", path, k + 1,
-                               from->concept_name[k], into->concept_name[k]);
+    scbm_status status = cbm_check_heads(from, into, run->train, path);
     if (!status) status = start_tensor(into->concept_weight, from->concept_weight, path);
     if (!status) status = start_tensor(into->concept_bias, from->concept_bias, path);
     if (!status) status = start_tensor(into->label_weight, from->label_weight, path);

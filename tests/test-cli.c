@@ -521,7 +521,7 @@ static void intervene_prints_what_was_and_what_is(void **state) {
     assert_non_null(strstr(lines, "by editing its values; --edit one-hot can\n"));
     free(lines);
     lines = output_of("intervene --help");
-    assert_non_null(strstr(lines, "often is not enough"));
+    assert_non_null(strstr(lines, "not always enough"));
     free(lines);
     lines = output_of("intervene --model dense.gguf --method edit --edit one-hot --set food=Positive 'The soup was cold.'");
     assert_non_null(strstr(lines, "set to Positive by editing its values"));

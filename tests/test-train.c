@@ -509,6 +509,20 @@ static void teachers_must_fit(void **state) {
     assert_error(train(&o), SCBM_ERROR_IO, "no-teacher.gguf");
 }
 
+/* Of a teacher with concepts, on data that have none. */
+static void vanilla_students_learn_labels_alone(void **state) {
+    (void)state;
+    char teacher[128];
+    snprintf(teacher, sizeof teacher, "%s", in_folder("teacher.gguf"));
+    cbm_train_options lesson = options_for(CBM_JOINT, teacher), o = options_for(CBM_VANILLA, in_folder("taught.gguf"));
+    cbm_dataset bare = train_data, bare_valid = valid_data;
+    lesson.epochs = 1;
+    assert_ok(train(&lesson));
+    bare.n_concepts = bare_valid.n_concepts = 0;
+    o.teacher = teacher;
+    assert_ok(cbm_train(encoder, &bare, &bare_valid, NULL, &o));
+}
+
 /* ------------------------------------------------------------------------------------------
  * The same bits
  * ---------------------------------------------------------------------------------------- */
@@ -1037,6 +1051,7 @@ int main(void) {
         cmocka_unit_test(a_teacher_adds_its_cross_entropy),
         cmocka_unit_test(students_come_near_their_teacher),
         cmocka_unit_test(teachers_must_fit),
+        cmocka_unit_test(vanilla_students_learn_labels_alone),
         cmocka_unit_test(the_same_seed_gives_the_same_bits),
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
         cmocka_unit_test(a_cancelled_run_leaves_its_last_epoch),
