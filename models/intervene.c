@@ -302,8 +302,7 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
 static void apply_moves(cbm_overlay *o, int undo) {
     for (int i = 0; i < o->n; i++) {
         overlay_matrix *m = &o->matrix[i];
-        for (int64_t j = 0; j < 2 * m->n_moves; j++)
-            cbm_mask_set(m->masks.data, m->move[j], (j >= m->n_moves) != undo);
+        for (int64_t j = 0; j < 2 * m->n_moves; j++) cbm_mask_set(m->masks.data, m->move[j], (j >= m->n_moves) != undo);
         m->masks.generation++;
     }
 }
