@@ -358,7 +358,7 @@ static int run_train(const cli_command *command, int argc, char **argv) {
 
 static const char *const train_examples[] = {
     "train --model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv --text review --label stars"
-    " --concept food --concept service --concept noise --concept price --epochs 3 -o demo/trained.gguf",
+    " --concept food --concept service --concept noise --concept price --epochs 20 --encoder-rate 0.002 -o demo/trained.gguf",
     NULL};
 const cli_command cmd_train = {
     "train",
