@@ -130,7 +130,8 @@ typedef enum cbm_intervention_method {
  * come, at most q = min(round(portion · kept), zeros). */
 typedef enum cbm_select_rule {
     CBM_SELECT_SIGNED,    /* kept weights with the largest positive G go, zeros with the most negative G come: the first-order
-                             gain. Again at every step; a step after which CE is larger is undone and the portion halved */
+                             gain. Again at every step; a step after which CE is larger is undone and the portion halved,
+                             and of the step that brings the class only as much is done as that takes, to a tenth */
     CBM_SELECT_ABS        /* the paper's: kept weights with the smallest |G| go, zeros with the largest |G| come */
 } cbm_select_rule;
 
@@ -145,6 +146,7 @@ typedef struct cbm_intervene_options {
     cbm_select_rule rule;
     double portion;            /* in (0, 1]; 0: 0.05 */
     int steps;                 /* at most; 0: 10, or 1 by the paper's rule */
+    int whole_steps;           /* the step that brings the class is done whole */
     cbm_edit_values edit;
     const float *values;       /* with CBM_EDIT_GIVEN: u_k, [the concept's classes] */
 } cbm_intervene_options;
@@ -153,6 +155,7 @@ typedef struct cbm_intervention {
     cbm_prediction before, after; /* of this intervention */
     int succeeded;             /* the concept reads the wanted class now */
     int steps;                 /* that stayed */
+    double portion;            /* of a mask intervention that succeeded: of its last step; otherwise 0 */
     int64_t moved_bits;        /* bits of the concept's mask that differ from the model's now */
     int64_t total_bits;        /* that it has: the prunable weights; 0 in a dense model */
 } cbm_intervention;

@@ -8,8 +8,8 @@
 int cli_intervention_options(const cli_command *command, const cli_intervention *given, int method,
                              cbm_intervene_options *options) {
     int edits = method == 1;
-    if (edits && (given->select >= 0 || given->portion >= 0 || given->steps >= 0))
-        return cli_misuse(command, "--select, --portion and --steps are about masks, and the method is edit");
+    if (edits && (given->select >= 0 || given->portion >= 0 || given->steps >= 0 || given->whole_steps))
+        return cli_misuse(command, "--select, --portion, --steps and --whole-steps are about masks, and the method is edit");
     if (!edits && given->edit >= 0) return cli_misuse(command, "--edit is about edited values, and the method is mask");
     if (given->portion == 0) return cli_misuse(command, "--portion wants a number above 0 and up to 1, got 0");
     memset(options, 0, sizeof *options); /* 0 is the library's default */
@@ -17,6 +17,7 @@ int cli_intervention_options(const cli_command *command, const cli_intervention 
     options->rule = given->select == 1 ? CBM_SELECT_ABS : CBM_SELECT_SIGNED;
     options->portion = given->portion > 0 ? given->portion : 0;
     options->steps = given->steps > 0 ? (int)given->steps : 0;
+    options->whole_steps = given->whole_steps;
     options->edit = given->edit == 1 ? CBM_EDIT_ONE_HOT : CBM_EDIT_GOLD_MEAN;
     return CLI_GO_ON;
 }

@@ -196,19 +196,21 @@ void cli_print_bar(double value, double largest);
 
 typedef struct cli_intervention {
     int select, edit;   /* -1: not given */
+    int whole_steps;
     double portion;
     int64_t steps;
 } cli_intervention;
 
-#define CLI_INTERVENTION_NOT_GIVEN {-1, -1, -1.0, -1}
+#define CLI_INTERVENTION_NOT_GIVEN {-1, -1, 0, -1.0, -1}
 
 #define CLI_INTERVENTION_OPTIONS(i)                                                                                   \
     CLI_CHOICE_OPTION("select", "signed|abs", &(i).select,                                                            \
                       "mask: which weights move, by the sign of their first-order gain (default), or by |G|, the paper's rule"), \
     CLI_REAL_OPTION("portion", "X", &(i).portion, 0, 1,                                                               \
-                    "mask: the share of a matrix's kept weights that one step may exchange (default 0.05); a smaller one moves "   \
-                    "fewer bits in more steps, and disturbs the label less"),                                          \
+                    "mask: the share of a matrix's kept weights that one step may exchange (default 0.05)"),          \
     CLI_INT_OPTION("steps", "N", &(i).steps, 1, 100000, "mask: at most so many steps (default 10; 1 with --select abs)"), \
+    CLI_FLAG_OPTION("whole-steps", &(i).whole_steps,                                                                  \
+                    "mask: do the whole last step, not only as much of it as the class takes (--select abs always does)"), \
     CLI_CHOICE_OPTION("edit", "mean|one-hot", &(i).edit,                                                              \
                       "edit: the mean values of training texts of that class (default; not always enough for the concept to read it), or 1 for the class and 0 for the others")
 

@@ -13,20 +13,29 @@
 #include "rank.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #define DEFAULT_PORTION 0.05
 #define DEFAULT_STEPS 10
+#define SHRINK_PRECISION 1.1
 #define SAMPLE_STRIDE 61 /* of the weights whose scores bound those that are looked at */
 
-/* Bits of a matrix that the next step moves: [2 n_moves] places in the masks, first those that go, then those that come. */
+/* A weight whose bit a step moves. */
+typedef struct mask_move {
+    uint64_t key;  /* of its score: the smallest move first */
+    int64_t place; /* in bits of the matrix's masks */
+} mask_move;
+
+/* A matrix's masks and the bits that the next step moves: [2 n_moves], first those that go, then those that come. */
 typedef struct overlay_matrix {
     struct cbm_overlay *overlay;
     const cbm_parameter *parameter; /* of the model */
     scbm_tensor masks;              /* I8 [1, out, row bytes], the overlay's own */
-    int64_t *move;
+    mask_move *move;
     size_t move_capacity;
+    int64_t kept;              /* weights; no step changes their number */
     int64_t n_moves, n_listed; /* n_listed: while the moves are being listed */
 } overlay_matrix;
 
@@ -187,7 +196,8 @@ static void add_moves(const candidates *c, int64_t n, overlay_matrix *m) {
     uint64_t threshold = cbm_key_of_rank(c->key, c->n, n - 1, &n_smaller);
     int64_t ties = n - n_smaller;
     for (int64_t i = 0; i < c->n; i++)
-        if (c->key[i] < threshold || (c->key[i] == threshold && ties-- > 0)) m->move[m->n_listed++] = c->place[i];
+        if (c->key[i] < threshold || (c->key[i] == threshold && ties-- > 0))
+            m->move[m->n_listed++] = (mask_move){c->key[i], c->place[i]};
 }
 
 /* The score of a kept weight by the rule, from g w; that of a zero is its negative. Signed: −G; abs: |G|. */
@@ -269,12 +279,17 @@ static int64_t smaller_of(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+/* The weights of a matrix that a portion is, of those that are kept. */
+static int64_t portion_of(const overlay_matrix *m, double portion) {
+    return (int64_t)floor(portion * (double)m->kept + 0.5);
+}
+
 /* Takes a matrix's dense gradient during the backward pass. */
 static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
     overlay_matrix *m = user;
     cbm_overlay *o = m->overlay;
     const scbm_tensor *tensor = m->parameter->tensor;
-    int64_t n = scbm_tensor_elements(tensor), kept = cbm_mask_kept(&m->masks, 0);
+    int64_t n = scbm_tensor_elements(tensor);
     const float *weight = tensor->data;
     scbm_status status = SCBM_OK;
     m->n_moves = m->n_listed = 0;
@@ -283,7 +298,7 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
         weight = o->weight;
     }
     if (status) return status;
-    int64_t q = smaller_of((int64_t)floor(o->portion * (double)kept + 0.5), n - kept);
+    int64_t q = smaller_of(portion_of(m, o->portion), n - m->kept);
     if (q == 0) return SCBM_OK;
     score_bounds bounds = sample_bounds(o, m, gradient->data, weight, q);
     list_candidates(o, m, gradient->data, weight, bounds);
@@ -298,12 +313,34 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
     return SCBM_OK;
 }
 
-/* Turns the first half of the moves off and the second on, or back. */
-static void apply_moves(cbm_overlay *o, int undo) {
+/* Turns the first half of the moves off and the second on, or back: all of them, or with a smaller portion than the step's
+ * the first of each half. */
+static void apply_moves(cbm_overlay *o, double portion, int undo) {
     for (int i = 0; i < o->n; i++) {
         overlay_matrix *m = &o->matrix[i];
-        for (int64_t j = 0; j < 2 * m->n_moves; j++) cbm_mask_set(m->masks.data, m->move[j], (j >= m->n_moves) != undo);
+        const mask_move *comes = m->move + m->n_moves;
+        int64_t n = smaller_of(m->n_moves, portion_of(m, portion));
+        for (int64_t j = 0; j < n; j++) {
+            cbm_mask_set(m->masks.data, m->move[j].place, undo);
+            cbm_mask_set(m->masks.data, comes[j].place, !undo);
+        }
         m->masks.generation++;
+    }
+}
+
+static int compare_moves(const void *a, const void *b) {
+    const mask_move *x = a, *y = b;
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+/* Orders each half of the moves by score, then place: a smaller portion moves the first of them. */
+static void sort_moves(cbm_overlay *o) {
+    for (int i = 0; i < o->n; i++) {
+        overlay_matrix *m = &o->matrix[i];
+        if (m->n_moves == 0) continue;
+        qsort(m->move, (size_t)m->n_moves, sizeof *m->move, compare_moves);
+        qsort(m->move + m->n_moves, (size_t)m->n_moves, sizeof *m->move, compare_moves);
     }
 }
 
@@ -319,6 +356,7 @@ static void load_masks(cbm_overlay *o, int concept) {
         overlay_matrix *m = &o->matrix[i];
         memcpy(m->masks.data, cbm_mask_row(m->parameter->masks, concept, 0), scbm_tensor_bytes(&m->masks));
         m->masks.generation++;
+        m->kept = cbm_mask_kept(&m->masks, 0);
         m->n_moves = 0;
     }
 }
@@ -420,11 +458,32 @@ static void take_logits(cbm_overlay *o, const float *logits, int concept) {
 
 static int64_t largest_kept(const cbm_overlay *o) {
     int64_t most = 0;
-    for (int i = 0; i < o->n; i++) {
-        int64_t kept = cbm_mask_kept(&o->matrix[i].masks, 0);
-        if (kept > most) most = kept;
-    }
+    for (int i = 0; i < o->n; i++)
+        if (o->matrix[i].kept > most) most = o->matrix[i].kept;
     return most;
+}
+
+/* Makes the step that brought the concept to the class as small as it may be: between the smallest portion that was seen to
+ * be enough and the largest that was not is less than SHRINK_PRECISION. */
+static scbm_status shrink_step(cbm_overlay *o, int concept, int class_index) {
+    double loss, too_little = 0.5 / (double)largest_kept(o); /* where nothing moves */
+    sort_moves(o);
+    apply_moves(o, o->portion, 1);
+    while (o->portion > too_little * SHRINK_PRECISION) {
+        double portion = sqrt(o->portion * too_little);
+        apply_moves(o, portion, 0);
+        scbm_status status = run_graph(o, &o->forward, concept, class_index, &loss);
+        apply_moves(o, portion, 1);
+        if (status) return status;
+        if (reads(heads_of(o), (const float *)o->forward.logits->data, concept) == class_index) {
+            take_logits(o, o->forward.logits->data, concept);
+            o->portion = portion;
+        } else {
+            too_little = portion;
+        }
+    }
+    apply_moves(o, o->portion, 0);
+    return SCBM_OK;
 }
 
 /* Steps by the rule until the concept reads the class, or nothing more can be moved. */
@@ -436,17 +495,20 @@ static scbm_status step_masks(cbm_overlay *o, int concept, int class_index, int 
         scbm_status status = run_graph(o, &o->gradient, concept, class_index, &loss);
         if (status) return status;
         if (count_moves(o) == 0) break;
-        apply_moves(o, 0);
+        apply_moves(o, o->portion, 0);
         status = run_graph(o, &o->forward, concept, class_index, &after);
         if (status) return status;
         if (is_signed && after > loss) {
-            apply_moves(o, 1);
+            apply_moves(o, o->portion, 1);
             o->portion /= 2;
             continue;
         }
         result->steps++;
         take_logits(o, o->forward.logits->data, concept);
-        if (reads(heads_of(o), o->computed, concept) == class_index) break;
+        if (reads(heads_of(o), o->computed, concept) != class_index) continue;
+        if (is_signed && !o->options->whole_steps) status = shrink_step(o, concept, class_index);
+        result->portion = o->portion;
+        return status;
     }
     return SCBM_OK;
 }
@@ -549,7 +611,7 @@ static scbm_status load_text(cbm_overlay *o, size_t i) {
  * ---------------------------------------------------------------------------------------- */
 
 static const cbm_intervene_options default_options = {
-    CBM_INTERVENE_MASK, CBM_SELECT_SIGNED, 0, 0, CBM_EDIT_GOLD_MEAN, NULL};
+    CBM_INTERVENE_MASK, CBM_SELECT_SIGNED, 0, 0, 0, CBM_EDIT_GOLD_MEAN, NULL};
 
 scbm_status cbm_intervene_check(const cbm_model *model, const cbm_intervene_options *options) {
     cbm_mode mode = model->network.heads.mode;

@@ -462,7 +462,7 @@ static scbm_status add_prediction(run *r, const char *name, const cbm_prediction
 
 static scbm_status add_intervention(run *r, const cbm_intervention *result) {
     const cbm_backbone *backbone = &r->model->network.backbone;
-    const int64_t four = 4;
+    const int64_t two = 2, four = 4;
     scbm_status status = add_prediction(r, "before", &result->before);
     if (!status) status = add_prediction(r, "after", &result->after);
     scbm_tensor *counts = status ? NULL : add(r, "", "counts", SCBM_I32, 1, &four, NULL);
@@ -470,6 +470,9 @@ static scbm_status add_intervention(run *r, const cbm_intervention *result) {
     const int32_t values[4] = {result->steps, result->succeeded, (int32_t)result->moved_bits,
                                (int32_t)result->total_bits};
     memcpy(counts->data, values, sizeof values);
+    scbm_tensor *portion = add(r, "", "portion", SCBM_I32, 1, &two, NULL);
+    if (!portion) return SCBM_ERROR_MEMORY;
+    memcpy(portion->data, &result->portion, sizeof result->portion);
     for (int i = 0; i < backbone->n_parameters && !status; i++) {
         const scbm_tensor *weight = backbone->parameters[i].tensor;
         const scbm_tensor *masks = cbm_overlay_masks(r->predictions, weight);

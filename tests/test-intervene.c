@@ -301,7 +301,7 @@ static void one_step_moves_what_the_rule_says(void **state) {
     int n = 0;
     for (int i = 0; i < 16; i++) {
         const cbm_intervene_options options = {
-            .rule = i % 2 ? CBM_SELECT_ABS : CBM_SELECT_SIGNED, .portion = portions[i / 2 % 4], .steps = 1};
+            .rule = i % 2 ? CBM_SELECT_ABS : CBM_SELECT_SIGNED, .portion = portions[i / 2 % 4], .steps = 1, .whole_steps = 1};
         reading before = predict(ctx, data.text[i]);
         int k = i / 8, c = (before.classes[k] + 1) % (k ? 2 : 3);
         gradients g;
@@ -328,6 +328,57 @@ static void one_step_moves_what_the_rule_says(void **state) {
         }
     }
     assert_true(n >= 10 && largest > 1000);
+    cbm_context_free(ctx);
+}
+
+/* The overlay's bits, of all matrices. */
+static uint8_t *copy_bits(const cbm_context *ctx) {
+    uint8_t *bits = malloc(N_WEIGHTS), *next = bits;
+    assert_non_null(bits);
+    for (int j = 0; j < sparse->network.backbone.n_parameters; j++) {
+        const cbm_parameter *p = &sparse->network.backbone.parameters[j];
+        for (int64_t at = 0; p->masks && at < scbm_tensor_elements(p->tensor); at++) *next++ = (uint8_t)overlay_bit(ctx, p, at);
+    }
+    assert_true(next == bits + N_WEIGHTS);
+    return bits;
+}
+
+static void the_last_step_is_no_larger_than_it_must_be(void **state) {
+    (void)state;
+    cbm_context *ctx = context_for(sparse);
+    int shrunk = 0;
+    for (int i = 0; i < 12; i++) {
+        reading before = predict(ctx, data.text[i]);
+        int k = i % SMALL_CONCEPTS, c = (before.classes[k] + 1) % (k ? 2 : 3);
+        cbm_intervene_options whole = {.portion = 0.3, .steps = 1, .whole_steps = 1};
+        cbm_intervene_options options = {.portion = 0.3, .steps = 1};
+        cbm_intervention all = intervene(ctx, k, c, &whole);
+        if (!all.succeeded) continue;
+        assert_true(all.portion == 0.3);
+        int64_t all_bits = all.moved_bits;
+        cbm_intervention least = intervene(ctx, k, c, &options);
+        reading after = read_of(&least.after);
+        assert_true(least.succeeded && least.steps == 1 && least.moved_bits <= all_bits && least.portion <= 0.3);
+        uint8_t *bits = copy_bits(ctx);
+        shrunk += least.moved_bits < all_bits;
+        /* It is the whole step of that portion ... */
+        whole.portion = least.portion;
+        cbm_intervention again = intervene(ctx, k, c, &whole);
+        uint8_t *bits_again = copy_bits(ctx);
+        assert_memory_equal(bits, bits_again, N_WEIGHTS);
+        assert_same(read_of(&again.after), after);
+        /* ... and of the portions a little smaller one is not enough, unless nothing at all moves there. */
+        double failing = least.portion;
+        for (int j = 0; j < 40 && again.succeeded && again.moved_bits > 0; j++) {
+            failing /= 1.0025;
+            whole.portion = failing;
+            again = intervene(ctx, k, c, &whole);
+        }
+        assert_false(again.succeeded && again.moved_bits > 0);
+        free(bits);
+        free(bits_again);
+    }
+    assert_true(shrunk >= 3);
     cbm_context_free(ctx);
 }
 
@@ -776,6 +827,7 @@ int main(void) {
         cmocka_unit_test(steps_lower_the_cross_entropy_and_keep_the_sparsity),
         cmocka_unit_test(a_model_with_the_moved_masks_predicts_the_same_bits),
         cmocka_unit_test(one_step_moves_what_the_rule_says),
+        cmocka_unit_test(the_last_step_is_no_larger_than_it_must_be),
         cmocka_unit_test(the_papers_rule_takes_one_step_by_default),
         cmocka_unit_test(nothing_moves_where_nothing_is_to_do),
         cmocka_unit_test(interventions_on_several_concepts_add_up),

@@ -246,6 +246,11 @@ def dump_intervention(model, path, out, row, k, target, rule, portion, steps):
     return dumped, {name: sparse.unpack_masks(bits[0], weights[name].shape[1]) for name, bits in masks.items()}
 
 
+def last_portion(dumped):
+    """Of an intervention that succeeded: the portion of its last step, which may be smaller than what was asked for."""
+    return dumped["portion"].reshape(-1).astype("<i4").view("<f8").item()
+
+
 def check_bits(wanted, was, got, rule, portion):
     """Each matrix moves the bits that the reference ranks first; returns how many differ.
 
@@ -275,12 +280,14 @@ def test_one_intervention_step(model, tmp_path, rule):
     """The same bits move, and the logits after them are the same."""
     reference = model.reference(model.path)
     masks = {name: mask.numpy() for name, mask in reference.masks.items()}
-    differing = total = 0
+    differing = total = shrunk = 0
     for row, k, target in wrong_concepts(reference, model, 4):
         dumped, got = dump_intervention(model, model.path, tmp_path / "dump.gguf", row, k, target, rule, 0.05, 1)
         was = {name: mask[k] for name, mask in masks.items()}
-        wanted = sparse.attempt(reference, was, k, target, *model.text(row), rule, 0.05)
-        differing += check_bits(wanted, was, got, rule, 0.05)
+        portion = last_portion(dumped) or 0.05
+        wanted = sparse.attempt(reference, was, k, target, *model.text(row), rule, portion)
+        differing += check_bits(wanted, was, got, rule, portion)
+        shrunk += portion < 0.05
         n_moved = sum((got[name] != was[name]).sum() for name in was)
         n_bits = sum(mask.size for mask in was.values())
         total += n_bits
@@ -289,6 +296,7 @@ def test_one_intervention_step(model, tmp_path, rule):
         assert dumped["counts"].reshape(-1).tolist() == [1, logits.argmax() == target, n_moved, n_bits]
         check_logits(reference, model, dumped, got, row, k, target)
     assert differing <= 1e-4 * total, f"{differing} of {total} bits differ"
+    assert bool(shrunk) == (rule == "signed"), "only the signed rule makes its last step smaller"
 
 
 def check_logits(reference, model, dumped, masks, row, k, target):
@@ -312,9 +320,10 @@ def test_interventions_of_several_steps(model, tmp_path, rule):
     for row, k, target in wrong_concepts(reference, model, 2):
         state, portion, steps = {name: mask[k] for name, mask in masks.items()}, 0.1, 0
         for attempt in range(1, 6):
-            wanted = sparse.attempt(reference, state, k, target, *model.text(row), rule, portion)
             dumped, got = dump_intervention(model, model.stubborn, tmp_path / "dump.gguf", row, k, target, rule, 0.1,
                                             attempt)
+            portion = last_portion(dumped) or portion
+            wanted = sparse.attempt(reference, state, k, target, *model.text(row), rule, portion)
             if wanted.undone:
                 assert all((got[name] == state[name]).all() for name in state), "a step that raises CE stays"
                 portion, undone = portion / 2, undone + 1

@@ -99,6 +99,9 @@ def train(args, name, mode, options, seed, model, log):
     files = [str(Path(args.data) / FILES[part]) for part in ("train", "dev")]
     concepts = [] if mode == "vanilla" else [word for c in CONCEPTS for word in ("--concept", f"{c}={c}_aspect_majority")]
     options = [option.format(out=args.out, seed=seed) for option in options]
+    done = Path(log).with_suffix(".trained.json")
+    if done.exists() and Path(model).exists():  # then only measured anew
+        return json.loads(done.read_text(encoding="utf-8"))
     started = time.monotonic()
     # A run that goes on from a checkpoint prints the epochs that it does itself.
     with open(Path(log).with_suffix(".epochs.jsonl"), "a", encoding="utf-8") as epochs:
@@ -106,7 +109,10 @@ def train(args, name, mode, options, seed, model, log):
                        "--label", "review_majority", *concepts, "--mode", mode, "--epochs", str(EPOCHS), *options,
                        "--seed", str(seed), "--threads", str(args.threads), "--resume", "--json", "-o", model],
                       log, epochs)
-    return time.monotonic() - started, peak
+    cost = {"train_seconds": round(time.monotonic() - started, 1), "peak_mib": round(peak)}
+    done.write_text(json.dumps(cost), encoding="utf-8")
+    Path(f"{model}.checkpoint").unlink(missing_ok=True)
+    return cost
 
 
 def best_epoch(log):
@@ -126,11 +132,12 @@ def measure(args, name, seed):
     if "--teacher" in options and not Path(teacher).exists():  # its row may be another machine's
         train(args, "dense joint", "joint", [], seed, teacher, teacher_log)
     model, log, test = *paths(args, name, seed), str(Path(args.data) / FILES["test"])
-    seconds, peak = train(args, name, mode, options, seed, model, log)
+    row = {"setting": name, "seed": seed, **train(args, name, mode, options, seed, model, log)}
+    if args.train_only:
+        return None
     best = best_epoch(log)
-    row = {"setting": name, "seed": seed, "train_seconds": round(seconds, 1), "peak_mib": round(peak),
-           "best_epoch": best["epoch"], "valid_label_accuracy": best["label_accuracy"],
-           "valid_concept_accuracy": best["concept_accuracy"]}
+    row |= {"best_epoch": best["epoch"], "valid_label_accuracy": best["label_accuracy"],
+            "valid_concept_accuracy": best["concept_accuracy"]}
     evaluate = ["eval", "--model", model, "--data", test, "--threads", str(args.threads), "--json"]
     result = json.loads(run(evaluate, log)[0])
     row["label_accuracy"], row["label_f1"] = result["label"]["accuracy"], result["label"]["macro_f1"]
@@ -145,7 +152,6 @@ def measure(args, name, seed):
         for key in ("concepts_wrong", "concepts_fixed", "labels_fixed", "labels_broken", "moved_bits"):
             row[f"{rule}: {key}"] = result[key]
         row[f"{rule}: seconds"] = round(time.monotonic() - started, 1)
-    Path(f"{model}.checkpoint").unlink(missing_ok=True)
     return row
 
 
@@ -228,6 +234,7 @@ def main():
     parser.add_argument("--only", nargs="+", default=["*"], help="settings, by shell patterns")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="these seeds alone")
     parser.add_argument("--threads", type=int, default=0, help="of each training and evaluation; 0: all cores")
+    parser.add_argument("--train-only", action="store_true", help="train the models; their rows come in another run")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     args = parser.parse_args()
     path = Path(args.out) / "results.csv"
@@ -243,8 +250,9 @@ def main():
             if known or seed not in args.seeds or not any(fnmatch.fnmatch(name, pattern) for pattern in args.only):
                 continue
             print(f"{name}, seed {seed} …", flush=True)
-            rows.append({key: str(value) for key, value in measure(args, name, seed).items()})
-            write_rows(path, rows)
+            if row := measure(args, name, seed):
+                rows.append({key: str(value) for key, value in row.items()})
+                write_rows(path, rows)
 
 
 if __name__ == "__main__":
