@@ -73,7 +73,7 @@ ABLATIONS = {
         "joint", pruned("obert", 0.7, "--init", DENSE, start=1, end=4, rate="1e-4"), (42,), None),
 }
 INTERVENTIONS = [("mask signed", ["--intervene", "mask", "--select", "signed"]),
-                 ("mask few", ["--intervene", "mask", "--select", "signed", "--portion", "1e-5", "--steps", "100"]),
+                 ("mask whole", ["--intervene", "mask", "--select", "signed", "--whole-steps"]),
                  ("mask abs", ["--intervene", "mask", "--select", "abs"]),
                  ("edit", ["--intervene", "edit"])]
 COLUMNS = ["setting", "seed", "label_accuracy", "label_f1", "concept_accuracy", "concept_f1", "best_epoch",
