@@ -131,7 +131,8 @@ typedef enum cbm_intervention_method {
 typedef enum cbm_select_rule {
     CBM_SELECT_SIGNED,    /* kept weights with the largest positive G go, zeros with the most negative G come: the first-order
                              gain. Again at every step; a step after which CE is larger is undone and the portion halved,
-                             and of the step that brings the class only as much is done as that takes, to a tenth */
+                             and of the step that brings the class only the smallest portion is done that does,
+                             found by doubling and then to a tenth */
     CBM_SELECT_ABS        /* the paper's: kept weights with the smallest |G| go, zeros with the largest |G| come */
 } cbm_select_rule;
 

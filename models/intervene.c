@@ -463,27 +463,43 @@ static int64_t largest_kept(const cbm_overlay *o) {
     return most;
 }
 
-/* Makes the step that brought the concept to the class as small as it may be: between the smallest portion that was seen to
- * be enough and the largest that was not is less than SHRINK_PRECISION. */
+/* Whether the concept reads the class when a portion of the step is done; if so, that is the step's portion now. The masks
+ * are those before the step, before and after. */
+static scbm_status try_portion(cbm_overlay *o, double portion, int concept, int class_index, int *is_enough) {
+    double loss;
+    apply_moves(o, portion, 0);
+    scbm_status status = run_graph(o, &o->forward, concept, class_index, &loss);
+    apply_moves(o, portion, 1);
+    if (status) return status;
+    const float *logits = o->forward.logits->data;
+    *is_enough = reads(heads_of(o), logits, concept) == class_index;
+    if (*is_enough) {
+        take_logits(o, logits, concept);
+        o->portion = portion;
+    }
+    return SCBM_OK;
+}
+
+/* Makes the step that brought the concept to the class smaller. From one weight a matrix on the portion doubles until it is
+ * enough (what is enough need not be so when it is more), and is then narrowed down between that and the half. */
 static scbm_status shrink_step(cbm_overlay *o, int concept, int class_index) {
-    double loss, too_little = 0.5 / (double)largest_kept(o); /* where nothing moves */
+    double too_little = 0.5 / (double)largest_kept(o); /* where nothing moves */
+    int is_enough = 0;
+    scbm_status status = SCBM_OK;
     sort_moves(o);
     apply_moves(o, o->portion, 1);
-    while (o->portion > too_little * SHRINK_PRECISION) {
+    while (!status && !is_enough && 2 * too_little < o->portion) {
+        double portion = 2 * too_little;
+        status = try_portion(o, portion, concept, class_index, &is_enough);
+        if (!is_enough) too_little = portion;
+    }
+    while (!status && o->portion > too_little * SHRINK_PRECISION) {
         double portion = sqrt(o->portion * too_little);
-        apply_moves(o, portion, 0);
-        scbm_status status = run_graph(o, &o->forward, concept, class_index, &loss);
-        apply_moves(o, portion, 1);
-        if (status) return status;
-        if (reads(heads_of(o), (const float *)o->forward.logits->data, concept) == class_index) {
-            take_logits(o, o->forward.logits->data, concept);
-            o->portion = portion;
-        } else {
-            too_little = portion;
-        }
+        status = try_portion(o, portion, concept, class_index, &is_enough);
+        if (!is_enough) too_little = portion;
     }
     apply_moves(o, o->portion, 0);
-    return SCBM_OK;
+    return status;
 }
 
 /* Steps by the rule until the concept reads the class, or nothing more can be moved. */

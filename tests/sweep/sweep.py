@@ -136,8 +136,9 @@ def measure(args, name, seed):
     if args.train_only:
         return None
     best = best_epoch(log)
-    row |= {"best_epoch": best["epoch"], "valid_label_accuracy": best["label_accuracy"],
-            "valid_concept_accuracy": best["concept_accuracy"]}
+    row |= {"best_epoch": best["epoch"], "valid_label_accuracy": best["label_accuracy"]}
+    if mode != "vanilla":
+        row["valid_concept_accuracy"] = best["concept_accuracy"]
     evaluate = ["eval", "--model", model, "--data", test, "--threads", str(args.threads), "--json"]
     result = json.loads(run(evaluate, log)[0])
     row["label_accuracy"], row["label_f1"] = result["label"]["accuracy"], result["label"]["macro_f1"]
