@@ -130,9 +130,8 @@ typedef enum cbm_intervention_method {
  * come, at most q = min(round(portion · kept), zeros). */
 typedef enum cbm_select_rule {
     CBM_SELECT_SIGNED,    /* kept weights with the largest positive G go, zeros with the most negative G come: the first-order
-                             gain. Again at every step; a step after which CE is larger is undone and the portion halved,
-                             and of the step that brings the class only the smallest portion is done that does,
-                             found by doubling and then to a tenth */
+                             gain. Again at every step; a step does the smallest portion that brings the class, to a
+                             tenth, or else the portion that lowers CE most, among doublings from one weight on */
     CBM_SELECT_ABS        /* the paper's: kept weights with the smallest |G| go, zeros with the largest |G| come */
 } cbm_select_rule;
 
@@ -145,9 +144,10 @@ typedef enum cbm_edit_values {
 typedef struct cbm_intervene_options {
     cbm_intervention_method method;
     cbm_select_rule rule;
-    double portion;            /* in (0, 1]; 0: 0.05 */
+    double portion;            /* of a step at most, in (0, 1]; 0: 0.05 */
     int steps;                 /* at most; 0: 10, or 1 by the paper's rule */
-    int whole_steps;           /* the step that brings the class is done whole */
+    int whole_steps;           /* signed: each step is of the whole portion; one after which CE is larger is undone, and the
+                                  portion halved */
     cbm_edit_values edit;
     const float *values;       /* with CBM_EDIT_GIVEN: u_k, [the concept's classes] */
 } cbm_intervene_options;
@@ -156,7 +156,7 @@ typedef struct cbm_intervention {
     cbm_prediction before, after; /* of this intervention */
     int succeeded;             /* the concept reads the wanted class now */
     int steps;                 /* that stayed */
-    double portion;            /* of a mask intervention that succeeded: of its last step; otherwise 0 */
+    double portion;            /* of the last step that stayed; 0: none */
     int64_t moved_bits;        /* bits of the concept's mask that differ from the model's now */
     int64_t total_bits;        /* that it has: the prunable weights; 0 in a dense model */
 } cbm_intervention;
@@ -165,7 +165,7 @@ typedef struct cbm_intervention {
 scbm_status cbm_intervene_check(const cbm_model *model, const cbm_intervene_options *options);
 /* Intervenes on the text of the context's last prediction (or explanation), which must have been of one text alone. Earlier
  * interventions on its other concepts stay; the same concept starts from the model's mask again. The model is never
- * written: changed bits belong to the context. `options` NULL: masks, signed, 0.05, 10 steps. That the concept could not be
+ * written: changed bits belong to the context. `options` NULL: masks, signed, at most 0.05, 10 steps. That the concept could not be
  * brought to the class is no error (see `succeeded`); a mask intervention on a dense model is one, and so is a gold mean of
  * a class without training texts. */
 scbm_status cbm_intervene(cbm_context *ctx, const char *concept, const char *class_name, const cbm_intervene_options *options,

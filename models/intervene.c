@@ -19,7 +19,7 @@
 
 #define DEFAULT_PORTION 0.05
 #define DEFAULT_STEPS 10
-#define SHRINK_PRECISION 1.1
+#define SEARCH_PRECISION 1.1
 #define SAMPLE_STRIDE 61 /* of the weights whose scores bound those that are looked at */
 
 /* A weight whose bit a step moves. */
@@ -463,68 +463,71 @@ static int64_t largest_kept(const cbm_overlay *o) {
     return most;
 }
 
-/* Whether the concept reads the class when a portion of the step is done; if so, that is the step's portion now. The masks
- * are those before the step, before and after. */
-static scbm_status try_portion(cbm_overlay *o, double portion, int concept, int class_index, int *is_enough) {
-    double loss;
+/* The concept's cross-entropy, and whether it reads the class, when a portion of the step is done. The masks are those
+ * before the step, before and after. */
+static scbm_status try_portion(cbm_overlay *o, double portion, int concept, int class_index, double *loss,
+                               int *is_enough) {
     apply_moves(o, portion, 0);
-    scbm_status status = run_graph(o, &o->forward, concept, class_index, &loss);
+    scbm_status status = run_graph(o, &o->forward, concept, class_index, loss);
     apply_moves(o, portion, 1);
-    if (status) return status;
-    const float *logits = o->forward.logits->data;
-    *is_enough = reads(heads_of(o), logits, concept) == class_index;
-    if (*is_enough) {
-        take_logits(o, logits, concept);
-        o->portion = portion;
-    }
-    return SCBM_OK;
+    *is_enough = !status && reads(heads_of(o), (const float *)o->forward.logits->data, concept) == class_index;
+    return status;
 }
 
-/* Makes the step that brought the concept to the class smaller. From one weight a matrix on the portion doubles until it is
- * enough (what is enough need not be so when it is more), and is then narrowed down between that and the half. */
-static scbm_status shrink_step(cbm_overlay *o, int concept, int class_index) {
-    double too_little = 0.5 / (double)largest_kept(o); /* where nothing moves */
+/* How much of a step to do, from one weight of the largest matrix up to o->portion, by doubling: what is enough for the
+ * class, to a tenth; or, when the cross-entropy is larger again than the `loss` before the step, what made it smallest; 0
+ * where nothing does. A small step along a gradient says more than a large one. */
+static scbm_status search_portion(cbm_overlay *o, int concept, int class_index, double loss, double *portion) {
+    double too_little = 0.5 / (double)largest_kept(o), least = loss, best = 0, tried = 0, after = loss;
     int is_enough = 0;
-    scbm_status status = SCBM_OK;
     sort_moves(o);
-    apply_moves(o, o->portion, 1);
-    while (!status && !is_enough && 2 * too_little < o->portion) {
-        double portion = 2 * too_little;
-        status = try_portion(o, portion, concept, class_index, &is_enough);
-        if (!is_enough) too_little = portion;
+    while (!is_enough && tried < o->portion && !(best > 0 && after > loss)) {
+        tried = 2 * too_little < o->portion ? 2 * too_little : o->portion;
+        scbm_status status = try_portion(o, tried, concept, class_index, &after, &is_enough);
+        if (status) return status;
+        if (is_enough || after < least) {
+            best = tried;
+            least = after;
+        }
+        if (!is_enough) too_little = tried;
     }
-    while (!status && o->portion > too_little * SHRINK_PRECISION) {
-        double portion = sqrt(o->portion * too_little);
-        status = try_portion(o, portion, concept, class_index, &is_enough);
-        if (!is_enough) too_little = portion;
+    while (is_enough && best > too_little * SEARCH_PRECISION) {
+        int is_still;
+        double middle = sqrt(best * too_little);
+        scbm_status status = try_portion(o, middle, concept, class_index, &after, &is_still);
+        if (status) return status;
+        if (is_still) best = middle;
+        else too_little = middle;
     }
-    apply_moves(o, o->portion, 0);
-    return status;
+    *portion = best;
+    return SCBM_OK;
 }
 
 /* Steps by the rule until the concept reads the class, or nothing more can be moved. */
 static scbm_status step_masks(cbm_overlay *o, int concept, int class_index, int steps, cbm_intervention *result) {
     double loss, after;
-    int is_signed = o->options->rule == CBM_SELECT_SIGNED;
+    const int is_signed = o->options->rule == CBM_SELECT_SIGNED, searches = is_signed && !o->options->whole_steps;
     int64_t kept = largest_kept(o);
     for (int step = 0; step < steps && o->portion * (double)kept >= 1.0; step++) {
+        double portion = o->portion;
         scbm_status status = run_graph(o, &o->gradient, concept, class_index, &loss);
         if (status) return status;
         if (count_moves(o) == 0) break;
-        apply_moves(o, o->portion, 0);
+        if (searches) status = search_portion(o, concept, class_index, loss, &portion);
+        if (status) return status;
+        if (portion == 0) break;
+        apply_moves(o, portion, 0);
         status = run_graph(o, &o->forward, concept, class_index, &after);
         if (status) return status;
-        if (is_signed && after > loss) {
-            apply_moves(o, o->portion, 1);
+        if (is_signed && !searches && after > loss) {
+            apply_moves(o, portion, 1);
             o->portion /= 2;
             continue;
         }
         result->steps++;
+        result->portion = portion;
         take_logits(o, o->forward.logits->data, concept);
-        if (reads(heads_of(o), o->computed, concept) != class_index) continue;
-        if (is_signed && !o->options->whole_steps) status = shrink_step(o, concept, class_index);
-        result->portion = o->portion;
-        return status;
+        if (reads(heads_of(o), o->computed, concept) == class_index) break;
     }
     return SCBM_OK;
 }

@@ -18,9 +18,10 @@
  * frozen: score.NAME and masks.NAME [N + 1, K, out, …], gradient.NAME [N, K, out, in] of the scores and
  * weight_gradient.NAME [N, out, in].
  *
- * `--intervene CONCEPT=CLASS --rule signed|abs --portion X --steps N`: a mask intervention on the text of row N − 1 of
- * `--rows N`: before and after [C + Y], the concepts' logits and the label's; masks.NAME [1, out, row bytes]
- * afterwards; counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits.
+ * `--intervene CONCEPT=CLASS --rule signed|whole|abs --portion X --steps N`: a mask intervention (whole: signed, with whole
+ * steps) on the text of row N − 1 of `--rows N`: before and after [C + Y], the concepts' logits and the label's; masks.NAME
+ * [1, out, row bytes] afterwards; counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits; portion, of the
+ * last step, a double's bits in I32 [2].
  */
 #include "../models/prune.h"
 
@@ -486,7 +487,8 @@ static scbm_status intervene(run *r) {
     const cbm_intervene_options options = {.rule = a->rule && strcmp(a->rule, "abs") == 0 ? CBM_SELECT_ABS
                                                                                           : CBM_SELECT_SIGNED,
                                            .portion = a->portion,
-                                           .steps = (int)a->steps};
+                                           .steps = (int)a->steps,
+                                           .whole_steps = a->rule && strcmp(a->rule, "whole") == 0};
     char wanted[128];
     cbm_prediction prediction;
     cbm_intervention result;
