@@ -165,9 +165,9 @@ typedef struct cbm_intervention {
 scbm_status cbm_intervene_check(const cbm_model *model, const cbm_intervene_options *options);
 /* Intervenes on the text of the context's last prediction (or explanation), which must have been of one text alone. Earlier
  * interventions on its other concepts stay; the same concept starts from the model's mask again. The model is never
- * written: changed bits belong to the context. `options` NULL: masks, signed, at most 0.05, 10 steps. That the concept could not be
- * brought to the class is no error (see `succeeded`); a mask intervention on a dense model is one, and so is a gold mean of
- * a class without training texts. */
+ * written: changed bits belong to the context. `options` NULL: masks, signed, at most 0.05, 10 steps. That the concept
+ * could not be brought to the class is no error (see `succeeded`); a mask intervention on a dense model is one, and so is a
+ * gold mean of a class without training texts. */
 scbm_status cbm_intervene(cbm_context *ctx, const char *concept, const char *class_name, const cbm_intervene_options *options,
                           cbm_prediction *after);
 scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const char *class_name,

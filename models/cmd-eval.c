@@ -448,7 +448,8 @@ static int check_usage(eval_command *e) {
         return cli_intervention_options(command, &e->intervention, e->intervene, &e->intervene_options);
     if (e->intervene_texts || e->intervention.select >= 0 || e->intervention.edit >= 0 || e->intervention.portion >= 0 ||
         e->intervention.steps >= 0 || e->intervention.whole_steps)
-        return cli_misuse(command, "--select, --portion, --steps, --whole-steps, --edit and --intervene-texts go with --intervene mask|edit");
+        return cli_misuse(command, "--select, --portion, --steps, --whole-steps, --edit and --intervene-texts go with "
+                                   "--intervene mask|edit");
     return CLI_GO_ON;
 }
 

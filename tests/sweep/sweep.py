@@ -183,8 +183,11 @@ def percent(values):
 
 def outcome(ours, *what):
     """"label % (F1)" and the like, for each of the columns' prefixes."""
-    return " | ".join(f"{percent([row[w + '_accuracy'] for row in ours])} ({percent([row[w + '_f1'] for row in ours])})"
-                      for w in what)
+    cells = []
+    for w in what:
+        accuracy, f1 = (percent([row[f"{w}_{measure}"] for row in ours]) for measure in ("accuracy", "f1"))
+        cells.append(f"{accuracy} ({f1})" if accuracy else "–")
+    return " | ".join(cells)
 
 
 def corrected(ours):
