@@ -275,6 +275,15 @@ def check_bits(wanted, was, got, rule, portion):
     return n_differing
 
 
+def check_search(reference, was, gradients, k, target, text, portion):
+    """None of the doublings below the portion, from one weight of the largest matrix on, is enough for the class."""
+    smaller = 1 / max(mask.sum() for mask in was.values())
+    while smaller < portion * (1 - 1e-9):
+        _, logits = sparse.evaluate(reference, sparse.move(was, gradients, smaller, "signed"), k, target, *text)
+        assert logits.argmax() != target, f"a portion of {smaller} is enough, and {portion} was taken"
+        smaller *= 2
+
+
 @pytest.mark.parametrize("rule", ["signed", "abs"])
 def test_one_intervention_step(model, tmp_path, rule):
     """The same bits move, and the logits after them are the same."""
@@ -287,6 +296,8 @@ def test_one_intervention_step(model, tmp_path, rule):
         portion = last_portion(dumped) or 0.05
         wanted = sparse.attempt(reference, was, k, target, *model.text(row), rule, portion)
         differing += check_bits(wanted, was, got, rule, portion)
+        if rule == "signed" and dumped["counts"].reshape(-1)[1]:
+            check_search(reference, was, wanted.gradients, k, target, model.text(row), portion)
         shrunk += portion < 0.05
         n_moved = sum((got[name] != was[name]).sum() for name in was)
         n_bits = sum(mask.size for mask in was.values())

@@ -4,7 +4,8 @@
     python3 tests/sweep/sweep.py --model minilm.gguf --data DIR --out DIR [--only PATTERN ...] [--table]
 
 DIR (of --data) holds the CEBaB files. A row that stands in OUT/results.csv is not run again, and a training
-that was cut off goes on from its checkpoint: start the same command again. Rows come in order of importance.
+that was cut off goes on from its checkpoint: start the same command again. A model that stands in OUT and whose row is
+gone is measured anew, not trained: remove both after a setting has changed. Rows come in order of importance.
 tests/sweep/results.csv has the rows that the README shows: copy it to OUT to add to them.
 --table prints what is there as Markdown and runs nothing. Only Python's own library is needed.
 """
