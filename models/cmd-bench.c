@@ -166,7 +166,7 @@ static double measure_peak(const bench_command *b) {
 #endif
 
 /* ------------------------------------------------------------------------------------------
- * linear: y = x Wᵀ + b as one node of a graph
+ * linear: y = x Wᵀ + b as one node of a graph; with subnetworks, y[s] = x[s] (W ⊙ M[s])ᵀ + b
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct linear_shape {
@@ -176,6 +176,20 @@ typedef struct linear_shape {
 static void fill_normal(float *data, int64_t n, uint64_t seed) {
     scbm_random random = {seed, 0, 0};
     for (int64_t i = 0; i < n; i++) data[i] = (float)(0.1 * scbm_random_normal(&random));
+}
+
+/* A mask plane for each subnetwork, [S, out, bytes of a row]; returns how many weights are kept in all. */
+static int64_t fill_masks(const bench_command *b, uint8_t *masks, linear_shape shape) {
+    const int64_t row = scbm_mask_row_bytes(shape.in);
+    scbm_random random = {3, 0, 0};
+    int64_t kept = 0;
+    for (int64_t i = 0; i < b->subnetworks * shape.out; i++)
+        for (int64_t k = 0; k < shape.in; k++) {
+            int keep = scbm_random_uniform(&random) >= b->sparsity;
+            masks[i * row + k / 8] |= (uint8_t)(keep << k % 8);
+            kept += keep;
+        }
+    return kept;
 }
 
 /* Seconds of one run, the median of at least `repeats` and of a quarter of a second. */
@@ -195,38 +209,47 @@ static scbm_status time_graph(scbm_graph *graph, int64_t tokens, int64_t repeats
     return status;
 }
 
-static scbm_status time_linear(const bench_command *b, scbm_context *context, int64_t tokens, linear_shape shape, double *seconds) {
-    const int64_t x_shape[3] = {1, tokens, shape.in}, w_shape[2] = {shape.out, shape.in}, b_shape[1] = {shape.out};
+/* `work` is the multiply-adds of one run; those of masked weights are not done, and do not count. */
+static scbm_status time_linear(const bench_command *b, scbm_context *context, int64_t tokens, linear_shape shape, double *seconds,
+                               double *work) {
+    const int64_t S = b->subnetworks ? b->subnetworks : 1;
+    const int64_t x_shape[3] = {S, tokens, shape.in}, w_shape[2] = {shape.out, shape.in}, b_shape[1] = {shape.out};
+    const int64_t masks_shape[3] = {S, shape.out, scbm_mask_row_bytes(shape.in)};
     const scbm_extent extent[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
-    scbm_tensor w, bias;
+    scbm_tensor w, bias, masks;
     scbm_graph *graph = NULL;
     scbm_status status = scbm_tensor_init(&w, "w", SCBM_F32, 2, w_shape);
     if (status == SCBM_OK) status = scbm_tensor_init(&bias, "b", SCBM_F32, 1, b_shape);
+    if (status == SCBM_OK) status = scbm_tensor_init(&masks, "masks", SCBM_I8, 3, masks_shape);
     if (status != SCBM_OK) return status;
     w.data = scbm_alloc_array(&b->hooks, (size_t)(shape.out * shape.in), sizeof(float));
     bias.data = scbm_alloc_array(&b->hooks, (size_t)shape.out, sizeof(float));
-    if (!w.data || !bias.data) status = SCBM_ERROR_MEMORY;
+    masks.data = scbm_alloc_array(&b->hooks, (size_t)(S * shape.out), (size_t)masks_shape[2]);
+    if (!w.data || !bias.data || !masks.data) status = SCBM_ERROR_MEMORY;
     if (status == SCBM_OK) status = scbm_graph_create(&graph, context);
     if (status == SCBM_OK) {
+        *work = (double)tokens * (double)(b->subnetworks ? fill_masks(b, masks.data, shape) : shape.out * shape.in);
         fill_normal(w.data, shape.out * shape.in, 1);
         scbm_graph_set_precision(graph, b->precision ? SCBM_BF16 : SCBM_F32);
         scbm_graph_set_capacity(graph, tokens, 1);
         scbm_tensor *x = scbm_input(graph, "x", SCBM_F32, 3, x_shape, extent);
-        scbm_output(graph, scbm_linear(graph, x, &w, &bias, NULL, SCBM_NONE));
+        scbm_output(graph, scbm_linear(graph, x, &w, &bias, b->subnetworks ? &masks : NULL, SCBM_NONE));
         status = scbm_graph_plan(graph);
         if (status == SCBM_OK) {
-            fill_normal(x->data, tokens * shape.in, 2);
+            fill_normal(x->data, S * tokens * shape.in, 2);
             status = time_graph(graph, tokens, b->repeats, seconds);
         }
     }
     scbm_graph_free(graph);
     scbm_release(&b->hooks, w.data);
     scbm_release(&b->hooks, bias.data);
+    scbm_release(&b->hooks, masks.data);
     return status;
 }
 
-static scbm_status print_linear(const bench_command *b, int64_t tokens, linear_shape shape, double seconds, double peak) {
-    double gflops = 2e-9 * (double)tokens * (double)shape.in * (double)shape.out / seconds;
+static scbm_status print_linear(const bench_command *b, int64_t tokens, linear_shape shape, double seconds, double work,
+                                double peak) {
+    double gflops = 2e-9 * work / seconds;
     if (!b->json) {
         printf("  %6lld %6lld %6lld  %10.3f  %9.1f", (long long)tokens, (long long)shape.out, (long long)shape.in, 1e3 * seconds, gflops);
         if (peak > 0) printf("  %5.0f %%", 100 * gflops / peak);
@@ -250,15 +273,17 @@ static scbm_status bench_linear(bench_command *b) {
     if (status != SCBM_OK) return status;
     double peak = b->precision ? 0 : measure_peak(b);
     if (!b->json) {
-        printf("linear, %s\n", b->precision ? "bf16" : "f32");
+        printf("linear, %s", b->precision ? "bf16" : "f32");
+        if (b->subnetworks) printf(", %lld subnetworks, %g %% zeros (only kept weights count)", (long long)b->subnetworks, 100 * b->sparsity);
+        putchar('\n');
         if (peak > 0) printf("  measured peak of f32 multiply-adds: %.0f GFLOP/s\n", peak);
         printf("  %6s %6s %6s  %10s  %9s%s\n", "tokens", "out", "in", "ms", "GFLOP/s", peak > 0 ? "  of peak" : "");
     }
     for (size_t i = 0; status == SCBM_OK && i < sizeof shapes / sizeof *shapes; i++) {
         for (size_t j = 0; status == SCBM_OK && j < sizeof tokens / sizeof *tokens; j++) {
-            double seconds;
-            status = time_linear(b, context, tokens[j], shapes[i], &seconds);
-            if (status == SCBM_OK) status = print_linear(b, tokens[j], shapes[i], seconds, peak);
+            double seconds, work;
+            status = time_linear(b, context, tokens[j], shapes[i], &seconds, &work);
+            if (status == SCBM_OK) status = print_linear(b, tokens[j], shapes[i], seconds, work, peak);
         }
     }
     if (status == SCBM_OK && !b->json) print_machine(b, -1);
