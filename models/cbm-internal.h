@@ -158,6 +158,7 @@ struct cbm_context {
     scbm_context *runtime;
     cbm_runner runner;
     int max_tokens;
+    int64_t backward_tokens;        /* of a run with a backward pass, over all streams: it keeps everything of them */
     char error[512];
     cbm_sequences sequences;
     uint64_t n_runs;                /* counts what was computed into `sequences` and `logits` */

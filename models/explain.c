@@ -302,10 +302,9 @@ static scbm_status tell_progress(const cbm_explainer *x, const char *what, int64
     return SCBM_OK;
 }
 
-/* The most texts of a run: a backward pass keeps everything of all streams, so a run has a quarter of the tokens that a
- * prediction's has, over all streams. */
+/* The most texts of a run. */
 static int64_t run_texts(const cbm_explainer *x) {
-    int64_t tokens = x->ctx->runner.max_batch_tokens / 4 / network_of(x)->heads.n_concepts, n = tokens / x->n_tokens;
+    int64_t tokens = x->ctx->backward_tokens / network_of(x)->heads.n_concepts, n = tokens / x->n_tokens;
     return n < 1 ? 1 : n < MOST_TEXTS ? n : MOST_TEXTS;
 }
 

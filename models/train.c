@@ -51,7 +51,7 @@ enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP };
 enum { CONCEPT_WEIGHT, CONCEPT_BIAS, LABEL_WEIGHT, LABEL_BIAS, N_HEAD_TENSORS };
 
 #define MAX_FACTS 64
-#define RUN_BATCH_TOKENS 4096 /* of the passes without gradients */
+#define RUN_BATCH_TOKENS 1024 /* of the passes without gradients */
 
 typedef struct training_run {
     const cbm_model *encoder;
