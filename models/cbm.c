@@ -188,7 +188,7 @@ const char *cbm_model_label(const cbm_model *model, int y) {
  * more for wide models, whose weights are read anew for every batch. Measured with MiniLM and BERT-base. */
 static int64_t default_batch_tokens(const cbm_model *model) {
     const int wide = cbm_model_hidden_size(model) > 512;
-    return cbm_masks_streams(&model->network.backbone) > 0 && !wide ? 256 : 1024;
+    return cbm_masks_streams(&model->network.backbone) > 0 && !wide ? 512 : 1024;
 }
 
 /* Keeps the message of a failure for cbm_context_error. */
