@@ -780,7 +780,8 @@ static const char *const bench_examples[] = {"bench encoder latency --model demo
                                              "bench latency --subnetworks 4 --sparsity 0.7 --texts 20", NULL};
 const cli_command cmd_bench = {
     "bench", "measure speed and memory", "linear|encoder|latency|train|start|model … [options]",
-    "linear    one matrix product, in GFLOP/s, for several sizes, beside the processor's measured peak\n"
+    "linear    one matrix product, in GFLOP/s, for several sizes, beside the processor's measured peak;\n"
+    "          with --subnetworks, K masked ones (only the kept weights count)\n"
     "encoder   texts per second, all texts in one call\n"
     "latency   milliseconds for one text\n"
     "train     milliseconds for a training step of 16 texts\n"
