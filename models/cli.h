@@ -207,7 +207,7 @@ typedef struct cli_intervention {
     CLI_CHOICE_OPTION("select", "signed|abs", &(i).select,                                                            \
                       "mask: which weights move, by the sign of their first-order gain (default), or by |G|, the paper's rule"), \
     CLI_REAL_OPTION("portion", "X", &(i).portion, 0, 1,                                                               \
-                    "mask: the share of a matrix's kept weights that one step may exchange at most (default 0.05)"),          \
+                    "mask: the share of a matrix's kept weights that one step may exchange at most (default 0.05)"),  \
     CLI_INT_OPTION("steps", "N", &(i).steps, 1, 100000, "mask: at most so many steps (default 10; 1 with --select abs)"), \
     CLI_FLAG_OPTION("whole-steps", &(i).whole_steps,                                                                  \
                     "mask: steps of the whole portion, not only of as much as the class takes (--select abs always does)"), \

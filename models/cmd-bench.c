@@ -178,17 +178,12 @@ static void fill_normal(float *data, int64_t n, uint64_t seed) {
     for (int64_t i = 0; i < n; i++) data[i] = (float)(0.1 * scbm_random_normal(&random));
 }
 
-/* A mask plane for each subnetwork, [S, out, bytes of a row]; returns how many weights are kept in all. */
-static int64_t fill_masks(const bench_command *b, uint8_t *masks, linear_shape shape) {
-    const int64_t row = scbm_mask_row_bytes(shape.in);
-    scbm_random random = {3, 0, 0};
+/* How many weights of the subnetworks are kept in all. */
+static int64_t draw_masks(const bench_command *b, const scbm_tensor *masks, linear_shape shape) {
+    uint64_t seed = 3;
     int64_t kept = 0;
-    for (int64_t i = 0; i < b->subnetworks * shape.out; i++)
-        for (int64_t k = 0; k < shape.in; k++) {
-            int keep = scbm_random_uniform(&random) >= b->sparsity;
-            masks[i * row + k / 8] |= (uint8_t)(keep << k % 8);
-            kept += keep;
-        }
+    demo_draw_masks(masks, shape.in, b->sparsity, &seed);
+    for (int s = 0; s < (int)b->subnetworks; s++) kept += cbm_mask_kept(masks, s);
     return kept;
 }
 
@@ -228,7 +223,7 @@ static scbm_status time_linear(const bench_command *b, scbm_context *context, in
     if (!w.data || !bias.data || !masks.data) status = SCBM_ERROR_MEMORY;
     if (status == SCBM_OK) status = scbm_graph_create(&graph, context);
     if (status == SCBM_OK) {
-        *work = (double)tokens * (double)(b->subnetworks ? fill_masks(b, masks.data, shape) : shape.out * shape.in);
+        *work = (double)tokens * (double)(b->subnetworks ? draw_masks(b, &masks, shape) : shape.out * shape.in);
         fill_normal(w.data, shape.out * shape.in, 1);
         scbm_graph_set_precision(graph, b->precision ? SCBM_BF16 : SCBM_F32);
         scbm_graph_set_capacity(graph, tokens, 1);

@@ -25,14 +25,13 @@ static uint64_t next_random(uint64_t *state) {
     return z ^ z >> 31;
 }
 
-static void draw_masks(const cbm_parameter *parameter, double sparsity, uint64_t *state) {
+void demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state) {
     const uint64_t zeros = (uint64_t)(sparsity * 65536 + 0.5);
-    const scbm_tensor *masks = parameter->masks;
     for (int s = 0; s < (int)masks->shape[0]; s++) {
         for (int64_t row = 0; row < masks->shape[1]; row++) {
             uint8_t *bits = cbm_mask_row(masks, s, row);
             uint64_t random = 0;
-            for (int64_t j = 0; j < parameter->tensor->shape[1]; j++, random >>= 16) {
+            for (int64_t j = 0; j < in; j++, random >>= 16) {
                 if (j % 4 == 0) random = next_random(state);
                 cbm_mask_set(bits, j, (random & 0xffff) >= zeros);
             }
@@ -44,8 +43,10 @@ static scbm_status draw_backbone(subnetworks *s, const cbm_model *encoder, int n
     cbm_backbone *backbone = &s->network.backbone;
     scbm_status status = cbm_backbone_copy(backbone, &encoder->network.backbone, s->hooks);
     if (!status && sparsity > 0) status = cbm_masks_create(backbone, n, s->hooks);
-    for (int i = 0; i < backbone->n_parameters && !status; i++)
-        if (backbone->parameters[i].masks) draw_masks(&backbone->parameters[i], sparsity, &seed);
+    for (int i = 0; i < backbone->n_parameters && !status; i++) {
+        const cbm_parameter *parameter = &backbone->parameters[i];
+        if (parameter->masks) demo_draw_masks(parameter->masks, parameter->tensor->shape[1], sparsity, &seed);
+    }
     return status;
 }
 

@@ -37,5 +37,7 @@ scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64
  * every prunable weight with probability 1 - sparsity; where `sparsity` is 0, it is a dense model. */
 scbm_status demo_write_subnetworks(const char *path, const char *encoder_path, int n, double sparsity, uint64_t seed,
                                    const scbm_hooks *hooks);
+/* Draws every bit of the masks I8 [S, out, row bytes] of a matrix with `in` columns; `state` goes on. */
+void demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state);
 
 #endif
