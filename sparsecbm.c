@@ -2383,6 +2383,15 @@ struct k_weights {
     int64_t row_bytes;
     const uint8_t *mask;
     int64_t mask_row, mask_stream;
+    const struct k_kept *kept; /* of these masks, or NULL */
+};
+
+/* The weights that the masks of a matrix keep, stream by stream: blocks of 64 columns, in them the rows. */
+struct k_kept {
+    int64_t S, rows, n_kb;
+    uint64_t *words; /* [S][n_kb][rows]: the masks */
+    int64_t *first;  /* [S][n_kb][rows / 16, rounded up]: where the values of 16 rows begin */
+    float *values;
 };
 
 /* y[S,T,N] = act(x W^T + b); x has x_streams = S or 1 streams. pre (or NULL) receives x W^T + b. bf16: x and W are
@@ -2510,7 +2519,7 @@ struct k_table {
     int lanes;
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
     scbm_task linear_dx, pack_cols, linear_dw;
-    scbm_task pack_tiles, sparse_prepare, sparse, sparse_few, sparse_dw;
+    scbm_task keep_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_dw;
     scbm_task attention, attention_back;
     scbm_task layer_norm, layer_norm_back, layer_norm_gather;
     scbm_task softmax, softmax_back;
@@ -2677,6 +2686,12 @@ K_INLINE int64_t k_tile_first(const struct k_tiles *x, int64_t tile) {
     return x->n_vectors / x->n_tiles * tile + k_min(tile, x->n_vectors % x->n_tiles);
 }
 
+struct k_keep_run {
+    const struct k_weights *w;
+    struct k_kept *kept;
+    int64_t columns;
+};
+
 struct k_sparse_run {
     const struct k_linear_args *y;     /* computes y of k_linear: its rows are those of W, its depth is K */
     const struct k_linear_dx_args *dx; /* or dx of k_linear_dx: its rows are the columns of W, its depth is N */
@@ -2688,6 +2703,7 @@ struct k_sparse_run {
     int64_t tiles, n_tb;     /* tiles of a task, number of such blocks */
     float *wt;               /* W as it is read, where that is not W itself: [rows][depth up to 64] */
     uint8_t *mt;             /* the masks, transposed for dx: [S][rows][depth up to 64] */
+    const struct k_kept *kept; /* or the weights that are kept */
     char *worker;
     size_t worker_bytes;
 };
@@ -3217,7 +3233,30 @@ KFN VF v_abs(VF a) {
     return v_as_f(vi_and(v_as_i(a), vi_set1(0x7fffffff)));
 }
 
-/* The sum and the greatest of the lanes, in a fixed tree. */
+/* The sum and the greatest of the lanes, in a fixed tree: lanes half a vector apart, then a quarter, and so on. */
+#if SCBM_VL == 16
+#define K_TREE(name, op)                                                                                               \
+    KFN float name(VF a) {                                                                                             \
+        const __m256 b = _mm256_##op##_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));                    \
+        K_TREE_END(op)                                                                                                 \
+    }
+#elif SCBM_VL == 8
+#define K_TREE(name, op)                                                                                               \
+    KFN float name(VF a) {                                                                                             \
+        const __m256 b = a;                                                                                            \
+        K_TREE_END(op)                                                                                                 \
+    }
+#endif
+#if SCBM_VL >= 8
+#define K_TREE_END(op)                                                                                                 \
+    const __m128 c = _mm_##op##_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));                            \
+    const __m128 d = _mm_##op##_ps(c, _mm_movehl_ps(c, c));                                                            \
+    return _mm_cvtss_f32(_mm_##op##_ss(d, _mm_movehdup_ps(d)));
+K_TREE(v_sum, add)
+K_TREE(v_maxall, max)
+#undef K_TREE
+#undef K_TREE_END
+#else
 KFN float v_sum(VF a) {
     float l[SCBM_VL];
     v_store(l, a);
@@ -3233,12 +3272,23 @@ KFN float v_maxall(VF a) {
         if (l[i] > m || l[i] != l[i]) m = l[i];
     return m;
 }
+#endif
 
 /* ---- exp, log, erf, tanh ---- */
 
 /* 2^n as a float, -126 <= n <= 128 (128 is infinity) */
 KFN VF KT(pow2)(VI n) {
     return v_as_f(vi_shl(vi_add(n, vi_set1(127)), 23));
+}
+
+/* p 2^n, -252 <= n <= 256, rounded once. */
+KFN VF KT(ldexp)(VF p, VI n) {
+#if SCBM_VL == 16
+    return _mm512_scalef_ps(p, v_to_f(n));
+#else
+    const VI half = vi_sar(n, 1);
+    return v_mul(v_mul(p, KT(pow2)(half)), KT(pow2)(vi_sub(n, half)));
+#endif
 }
 
 /* exp(x) = 2^n (1 + r + r^2 q(r)), |r| <= ln 2 / 2; returns r + r^2 q(r). */
@@ -3258,12 +3308,11 @@ KFN VF KT(exp_reduced)(VF x, VI *n) {
 
 /* Within 1.5 ulp; NaN stays NaN, and large arguments give 0 and infinity. */
 KFN VF KT(exp)(VF x) {
-    VI n, h;
+    VI n;
     VF p;
     x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));
-    p = v_add(KT(exp_reduced)(x, &n), v_set1(1.0f));
-    h = vi_sar(n, 1);
-    return v_mul(v_mul(p, KT(pow2)(h)), KT(pow2)(vi_sub(n, h)));
+    p = KT(exp_reduced)(x, &n);
+    return KT(ldexp)(v_add(p, v_set1(1.0f)), n);
 }
 
 /* exp(x) - 1 for x <= 0. */
@@ -3294,23 +3343,30 @@ KFN float KT(log1)(float x) {
     return l[0];
 }
 
-/* log erfc(x) for x >= 0, for exp: absolute error of erfc below 2e-8. */
-KFN VF KT(log_erfc)(VF x) {
-    VF p = v_set1(-3.14401877e-05f);
-    x = v_min(v_set1(9.5f), x);
-    p = v_fma(p, x, v_set1(0.00030880241f));
-    p = v_fma(p, x, v_set1(-0.00103240239f));
-    p = v_fma(p, x, v_set1(-0.000536932028f));
-    p = v_fma(p, x, v_set1(0.0195839591f));
-    p = v_fma(p, x, v_set1(-0.102919616f));
-    p = v_fma(p, x, v_set1(-0.636597753f));
-    p = v_fma(p, x, v_set1(-1.1283803f));
-    return v_mul(p, x);
-}
-
-/* The normal distribution function, Phi(x) = erfc(-x / sqrt 2) / 2. */
+/* The normal distribution function, Phi(x) = erfc(-x / sqrt 2) / 2. For a = |x|, Phi(-a) = 2^(a p(a) - 1) with an absolute
+ * error of 1e-8 and rounding; it does not go below 2^-126. */
 KFN VF KT(phi)(VF x) {
-    const VF h = v_mul(v_set1(0.5f), KT(exp)(KT(log_erfc)(v_mul(v_abs(x), v_set1(0.707106781f)))));
+    const VF a = v_abs(x);
+    VF p = v_set1(-2.83491272e-06f), r, h;
+    VI n;
+    p = v_fma(p, a, v_set1(3.937769e-05f));
+    p = v_fma(p, a, v_set1(-0.00018618023f));
+    p = v_fma(p, a, v_set1(-0.000136936389f));
+    p = v_fma(p, a, v_set1(0.00706342002f));
+    p = v_fma(p, a, v_set1(-0.0524961799f));
+    p = v_fma(p, a, v_set1(-0.45920822f));
+    p = v_fma(p, a, v_set1(-1.15110528f));
+    p = v_max(v_set1(-126.0f), v_fma(p, a, v_set1(-1.0f)));
+    n = v_to_i(p);
+    r = v_sub(p, v_to_f(n)); /* 2^r as in exp_reduced */
+    h = v_set1(0.000153209927f);
+    h = v_fma(h, r, v_set1(0.00133902754f));
+    h = v_fma(h, r, v_set1(0.00961852726f));
+    h = v_fma(h, r, v_set1(0.055503618f));
+    h = v_fma(h, r, v_set1(0.240226477f));
+    h = v_fma(h, r, v_set1(0.693147182f));
+    h = v_fma(h, r, v_set1(1.0f));
+    h = v_as_f(vi_add(v_as_i(h), vi_shl(n, 23)));
     return v_sel(v_lt(x, v_zero()), h, v_sub(v_set1(1.0f), h));
 }
 
@@ -3821,28 +3877,31 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
 /* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. */
 KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0) {
     const int64_t nt = k_min(a->T - t0, lanes), at = (s * a->T + t0) * a->N + n0;
-    const int act = a->act;
-    if (a->bias)
-        for (int r = 0; r < mr; r++) {
-            const VF b = v_set1(a->bias[n0 + r]);
-            for (int l = 0; l < lanes; l += SCBM_VL)
-                v_store_n(c + r * lanes + l, v_add(v_load_n(c + r * lanes + l, lanes - l), b), lanes - l);
-        }
-    if (a->pre)
+    const float *bias = a->bias ? a->bias + n0 : NULL;
+#define K_EACH(kind)                                                                                                   \
+    for (int r = 0; r < mr; r++) {                                                                                     \
+        const VF b = v_set1(bias ? bias[r] : -0.0f); /* added to -0, a number keeps its bits */                        \
+        for (int l = 0; l < lanes; l += SCBM_VL) {                                                                     \
+            float *p = c + r * lanes + l;                                                                              \
+            v_store_n(p, KT(act1)(kind, v_add(v_load_n(p, lanes - l), b)), lanes - l);                                 \
+        }                                                                                                              \
+    }
+    if (a->pre) {
+        K_EACH(SCBM_NONE)
         for (int l = 0; l < nt; l += SCBM_VL)
             KT(tr)(KT(AS_IS), a->pre + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
-#define K_EACH(kind)                                                                                                   \
-    case kind:                                                                                                         \
-        for (int i = 0; i < mr * lanes; i += SCBM_VL)                                                                  \
-            v_store_n(c + i, KT(act1)(kind, v_load_n(c + i, mr * lanes - i)), mr * lanes - i);                         \
-        break;
-    switch (act) {
-        K_EACH(SCBM_GELU_ERF)
-        K_EACH(SCBM_GELU_TANH)
-        K_EACH(SCBM_RELU)
-        K_EACH(SCBM_TANH)
-        K_EACH(SCBM_SIGMOID)
-    default: break;
+        bias = NULL;
+    }
+    switch (a->act) {
+    case SCBM_GELU_ERF: K_EACH(SCBM_GELU_ERF) break;
+    case SCBM_GELU_TANH: K_EACH(SCBM_GELU_TANH) break;
+    case SCBM_RELU: K_EACH(SCBM_RELU) break;
+    case SCBM_TANH: K_EACH(SCBM_TANH) break;
+    case SCBM_SIGMOID: K_EACH(SCBM_SIGMOID) break;
+    default:
+        if (bias) {
+            K_EACH(SCBM_NONE)
+        }
     }
 #undef K_EACH
     for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
@@ -4055,19 +4114,40 @@ KTASK void KT(pack_tiles)(void *arg, int64_t index, int worker) {
 #define K_SP_STORE(i) if (i < nr * nv) v_store(c + i * SCBM_VL, a##i);
 #define K_SP_FMA(i) if (i < nr * nv && i / nv == row) a##i = v_fma(s, v_load(p + i % nv * SCBM_VL), a##i);
 /* adds column k, times the weight of row r, to that row's sums */
-#define K_SP_ADD(r, column)                                                                                            \
+#define K_SP_ADD(r, column, weight)                                                                                    \
     {                                                                                                                  \
         const int row = r;                                                                                             \
         const size_t k = column;                                                                                       \
-        const VF s = v_set1(w##r[k]);                                                                                  \
+        const VF s = v_set1(weight);                                                                                   \
         const float *p = x + k * (size_t)(nv * SCBM_VL);                                                               \
         K_SP_EACH(K_SP_FMA)                                                                                            \
     }
 #define K_SP_STEP(r)                                                                                                   \
     {                                                                                                                  \
-        K_SP_ADD(r, k_low_bit(m##r))                                                                                   \
+        K_SP_ADD(r, k_low_bit(m##r), w##r[k])                                                                          \
         m##r &= m##r - 1;                                                                                              \
     }
+/* the same where the kept weights are side by side */
+#define K_SP_KEPT(r)                                                                                                   \
+    {                                                                                                                  \
+        K_SP_ADD(r, k_low_bit(m##r), *w##r)                                                                            \
+        w##r++;                                                                                                        \
+        m##r &= m##r - 1;                                                                                              \
+    }
+/* walks the words m0 .. of nr rows */
+#define K_SP_WALK(STEP)                                                                                                \
+    if (nr == 4)                                                                                                       \
+        while (m0 && m1 && m2 && m3) {                                                                                 \
+            STEP(0) STEP(1) STEP(2) STEP(3)                                                                            \
+        }                                                                                                              \
+    if (nr == 2)                                                                                                       \
+        while (m0 && m1) {                                                                                             \
+            STEP(0) STEP(1)                                                                                            \
+        }                                                                                                              \
+    while (m0) STEP(0)                                                                                                 \
+    while (nr > 1 && m1) STEP(1)                                                                                       \
+    while (nr > 2 && m2) STEP(2)                                                                                       \
+    while (nr > 3 && m3) STEP(3)
 #define K_SP_WEIGHTS                                                                                                   \
     const float *w0 = w, *w1 = w + (nr > 1 ? ldw : 0), *w2 = w + (nr > 2 ? 2 * ldw : 0),                               \
                 *w3 = w + (nr > 3 ? 3 * ldw : 0);
@@ -4082,20 +4162,59 @@ KFN void KT(sparse_rows)(const int nr, const int nv, const float *w, int64_t ldw
     K_SP_EACH(K_SP_LOAD)
     for (; kc > 0; kc -= 64, mask += 8, x += 64 * nv * SCBM_VL, w0 += 64, w1 += 64, w2 += 64, w3 += 64) {
         K_SP_WORD(0) K_SP_WORD(1) K_SP_WORD(2) K_SP_WORD(3)
-        if (nr == 4)
-            while (m0 && m1 && m2 && m3) {
-                K_SP_STEP(0) K_SP_STEP(1) K_SP_STEP(2) K_SP_STEP(3)
-            }
-        if (nr == 2)
-            while (m0 && m1) {
-                K_SP_STEP(0) K_SP_STEP(1)
-            }
-        while (m0) K_SP_STEP(0)
-        while (nr > 1 && m1) K_SP_STEP(1)
-        while (nr > 2 && m2) K_SP_STEP(2)
-        while (nr > 3 && m3) K_SP_STEP(3)
+        K_SP_WALK(K_SP_STEP)
     }
     K_SP_EACH(K_SP_STORE)
+}
+
+#define K_SP_BITS(r) uint64_t m##r = nr > r ? words[r] : 0;
+#define K_SP_BEGIN(r, before) const float *w##r = w##before + (nr > r ? k_count_bits(m##before) : 0);
+
+/* c[nr][nv vectors] (+)= the kept weights of nr rows and 64 columns times x[64][nv vectors]; returns what follows w. */
+KFN const float *KT(kept_rows)(const int nr, const int nv, const uint64_t *words, const float *w, const float *x,
+                               float *c, int acc) {
+    K_SP_BITS(0) K_SP_BITS(1) K_SP_BITS(2) K_SP_BITS(3)
+    const float *w0 = w;
+    K_SP_BEGIN(1, 0) K_SP_BEGIN(2, 1) K_SP_BEGIN(3, 2)
+    K_SP_EACH(K_SP_LOAD)
+    K_SP_WALK(K_SP_KEPT)
+    K_SP_EACH(K_SP_STORE)
+    return nr == 1 ? w0 : nr == 2 ? w1 : w3;
+}
+
+/* c[rows][lanes] (+)= kept weights times x[64][lanes] */
+typedef void (*KT(kept_product))(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c, int acc);
+
+#define K_SP(nv, nr)                                                                                                   \
+    KTASK void KT(kept_rows_##nv)(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c,       \
+                                  int acc) {                                                                           \
+        int64_t i = 0;                                                                                                 \
+        for (; i + nr <= rows; i += nr) w = KT(kept_rows)(nr, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);         \
+        for (; i < rows; i++) w = KT(kept_rows)(1, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);                    \
+    }
+K_SP(1, 4) K_SP(2, 4) K_SP(3, 2) K_SP(4, 2) K_SP(5, 1) K_SP(6, 1) K_SP(7, 1) K_SP(8, 1)
+#undef K_SP
+
+static const KT(kept_product) KT(kept_products)[K_SP_VECTORS] = {
+    KT(kept_rows_1), KT(kept_rows_2), KT(kept_rows_3), KT(kept_rows_4),
+    KT(kept_rows_5), KT(kept_rows_6), KT(kept_rows_7), KT(kept_rows_8)};
+
+/* A task puts the kept weights of 16 rows into their places. */
+KTASK void KT(keep_weights)(void *arg, int64_t index, int worker) {
+    const struct k_keep_run *r = arg;
+    const struct k_kept *kept = r->kept;
+    const int64_t n0 = index * 16, rows = k_min(16, kept->rows - n0), groups = k_ceil(kept->rows, 16);
+    float block[16 * 64];
+    (void)worker;
+    for (int64_t kb = 0; kb < kept->n_kb; kb++) {
+        KT(weight_rows)(block, 64, r->w, n0, rows, kb * 64, k_min(64, r->columns - kb * 64), 0);
+        for (int64_t s = 0; s < kept->S; s++) {
+            const uint64_t *words = kept->words + (s * kept->n_kb + kb) * kept->rows + n0;
+            float *to = kept->values + kept->first[(s * kept->n_kb + kb) * groups + index];
+            for (int64_t i = 0; i < rows; i++)
+                for (uint64_t m = words[i]; m; m &= m - 1) *to++ = block[i * 64 + (int64_t)k_low_bit(m)];
+        }
+    }
 }
 
 /* c[rows][lanes] (+)= masked weights times x[kc][lanes] */
@@ -4205,6 +4324,8 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
     const int64_t ldw = r->wt ? ld : r->w->row_bytes / 4, ldm = r->mt ? ld / 8 : r->w->mask_row;
     const float *w = r->wt ? r->wt : r->w->data;
     const uint8_t *mask = r->mt ? r->mt + s * r->rows * ldm : r->w->mask + s * r->w->mask_stream;
+    const struct k_kept *kept = r->kept;
+    const int64_t groups = k_ceil(r->rows, 16);
     float *sums = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes);
     for (int64_t n0 = first; n0 < end; n0 += r->nb) {
         const int64_t rows = k_min(r->nb, end - n0);
@@ -4215,8 +4336,13 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
                 int64_t t0;
                 int lanes;
                 const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
-                KT(sparse_products)[lanes / SCBM_VL - 1](w + n0 * ldw + k0, ldw, mask + n0 * ldm + k0 / 8, ldm, rows,
-                                                         kc, block, c, kb > 0);
+                if (kept)
+                    KT(kept_products)[lanes / SCBM_VL - 1](kept->words + (s * x->n_kb + kb) * kept->rows + n0,
+                                                           kept->values + kept->first[(s * x->n_kb + kb) * groups + n0 / 16],
+                                                           rows, block, c, kb > 0);
+                else
+                    KT(sparse_products)[lanes / SCBM_VL - 1](w + n0 * ldw + k0, ldw, mask + n0 * ldm + k0 / 8, ldm, rows,
+                                                             kc, block, c, kb > 0);
                 if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, t0);
                 c += r->nb * lanes;
             }
@@ -4255,7 +4381,7 @@ K_INLINE SCBM_TARGET_VBMI2 int64_t KT(bit_list)(uint8_t *list, const uint8_t *ma
 #define K_SP_FOUR(r)                                                                                                   \
     uint32_t q##r = 0;                                                                                                 \
     if (nr > r) memcpy(&q##r, list[r] + i, 4);
-#define K_SP_ONE(r, j) if (nr > r) K_SP_ADD(r, q##r >> 8 * j & 255)
+#define K_SP_ONE(r, j) if (nr > r) K_SP_ADD(r, q##r >> 8 * j & 255, w##r[k])
 #define K_SP_ONES(j) K_SP_ONE(0, j) K_SP_ONE(1, j) K_SP_ONE(2, j) K_SP_ONE(3, j)
 
 /* As sparse_rows; kc is below 256, w[kc] and x[kc] are zero. */
@@ -4427,6 +4553,10 @@ KTASK void KT(sparse_dw)(void *arg, int64_t index, int worker) {
 #undef K_SP_FMA
 #undef K_SP_ADD
 #undef K_SP_STEP
+#undef K_SP_KEPT
+#undef K_SP_WALK
+#undef K_SP_BITS
+#undef K_SP_BEGIN
 #undef K_SP_WEIGHTS
 #undef K_SP_WORD
 #undef K_SP_DY
@@ -4478,9 +4608,9 @@ KTASK void KT(attention_scores)(float *s, int64_t ld, int mr, const struct k_att
         float *row = s + i * ld;
         const int64_t m = a->causal ? k_min(n, i0 + i + 1) : n;
         for (int64_t j = 0; j < n; j += SCBM_VL) {
-            v_store(row + j, v_mul(v_load(row + j), scale));
+            const VM seen = v_lt(v_to_f(vi_iota()), v_set1((float)(m - j)));
+            v_store(row + j, v_sel(seen, v_mul(v_load(row + j), scale), v_set1(-INFINITY)));
         }
-        for (int64_t j = m; j < k_round(n, SCBM_VL); j++) row[j] = -INFINITY;
     }
 }
 
@@ -4497,6 +4627,20 @@ KFN float KT(attention_exp)(float *row, int64_t n, float *max) {
         v_store(row + j, p);
     }
     return v_sum(sum);
+}
+
+/* Of n rows, 16 at most: what their sums are divided by becomes what p is multiplied with, 0 where no key was seen; lse (or
+ * NULL) receives max + log sum. */
+KFN void KT(attention_sums)(float *sums, const float *max, int n, float *lse) {
+    for (int j = 0; j < n; j += SCBM_VL) {
+        const VF sum = v_load_n(sums + j, n - j);
+        const VM none = v_lt(sum, v_set1(0x1p-126f)); /* not where it is no number */
+        v_store_n(sums + j, v_sel(none, v_zero(), v_div(v_set1(1.0f), sum)), n - j);
+        if (lse) {
+            const VF log = v_add(KT(log)(sum), v_sub(sum, sum)); /* no number stays none */
+            v_store_n(lse + j, v_sel(none, v_set1(-INFINITY), v_add(v_load_n(max + j, n - j), log)), n - j);
+        }
+    }
 }
 
 /* Rows [n][D], ld apart, as something that a tile can take whole vectors of: in place where D allows it. */
@@ -4546,18 +4690,15 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
     v = KT(attention_rows)(vs, a->v + (s * a->T + t0) * a->ld + h * D, a->ld, len, D, &ld_v);
     for (int64_t i = i0; i < i1; i += mr) {
         const float *q = a->q + (s * a->T + t0 + i) * a->ld + h * D;
-        float inv[K_MR_MAX];
+        float sums[16], tops[16]; /* room for whole vectors */
         int64_t n;
         int lanes;
         mr = KT(tile_rows)(i1 - i);
         n = a->causal ? k_min(len, i + mr) : len;
         KT(attention_scores)(sc, ld, mr, a, q, kt, len, n, i);
         for (int j = 0; j < mr; j++) {
-            float *row = sc + j * ld, max;
-            const float sum = KT(attention_exp)(row, n, &max);
-            inv[j] = sum > 0.0f ? 1.0f / sum : sum == sum ? 0.0f : sum;
-            if (a->lse)
-                a->lse[sh * a->T + t0 + i + j] = sum > 0.0f ? max + KT(log1)(sum) : sum == sum ? -INFINITY : sum;
+            float *row = sc + j * ld;
+            sums[j] = KT(attention_exp)(row, n, tops + j);
             if (a->dropout.p > 0.0f) {
                 const int64_t t = t0 + i + j;
                 if (t / 4 != group) KT(attention_drop)(drop, P, len, &a->dropout, group = t / 4, sh);
@@ -4565,6 +4706,7 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
                     v_store(row + l, v_mul(v_load(row + l), v_load(drop + (t & 3) * P + l)));
             }
         }
+        KT(attention_sums)(sums, tops, mr, a->lse ? a->lse + sh * a->T + t0 + i : NULL);
         for (int64_t d = 0; d < D; d += lanes) {
             lanes = KT(lanes)(D - d);
             KT(gemm)(mr, lanes, n, v + d, ld_v, sc, ld, 1, out + d, dp, 0);
@@ -4572,7 +4714,7 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
         for (int j = 0; j < mr; j++) {
             float *y = a->y + (s * a->T + t0 + i + j) * a->ld + h * D;
             for (int64_t d = 0; d < D; d += SCBM_VL)
-                v_store_n(y + d, v_mul(v_load_n(out + j * dp + d, dp - d), v_set1(inv[j])), D - d);
+                v_store_n(y + d, v_mul(v_load_n(out + j * dp + d, dp - d), v_set1(sums[j])), D - d);
         }
     }
 }
@@ -5255,8 +5397,8 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 #define K_TABLE(name, bf16, linear_bf16, pack_bf16)                                                                    \
     {                                                                                                                  \
         name, bf16, SCBM_VL, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),             \
-            KT(linear_dw), KT(pack_tiles), KT(sparse_prepare), KT(sparse), K_SPARSE_FEW, KT(sparse_dw), KT(attention), \
-            KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
+            KT(linear_dw), KT(keep_weights), KT(pack_tiles), KT(sparse_prepare), KT(sparse), K_SPARSE_FEW, KT(sparse_dw),     \
+            KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
             KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),                 \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
             KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
@@ -5389,6 +5531,7 @@ static void k_sparse_dx(struct k_sparse_run *r, const struct k_linear_dx_args *a
 
 /* Whether W itself cannot be read. */
 static int k_sparse_copies(const struct k_sparse_run *r) {
+    if (r->kept) return 0;
     return r->dx || r->w->type != SCBM_F32 || r->x.round;
 }
 
@@ -5421,7 +5564,8 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     const int few = x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)) && k_has_lists(ex->k);
     const int64_t n = r->rows * k_round(x->depth, 64), work = k_product_work(r->S, x->T, r->rows, x->depth);
     char *p = (char *)ex->scratch + K_PACKED_BYTES;
-    k_tiles_plan(x, ex->k->lanes, few ? K_SP_LIST : K_SP_KC, few);
+    if (r->y && !few && !x->round) r->kept = r->w->kept;
+    k_tiles_plan(x, ex->k->lanes, few ? K_SP_LIST : r->kept ? 64 : K_SP_KC, few);
     const struct k_packed packed = {x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round};
     x->packed = (float *)(void *)p;
     p += k_floats(x->S * x->stream);
@@ -5436,7 +5580,7 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     r->tiles = k_max(1, k_min(K_SP_TILES, x->n_tiles));
     if (r->tiles * K_SP_VECTORS * ex->k->lanes * x->depth > K_SP_X2) r->tiles = 1;
     r->n_tb = k_ceil(x->n_tiles, r->tiles);
-    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS / 2, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
+    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS / 4, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
     r->rows_task = k_max(1, k_round(k_ceil(r->rows, r->n_rb), 16));
     r->n_rb = k_ceil(r->rows, r->rows_task);
     r->nb = k_round(k_ceil(r->rows_task, k_ceil(r->rows_task, K_SP_SUMS)), 16);
@@ -5884,6 +6028,95 @@ static void convert_from_f32(scbm_type type, void *to, const float *from, int64_
 }
 
 /* ------------------------------------------------------------------------------------------
+ * CPU backend: kept weights, side by side
+ * ---------------------------------------------------------------------------------------- */
+
+/* A packed form, and what it was made of. */
+struct scbm_packed {
+    struct k_kept kept;
+    const void *weights, *masks;
+    uint64_t weights_generation, masks_generation;
+};
+
+static _Atomic(scbm_packed *) *packed_place(scbm_tensor *masks) {
+    return (_Atomic(scbm_packed *) *)(void *)&masks->packed;
+}
+
+/* What linear layers of these tensors may use; NULL if there is nothing. */
+static const struct k_kept *packed_weights(const scbm_tensor *w, scbm_tensor *masks) {
+    const scbm_packed *packed = masks ? atomic_load_explicit(packed_place(masks), memory_order_acquire) : NULL;
+    if (!packed || packed->weights != w->data || packed->masks != masks->data ||
+        packed->weights_generation != w->generation || packed->masks_generation != masks->generation)
+        return NULL;
+    return &packed->kept;
+}
+
+static int64_t count_kept(const scbm_tensor *masks) {
+    const uint8_t *bits = masks->data;
+    int64_t n = 0;
+    for (size_t i = 0; i < scbm_tensor_bytes(masks); i += 8) n += k_count_bits(k_mask_word(bits + i));
+    return n;
+}
+
+scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, size_t *bytes) {
+    *bytes = 0;
+    if (!w || !masks || !w->data || !masks->data)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "masks can be packed when they and their weights are there");
+    if (w->n_dims != 2 || masks->n_dims != 3 || masks->type != SCBM_I8 || !type_table[w->type].is_float ||
+        masks->shape[1] != w->shape[0] || masks->shape[2] != scbm_mask_row_bytes(w->shape[1]))
+        return scbm_fail(SCBM_ERROR_SHAPE, "%s: these are no masks of %s", masks->name, w->name);
+    *bytes = scbm_tensor_bytes(masks) + (size_t)(count_kept(masks) + 2 * masks->shape[0] * masks->shape[2] / 8 *
+                                                 k_ceil(w->shape[0], 16)) * 4;
+    return SCBM_OK;
+}
+
+/* The masks, word by word in the packed order, and where the values begin. */
+static void pack_words(struct k_kept *kept, const scbm_tensor *masks, int64_t columns) {
+    const int64_t row = masks->shape[2];
+    int64_t n = 0, groups = 0;
+    for (int64_t s = 0; s < kept->S; s++)
+        for (int64_t kb = 0; kb < kept->n_kb; kb++) {
+            const uint8_t *mask = (const uint8_t *)masks->data + s * kept->rows * row + kb * 8;
+            uint64_t *words = kept->words + (s * kept->n_kb + kb) * kept->rows;
+            for (int64_t i = 0; i < kept->rows; i++, mask += row) {
+                if (i % 16 == 0) kept->first[groups++] = n;
+                words[i] = k_first_bits(k_mask_word(mask), columns - kb * 64);
+                n += k_count_bits(words[i]);
+            }
+        }
+}
+
+scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, const scbm_hooks *hooks) {
+    size_t bytes;
+    if (w && masks && packed_weights(w, masks)) return SCBM_OK;
+    scbm_status status = scbm_masks_packed_bytes(w, masks, &bytes);
+    if (status) return status;
+    scbm_packed *before = atomic_load_explicit(packed_place(masks), memory_order_acquire);
+    struct k_kept kept = {masks->shape[0], w->shape[0], masks->shape[2] / 8, NULL, NULL, NULL};
+    size_t head = (sizeof(scbm_packed) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    char *memory = scbm_alloc(hooks, head + bytes);
+    if (!memory) return SCBM_ERROR_MEMORY;
+    kept.words = (uint64_t *)(void *)(memory + head);
+    kept.first = (int64_t *)(void *)(kept.words + kept.S * kept.n_kb * kept.rows);
+    kept.values = (float *)(void *)(kept.first + kept.S * kept.n_kb * k_ceil(kept.rows, 16));
+    pack_words(&kept, masks, w->shape[1]);
+    const struct k_weights weights = {.data = w->data, .type = w->type, .row_bytes = k_row_bytes(w->type, w->shape[1])};
+    struct k_keep_run run = {&weights, &kept, w->shape[1]};
+    for (int64_t i = 0; i < k_ceil(kept.rows, 16); i++) k_select(NULL)->keep_weights(&run, i, 0);
+    scbm_packed *packed = (scbm_packed *)(void *)memory;
+    *packed = (scbm_packed){kept, w->data, masks->data, w->generation, masks->generation};
+    /* Another thread may have been sooner. */
+    int is_first = atomic_compare_exchange_strong_explicit(packed_place(masks), &before, packed, memory_order_acq_rel,
+                                                           memory_order_relaxed);
+    scbm_release(hooks, is_first ? before : packed);
+    return SCBM_OK;
+}
+
+void scbm_masks_unpack(scbm_tensor *masks, const scbm_hooks *hooks) {
+    if (masks) scbm_release(hooks, atomic_exchange_explicit(packed_place(masks), NULL, memory_order_acq_rel));
+}
+
+/* ------------------------------------------------------------------------------------------
  * CPU backend: checks of what a run reads as an index
  * ---------------------------------------------------------------------------------------- */
 
@@ -6012,7 +6245,7 @@ static void run_loop(const struct k_exec *ex, cpu_loop *loop, int64_t rows, int6
 }
 
 static struct k_weights weights_of(const scbm_view *w, const scbm_view *masks) {
-    struct k_weights weights = {w->data, w->type, k_row_bytes(w->type, w->shape[1]), NULL, 0, 0};
+    struct k_weights weights = {.data = w->data, .type = w->type, .row_bytes = k_row_bytes(w->type, w->shape[1])};
     if (masks && masks->data) {
         weights.mask = masks->data;
         weights.mask_row = masks->shape[2];
@@ -6224,6 +6457,7 @@ static size_t linear_scratch(const struct k_exec *ex, const scbm_kernel_call *ca
 
 static scbm_status cpu_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
     struct k_linear_args a = linear_args(call);
+    if (a.w.mask) a.w.kept = packed_weights(call->node->source[1], call->node->source[3]);
     k_linear(ex, &a);
     return SCBM_OK;
 }

@@ -123,6 +123,7 @@ typedef struct cbm_runner {
     scbm_context *context;
     scbm_type precision;
     int64_t max_batch_tokens;
+    int64_t packs_from, tokens_read; /* packs the network's masks when it has read so many tokens; 0: never */
     cbm_forward_graph graphs[CBM_FORWARD_KINDS][CBM_MAX_BUCKETS];
     int32_t *order;           /* the texts by length */
     size_t order_capacity;

@@ -81,6 +81,7 @@ scbm_status cbm_model_load_memory(cbm_model **model, const void *data, size_t si
 void cbm_model_free(cbm_model *model) {
     if (!model) return;
     cbm_heads_clear(&model->network.heads, &model->hooks);
+    cbm_masks_unpack(&model->network.backbone, &model->hooks);
     cbm_backbone_clear(&model->network.backbone, &model->hooks);
     cbm_tokenizer_free(model->tokenizer);
     scbm_file_close(model->file);
@@ -191,6 +192,9 @@ static int64_t default_batch_tokens(const cbm_model *model) {
     return cbm_masks_streams(&model->network.backbone) > 0 && !wide ? 512 : 1024;
 }
 
+/* Tokens that a context reads, of batches larger than a short text, before the model's masks are packed for it. */
+#define PACKING_PAYS 256
+
 /* Keeps the message of a failure for cbm_context_error. */
 scbm_status cbm_context_result(cbm_context *ctx, scbm_status status) {
     if (status) snprintf(ctx->error, sizeof ctx->error, "%s", scbm_last_error());
@@ -230,6 +234,7 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
     }
     cbm_runner_init(&ctx->runner, &model->network, ctx->runtime, options->precision,
                     options->max_batch_tokens ? options->max_batch_tokens : default_batch_tokens(model));
+    ctx->runner.packs_from = options->precision == SCBM_F32 ? PACKING_PAYS : 0;
     ctx->backward_tokens = options->max_batch_tokens ? options->max_batch_tokens / 4 : 1024;
     *out = ctx;
     return SCBM_OK;

@@ -42,7 +42,9 @@ typedef struct cbm_load_options {
     const scbm_hooks *hooks;       /* NULL: the default ones; copied */
 } cbm_load_options;
 
-/* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. */
+/* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. From its first batches
+ * on, a model with subnetworks holds their kept weights side by side: once for all contexts, about 4 bytes a kept weight (K
+ * (1 - sparsity) times the f32 weights). Texts of 32 tokens and fewer, one by one, do without. */
 scbm_status cbm_model_load(cbm_model **model, const char *path, const cbm_load_options *options);
 /* From memory that outlives the model (a file embedded in a program). */
 scbm_status cbm_model_load_memory(cbm_model **model, const void *data, size_t size, const cbm_load_options *options);

@@ -19,6 +19,17 @@ int cbm_masks_streams(const cbm_backbone *backbone) {
     return 0;
 }
 
+void cbm_masks_pack(const cbm_backbone *backbone, const scbm_hooks *hooks) {
+    for (int i = 0; i < backbone->n_parameters; i++) {
+        const cbm_parameter *parameter = &backbone->parameters[i];
+        if (parameter->masks && scbm_masks_pack(parameter->masks, parameter->tensor, hooks)) return;
+    }
+}
+
+void cbm_masks_unpack(const cbm_backbone *backbone, const scbm_hooks *hooks) {
+    for (int i = 0; i < backbone->n_parameters; i++) scbm_masks_unpack(backbone->parameters[i].masks, hooks);
+}
+
 static int ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
     return n >= m && strcmp(text + n - m, end) == 0;

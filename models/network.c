@@ -288,6 +288,7 @@ int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encodi
  * ---------------------------------------------------------------------------------------- */
 
 #define SMALLEST_BUCKET 64
+#define SHORT_TEXT 32 /* tokens, up to which the products do not read packed masks */
 
 void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_type precision,
                      int64_t max_batch_tokens) {
@@ -391,6 +392,14 @@ static int64_t next_batch(const cbm_runner *runner, const cbm_sequences *sequenc
     return n;
 }
 
+/* A batch of so many tokens is about to run. */
+static void pack_masks(cbm_runner *runner, int64_t tokens) {
+    if (!runner->packs_from || tokens <= SHORT_TEXT) return;
+    if (runner->tokens_read < runner->packs_from) runner->tokens_read += tokens;
+    if (runner->tokens_read >= runner->packs_from)
+        cbm_masks_pack(&runner->network->backbone, scbm_context_hooks(runner->context));
+}
+
 scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_sequences *sequences, float *results,
                            const scbm_hooks *hooks, const char *progress) {
     scbm_status status = sort_by_length(runner, sequences);
@@ -402,6 +411,7 @@ scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_seque
         const int32_t *row = runner->order + done;
         status = find_graph(runner, what, tokens, n, &graph);
         if (status) return status;
+        pack_masks(runner, tokens);
         cbm_fill_inputs(&runner->network->backbone, &graph->encoding, sequences, row, n);
         status = scbm_graph_run(graph->graph, tokens, n);
         if (status) return status;

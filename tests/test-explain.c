@@ -772,11 +772,15 @@ static void running_out_of_memory_is_an_error_without_leaks(void **state) {
     assert_ok(explain_everything(&hooks));
     assert_int_equal(allocator.held, 0);
     long n = allocator.n;
+    int n_worked = 0; /* masks that cannot be packed are read as they are */
     for (long fails_at = 1; fails_at <= n; fails_at += 1 + n / 150) {
         allocator = (counting_allocator){.fails_at = fails_at};
-        assert_int_equal(explain_everything(&hooks), SCBM_ERROR_MEMORY);
+        scbm_status status = explain_everything(&hooks);
+        if (status == SCBM_OK) n_worked++;
+        else assert_int_equal(status, SCBM_ERROR_MEMORY);
         assert_int_equal(allocator.held, 0);
     }
+    assert_true(n_worked <= 6 * SMALL_LAYERS);
 }
 
 /* The same context, after a failure, gives the same result as if there had been none. */

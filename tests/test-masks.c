@@ -6,8 +6,8 @@
 
 #include "small-sparse.h"
 
+#include <pthread.h>
 #include <unistd.h>
-
 
 enum { HIDDEN = 20, N_TEXTS = 80 }; /* rows of 20 and 40 bits, of 64 in the file */
 
@@ -317,6 +317,71 @@ static void each_concept_reads_through_its_own_subnetwork(void **state) {
     cbm_model_free(sparse);
 }
 
+static int n_packed(const cbm_model *model) {
+    int n = 0;
+    for (int i = 0; i < model->network.backbone.n_parameters; i++) {
+        const scbm_tensor *masks = model->network.backbone.parameters[i].masks;
+        n += masks && masks->packed;
+    }
+    return n;
+}
+
+static void *predict_twice(void *model) {
+    cbm_context *ctx;
+    cbm_prediction p[N_TEXTS];
+    for (int round = 0; round < 2; round++) {
+        predict_texts(model, &ctx, p);
+        if (round == 0) cbm_context_free(ctx);
+    }
+    return ctx;
+}
+
+/* A text alone is read without packed masks, and with the same bits. */
+static void threads_pack_the_masks_of_a_model_that_they_share(void **state) {
+    enum { N_THREADS = 4, N_MATRICES = 6 * SMALL_LAYERS };
+    cbm_context *ctx;
+    cbm_dataset data;
+    cbm_prediction p;
+    pthread_t thread[N_THREADS];
+    void *done[N_THREADS];
+    size_t width = SMALL_CLASSES;
+    (void)state;
+    cbm_model *model = load(in_folder("sparse.gguf"));
+    float *alone = scbm_alloc(NULL, N_TEXTS * width * sizeof *alone);
+    assert_ok(small_data(&data, 0, N_TEXTS));
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    for (size_t i = 0; i < N_TEXTS; i++) {
+        assert_ok(cbm_predict(ctx, data.text[i], &p));
+        memcpy(alone + i * width, ctx->logits, width * sizeof *alone);
+    }
+    assert_int_equal(n_packed(model), 0);
+    for (int t = 0; t < N_THREADS; t++) assert_int_equal(pthread_create(&thread[t], NULL, predict_twice, model), 0);
+    for (int t = 0; t < N_THREADS; t++) assert_int_equal(pthread_join(thread[t], &done[t]), 0);
+    assert_int_equal(n_packed(model), N_MATRICES);
+    for (int t = 0; t < N_THREADS; t++) {
+        assert_memory_equal(((cbm_context *)done[t])->logits, alone, N_TEXTS * width * sizeof *alone);
+        cbm_context_free(done[t]);
+    }
+    cbm_context_free(ctx);
+    cbm_dataset_clear(&data);
+    scbm_release(NULL, alone);
+    cbm_model_free(model);
+}
+
+static void packed_masks_are_freed_with_the_model(void **state) {
+    counting_allocator allocator = {0};
+    const scbm_hooks hooks = allocator_hooks(&allocator);
+    cbm_context *ctx;
+    cbm_prediction p[N_TEXTS];
+    (void)state;
+    cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
+    predict_texts(model, &ctx, p);
+    assert_true(n_packed(model) > 0);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    assert_int_equal(allocator.held, 0);
+}
+
 static void embeddings_are_those_of_the_shared_encoder(void **state) {
     (void)state;
     static const char *const texts[] = {"the soup was tasty", "rude"};
@@ -472,6 +537,8 @@ int main(void) {
         cmocka_unit_test(no_memory_for_masks_is_an_error),
         cmocka_unit_test(a_sparse_file_has_the_masks_that_were_made),
         cmocka_unit_test(each_concept_reads_through_its_own_subnetwork),
+        cmocka_unit_test(threads_pack_the_masks_of_a_model_that_they_share),
+        cmocka_unit_test(packed_masks_are_freed_with_the_model),
         cmocka_unit_test(embeddings_are_those_of_the_shared_encoder),
         cmocka_unit_test(quantized_weights_keep_their_masks),
         cmocka_unit_test(a_sparse_model_is_an_encoder_to_train_on),

@@ -200,8 +200,11 @@ static void compare_with_zeros(bench *b, scbm_type type, int64_t in, int64_t out
         drop(&p, s, &w[s]);
         run_new(&dense[s], b->one, &p, &w[s], precision, NULL);
     }
-    for (int i = next_count++ % 5; i < COUNT_OF(token_counts); i += 5) {
-        int64_t tokens = token_counts[i], ny = tokens * out, nx = tokens * in;
+    const int first = next_count++ % 5, n_counts = COUNT_OF(token_counts);
+    for (int i = first; i < n_counts + 5; i += 5) {
+        /* the largest batch once more, packed */
+        int64_t tokens = token_counts[i < n_counts ? i : i - 5], ny = tokens * out, nx = tokens * in;
+        if (i >= n_counts) assert_ok(scbm_masks_pack(&p.masks, &p.w, NULL));
         run_tokens(&masked, &p, 0, tokens);
         for (int64_t s = 0; s < streams; s++) {
             run_tokens(&dense[s], &p, s, tokens);
@@ -215,6 +218,7 @@ static void compare_with_zeros(bench *b, scbm_type type, int64_t in, int64_t out
         scbm_release(NULL, w[s].data);
     }
     scbm_graph_free(masked.graph);
+    scbm_masks_unpack(&p.masks, NULL);
     product_clear(&p);
 }
 
@@ -272,6 +276,73 @@ static void masks_may_change_between_runs(void **state) {
     product_clear(&p);
     scbm_release(NULL, before);
     bench_close(&b);
+}
+
+/* Packed weights are used, and no longer when the masks or the weights have changed. */
+static void packed_masks_follow_their_tensors(void **state) {
+    enum { T = 65, N = 96, K = 128 };
+    bench b;
+    product p;
+    run r;
+    float *before = zeros(T * N * (int64_t)sizeof(float)), *after = zeros(T * N * (int64_t)sizeof(float));
+    bench_open(&b, *state);
+    product_new(&p, SCBM_F32, K, N, 2, 1, 0.4);
+    run_new(&r, b.one, &p, NULL, SCBM_F32, NULL);
+    float *w = p.w.data, value = w[5 * K + 28];
+    uint8_t *byte = (uint8_t *)p.masks.data + 5 * (K / 8) + 3;
+    *byte |= 0x10;
+    assert_ok(scbm_masks_pack(&p.masks, &p.w, NULL));
+    run_tokens(&r, &p, 0, T);
+    memcpy(before, r.y->data, sizeof(float) * T * N);
+    *byte ^= 0x10; /* not told: the packed ones are read */
+    run_tokens(&r, &p, 0, T);
+    assert_memory_equal(before, r.y->data, sizeof(float) * T * N);
+    p.masks.generation++;
+    run_tokens(&r, &p, 0, T);
+    memcpy(after, r.y->data, sizeof(float) * T * N);
+    assert_memory_not_equal(before, after, sizeof(float) * T * N);
+    assert_ok(scbm_masks_pack(&p.masks, &p.w, NULL));
+    run_tokens(&r, &p, 0, T);
+    assert_memory_equal(after, r.y->data, sizeof(float) * T * N);
+    *byte ^= 0x10;
+    p.masks.generation++;
+    assert_ok(scbm_masks_pack(&p.masks, &p.w, NULL));
+    w[5 * K + 28] = 0.0f;
+    p.w.generation++;
+    run_tokens(&r, &p, 0, T);
+    assert_memory_equal(after, r.y->data, sizeof(float) * T * N);
+    w[5 * K + 28] = value;
+    scbm_masks_unpack(&p.masks, NULL);
+    scbm_masks_unpack(&p.masks, NULL);
+    run_tokens(&r, &p, 0, T);
+    assert_memory_equal(before, r.y->data, sizeof(float) * T * N);
+    scbm_graph_free(r.graph);
+    product_clear(&p);
+    scbm_release(NULL, before);
+    scbm_release(NULL, after);
+    bench_close(&b);
+}
+
+static void masks_of_other_weights_are_not_packed(void **state) {
+    product p, q;
+    scbm_tensor empty;
+    size_t bytes;
+    (void)state;
+    product_new(&p, SCBM_F32, 70, 20, 2, 0, 0.5);
+    product_new(&q, SCBM_F32, 70, 21, 2, 0, 0.5);
+    assert_error(scbm_masks_pack(&p.masks, &q.w, NULL), SCBM_ERROR_SHAPE, "masks: these are no masks of w");
+    assert_error(scbm_masks_pack(&p.w, &p.w, NULL), SCBM_ERROR_SHAPE, "no masks");
+    empty = p.masks;
+    empty.data = NULL;
+    assert_error(scbm_masks_pack(&empty, &p.w, NULL), SCBM_ERROR_ARGUMENT, "packed");
+    assert_int_equal(scbm_masks_pack(NULL, &p.w, NULL), SCBM_ERROR_ARGUMENT);
+    assert_int_equal(scbm_masks_pack(&p.masks, NULL, NULL), SCBM_ERROR_ARGUMENT);
+    assert_ok(scbm_masks_packed_bytes(&p.w, &p.masks, &bytes));
+    int64_t n = 0;
+    for (int64_t i = 0; i < 2 * 20 * 128; i++) n += i % 128 < 70 ? kept(&p, 0, i / 128, i % 128) : 1; /* with bits behind the end */
+    assert_int_equal(bytes, 4 * n + 2 * 20 * 2 * 8 + 2 * 2 * 2 * 8);
+    product_clear(&p);
+    product_clear(&q);
 }
 
 /* The gradient by weight (row, column) of stream s for the first T tokens, and the sum of its terms' sizes. */
@@ -334,6 +405,8 @@ int main(void) {
         ON_EVERY_TIER(products_without_masked_weights_have_the_bits_of_products_with_zeros),
         ON_EVERY_TIER(products_in_bf16_have_the_bits_of_products_with_zeros),
         ON_EVERY_TIER(masks_may_change_between_runs),
+        ON_EVERY_TIER(packed_masks_follow_their_tensors),
+        cmocka_unit_test(masks_of_other_weights_are_not_packed),
         ON_EVERY_TIER(gradients_by_masked_weights_are_sums_over_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
