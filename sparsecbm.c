@@ -2083,6 +2083,26 @@ static void fill_call(const scbm_graph *g, const scbm_node *node, int64_t tokens
 }
 
 /* Lays everything out without taking memory. */
+/* The node after node i, if it is the only one that reads node i's result, and reads it as its first source. */
+static const scbm_node *only_reader(const scbm_graph *g, size_t i) {
+    const scbm_node *next = i + 1 < g->n_nodes ? g->nodes[i + 1] : NULL;
+    const scbm_tensor *result = g->nodes[i]->result[0];
+    const graph_tensor *t = graph_tensor_of(g, result);
+    if (!next || next->op == SCBM_OP_RESHAPE || !t || t->alias || t->watch || t->last_use != (int)i + 1) return NULL;
+    for (int s = 0; s < next->n_sources; s++)
+        if ((next->source[s] == result) != (s == 0)) return NULL;
+    return next;
+}
+
+/* Fills two calls, of which the second is what the first's `next` points to. */
+static void fill_calls(const scbm_graph *g, size_t i, int64_t tokens, int64_t texts, scbm_kernel_call call[2]) {
+    const scbm_node *next = only_reader(g, i);
+    fill_call(g, g->nodes[i], tokens, texts, call);
+    if (!next) return;
+    fill_call(g, next, tokens, texts, call + 1);
+    call->next = call + 1;
+}
+
 static scbm_status lay_out(scbm_graph *g) {
     if (g->status) return scbm_fail(g->status, "%s", g->error);
     scbm_backend *backend = g->context->backend;
@@ -2102,9 +2122,9 @@ static scbm_status lay_out(scbm_graph *g) {
             break;
         }
         status = place_node(g, &plan, (int)i);
-        scbm_kernel_call call;
-        fill_call(g, node, -1, -1, &call);
-        size_t bytes = backend->functions->scratch_bytes(backend, &call, g->context->n_workers);
+        scbm_kernel_call call[2];
+        fill_calls(g, i, -1, -1, call);
+        size_t bytes = backend->functions->scratch_bytes(backend, call, g->context->n_workers);
         if (bytes > scratch) scratch = bytes;
     }
     g->workspace_bytes = plan.end;
@@ -2242,19 +2262,27 @@ static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
     return status;
 }
 
-static scbm_status run_node(scbm_graph *g, const scbm_node *node, const scbm_node *previous) {
-    scbm_backend *backend = g->context->backend;
-    scbm_kernel_call call;
-    fill_call(g, node, g->tokens, g->texts, &call);
-    call.scratch = g->scratch;
-    call.previous = previous;
+/* Points a call to a device's copies of the caller's tensors; all must have data. */
+static scbm_status find_sources(const scbm_graph *g, scbm_kernel_call *call) {
+    const scbm_node *node = call->node;
     for (int i = 0; i < node->n_sources; i++) {
         if (!node->source[i] || node->source[i]->graph) continue;
         if (!node->source[i]->data)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s has no data", node_name(node), node->source[i]->name);
-        if (!backend->functions->is_host) call.source[i].data = find_external(g, node->source[i])->device;
+        if (!g->context->backend->functions->is_host) call->source[i].data = find_external(g, node->source[i])->device;
     }
-    return backend->functions->run(backend, g->context, &call);
+    return SCBM_OK;
+}
+
+static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) {
+    scbm_backend *backend = g->context->backend;
+    scbm_kernel_call call[2];
+    fill_calls(g, i, g->tokens, g->texts, call);
+    call->scratch = g->scratch;
+    call->previous = previous;
+    scbm_status status = find_sources(g, call);
+    if (!status && call->next) status = find_sources(g, call + 1);
+    return status ? status : backend->functions->run(backend, g->context, call);
 }
 
 static scbm_status run_nodes(scbm_graph *g) {
@@ -2266,7 +2294,7 @@ static scbm_status run_nodes(scbm_graph *g) {
         if (g->nodes[i]->op == SCBM_OP_RESHAPE) continue;
         if (g->hooks->progress && g->hooks->progress(g->hooks->user, "graph", (int64_t)i, (int64_t)g->n_nodes))
             return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
-        status = run_node(g, g->nodes[i], previous);
+        status = run_node(g, i, previous);
         previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
         double after = now_seconds();
@@ -2369,6 +2397,9 @@ struct k_exec {
 struct k_packed {
     const void *x;
     int64_t S, T, K, width, kc, gap, how;
+    float *place;               /* where it is */
+    int is_only;                /* the layer before computed x, and put it nowhere else */
+    const struct k_kept *kept; /* then: the kept weights of the layer that it is for */
 };
 
 enum k_binary_op { K_ADD, K_MUL };
@@ -2397,6 +2428,7 @@ struct k_kept {
 /* y[S,T,N] = act(x W^T + b); x has x_streams = S or 1 streams. pre (or NULL) receives x W^T + b. bf16: x and W are
  * rounded to bf16, sums stay f32. */
 struct k_linear_args {
+    const struct k_linear_args *next; /* the only reader of y, which runs next: y may be left packed for it; or NULL */
     float *y, *pre;
     const float *x, *bias;
     struct k_weights w;
@@ -2569,8 +2601,10 @@ K_INLINE size_t k_low_bit(uint64_t m) {
 
 #ifdef __GNUC__
 #define K_PREFETCH(p) __builtin_prefetch((const void *)(p))
+#define K_PREFETCH_FAR(p) __builtin_prefetch((const void *)(p), 0, 2)
 #else
 #define K_PREFETCH(p) (void)(p)
+#define K_PREFETCH_FAR(p) (void)(p)
 #endif
 
 /* ---- Half precision and blocks, one value at a time ---- */
@@ -2641,6 +2675,8 @@ struct k_linear_run {
     int64_t nb, n_nb; /* rows of W in a task, number of such blocks */
     int64_t tb, n_tb; /* tokens in a task */
     int64_t kp;       /* summed length as packed (bf16: pairs) */
+    float *out;       /* y as the next layer's packed x, or NULL; out_stream floats a stream */
+    int64_t out_stream;
     int round;        /* round x and W to bf16, products in f32 */
 };
 
@@ -2696,7 +2732,9 @@ struct k_sparse_run {
     const struct k_linear_args *y;     /* computes y of k_linear: its rows are those of W, its depth is K */
     const struct k_linear_dx_args *dx; /* or dx of k_linear_dx: its rows are the columns of W, its depth is N */
     const struct k_weights *w;
-    struct k_tiles x; /* or dy */
+    struct k_tiles x;   /* or dy */
+    struct k_tiles out; /* y as the next layer's packed x; or its `packed` is NULL */
+    int few;
     int64_t S, rows;
     int64_t rows_task, n_rb; /* rows of a task, number of such blocks */
     int64_t nb;              /* rows that it takes at a time */
@@ -3874,16 +3912,19 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
 
 /* ---- Linear ---- */
 
-/* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. */
-KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0) {
+/* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. `out`: where the tile goes
+ * as it is, because the next layer wants it so, or NULL. */
+KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0,
+                        float *out) {
     const int64_t nt = k_min(a->T - t0, lanes), at = (s * a->T + t0) * a->N + n0;
     const float *bias = a->bias ? a->bias + n0 : NULL;
+    float *to = c;
 #define K_EACH(kind)                                                                                                   \
     for (int r = 0; r < mr; r++) {                                                                                     \
         const VF b = v_set1(bias ? bias[r] : -0.0f); /* added to -0, a number keeps its bits */                        \
         for (int l = 0; l < lanes; l += SCBM_VL) {                                                                     \
-            float *p = c + r * lanes + l;                                                                              \
-            v_store_n(p, KT(act1)(kind, v_add(v_load_n(p, lanes - l), b)), lanes - l);                                 \
+            const VF v = v_add(v_load_n(c + r * lanes + l, lanes - l), b);                                             \
+            v_store_n(to + r * lanes + l, KT(act1)(kind, v), lanes - l);                                               \
         }                                                                                                              \
     }
     if (a->pre) {
@@ -3892,6 +3933,7 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
             KT(tr)(KT(AS_IS), a->pre + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
         bias = NULL;
     }
+    if (out) to = out;
     switch (a->act) {
     case SCBM_GELU_ERF: K_EACH(SCBM_GELU_ERF) break;
     case SCBM_GELU_TANH: K_EACH(SCBM_GELU_TANH) break;
@@ -3899,12 +3941,12 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     case SCBM_TANH: K_EACH(SCBM_TANH) break;
     case SCBM_SIGMOID: K_EACH(SCBM_SIGMOID) break;
     default:
-        if (bias) {
+        if (bias || out) {
             K_EACH(SCBM_NONE)
         }
     }
 #undef K_EACH
-    for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
+    for (int l = 0; l < nt && !out; l += SCBM_VL) KT(tr)
     (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
 }
 
@@ -3942,7 +3984,9 @@ KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t
                         lanes = KT(lanes)(a->T - t);
                         KT(gemm)(mr, lanes, kc, xs + t * a->K + k0 * lanes, lanes, w, rs, 1, c, lanes, kb > 0);
                     }
-                    if (kb == r->n_kb - 1) KT(linear_end)(a, c, lanes, mr, s, n0, t);
+                    if (kb == r->n_kb - 1)
+                        KT(linear_end)(a, c, lanes, mr, s, n0, t,
+                                       r->out ? r->out + s * r->out_stream + t * a->N + n0 * lanes : NULL);
                     if (r->n_kb > 1) c += mr * lanes;
                 }
             }
@@ -4175,6 +4219,8 @@ KFN const float *KT(kept_rows)(const int nr, const int nv, const uint64_t *words
                                float *c, int acc) {
     K_SP_BITS(0) K_SP_BITS(1) K_SP_BITS(2) K_SP_BITS(3)
     const float *w0 = w;
+    K_PREFETCH((uintptr_t)w + 1024);
+    K_PREFETCH((uintptr_t)words + 512);
     K_SP_BEGIN(1, 0) K_SP_BEGIN(2, 1) K_SP_BEGIN(3, 2)
     K_SP_EACH(K_SP_LOAD)
     K_SP_WALK(K_SP_KEPT)
@@ -4182,14 +4228,20 @@ KFN const float *KT(kept_rows)(const int nr, const int nv, const uint64_t *words
     return nr == 1 ? w0 : nr == 2 ? w1 : w3;
 }
 
-/* c[rows][lanes] (+)= kept weights times x[64][lanes] */
-typedef void (*KT(kept_product))(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c, int acc);
+/* c[rows][lanes] (+)= kept weights times x[64][lanes]. Meanwhile `lines` cache lines a row of what is needed `next` go into
+ * the second cache. */
+typedef void (*KT(kept_product))(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c, int acc,
+                                 const float *next, int64_t lines);
 
 #define K_SP(nv, nr)                                                                                                   \
     KTASK void KT(kept_rows_##nv)(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c,       \
-                                  int acc) {                                                                           \
+                                  int acc, const float *next, int64_t lines) {                                         \
         int64_t i = 0;                                                                                                 \
-        for (; i + nr <= rows; i += nr) w = KT(kept_rows)(nr, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);         \
+        for (; i + nr <= rows; i += nr) {                                                                              \
+            for (int64_t line = i * lines; line < (i + nr) * lines; line++)                                            \
+                K_PREFETCH_FAR((uintptr_t)next + (size_t)line * 64);                                                   \
+            w = KT(kept_rows)(nr, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);                                     \
+        }                                                                                                              \
         for (; i < rows; i++) w = KT(kept_rows)(1, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);                    \
     }
 K_SP(1, 4) K_SP(2, 4) K_SP(3, 2) K_SP(4, 2) K_SP(5, 1) K_SP(6, 1) K_SP(7, 1) K_SP(8, 1)
@@ -4299,13 +4351,26 @@ KTASK void KT(sparse_prepare)(void *arg, int64_t index, int worker) {
                            r->w->mask_row, n0, rows, k0, kc);
 }
 
+/* Where row k of the next layer's packed tile begins. With it come the zeros behind the last row of a block. */
+KFN float *KT(out_row)(const struct k_tiles *x, int64_t s, int64_t tile, int64_t k, int64_t rows) {
+    const int64_t kb = k / x->kc, end = k_min(x->depth, (kb + 1) * x->kc);
+    int64_t t0;
+    int lanes;
+    float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+    if (k + rows == end)
+        for (int64_t l = 0; l < x->gap * lanes; l += SCBM_VL) v_store(block + (end - kb * x->kc) * lanes + l, v_zero());
+    return block + (k - kb * x->kc) * lanes;
+}
+
 /* Stores a tile's sums c[rows][lanes]. */
 KFN void KT(sparse_end)(const struct k_sparse_run *r, float *c, int lanes, int64_t rows, int64_t s, int64_t n0,
-                        int64_t t0) {
+                        int64_t tile, int64_t t0) {
     const int64_t nt = k_min(r->x.T - t0, lanes);
     for (int64_t i = 0; i < rows; i += SCBM_VL, c += SCBM_VL * lanes) {
         const int n = (int)k_min(rows - i, SCBM_VL);
-        if (r->y) KT(linear_end)(r->y, c, lanes, n, s, n0 + i, t0);
+        if (r->y)
+            KT(linear_end)(r->y, c, lanes, n, s, n0 + i, t0,
+                           r->out.packed ? KT(out_row)(&r->out, s, tile, n0 + i, n) : NULL);
         else
             for (int l = 0; l < nt; l += SCBM_VL) {
                 float *out = r->dx->dx + (s * r->x.T + t0 + l) * r->rows + n0 + i;
@@ -4333,17 +4398,23 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
             const int64_t k0 = kb * x->kc, kc = k_min(x->kc, x->depth - k0);
             float *c = sums;
             for (int64_t tile = tile0; tile < tile1; tile++) {
-                int64_t t0;
-                int lanes;
-                const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+                int64_t t0, t_next;
+                int lanes, lanes_next;
+                const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes), *next = block;
+                int64_t lines = 0;
+                if (tile + 1 < tile1 || kb + 1 < x->n_kb) {
+                    const int is_last = tile + 1 == tile1;
+                    next = KT(tile_block)(x, s, is_last ? tile0 : tile + 1, kb + is_last, &t_next, &lanes_next);
+                    lines = k_ceil(x->kc * lanes_next, 16 * rows);
+                }
                 if (kept)
                     KT(kept_products)[lanes / SCBM_VL - 1](kept->words + (s * x->n_kb + kb) * kept->rows + n0,
                                                            kept->values + kept->first[(s * x->n_kb + kb) * groups + n0 / 16],
-                                                           rows, block, c, kb > 0);
+                                                           rows, block, c, kb > 0, next, lines);
                 else
                     KT(sparse_products)[lanes / SCBM_VL - 1](w + n0 * ldw + k0, ldw, mask + n0 * ldm + k0 / 8, ldm, rows,
                                                              kc, block, c, kb > 0);
-                if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, t0);
+                if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, tile, t0);
                 c += r->nb * lanes;
             }
         }
@@ -4444,7 +4515,7 @@ static SCBM_TARGET_VBMI2 void KT(sparse_few)(void *arg, int64_t index, int worke
                 KT(prefetch_weights)(r, n0, rows, k0 + kc, next, s * n_strips + i, r->S * n_strips);
                 product(w + at * ldw, ldw, mask + at * ldm, ldm, n, kc, block, c + at * lanes, kb > 0);
             }
-            if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, t0);
+            if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, 0, t0);
         }
     }
 }
@@ -5472,14 +5543,23 @@ static int64_t k_product_work(int64_t S, int64_t T, int64_t N, int64_t K) {
     return S * T * (N * K / 16 + N);
 }
 
-/* Whether this x stands packed in the scratch. From now on it does. */
-static int k_is_packed(const struct k_exec *ex, const struct k_packed *wanted) {
+/* Where this x stands packed in the scratch; NULL: nowhere, but from now on at wanted->place. */
+static float *k_find_packed(const struct k_exec *ex, const struct k_packed *wanted) {
     struct k_packed *there = ex->scratch;
-    int same = ex->follows_linear && there->x == wanted->x && there->S == wanted->S && there->T == wanted->T &&
-               there->K == wanted->K && there->width == wanted->width && there->kc == wanted->kc &&
-               there->gap == wanted->gap && there->how == wanted->how;
+    if (ex->follows_linear && there->x == wanted->x && there->S == wanted->S && there->T == wanted->T &&
+        there->K == wanted->K && there->width == wanted->width && there->kc == wanted->kc &&
+        there->gap == wanted->gap && there->how == wanted->how) {
+        there->is_only = 0; /* that has been read now */
+        return there->place;
+    }
     *there = *wanted;
-    return same;
+    return NULL;
+}
+
+/* Whether the layer before has left x packed and nowhere else. */
+static int k_is_only_packed(const struct k_exec *ex, const void *x) {
+    const struct k_packed *there = ex->scratch;
+    return ex->follows_linear && there->is_only && there->x == x;
 }
 
 static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
@@ -5541,10 +5621,13 @@ static int64_t k_sparse_worker(const struct k_sparse_run *r) {
     return k_max(k_max(sums, strip), few);
 }
 
+static size_t k_sparse_packed_bytes(const struct k_sparse_run *r) {
+    return k_floats(r->x.S * k_tiles_stream(&r->x));
+}
+
 static size_t k_sparse_scratch(const struct k_exec *ex, const struct k_sparse_run *r) {
     const int64_t n = r->rows * k_round(r->x.depth, 64);
-    size_t bytes = K_PACKED_BYTES + k_floats(r->x.S * k_tiles_stream(&r->x)) +
-                   (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
+    size_t bytes = K_PACKED_BYTES + k_sparse_packed_bytes(r) + (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
     if (k_sparse_copies(r)) bytes += k_floats(n);
     if (r->dx) bytes += k_floats(k_ceil(r->S * n, 32));
     return bytes;
@@ -5559,19 +5642,49 @@ static int k_has_lists(const struct k_table *k) {
 #endif
 }
 
+/* Which kernel, and how it wants x packed. */
+static void k_sparse_plan(const struct k_exec *ex, struct k_sparse_run *r, const struct k_kept *kept) {
+    struct k_tiles *x = &r->x;
+    r->few = x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)) && k_has_lists(ex->k);
+    if (r->y && !r->few && !x->round) r->kept = kept;
+    k_tiles_plan(x, ex->k->lanes, r->few ? K_SP_LIST : r->kept ? 64 : K_SP_KC, r->few);
+}
+
+static struct k_packed k_sparse_packed(const struct k_sparse_run *r, float *place) {
+    const struct k_tiles *x = &r->x;
+    return (struct k_packed){x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round, place, 0, NULL};
+}
+
+/* Gives the next layer its x packed, behind p, instead of storing y; returns what follows. */
+static char *k_sparse_feed(const struct k_exec *ex, struct k_sparse_run *r, char *p) {
+    struct k_sparse_run next;
+    k_sparse_y(&next, r->y->next);
+    k_sparse_plan(ex, &next, next.w->kept);
+    r->out = next.x;
+    r->out.packed = (float *)(void *)p;
+    struct k_packed packed = k_sparse_packed(&next, r->out.packed);
+    packed.is_only = 1;
+    packed.kept = next.w->kept;
+    *(struct k_packed *)ex->scratch = packed;
+    return p + k_floats(next.x.S * next.x.stream);
+}
+
 static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     struct k_tiles *x = &r->x;
-    const int few = x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)) && k_has_lists(ex->k);
     const int64_t n = r->rows * k_round(x->depth, 64), work = k_product_work(r->S, x->T, r->rows, x->depth);
     char *p = (char *)ex->scratch + K_PACKED_BYTES;
-    if (r->y && !few && !x->round) r->kept = r->w->kept;
-    k_tiles_plan(x, ex->k->lanes, few ? K_SP_LIST : r->kept ? 64 : K_SP_KC, few);
-    const struct k_packed packed = {x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round};
-    x->packed = (float *)(void *)p;
-    p += k_floats(x->S * x->stream);
+    /* Another thread may have packed the weights since. */
+    k_sparse_plan(ex, r, k_is_only_packed(ex, x->x) ? ((struct k_packed *)ex->scratch)->kept : r->w->kept);
+    const struct k_packed packed = k_sparse_packed(r, (float *)(void *)p);
+    x->packed = k_find_packed(ex, &packed);
     r->worker_bytes = k_floats(k_sparse_worker(r));
-    if (!k_is_packed(ex, &packed)) k_pack_tiles(ex, x);
-    if (few) {
+    if (!x->packed) {
+        x->packed = packed.place;
+        k_pack_tiles(ex, x);
+    }
+    p = (char *)x->packed + k_floats(x->S * x->stream);
+    if (r->y && r->y->next) p = k_sparse_feed(ex, r, p);
+    if (r->few) {
         r->nb = k_min(K_SP_ROWS, k_round(k_ceil(r->rows, 8), r->dx ? 64 : 16));
         r->worker = p;
         k_run(ex, x->n_tiles * k_ceil(r->rows, k_max(1, r->nb)), work, ex->k->sparse_few, r);
@@ -5658,39 +5771,81 @@ static void k_linear_plan(struct k_linear_run *r) {
     r->worker_bytes = k_linear_worker(r);
 }
 
+/* A layer's products are sparse, in bf16 of their own, or dense. */
+static int k_linear_is_native(const struct k_exec *ex, const struct k_linear_args *a) {
+    return a->bf16 && ex->k->bf16;
+}
+
+static int k_linear_is_sparse(const struct k_exec *ex, const struct k_linear_args *a) {
+    return a->w.mask && !k_linear_is_native(ex, a);
+}
+
+/* Whether y can be left packed for a->next: in f32, where both layers are dense or both are sparse, and where x is not
+ * itself what the layer before has left. */
+static int k_linear_feeds(const struct k_exec *ex, const struct k_linear_args *a) {
+    return a->next && !a->pre && !a->bf16 && k_linear_is_sparse(ex, a) == k_linear_is_sparse(ex, a->next);
+}
+
+/* The bytes of packed x, at most, behind which the layer's other scratch lies. */
+static size_t k_linear_packed_bytes(const struct k_linear_args *a) {
+    struct k_sparse_run p;
+    size_t bytes = k_floats(a->x_streams * k_round(a->T, K_PANEL_MAX) * k_round(a->K, 2));
+    if (!a->w.mask) return bytes;
+    k_sparse_y(&p, a);
+    return a->bf16 && bytes > k_sparse_packed_bytes(&p) ? bytes : k_sparse_packed_bytes(&p);
+}
+
 K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args *a) {
     struct k_linear_run r;
     struct k_sparse_run p;
     size_t bytes;
+    if (k_linear_feeds(ex, a)) {
+        struct k_linear_args alone = *a, next = *a->next;
+        alone.next = next.next = NULL;
+        bytes = k_linear_packed_bytes(&next) + k_linear_scratch(ex, &alone);
+        return k_max((int64_t)bytes, (int64_t)(k_linear_packed_bytes(a) + k_linear_scratch(ex, &next)));
+    }
     r.a = *a;
     k_linear_plan(&r);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
-    bytes = K_PACKED_BYTES + k_floats(a->x_streams * r.xp_stream) + (size_t)ex->n_workers * k_linear_worker(&r);
+    bytes = K_PACKED_BYTES + k_linear_packed_bytes(a) + (size_t)ex->n_workers * k_linear_worker(&r);
     if (!a->w.mask) return bytes;
     k_sparse_y(&p, a);
     return a->bf16 && bytes > k_sparse_scratch(ex, &p) ? bytes : k_sparse_scratch(ex, &p);
 }
 
-K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *a) {
+K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
+    struct k_linear_args a = *args;
     struct k_linear_run r;
-    const int native = a->bf16 && ex->k->bf16;
-    if (a->w.mask && !native) {
+    const int native = k_linear_is_native(ex, &a);
+    if (!k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL;
+    if (k_linear_is_sparse(ex, &a)) {
         struct k_sparse_run p;
-        k_sparse_y(&p, a);
+        k_sparse_y(&p, &a);
         k_sparse(ex, &p);
         return;
     }
-    r.a = *a;
+    memset(&r, 0, sizeof r);
+    r.a = a;
     k_linear_plan(&r);
-    r.xp = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
-    r.worker = (char *)r.xp + k_floats(a->x_streams * r.xp_stream);
-    r.round = a->bf16 && !native;
-    if (native) r.kp = (a->K + 1) / 2;
-    const struct k_packed packed = {a->x, a->x_streams, a->T, a->K, 0, 0, 0, native ? K_PAIRS : K_PANELS + r.round};
-    if (!k_is_packed(ex, &packed))
-        k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream,
-               r.round);
-    k_run(ex, r.n_nb * r.n_tb, k_product_work(a->S, a->T, a->N, a->K), native ? ex->k->linear_bf16 : ex->k->linear, &r);
+    r.round = a.bf16 && !native;
+    if (native) r.kp = (a.K + 1) / 2;
+    float *place = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
+    struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, native ? K_PAIRS : K_PANELS + r.round, place, 0, NULL};
+    r.xp = k_find_packed(ex, &packed);
+    if (!r.xp) {
+        r.xp = place;
+        k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a.x, r.xp, a.x_streams, a.T, a.K, r.xp_stream, r.round);
+    }
+    r.worker = (char *)r.xp + k_floats(a.x_streams * r.xp_stream);
+    if (a.next) { /* as k_sparse_feed */
+        r.out = (float *)(void *)r.worker;
+        r.out_stream = k_round(a.T, K_PANEL_MAX) * k_round(a.N, 2);
+        r.worker += k_floats(a.S * r.out_stream);
+        packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, K_PANELS, r.out, 1, NULL};
+        *(struct k_packed *)ex->scratch = packed;
+    }
+    k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), native ? ex->k->linear_bf16 : ex->k->linear, &r);
 }
 
 static size_t k_dx_worker(const struct k_dx_run *r) {
@@ -6447,17 +6602,25 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
     a.N = w->shape[0];
     a.act = (int)call->node->integer[0];
     a.bf16 = call->precision == SCBM_BF16;
+    if (a.w.mask) a.w.kept = packed_weights(call->node->source[1], call->node->source[3]);
     return a;
 }
 
 static size_t linear_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
-    struct k_linear_args a = linear_args(call);
+    struct k_linear_args a = linear_args(call), next;
+    if (call->next && call->next->node->op == SCBM_OP_LINEAR) {
+        next = linear_args(call->next);
+        a.next = &next;
+    }
     return k_linear_scratch(ex, &a);
 }
 
 static scbm_status cpu_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
-    struct k_linear_args a = linear_args(call);
-    if (a.w.mask) a.w.kept = packed_weights(call->node->source[1], call->node->source[3]);
+    struct k_linear_args a = linear_args(call), next;
+    if (call->next && call->next->node->op == SCBM_OP_LINEAR) {
+        next = linear_args(call->next);
+        a.next = &next;
+    }
     k_linear(ex, &a);
     return SCBM_OK;
 }

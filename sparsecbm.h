@@ -457,6 +457,9 @@ typedef struct scbm_kernel_call {
     scbm_view result[SCBM_MAX_RESULTS];
     void *scratch;                       /* as many bytes as scratch_bytes() asked for */
     const scbm_node *previous;           /* the node that ran just before and left `scratch` as it is; NULL: none */
+    /* The only reader of result[0], which runs next with the same scratch and reads it as source[0], or NULL. A kernel may
+     * leave the result in scratch in whatever form that one wants, and not store it. */
+    const struct scbm_kernel_call *next;
     scbm_type precision;
     uint64_t seed, step;
     int64_t tokens, texts;

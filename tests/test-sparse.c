@@ -253,6 +253,72 @@ static void products_in_bf16_have_the_bits_of_products_with_zeros(void **state) 
     bench_close(&b);
 }
 
+/* ---- Layers that follow each other ---- */
+
+enum { N_LAYERS = 3 };
+
+/* Three layers; with `stores` what the first two compute is an output too, and must be stored. */
+typedef struct chain {
+    scbm_graph *graph;
+    scbm_tensor *x, *y;
+} chain;
+
+static void chain_new(chain *c, scbm_context *context, product *layer, const int *has_masks, int stores,
+                      scbm_type precision) {
+    const scbm_extent tokens[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    const int64_t shape[3] = {layer->x_streams, 0, layer->in};
+    assert_ok(scbm_graph_create(&c->graph, context));
+    scbm_graph_set_capacity(c->graph, MOST_TOKENS, 1);
+    scbm_graph_set_precision(c->graph, precision);
+    c->y = c->x = scbm_input(c->graph, "x", SCBM_F32, 3, shape, tokens);
+    for (int i = 0; i < N_LAYERS; i++) {
+        c->y = scbm_linear(c->graph, c->y, &layer[i].w, i == 1 ? NULL : &layer[i].bias, has_masks[i] ? &layer[i].masks : NULL,
+                           i == 0 ? SCBM_GELU_ERF : SCBM_NONE);
+        if (stores || i == N_LAYERS - 1) scbm_output(c->graph, c->y);
+    }
+    assert_ok(scbm_graph_plan(c->graph));
+}
+
+static void chain_run(chain *c, const product *p, int64_t tokens) {
+    for (int64_t i = 0; i < p->x_streams; i++)
+        memcpy((float *)c->x->data + i * tokens * p->in, p->x + i * MOST_TOKENS * p->in,
+               (size_t)(tokens * p->in) * sizeof(float));
+    assert_ok(scbm_graph_run(c->graph, tokens, 1));
+}
+
+static void layers_that_feed_the_next_one_have_the_same_bits(void **state) {
+    const int64_t widths[][N_LAYERS + 1] = {{70, 130, 66, 5}, {257, 20, 200, 64}, {64, 400, 31, 17}};
+    bench b;
+    bench_open(&b, *state);
+    for (int round = 0; round < 48; round++) {
+        const int has_masks[N_LAYERS] = {round & 1, round >> 1 & 1, round >> 2 & 1};
+        const int64_t *width = widths[round % 3], streams = 1 + round % MOST_STREAMS;
+        const scbm_type precision = round % 8 == 7 && round > 24 ? SCBM_BF16 : SCBM_F32;
+        product layer[N_LAYERS];
+        chain feeds, stores;
+        for (int i = 0; i < N_LAYERS; i++) /* what has no masks takes the streams as they come */
+            product_new(&layer[i], SCBM_F32, width[i], width[i + 1], streams, i == 0 && round & 8, 0.4);
+        /* from one stream to several where there are masks, and not back */
+        chain_new(&feeds, b.two, layer, has_masks, 0, precision);
+        chain_new(&stores, b.one, layer, has_masks, 1, precision);
+        for (int i = round % 4; i < COUNT_OF(token_counts); i += 4) {
+            chain_run(&feeds, &layer[0], token_counts[i]);
+            chain_run(&stores, &layer[0], token_counts[i]);
+            same_bits(feeds.y->data, stores.y->data, feeds.y->shape[0] * token_counts[i] * width[N_LAYERS],
+                      "the last layer's y", &layer[N_LAYERS - 1], token_counts[i]);
+            if (i % 2)
+                for (int l = 0; l < N_LAYERS; l++) assert_ok(scbm_masks_pack(&layer[l].masks, &layer[l].w, NULL));
+        }
+        scbm_graph_free(feeds.graph);
+        scbm_graph_free(stores.graph);
+        for (int i = 0; i < N_LAYERS; i++) {
+            scbm_masks_unpack(&layer[i].masks, NULL);
+            product_clear(&layer[i]);
+        }
+    }
+    bench_close(&b);
+}
+
 /* Masks are read anew by every run. */
 static void masks_may_change_between_runs(void **state) {
     bench b;
@@ -404,6 +470,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_TIER(products_without_masked_weights_have_the_bits_of_products_with_zeros),
         ON_EVERY_TIER(products_in_bf16_have_the_bits_of_products_with_zeros),
+        ON_EVERY_TIER(layers_that_feed_the_next_one_have_the_same_bits),
         ON_EVERY_TIER(masks_may_change_between_runs),
         ON_EVERY_TIER(packed_masks_follow_their_tensors),
         cmocka_unit_test(masks_of_other_weights_are_not_packed),
