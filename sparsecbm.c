@@ -2414,7 +2414,8 @@ struct k_weights {
     int64_t row_bytes;
     const uint8_t *mask;
     int64_t mask_row, mask_stream;
-    const struct k_kept *kept; /* of these masks, or NULL */
+    const struct k_kept *kept;   /* of these masks, or NULL */
+    const struct k_lists *lists; /* likewise */
 };
 
 /* The weights that the masks of a matrix keep, stream by stream: blocks of 64 columns, in them the rows. */
@@ -2423,6 +2424,15 @@ struct k_kept {
     uint64_t *words; /* [S][n_kb][rows]: the masks */
     int64_t *first;  /* [S][n_kb][rows / 16, rounded up]: where the values of 16 rows begin */
     float *values;
+};
+
+/* The same for few tokens: blocks of kc columns, in them groups of four rows, and of each group a list as long as its longest
+ * row. An entry is the next kept weight of each row and its column in the block; behind a row's end zeros, and column kc. */
+struct k_lists {
+    int64_t S, rows, kc, n_kb;
+    int64_t *first; /* [S][n_kb][rows / 4, rounded up] and the end: where lists begin */
+    float *values;  /* [entries][4] */
+    uint8_t *columns;
 };
 
 /* y[S,T,N] = act(x W^T + b); x has x_streams = S or 1 streams. pre (or NULL) receives x W^T + b. bf16: x and W are
@@ -2551,7 +2561,7 @@ struct k_table {
     int lanes;
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
     scbm_task linear_dx, pack_cols, linear_dw;
-    scbm_task keep_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_dw;
+    scbm_task keep_weights, list_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_listed, sparse_dw;
     scbm_task attention, attention_back;
     scbm_task layer_norm, layer_norm_back, layer_norm_gather;
     scbm_task softmax, softmax_back;
@@ -2724,7 +2734,8 @@ K_INLINE int64_t k_tile_first(const struct k_tiles *x, int64_t tile) {
 
 struct k_keep_run {
     const struct k_weights *w;
-    struct k_kept *kept;
+    struct k_kept *kept;   /* or: */
+    struct k_lists *lists;
     int64_t columns;
 };
 
@@ -4520,6 +4531,73 @@ static SCBM_TARGET_VBMI2 void KT(sparse_few)(void *arg, int64_t index, int worke
     }
 }
 
+/* c[4][nv vectors] (+)= a list of n entries times x[kc + 1][nv vectors]. */
+KFN void KT(listed_rows)(const int nv, const float *w, const uint8_t *columns, int64_t n, const float *x, float *c, int acc) {
+    const int nr = 4;
+    K_SP_EACH(K_SP_LOAD)
+    for (; n > 0; n--, w += 4, columns += 4) {
+        uint32_t q;
+        memcpy(&q, columns, 4);
+        K_PREFETCH((uintptr_t)w + 2048);
+        K_SP_ADD(0, q & 255, w[0]) K_SP_ADD(1, q >> 8 & 255, w[1])
+        K_SP_ADD(2, q >> 16 & 255, w[2]) K_SP_ADD(3, q >> 24, w[3])
+    }
+    K_SP_EACH(K_SP_STORE)
+}
+
+/* A task computes nb rows of one stream for its few tokens. */
+KTASK void KT(sparse_listed)(void *arg, int64_t index, int worker) {
+    const struct k_sparse_run *r = arg;
+    const struct k_tiles *x = &r->x;
+    const struct k_lists *lists = r->w->lists;
+    const int64_t n_rb = k_ceil(r->rows, r->nb), s = index / n_rb, n0 = index % n_rb * r->nb;
+    const int64_t rows = k_min(r->nb, r->rows - n0), groups = k_ceil(r->rows, 4);
+    float *sums = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes);
+    int64_t t0 = 0;
+    int lanes = 0;
+    for (int64_t kb = 0; kb < x->n_kb; kb++) {
+        const float *block = KT(tile_block)(x, s, 0, kb, &t0, &lanes);
+        const int64_t *first = lists->first + (s * lists->n_kb + kb) * groups + n0 / 4;
+        for (int64_t i = 0; i < rows; i += 4, first++) {
+            const float *w = lists->values + 4 * first[0];
+            const uint8_t *columns = lists->columns + 4 * first[0];
+            const int64_t n = first[1] - first[0];
+            if (lanes > SCBM_VL) KT(listed_rows)(2, w, columns, n, block, sums + i * lanes, kb > 0);
+            else KT(listed_rows)(1, w, columns, n, block, sums + i * lanes, kb > 0);
+        }
+    }
+    KT(sparse_end)(r, sums, lanes, rows, s, n0, 0, t0);
+}
+
+/* A task makes the lists of 16 rows. */
+KTASK void KT(list_weights)(void *arg, int64_t index, int worker) {
+    const struct k_keep_run *r = arg;
+    const struct k_lists *lists = r->lists;
+    const int64_t n0 = index * 16, rows = k_min(16, lists->rows - n0), groups = k_ceil(lists->rows, 4);
+    float block[16 * K_SP_LIST];
+    (void)worker;
+    for (int64_t kb = 0; kb < lists->n_kb; kb++) {
+        const int64_t k0 = kb * lists->kc, kc = k_min(lists->kc, r->columns - k0);
+        KT(weight_rows)(block, K_SP_LIST, r->w, n0, rows, k0, kc, 0);
+        for (int64_t s = 0; s < lists->S; s++)
+            for (int64_t i = 0; i < k_round(rows, 4); i++) {
+                const int64_t *first = lists->first + (s * lists->n_kb + kb) * groups + (n0 + i) / 4;
+                const uint8_t *mask = r->w->mask + s * r->w->mask_stream + (n0 + i) * r->w->mask_row + k0 / 8;
+                int64_t to = 4 * first[0] + i % 4;
+                for (int64_t k = 0; k < kc && i < rows; k += 64)
+                    for (uint64_t m = k_first_bits(k_mask_word(mask + k / 8), kc - k); m; m &= m - 1, to += 4) {
+                        const int64_t column = k + (int64_t)k_low_bit(m);
+                        lists->values[to] = block[i * K_SP_LIST + column];
+                        lists->columns[to] = (uint8_t)column;
+                    }
+                for (; to < 4 * first[1]; to += 4) {
+                    lists->values[to] = 0.0f;
+                    lists->columns[to] = (uint8_t)kc;
+                }
+            }
+    }
+}
+
 #undef K_SP_LIST
 #undef K_SP_FOUR
 #undef K_SP_ONE
@@ -5461,15 +5539,15 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 }
 
 #ifdef SCBM_TARGET_VBMI2
-#define K_SPARSE_FEW KT(sparse_few)
+#define K_SPARSE_FEW(name) KT(name)
 #else
-#define K_SPARSE_FEW NULL
+#define K_SPARSE_FEW(name) NULL
 #endif
 #define K_TABLE(name, bf16, linear_bf16, pack_bf16)                                                                    \
     {                                                                                                                  \
         name, bf16, SCBM_VL, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),             \
-            KT(linear_dw), KT(keep_weights), KT(pack_tiles), KT(sparse_prepare), KT(sparse), K_SPARSE_FEW, KT(sparse_dw),     \
-            KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
+            KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare), KT(sparse),      \
+            K_SPARSE_FEW(sparse_few), K_SPARSE_FEW(sparse_listed), KT(sparse_dw), KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
             KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),                 \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
             KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
@@ -5684,6 +5762,12 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     }
     p = (char *)x->packed + k_floats(x->S * x->stream);
     if (r->y && r->y->next) p = k_sparse_feed(ex, r, p);
+    if (r->few && r->y && !x->round && r->w->lists) {
+        r->nb = k_min(K_SP_ROWS, k_round(k_ceil(r->rows * r->S, 16), 16));
+        r->worker = p;
+        k_run(ex, r->S * k_ceil(r->rows, k_max(1, r->nb)), work, ex->k->sparse_listed, r);
+        return;
+    }
     if (r->few) {
         r->nb = k_min(K_SP_ROWS, k_round(k_ceil(r->rows, 8), r->dx ? 64 : 16));
         r->worker = p;
@@ -6189,86 +6273,148 @@ static void convert_from_f32(scbm_type type, void *to, const float *from, int64_
 /* A packed form, and what it was made of. */
 struct scbm_packed {
     struct k_kept kept;
+    struct k_lists lists;
     const void *weights, *masks;
     uint64_t weights_generation, masks_generation;
 };
 
-static _Atomic(scbm_packed *) *packed_place(scbm_tensor *masks) {
-    return (_Atomic(scbm_packed *) *)(void *)&masks->packed;
+static _Atomic(scbm_packed *) *packed_place(scbm_tensor *masks, int few) {
+    return (_Atomic(scbm_packed *) *)(void *)&masks->packed[few];
 }
 
 /* What linear layers of these tensors may use; NULL if there is nothing. */
-static const struct k_kept *packed_weights(const scbm_tensor *w, scbm_tensor *masks) {
-    const scbm_packed *packed = masks ? atomic_load_explicit(packed_place(masks), memory_order_acquire) : NULL;
+static const scbm_packed *packed_weights(const scbm_tensor *w, scbm_tensor *masks, int few) {
+    const scbm_packed *packed = masks ? atomic_load_explicit(packed_place(masks, few), memory_order_acquire) : NULL;
     if (!packed || packed->weights != w->data || packed->masks != masks->data ||
         packed->weights_generation != w->generation || packed->masks_generation != masks->generation)
         return NULL;
-    return &packed->kept;
+    return packed;
 }
 
-static int64_t count_kept(const scbm_tensor *masks) {
-    const uint8_t *bits = masks->data;
-    int64_t n = 0;
-    for (size_t i = 0; i < scbm_tensor_bytes(masks); i += 8) n += k_count_bits(k_mask_word(bits + i));
-    return n;
-}
-
-scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, size_t *bytes) {
-    *bytes = 0;
+static scbm_status check_packable(const scbm_tensor *w, const scbm_tensor *masks) {
     if (!w || !masks || !w->data || !masks->data)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "masks can be packed when they and their weights are there");
     if (w->n_dims != 2 || masks->n_dims != 3 || masks->type != SCBM_I8 || !type_table[w->type].is_float ||
         masks->shape[1] != w->shape[0] || masks->shape[2] != scbm_mask_row_bytes(w->shape[1]))
         return scbm_fail(SCBM_ERROR_SHAPE, "%s: these are no masks of %s", masks->name, w->name);
-    *bytes = scbm_tensor_bytes(masks) + (size_t)(count_kept(masks) + 2 * masks->shape[0] * masks->shape[2] / 8 *
-                                                 k_ceil(w->shape[0], 16)) * 4;
     return SCBM_OK;
 }
 
-/* The masks, word by word in the packed order, and where the values begin. */
-static void pack_words(struct k_kept *kept, const scbm_tensor *masks, int64_t columns) {
-    const int64_t row = masks->shape[2];
-    int64_t n = 0, groups = 0;
-    for (int64_t s = 0; s < kept->S; s++)
-        for (int64_t kb = 0; kb < kept->n_kb; kb++) {
-            const uint8_t *mask = (const uint8_t *)masks->data + s * kept->rows * row + kb * 8;
-            uint64_t *words = kept->words + (s * kept->n_kb + kb) * kept->rows;
-            for (int64_t i = 0; i < kept->rows; i++, mask += row) {
-                if (i % 16 == 0) kept->first[groups++] = n;
-                words[i] = k_first_bits(k_mask_word(mask), columns - kb * 64);
-                n += k_count_bits(words[i]);
-            }
-        }
+/* The bits of a row in `words` words from column k0. */
+static int64_t count_row(const scbm_tensor *masks, int64_t columns, int64_t s, int64_t row, int64_t k0, int64_t words) {
+    const uint8_t *mask = (const uint8_t *)masks->data + (s * masks->shape[1] + row) * masks->shape[2];
+    int64_t n = 0;
+    for (int64_t k = k0; k < columns && k < k0 + 64 * words; k += 64)
+        n += k_count_bits(k_first_bits(k_mask_word(mask + k / 8), columns - k));
+    return n;
 }
 
-scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, const scbm_hooks *hooks) {
-    size_t bytes;
-    if (w && masks && packed_weights(w, masks)) return SCBM_OK;
-    scbm_status status = scbm_masks_packed_bytes(w, masks, &bytes);
+/* Where the parts of a packed form begin in its memory (NULL: only how long it is), which is returned. */
+static size_t place_kept(struct k_kept *kept, char *memory, int64_t n_values) {
+    const int64_t words = kept->S * kept->n_kb * kept->rows, groups = kept->S * kept->n_kb * k_ceil(kept->rows, 16);
+    const size_t at_first = (size_t)words * 8, at_values = at_first + (size_t)groups * 8;
+    if (memory) {
+        kept->words = (uint64_t *)(void *)memory;
+        kept->first = (int64_t *)(void *)(memory + at_first);
+        kept->values = (float *)(void *)(memory + at_values);
+    }
+    return at_values + (size_t)n_values * 4;
+}
+
+static size_t place_lists(struct k_lists *lists, char *memory, int64_t entries) {
+    const size_t at_values = k_floats(2 * (lists->S * lists->n_kb * k_ceil(lists->rows, 4) + 1));
+    if (memory) {
+        lists->first = (int64_t *)(void *)memory;
+        lists->values = (float *)(void *)(memory + at_values);
+        lists->columns = (uint8_t *)(lists->values + 4 * entries);
+    }
+    return at_values + (size_t)entries * 20;
+}
+
+/* Fills what says where values begin, or counts them only. */
+static int64_t index_kept(const struct k_kept *kept, const scbm_tensor *masks, int64_t columns) {
+    int64_t n = 0, at = 0;
+    for (int64_t s = 0; s < kept->S; s++)
+        for (int64_t kb = 0; kb < kept->n_kb; kb++)
+            for (int64_t row = 0; row < kept->rows; row++, at++) {
+                const uint8_t *mask = (const uint8_t *)masks->data + (s * kept->rows + row) * masks->shape[2] + kb * 8;
+                if (kept->words) kept->words[at] = k_first_bits(k_mask_word(mask), columns - kb * 64);
+                if (kept->first && row % 16 == 0)
+                    kept->first[(s * kept->n_kb + kb) * k_ceil(kept->rows, 16) + row / 16] = n;
+                n += count_row(masks, columns, s, row, kb * 64, 1);
+            }
+    return n;
+}
+
+static int64_t index_lists(const struct k_lists *lists, const scbm_tensor *masks, int64_t columns) {
+    int64_t n = 0, at = 0;
+    for (int64_t s = 0; s < lists->S; s++)
+        for (int64_t kb = 0; kb < lists->n_kb; kb++)
+            for (int64_t row = 0; row < lists->rows; row += 4, at++) {
+                int64_t longest = 0;
+                for (int64_t i = row; i < k_min(row + 4, lists->rows); i++)
+                    longest = k_max(longest, count_row(masks, columns, s, i, kb * lists->kc, lists->kc / 64));
+                if (lists->first) lists->first[at] = n;
+                n += longest;
+            }
+    if (lists->first) lists->first[at] = n;
+    return n;
+}
+
+/* How the form for few tokens, or for many, is cut. */
+static void plan_packed(scbm_packed *packed, const scbm_tensor *w, const scbm_tensor *masks) {
+    struct k_tiles x = {.S = 1, .T = K_SP_FEW, .depth = w->shape[1]};
+    k_tiles_plan(&x, k_tables[0]->lanes, K_SP_LIST, 1);
+    packed->kept = (struct k_kept){.S = masks->shape[0], .rows = w->shape[0], .n_kb = masks->shape[2] / 8};
+    packed->lists = (struct k_lists){.S = masks->shape[0], .rows = w->shape[0], .kc = x.kc, .n_kb = x.n_kb};
+    packed->weights = w->data;
+    packed->masks = masks->data;
+    packed->weights_generation = w->generation;
+    packed->masks_generation = masks->generation;
+}
+
+scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, int few, size_t *bytes) {
+    scbm_packed packed;
+    *bytes = 0;
+    scbm_status status = check_packable(w, masks);
     if (status) return status;
-    scbm_packed *before = atomic_load_explicit(packed_place(masks), memory_order_acquire);
-    struct k_kept kept = {masks->shape[0], w->shape[0], masks->shape[2] / 8, NULL, NULL, NULL};
-    size_t head = (sizeof(scbm_packed) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    char *memory = scbm_alloc(hooks, head + bytes);
-    if (!memory) return SCBM_ERROR_MEMORY;
-    kept.words = (uint64_t *)(void *)(memory + head);
-    kept.first = (int64_t *)(void *)(kept.words + kept.S * kept.n_kb * kept.rows);
-    kept.values = (float *)(void *)(kept.first + kept.S * kept.n_kb * k_ceil(kept.rows, 16));
-    pack_words(&kept, masks, w->shape[1]);
-    const struct k_weights weights = {.data = w->data, .type = w->type, .row_bytes = k_row_bytes(w->type, w->shape[1])};
-    struct k_keep_run run = {&weights, &kept, w->shape[1]};
-    for (int64_t i = 0; i < k_ceil(kept.rows, 16); i++) k_select(NULL)->keep_weights(&run, i, 0);
-    scbm_packed *packed = (scbm_packed *)(void *)memory;
-    *packed = (scbm_packed){kept, w->data, masks->data, w->generation, masks->generation};
+    plan_packed(&packed, w, masks);
+    if (few && !k_has_lists(k_select(NULL))) return SCBM_OK;
+    *bytes = k_floats((int64_t)sizeof packed / 4);
+    *bytes += few ? place_lists(&packed.lists, NULL, index_lists(&packed.lists, masks, w->shape[1]))
+                  : place_kept(&packed.kept, NULL, index_kept(&packed.kept, masks, w->shape[1]));
+    return SCBM_OK;
+}
+
+scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, const scbm_hooks *hooks) {
+    size_t bytes;
+    const struct k_table *k = k_select(NULL);
+    if (w && masks && packed_weights(w, masks, few)) return SCBM_OK;
+    scbm_status status = scbm_masks_packed_bytes(w, masks, few, &bytes);
+    if (status || !bytes) return status;
+    scbm_packed *before = atomic_load_explicit(packed_place(masks, few), memory_order_acquire);
+    scbm_packed *packed = scbm_alloc(hooks, bytes);
+    if (!packed) return SCBM_ERROR_MEMORY;
+    char *memory = (char *)packed + k_floats((int64_t)sizeof *packed / 4);
+    plan_packed(packed, w, masks);
+    if (few) place_lists(&packed->lists, memory, index_lists(&packed->lists, masks, w->shape[1]));
+    else place_kept(&packed->kept, memory, index_kept(&packed->kept, masks, w->shape[1]));
+    if (few) index_lists(&packed->lists, masks, w->shape[1]);
+    else index_kept(&packed->kept, masks, w->shape[1]);
+    const struct k_weights weights = {w->data, w->type, k_row_bytes(w->type, w->shape[1]), masks->data, masks->shape[2],
+                                      masks->shape[1] * masks->shape[2], NULL, NULL};
+    struct k_keep_run run = {&weights, &packed->kept, &packed->lists, w->shape[1]};
+    for (int64_t i = 0; i < k_ceil(w->shape[0], 16); i++) (few ? k->list_weights : k->keep_weights)(&run, i, 0);
     /* Another thread may have been sooner. */
-    int is_first = atomic_compare_exchange_strong_explicit(packed_place(masks), &before, packed, memory_order_acq_rel,
-                                                           memory_order_relaxed);
+    int is_first = atomic_compare_exchange_strong_explicit(packed_place(masks, few), &before, packed,
+                                                           memory_order_acq_rel, memory_order_relaxed);
     scbm_release(hooks, is_first ? before : packed);
     return SCBM_OK;
 }
 
 void scbm_masks_unpack(scbm_tensor *masks, const scbm_hooks *hooks) {
-    if (masks) scbm_release(hooks, atomic_exchange_explicit(packed_place(masks), NULL, memory_order_acq_rel));
+    for (int few = 0; masks && few < 2; few++)
+        scbm_release(hooks, atomic_exchange_explicit(packed_place(masks, few), NULL, memory_order_acq_rel));
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -6602,7 +6748,12 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
     a.N = w->shape[0];
     a.act = (int)call->node->integer[0];
     a.bf16 = call->precision == SCBM_BF16;
-    if (a.w.mask) a.w.kept = packed_weights(call->node->source[1], call->node->source[3]);
+    if (a.w.mask) {
+        const scbm_packed *many = packed_weights(call->node->source[1], call->node->source[3], 0);
+        const scbm_packed *few = packed_weights(call->node->source[1], call->node->source[3], 1);
+        a.w.kept = many ? &many->kept : NULL;
+        a.w.lists = few ? &few->lists : NULL;
+    }
     return a;
 }
 

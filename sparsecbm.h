@@ -151,7 +151,7 @@ typedef struct scbm_tensor {
     uint64_t generation;                 /* raise it when data changed, so that backends prepare anew */
     struct scbm_graph *graph;            /* whose it is; NULL for the caller's own (weights) */
     int node;                            /* of a graph's tensor: the node that computes it, else -1 */
-    struct scbm_packed *packed;          /* of masks: what scbm_masks_pack made */
+    struct scbm_packed *packed[2];       /* of masks: what scbm_masks_pack made for many tokens, and for few */
     char name[SCBM_MAX_NAME];
 } scbm_tensor;
 
@@ -309,15 +309,16 @@ scbm_tensor *scbm_linear(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_ten
                          scbm_activation act);
 int64_t scbm_mask_row_bytes(int64_t in); /* in bits, rounded up to 8 bytes */
 /* Puts the weights that every stream keeps side by side, as f32, where linear layers of `w` and `masks` on the CPU find
- * them when they have more than a few tokens: the same bits, sooner. It is used as long as neither tensor's data or
- * generation is another. Both stay the caller's, and may be in use by other threads meanwhile. Another one that `masks`
- * held is released; the last one is by scbm_masks_unpack, with the same hooks, when no thread uses it. It takes
- * 4 bytes for every kept weight and 1/8 + 1/128 byte for every weight and stream. */
+ * them: the same bits, sooner. One form is for batches of up to 32 tokens (`few`; nothing is done where the machine has no
+ * AVX-512 with VBMI2), another for larger ones. It is used as long as neither tensor's data or generation is another. Both
+ * tensors stay the caller's, and may be in use by other threads meanwhile. An older form that `masks` held is released; the
+ * last ones are by scbm_masks_unpack, with the same hooks, when no thread uses them. */
 typedef struct scbm_packed scbm_packed;
-scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, const scbm_hooks *hooks);
+scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, const scbm_hooks *hooks);
 void scbm_masks_unpack(scbm_tensor *masks, const scbm_hooks *hooks);
-/* What it would take. */
-scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, size_t *bytes);
+/* What it takes: 4 bytes for every kept weight and 1/8 + 1/128 byte for every weight and stream; for few tokens 5 bytes for
+ * every kept weight, and a tenth (70 % zeros) to a fourth (90 %) more because lists of four rows have one length. */
+scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, int few, size_t *bytes);
 /* Several small heads side by side: z [S or 1, N, d], w [C, d], b [C] or NULL, groups I32 [K + 1] with
  * groups[0] = 0, groups[K] = C. y [N, C]; rows groups[k] … of w read stream k of z (stream 0 if S is 1). */
 scbm_tensor *scbm_group_linear(scbm_graph *g, scbm_tensor *z, scbm_tensor *w, scbm_tensor *b, scbm_tensor *groups);

@@ -123,7 +123,8 @@ typedef struct cbm_runner {
     scbm_context *context;
     scbm_type precision;
     int64_t max_batch_tokens;
-    int64_t packs_from, tokens_read; /* packs the network's masks when it has read so many tokens; 0: never */
+    /* Packs the network's masks for many tokens when it has read so many in batches of many, and for few likewise; 0: never. */
+    int64_t packs_from, tokens_read[2];
     cbm_forward_graph graphs[CBM_FORWARD_KINDS][CBM_MAX_BUCKETS];
     int32_t *order;           /* the texts by length */
     size_t order_capacity;
@@ -145,6 +146,7 @@ scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_seque
 struct cbm_model {
     scbm_hooks hooks;
     scbm_hooks quiet;                 /* the same without progress, for the runtime's contexts */
+    int unpacked;                     /* masks are not packed */
     scbm_file *file;
     cbm_tokenizer *tokenizer;
     cbm_network network;

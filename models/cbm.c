@@ -56,6 +56,7 @@ static scbm_status load(cbm_model **out, const char *path, const void *data, siz
     cbm_model *model = scbm_alloc(hooks, sizeof *model);
     if (!model) return SCBM_ERROR_MEMORY;
     if (hooks) model->hooks = *hooks;
+    model->unpacked = options && options->unpacked;
     model->quiet = model->hooks;
     model->quiet.progress = NULL;
     scbm_status status = path ? scbm_file_open(&model->file, path, &model->hooks)
@@ -192,7 +193,7 @@ static int64_t default_batch_tokens(const cbm_model *model) {
     return cbm_masks_streams(&model->network.backbone) > 0 && !wide ? 512 : 1024;
 }
 
-/* Tokens that a context reads, of batches larger than a short text, before the model's masks are packed for it. */
+/* Tokens that a context reads in short texts, or in larger batches, before the model's masks are packed for such ones. */
 #define PACKING_PAYS 256
 
 /* Keeps the message of a failure for cbm_context_error. */
@@ -234,7 +235,7 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
     }
     cbm_runner_init(&ctx->runner, &model->network, ctx->runtime, options->precision,
                     options->max_batch_tokens ? options->max_batch_tokens : default_batch_tokens(model));
-    ctx->runner.packs_from = options->precision == SCBM_F32 ? PACKING_PAYS : 0;
+    ctx->runner.packs_from = options->precision == SCBM_F32 && !model->unpacked ? PACKING_PAYS : 0;
     ctx->backward_tokens = options->max_batch_tokens ? options->max_batch_tokens / 4 : 1024;
     *out = ctx;
     return SCBM_OK;
@@ -509,7 +510,7 @@ static void add_quantized(scbm_writer *writer, const cbm_model *model, scbm_type
 }
 
 scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, int *kept_f16, const scbm_hooks *hooks) {
-    const cbm_load_options options = {hooks};
+    const cbm_load_options options = {.hooks = hooks};
     cbm_model *model = NULL;
     scbm_writer *writer = NULL;
     int kept = 0;

@@ -40,11 +40,13 @@ typedef enum cbm_mode { CBM_ENCODER, CBM_VANILLA, CBM_INDEPENDENT, CBM_SEQUENTIA
 
 typedef struct cbm_load_options {
     const scbm_hooks *hooks;       /* NULL: the default ones; copied */
+    int unpacked;                  /* 1: holds the kept weights of subnetworks once, in less memory, and is slower */
 } cbm_load_options;
 
-/* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. From its first batches
- * on, a model with subnetworks holds their kept weights side by side: once for all contexts, about 4 bytes a kept weight (K
- * (1 - sparsity) times the f32 weights). Texts of 32 tokens and fewer, one by one, do without. */
+/* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. A model with
+ * subnetworks, when it has read some 256 tokens, also holds the kept weights side by side, once for all contexts: for batches
+ * 4 bytes each (together K (1 - sparsity) times the f32 weights), and for texts of up to 32 tokens one by one 5 to 6 bytes
+ * each. Where memory does not suffice it goes on without. */
 scbm_status cbm_model_load(cbm_model **model, const char *path, const cbm_load_options *options);
 /* From memory that outlives the model (a file embedded in a program). */
 scbm_status cbm_model_load_memory(cbm_model **model, const void *data, size_t size, const cbm_load_options *options);

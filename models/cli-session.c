@@ -27,7 +27,7 @@ int cli_session_check_texts(cli_session *s) {
 }
 
 int cli_session_load(cli_session *s, int needs_labels) {
-    cbm_load_options load = {&s->hooks};
+    cbm_load_options load = {.hooks = &s->hooks};
     cbm_context_options options;
     scbm_status status = cbm_model_load(&s->model, s->model_path, &load);
     if (status != SCBM_OK) return cli_fail_status(s->command, status);

@@ -228,7 +228,7 @@ static scbm_status time_linear(const bench_command *b, scbm_context *context, in
         scbm_graph_set_precision(graph, b->precision ? SCBM_BF16 : SCBM_F32);
         scbm_graph_set_capacity(graph, tokens, 1);
         scbm_tensor *x = scbm_input(graph, "x", SCBM_F32, 3, x_shape, extent);
-        if (b->subnetworks) status = scbm_masks_pack(&masks, &w, &b->hooks);
+        if (b->subnetworks) status = scbm_masks_pack(&masks, &w, tokens <= 32, &b->hooks);
         scbm_output(graph, scbm_linear(graph, x, &w, &bias, b->subnetworks ? &masks : NULL, SCBM_NONE));
         status = scbm_graph_plan(graph);
         if (status == SCBM_OK) {
@@ -386,7 +386,7 @@ static scbm_status answer(loaded *l, size_t first, size_t n) {
 
 /* Once, for all that is measured with it; every text was answered once then. */
 static scbm_status load(bench_command *b) {
-    const cbm_load_options options = {&b->hooks};
+    const cbm_load_options options = {.hooks = &b->hooks};
     cbm_context_options context;
     loaded *l = &b->loaded;
     if (l->predictions) return SCBM_OK;
@@ -503,7 +503,7 @@ static void set_train_options(bench_command *b, cbm_train_options *options, epoc
 static scbm_status train_epochs(bench_command *b, cbm_dataset *data, cbm_dataset *valid, epoch_times *times) {
     static const char *names[256];
     cbm_train_options options;
-    const cbm_load_options load_options = {&b->hooks};
+    const cbm_load_options load_options = {.hooks = &b->hooks};
     cbm_model *encoder = NULL;
     char output[PATH_SIZE + 32];
     scbm_status status = make_directory(b);
@@ -616,7 +616,7 @@ static scbm_status bench_start(bench_command *b) {
     unload(b); /* what this process holds when it starts the other one counts as that one's */
     int n = (int)(b->repeats < MOST ? b->repeats : MOST);
     cbm_model *model = NULL;
-    cbm_load_options options = {&b->hooks};
+    cbm_load_options options = {.hooks = &b->hooks};
     scbm_status status = find_model(b);
     if (status == SCBM_OK) status = cbm_model_load(&model, b->model_path, &options);
     if (status != SCBM_OK) return status;

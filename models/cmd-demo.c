@@ -277,7 +277,7 @@ static int explain_and_correct(const demo_command *d) {
     scbm_hooks hooks;
     memset(&hooks, 0, sizeof hooks);
     hooks.n_workers = (int)d->threads;
-    const cbm_load_options load = {&hooks};
+    const cbm_load_options load = {.hooks = &hooks};
     scbm_status status = cbm_model_load(&model, d->model, &load);
     if (status == SCBM_OK) status = cbm_context_create(&context, model, NULL);
     int result = status == SCBM_OK ? explain(d, context) : cli_fail_status(d->command, status);

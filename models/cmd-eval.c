@@ -47,7 +47,7 @@ typedef struct eval_command {
 
 /* Loads the model, which must be a trained one, and finds the data's columns. */
 static int load_model(eval_command *e) {
-    cbm_load_options load = {&e->hooks};
+    cbm_load_options load = {.hooks = &e->hooks};
     cbm_context_options options;
     scbm_status status = cbm_model_load(&e->model, e->model_path, &load);
     if (status != SCBM_OK) return cli_fail_status(e->command, status);

@@ -225,7 +225,7 @@ static scbm_status note_columns(const train_command *t, const scbm_hooks *hooks)
 static scbm_status train(train_command *t, const scbm_hooks *hooks) {
     cbm_model *encoder = NULL;
     cbm_dataset train_data, valid_data;
-    cbm_load_options load = {hooks};
+    cbm_load_options load = {.hooks = hooks};
     const char **names = calloc((size_t)t->columns.n_concepts + 1, sizeof *names);
     memset(&train_data, 0, sizeof train_data);
     memset(&valid_data, 0, sizeof valid_data);

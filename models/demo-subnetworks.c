@@ -101,7 +101,7 @@ static void clear(subnetworks *s) {
 
 scbm_status demo_write_subnetworks(const char *path, const char *encoder_path, int n, double sparsity, uint64_t seed,
                                    const scbm_hooks *hooks) {
-    const cbm_load_options options = {hooks};
+    const cbm_load_options options = {.hooks = hooks};
     cbm_model *encoder;
     if (n < 1 || n > DEMO_MOST_SUBNETWORKS)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%d subnetworks; there can be 1 to %d", n, DEMO_MOST_SUBNETWORKS);

@@ -19,10 +19,10 @@ int cbm_masks_streams(const cbm_backbone *backbone) {
     return 0;
 }
 
-void cbm_masks_pack(const cbm_backbone *backbone, const scbm_hooks *hooks) {
+void cbm_masks_pack(const cbm_backbone *backbone, int few, const scbm_hooks *hooks) {
     for (int i = 0; i < backbone->n_parameters; i++) {
         const cbm_parameter *parameter = &backbone->parameters[i];
-        if (parameter->masks && scbm_masks_pack(parameter->masks, parameter->tensor, hooks)) return;
+        if (parameter->masks && scbm_masks_pack(parameter->masks, parameter->tensor, few, hooks)) return;
     }
 }
 

@@ -288,7 +288,7 @@ int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encodi
  * ---------------------------------------------------------------------------------------- */
 
 #define SMALLEST_BUCKET 64
-#define SHORT_TEXT 32 /* tokens, up to which the products do not read packed masks */
+#define SHORT_TEXT 32 /* tokens; see scbm_masks_pack */
 
 void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_type precision,
                      int64_t max_batch_tokens) {
@@ -394,10 +394,11 @@ static int64_t next_batch(const cbm_runner *runner, const cbm_sequences *sequenc
 
 /* A batch of so many tokens is about to run. */
 static void pack_masks(cbm_runner *runner, int64_t tokens) {
-    if (!runner->packs_from || tokens <= SHORT_TEXT) return;
-    if (runner->tokens_read < runner->packs_from) runner->tokens_read += tokens;
-    if (runner->tokens_read >= runner->packs_from)
-        cbm_masks_pack(&runner->network->backbone, scbm_context_hooks(runner->context));
+    const int few = tokens <= SHORT_TEXT;
+    if (!runner->packs_from) return;
+    if (runner->tokens_read[few] < runner->packs_from) runner->tokens_read[few] += tokens;
+    if (runner->tokens_read[few] >= runner->packs_from)
+        cbm_masks_pack(&runner->network->backbone, few, scbm_context_hooks(runner->context));
 }
 
 scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_sequences *sequences, float *results,

@@ -67,7 +67,7 @@ static scbm_status ask(cbm_teacher *t, const cbm_model *model, const cbm_dataset
 
 scbm_status cbm_teacher_create(cbm_teacher *teacher, const char *path, const cbm_heads *student,
                                const cbm_dataset *data, float weight, float temperature, const scbm_hooks *hooks) {
-    const cbm_load_options load = {hooks};
+    const cbm_load_options load = {.hooks = hooks};
     cbm_model *model;
     memset(teacher, 0, sizeof *teacher);
     teacher->weight = weight;

@@ -298,7 +298,7 @@ static void say_masks_stay(const training_run *run, const cbm_model *model, cons
 /* Takes the weights of options->init. */
 static scbm_status start_from_model(training_run *run) {
     const char *path = run->options->init;
-    const cbm_load_options load = {&run->hooks};
+    const cbm_load_options load = {.hooks = &run->hooks};
     cbm_model *model;
     scbm_status status = cbm_model_load(&model, path, &load);
     if (status) return status;

@@ -207,7 +207,7 @@ static inline scbm_status small_data(cbm_dataset *data, uint64_t first, size_t n
 static const scbm_hooks one_thread = {.n_workers = 1};
 
 static inline cbm_model *load_with(const char *path, const scbm_hooks *hooks) {
-    const cbm_load_options options = {hooks};
+    const cbm_load_options options = {.hooks = hooks};
     cbm_model *model;
     assert_ok(cbm_model_load(&model, path, &options));
     return model;

@@ -464,7 +464,7 @@ static void a_batch_can_be_cancelled(void **state) {
     (void)state;
     int stops = 1;
     scbm_hooks hooks = {.user = &stops, .progress = stop_at_once, .n_workers = 1};
-    const cbm_load_options load_options = {&hooks};
+    const cbm_load_options load_options = {.hooks = &hooks};
     const cbm_context_options options = {.max_batch_tokens = 32};
     cbm_prediction p[N_TEXTS];
     cbm_model *model;
@@ -624,7 +624,7 @@ static void rows_that_are_no_blocks_stay_f16(void **state) {
 /* Loads, predicts, embeds and evaluates, and gives everything back. */
 static scbm_status use_a_model(const scbm_hooks *hooks) {
     static float vectors[N_TEXTS][32];
-    const cbm_load_options options = {hooks};
+    const cbm_load_options options = {.hooks = hooks};
     cbm_prediction p[N_TEXTS];
     cbm_evaluation e;
     cbm_model *model = NULL;
@@ -660,7 +660,7 @@ static void a_context_goes_on_after_it_had_no_memory(void **state) {
     (void)state;
     counting_allocator memory = {0};
     scbm_hooks hooks = allocator_hooks(&memory);
-    const cbm_load_options options = {&hooks};
+    const cbm_load_options options = {.hooks = &hooks};
     cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
     cbm_context *other = context_for(joint);
     cbm_model *model;
