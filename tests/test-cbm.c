@@ -257,7 +257,7 @@ static void a_model_in_memory_is_the_same_model(void **state) {
     cbm_prediction wanted[N_TEXTS], got[N_TEXTS];
     predict_all(wanted_ctx, wanted);
     for (int is_shifted = 0; is_shifted < 2; is_shifted++) {
-        const cbm_load_options options = {&one_thread};
+        const cbm_load_options options = {.hooks = &one_thread};
         cbm_model *model;
         assert_ok(cbm_model_load_memory(&model, is_shifted ? shifted + 1 : data, size, &options));
         cbm_context *ctx = context_for(model);

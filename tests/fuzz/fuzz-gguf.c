@@ -105,7 +105,7 @@ static void use_model(const cbm_model *model) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const scbm_hooks hooks = {.n_workers = 1};
-    const cbm_load_options options = {&hooks};
+    const cbm_load_options options = {.hooks = &hooks};
     scbm_file *file = NULL;
     cbm_model *model = NULL;
     if (scbm_file_open_memory(&file, data, size, "input", &hooks) != SCBM_OK) {
