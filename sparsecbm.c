@@ -338,13 +338,21 @@ typedef struct crew_loop {
 #ifdef HAS_THREADS
 
 /* The default parallel loop. One parallel region of OpenMP serves the many loops of a run: its threads take tasks from
- * a counter, and a loop waits for the tasks that were begun, never for a thread that has not come, which on a busy
- * machine may be late by far more than a loop takes. */
+ * counters, and a loop waits for the tasks that were begun, never for a thread that has not come, which on a busy
+ * machine may be late by far more than a loop takes. Each thread begins with a share of its own, the same part of every
+ * loop (of the streams, of the tokens), so that it finds in its caches what it has written; then it helps with the others'. */
+enum { CREW_SHARES = 64 };
+
+typedef struct crew_share {
+    _Atomic int64_t left; /* tasks that nobody has taken */
+    char apart[64 - sizeof(_Atomic int64_t)];
+} crew_share;
+
 typedef struct crew {
     crew_loop loop;
+    int n_shares;
     char apart_1[64];
-    _Atomic int64_t left; /* tasks that nobody has taken; n - left is the next */
-    char apart_2[64];
+    crew_share share[CREW_SHARES];
     _Atomic int64_t unfinished;
     atomic_int is_over;
     int is_busy; /* in a loop: one inside it runs on its own thread */
@@ -366,26 +374,38 @@ static void crew_pause(int *times) {
     }
 }
 
-/* Takes tasks while there are any. The loop is read once a task is taken: it stays until that task is finished. */
-static void crew_work(crew *c, int worker) {
-    int64_t left = atomic_load_explicit(&c->left, memory_order_acquire);
+static int64_t crew_share_begin(const crew *c, int share) {
+    int64_t rest = c->loop.n % c->n_shares;
+    return c->loop.n / c->n_shares * share + (share < rest ? share : rest);
+}
+
+/* Takes tasks of a share while there are any; returns how many. The loop is read once a task is taken: it stays until that
+ * task is finished. */
+static int64_t crew_take(crew *c, int share, int worker) {
+    _Atomic int64_t *tasks = &c->share[share].left;
+    int64_t n = 0, left = atomic_load_explicit(tasks, memory_order_acquire);
     while (left > 0) {
-        if (!atomic_compare_exchange_weak_explicit(&c->left, &left, left - 1, memory_order_acq_rel,
-                                                   memory_order_acquire))
+        if (!atomic_compare_exchange_weak_explicit(tasks, &left, left - 1, memory_order_acq_rel, memory_order_acquire))
             continue;
-        c->loop.task(c->loop.arg, c->loop.n - left, worker);
+        c->loop.task(c->loop.arg, crew_share_begin(c, share + 1) - left, worker);
         atomic_fetch_sub_explicit(&c->unfinished, 1, memory_order_release);
-        left = atomic_load_explicit(&c->left, memory_order_acquire);
+        left = atomic_load_explicit(tasks, memory_order_acquire);
+        n++;
     }
+    return n;
+}
+
+/* Takes its own, then the others'. */
+static int64_t crew_work(crew *c, int worker) {
+    int64_t n = 0;
+    for (int i = 0; i < c->n_shares; i++) n += crew_take(c, (worker + i) % c->n_shares, worker);
+    return n;
 }
 
 static void crew_help(crew *c, int worker) {
     int times = 0;
     while (!atomic_load_explicit(&c->is_over, memory_order_acquire)) {
-        if (atomic_load_explicit(&c->left, memory_order_acquire) > 0) {
-            crew_work(c, worker);
-            times = 0;
-        }
+        if (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0 && crew_work(c, worker)) times = 0;
         crew_pause(&times);
     }
 }
@@ -395,7 +415,8 @@ static void crew_run(crew *c, const crew_loop *loop) {
     c->is_busy = 1;
     c->loop = *loop;
     atomic_store_explicit(&c->unfinished, loop->n, memory_order_relaxed);
-    atomic_store_explicit(&c->left, loop->n, memory_order_release);
+    for (int i = 0; i < c->n_shares; i++)
+        atomic_store_explicit(&c->share[i].left, crew_share_begin(c, i + 1) - crew_share_begin(c, i), memory_order_release);
     crew_work(c, 0);
     while (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0) crew_pause(&times);
     c->is_busy = 0;
@@ -410,7 +431,8 @@ static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg)
     crew c;
     memset(&c.loop, 0, sizeof c.loop);
     c.is_busy = 0;
-    atomic_init(&c.left, 0);
+    c.n_shares = context->n_workers < CREW_SHARES ? context->n_workers : CREW_SHARES;
+    for (int i = 0; i < c.n_shares; i++) atomic_init(&c.share[i].left, 0);
     atomic_init(&c.unfinished, 0);
     atomic_init(&c.is_over, 0);
     context->crew = &c;
@@ -4394,7 +4416,7 @@ KFN void KT(sparse_end)(const struct k_sparse_run *r, float *c, int lanes, int64
 KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
     const struct k_sparse_run *r = arg;
     const struct k_tiles *x = &r->x;
-    const int64_t s = index / r->n_tb % r->S, first = index / r->n_tb / r->S * r->rows_task;
+    const int64_t s = index / r->n_tb / r->n_rb, first = index / r->n_tb % r->n_rb * r->rows_task;
     const int64_t tile0 = index % r->n_tb * r->tiles, tile1 = k_min(x->n_tiles, tile0 + r->tiles);
     const int64_t end = k_min(r->rows, first + r->rows_task), ld = k_round(x->depth, 64);
     const int64_t ldw = r->wt ? ld : r->w->row_bytes / 4, ldm = r->mt ? ld / 8 : r->w->mask_row;
@@ -4823,14 +4845,14 @@ KFN int KT(tile_rows)(int64_t rest) {
 KTASK void KT(attention)(void *arg, int64_t index, int worker) {
     const struct k_attention_run *r = arg;
     const struct k_attention_args *a = &r->a;
-    const int64_t h = index % a->H, s = index / a->H % a->S, sh = s * a->H + h, D = a->D;
+    const int64_t h = index % a->H, s = index / a->H / r->n_chunks, sh = s * a->H + h, D = a->D;
     int64_t text, i0, len, t0, i1, ld_v, ld, group = -1;
     const int64_t P = k_round(a->max_len, 32), dp = KT(padded)(D);
     float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vs = kt + P * D;
     float *sc = vs + P * k_round(D, 32), *out = sc + K_MR_MAX * P, *drop = out + K_MR_MAX * k_round(D, 32);
     const float *v;
     int mr;
-    KT(attention_where)(r, index / a->H / a->S, &text, &i0);
+    KT(attention_where)(r, index / a->H % r->n_chunks, &text, &i0);
     t0 = a->offsets[text];
     len = a->offsets[text + 1] - t0;
     i1 = k_min(len, i0 + K_ATT_CHUNK);
@@ -4879,7 +4901,7 @@ KFN void KT(attention_put)(float *dst, int64_t ld, const float *src, int64_t dp,
 KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
     const struct k_attention_run *r = arg;
     const struct k_attention_args *a = &r->a;
-    const int64_t h = index % a->H, s = index / a->H % a->S, text = index / a->H / a->S, sh = s * a->H + h, D = a->D;
+    const int64_t h = index % a->H, text = index / a->H % a->n_texts, s = index / a->H / a->n_texts, sh = s * a->H + h, D = a->D;
     const int64_t t0 = a->offsets[text], len = a->offsets[text + 1] - t0, ld = k_round(len, 32);
     const int64_t P = k_round(a->max_len, 32), dp = KT(padded)(D), DP = k_round(D, 32), st = s * a->T + t0;
     float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vt = kt + P * D;
@@ -5777,7 +5799,7 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     r->tiles = k_max(1, k_min(K_SP_TILES, x->n_tiles));
     if (r->tiles * K_SP_VECTORS * ex->k->lanes * x->depth > K_SP_X2) r->tiles = 1;
     r->n_tb = k_ceil(x->n_tiles, r->tiles);
-    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS / 4, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
+    r->n_rb = k_max(1, k_min(k_ceil(K_TASKS / 2, k_max(1, r->S * r->n_tb)), k_ceil(r->rows, 32)));
     r->rows_task = k_max(1, k_round(k_ceil(r->rows, r->n_rb), 16));
     r->n_rb = k_ceil(r->rows, r->rows_task);
     r->nb = k_round(k_ceil(r->rows_task, k_ceil(r->rows_task, K_SP_SUMS)), 16);
