@@ -2421,7 +2421,8 @@ struct k_packed {
     int64_t S, T, K, width, kc, gap, how;
     float *place;               /* where it is */
     int is_only;                /* the layer before computed x, and put it nowhere else */
-    const struct k_kept *kept; /* then: the kept weights of the layer that it is for */
+    const struct k_kept *kept; /* then: what the layer that it is for will use */
+    const struct k_lists *lists;
 };
 
 enum k_binary_op { K_ADD, K_MUL };
@@ -2563,7 +2564,8 @@ enum {
     K_SP_X = 32768,   /* bytes of such a tile that stay in the first cache while the weights go by */
     K_SP_KC = 256,    /* the summed index is cut into blocks of at most this */
     K_SP_LIST = 192,  /* or this for few tokens, so that an offset and one more value fit in a byte */
-    K_SP_FEW = 32,    /* tokens that are few */
+    K_SP_FEW = 32,    /* tokens that are few: two vectors of the widest tier */
+    K_SP_LISTED = 64, /* tokens up to which lists of kept weights are used, where they are there */
     K_SP_ROWS = 128,  /* rows that a task prepares at a time: a multiple of 64 */
     K_SP_SUMS = 384,  /* rows whose sums it holds at a time, at most */
     K_SP_TILES = 2,   /* tiles of a task, at most */
@@ -2775,6 +2777,7 @@ struct k_sparse_run {
     float *wt;               /* W as it is read, where that is not W itself: [rows][depth up to 64] */
     uint8_t *mt;             /* the masks, transposed for dx: [S][rows][depth up to 64] */
     const struct k_kept *kept; /* or the weights that are kept */
+    const struct k_lists *lists;
     char *worker;
     size_t worker_bytes;
 };
@@ -4567,28 +4570,31 @@ KFN void KT(listed_rows)(const int nv, const float *w, const uint8_t *columns, i
     K_SP_EACH(K_SP_STORE)
 }
 
-/* A task computes nb rows of one stream for its few tokens. */
+/* A task computes nb rows of one stream. */
 KTASK void KT(sparse_listed)(void *arg, int64_t index, int worker) {
     const struct k_sparse_run *r = arg;
     const struct k_tiles *x = &r->x;
-    const struct k_lists *lists = r->w->lists;
+    const struct k_lists *lists = r->lists;
     const int64_t n_rb = k_ceil(r->rows, r->nb), s = index / n_rb, n0 = index % n_rb * r->nb;
     const int64_t rows = k_min(r->nb, r->rows - n0), groups = k_ceil(r->rows, 4);
     float *sums = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes);
-    int64_t t0 = 0;
-    int lanes = 0;
     for (int64_t kb = 0; kb < x->n_kb; kb++) {
-        const float *block = KT(tile_block)(x, s, 0, kb, &t0, &lanes);
-        const int64_t *first = lists->first + (s * lists->n_kb + kb) * groups + n0 / 4;
-        for (int64_t i = 0; i < rows; i += 4, first++) {
-            const float *w = lists->values + 4 * first[0];
-            const uint8_t *columns = lists->columns + 4 * first[0];
-            const int64_t n = first[1] - first[0];
-            if (lanes > SCBM_VL) KT(listed_rows)(2, w, columns, n, block, sums + i * lanes, kb > 0);
-            else KT(listed_rows)(1, w, columns, n, block, sums + i * lanes, kb > 0);
+        float *c = sums;
+        for (int64_t tile = 0; tile < x->n_tiles; tile++, c += r->nb * 2 * SCBM_VL) {
+            const int64_t *first = lists->first + (s * lists->n_kb + kb) * groups + n0 / 4;
+            int64_t t0;
+            int lanes;
+            const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+            for (int64_t i = 0; i < rows; i += 4, first++) {
+                const float *w = lists->values + 4 * first[0];
+                const uint8_t *columns = lists->columns + 4 * first[0];
+                const int64_t n = first[1] - first[0];
+                if (lanes > SCBM_VL) KT(listed_rows)(2, w, columns, n, block, c + i * lanes, kb > 0);
+                else KT(listed_rows)(1, w, columns, n, block, c + i * lanes, kb > 0);
+            }
+            if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, tile, t0);
         }
     }
-    KT(sparse_end)(r, sums, lanes, rows, s, n0, 0, t0);
 }
 
 /* A task makes the lists of 16 rows. */
@@ -5668,11 +5674,11 @@ static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, floa
     k_run(ex, S * r.n_panels * r.n_kc, S * T * K, task, &r);
 }
 
-/* Cuts tokens into tiles. */
-static void k_tiles_plan(struct k_tiles *x, int64_t lanes, int64_t longest, int64_t gap) {
+/* Cuts tokens into tiles of at most so many vectors, and the depth into blocks of at most `longest`. */
+static void k_tiles_plan(struct k_tiles *x, int64_t lanes, int64_t vectors, int64_t longest, int64_t gap) {
     int64_t width;
     x->n_vectors = k_ceil(x->T, lanes);
-    x->n_tiles = k_ceil(x->n_vectors, K_SP_VECTORS);
+    x->n_tiles = k_ceil(x->n_vectors, vectors);
     width = k_max(1, k_ceil(x->n_vectors, k_max(1, x->n_tiles))) * lanes;
     x->kc = k_max(64, k_min(longest, K_SP_X / (width * 4)) / 64 * 64);
     x->n_kb = k_max(1, k_ceil(x->depth, x->kc));
@@ -5743,28 +5749,33 @@ static int k_has_lists(const struct k_table *k) {
 }
 
 /* Which kernel, and how it wants x packed. */
-static void k_sparse_plan(const struct k_exec *ex, struct k_sparse_run *r, const struct k_kept *kept) {
+static void k_sparse_plan(const struct k_exec *ex, struct k_sparse_run *r, const struct k_kept *kept,
+                          const struct k_lists *lists) {
     struct k_tiles *x = &r->x;
-    r->few = x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)) && k_has_lists(ex->k);
-    if (r->y && !r->few && !x->round) r->kept = kept;
-    k_tiles_plan(x, ex->k->lanes, r->few ? K_SP_LIST : r->kept ? 64 : K_SP_KC, r->few);
+    const int has_lists = k_has_lists(ex->k), is_plain = r->y && !x->round;
+    if (is_plain && has_lists && x->T <= K_SP_LISTED) r->lists = lists;
+    r->few = r->lists || (has_lists && x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)));
+    if (is_plain && !r->few) r->kept = kept;
+    if (r->few) k_tiles_plan(x, ex->k->lanes, 2, K_SP_LIST, 1);
+    else k_tiles_plan(x, ex->k->lanes, K_SP_VECTORS, r->kept ? 64 : K_SP_KC, 0);
 }
 
 static struct k_packed k_sparse_packed(const struct k_sparse_run *r, float *place) {
     const struct k_tiles *x = &r->x;
-    return (struct k_packed){x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round, place, 0, NULL};
+    return (struct k_packed){x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round, place, 0, NULL, NULL};
 }
 
 /* Gives the next layer its x packed, behind p, instead of storing y; returns what follows. */
 static char *k_sparse_feed(const struct k_exec *ex, struct k_sparse_run *r, char *p) {
     struct k_sparse_run next;
     k_sparse_y(&next, r->y->next);
-    k_sparse_plan(ex, &next, next.w->kept);
+    k_sparse_plan(ex, &next, next.w->kept, next.w->lists);
     r->out = next.x;
     r->out.packed = (float *)(void *)p;
     struct k_packed packed = k_sparse_packed(&next, r->out.packed);
     packed.is_only = 1;
     packed.kept = next.w->kept;
+    packed.lists = next.w->lists;
     *(struct k_packed *)ex->scratch = packed;
     return p + k_floats(next.x.S * next.x.stream);
 }
@@ -5773,8 +5784,8 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     struct k_tiles *x = &r->x;
     const int64_t n = r->rows * k_round(x->depth, 64), work = k_product_work(r->S, x->T, r->rows, x->depth);
     char *p = (char *)ex->scratch + K_PACKED_BYTES;
-    /* Another thread may have packed the weights since. */
-    k_sparse_plan(ex, r, k_is_only_packed(ex, x->x) ? ((struct k_packed *)ex->scratch)->kept : r->w->kept);
+    const struct k_packed *there = k_is_only_packed(ex, x->x) ? ex->scratch : NULL;
+    k_sparse_plan(ex, r, there ? there->kept : r->w->kept, there ? there->lists : r->w->lists);
     const struct k_packed packed = k_sparse_packed(r, (float *)(void *)p);
     x->packed = k_find_packed(ex, &packed);
     r->worker_bytes = k_floats(k_sparse_worker(r));
@@ -5784,7 +5795,7 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     }
     p = (char *)x->packed + k_floats(x->S * x->stream);
     if (r->y && r->y->next) p = k_sparse_feed(ex, r, p);
-    if (r->few && r->y && !x->round && r->w->lists) {
+    if (r->lists) {
         r->nb = k_min(K_SP_ROWS, k_round(k_ceil(r->rows * r->S, 16), 16));
         r->worker = p;
         k_run(ex, r->S * k_ceil(r->rows, k_max(1, r->nb)), work, ex->k->sparse_listed, r);
@@ -5843,8 +5854,8 @@ static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *
     struct k_sparse_dw_run r;
     const int64_t streams = a->mode == SCBM_DW_SUMMED ? 1 : a->S;
     k_sparse_dw_tiles(&r, a);
-    k_tiles_plan(&r.x, ex->k->lanes, K_SP_KC, 0);
-    k_tiles_plan(&r.dy, ex->k->lanes, K_SP_KC, 0);
+    k_tiles_plan(&r.x, ex->k->lanes, K_SP_VECTORS, K_SP_KC, 0);
+    k_tiles_plan(&r.dy, ex->k->lanes, K_SP_VECTORS, K_SP_KC, 0);
     r.x.packed = ex->scratch;
     r.dy.packed = (float *)(void *)((char *)ex->scratch + k_floats(r.x.S * r.x.stream));
     k_pack_tiles(ex, &r.x);
@@ -5937,7 +5948,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     r.round = a.bf16 && !native;
     if (native) r.kp = (a.K + 1) / 2;
     float *place = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
-    struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, native ? K_PAIRS : K_PANELS + r.round, place, 0, NULL};
+    struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, native ? K_PAIRS : K_PANELS + r.round, place, 0, NULL, NULL};
     r.xp = k_find_packed(ex, &packed);
     if (!r.xp) {
         r.xp = place;
@@ -5948,7 +5959,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
         r.out = (float *)(void *)r.worker;
         r.out_stream = k_round(a.T, K_PANEL_MAX) * k_round(a.N, 2);
         r.worker += k_floats(a.S * r.out_stream);
-        packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, K_PANELS, r.out, 1, NULL};
+        packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, K_PANELS, r.out, 1, NULL, NULL};
         *(struct k_packed *)ex->scratch = packed;
     }
     k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), native ? ex->k->linear_bf16 : ex->k->linear, &r);
@@ -6386,7 +6397,7 @@ static int64_t index_lists(const struct k_lists *lists, const scbm_tensor *masks
 /* How the form for few tokens, or for many, is cut. */
 static void plan_packed(scbm_packed *packed, const scbm_tensor *w, const scbm_tensor *masks) {
     struct k_tiles x = {.S = 1, .T = K_SP_FEW, .depth = w->shape[1]};
-    k_tiles_plan(&x, k_tables[0]->lanes, K_SP_LIST, 1);
+    k_tiles_plan(&x, k_tables[0]->lanes, 2, K_SP_LIST, 1);
     packed->kept = (struct k_kept){.S = masks->shape[0], .rows = w->shape[0], .n_kb = masks->shape[2] / 8};
     packed->lists = (struct k_lists){.S = masks->shape[0], .rows = w->shape[0], .kc = x.kc, .n_kb = x.n_kb};
     packed->weights = w->data;

@@ -45,7 +45,7 @@ typedef struct cbm_load_options {
 
 /* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. A model with
  * subnetworks, when it has read some 256 tokens, also holds the kept weights side by side, once for all contexts: for batches
- * 4 bytes each (together K (1 - sparsity) times the f32 weights), and for texts of up to 32 tokens one by one 5 to 6 bytes
+ * 4 bytes each (together K (1 - sparsity) times the f32 weights), and for texts of up to 64 tokens one by one 5 to 6 bytes
  * each. Where memory does not suffice it goes on without. */
 scbm_status cbm_model_load(cbm_model **model, const char *path, const cbm_load_options *options);
 /* From memory that outlives the model (a file embedded in a program). */

@@ -288,7 +288,7 @@ int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encodi
  * ---------------------------------------------------------------------------------------- */
 
 #define SMALLEST_BUCKET 64
-#define SHORT_TEXT 32 /* tokens; see scbm_masks_pack */
+#define SHORT_TEXT 64 /* tokens; see scbm_masks_pack */
 
 void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_type precision,
                      int64_t max_batch_tokens) {
