@@ -39,9 +39,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
+#ifndef __STDC_NO_ATOMICS__
+#include <stdatomic.h>
+#endif
 #if defined(_OPENMP) && !defined(__STDC_NO_ATOMICS__)
 #include <omp.h>
-#include <stdatomic.h>
 #define HAS_THREADS 1
 #endif
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -6311,13 +6313,37 @@ struct scbm_packed {
     uint64_t weights_generation, masks_generation;
 };
 
+/* The host program's threads may share the tensors, with or without OpenMP. (Without C11's atomics they must not pack while
+ * others run.) */
+#ifndef __STDC_NO_ATOMICS__
 static _Atomic(scbm_packed *) *packed_place(scbm_tensor *masks, int few) {
     return (_Atomic(scbm_packed *) *)(void *)&masks->packed[few];
 }
 
+static scbm_packed *get_packed(scbm_tensor *masks, int few) {
+    return atomic_load_explicit(packed_place(masks, few), memory_order_acquire);
+}
+
+/* Puts `packed` in the place of `before`; 0 if another stands there by now. */
+static int replace_packed(scbm_tensor *masks, int few, scbm_packed *before, scbm_packed *packed) {
+    return atomic_compare_exchange_strong_explicit(packed_place(masks, few), &before, packed, memory_order_acq_rel,
+                                                   memory_order_relaxed);
+}
+#else
+static scbm_packed *get_packed(scbm_tensor *masks, int few) {
+    return masks->packed[few];
+}
+
+static int replace_packed(scbm_tensor *masks, int few, scbm_packed *before, scbm_packed *packed) {
+    if (masks->packed[few] != before) return 0;
+    masks->packed[few] = packed;
+    return 1;
+}
+#endif
+
 /* What linear layers of these tensors may use; NULL if there is nothing. */
 static const scbm_packed *packed_weights(const scbm_tensor *w, scbm_tensor *masks, int few) {
-    const scbm_packed *packed = masks ? atomic_load_explicit(packed_place(masks, few), memory_order_acquire) : NULL;
+    const scbm_packed *packed = masks ? get_packed(masks, few) : NULL;
     if (!packed || packed->weights != w->data || packed->masks != masks->data ||
         packed->weights_generation != w->generation || packed->masks_generation != masks->generation)
         return NULL;
@@ -6425,7 +6451,7 @@ scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, c
     if (w && masks && packed_weights(w, masks, few)) return SCBM_OK;
     scbm_status status = scbm_masks_packed_bytes(w, masks, few, &bytes);
     if (status || !bytes) return status;
-    scbm_packed *before = atomic_load_explicit(packed_place(masks, few), memory_order_acquire);
+    scbm_packed *before = get_packed(masks, few);
     scbm_packed *packed = scbm_alloc(hooks, bytes);
     if (!packed) return SCBM_ERROR_MEMORY;
     char *memory = (char *)packed + k_floats((int64_t)sizeof *packed / 4);
@@ -6439,15 +6465,15 @@ scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, c
     struct k_keep_run run = {&weights, &packed->kept, &packed->lists, w->shape[1]};
     for (int64_t i = 0; i < k_ceil(w->shape[0], 16); i++) (few ? k->list_weights : k->keep_weights)(&run, i, 0);
     /* Another thread may have been sooner. */
-    int is_first = atomic_compare_exchange_strong_explicit(packed_place(masks, few), &before, packed,
-                                                           memory_order_acq_rel, memory_order_relaxed);
-    scbm_release(hooks, is_first ? before : packed);
+    scbm_release(hooks, replace_packed(masks, few, before, packed) ? before : packed);
     return SCBM_OK;
 }
 
 void scbm_masks_unpack(scbm_tensor *masks, const scbm_hooks *hooks) {
-    for (int few = 0; masks && few < 2; few++)
-        scbm_release(hooks, atomic_exchange_explicit(packed_place(masks, few), NULL, memory_order_acq_rel));
+    for (int few = 0; masks && few < 2; few++) {
+        scbm_packed *packed = get_packed(masks, few);
+        if (replace_packed(masks, few, packed, NULL)) scbm_release(hooks, packed);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------
