@@ -5450,7 +5450,7 @@ KFN float KT(group_loss)(const struct k_cross_entropy_args *a, int64_t r, int64_
     const float sum = KT(row_exp)(p, x, n, &max);
     const VF inv = v_set1(sum == 0.0f ? 0.0f : 1.0f / sum);
     for (int64_t c = 0; c < n; c += SCBM_VL) v_store_n(p + c, v_mul(v_load_n(p + c, n - c), inv), n - c);
-    lse = max + KT(log1)(sum);
+    lse = max + (KT(log1)(sum) + (sum - sum)); /* no number stays none */
     *weight = 0.0f;
     if (a->labels) {
         const int32_t label = a->labels[r * a->K + k];
@@ -5772,6 +5772,7 @@ static char *k_sparse_feed(const struct k_exec *ex, struct k_sparse_run *r, char
     struct k_sparse_run next;
     k_sparse_y(&next, r->y->next);
     k_sparse_plan(ex, &next, next.w->kept, next.w->lists);
+    if (next.x.n_tiles != r->x.n_tiles) return p; /* one of them has lists: its tiles are others */
     r->out = next.x;
     r->out.packed = (float *)(void *)p;
     struct k_packed packed = k_sparse_packed(&next, r->out.packed);
@@ -6438,7 +6439,7 @@ scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *mas
     scbm_status status = check_packable(w, masks);
     if (status) return status;
     plan_packed(&packed, w, masks);
-    if (few && !k_has_lists(k_select(NULL))) return SCBM_OK;
+    if (!w->shape[1] || (few && !k_has_lists(k_select(NULL)))) return SCBM_OK; /* nothing to pack, or in vain */
     *bytes = k_floats((int64_t)sizeof packed / 4);
     *bytes += few ? place_lists(&packed.lists, NULL, index_lists(&packed.lists, masks, w->shape[1]))
                   : place_kept(&packed.kept, NULL, index_kept(&packed.kept, masks, w->shape[1]));
@@ -6604,10 +6605,16 @@ static void run_loop(const struct k_exec *ex, cpu_loop *loop, int64_t rows, int6
     k_run(ex, k_ceil(rows, loop->block), rows * work, loop_task, loop);
 }
 
+/* The bits of masks; before a graph is planned there may be none yet, and only that there are masks matters. */
+static const uint8_t *mask_bits(const scbm_view *masks) {
+    static const uint8_t none[8];
+    return masks->data ? masks->data : none;
+}
+
 static struct k_weights weights_of(const scbm_view *w, const scbm_view *masks) {
     struct k_weights weights = {.data = w->data, .type = w->type, .row_bytes = k_row_bytes(w->type, w->shape[1])};
-    if (masks && masks->data) {
-        weights.mask = masks->data;
+    if (masks && masks->tensor) {
+        weights.mask = mask_bits(masks);
         weights.mask_row = masks->shape[2];
         weights.mask_stream = masks->shape[1] * masks->shape[2];
     }
@@ -6873,7 +6880,7 @@ static struct k_linear_dw_args linear_dw_args(const scbm_kernel_call *call) {
     a.N = w->shape[0];
     a.mode = (int)call->node->integer[0];
     if (call->node->n_sources > 3 && call->node->source[3] && a.mode != SCBM_DW_DENSE) {
-        a.mask = masks->data;
+        a.mask = mask_bits(masks);
         a.mask_row = masks->shape[2];
         a.mask_stream = masks->shape[1] * masks->shape[2];
     } else if (a.mode == SCBM_DW_SUMMED && a.x_streams == a.S) {

@@ -19,11 +19,13 @@ int cbm_masks_streams(const cbm_backbone *backbone) {
     return 0;
 }
 
-void cbm_masks_pack(const cbm_backbone *backbone, int few, const scbm_hooks *hooks) {
-    for (int i = 0; i < backbone->n_parameters; i++) {
+scbm_status cbm_masks_pack(const cbm_backbone *backbone, int few, const scbm_hooks *hooks) {
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < backbone->n_parameters && !status; i++) {
         const cbm_parameter *parameter = &backbone->parameters[i];
-        if (parameter->masks && scbm_masks_pack(parameter->masks, parameter->tensor, few, hooks)) return;
+        if (parameter->masks) status = scbm_masks_pack(parameter->masks, parameter->tensor, few, hooks);
     }
+    return status;
 }
 
 void cbm_masks_unpack(const cbm_backbone *backbone, const scbm_hooks *hooks) {

@@ -21,8 +21,8 @@ scbm_status cbm_masks_create(cbm_backbone *backbone, int n, const scbm_hooks *ho
  * some masks missing, of other shapes, for another number of concepts or with bits past a row's end is an error. */
 scbm_status cbm_masks_read(cbm_backbone *backbone, scbm_file *file, int n_concepts);
 /* Packs the masks of every prunable matrix (scbm_masks_pack); several threads may. Where memory does not suffice for all of
- * them, some are left as they are, which is only slower. */
-void cbm_masks_pack(const cbm_backbone *backbone, int few, const scbm_hooks *hooks);
+ * them, some are left as they are, which is only slower, and it is SCBM_ERROR_MEMORY. */
+scbm_status cbm_masks_pack(const cbm_backbone *backbone, int few, const scbm_hooks *hooks);
 void cbm_masks_unpack(const cbm_backbone *backbone, const scbm_hooks *hooks);
 /* "blk.0.attn_q.masks" of "blk.0.attn_q.weight". */
 void cbm_masks_name(char name[SCBM_MAX_NAME], const scbm_tensor *weight);

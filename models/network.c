@@ -397,8 +397,9 @@ static void pack_masks(cbm_runner *runner, int64_t tokens) {
     const int few = tokens <= SHORT_TEXT;
     if (!runner->packs_from) return;
     if (runner->tokens_read[few] < runner->packs_from) runner->tokens_read[few] += tokens;
-    if (runner->tokens_read[few] >= runner->packs_from)
-        cbm_masks_pack(&runner->network->backbone, few, scbm_context_hooks(runner->context));
+    if (runner->tokens_read[few] < runner->packs_from) return;
+    if (cbm_masks_pack(&runner->network->backbone, few, scbm_context_hooks(runner->context)))
+        runner->packs_from = 0; /* there is no memory for it: it is not tried again */
 }
 
 scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_sequences *sequences, float *results,

@@ -286,6 +286,13 @@ static void chain_run(chain *c, const product *p, int64_t tokens) {
     assert_ok(scbm_graph_run(c->graph, tokens, 1));
 }
 
+static void compare_chains(chain *a, chain *b, const product *layer, int64_t tokens) {
+    const product *last = &layer[N_LAYERS - 1];
+    chain_run(a, layer, tokens);
+    chain_run(b, layer, tokens);
+    same_bits(a->y->data, b->y->data, a->y->shape[0] * tokens * last->out, "the last layer's y", last, tokens);
+}
+
 static void layers_that_feed_the_next_one_have_the_same_bits(void **state) {
     const int64_t widths[][N_LAYERS + 1] = {{70, 130, 66, 5}, {257, 20, 200, 64}, {64, 400, 31, 17}};
     bench b;
@@ -301,21 +308,19 @@ static void layers_that_feed_the_next_one_have_the_same_bits(void **state) {
         /* from one stream to several where there are masks, and not back */
         chain_new(&feeds, b.two, layer, has_masks, 0, precision);
         chain_new(&stores, b.one, layer, has_masks, 1, precision);
-        for (int i = round % 4; i < COUNT_OF(token_counts); i += 4) {
-            chain_run(&feeds, &layer[0], token_counts[i]);
-            chain_run(&stores, &layer[0], token_counts[i]);
-            same_bits(feeds.y->data, stores.y->data, feeds.y->shape[0] * token_counts[i] * width[N_LAYERS],
-                      "the last layer's y", &layer[N_LAYERS - 1], token_counts[i]);
-            if (i % 2)
-                for (int l = 0; l < N_LAYERS; l++)
-                    assert_ok(scbm_masks_pack(&layer[l].masks, &layer[l].w, i % 4 == 1, NULL));
+        for (int i = round % 4; i < COUNT_OF(token_counts); i += 4)
+            compare_chains(&feeds, &stores, layer, token_counts[i]);
+        /* some of the layers with lists, then some packed for many tokens as well */
+        for (int packed = 0; packed < 2 << N_LAYERS; packed++) {
+            for (int l = 0; l < N_LAYERS; l++)
+                if (packed >> l & 1) assert_ok(scbm_masks_pack(&layer[l].masks, &layer[l].w, 1, NULL));
+                else if (packed >> N_LAYERS) assert_ok(scbm_masks_pack(&layer[l].masks, &layer[l].w, 0, NULL));
+            compare_chains(&feeds, &stores, layer, packed % 3 ? 33 + (packed + round) % 32 : token_counts[(packed + round) % 14]);
+            for (int l = 0; l < N_LAYERS; l++) scbm_masks_unpack(&layer[l].masks, NULL);
         }
         scbm_graph_free(feeds.graph);
         scbm_graph_free(stores.graph);
-        for (int i = 0; i < N_LAYERS; i++) {
-            scbm_masks_unpack(&layer[i].masks, NULL);
-            product_clear(&layer[i]);
-        }
+        for (int i = 0; i < N_LAYERS; i++) product_clear(&layer[i]);
     }
     bench_close(&b);
 }
@@ -342,6 +347,38 @@ static void masks_may_change_between_runs(void **state) {
     scbm_graph_free(r.graph);
     product_clear(&p);
     scbm_release(NULL, before);
+    bench_close(&b);
+}
+
+/* Masks that are not there yet when the graph is planned. */
+static void masks_may_be_an_input(void **state) {
+    const scbm_extent tokens[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    bench b;
+    product p;
+    run r;
+    scbm_graph *g;
+    bench_open(&b, *state);
+    product_new(&p, SCBM_F32, 70, 40, 2, 0, 0.3);
+    run_new(&r, b.one, &p, NULL, SCBM_F32, NULL);
+    assert_ok(scbm_graph_create(&g, b.two));
+    scbm_graph_set_capacity(g, MOST_TOKENS, 1);
+    const int64_t shape[3] = {2, 0, 70};
+    scbm_tensor *x = scbm_input(g, "x", SCBM_F32, 3, shape, tokens);
+    scbm_tensor *masks = scbm_input(g, "masks", SCBM_I8, 3, p.masks.shape, NULL);
+    scbm_tensor *y = scbm_output(g, scbm_linear(g, x, &p.w, &p.bias, masks, SCBM_GELU_ERF));
+    assert_ok(scbm_graph_plan(g));
+    memcpy(masks->data, p.masks.data, scbm_tensor_bytes(&p.masks));
+    for (int i = 0; i < COUNT_OF(token_counts); i++) {
+        int64_t T = token_counts[i];
+        run_tokens(&r, &p, 0, T);
+        for (int64_t s = 0; s < 2; s++)
+            memcpy((float *)x->data + s * T * 70, p.x + s * MOST_TOKENS * 70, (size_t)(T * 70) * sizeof(float));
+        assert_ok(scbm_graph_run(g, T, 1));
+        same_bits(y->data, r.y->data, 2 * T * 40, "y", &p, T);
+    }
+    scbm_graph_free(g);
+    scbm_graph_free(r.graph);
+    product_clear(&p);
     bench_close(&b);
 }
 
@@ -417,6 +454,10 @@ static void masks_of_other_weights_are_not_packed(void **state) {
     assert_in_range(bytes, 4 * n + 2 * 20 * 2 * 8, 4 * n + 2 * 20 * 2 * 8 + 2 * 2 * 2 * 8 + 512);
     product_clear(&p);
     product_clear(&q);
+    product_new(&p, SCBM_F32, 0, 20, 2, 0, 0.5); /* no columns */
+    for (int few = 0; few < 2; few++) assert_ok(scbm_masks_pack(&p.masks, &p.w, few, NULL));
+    assert_true(!p.masks.packed[0] && !p.masks.packed[1]);
+    product_clear(&p);
 }
 
 /* The gradient by weight (row, column) of stream s for the first T tokens, and the sum of its terms' sizes. */
@@ -480,6 +521,7 @@ int main(void) {
         ON_EVERY_TIER(products_in_bf16_have_the_bits_of_products_with_zeros),
         ON_EVERY_TIER(layers_that_feed_the_next_one_have_the_same_bits),
         ON_EVERY_TIER(masks_may_change_between_runs),
+        ON_EVERY_TIER(masks_may_be_an_input),
         ON_EVERY_TIER(packed_masks_follow_their_tensors),
         cmocka_unit_test(masks_of_other_weights_are_not_packed),
         ON_EVERY_TIER(gradients_by_masked_weights_are_sums_over_tokens),
