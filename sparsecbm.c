@@ -2106,7 +2106,6 @@ static void fill_call(const scbm_graph *g, const scbm_node *node, int64_t tokens
     for (int i = 0; i < node->n_results; i++) call->result[i] = view_of(g, node->result[i], tokens, texts);
 }
 
-/* Lays everything out without taking memory. */
 /* The node after node i, if it is the only one that reads node i's result, and reads it as its first source. */
 static const scbm_node *only_reader(const scbm_graph *g, size_t i) {
     const scbm_node *next = i + 1 < g->n_nodes ? g->nodes[i + 1] : NULL;
@@ -2127,6 +2126,7 @@ static void fill_calls(const scbm_graph *g, size_t i, int64_t tokens, int64_t te
     call->next = call + 1;
 }
 
+/* Lays everything out without taking memory. */
 static scbm_status lay_out(scbm_graph *g) {
     if (g->status) return scbm_fail(g->status, "%s", g->error);
     scbm_backend *backend = g->context->backend;
@@ -2567,7 +2567,6 @@ enum {
     K_SP_KC = 256,    /* the summed index is cut into blocks of at most this */
     K_SP_LIST = 192,  /* or this for few tokens, so that an offset and one more value fit in a byte */
     K_SP_FEW = 32,    /* tokens that are few: two vectors of the widest tier */
-    K_SP_LISTED = 64, /* tokens up to which lists of kept weights are used, where they are there */
     K_SP_ROWS = 128,  /* rows that a task prepares at a time: a multiple of 64 */
     K_SP_SUMS = 384,  /* rows whose sums it holds at a time, at most */
     K_SP_TILES = 2,   /* tiles of a task, at most */
@@ -5755,7 +5754,7 @@ static void k_sparse_plan(const struct k_exec *ex, struct k_sparse_run *r, const
                           const struct k_lists *lists) {
     struct k_tiles *x = &r->x;
     const int has_lists = k_has_lists(ex->k), is_plain = r->y && !x->round;
-    if (is_plain && has_lists && x->T <= K_SP_LISTED) r->lists = lists;
+    if (is_plain && has_lists && x->T <= SCBM_FEW_TOKENS) r->lists = lists;
     r->few = r->lists || (has_lists && x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)));
     if (is_plain && !r->few) r->kept = kept;
     if (r->few) k_tiles_plan(x, ex->k->lanes, 2, K_SP_LIST, 1);
@@ -5900,8 +5899,7 @@ static int k_linear_is_sparse(const struct k_exec *ex, const struct k_linear_arg
     return a->w.mask && !k_linear_is_native(ex, a);
 }
 
-/* Whether y can be left packed for a->next: in f32, where both layers are dense or both are sparse, and where x is not
- * itself what the layer before has left. */
+/* Whether y can be left packed for a->next: in f32, where both layers are dense or both are sparse. */
 static int k_linear_feeds(const struct k_exec *ex, const struct k_linear_args *a) {
     return a->next && !a->pre && !a->bf16 && k_linear_is_sparse(ex, a) == k_linear_is_sparse(ex, a->next);
 }
@@ -5938,7 +5936,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     struct k_linear_args a = *args;
     struct k_linear_run r;
     const int native = k_linear_is_native(ex, &a);
-    if (!k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL;
+    if (!k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL; /* scratch has room for two packed x */
     if (k_linear_is_sparse(ex, &a)) {
         struct k_sparse_run p;
         k_sparse_y(&p, &a);
@@ -6360,11 +6358,11 @@ static scbm_status check_packable(const scbm_tensor *w, const scbm_tensor *masks
     return SCBM_OK;
 }
 
-/* The bits of a row in `words` words from column k0. */
-static int64_t count_row(const scbm_tensor *masks, int64_t columns, int64_t s, int64_t row, int64_t k0, int64_t words) {
+/* The bits of a row among kc columns from k0. */
+static int64_t count_row(const scbm_tensor *masks, int64_t columns, int64_t s, int64_t row, int64_t k0, int64_t kc) {
     const uint8_t *mask = (const uint8_t *)masks->data + (s * masks->shape[1] + row) * masks->shape[2];
     int64_t n = 0;
-    for (int64_t k = k0; k < columns && k < k0 + 64 * words; k += 64)
+    for (int64_t k = k0; k < columns && k < k0 + kc; k += 64)
         n += k_count_bits(k_first_bits(k_mask_word(mask + k / 8), columns - k));
     return n;
 }
@@ -6398,10 +6396,11 @@ static int64_t index_kept(const struct k_kept *kept, const scbm_tensor *masks, i
         for (int64_t kb = 0; kb < kept->n_kb; kb++)
             for (int64_t row = 0; row < kept->rows; row++, at++) {
                 const uint8_t *mask = (const uint8_t *)masks->data + (s * kept->rows + row) * masks->shape[2] + kb * 8;
-                if (kept->words) kept->words[at] = k_first_bits(k_mask_word(mask), columns - kb * 64);
+                const uint64_t word = k_first_bits(k_mask_word(mask), columns - kb * 64);
+                if (kept->words) kept->words[at] = word;
                 if (kept->first && row % 16 == 0)
                     kept->first[(s * kept->n_kb + kb) * k_ceil(kept->rows, 16) + row / 16] = n;
-                n += count_row(masks, columns, s, row, kb * 64, 1);
+                n += k_count_bits(word);
             }
     return n;
 }
@@ -6413,7 +6412,7 @@ static int64_t index_lists(const struct k_lists *lists, const scbm_tensor *masks
             for (int64_t row = 0; row < lists->rows; row += 4, at++) {
                 int64_t longest = 0;
                 for (int64_t i = row; i < k_min(row + 4, lists->rows); i++)
-                    longest = k_max(longest, count_row(masks, columns, s, i, kb * lists->kc, lists->kc / 64));
+                    longest = k_max(longest, count_row(masks, columns, s, i, kb * lists->kc, lists->kc));
                 if (lists->first) lists->first[at] = n;
                 n += longest;
             }
@@ -6421,8 +6420,8 @@ static int64_t index_lists(const struct k_lists *lists, const scbm_tensor *masks
     return n;
 }
 
-/* How the form for few tokens, or for many, is cut. */
-static void plan_packed(scbm_packed *packed, const scbm_tensor *w, const scbm_tensor *masks) {
+/* How the forms are cut, and how many values (entries of lists) one of them has. */
+static int64_t plan_packed(scbm_packed *packed, const scbm_tensor *w, const scbm_tensor *masks, int few) {
     struct k_tiles x = {.S = 1, .T = K_SP_FEW, .depth = w->shape[1]};
     k_tiles_plan(&x, k_tables[0]->lanes, 2, K_SP_LIST, 1);
     packed->kept = (struct k_kept){.S = masks->shape[0], .rows = w->shape[0], .n_kb = masks->shape[2] / 8};
@@ -6431,34 +6430,41 @@ static void plan_packed(scbm_packed *packed, const scbm_tensor *w, const scbm_te
     packed->masks = masks->data;
     packed->weights_generation = w->generation;
     packed->masks_generation = masks->generation;
+    return few ? index_lists(&packed->lists, masks, w->shape[1]) : index_kept(&packed->kept, masks, w->shape[1]);
+}
+
+/* Its bytes. With memory for the form behind `packed` itself (place) its parts are put there. */
+static size_t place_packed(scbm_packed *packed, int few, int64_t n, int place) {
+    const size_t head = k_floats((int64_t)sizeof *packed / 4);
+    char *memory = place ? (char *)packed + head : NULL;
+    return head + (few ? place_lists(&packed->lists, memory, n) : place_kept(&packed->kept, memory, n));
+}
+
+/* Where there is nothing to pack, or it would be in vain. */
+static int is_never_packed(const scbm_tensor *w, int few) {
+    return !w->shape[1] || (few && !k_has_lists(k_select(NULL)));
 }
 
 scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, int few, size_t *bytes) {
     scbm_packed packed;
     *bytes = 0;
     scbm_status status = check_packable(w, masks);
-    if (status) return status;
-    plan_packed(&packed, w, masks);
-    if (!w->shape[1] || (few && !k_has_lists(k_select(NULL)))) return SCBM_OK; /* nothing to pack, or in vain */
-    *bytes = k_floats((int64_t)sizeof packed / 4);
-    *bytes += few ? place_lists(&packed.lists, NULL, index_lists(&packed.lists, masks, w->shape[1]))
-                  : place_kept(&packed.kept, NULL, index_kept(&packed.kept, masks, w->shape[1]));
+    if (status || is_never_packed(w, few)) return status;
+    *bytes = place_packed(&packed, few, plan_packed(&packed, w, masks, few), 0);
     return SCBM_OK;
 }
 
 scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, const scbm_hooks *hooks) {
-    size_t bytes;
+    scbm_packed plan;
     const struct k_table *k = k_select(NULL);
-    if (w && masks && packed_weights(w, masks, few)) return SCBM_OK;
-    scbm_status status = scbm_masks_packed_bytes(w, masks, few, &bytes);
-    if (status || !bytes) return status;
+    scbm_status status = check_packable(w, masks);
+    if (status || is_never_packed(w, few) || packed_weights(w, masks, few)) return status;
     scbm_packed *before = get_packed(masks, few);
-    scbm_packed *packed = scbm_alloc(hooks, bytes);
+    const int64_t n = plan_packed(&plan, w, masks, few);
+    scbm_packed *packed = scbm_alloc(hooks, place_packed(&plan, few, n, 0));
     if (!packed) return SCBM_ERROR_MEMORY;
-    char *memory = (char *)packed + k_floats((int64_t)sizeof *packed / 4);
-    plan_packed(packed, w, masks);
-    if (few) place_lists(&packed->lists, memory, index_lists(&packed->lists, masks, w->shape[1]));
-    else place_kept(&packed->kept, memory, index_kept(&packed->kept, masks, w->shape[1]));
+    *packed = plan;
+    place_packed(packed, few, n, 1);
     if (few) index_lists(&packed->lists, masks, w->shape[1]);
     else index_kept(&packed->kept, masks, w->shape[1]);
     const struct k_weights weights = {w->data, w->type, k_row_bytes(w->type, w->shape[1]), masks->data, masks->shape[2],

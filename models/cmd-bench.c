@@ -228,7 +228,7 @@ static scbm_status time_linear(const bench_command *b, scbm_context *context, in
         scbm_graph_set_precision(graph, b->precision ? SCBM_BF16 : SCBM_F32);
         scbm_graph_set_capacity(graph, tokens, 1);
         scbm_tensor *x = scbm_input(graph, "x", SCBM_F32, 3, x_shape, extent);
-        if (b->subnetworks) status = scbm_masks_pack(&masks, &w, tokens <= 64, &b->hooks);
+        if (b->subnetworks) status = scbm_masks_pack(&masks, &w, tokens <= SCBM_FEW_TOKENS, &b->hooks);
         scbm_output(graph, scbm_linear(graph, x, &w, &bias, b->subnetworks ? &masks : NULL, SCBM_NONE));
         status = scbm_graph_plan(graph);
         if (status == SCBM_OK) {

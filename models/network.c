@@ -288,7 +288,6 @@ int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encodi
  * ---------------------------------------------------------------------------------------- */
 
 #define SMALLEST_BUCKET 64
-#define SHORT_TEXT 64 /* tokens; see scbm_masks_pack */
 
 void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_type precision,
                      int64_t max_batch_tokens) {
@@ -394,7 +393,7 @@ static int64_t next_batch(const cbm_runner *runner, const cbm_sequences *sequenc
 
 /* A batch of so many tokens is about to run. */
 static void pack_masks(cbm_runner *runner, int64_t tokens) {
-    const int few = tokens <= SHORT_TEXT;
+    const int few = tokens <= SCBM_FEW_TOKENS;
     if (!runner->packs_from) return;
     if (runner->tokens_read[few] < runner->packs_from) runner->tokens_read[few] += tokens;
     if (runner->tokens_read[few] < runner->packs_from) return;

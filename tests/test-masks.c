@@ -390,6 +390,39 @@ static void packed_masks_are_freed_with_the_model_or_not_made(void **state) {
     cbm_model_free(model);
 }
 
+/* An allocation that fails is an error, or, where masks are packed, none: the predictions are the same then. */
+static void masks_that_cannot_be_packed_are_read_as_they_are(void **state) {
+    enum { N_MATRICES = 6 * SMALL_LAYERS };
+    cbm_context *reference, *ctx;
+    cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
+    cbm_dataset data;
+    int n_unpacked = 0, fails = 1;
+    (void)state;
+    cbm_model *whole = load(in_folder("sparse.gguf"));
+    predict_texts(whole, &reference, wanted);
+    assert_ok(small_data(&data, 0, N_TEXTS));
+    for (long at = 1; fails; at++) {
+        counting_allocator allocator = {0};
+        const scbm_hooks hooks = allocator_hooks(&allocator);
+        cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
+        assert_ok(cbm_context_create(&ctx, model, NULL));
+        allocator.fails_at = allocator.n + at;
+        scbm_status status = cbm_predict_batch(ctx, (const char *const *)data.text, data.text_length, data.n, p);
+        fails = allocator.n >= allocator.fails_at;
+        if (status == SCBM_OK) {
+            assert_memory_equal(ctx->logits, reference->logits, N_TEXTS * SMALL_CLASSES * sizeof(float));
+            n_unpacked += n_packed(model, 0) < N_MATRICES;
+        } else assert_int_equal(status, SCBM_ERROR_MEMORY);
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+        assert_int_equal(allocator.held, 0);
+    }
+    assert_int_equal(n_unpacked, N_MATRICES);
+    cbm_context_free(reference);
+    cbm_dataset_clear(&data);
+    cbm_model_free(whole);
+}
+
 static void embeddings_are_those_of_the_shared_encoder(void **state) {
     (void)state;
     static const char *const texts[] = {"the soup was tasty", "rude"};
@@ -547,6 +580,7 @@ int main(void) {
         cmocka_unit_test(each_concept_reads_through_its_own_subnetwork),
         cmocka_unit_test(threads_pack_the_masks_of_a_model_that_they_share),
         cmocka_unit_test(packed_masks_are_freed_with_the_model_or_not_made),
+        cmocka_unit_test(masks_that_cannot_be_packed_are_read_as_they_are),
         cmocka_unit_test(embeddings_are_those_of_the_shared_encoder),
         cmocka_unit_test(quantized_weights_keep_their_masks),
         cmocka_unit_test(a_sparse_model_is_an_encoder_to_train_on),

@@ -303,9 +303,8 @@ static void layers_that_feed_the_next_one_have_the_same_bits(void **state) {
         const scbm_type precision = round % 8 == 7 && round > 24 ? SCBM_BF16 : SCBM_F32;
         product layer[N_LAYERS];
         chain feeds, stores;
-        for (int i = 0; i < N_LAYERS; i++) /* what has no masks takes the streams as they come */
+        for (int i = 0; i < N_LAYERS; i++)
             product_new(&layer[i], SCBM_F32, width[i], width[i + 1], streams, i == 0 && round & 8, 0.4);
-        /* from one stream to several where there are masks, and not back */
         chain_new(&feeds, b.two, layer, has_masks, 0, precision);
         chain_new(&stores, b.one, layer, has_masks, 1, precision);
         for (int i = round % 4; i < COUNT_OF(token_counts); i += 4)
