@@ -12,6 +12,9 @@
 #if !defined(_XOPEN_SOURCE) && !defined(_WIN32)
 #define _XOPEN_SOURCE 700
 #endif
+#if !defined(_DEFAULT_SOURCE) && defined(__linux__)
+#define _DEFAULT_SOURCE /* syscall */
+#endif
 
 /* Floating-point contraction is explicit here (fused multiply-adds stand where they are meant), so that a
  * value has the same bits wherever in a vector or a loop's remainder it is computed. */
@@ -41,6 +44,9 @@
 #endif
 #ifndef __STDC_NO_ATOMICS__
 #include <stdatomic.h>
+#define K_ATOMIC _Atomic
+#else
+#define K_ATOMIC
 #endif
 #if defined(_OPENMP) && !defined(__STDC_NO_ATOMICS__)
 #include <omp.h>
@@ -49,6 +55,11 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define K_X86 1
+#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#define K_AMX 1
+#endif
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
@@ -2364,7 +2375,8 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
  * depend on the rows beside it. Work is cut by shape only. Every element of a product is one chain of fused
  * multiply-adds in the order of the summed index, whichever tile computes it, so a tile may have any width, and a
  * product without the masked weights has the bits of the product with zeros in their place. (The gradient of masked
- * weights is summed in another order than that of all weights.)
+ * weights is summed in another order than that of all weights.) On matrix tiles, where f32 without masks and bf16 are
+ * computed, an element's sum has an order of its own, the same in any batch.
  * (The portable tier multiplies and adds separately, the same everywhere.)
  *
  * Arrays are row-major and contiguous, f32 unless told. S streams, T tokens of all texts end to end. Kernels do not
@@ -2559,6 +2571,8 @@ enum {
     K_KC = 384,       /* summed index is cut into blocks of at most this */
     K_KC_LD = 400,    /* row stride of a copied W tile: no power of two, so that rows do not share cache sets */
     K_TB = 256,       /* tokens of a task */
+    K_STRIP = 32,     /* matrix tiles: rows of W that are computed at a time, and columns of a step */
+    K_PARTS_MAX = 3,  /* bf16 that sum up to a float */
     K_DX_COLS = 96,   /* columns of W that a dX task takes: a multiple of every tier's MR and of 32 */
     K_DX_KC = 256,    /* rows of W that it takes at a time */
     K_DW_COLS = 256,  /* columns of dW that a task computes */
@@ -2584,6 +2598,7 @@ struct k_table {
     const char *name;
     int bf16; /* has its own bf16 products */
     int lanes;
+    int has_tiles; /* has matrix tiles: then linear_bf16 and pack_x_bf16 are for them, and do f32 too, in parts */
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
     scbm_task linear_dx, pack_cols, linear_dw;
     scbm_task keep_weights, list_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_listed, sparse_dw;
@@ -2713,6 +2728,7 @@ struct k_linear_run {
     float *out;       /* y as the next layer's packed x, or NULL; out_stream floats a stream */
     int64_t out_stream;
     int round;        /* round x and W to bf16, products in f32 */
+    int parts;        /* on matrix tiles: how many bf16 stand for a number; else 0 */
 };
 
 struct k_dx_run {
@@ -2728,7 +2744,7 @@ struct k_pack_run { /* x[S,T,K] into panels */
     const float *x;
     float *xp;
     int64_t S, T, K, xp_stream, kc, n_kc, n_panels;
-    int round;
+    int round, parts; /* as in k_linear_run */
 };
 
 struct k_dw_run {
@@ -2905,12 +2921,16 @@ struct k_cross_entropy_run {
 #define SCBM_TARGET_BF16 __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #define SCBM_TARGET_VBMI2                                                                                              \
     __attribute__((target("avx512vbmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
+#ifdef K_AMX
+#define SCBM_TARGET_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
+#endif
 #include SCBM_SELF
 #undef SCBM_TIER
 #undef SCBM_VL
 #undef SCBM_VMIN
 #undef SCBM_MR
 #undef SCBM_TARGET
+#undef SCBM_TARGET_AMX
 #undef SCBM_TARGET_BF16
 #undef SCBM_TARGET_VBMI2
 #undef K_TIER_NAME
@@ -3640,7 +3660,21 @@ KFN void KT(gemm)(int mr, int lanes, int64_t kc, const float *v, int64_t ldv, co
 
 /* ---- Transposes ---- */
 
-enum { KT(AS_IS), KT(ROUNDED), KT(PAIRS) }; /* how tr reads: f32, rounded to bf16, or two bf16 a lane */
+/* How tr reads: f32, rounded to bf16, or two bf16 a lane: neighbours, or numbers i and 16 + i of 32, as they are
+ * when rounded, or one part of them. */
+enum { KT(AS_IS), KT(ROUNDED), KT(PAIRS), KT(HALVES), KT(PART) };
+
+#if SCBM_VL == 16
+/* Lane i: the upper halves of a[i] and b[i]. */
+KFN VI KT(halves)(VF a, VF b) {
+    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(v_as_i(a), 16), v_as_i(b), _mm512_set1_epi32((int)0xffff0000), 0xf8);
+}
+
+/* What a float is beyond its upper half: exactly. */
+KFN VF KT(rest)(VF a) {
+    return v_sub(a, v_as_f(_mm512_and_si512(v_as_i(a), _mm512_set1_epi32((int)0xffff0000))));
+}
+#endif
 
 KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
     if (how == KT(ROUNDED)) return KT(round_bf16)(v_load_n(p, n));
@@ -3651,19 +3685,29 @@ KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
         return v_as_f(
             _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(even)), _mm512_cvtepi32_epi16(odd), 1));
     }
+    if (how >= KT(HALVES)) {
+        VF a = v_load_n(p, n < 16 ? n : 16), b = v_load_n(p + 16, n < 16 ? 0 : n - 16);
+        if (how == KT(HALVES)) return v_as_f(KT(halves)(KT(round_bf16)(a), KT(round_bf16)(b)));
+        for (int i = KT(PART); i < how; i++) {
+            a = KT(rest)(a);
+            b = KT(rest)(b);
+        }
+        return v_as_f(KT(halves)(a, b));
+    }
 #endif
     return v_load_n(p, n);
 }
 
 /* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL; each of dst's `cols` rows gets `width` lanes,
- * zeros where i >= rows. With PAIRS a lane is two columns. */
+ * zeros where i >= rows. With PAIRS a lane is two columns; with HALVES and PARTs dst has 16 rows, for columns i and 16 + i,
+ * zeros where these are not below cols. */
 KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width) {
-    const int per = how == KT(PAIRS) ? 2 : 1;
+    const int per = how == KT(PAIRS) ? 2 : 1, stored = how >= KT(HALVES) ? 16 : cols;
     VF r[SCBM_VL], t[SCBM_VL];
 /* clang-format off */
 #define K_TR_LOAD(i) r[i] = i < rows ? KT(tr_load)(how, src + i * lds, cols) : v_zero();
 #define K_TR_STORE(i, v)                                                                        \
-    if (i * per < cols) {                                                                       \
+    if (i * per < stored) {                                                                       \
         VF o = v;                                                                               \
         if (width == SCBM_VL) v_store(dst + i * ldd, o);                                        \
         else v_store_n(dst + i * ldd, o, width);                                                \
@@ -3947,6 +3991,215 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
 }
 #endif
 
+#ifdef SCBM_TARGET_AMX
+/* ---- Products on matrix tiles ----
+ *
+ * y^T = W x^T, 32 rows of W times 32 tokens in four tiles of 16 x 16 sums; a step is 32 columns of W. The numbers are
+ * bf16 (one part), or f32 in three parts: their upper 8 significant bits, the next 8 and the last 8, which sum up to the
+ * number exactly. Of the nine products of parts the six largest are summed, the smaller ones first. The others are below
+ * 2^-21 |w x|, 2^-24 on average, so these are sums as in f32: each product is as good as rounded. (Infinite numbers give
+ * NaN, and numbers below 2^-110 have fewer digits: tiles take subnormal parts for zeros.) In both operands column i of a step is paired with column 16 + i. */
+
+enum { KT(TILE) = 16 * 64, KT(PART_OF_W) = 2 * KT(TILE) };
+
+#define K_TILE_LOAD(t, p, stride)                                                                                      \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((int64_t)(stride)) : "memory")
+#define K_TILE_STORE(t, p, stride)                                                                                     \
+    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((int64_t)(stride)) : "memory")
+#define K_TILE_ZERO(t) __asm__ volatile("tilezero %tmm" #t)
+#define K_TILE_PRODUCT(c, a, b) __asm__ volatile("tdpbf16ps %tmm" #b ", %tmm" #a ", %tmm" #c)
+
+struct KT(tile_config) {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+K_INLINE SCBM_TARGET_AMX void KT(tiles_begin)(void) {
+    struct KT(tile_config) config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.row_bytes[i] = 64;
+        config.rows[i] = 16;
+    }
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+}
+
+K_INLINE SCBM_TARGET_AMX void KT(tiles_end)(void) {
+    __asm__ volatile("tilerelease");
+}
+
+/* A strip: 32 rows of stream s of W from n0 on, columns k0 .. k0 + kc, as [step][part][32 rows][32 columns] of bf16. */
+struct KT(strip) {
+    char *place;
+    const struct k_weights *w;
+    int64_t n0, rows, k0, kc, s; /* rows: those that there are */
+};
+
+/* 16 columns of a row as f32, where the bits of `keep` are set. */
+KFN VF KT(weights_16)(const struct k_weights *w, const char *row, int64_t k, unsigned keep) {
+    const __mmask16 m = (__mmask16)keep;
+    if (w->type == SCBM_F32) return _mm512_maskz_loadu_ps(m, row + k * 4);
+    if (w->type == SCBM_F16) return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, row + k * 2));
+    return v_as_f(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, row + k * 2)), 16));
+}
+
+/* One step of a strip. */
+KFN void KT(strip_step)(const int parts, const struct KT(strip) *strip, int64_t step) {
+    const struct k_weights *w = strip->w;
+    const int64_t k = strip->k0 + step * K_STRIP;
+    const unsigned there = (unsigned)k_first_bits(0xffffffff, k_min(K_STRIP, strip->kc - step * K_STRIP));
+    char *to = strip->place + step * parts * KT(PART_OF_W);
+    const char *row = (const char *)w->data + strip->n0 * w->row_bytes;
+    const uint8_t *mask = w->mask ? w->mask + strip->s * w->mask_stream + strip->n0 * w->mask_row + k / 8 : NULL;
+    for (int64_t i = 0; i < strip->rows; i++, to += 64, row += w->row_bytes) {
+        VF a, b;
+        unsigned keep = there;
+        if (mask) {
+            uint32_t bits;
+            memcpy(&bits, mask, 4);
+            keep &= bits;
+            mask += w->mask_row;
+        }
+        if (w->type <= SCBM_BF16) {
+            a = KT(weights_16)(w, row, k, keep & 0xffff);
+            b = KT(weights_16)(w, row, k + 16, keep >> 16);
+        } else {
+            float f[K_STRIP];
+            KT(weight_row)(f, w, strip->n0 + i, k, K_STRIP, NULL, 0);
+            a = _mm512_maskz_loadu_ps((__mmask16)keep, f);
+            b = _mm512_maskz_loadu_ps((__mmask16)(keep >> 16), f + 16);
+        }
+        if (parts == 1) {
+            a = KT(round_bf16)(a);
+            b = KT(round_bf16)(b);
+        }
+        for (int part = 0; part < parts; part++) {
+            _mm512_store_si512(to + part * KT(PART_OF_W), KT(halves)(a, b));
+            if (part == parts - 1) break;
+            a = KT(rest)(a);
+            b = KT(rest)(b);
+        }
+    }
+    for (int64_t i = strip->rows; i < k_round(strip->rows, 16); i++, to += 64)
+        for (int part = 0; part < parts; part++) _mm512_store_si512(to + part * KT(PART_OF_W), _mm512_setzero_si512());
+}
+
+/* c[16 nw][lanes] (+)= a strip times a panel of 16 nx lanes, nw and nx tiles; and prepares the strip `then` (or NULL) meanwhile. */
+K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, const int nx, int64_t steps, const char *w,
+                                                const char *x, float *c, int acc, const struct KT(strip) *then) {
+    const int64_t row = nx * 64, part_of_x = 16 * row, then_steps = then ? k_ceil(then->kc, K_STRIP) : 0;
+#define K_EACH_SUM(what)                                                                                               \
+    {                                                                                                                  \
+        what(0, c, row);                                                                                               \
+        if (nx > 1) what(1, c + 16, row);                                                                              \
+        if (nw > 1) what(2, c + 16 * nx * 16, row);                                                                    \
+        if (nw > 1 && nx > 1) what(3, c + 16 * nx * 16 + 16, row);                                                     \
+    }
+#define K_ZERO(t, p, stride) K_TILE_ZERO(t)
+#define K_LOAD_W(part)                                                                                                 \
+    {                                                                                                                  \
+        K_TILE_LOAD(4, w + (part)*KT(PART_OF_W), 64);                                                                  \
+        if (nw > 1) K_TILE_LOAD(5, w + (part)*KT(PART_OF_W) + KT(TILE), 64);                                           \
+    }
+#define K_LOAD_X(part)                                                                                                 \
+    {                                                                                                                  \
+        K_TILE_LOAD(6, x + (part)*part_of_x, row);                                                                     \
+        if (nx > 1) K_TILE_LOAD(7, x + (part)*part_of_x + 64, row);                                                    \
+    }
+#define K_PRODUCTS                                                                                                     \
+    {                                                                                                                  \
+        K_TILE_PRODUCT(0, 4, 6);                                                                                       \
+        if (nx > 1) K_TILE_PRODUCT(1, 4, 7);                                                                           \
+        if (nw > 1) K_TILE_PRODUCT(2, 5, 6);                                                                           \
+        if (nw > 1 && nx > 1) K_TILE_PRODUCT(3, 5, 7);                                                                 \
+    }
+    if (acc) K_EACH_SUM(K_TILE_LOAD)
+    else K_EACH_SUM(K_ZERO)
+    for (int64_t step = 0; step < steps; step++) {
+        if (parts == 3) {
+            K_LOAD_W(2) K_LOAD_X(0) K_PRODUCTS
+            K_LOAD_W(1) K_PRODUCTS
+            K_LOAD_X(1) K_PRODUCTS
+            K_LOAD_W(0) K_PRODUCTS
+            K_LOAD_X(2) K_PRODUCTS
+            K_LOAD_X(0) K_PRODUCTS
+        } else {
+            K_LOAD_W(0) K_LOAD_X(0) K_PRODUCTS
+        }
+        w += parts * KT(PART_OF_W);
+        x += parts * part_of_x;
+        if (step < then_steps) KT(strip_step)(parts, then, step);
+    }
+    K_EACH_SUM(K_TILE_STORE)
+    for (int64_t step = steps; step < then_steps; step++) KT(strip_step)(parts, then, step);
+#undef K_EACH_SUM
+#undef K_ZERO
+#undef K_LOAD_W
+#undef K_LOAD_X
+#undef K_PRODUCTS
+}
+
+static SCBM_TARGET_AMX void KT(strip_times_panel)(int parts, int nw, int nx, int64_t steps, const char *w, const char *x, float *c, int acc,
+                                 const struct KT(strip) *then) {
+#define K_CASE(p, n, m)                                                                                                \
+    if (parts == p && nw == n && nx == m) {                                                                            \
+        KT(tile_products)(p, n, m, steps, w, x, c, acc, then);                                                         \
+        return;                                                                                                        \
+    }
+    K_CASE(3, 2, 2)
+    K_CASE(3, 2, 1)
+    K_CASE(3, 1, 2)
+    K_CASE(3, 1, 1)
+    K_CASE(1, 2, 2)
+    K_CASE(1, 2, 1)
+    K_CASE(1, 1, 2)
+    K_CASE(1, 1, 1)
+#undef K_CASE
+}
+
+/* Tokens of a panel. */
+KFN int KT(panel)(int64_t n) {
+    return n > 16 ? 32 : 16;
+}
+
+/* Packs x for them: per panel [step][part][16 pairs][lanes]. */
+KTASK void KT(pack_parts)(void *arg, int64_t index, int worker) {
+    const struct k_pack_run *r = arg;
+    const int64_t kb = index % r->n_kc, t = index / r->n_kc % r->n_panels * K_PANEL_MAX, s = index / r->n_kc / r->n_panels;
+    const int64_t k0 = kb * r->kc, k1 = k_min(r->K, k0 + r->kc), kp = k_round(r->K, K_STRIP) / 2 * r->parts;
+    const int lanes = KT(panel)(r->T - t);
+    float *to = r->xp + s * r->xp_stream + t * kp + k0 / 2 * r->parts * lanes;
+    (void)worker;
+    for (int64_t k = k0; k < k1; k += K_STRIP)
+        for (int part = 0; part < r->parts; part++, to += 16 * lanes)
+            for (int l = 0; l < lanes; l += 16) {
+                const float *from = r->x + (s * r->T + t + l) * r->K + k;
+                const int rows = (int)k_max(0, k_min(r->T - t - l, 16)), cols = (int)k_min(k1 - k, K_STRIP);
+                if (r->parts == 1) KT(tr)(KT(HALVES), to + l, lanes, from, r->K, rows, cols, 16);
+                else if (part == 0) KT(tr)(KT(PART), to + l, lanes, from, r->K, rows, cols, 16);
+                else if (part == 1) KT(tr)(KT(PART) + 1, to + l, lanes, from, r->K, rows, cols, 16);
+                else KT(tr)(KT(PART) + 2, to + l, lanes, from, r->K, rows, cols, 16);
+            }
+}
+
+/* The same for c[32][lanes], which are columns of the next layer's x: one step, in three parts. */
+KFN void KT(feed_parts)(char *to, const float *c, int lanes) {
+    for (int i = 0; i < 16; i++)
+        for (int l = 0; l < lanes; l += 16) {
+            VF a = v_load(c + i * lanes + l), b = v_load(c + (16 + i) * lanes + l);
+            for (int part = 0; part < 3; part++) {
+                _mm512_storeu_si512(to + ((part * 16 + i) * lanes + l) * 4, KT(halves)(a, b));
+                a = KT(rest)(a);
+                b = KT(rest)(b);
+            }
+        }
+}
+#undef K_TILE_LOAD
+#undef K_TILE_STORE
+#undef K_TILE_ZERO
+#undef K_TILE_PRODUCT
+#endif
+
 /* ---- Linear ---- */
 
 /* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. `out`: where the tile goes
@@ -4043,6 +4296,59 @@ KTASK void KT(linear_bf16)(void *arg, int64_t index, int worker) {
 KTASK void KT(pack_x_bf16)(void *arg, int64_t index, int worker) {
     (void)worker;
     KT(pack_x_body)(KT(PAIRS), arg, index);
+}
+#endif
+
+#ifdef SCBM_TARGET_AMX
+/* As linear_body, in strips: while one is multiplied, the next one is prepared. */
+static SCBM_TARGET_AMX void KT(linear_tiles)(void *arg, int64_t index, int worker) {
+    const struct k_linear_run *r = arg;
+    const struct k_linear_args *a = &r->a;
+    const int64_t t0 = index / r->n_nb * r->tb, t1 = k_min(a->T, t0 + r->tb);
+    const int64_t nb0 = index % r->n_nb * r->nb, nb1 = k_min(a->N, nb0 + r->nb);
+    const int64_t n_strips = k_ceil(nb1 - nb0, K_STRIP), n = a->S * r->n_kb * n_strips;
+    const int64_t strip_bytes = K_STRIP * K_KC * 2 * r->parts;
+    char *scratch = r->worker + (size_t)worker * r->worker_bytes;
+    float *cs = (float *)(void *)(scratch + 2 * strip_bytes), *c = cs;
+    struct KT(strip) strip, then = {0};
+    KT(tiles_begin)();
+    for (int64_t i = -1; i < n; i++) {
+        const int64_t next = i + 1, kb = next / n_strips % r->n_kb;
+        strip = then;
+        then.place = scratch + next % 2 * strip_bytes;
+        then.w = &a->w;
+        then.s = next / n_strips / r->n_kb;
+        then.k0 = kb * r->kc;
+        then.kc = k_min(r->kc, a->K - then.k0);
+        then.n0 = nb0 + next % n_strips * K_STRIP;
+        then.rows = k_min(nb1 - then.n0, K_STRIP);
+        if (i < 0) {
+            for (int64_t step = 0; step < k_ceil(then.kc, K_STRIP); step++)
+                if (r->parts == 1) KT(strip_step)(1, &then, step);
+                else KT(strip_step)(3, &then, step);
+            continue;
+        }
+        const int nw = strip.rows > 16 ? 2 : 1;
+        const int is_last = strip.k0 + strip.kc == a->K;
+        const float *xs = r->xp + (a->x_streams > 1 ? strip.s : 0) * r->xp_stream;
+        if (i % n_strips == 0) c = cs;
+        for (int64_t t = t0; t < t1; t += K_PANEL_MAX) {
+            const int lanes = KT(panel)(a->T - t);
+            KT(strip_times_panel)
+            (r->parts, nw, lanes / 16, k_ceil(strip.kc, K_STRIP), strip.place,
+             (const char *)(xs + t * r->kp + strip.k0 / 2 * r->parts * lanes), c, strip.k0 > 0,
+             t == t0 && next < n ? &then : NULL);
+            if (is_last) {
+                for (int64_t m = 0; m < strip.rows; m += 16)
+                    KT(linear_end)(a, c + m * lanes, lanes, (int)k_min(strip.rows - m, 16), strip.s, strip.n0 + m, t,
+                                   r->out ? c + m * lanes : NULL);
+                if (r->out)
+                    KT(feed_parts)((char *)(r->out + strip.s * r->out_stream + t * (a->N / 2 * 3) + strip.n0 / 2 * 3 * lanes), c, lanes);
+            }
+            if (r->n_kb > 1) c += K_STRIP * lanes;
+        }
+    }
+    KT(tiles_end)();
 }
 #endif
 
@@ -5572,18 +5878,21 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 #else
 #define K_SPARSE_FEW(name) NULL
 #endif
-#define K_TABLE(name, bf16, linear_bf16, pack_bf16)                                                                    \
+#define K_TABLE(name, bf16, has_tiles, linear_bf16, pack_bf16)                                                         \
     {                                                                                                                  \
-        name, bf16, SCBM_VL, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),             \
+        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),             \
             KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare), KT(sparse),      \
             K_SPARSE_FEW(sparse_few), K_SPARSE_FEW(sparse_listed), KT(sparse_dw), KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
             KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),                 \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
             KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
     }
-static const struct k_table KT(table) = K_TABLE(K_TIER_NAME, 0, NULL, NULL);
+static const struct k_table KT(table) = K_TABLE(K_TIER_NAME, 0, 0, NULL, NULL);
 #ifdef SCBM_TARGET_BF16
-static const struct k_table KT(table_bf16) = K_TABLE(K_TIER_NAME, 1, KT(linear_bf16), KT(pack_x_bf16));
+static const struct k_table KT(table_bf16) = K_TABLE(K_TIER_NAME, 1, 0, KT(linear_bf16), KT(pack_x_bf16));
+#endif
+#ifdef SCBM_TARGET_AMX
+static const struct k_table k_table_amx = K_TABLE("amx", 1, 1, KT(linear_tiles), KT(pack_parts));
 #endif
 #undef K_TABLE
 #undef K_SPARSE_FEW
@@ -5604,6 +5913,9 @@ K_INLINE void k_run(const struct k_exec *ex, int64_t n, int64_t work, scbm_task 
 }
 
 static const struct k_table *const k_tables[] = {
+#ifdef K_AMX
+    &k_table_amx,
+#endif
 #ifdef K_X86
     &k_table_avx512,
     &k_table_avx2,
@@ -5611,10 +5923,29 @@ static const struct k_table *const k_tables[] = {
     &k_table_portable,
 };
 
+#ifdef K_AMX
+/* Linux gives a process matrix tiles when it asks for them. (SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA;
+ * Intel's Software Developer's Manual, CPUID leaf 7.) */
+static int k_ask_for_tiles(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+
+static int k_has_tiles(void) {
+    static K_ATOMIC int known; /* 0: not yet; else 1 more than the answer */
+    if (!known) known = 1 + k_ask_for_tiles();
+    return known - 1;
+}
+#endif
+
 /* Whether this machine runs a tier. */
 K_OP int k_supported(const char *name) {
 #ifdef K_X86
     __builtin_cpu_init();
+#ifdef K_AMX
+    if (!strcmp(name, "amx")) return __builtin_cpu_supports("avx512bf16") && k_has_tiles() && k_supported("avx512");
+#endif
     if (!strcmp(name, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && k_supported("avx2");
@@ -5641,8 +5972,8 @@ K_OP const struct k_table *k_select(const char *forced) {
 
 /* ---- Products ---- */
 
-/* How x is packed; with 1 added, rounded to bf16. */
-enum { K_PANELS = 0, K_TILES = 2, K_PAIRS = 4 };
+/* How x is packed; with 1 added, rounded to bf16 (K_PARTS: with their number added). */
+enum { K_PANELS = 0, K_TILES = 2, K_PAIRS = 4, K_PARTS = 5 };
 #define K_PACKED_BYTES k_floats((int64_t)(sizeof(struct k_packed) + 3) / 4)
 
 /* A vector's worth of multiply-adds is one operation. */
@@ -5670,8 +6001,8 @@ static int k_is_only_packed(const struct k_exec *ex, const void *x) {
 }
 
 static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
-                   int64_t xp_stream, int round) {
-    struct k_pack_run r = {x, xp, S, T, K, xp_stream, K_KC, k_ceil(K, K_KC), k_ceil(T, K_PANEL_MAX), round};
+                   int64_t xp_stream, int round, int parts) {
+    struct k_pack_run r = {x, xp, S, T, K, xp_stream, K_KC, k_ceil(K, K_KC), k_ceil(T, K_PANEL_MAX), round, parts};
     k_run(ex, S * r.n_panels * r.n_kc, S * T * K, task, &r);
 }
 
@@ -5869,101 +6200,115 @@ static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *
     k_run(ex, r.n_cb * r.n_nb * streams, k_product_work(a->S, a->T, a->N, a->K), ex->k->sparse_dw, &r);
 }
 
+/* ---- Products: linear ---- */
+
+/* How a layer's products are computed: in panels (f32, or rounded to bf16), in pairs (bf16 of their own), on matrix
+ * tiles, or weight by weight. */
+enum k_linear_kind { K_BY_PANELS, K_BY_PAIRS, K_BY_TILES, K_BY_WEIGHT };
+
+static enum k_linear_kind k_linear_kind(const struct k_exec *ex, const struct k_linear_args *a) {
+    if (a->bf16 && ex->k->bf16) return ex->k->has_tiles ? K_BY_TILES : K_BY_PAIRS;
+    if (a->w.mask) return K_BY_WEIGHT;
+    return ex->k->has_tiles && !a->bf16 ? K_BY_TILES : K_BY_PANELS;
+}
+
 static size_t k_linear_worker(const struct k_linear_run *r) {
+    if (r->parts) return k_floats(K_STRIP * K_KC * r->parts) + k_floats(r->nb * r->tb + K_STRIP * K_PANEL_MAX);
     return k_floats(K_MR_MAX * K_KC_LD) + k_floats(r->nb * r->tb + K_MR_MAX * K_PANEL_MAX);
 }
 
-static void k_linear_plan(struct k_linear_run *r) {
+static void k_linear_plan(struct k_linear_run *r, enum k_linear_kind kind) {
     const struct k_linear_args *a = &r->a;
-    int64_t tiles = k_ceil(a->N, K_MR_MAX), per = k_max(1, k_min(8, 262144 / (K_MR_MAX * 4 * k_max(1, a->K))));
-    r->kp = a->K;
+    const int64_t rows = kind == K_BY_TILES ? K_STRIP : K_MR_MAX, tiles = k_ceil(a->N, rows);
+    int64_t per = k_max(1, k_min(8, 262144 / (rows * 4 * k_max(1, a->K))));
+    r->parts = kind != K_BY_TILES ? 0 : a->bf16 ? 1 : 3;
+    r->round = a->bf16 && kind == K_BY_PANELS;
+    r->kp = kind == K_BY_TILES ? k_round(a->K, K_STRIP) / 2 * r->parts : kind == K_BY_PAIRS ? (a->K + 1) / 2 : a->K;
     r->n_kb = k_max(1, k_ceil(a->K, K_KC));
     r->kc = k_round(k_ceil(a->K, r->n_kb), 32);
     r->n_kb = k_max(1, k_ceil(a->K, r->kc ? r->kc : 1));
     r->n_tb = k_max(1, k_ceil(a->T, K_TB));
     r->tb = k_round(k_ceil(a->T, r->n_tb), K_PANEL_MAX);
     while (per > 1 && r->n_tb * k_ceil(tiles, per) < K_TASKS) per--;
-    r->nb = per * K_MR_MAX;
+    r->nb = per * rows;
     r->n_nb = k_ceil(a->N, r->nb);
     r->n_tb = r->tb ? k_ceil(a->T, r->tb) : 0;
-    r->xp_stream = k_round(a->T, K_PANEL_MAX) * k_round(a->K, 2);
+    r->xp_stream = k_round(a->T, K_PANEL_MAX) * k_max(r->kp, k_round(a->K, 2));
     r->worker_bytes = k_linear_worker(r);
 }
 
-/* A layer's products are sparse, in bf16 of their own, or dense. */
-static int k_linear_is_native(const struct k_exec *ex, const struct k_linear_args *a) {
-    return a->bf16 && ex->k->bf16;
-}
-
-static int k_linear_is_sparse(const struct k_exec *ex, const struct k_linear_args *a) {
-    return a->w.mask && !k_linear_is_native(ex, a);
-}
-
-/* Whether y can be left packed for a->next: in f32, where both layers are dense or both are sparse. */
+/* Whether y can be left packed for a->next: in f32, where both layers compute in the same way. */
 static int k_linear_feeds(const struct k_exec *ex, const struct k_linear_args *a) {
-    return a->next && !a->pre && !a->bf16 && k_linear_is_sparse(ex, a) == k_linear_is_sparse(ex, a->next);
+    if (!a->next || a->pre || a->bf16) return 0;
+    const enum k_linear_kind kind = k_linear_kind(ex, a);
+    return kind == k_linear_kind(ex, a->next) && !(kind == K_BY_TILES && a->N % K_STRIP);
 }
 
 /* The bytes of packed x, at most, behind which the layer's other scratch lies. */
-static size_t k_linear_packed_bytes(const struct k_linear_args *a) {
-    struct k_sparse_run p;
-    size_t bytes = k_floats(a->x_streams * k_round(a->T, K_PANEL_MAX) * k_round(a->K, 2));
-    if (!a->w.mask) return bytes;
-    k_sparse_y(&p, a);
-    return a->bf16 && bytes > k_sparse_packed_bytes(&p) ? bytes : k_sparse_packed_bytes(&p);
+static size_t k_linear_packed_bytes(const struct k_exec *ex, const struct k_linear_args *a) {
+    const enum k_linear_kind kind = k_linear_kind(ex, a);
+    if (kind == K_BY_WEIGHT) {
+        struct k_sparse_run p;
+        k_sparse_y(&p, a);
+        return k_sparse_packed_bytes(&p);
+    }
+    struct k_linear_run r = {.a = *a};
+    k_linear_plan(&r, kind);
+    return k_floats(a->x_streams * r.xp_stream);
 }
 
 K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args *a) {
-    struct k_linear_run r;
-    struct k_sparse_run p;
-    size_t bytes;
+    const enum k_linear_kind kind = k_linear_kind(ex, a);
     if (k_linear_feeds(ex, a)) {
         struct k_linear_args alone = *a, next = *a->next;
         alone.next = next.next = NULL;
-        bytes = k_linear_packed_bytes(&next) + k_linear_scratch(ex, &alone);
-        return k_max((int64_t)bytes, (int64_t)(k_linear_packed_bytes(a) + k_linear_scratch(ex, &next)));
+        const size_t bytes = k_linear_packed_bytes(ex, &next) + k_linear_scratch(ex, &alone);
+        return k_max((int64_t)bytes, (int64_t)(k_linear_packed_bytes(ex, a) + k_linear_scratch(ex, &next)));
     }
-    r.a = *a;
-    k_linear_plan(&r);
+    if (kind == K_BY_WEIGHT) {
+        struct k_sparse_run p;
+        k_sparse_y(&p, a);
+        return k_sparse_scratch(ex, &p);
+    }
+    struct k_linear_run r = {.a = *a};
+    k_linear_plan(&r, kind);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
-    bytes = K_PACKED_BYTES + k_linear_packed_bytes(a) + (size_t)ex->n_workers * k_linear_worker(&r);
-    if (!a->w.mask) return bytes;
-    k_sparse_y(&p, a);
-    return a->bf16 && bytes > k_sparse_scratch(ex, &p) ? bytes : k_sparse_scratch(ex, &p);
+    return K_PACKED_BYTES + k_linear_packed_bytes(ex, a) + (size_t)ex->n_workers * k_linear_worker(&r);
 }
 
 K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     struct k_linear_args a = *args;
-    struct k_linear_run r;
-    const int native = k_linear_is_native(ex, &a);
+    const enum k_linear_kind kind = k_linear_kind(ex, &a);
     if (!k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL; /* scratch has room for two packed x */
-    if (k_linear_is_sparse(ex, &a)) {
+    if (kind == K_BY_WEIGHT) {
         struct k_sparse_run p;
         k_sparse_y(&p, &a);
         k_sparse(ex, &p);
         return;
     }
-    memset(&r, 0, sizeof r);
-    r.a = a;
-    k_linear_plan(&r);
-    r.round = a.bf16 && !native;
-    if (native) r.kp = (a.K + 1) / 2;
+    const int is_bf16 = kind != K_BY_PANELS; /* the kernels' table */
+    struct k_linear_run r = {.a = a};
+    k_linear_plan(&r, kind);
+    const int64_t how = kind == K_BY_TILES ? K_PARTS + r.parts : kind == K_BY_PAIRS ? K_PAIRS : K_PANELS + r.round;
     float *place = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
-    struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, native ? K_PAIRS : K_PANELS + r.round, place, 0, NULL, NULL};
+    struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, how, place, 0, NULL, NULL};
     r.xp = k_find_packed(ex, &packed);
     if (!r.xp) {
         r.xp = place;
-        k_pack(ex, native ? ex->k->pack_x_bf16 : ex->k->pack_x, a.x, r.xp, a.x_streams, a.T, a.K, r.xp_stream, r.round);
+        k_pack(ex, is_bf16 ? ex->k->pack_x_bf16 : ex->k->pack_x, a.x, r.xp, a.x_streams, a.T, a.K, r.xp_stream, r.round,
+               r.parts);
     }
     r.worker = (char *)r.xp + k_floats(a.x_streams * r.xp_stream);
     if (a.next) { /* as k_sparse_feed */
+        struct k_linear_run next = {.a = *a.next};
+        k_linear_plan(&next, kind);
         r.out = (float *)(void *)r.worker;
-        r.out_stream = k_round(a.T, K_PANEL_MAX) * k_round(a.N, 2);
+        r.out_stream = next.xp_stream;
         r.worker += k_floats(a.S * r.out_stream);
-        packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, K_PANELS, r.out, 1, NULL, NULL};
+        packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, how, r.out, 1, NULL, NULL};
         *(struct k_packed *)ex->scratch = packed;
     }
-    k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), native ? ex->k->linear_bf16 : ex->k->linear, &r);
+    k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), is_bf16 ? ex->k->linear_bf16 : ex->k->linear, &r);
 }
 
 static size_t k_dx_worker(const struct k_dx_run *r) {
@@ -6007,7 +6352,7 @@ K_OP void k_linear_dx(const struct k_exec *ex, const struct k_linear_dx_args *a)
     k_dx_plan(&r);
     r.dyp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->S * r.dyp_stream);
-    k_pack(ex, ex->k->pack_x, a->dy, r.dyp, a->S, a->T, a->N, r.dyp_stream, 0);
+    k_pack(ex, ex->k->pack_x, a->dy, r.dyp, a->S, a->T, a->N, r.dyp_stream, 0, 0);
     k_run(ex, r.n_cb * r.n_tb, k_product_work(a->S, a->T, a->N, a->K), ex->k->linear_dx, &r);
 }
 
@@ -6045,7 +6390,7 @@ K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a)
     k_dw_plan(&r);
     r.xp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
-    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0};
+    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0, 0};
     k_run(ex, p.S * p.n_panels * p.n_kc, p.S * a->T * a->K, ex->k->pack_cols, &p);
     k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K),
           ex->k->linear_dw, &r);
@@ -7513,9 +7858,9 @@ scbm_status scbm_cpu_backend_create(scbm_backend **out, const char *tier) {
         if (tier && !*tier) tier = NULL;
         source = tier ? "SCBM_CPU: " : "";
     }
-    int is_known = !tier || !strcmp(tier, "portable") || !strcmp(tier, "avx2") || !strcmp(tier, "avx512");
+    int is_known = !tier || !strcmp(tier, "portable") || !strcmp(tier, "avx2") || !strcmp(tier, "avx512") || !strcmp(tier, "amx");
     if (!is_known)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%sunknown CPU tier '%.40s': portable, avx2 and avx512 are known", source,
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%sunknown CPU tier '%.40s': portable, avx2, avx512 and amx are known", source,
                          tier);
     const struct k_table *kernels = k_select(tier);
     if (!kernels) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%sthis machine has no %s", source, tier);

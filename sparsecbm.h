@@ -175,7 +175,7 @@ typedef struct scbm_context scbm_context;
 typedef struct scbm_backend scbm_backend;
 
 /* `hooks` may be NULL. `backend` NULL means the CPU, whose tier is picked by the machine or by the
- * environment's SCBM_CPU ("portable", "avx2", "avx512"). A context is used by one thread at a time. */
+ * environment's SCBM_CPU ("portable", "avx2", "avx512", "amx"). A context is used by one thread at a time. */
 scbm_status scbm_context_create(scbm_context **context, const scbm_hooks *hooks, scbm_backend *backend);
 void scbm_context_free(scbm_context *context);
 const scbm_hooks *scbm_context_hooks(const scbm_context *context);
@@ -492,7 +492,7 @@ struct scbm_backend {
 };
 
 /* The CPU backend. `tier` is NULL (the best that the machine has, or the environment's SCBM_CPU), "portable",
- * "avx2" or "avx512"; one that the machine lacks is an error. */
+ * "avx2", "avx512" or "amx"; one that the machine lacks is an error. */
 scbm_status scbm_cpu_backend_create(scbm_backend **backend, const char *tier);
 void scbm_backend_free(scbm_backend *backend);
 

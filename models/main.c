@@ -23,7 +23,7 @@ static void print_usage(FILE *to) {
                 "Usage: %s COMMAND [options]\n\nCommands:\n", cli_program);
     for (int i = 0; i < N_COMMANDS; i++) fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(to, "\n%s COMMAND --help tells a command's options, with an example; %s --version the version.\n"
-                "The environment's SCBM_CPU=portable|avx2|avx512 chooses the kernels.\n", cli_program, cli_program);
+                "The environment's SCBM_CPU=portable|avx2|avx512|amx chooses the kernels.\n", cli_program, cli_program);
 }
 
 static int unknown_command(const char *name) {

@@ -30,6 +30,7 @@ static const device devices[] = {
     {"cpu (portable)", scbm_cpu_backend_create, "portable", 1},
     {"cpu (avx2)", scbm_cpu_backend_create, "avx2", 1},
     {"cpu (avx512)", scbm_cpu_backend_create, "avx512", 1},
+    {"cpu (amx)", scbm_cpu_backend_create, "amx", 1},
 };
 
 /* The same work on one, two and three threads, and on three workers that take the tasks from the last to the first. */

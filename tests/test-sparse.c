@@ -253,6 +253,62 @@ static void products_in_bf16_have_the_bits_of_products_with_zeros(void **state) 
     bench_close(&b);
 }
 
+/* ---- Sums ---- */
+
+/* Of x and w around `magnitude` and 1 / magnitude, without and with masks: the largest error of y beside Σ|w x|, in
+ * double precision. Matrix tiles may leave out 2^-21 of each product; 2^-22 of all of them is what f32 has. */
+static void check_sums(bench *b, scbm_type type, int64_t in, int64_t out, int has_masks, float magnitude) {
+    const scbm_extent extents[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    const int64_t shape[3] = {2, 0, in}, tokens = 45;
+    product p;
+    product_new(&p, type, in, out, 2, 0, 0.5);
+    float *w = zeros(in * out * (int64_t)sizeof(float));
+    assert_ok(scbm_convert(SCBM_F32, w, type, p.w.data, in * out));
+    for (int64_t i = 0; i < 2 * MOST_TOKENS * in; i++) p.x[i] *= magnitude;
+    scbm_graph *graph;
+    assert_ok(scbm_graph_create(&graph, b->two));
+    scbm_graph_set_capacity(graph, MOST_TOKENS, 1);
+    scbm_tensor *x = scbm_input(graph, "x", SCBM_F32, 3, shape, extents);
+    scbm_tensor *y = scbm_output(graph, scbm_linear(graph, x, &p.w, NULL, has_masks ? &p.masks : NULL, SCBM_NONE));
+    assert_ok(scbm_graph_plan(graph));
+    for (int64_t s = 0; s < 2; s++)
+        memcpy((float *)x->data + s * tokens * in, p.x + s * MOST_TOKENS * in, (size_t)(tokens * in) * sizeof(float));
+    assert_ok(scbm_graph_run(graph, tokens, 1));
+    double error = 0;
+    for (int64_t s = 0; s < 2; s++)
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t n = 0; n < out; n++) {
+                double sum = 0, all = 0;
+                for (int64_t k = 0; k < in; k++) {
+                    const double term = (double)p.x[(s * MOST_TOKENS + t) * in + k] * (double)w[n * in + k];
+                    if (has_masks && !kept(&p, s, n, k)) continue;
+                    sum += term;
+                    all += fabs(term);
+                }
+                const double wrong = fabs((double)((const float *)y->data)[(s * tokens + t) * out + n] - sum);
+                error = fmax(error, all > 0 ? wrong / all : wrong > 0);
+            }
+    if (error > (in > 16 ? 0x1p-22 : 0x1p-21))
+        fail_msg("%lld -> %lld, %s: an error of %g", (long long)in, (long long)out, scbm_type_of(type)->name, error);
+    scbm_graph_free(graph);
+    scbm_release(NULL, w);
+    product_clear(&p);
+}
+
+static void sums_are_as_exact_as_in_f32(void **state) {
+    const struct shape of[] = {{1, 1}, {5, 33}, {96, 20}, {416, 64}, {1537, 40}};
+    const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
+    const float magnitudes[] = {1, 1e30f, 1e-25f};
+    bench b;
+    bench_open(&b, *state);
+    for (int i = 0; i < COUNT_OF(of); i++)
+        for (int t = 0; t < COUNT_OF(types); t++)
+            if (of[i].in % scbm_type_of(types[t])->block == 0)
+                check_sums(&b, types[t], of[i].in, of[i].out, t % 2, magnitudes[(i + t) % 3]);
+    for (int m = 0; m < COUNT_OF(magnitudes); m++) check_sums(&b, SCBM_F32, 416, 64, 0, magnitudes[m]);
+    bench_close(&b);
+}
+
 /* ---- Layers that follow each other ---- */
 
 enum { N_LAYERS = 3 };
@@ -294,7 +350,7 @@ static void compare_chains(chain *a, chain *b, const product *layer, int64_t tok
 }
 
 static void layers_that_feed_the_next_one_have_the_same_bits(void **state) {
-    const int64_t widths[][N_LAYERS + 1] = {{70, 130, 66, 5}, {257, 20, 200, 64}, {64, 400, 31, 17}};
+    const int64_t widths[][N_LAYERS + 1] = {{70, 130, 66, 5}, {257, 32, 200, 64}, {64, 416, 31, 17}};
     bench b;
     bench_open(&b, *state);
     for (int round = 0; round < 48; round++) {
@@ -429,7 +485,7 @@ static void packed_masks_follow_their_tensors(void **state) {
     bench b;
     bench_open(&b, *state);
     check_packed_masks(&b, 65, 0);
-    if (!strcmp(*state, "avx512")) check_packed_masks(&b, 25, 1);
+    if (!strcmp(*state, "avx512") || !strcmp(*state, "amx")) check_packed_masks(&b, 25, 1);
     bench_close(&b);
 }
 
@@ -512,12 +568,14 @@ static void gradients_by_masked_weights_are_sums_over_tokens(void **state) {
 
 #define ON_TIER(test, tier)                                                                                            \
     { #test " (" tier ")", test, NULL, NULL, (void *)(uintptr_t)tier }
-#define ON_EVERY_TIER(test) ON_TIER(test, "portable"), ON_TIER(test, "avx2"), ON_TIER(test, "avx512")
+#define ON_VECTOR_TIERS(test) ON_TIER(test, "portable"), ON_TIER(test, "avx2"), ON_TIER(test, "avx512")
+#define ON_EVERY_TIER(test) ON_VECTOR_TIERS(test), ON_TIER(test, "amx")
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        ON_EVERY_TIER(products_without_masked_weights_have_the_bits_of_products_with_zeros),
+        ON_VECTOR_TIERS(products_without_masked_weights_have_the_bits_of_products_with_zeros),
         ON_EVERY_TIER(products_in_bf16_have_the_bits_of_products_with_zeros),
+        ON_EVERY_TIER(sums_are_as_exact_as_in_f32),
         ON_EVERY_TIER(layers_that_feed_the_next_one_have_the_same_bits),
         ON_EVERY_TIER(masks_may_change_between_runs),
         ON_EVERY_TIER(masks_may_be_an_input),

@@ -60,7 +60,7 @@ ABLATIONS = {
     "dense joint, twice the rate": ("joint", ["--encoder-rate", RATE], (42,), None),
     "dense joint, with the teacher": ("joint", TEACHER, (42,), None),
     "obert 0.7, half the rate": ("joint", pruned("obert", 0.7, rate="1e-4"), (42,), None),
-    "obert 0.7, pruned in epochs 2 to 5": ("joint", pruned("obert", 0.7, start=2, end=5), (42,), None),
+    "obert 0.7, pruned in epochs 2 to 5": ("joint", pruned("obert", 0.7, start=2, end=5), (42, 43, 44), None),
     "obert 0.7, no teacher": ("joint", pruned("obert", 0.7, teacher=False), (42,), None),
     "obert 0.7, label refit": ("joint", pruned("obert", 0.7, "--refit-label"), (42,), None),
     "obert 0.7, a tenth of the damping": ("joint", pruned("obert", 0.7, "--damping", "0.01"), (42,), None),
