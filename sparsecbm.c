@@ -2582,6 +2582,7 @@ enum {
     K_SP_LIST = 192,  /* or this for few tokens, so that an offset and one more value fit in a byte */
     K_SP_FEW = 32,    /* tokens that are few: two vectors of the widest tier */
     K_SP_ROWS = 128,  /* rows that a task prepares at a time: a multiple of 64 */
+    K_SP_END = 16,    /* rows that it ends at a time: a multiple of 16 */
     K_SP_SUMS = 384,  /* rows whose sums it holds at a time, at most */
     K_SP_TILES = 2,   /* tiles of a task, at most */
     K_SP_X2 = 262144, /* floats of more than one tile that it takes: they stay in the second cache */
@@ -3401,13 +3402,16 @@ KFN VF KT(exp_reduced)(VF x, VI *n) {
     return v_fma(v_mul(r, r), q, r);
 }
 
-/* Within 1.5 ulp; NaN stays NaN, and large arguments give 0 and infinity. */
+/* Within 1.5 ulp; NaN stays NaN, and large arguments give 0 and infinity. What would be below 2^-126 is 0: attention has
+ * many such lanes, and a subnormal result costs some processors 100 cycles or more. */
 KFN VF KT(exp)(VF x) {
+    const VF least = v_set1(-87.3365402f);
+    const VM is_zero = v_lt(x, least);
     VI n;
     VF p;
-    x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));
+    x = v_min(v_set1(89.0f), v_max(least, x));
     p = KT(exp_reduced)(x, &n);
-    return KT(ldexp)(v_add(p, v_set1(1.0f)), n);
+    return v_sel(is_zero, v_zero(), KT(ldexp)(v_add(p, v_set1(1.0f)), n));
 }
 
 /* exp(x) - 1 for x <= 0. */
@@ -3700,12 +3704,15 @@ KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
 
 /* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL; each of dst's `cols` rows gets `width` lanes,
  * zeros where i >= rows. With PAIRS a lane is two columns; with HALVES and PARTs dst has 16 rows, for columns i and 16 + i,
- * zeros where these are not below cols. */
-KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width) {
+ * zeros where these are not below cols. add (or NULL): a number for each row of src. */
+KFN void KT(tr_add)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width,
+                    const float *add) {
     const int per = how == KT(PAIRS) ? 2 : 1, stored = how >= KT(HALVES) ? 16 : cols;
     VF r[SCBM_VL], t[SCBM_VL];
 /* clang-format off */
-#define K_TR_LOAD(i) r[i] = i < rows ? KT(tr_load)(how, src + i * lds, cols) : v_zero();
+#define K_TR_LOAD(i)                                                                            \
+    r[i] = i < rows ? KT(tr_load)(how, src + i * lds, cols) : v_zero();                          \
+    if (add && i < rows) r[i] = v_add(r[i], v_set1(add[i]));
 #define K_TR_STORE(i, v)                                                                        \
     if (i * per < stored) {                                                                       \
         VF o = v;                                                                               \
@@ -3776,6 +3783,10 @@ KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_
 /* clang-format on */
 #undef K_TR_LOAD
 #undef K_TR_STORE
+}
+
+KFN void KT(tr)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width) {
+    KT(tr_add)(how, dst, ldd, src, lds, rows, cols, width, NULL);
 }
 
 /* One panel: `lanes` rows of src, `rows` of them real, kc columns, to xp[k][lanes]. */
@@ -4231,8 +4242,12 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     case SCBM_TANH: K_EACH(SCBM_TANH) break;
     case SCBM_SIGMOID: K_EACH(SCBM_SIGMOID) break;
     default:
-        if (bias || out) {
+        if (out) {
             K_EACH(SCBM_NONE)
+        } else if (bias) {
+            for (int l = 0; l < nt; l += SCBM_VL) KT(tr_add)
+            (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr, bias);
+            return;
         }
     }
 #undef K_EACH
@@ -4746,18 +4761,25 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
                 const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes), *next = block;
                 int64_t lines = 0;
                 if (tile + 1 < tile1 || kb + 1 < x->n_kb) {
-                    const int is_last = tile + 1 == tile1;
-                    next = KT(tile_block)(x, s, is_last ? tile0 : tile + 1, kb + is_last, &t_next, &lanes_next);
+                    const int ends = tile + 1 == tile1;
+                    next = KT(tile_block)(x, s, ends ? tile0 : tile + 1, kb + ends, &t_next, &lanes_next);
                     lines = k_ceil(x->kc * lanes_next, 16 * rows);
                 }
-                if (kept)
-                    KT(kept_products)[lanes / SCBM_VL - 1](kept->words + (s * x->n_kb + kb) * kept->rows + n0,
-                                                           kept->values + kept->first[(s * x->n_kb + kb) * groups + n0 / 16],
-                                                           rows, block, c, kb > 0, next, lines);
-                else
-                    KT(sparse_products)[lanes / SCBM_VL - 1](w + n0 * ldw + k0, ldw, mask + n0 * ldm + k0 / 8, ldm, rows,
-                                                             kc, block, c, kb > 0);
-                if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, tile, t0);
+                /* In the last block some rows are ended while their sums are in the first cache. */
+                const int is_last = kb == x->n_kb - 1;
+                const int64_t some = is_last ? K_SP_END : rows;
+                for (int64_t n = n0; n < n0 + rows; n += some) {
+                    const int64_t n_rows = k_min(some, n0 + rows - n);
+                    float *at = c + (n - n0) * lanes;
+                    if (kept)
+                        KT(kept_products)[lanes / SCBM_VL - 1](kept->words + (s * x->n_kb + kb) * kept->rows + n,
+                                                               kept->values + kept->first[(s * x->n_kb + kb) * groups + n / 16],
+                                                               n_rows, block, at, kb > 0, next + (n - n0) * lines * 16, lines);
+                    else
+                        KT(sparse_products)[lanes / SCBM_VL - 1](w + n * ldw + k0, ldw, mask + n * ldm + k0 / 8, ldm, n_rows,
+                                                                 kc, block, at, kb > 0);
+                    if (is_last) KT(sparse_end)(r, at, lanes, n_rows, s, n, tile, t0);
+                }
                 c += r->nb * lanes;
             }
         }
