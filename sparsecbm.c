@@ -55,7 +55,9 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define K_X86 1
-#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+/* -DSCBM_NO_AMX: for an assembler that does not know matrix tiles (binutils before 2.36). */
+#if defined(__linux__) && !defined(__ILP32__) && !defined(SCBM_NO_AMX) && \
+    (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #define K_AMX 1
@@ -2381,7 +2383,7 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
  *
  * Arrays are row-major and contiguous, f32 unless told. S streams, T tokens of all texts end to end. Kernels do not
  * allocate: ex->scratch holds at least the bytes that the op's _scratch function names (64-byte aligned), which depend
- * on shapes and ex->n_workers only and are enough for smaller T, R and n too. Arguments are trusted: the caller has
+ * on shapes, the tier and ex->n_workers only and are enough for smaller T, R and n too. Arguments are trusted: the caller has
  * checked shapes, ids and offsets.
  *
  * The entry points:
@@ -2563,7 +2565,7 @@ struct k_adamw_args {
     float lr, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
 };
 
-/* ---- Sizes that every tier shares, so that scratch does not depend on the tier ---- */
+/* ---- Sizes that every tier shares ---- */
 
 enum {
     K_MR_MAX = 12,    /* rows of a register tile, at most */
@@ -2572,7 +2574,6 @@ enum {
     K_KC_LD = 400,    /* row stride of a copied W tile: no power of two, so that rows do not share cache sets */
     K_TB = 256,       /* tokens of a task */
     K_STRIP = 32,     /* matrix tiles: rows of W that are computed at a time, and columns of a step */
-    K_PARTS_MAX = 3,  /* bf16 that sum up to a float */
     K_DX_COLS = 96,   /* columns of W that a dX task takes: a multiple of every tier's MR and of 32 */
     K_DX_KC = 256,    /* rows of W that it takes at a time */
     K_DW_COLS = 256,  /* columns of dW that a task computes */
@@ -2718,7 +2719,7 @@ static int64_t k_row_bytes(int type, int64_t cols) {
 
 struct k_linear_run {
     struct k_linear_args a;
-    float *xp;         /* packed x: per stream, panels [K][lanes] end to end */
+    float *xp;         /* packed x: per stream, panels [K][lanes] end to end (tiles: as pack_parts) */
     int64_t xp_stream; /* floats */
     char *worker;      /* per-worker scratch */
     size_t worker_bytes;
@@ -2882,7 +2883,9 @@ struct k_cross_entropy_run {
 
 #define SCBM_TIER portable
 #define K_TIER_NAME "portable"
-#if defined(__aarch64__) && defined(__ARM_NEON)
+#if defined(SCBM_PORTABLE_MR) /* tests: more rows than a vector has lanes, as below */
+#define SCBM_MR SCBM_PORTABLE_MR
+#elif defined(__aarch64__) && defined(__ARM_NEON)
 #define SCBM_MR 8 /* 32 vector registers */
 #else
 #define SCBM_MR 4
@@ -3402,7 +3405,7 @@ KFN VF KT(exp_reduced)(VF x, VI *n) {
     return v_fma(v_mul(r, r), q, r);
 }
 
-/* Within 1.5 ulp; NaN stays NaN, and large arguments give 0 and infinity. What would be below 2^-126 is 0: attention has
+/* Within 1.5 ulp where it is at least 2^-126; NaN stays NaN, and large arguments give 0 and infinity. What would be below 2^-126 is 0: attention has
  * many such lanes, and a subnormal result costs some processors 100 cycles or more. */
 KFN VF KT(exp)(VF x) {
     const VF least = v_set1(-87.3365402f);
@@ -3702,7 +3705,7 @@ KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
     return v_load_n(p, n);
 }
 
-/* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL; each of dst's `cols` rows gets `width` lanes,
+/* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL (with HALVES and PARTs 32 columns); each of dst's `cols` rows gets `width` lanes,
  * zeros where i >= rows. With PAIRS a lane is two columns; with HALVES and PARTs dst has 16 rows, for columns i and 16 + i,
  * zeros where these are not below cols. add (or NULL): a number for each row of src. */
 KFN void KT(tr_add)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width,
@@ -4007,9 +4010,9 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
  *
  * y^T = W x^T, 32 rows of W times 32 tokens in four tiles of 16 x 16 sums; a step is 32 columns of W. The numbers are
  * bf16 (one part), or f32 in three parts: their upper 8 significant bits, the next 8 and the last 8, which sum up to the
- * number exactly. Of the nine products of parts the six largest are summed, the smaller ones first. The others are below
- * 2^-21 |w x|, 2^-24 on average, so these are sums as in f32: each product is as good as rounded. (Infinite numbers give
- * NaN, and numbers below 2^-110 have fewer digits: tiles take subnormal parts for zeros.) In both operands column i of a step is paired with column 16 + i. */
+ * number exactly. Of the nine products of parts the six largest are summed. The others are below 2^-21 |w x|, and 2^-24
+ * on average, always with the sign of w x: an error like f32's own. But tiles take subnormal parts, products and sums for
+ * zeros: numbers below 2^-103 and products below 2^-107 lose digits; and infinite numbers give NaN. In both operands column i of a step is paired with column 16 + i. */
 
 enum { KT(TILE) = 16 * 64, KT(PART_OF_W) = 2 * KT(TILE) };
 
@@ -4213,6 +4216,15 @@ KFN void KT(feed_parts)(char *to, const float *c, int lanes) {
 
 /* ---- Linear ---- */
 
+/* y[t][r] = c[r][t] + add[r] (or nothing is added): a tile's rows c[mr][lanes] of nt tokens as columns of y, ld apart. */
+KFN void KT(put_tile)(float *y, int64_t ld, const float *c, int lanes, int mr, int64_t nt, const float *add) {
+    for (int r = 0; r < mr; r += SCBM_VL) {
+        const int n = (int)k_min(mr - r, SCBM_VL);
+        for (int l = 0; l < nt; l += SCBM_VL) KT(tr_add)
+        (KT(AS_IS), y + l * ld + r, ld, c + r * lanes + l, lanes, n, (int)k_min(nt - l, SCBM_VL), n, add ? add + r : NULL);
+    }
+}
+
 /* Ends a tile: c[mr][lanes] holds x W^T for weights n0 .. and tokens t0 ..; nt tokens are real. `out`: where the tile goes
  * as it is, because the next layer wants it so, or NULL. */
 KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0,
@@ -4230,8 +4242,7 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     }
     if (a->pre) {
         K_EACH(SCBM_NONE)
-        for (int l = 0; l < nt; l += SCBM_VL)
-            KT(tr)(KT(AS_IS), a->pre + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
+        KT(put_tile)(a->pre + at, a->N, c, lanes, mr, nt, NULL);
         bias = NULL;
     }
     if (out) to = out;
@@ -4244,15 +4255,13 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     default:
         if (out) {
             K_EACH(SCBM_NONE)
-        } else if (bias) {
-            for (int l = 0; l < nt; l += SCBM_VL) KT(tr_add)
-            (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr, bias);
+        } else {
+            KT(put_tile)(a->y + at, a->N, c, lanes, mr, nt, bias);
             return;
         }
     }
 #undef K_EACH
-    for (int l = 0; l < nt && !out; l += SCBM_VL) KT(tr)
-    (KT(AS_IS), a->y + at + l * a->N, a->N, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
+    if (!out) KT(put_tile)(a->y + at, a->N, c, lanes, mr, nt, NULL);
 }
 
 /* A task computes nb rows of W times tb tokens, for every stream: the rows are read from memory once, and the streams'
@@ -4389,9 +4398,7 @@ KTASK void KT(linear_dx)(void *arg, int64_t index, int worker) {
                     KT(gemm)(mr, lanes, kc, ds + t * a->N + n0 * lanes, lanes, wb + j, 1, K_DX_COLS, c, lanes, kb > 0);
                     if (kb == r->n_kb - 1) {
                         const int64_t nt = k_min(a->T - t, lanes);
-                        float *out = a->dx + (s * a->T + t) * a->K + c0 + j;
-                        for (int l = 0; l < nt; l += SCBM_VL) KT(tr)
-                        (KT(AS_IS), out + l * a->K, a->K, c + l, lanes, mr, (int)k_min(nt - l, SCBM_VL), mr);
+                        KT(put_tile)(a->dx + (s * a->T + t) * a->K + c0 + j, a->K, c, lanes, mr, nt, NULL);
                     }
                     if (r->n_kb > 1) c += mr * lanes;
                 }
@@ -4586,18 +4593,17 @@ KFN const float *KT(kept_rows)(const int nr, const int nv, const uint64_t *words
     return nr == 1 ? w0 : nr == 2 ? w1 : w3;
 }
 
-/* c[rows][lanes] (+)= kept weights times x[64][lanes]. Meanwhile `lines` cache lines a row of what is needed `next` go into
- * the second cache. */
+/* c[rows][lanes] (+)= kept weights times x[64][lanes]. Meanwhile `lines` cache lines a row of what is needed next, from `next`
+ * to `end`, go into the second cache. */
 typedef void (*KT(kept_product))(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c, int acc,
-                                 const float *next, int64_t lines);
+                                 uintptr_t next, uintptr_t end, int64_t lines);
 
 #define K_SP(nv, nr)                                                                                                   \
     KTASK void KT(kept_rows_##nv)(const uint64_t *words, const float *w, int64_t rows, const float *x, float *c,       \
-                                  int acc, const float *next, int64_t lines) {                                         \
+                                  int acc, uintptr_t next, uintptr_t end, int64_t lines) {                             \
         int64_t i = 0;                                                                                                 \
         for (; i + nr <= rows; i += nr) {                                                                              \
-            for (int64_t line = i * lines; line < (i + nr) * lines; line++)                                            \
-                K_PREFETCH_FAR((uintptr_t)next + (size_t)line * 64);                                                   \
+            for (int64_t line = 0; line < nr * lines && next < end; line++, next += 64) K_PREFETCH_FAR(next);          \
             w = KT(kept_rows)(nr, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);                                     \
         }                                                                                                              \
         for (; i < rows; i++) w = KT(kept_rows)(1, nv, words + i, w, x, c + i * nv * SCBM_VL, acc);                    \
@@ -4758,11 +4764,13 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
             for (int64_t tile = tile0; tile < tile1; tile++) {
                 int64_t t0, t_next;
                 int lanes, lanes_next;
-                const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes), *next = block;
+                const float *block = KT(tile_block)(x, s, tile, kb, &t0, &lanes);
+                uintptr_t next = 0, next_end = 0;
                 int64_t lines = 0;
                 if (tile + 1 < tile1 || kb + 1 < x->n_kb) {
                     const int ends = tile + 1 == tile1;
-                    next = KT(tile_block)(x, s, ends ? tile0 : tile + 1, kb + ends, &t_next, &lanes_next);
+                    next = (uintptr_t)KT(tile_block)(x, s, ends ? tile0 : tile + 1, kb + ends, &t_next, &lanes_next);
+                    next_end = next + (size_t)(x->kc * lanes_next) * 4;
                     lines = k_ceil(x->kc * lanes_next, 16 * rows);
                 }
                 /* In the last block some rows are ended while their sums are in the first cache. */
@@ -4774,7 +4782,7 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
                     if (kept)
                         KT(kept_products)[lanes / SCBM_VL - 1](kept->words + (s * x->n_kb + kb) * kept->rows + n,
                                                                kept->values + kept->first[(s * x->n_kb + kb) * groups + n / 16],
-                                                               n_rows, block, at, kb > 0, next + (n - n0) * lines * 16, lines);
+                                                               n_rows, block, at, kb > 0, next + (size_t)((n - n0) * lines) * 64, next_end, lines);
                     else
                         KT(sparse_products)[lanes / SCBM_VL - 1](w + n * ldw + k0, ldw, mask + n * ldm + k0 / 8, ldm, n_rows,
                                                                  kc, block, at, kb > 0);
@@ -5946,20 +5954,27 @@ static const struct k_table *const k_tables[] = {
 };
 
 #ifdef K_AMX
-/* Linux gives a process matrix tiles when it asks for them. (SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA;
- * Intel's Software Developer's Manual, CPUID leaf 7.) */
-static int k_ask_for_tiles(void) {
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
-    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-}
-
+/* CPUID's leaf 7: AMX-BF16 and AMX-TILE. */
 static int k_has_tiles(void) {
     static K_ATOMIC int known; /* 0: not yet; else 1 more than the answer */
-    if (!known) known = 1 + k_ask_for_tiles();
+    unsigned a, b, c, d = 0;
+    if (!known) known = 1 + (__get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 22 & 1 && d >> 24 & 1);
     return known - 1;
 }
 #endif
+
+/* Linux gives a process matrix tiles when it asks for them (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), but not where a
+ * thread has a signal stack that is too small for them; and no such stack can be made afterwards. */
+static int k_get_tiles(void) {
+#ifdef K_AMX
+    const int before = errno;
+    const int is_given = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+    errno = before;
+    return is_given;
+#else
+    return 0;
+#endif
+}
 
 /* Whether this machine runs a tier. */
 K_OP int k_supported(const char *name) {
@@ -5979,7 +5994,8 @@ K_OP int k_supported(const char *name) {
     return 0;
 }
 
-/* The best table of this machine, or the one called `forced` (NULL: none) if the machine has it; otherwise NULL. */
+/* The best table of this machine, or the one called `forced` (NULL: none) if the machine has it; otherwise NULL. Products
+ * of a table with has_tiles need k_get_tiles first; its other kernels do not. */
 K_OP const struct k_table *k_select(const char *forced) {
     for (size_t i = 0; i < sizeof k_tables / sizeof *k_tables; i++) {
         if (forced && strcmp(forced, k_tables[i]->name)) continue;
@@ -7886,6 +7902,12 @@ scbm_status scbm_cpu_backend_create(scbm_backend **out, const char *tier) {
                          tier);
     const struct k_table *kernels = k_select(tier);
     if (!kernels) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%sthis machine has no %s", source, tier);
+    if (kernels->has_tiles && !k_get_tiles()) {
+        if (tier)
+            return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                             "%sthe system gives this process no AMX tiles (has a thread a small signal stack?)", source);
+        kernels = k_select("avx512");
+    }
     cpu_backend *backend = scbm_alloc(NULL, sizeof *backend);
     if (!backend) return SCBM_ERROR_MEMORY;
     backend->public.functions = &cpu_functions;

@@ -29,7 +29,7 @@ extern "C" {
 
 #define SCBM_VERSION_MAJOR 0
 #define SCBM_VERSION_MINOR 1
-#define SCBM_VERSION_PATCH 0
+#define SCBM_VERSION_PATCH 1
 #define SCBM_VERSION (SCBM_VERSION_MAJOR * 10000 + SCBM_VERSION_MINOR * 100 + SCBM_VERSION_PATCH)
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -218,7 +218,9 @@ typedef struct scbm_graph scbm_graph;
 scbm_status scbm_graph_create(scbm_graph **graph, scbm_context *context);
 void scbm_graph_free(scbm_graph *graph);
 
-/* What the linear ops compute with: F32, or BF16 (operands rounded, sums in f32). Default F32. */
+/* What the linear ops compute with: F32, or BF16 (operands rounded, sums in f32). Default F32. The tier "amx" computes
+ * f32 without masks from bf16 parts, with f32's accuracy; but values below 2^-103 and products below 2^-107 lose digits
+ * there, and an infinite operand gives NaN. */
 void scbm_graph_set_precision(scbm_graph *graph, scbm_type precision);
 /* The batch's largest size; needed before an input or op with such a dimension. */
 void scbm_graph_set_capacity(scbm_graph *graph, int64_t tokens, int64_t texts);
@@ -492,7 +494,9 @@ struct scbm_backend {
 };
 
 /* The CPU backend. `tier` is NULL (the best that the machine has, or the environment's SCBM_CPU), "portable",
- * "avx2", "avx512" or "amx"; one that the machine lacks is an error. */
+ * "avx2", "avx512" or "amx"; one that the machine lacks is an error. "amx", where it is best or asked
+ * for, asks Linux for matrix tiles for this process: from then on its signal stacks (sigaltstack) must have room for
+ * their 8 KiB too. If they are refused NULL takes "avx512". */
 scbm_status scbm_cpu_backend_create(scbm_backend **backend, const char *tier);
 void scbm_backend_free(scbm_backend *backend);
 

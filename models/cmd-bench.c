@@ -140,7 +140,7 @@ static void *peak_thread(void *job) {
 
 /* GFLOP/s that as many threads as are used reach without touching memory; 0 where that is not known. */
 static double measure_peak(const bench_command *b) {
-    int wide = strcmp(b->tier, "avx512") == 0 || strcmp(b->tier, "amx") == 0;
+    int wide = strcmp(b->tier, "avx512") == 0;
     if (!wide && strcmp(b->tier, "avx2") != 0) return 0;
     double best = 0;
     for (int repeat = 0; repeat < 20; repeat++) {
