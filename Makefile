@@ -158,7 +158,7 @@ REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
 CONVERT_PARTS   = $(call objects,$(filter-out convert/convert-hf.c,$(CONVERT_SOURCES)))
 TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
-.PHONY: test test-programs test-long test-parity test-asan fuzz fuzz-programs fuzz-replay bench bench-peers
+.PHONY: test test-programs test-long test-parity test-asan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
 
 $(TEST_PROGRAMS): $(BUILD)/tests/helpers.o
 $(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(OP_PARTS)
@@ -184,6 +184,13 @@ test-long: test-programs $(filter $(BUILD)/%,$(LONG_TESTS))
 ## test-asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 test-asan:
 	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS=-O2 SANITIZE=address,undefined test
+
+## test-arm       the runtime's tests for AArch64, emulated (needs aarch64-linux-gnu-gcc, qemu-user-static, libraries of arm64)
+ARM_TESTS = $(patsubst %,build/arm/tests/test-%,runtime backend gradients masks)
+ARM_MAKE  = $(MAKE) --no-print-directory BUILD=build/arm CC=aarch64-linux-gnu-gcc CFLAGS=-O1 OPENMP=0
+test-arm:
+	@$(ARM_MAKE) $(ARM_TESTS)
+	@BUILD=build/arm RUN=qemu-aarch64-static tests/run.sh $(ARM_TESTS)
 
 ## test-parity    compare with PyTorch and transformers, in a virtual environment of its own
 test-parity: test-programs

@@ -4,7 +4,9 @@
 # A test counts its cases itself, by a last line "N passed, N failed, N skipped", or speaks TAP (as cmocka does). A
 # program tests' fuzzers are replayed with (…/replay-NAME) gets the inputs kept in tests/fuzz/corpus/NAME and is one case.
 # A test that ends with another status than 0 and counts no failure is one failure. The last line is the total.
+# RUN: what programs are run with (an emulator).
 set -u
+RUN=${RUN:-}
 export CMOCKA_MESSAGE_OUTPUT=TAP
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # a waiting thread must not take the core of another test
 logs=${BUILD:-build}/logs
@@ -27,8 +29,8 @@ run_one() {
             return 1
         fi
         ;;
-    */*) "$1" >"$log" 2>&1 ;;
-    *) "./$1" >"$log" 2>&1 ;;
+    */*) $RUN "$1" >"$log" 2>&1 ;;
+    *) $RUN "./$1" >"$log" 2>&1 ;;
     esac
 }
 
