@@ -199,7 +199,7 @@ test-parity: test-programs
 
 ## fuzz           build the fuzzers with clang into build/fuzz
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS=-O1 \
+	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS='-O1 -DSCBM_PORTABLE_ONLY' \
 	    SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 fuzz-programs: $(addprefix $(BUILD)/,$(FUZZERS))
 $(BUILD)/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(CONVERT_PARTS) $(LIB)

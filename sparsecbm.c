@@ -52,7 +52,8 @@
 #include <omp.h>
 #define HAS_THREADS 1
 #endif
-#if defined(__x86_64__) && defined(__GNUC__)
+/* -DSCBM_PORTABLE_ONLY: no kernels for x86's extensions, where what matters is soon compiled (fuzzers). */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(SCBM_PORTABLE_ONLY)
 #include <immintrin.h>
 #define K_X86 1
 /* -DSCBM_NO_AMX: for an assembler that does not know matrix tiles (binutils before 2.36). */
@@ -4058,7 +4059,7 @@ KFN VF KT(weights_16)(const struct k_weights *w, const char *row, int64_t k, uns
 }
 
 /* One step of a strip. */
-KFN void KT(strip_step)(const int parts, const struct KT(strip) *strip, int64_t step) {
+KFN void KT(split_strip)(const int parts, const struct KT(strip) *strip, int64_t step) {
     const struct k_weights *w = strip->w;
     const int64_t k = strip->k0 + step * K_STRIP;
     const unsigned there = (unsigned)k_first_bits(0xffffffff, k_min(K_STRIP, strip->kc - step * K_STRIP));
@@ -4079,7 +4080,7 @@ KFN void KT(strip_step)(const int parts, const struct KT(strip) *strip, int64_t 
             b = KT(weights_16)(w, row, k + 16, keep >> 16);
         } else {
             float f[K_STRIP];
-            KT(weight_row)(f, w, strip->n0 + i, k, K_STRIP, NULL, 0);
+            KT(weight_rows)(f, K_STRIP, w, strip->n0 + i, 1, k, K_STRIP, 0);
             a = _mm512_maskz_loadu_ps((__mmask16)keep, f);
             b = _mm512_maskz_loadu_ps((__mmask16)(keep >> 16), f + 16);
         }
@@ -4096,6 +4097,11 @@ KFN void KT(strip_step)(const int parts, const struct KT(strip) *strip, int64_t 
     }
     for (int64_t i = strip->rows; i < k_round(strip->rows, 16); i++, to += 64)
         for (int part = 0; part < parts; part++) _mm512_store_si512(to + part * KT(PART_OF_W), _mm512_setzero_si512());
+}
+
+KTASK void KT(strip_step)(int parts, const struct KT(strip) *strip, int64_t step) {
+    if (parts == 1) KT(split_strip)(1, strip, step);
+    else KT(split_strip)(3, strip, step);
 }
 
 /* c[16 nw][lanes] (+)= a strip times a panel of 16 nx lanes, nw and nx tiles; and prepares the strip `then` (or NULL) meanwhile. */
@@ -4348,8 +4354,7 @@ static SCBM_TARGET_AMX void KT(linear_tiles)(void *arg, int64_t index, int worke
         then.rows = k_min(nb1 - then.n0, K_STRIP);
         if (i < 0) {
             for (int64_t step = 0; step < k_ceil(then.kc, K_STRIP); step++)
-                if (r->parts == 1) KT(strip_step)(1, &then, step);
-                else KT(strip_step)(3, &then, step);
+                KT(strip_step)(r->parts, &then, step);
             continue;
         }
         const int nw = strip.rows > 16 ? 2 : 1;

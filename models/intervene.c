@@ -318,8 +318,8 @@ static scbm_status choose_moves(void *user, const scbm_tensor *gradient) {
 static void apply_moves(cbm_overlay *o, double portion, int undo) {
     for (int i = 0; i < o->n; i++) {
         overlay_matrix *m = &o->matrix[i];
-        const mask_move *comes = m->move + m->n_moves;
         int64_t n = smaller_of(m->n_moves, portion_of(m, portion));
+        const mask_move *comes = n ? m->move + m->n_moves : NULL;
         for (int64_t j = 0; j < n; j++) {
             cbm_mask_set(m->masks.data, m->move[j].place, undo);
             cbm_mask_set(m->masks.data, comes[j].place, !undo);
