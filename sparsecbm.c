@@ -52,7 +52,7 @@
 #include <omp.h>
 #define HAS_THREADS 1
 #endif
-/* -DSCBM_PORTABLE_ONLY: no kernels for x86's extensions, where what matters is soon compiled (fuzzers). */
+/* -DSCBM_PORTABLE_ONLY: no kernels for x86's extensions; it compiles in a fraction of the time (the fuzzers' build). */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(SCBM_PORTABLE_ONLY)
 #include <immintrin.h>
 #define K_X86 1
@@ -2384,8 +2384,8 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
  *
  * Arrays are row-major and contiguous, f32 unless told. S streams, T tokens of all texts end to end. Kernels do not
  * allocate: ex->scratch holds at least the bytes that the op's _scratch function names (64-byte aligned), which depend
- * on shapes, the tier and ex->n_workers only and are enough for smaller T, R and n too. Arguments are trusted: the caller has
- * checked shapes, ids and offsets.
+ * on shapes, the tier and ex->n_workers only and are enough for smaller T, R and n too. Arguments are trusted: the
+ * caller has checked shapes, ids and offsets.
  *
  * The entry points:
  *
@@ -2601,7 +2601,7 @@ struct k_table {
     const char *name;
     int bf16; /* has its own bf16 products */
     int lanes;
-    int has_tiles; /* has matrix tiles: then linear_bf16 and pack_x_bf16 are for them, and do f32 too, in parts */
+    int has_tiles; /* and matrix tiles: linear_bf16 and pack_x_bf16 are for them, and do f32 too, in parts */
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
     scbm_task linear_dx, pack_cols, linear_dw;
     scbm_task keep_weights, list_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_listed, sparse_dw;
@@ -2884,9 +2884,7 @@ struct k_cross_entropy_run {
 
 #define SCBM_TIER portable
 #define K_TIER_NAME "portable"
-#if defined(SCBM_PORTABLE_MR) /* tests: more rows than a vector has lanes, as below */
-#define SCBM_MR SCBM_PORTABLE_MR
-#elif defined(__aarch64__) && defined(__ARM_NEON)
+#if defined(__aarch64__) && defined(__ARM_NEON)
 #define SCBM_MR 8 /* 32 vector registers */
 #else
 #define SCBM_MR 4
@@ -3406,8 +3404,8 @@ KFN VF KT(exp_reduced)(VF x, VI *n) {
     return v_fma(v_mul(r, r), q, r);
 }
 
-/* Within 1.5 ulp where it is at least 2^-126; NaN stays NaN, and large arguments give 0 and infinity. What would be below 2^-126 is 0: attention has
- * many such lanes, and a subnormal result costs some processors 100 cycles or more. */
+/* Within 1.5 ulp where it is at least 2^-126; NaN stays NaN, and large arguments give 0 and infinity. What would be below
+ * 2^-126 is 0: attention has many such lanes, and some processors take long for a subnormal result. */
 KFN VF KT(exp)(VF x) {
     const VF least = v_set1(-87.3365402f);
     const VM is_zero = v_lt(x, least);
@@ -3675,7 +3673,8 @@ enum { KT(AS_IS), KT(ROUNDED), KT(PAIRS), KT(HALVES), KT(PART) };
 #if SCBM_VL == 16
 /* Lane i: the upper halves of a[i] and b[i]. */
 KFN VI KT(halves)(VF a, VF b) {
-    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(v_as_i(a), 16), v_as_i(b), _mm512_set1_epi32((int)0xffff0000), 0xf8);
+    const VI upper = _mm512_set1_epi32((int)0xffff0000);
+    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(v_as_i(a), 16), v_as_i(b), upper, 0xf8); /* a | b & upper */
 }
 
 /* What a float is beyond its upper half: exactly. */
@@ -3706,9 +3705,9 @@ KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
     return v_load_n(p, n);
 }
 
-/* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL (with HALVES and PARTs 32 columns); each of dst's `cols` rows gets `width` lanes,
- * zeros where i >= rows. With PAIRS a lane is two columns; with HALVES and PARTs dst has 16 rows, for columns i and 16 + i,
- * zeros where these are not below cols. add (or NULL): a number for each row of src. */
+/* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL (with HALVES and PARTs 32 columns); each of dst's
+ * `cols` rows gets `width` lanes, zeros where i >= rows. With PAIRS a lane is two columns; with HALVES and PARTs dst has
+ * 16 rows, for columns i and 16 + i, zeros where these are not below cols. add (or NULL): a number for each row of src. */
 KFN void KT(tr_add)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width,
                     const float *add) {
     const int per = how == KT(PAIRS) ? 2 : 1, stored = how >= KT(HALVES) ? 16 : cols;
@@ -4013,7 +4012,8 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
  * bf16 (one part), or f32 in three parts: their upper 8 significant bits, the next 8 and the last 8, which sum up to the
  * number exactly. Of the nine products of parts the six largest are summed. The others are below 2^-21 |w x|, and 2^-24
  * on average, always with the sign of w x: an error like f32's own. But tiles take subnormal parts, products and sums for
- * zeros: numbers below 2^-103 and products below 2^-107 lose digits; and infinite numbers give NaN. In both operands column i of a step is paired with column 16 + i. */
+ * zeros: numbers below 2^-103 and products below 2^-107 lose digits; and infinite numbers give NaN. In both operands
+ * column i of a step is paired with column 16 + i. */
 
 enum { KT(TILE) = 16 * 64, KT(PART_OF_W) = 2 * KT(TILE) };
 
@@ -4104,7 +4104,8 @@ KTASK void KT(strip_step)(int parts, const struct KT(strip) *strip, int64_t step
     else KT(split_strip)(3, strip, step);
 }
 
-/* c[16 nw][lanes] (+)= a strip times a panel of 16 nx lanes, nw and nx tiles; and prepares the strip `then` (or NULL) meanwhile. */
+/* c[16 nw][lanes] (+)= a strip times a panel of 16 nx lanes, nw and nx tiles; and prepares the strip `then` (or NULL)
+ * meanwhile. */
 K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, const int nx, int64_t steps, const char *w,
                                                 const char *x, float *c, int acc, const struct KT(strip) *then) {
     const int64_t row = nx * 64, part_of_x = 16 * row, then_steps = then ? k_ceil(then->kc, K_STRIP) : 0;
@@ -4159,8 +4160,8 @@ K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, c
 #undef K_PRODUCTS
 }
 
-static SCBM_TARGET_AMX void KT(strip_times_panel)(int parts, int nw, int nx, int64_t steps, const char *w, const char *x, float *c, int acc,
-                                 const struct KT(strip) *then) {
+static SCBM_TARGET_AMX void KT(strip_times_panel)(int parts, int nw, int nx, int64_t steps, const char *w, const char *x,
+                                                  float *c, int acc, const struct KT(strip) *then) {
 #define K_CASE(p, n, m)                                                                                                \
     if (parts == p && nw == n && nx == m) {                                                                            \
         KT(tile_products)(p, n, m, steps, w, x, c, acc, then);                                                         \
@@ -4236,7 +4237,7 @@ KFN void KT(put_tile)(float *y, int64_t ld, const float *c, int lanes, int mr, i
 KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int mr, int64_t s, int64_t n0, int64_t t0,
                         float *out) {
     const int64_t nt = k_min(a->T - t0, lanes), at = (s * a->T + t0) * a->N + n0;
-    const float *bias = a->bias ? a->bias + n0 : NULL;
+    const float *bias = a->bias ? a->bias + n0 : NULL, *add = NULL;
     float *to = c;
 #define K_EACH(kind)                                                                                                   \
     for (int r = 0; r < mr; r++) {                                                                                     \
@@ -4261,13 +4262,10 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     default:
         if (out) {
             K_EACH(SCBM_NONE)
-        } else {
-            KT(put_tile)(a->y + at, a->N, c, lanes, mr, nt, bias);
-            return;
-        }
+        } else add = bias;
     }
 #undef K_EACH
-    if (!out) KT(put_tile)(a->y + at, a->N, c, lanes, mr, nt, NULL);
+    if (!out) KT(put_tile)(a->y + at, a->N, c, lanes, mr, nt, add);
 }
 
 /* A task computes nb rows of W times tb tokens, for every stream: the rows are read from memory once, and the streams'
@@ -4371,8 +4369,10 @@ static SCBM_TARGET_AMX void KT(linear_tiles)(void *arg, int64_t index, int worke
                 for (int64_t m = 0; m < strip.rows; m += 16)
                     KT(linear_end)(a, c + m * lanes, lanes, (int)k_min(strip.rows - m, 16), strip.s, strip.n0 + m, t,
                                    r->out ? c + m * lanes : NULL);
-                if (r->out)
-                    KT(feed_parts)((char *)(r->out + strip.s * r->out_stream + t * (a->N / 2 * 3) + strip.n0 / 2 * 3 * lanes), c, lanes);
+                if (r->out) {
+                    float *out = r->out + strip.s * r->out_stream + t * (a->N / 2 * 3) + strip.n0 / 2 * 3 * lanes;
+                    KT(feed_parts)((char *)out, c, lanes);
+                }
             }
             if (r->n_kb > 1) c += K_STRIP * lanes;
         }
@@ -4741,10 +4741,7 @@ KFN void KT(sparse_end)(const struct k_sparse_run *r, float *c, int lanes, int64
             KT(linear_end)(r->y, c, lanes, n, s, n0 + i, t0,
                            r->out.packed ? KT(out_row)(&r->out, s, tile, n0 + i, n) : NULL);
         else
-            for (int l = 0; l < nt; l += SCBM_VL) {
-                float *out = r->dx->dx + (s * r->x.T + t0 + l) * r->rows + n0 + i;
-                KT(tr)(KT(AS_IS), out, r->rows, c + l, lanes, n, (int)k_min(nt - l, SCBM_VL), n);
-            }
+            KT(put_tile)(r->dx->dx + (s * r->x.T + t0) * r->rows + n0 + i, r->rows, c, lanes, n, nt, NULL);
     }
 }
 
@@ -4784,13 +4781,16 @@ KTASK void KT(sparse)(void *arg, int64_t index, int worker) {
                 for (int64_t n = n0; n < n0 + rows; n += some) {
                     const int64_t n_rows = k_min(some, n0 + rows - n);
                     float *at = c + (n - n0) * lanes;
-                    if (kept)
-                        KT(kept_products)[lanes / SCBM_VL - 1](kept->words + (s * x->n_kb + kb) * kept->rows + n,
-                                                               kept->values + kept->first[(s * x->n_kb + kb) * groups + n / 16],
-                                                               n_rows, block, at, kb > 0, next + (size_t)((n - n0) * lines) * 64, next_end, lines);
-                    else
-                        KT(sparse_products)[lanes / SCBM_VL - 1](w + n * ldw + k0, ldw, mask + n * ldm + k0 / 8, ldm, n_rows,
-                                                                 kc, block, at, kb > 0);
+                    if (kept) {
+                        const int64_t b = s * x->n_kb + kb;
+                        KT(kept_products)[lanes / SCBM_VL - 1](kept->words + b * kept->rows + n,
+                                                               kept->values + kept->first[b * groups + n / 16], n_rows,
+                                                               block, at, kb > 0,
+                                                               next + (size_t)((n - n0) * lines) * 64, next_end, lines);
+                    } else {
+                        KT(sparse_products)[lanes / SCBM_VL - 1](w + n * ldw + k0, ldw, mask + n * ldm + k0 / 8, ldm,
+                                                                 n_rows, kc, block, at, kb > 0);
+                    }
                     if (is_last) KT(sparse_end)(r, at, lanes, n_rows, s, n, tile, t0);
                 }
                 c += r->nb * lanes;
@@ -6250,9 +6250,9 @@ static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *
 enum k_linear_kind { K_BY_PANELS, K_BY_PAIRS, K_BY_TILES, K_BY_WEIGHT };
 
 static enum k_linear_kind k_linear_kind(const struct k_exec *ex, const struct k_linear_args *a) {
-    if (a->bf16 && ex->k->bf16) return ex->k->has_tiles ? K_BY_TILES : K_BY_PAIRS;
-    if (a->w.mask) return K_BY_WEIGHT;
-    return ex->k->has_tiles && !a->bf16 ? K_BY_TILES : K_BY_PANELS;
+    const int in_bf16 = a->bf16 && ex->k->bf16;
+    if (a->w.mask && !in_bf16) return K_BY_WEIGHT;
+    return ex->k->has_tiles ? K_BY_TILES : in_bf16 ? K_BY_PAIRS : K_BY_PANELS;
 }
 
 static size_t k_linear_worker(const struct k_linear_run *r) {
@@ -6329,7 +6329,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
         k_sparse(ex, &p);
         return;
     }
-    const int is_bf16 = kind != K_BY_PANELS; /* the kernels' table */
+    const int in_bf16 = kind != K_BY_PANELS; /* pairs, or parts */
     struct k_linear_run r = {.a = a};
     k_linear_plan(&r, kind);
     const int64_t how = kind == K_BY_TILES ? K_PARTS + r.parts : kind == K_BY_PAIRS ? K_PAIRS : K_PANELS + r.round;
@@ -6338,7 +6338,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     r.xp = k_find_packed(ex, &packed);
     if (!r.xp) {
         r.xp = place;
-        k_pack(ex, is_bf16 ? ex->k->pack_x_bf16 : ex->k->pack_x, a.x, r.xp, a.x_streams, a.T, a.K, r.xp_stream, r.round,
+        k_pack(ex, in_bf16 ? ex->k->pack_x_bf16 : ex->k->pack_x, a.x, r.xp, a.x_streams, a.T, a.K, r.xp_stream, r.round,
                r.parts);
     }
     r.worker = (char *)r.xp + k_floats(a.x_streams * r.xp_stream);
@@ -6351,7 +6351,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
         packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, how, r.out, 1, NULL, NULL};
         *(struct k_packed *)ex->scratch = packed;
     }
-    k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), is_bf16 ? ex->k->linear_bf16 : ex->k->linear, &r);
+    k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), in_bf16 ? ex->k->linear_bf16 : ex->k->linear, &r);
 }
 
 static size_t k_dx_worker(const struct k_dx_run *r) {
@@ -7901,7 +7901,8 @@ scbm_status scbm_cpu_backend_create(scbm_backend **out, const char *tier) {
         if (tier && !*tier) tier = NULL;
         source = tier ? "SCBM_CPU: " : "";
     }
-    int is_known = !tier || !strcmp(tier, "portable") || !strcmp(tier, "avx2") || !strcmp(tier, "avx512") || !strcmp(tier, "amx");
+    int is_known = !tier || !strcmp(tier, "portable") || !strcmp(tier, "avx2") || !strcmp(tier, "avx512") ||
+                   !strcmp(tier, "amx");
     if (!is_known)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%sunknown CPU tier '%.40s': portable, avx2, avx512 and amx are known", source,
                          tier);
