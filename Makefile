@@ -94,8 +94,9 @@ SHARED  = $(OUT)/libsparsecbm.so
 MAIN    = $(OUT)/models/main
 CONVERT = $(OUT)/convert/convert-hf
 
-PROGRAM_SOURCES := $(wildcard models/main.c models/cli*.c models/cmd-*.c models/demo*.c)
-LIBRARY_SOURCES := sparsecbm.c $(filter-out $(PROGRAM_SOURCES),$(wildcard models/*.c))
+# The folder says what a source is for: models/main.c and models/program/ are the program, the other rooms the library.
+PROGRAM_SOURCES := models/main.c $(wildcard models/program/*.c models/program/*/*.c)
+LIBRARY_SOURCES := sparsecbm.c $(filter-out models/program/%,$(wildcard models/*/*.c))
 CONVERT_SOURCES := $(wildcard convert/*.c)
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 
@@ -133,7 +134,7 @@ $(MAIN): $(call objects,$(PROGRAM_SOURCES)) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS) -pthread
 
-$(CONVERT): $(call objects,$(CONVERT_SOURCES) models/cli-path.c) $(LIB)
+$(CONVERT): $(call objects,$(CONVERT_SOURCES) models/program/path.c) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS)
 
@@ -236,8 +237,7 @@ install: all
 	ln -sf libsparsecbm.so.$(VERSION) '$(ROOT)/lib/$(SONAME)'
 	ln -sf $(SONAME) '$(ROOT)/lib/libsparsecbm.so'
 	install -m 644 sparsecbm.h '$(ROOT)/include/sparsecbm.h'
-	sed 's|"\.\./sparsecbm\.h"|"sparsecbm.h"|' models/cbm.h > '$(ROOT)/include/cbm.h'
-	chmod 644 '$(ROOT)/include/cbm.h'
+	install -m 644 models/cbm.h '$(ROOT)/include/cbm.h'
 	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
 	    'Name: sparsecbm' 'Description: Sparse concept bottleneck models' 'Version: $(VERSION)' \
 	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir}$(RPATH) -lsparsecbm' \
@@ -257,7 +257,7 @@ clean:
 
 ## format         clang-format over all sources
 format:
-	clang-format -i *.[ch] models/*.[ch] convert/*.[ch] tests/*.[ch] tests/fuzz/*.[ch]
+	clang-format -i *.[ch] models/*.[ch] models/*/*.[ch] models/*/*/*.[ch] convert/*.[ch] tests/*.[ch] tests/fuzz/*.[ch]
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 endif

@@ -3,9 +3,9 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "hf-config.h"
-#include "hf-model.h"
-#include "../models/cli-path.h"
+#include "convert/hf-config.h"
+#include "convert/hf-model.h"
+#include "models/program/path.h"
 
 #include <errno.h>
 #include <stdarg.h>

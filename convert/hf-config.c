@@ -1,8 +1,8 @@
 /*
  * convert/hf-config.c - what a Hugging Face folder says about its encoder
  */
-#include "hf-config.h"
-#include "json-file.h"
+#include "convert/hf-config.h"
+#include "convert/json-file.h"
 
 #include <string.h>
 

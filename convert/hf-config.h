@@ -5,7 +5,7 @@
 #ifndef CONVERT_HF_CONFIG_H
 #define CONVERT_HF_CONFIG_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 enum { HF_POOLING_MEAN = 1, HF_POOLING_FIRST = 2 }; /* as bert.pooling_type has it */
 

@@ -1,11 +1,11 @@
 /*
  * convert/hf-model.c - a Hugging Face folder's BERT encoder to a model file
  */
-#include "hf-model.h"
-#include "hf-config.h"
-#include "hf-tokenizer.h"
-#include "hf-weights.h"
-#include "json-file.h"
+#include "convert/hf-model.h"
+#include "convert/hf-config.h"
+#include "convert/hf-tokenizer.h"
+#include "convert/hf-weights.h"
+#include "convert/json-file.h"
 
 #include <string.h>
 

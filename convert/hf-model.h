@@ -4,7 +4,7 @@
 #ifndef CONVERT_HF_MODEL_H
 #define CONVERT_HF_MODEL_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 /* What was converted, for a report. */
 typedef struct hf_summary {

@@ -1,8 +1,8 @@
 /*
  * convert/hf-tokenizer.c - a Hugging Face folder's WordPiece tokenizer, as the keys of a model file
  */
-#include "hf-tokenizer.h"
-#include "json-file.h"
+#include "convert/hf-tokenizer.h"
+#include "convert/json-file.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 #ifndef CONVERT_HF_TOKENIZER_H
 #define CONVERT_HF_TOKENIZER_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 typedef enum hf_special { HF_UNKNOWN, HF_CLS, HF_SEP, HF_PADDING, HF_MASK, HF_SPECIAL_COUNT } hf_special;
 

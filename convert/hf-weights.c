@@ -1,7 +1,7 @@
 /*
  * convert/hf-weights.c - the tensors of a Hugging Face folder's BERT encoder, under the names of model files
  */
-#include "hf-weights.h"
+#include "convert/hf-weights.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -4,9 +4,9 @@
 #ifndef CONVERT_HF_WEIGHTS_H
 #define CONVERT_HF_WEIGHTS_H
 
-#include "hf-config.h"
-#include "json-file.h"
-#include "safetensors.h"
+#include "convert/hf-config.h"
+#include "convert/json-file.h"
+#include "convert/safetensors.h"
 
 /* Which file has which tensor: model.safetensors.index.json. */
 typedef struct hf_index {

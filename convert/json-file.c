@@ -3,7 +3,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "json-file.h"
+#include "convert/json-file.h"
 
 #include <string.h>
 #include <sys/stat.h>

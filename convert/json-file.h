@@ -4,7 +4,7 @@
 #ifndef CONVERT_JSON_FILE_H
 #define CONVERT_JSON_FILE_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 #include <cjson/cJSON.h>
 

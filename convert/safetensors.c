@@ -1,8 +1,8 @@
 /*
  * convert/safetensors.c - reading safetensors files
  */
-#include "safetensors.h"
-#include "json-file.h"
+#include "convert/safetensors.h"
+#include "convert/json-file.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 #ifndef CONVERT_SAFETENSORS_H
 #define CONVERT_SAFETENSORS_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 #define SAFETENSORS_MAX_DIMS 8
 

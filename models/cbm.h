@@ -19,7 +19,7 @@
 #ifndef CBM_H
 #define CBM_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 #ifdef __cplusplus
 extern "C" {

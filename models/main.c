@@ -1,7 +1,7 @@
 /*
  * models/main.c - the program: one command after the other's name
  */
-#include "cli.h"
+#include "models/program/program.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -23,7 +23,7 @@
  * [1, out, row bytes] afterwards; counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits; portion, of the
  * last step, a double's bits in I32 [2].
  */
-#include "../models/prune.h"
+#include "models/prune/prune.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* helpers.c - what the test programs share; see helpers.h */
 #define _XOPEN_SOURCE 700
 
-#include "helpers.h"
+#include "tests/helpers.h"
 
 #include <ftw.h>
 #include <math.h>

@@ -5,7 +5,7 @@
 #ifndef TEST_HELPERS_H
 #define TEST_HELPERS_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* op-cases.c - inputs for every op; see op-cases.h */
-#include "op-cases.h"
-#include "helpers.h"
+#include "tests/op-cases.h"
+#include "tests/helpers.h"
 
 #include <math.h>
 #include <stdarg.h>

@@ -7,7 +7,7 @@
 #ifndef OP_CASES_H
 #define OP_CASES_H
 
-#include "reference.h"
+#include "tests/reference.h"
 
 /* A number of dimensions, and the dimensions. */
 #define DIMS(...)                                                                                                      \

@@ -1,5 +1,5 @@
 /* reference.c - the ops in double precision; see reference.h */
-#include "reference.h"
+#include "tests/reference.h"
 
 #include <math.h>
 #include <stdio.h>

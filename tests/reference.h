@@ -14,7 +14,7 @@
 #ifndef REFERENCE_H
 #define REFERENCE_H
 
-#include "../sparsecbm.h"
+#include "sparsecbm.h"
 
 /* The pointer, which must not be NULL: without memory the program ends. */
 void *checked(void *pointer);

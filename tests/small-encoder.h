@@ -8,8 +8,8 @@
 #ifndef SMALL_ENCODER_H
 #define SMALL_ENCODER_H
 
-#include "../models/cbm-internal.h"
-#include "helpers.h"
+#include "models/core/cbm-internal.h"
+#include "tests/helpers.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,9 +4,9 @@
 #ifndef SMALL_SPARSE_H
 #define SMALL_SPARSE_H
 
-#include "small-encoder.h"
+#include "tests/small-encoder.h"
 
-#include "../models/prune.h"
+#include "models/prune/prune.h"
 
 /* Trains on texts 0 … n − 1 of the collection, pruned after the first epoch and the second, and writes `path`. */
 static inline void small_train(const char *path, const char *encoder_path, cbm_mode mode, cbm_prune_method method,

@@ -3,7 +3,7 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "small-encoder.h"
+#include "tests/small-encoder.h"
 
 #include <pthread.h>
 #include <unistd.h>

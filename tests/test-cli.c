@@ -6,7 +6,7 @@
 #define _DEFAULT_SOURCE
 #define _POSIX_C_SOURCE 200809L
 
-#include "helpers.h"
+#include "tests/helpers.h"
 
 #include <cjson/cJSON.h>
 #include <fcntl.h>

@@ -4,13 +4,13 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "../convert/hf-config.h"
-#include "../convert/hf-model.h"
-#include "../convert/hf-tokenizer.h"
-#include "../convert/hf-weights.h"
-#include "../models/cbm.h"
-#include "../models/tokenizer.h"
-#include "helpers.h"
+#include "convert/hf-config.h"
+#include "convert/hf-model.h"
+#include "convert/hf-tokenizer.h"
+#include "convert/hf-weights.h"
+#include "models/cbm.h"
+#include "models/tokenizers/tokenizer.h"
+#include "tests/helpers.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,8 +4,8 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "../models/dataset.h"
-#include "helpers.h"
+#include "models/data/dataset.h"
+#include "tests/helpers.h"
 
 #include <fcntl.h>
 #include <locale.h>

@@ -4,9 +4,9 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "../models/explain.h"
-#include "../models/report.h"
-#include "small-encoder.h"
+#include "models/explain/explain.h"
+#include "models/report/report.h"
+#include "tests/small-encoder.h"
 
 #include <cjson/cJSON.h>
 #include <unistd.h>

@@ -4,7 +4,7 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "helpers.h"
+#include "tests/helpers.h"
 
 #include <errno.h>
 #include <fcntl.h>

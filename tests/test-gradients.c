@@ -5,8 +5,8 @@
  * reference's evaluation of the nodes that scbm_graph_backward has built (f64), and central differences of the
  * reference's forward pass.
  */
-#include "helpers.h"
-#include "op-cases.h"
+#include "tests/helpers.h"
+#include "tests/op-cases.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "small-sparse.h"
+#include "tests/small-sparse.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -2,8 +2,8 @@
  * tests/test-metrics.c - accuracy, F1, confusion matrices and bootstrap intervals against values that were worked out
  * by hand and by scikit-learn 1.9.1
  */
-#include "../models/metrics.h"
-#include "helpers.h"
+#include "models/data/metrics.h"
+#include "tests/helpers.h"
 
 #include <math.h>
 #include <string.h>

@@ -3,9 +3,9 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "small-sparse.h"
+#include "tests/small-sparse.h"
 
-#include "../models/rank.h"
+#include "models/base/rank.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

@@ -3,8 +3,8 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "../models/report-parts.h"
-#include "small-encoder.h"
+#include "models/report/parts.h"
+#include "tests/small-encoder.h"
 
 #include <unistd.h>
 

@@ -4,8 +4,8 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "helpers.h"
-#include "op-cases.h"
+#include "tests/helpers.h"
+#include "tests/op-cases.h"
 
 #include <float.h>
 #include <math.h>

@@ -6,7 +6,7 @@
  * (amx) in bf16 alone. Sums in f32, and the gradient by the weights, whose sums may run in another order, are compared with
  * sums in double precision. On every tier of this machine; with two workers here and one there.
  */
-#include "helpers.h"
+#include "tests/helpers.h"
 
 #include <math.h>
 #include <stdio.h>

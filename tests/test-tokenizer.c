@@ -6,8 +6,8 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "../models/tokenizer.h"
-#include "helpers.h"
+#include "models/tokenizers/tokenizer.h"
+#include "tests/helpers.h"
 
 #include <pthread.h>
 #include <stdio.h>

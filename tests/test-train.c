@@ -3,9 +3,9 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "small-encoder.h"
+#include "tests/small-encoder.h"
 
-#include "../models/prune.h"
+#include "models/prune/prune.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

@@ -4,8 +4,8 @@
 #ifndef CHECK_DATASET_H
 #define CHECK_DATASET_H
 
-#include "../../models/dataset.h"
-#include "require.h"
+#include "models/data/dataset.h"
+#include "tests/fuzz/require.h"
 
 static inline void check_classes(const cbm_classes *classes, const int32_t *values, size_t n, size_t stride) {
     require(classes->n <= CBM_MAX_CLASSES);

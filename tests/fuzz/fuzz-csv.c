@@ -3,7 +3,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "check-dataset.h"
+#include "tests/fuzz/check-dataset.h"
 
 #include <stdint.h>
 #include <stdio.h>

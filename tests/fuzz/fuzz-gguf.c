@@ -2,8 +2,8 @@
  * tests/fuzz/fuzz-gguf.c - any bytes as a model file: opening is an error or a file whose every part can be read, and
  * a model that loads can be used
  */
-#include "../../models/cbm.h"
-#include "require.h"
+#include "models/cbm.h"
+#include "tests/fuzz/require.h"
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -2,10 +2,10 @@
  * tests/fuzz/fuzz-json.c - any bytes as the text files of a Hugging Face folder: each is refused, or its values are
  * in range and can be written. The first byte chooses the file.
  */
-#include "../../convert/hf-config.h"
-#include "../../convert/hf-tokenizer.h"
-#include "../../convert/hf-weights.h"
-#include "require.h"
+#include "convert/hf-config.h"
+#include "convert/hf-tokenizer.h"
+#include "convert/hf-weights.h"
+#include "tests/fuzz/require.h"
 
 #include <stdint.h>
 #include <stdlib.h>

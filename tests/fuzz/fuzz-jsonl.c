@@ -1,7 +1,7 @@
 /*
  * tests/fuzz/fuzz-jsonl.c - any bytes as JSON Lines: an error or a data set, which written again reads the same
  */
-#include "check-dataset.h"
+#include "tests/fuzz/check-dataset.h"
 
 #include <cjson/cJSON.h>
 #include <stdint.h>

@@ -2,9 +2,9 @@
  * tests/fuzz/fuzz-safetensors.c - any bytes as a safetensors file: opening is an error or a file whose every byte of
  * data can be read, and an encoder that is found in it has the sizes that were asked for
  */
-#include "../../convert/hf-weights.h"
-#include "../../convert/safetensors.h"
-#include "require.h"
+#include "convert/hf-weights.h"
+#include "convert/safetensors.h"
+#include "tests/fuzz/require.h"
 
 #include <stdint.h>
 #include <stdlib.h>

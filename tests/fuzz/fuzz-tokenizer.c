@@ -5,7 +5,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "../../models/tokenizer.h"
+#include "models/tokenizers/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

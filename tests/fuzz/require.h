@@ -4,7 +4,7 @@
 #ifndef REQUIRE_H
 #define REQUIRE_H
 
-#include "../../sparsecbm.h"
+#include "sparsecbm.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,297 @@
+/*
+ * models/explain/global.c - what a whole data set says about a model: contributions, influential words, faithfulness
+ */
+#include "models/explain/explain.h"
+#include "models/report/report.h"
+
+#include <string.h>
+
+/* A word and a class that its texts' concept reads. */
+typedef struct word_entry {
+    char *text;
+    int32_t class_number; /* of the C */
+    int64_t count;
+    double sum;
+} word_entry;
+
+/* The report with what it points to, and the words so far: an open-addressed table of places in `entry`, plus 1. */
+typedef struct global_report {
+    cbm_global_report report; /* the first member: what the caller has */
+    cbm_context *ctx;
+    const cbm_global_options *options;
+    int *first_class, *n_words;
+    int64_t *label_count, *class_count;
+    double *contribution, *absolute, *importance;
+    cbm_word_influence *words;
+    cbm_faithfulness faithfulness;
+    cbm_ablation ablation;
+    word_entry *entry;
+    size_t n_entries, entry_capacity;
+    size_t *table;
+    size_t table_size; /* a power of 2 */
+    char *word;        /* scratch: the word at hand */
+    size_t word_capacity;
+} global_report;
+
+static const scbm_hooks *hooks_of(const global_report *r) {
+    return &r->ctx->model->hooks;
+}
+
+void cbm_global_defaults(cbm_global_options *options) {
+    memset(options, 0, sizeof *options);
+    options->sample = 200;
+    options->n_words = 10;
+    options->seed = 42;
+    cbm_explain_defaults(&options->explain);
+}
+
+void cbm_global_report_free(cbm_global_report *report) {
+    global_report *r = (global_report *)report;
+    if (!r) return;
+    const scbm_hooks *hooks = hooks_of(r);
+    for (size_t i = 0; i < r->n_entries; i++) scbm_release(hooks, r->entry[i].text);
+    cbm_ablation_clear(&r->ablation, hooks);
+    void *const memory[] = {r->first_class, r->n_words, r->label_count, r->class_count, r->contribution, r->absolute,
+                            r->importance,  r->words,   r->entry,       r->table,       r->word};
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) scbm_release(hooks, memory[i]);
+    scbm_release(hooks, r);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Contributions, over all texts
+ * ---------------------------------------------------------------------------------------- */
+
+static void count_prediction(global_report *r, const cbm_prediction *p) {
+    size_t n_labels = (size_t)r->report.n_labels;
+    r->label_count[p->label_index]++;
+    r->report.n_truncated += p->truncated != 0;
+    for (int k = 0; k < p->n_concepts; k++) {
+        const cbm_concept_result *concept = &p->concepts[k];
+        double contribution = (double)concept->contribution, absolute = contribution < 0 ? -contribution : contribution;
+        size_t cell = (size_t)k * n_labels + (size_t)p->label_index;
+        r->class_count[r->first_class[k] + concept->class_index]++;
+        r->contribution[cell] += contribution;
+        r->absolute[cell] += absolute;
+        r->importance[k] += absolute;
+    }
+}
+
+static scbm_status count_predictions(global_report *r, const char *const *texts, const size_t *lengths, size_t n) {
+    size_t n_labels = (size_t)r->report.n_labels;
+    cbm_prediction *predictions = scbm_alloc_array(hooks_of(r), n, sizeof *predictions);
+    if (!predictions) return SCBM_ERROR_MEMORY;
+    scbm_status status = cbm_predict_batch(r->ctx, texts, lengths, n, predictions);
+    for (size_t i = 0; i < n && !status; i++) count_prediction(r, &predictions[i]);
+    scbm_release(hooks_of(r), predictions);
+    for (size_t k = 0; k < (size_t)r->report.n_concepts && n; k++) {
+        r->importance[k] /= (double)n;
+        for (size_t y = 0; y < n_labels; y++) {
+            double count = r->label_count[y] ? (double)r->label_count[y] : 1.0;
+            r->contribution[k * n_labels + y] /= count;
+            r->absolute[k * n_labels + y] /= count;
+        }
+    }
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Words, over a sample
+ * ---------------------------------------------------------------------------------------- */
+
+/* FNV-1a of the word, then its class. */
+static uint64_t hash_word(const char *text, int32_t class_number) {
+    uint64_t hash = 14695981039346656037u;
+    for (; *text; text++) hash = (hash ^ (uint8_t)*text) * 1099511628211u;
+    return (hash ^ (uint64_t)class_number) * 1099511628211u;
+}
+
+/* The place of this word's entry in the table, or of the empty slot where it would be. */
+static size_t find_slot(const global_report *r, const char *text, int32_t class_number) {
+    uint64_t hash = hash_word(text, class_number);
+    size_t slot = (size_t)(hash ^ hash >> 32) & (r->table_size - 1);
+    for (; r->table[slot]; slot = (slot + 1) & (r->table_size - 1)) {
+        const word_entry *entry = &r->entry[r->table[slot] - 1];
+        if (entry->class_number == class_number && strcmp(entry->text, text) == 0) break;
+    }
+    return slot;
+}
+
+/* At most half of the table is full. */
+static scbm_status grow_table(global_report *r) {
+    if (2 * (r->n_entries + 1) <= r->table_size) return SCBM_OK;
+    size_t size = r->table_size ? 2 * r->table_size : 1024;
+    size_t *table = scbm_alloc_array(hooks_of(r), size, sizeof *table);
+    if (!table) return SCBM_ERROR_MEMORY;
+    scbm_release(hooks_of(r), r->table);
+    r->table = table;
+    r->table_size = size;
+    for (size_t i = 0; i < r->n_entries; i++) table[find_slot(r, r->entry[i].text, r->entry[i].class_number)] = i + 1;
+    return SCBM_OK;
+}
+
+static scbm_status count_word(global_report *r, int32_t class_number, double attribution) {
+    scbm_status status = grow_table(r);
+    if (status) return status;
+    size_t slot = find_slot(r, r->word, class_number);
+    if (!r->table[slot]) {
+        status = scbm_grow(hooks_of(r), (void **)&r->entry, &r->entry_capacity, r->n_entries + 1, sizeof *r->entry);
+        char *text = status ? NULL : scbm_strdup(hooks_of(r), r->word);
+        if (!text) return SCBM_ERROR_MEMORY;
+        r->entry[r->n_entries] = (word_entry){text, class_number, 0, 0.0};
+        r->table[slot] = ++r->n_entries;
+    }
+    word_entry *entry = &r->entry[r->table[slot] - 1];
+    entry->count++;
+    entry->sum += attribution;
+    return SCBM_OK;
+}
+
+/* The word as the tokenizer normalizes it: its pieces put together; what the vocabulary cannot write is as in the text. */
+static scbm_status write_word(global_report *r, const char *text, const cbm_token_attribution *tokens,
+                              const cbm_word_attribution *word) {
+    const cbm_tokenizer *tokenizer = r->ctx->model->tokenizer;
+    const int32_t *ids = r->ctx->sequences.ids;
+    size_t length = 0;
+    for (int t = word->first_token; t < word->first_token + word->n_tokens; t++) {
+        int is_unknown = ids[t] == cbm_tokenizer_unknown(tokenizer);
+        const char *part = is_unknown ? text + tokens[t].start : tokens[t].piece;
+        size_t n = is_unknown ? (size_t)(tokens[t].end - tokens[t].start) : strlen(part);
+        if (!is_unknown && cbm_token_continues_word(tokenizer, ids[t]) && n > 2) {
+            part += 2; /* "##" */
+            n -= 2;
+        }
+        scbm_status status = scbm_grow(hooks_of(r), (void **)&r->word, &r->word_capacity, length + n + 1, 1);
+        if (status) return status;
+        memcpy(r->word + length, part, n);
+        length += n;
+        r->word[length] = 0;
+    }
+    return SCBM_OK;
+}
+
+static scbm_status count_words(global_report *r, const char *text, const cbm_explanation *e) {
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < e->n_words && !status; i++) {
+        status = write_word(r, text, e->concepts[0].tokens, &e->concepts[0].words[i]);
+        for (int k = 0; k < e->n_concepts && !status; k++)
+            status = count_word(r, r->first_class[k] + e->concepts[k].target,
+                                (double)e->concepts[k].words[i].integrated_gradients);
+    }
+    return status;
+}
+
+static scbm_status explain_sample(global_report *r, const char *const *texts, const size_t *lengths, size_t n_texts) {
+    const cbm_global_options *options = r->options;
+    const scbm_hooks *hooks = hooks_of(r);
+    size_t n = options->sample && options->sample < n_texts ? options->sample : n_texts;
+    cbm_explain_options explain = options->explain;
+    explain.n_neurons = 0;
+    explain.target = NULL;
+    scbm_status status = SCBM_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        cbm_explanation e;
+        size_t row = cbm_sample_row(i, n, n_texts);
+        status = cbm_explain_as(r->ctx, texts[row], lengths ? lengths[row] : strlen(texts[row]), &explain, "graph", &e);
+        if (!status) status = count_words(r, texts[row], &e);
+        if (!status && options->faithfulness) status = cbm_ablation_add(r->ctx, &r->ablation, &e, options->seed, row);
+        if (!status && hooks->progress && hooks->progress(hooks->user, "explain", (int64_t)i + 1, (int64_t)n))
+            status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu of %zu texts", i + 1, n);
+    }
+    r->report.n_explained = n;
+    if (options->faithfulness && !status) {
+        cbm_ablation_finish(&r->ablation, r->report.n_concepts, &r->faithfulness);
+        r->report.faithfulness = &r->faithfulness;
+    }
+    return status;
+}
+
+/* Puts an entry among the best of its class so far. */
+static void rank_word(global_report *r, const word_entry *entry) {
+    int most = r->report.most_words, *n = &r->n_words[entry->class_number];
+    cbm_word_influence *best = r->words + (size_t)entry->class_number * (size_t)most;
+    cbm_word_influence word = {entry->text, entry->count, entry->sum / (double)entry->count,
+                               entry->sum / (double)(entry->count + 2)};
+    int place = *n;
+    if (!(word.score > 0.0)) return;
+    while (place > 0 && (word.score > best[place - 1].score ||
+                         (word.score == best[place - 1].score && strcmp(word.text, best[place - 1].text) < 0)))
+        place--;
+    if (place == most) return;
+    if (*n < most) ++*n;
+    memmove(best + place + 1, best + place, (size_t)(*n - 1 - place) * sizeof *best);
+    best[place] = word;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The report
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status take_memory(global_report *r) {
+    const scbm_hooks *hooks = hooks_of(r);
+    size_t n_concepts = (size_t)r->report.n_concepts, n_labels = (size_t)r->report.n_labels;
+    size_t n_classes = (size_t)r->report.n_classes, cells = n_concepts * n_labels;
+    r->first_class = scbm_alloc_array(hooks, n_concepts + 1, sizeof *r->first_class);
+    r->n_words = scbm_alloc_array(hooks, n_classes, sizeof *r->n_words);
+    r->label_count = scbm_alloc_array(hooks, n_labels, sizeof *r->label_count);
+    r->class_count = scbm_alloc_array(hooks, n_classes, sizeof *r->class_count);
+    r->contribution = scbm_alloc_array(hooks, cells, sizeof *r->contribution);
+    r->absolute = scbm_alloc_array(hooks, cells, sizeof *r->absolute);
+    r->importance = scbm_alloc_array(hooks, n_concepts, sizeof *r->importance);
+    r->words = scbm_alloc_array(hooks, n_classes * (size_t)r->report.most_words, sizeof *r->words);
+    int has_memory = r->first_class && r->n_words && r->label_count && r->class_count && r->contribution &&
+                     r->absolute && r->importance && r->words;
+    return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static scbm_status fill_report(global_report *r, const char *const *texts, const size_t *lengths, size_t n) {
+    const cbm_heads *heads = &r->ctx->model->network.heads;
+    cbm_global_report *report = &r->report;
+    report->n_texts = n;
+    report->n_concepts = heads->n_concepts;
+    report->n_labels = heads->n_labels;
+    report->n_classes = heads->n_classes;
+    report->most_words = r->options->n_words;
+    scbm_status status = cbm_describe_subnetworks(r->ctx, &report->subnetworks);
+    if (!status) status = take_memory(r);
+    if (status) return status;
+    for (int k = 0; k <= heads->n_concepts; k++) r->first_class[k] = heads->groups[k];
+    status = count_predictions(r, texts, lengths, n);
+    if (!status) status = explain_sample(r, texts, lengths, n);
+    for (size_t i = 0; i < r->n_entries && !status; i++) rank_word(r, &r->entry[i]);
+    report->first_class = r->first_class;
+    report->n_words = r->n_words;
+    report->label_count = r->label_count;
+    report->class_count = r->class_count;
+    report->contribution = r->contribution;
+    report->absolute_contribution = r->absolute;
+    report->importance = r->importance;
+    report->words = r->words;
+    return status;
+}
+
+static scbm_status create_report(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
+                                 const size_t *lengths, size_t n, const cbm_global_options *options) {
+    scbm_status status = cbm_check_concepts(ctx->model);
+    if (status) return status;
+    if (!n) return scbm_fail(SCBM_ERROR_ARGUMENT, "there are no texts to explain");
+    if (options->n_words < 1) return scbm_fail(SCBM_ERROR_ARGUMENT, "%d words of a class", options->n_words);
+    if (options->explain.steps < 1)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "words are ranked by integrated gradients, which need steps");
+    global_report *r = scbm_alloc(&ctx->model->hooks, sizeof *r);
+    if (!r) return SCBM_ERROR_MEMORY;
+    r->ctx = ctx;
+    r->options = options;
+    status = fill_report(r, texts, lengths, n);
+    r->options = NULL;
+    if (status) cbm_global_report_free(&r->report);
+    else *report = &r->report;
+    return status;
+}
+
+scbm_status cbm_global_report_create(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
+                                     const size_t *lengths, size_t n, const cbm_global_options *options) {
+    cbm_global_options defaults;
+    cbm_global_defaults(&defaults);
+    *report = NULL;
+    return cbm_context_result(ctx, create_report(report, ctx, texts, lengths, n, options ? options : &defaults));
+}

@@ -1,0 +1,203 @@
+/*
+ * models/program/columns.c - which columns of a data file hold the text, the label and the concepts
+ */
+#include "models/program/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static char *copy_text(const char *text, size_t length) {
+    char *copy = malloc(length + 1);
+    if (!copy) return NULL;
+    memcpy(copy, text, length);
+    copy[length] = 0;
+    return copy;
+}
+
+void cli_columns_clear(cli_columns *columns) {
+    for (int k = 0; k < columns->n_concepts; k++) {
+        if (columns->concepts) free((void *)columns->concepts[k].name), free((void *)columns->concepts[k].column);
+        if (columns->concept_classes) cbm_classes_clear(&columns->concept_classes[k], NULL);
+    }
+    free(columns->concepts);
+    free(columns->concept_classes);
+    cbm_classes_clear(&columns->label_classes, NULL);
+    free((void *)columns->concept.item);
+    free((void *)columns->unknown.item);
+    memset(columns, 0, sizeof *columns);
+}
+
+/* Takes room for n concepts. */
+static int make_room(const cli_command *command, cli_columns *columns, int n) {
+    columns->n_concepts = n;
+    columns->concepts = calloc((size_t)n + 1, sizeof *columns->concepts);
+    columns->concept_classes = calloc((size_t)n + 1, sizeof *columns->concept_classes);
+    if (columns->concepts && columns->concept_classes) return CLI_GO_ON;
+    return cli_fail(command, "out of memory");
+}
+
+static int set_concept(const cli_command *command, cli_columns *columns, int k, const char *name, size_t name_length,
+                       const char *column) {
+    columns->concepts[k].name = copy_text(name, name_length);
+    columns->concepts[k].column = copy_text(column, strlen(column));
+    if (columns->concepts[k].name && columns->concepts[k].column) return CLI_GO_ON;
+    return cli_fail(command, "out of memory");
+}
+
+/* "name=column", or "name" for both. */
+static size_t split_concept(const char *item, const char **column) {
+    size_t length = strcspn(item, "=");
+    *column = item[length] ? item + length + 1 : item;
+    return length;
+}
+
+/* What both ways of finding the columns share: defaults, and "" for none. */
+static void settle_labels(cli_columns *columns) {
+    if (columns->ignore_label && columns->drop_label && strcmp(columns->ignore_label, columns->drop_label) == 0)
+        columns->drop_label = NULL;
+    if (columns->drop_label && !columns->drop_label[0]) columns->drop_label = NULL;
+}
+
+int cli_columns_from_options(const cli_command *command, cli_columns *columns) {
+    int status = make_room(command, columns, columns->concept.n);
+    for (int k = 0; status == CLI_GO_ON && k < columns->n_concepts; k++) {
+        const char *item = columns->concept.item[k], *column;
+        size_t length = split_concept(item, &column);
+        if (length == 0 || !column[0]) return cli_misuse(command, "--concept wants NAME=COLUMN, got '%s'", item);
+        for (int j = 0; j < k; j++) {
+            if (strlen(columns->concepts[j].name) == length && memcmp(columns->concepts[j].name, item, length) == 0)
+                return cli_misuse(command, "--concept %.*s is given twice", (int)length, item);
+        }
+        status = set_concept(command, columns, k, item, length, column);
+    }
+    if (status != CLI_GO_ON) return status;
+    if (!columns->text) return cli_misuse(command, "--text COLUMN is required: which column holds the text?");
+    if (!columns->label) return cli_misuse(command, "--label COLUMN is required: which column holds the label?");
+    if (!columns->drop_label) columns->drop_label = "no majority";
+    settle_labels(columns);
+    return CLI_GO_ON;
+}
+
+/* The column that the options give to concept `name`; NULL: none. */
+static const char *column_from_options(const cli_columns *columns, const char *name) {
+    for (int i = 0; i < columns->concept.n; i++) {
+        const char *column;
+        size_t length = split_concept(columns->concept.item[i], &column);
+        if (strlen(name) == length && memcmp(name, columns->concept.item[i], length) == 0) return column;
+    }
+    return NULL;
+}
+
+/* Every --concept must name a concept of the model. */
+static int check_names(const cli_command *command, const cli_columns *columns, const cbm_model *model) {
+    for (int i = 0; i < columns->concept.n; i++) {
+        const char *column;
+        size_t length = split_concept(columns->concept.item[i], &column);
+        int k = 0;
+        for (; k < cbm_model_n_concepts(model); k++) {
+            const char *name = cbm_model_concept(model, k);
+            if (strlen(name) == length && memcmp(name, columns->concept.item[i], length) == 0) break;
+        }
+        if (k == cbm_model_n_concepts(model))
+            return cli_fail(command, "--concept %s: the model has no concept '%.*s'", columns->concept.item[i], (int)length,
+                            columns->concept.item[i]);
+    }
+    return CLI_GO_ON;
+}
+
+/* What training noted of unknown values; the options' values come first. */
+static int read_unknown(const cli_command *command, cli_columns *columns, const scbm_file *file) {
+    int64_t key = scbm_file_find_key(file, CLI_KEY_UNKNOWN);
+    if (scbm_file_int_or(file, CLI_KEY_UNKNOWN_MISSING, 0)) columns->unknown_missing = 1;
+    if (columns->unknown.n || key < 0) return CLI_GO_ON;
+    int64_t n = scbm_file_array_length(file, key);
+    columns->unknown.item = calloc((size_t)n + 1, sizeof *columns->unknown.item);
+    if (!columns->unknown.item) return cli_fail(command, "out of memory");
+    for (int64_t i = 0; i < n; i++) {
+        scbm_status status = scbm_file_string_at(file, key, i, &columns->unknown.item[i]);
+        if (status != SCBM_OK) return cli_fail_status(command, status);
+        columns->unknown.n++;
+    }
+    return CLI_GO_ON;
+}
+
+static int copy_classes(const cli_command *command, cli_columns *columns, const cbm_model *model) {
+    scbm_status status = SCBM_OK;
+    for (int y = 0; status == SCBM_OK && y < cbm_model_n_labels(model); y++)
+        status = cbm_classes_add(&columns->label_classes, cbm_model_label(model, y), NULL);
+    for (int k = 0; k < columns->n_concepts; k++) {
+        for (int c = 0; status == SCBM_OK && c < cbm_model_n_concept_classes(model, k); c++)
+            status = cbm_classes_add(&columns->concept_classes[k], cbm_model_concept_class(model, k, c), NULL);
+    }
+    return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(command, status);
+}
+
+int cli_columns_from_model(const cli_command *command, cli_columns *columns, const cbm_model *model, const scbm_file *file) {
+    int64_t noted = scbm_file_find_key(file, CLI_KEY_CONCEPTS);
+    int status = check_names(command, columns, model);
+    if (status == CLI_GO_ON) status = make_room(command, columns, cbm_model_n_concepts(model));
+    for (int k = 0; status == CLI_GO_ON && k < columns->n_concepts; k++) {
+        const char *name = cbm_model_concept(model, k), *column = column_from_options(columns, name);
+        if (!column && noted >= 0 && k < scbm_file_array_length(file, noted) &&
+            scbm_file_string_at(file, noted, k, &column) != SCBM_OK)
+            column = NULL;
+        if (!column)
+            return cli_misuse(command, "the model file does not say which column holds concept '%s': give --concept '%s=COLUMN'",
+                              name, name);
+        status = set_concept(command, columns, k, name, strlen(name), column);
+    }
+    if (status != CLI_GO_ON) return status;
+    if (!columns->text) columns->text = scbm_file_string_or(file, CLI_KEY_TEXT, NULL);
+    if (!columns->label) columns->label = scbm_file_string_or(file, CLI_KEY_LABEL, NULL);
+    if (!columns->text) return cli_misuse(command, "the model file does not say which column holds the text: give --text COLUMN");
+    if (!columns->label) return cli_misuse(command, "the model file does not say which column holds the label: give --label COLUMN");
+    if (!columns->drop_label && !columns->ignore_label) columns->ignore_label = scbm_file_string_or(file, CLI_KEY_IGNORE_LABEL, NULL);
+    if (!columns->drop_label) columns->drop_label = scbm_file_string_or(file, CLI_KEY_DROP_LABEL, "no majority");
+    settle_labels(columns);
+    status = read_unknown(command, columns, file);
+    return status == CLI_GO_ON ? copy_classes(command, columns, model) : status;
+}
+
+void cli_columns_note(const cli_columns *columns, scbm_writer *writer) {
+    scbm_writer_set_string(writer, CLI_KEY_TEXT, columns->text);
+    scbm_writer_set_string(writer, CLI_KEY_LABEL, columns->label);
+    scbm_writer_set_string(writer, CLI_KEY_DROP_LABEL, columns->drop_label ? columns->drop_label : "");
+    if (columns->ignore_label) scbm_writer_set_string(writer, CLI_KEY_IGNORE_LABEL, columns->ignore_label);
+    if (columns->n_concepts) {
+        const char **names = malloc((size_t)columns->n_concepts * sizeof *names);
+        if (!names) return; /* the notes are a convenience */
+        for (int k = 0; k < columns->n_concepts; k++) names[k] = columns->concepts[k].column;
+        scbm_writer_set_strings(writer, CLI_KEY_CONCEPTS, names, columns->n_concepts);
+        free((void *)names);
+    }
+    if (columns->unknown.n) scbm_writer_set_strings(writer, CLI_KEY_UNKNOWN, columns->unknown.item, columns->unknown.n);
+    if (columns->unknown_missing) scbm_writer_set_bool(writer, CLI_KEY_UNKNOWN_MISSING, 1);
+}
+
+scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, const cbm_dataset *classes,
+                             cbm_dataset *data, const scbm_hooks *hooks) {
+    cbm_dataset_options options;
+    memset(&options, 0, sizeof options);
+    options.paths = paths->item;
+    options.n_paths = paths->n;
+    options.text = columns->text;
+    options.label = columns->label;
+    options.concepts = columns->concepts;
+    options.n_concepts = columns->n_concepts;
+    options.drop_label = columns->drop_label;
+    options.ignore_label = columns->ignore_label;
+    options.unknown = columns->unknown.n ? columns->unknown.item : NULL;
+    options.n_unknown = columns->unknown.n;
+    options.unknown_is_missing = columns->unknown_missing;
+    options.text_option = "--text COLUMN";
+    options.label_option = "--label COLUMN";
+    options.concept_option = "--concept NAME=COLUMN";
+    if (classes) {
+        options.label_classes = &classes->label_classes;
+        options.concept_classes = classes->concept_classes;
+    } else if (columns->label_classes.n) {
+        options.label_classes = &columns->label_classes;
+        options.concept_classes = columns->concept_classes;
+    }
+    return cbm_dataset_read(data, &options, hooks);
+}

@@ -1,0 +1,350 @@
+/*
+ * models/program/demo/data.c - reviews from word lists and templates, and an encoder with random weights
+ *
+ * A review has a hidden mood. Each concept is mentioned or not, well or badly, and the stars are a weighted sum of what
+ * was said plus chance. A quarter of the phrases name the opposite judgement ("was not bland", "my sister found it
+ * awful, but ..."), so that single words do not give the answer away, and a few labels are simply wrong.
+ */
+#include "models/program/demo/demo.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct concept_words {
+    const char *const *things, *const *good, *const *bad;
+    double mentioned, weight; /* how often it comes up, and what it counts for the stars */
+} concept_words;
+
+const char *const demo_concepts[DEMO_CONCEPTS] = {"food", "service", "noise", "price"};
+
+static const char *const food_things[] = {"soup", "pasta", "steak", "pizza", "salad", "bread", "fish", "dessert",
+                                          "curry", "risotto", "burger", "lamb", "omelette", "chocolate cake", NULL};
+static const char *const food_good[] = {"delicious", "tasty", "fresh", "crisp", "tender", "wonderful", "superb", "lovely",
+                                        "well seasoned", NULL};
+static const char *const food_bad[] = {"bland", "cold", "greasy", "stale", "overcooked", "salty", "awful", "disappointing",
+                                       "burnt", NULL};
+static const char *const service_things[] = {"waiter", "waitress", "host", "bartender", "service", "owner", "team", NULL};
+static const char *const service_good[] = {"friendly", "attentive", "kind", "quick", "patient", "charming", "wonderful",
+                                           "lovely", NULL};
+static const char *const service_bad[] = {"rude", "slow", "careless", "cold", "impatient", "forgetful", "awful",
+                                          "disappointing", NULL};
+static const char *const noise_things[] = {"dining room", "music", "terrace", "bar", "crowd", "open kitchen", NULL};
+static const char *const noise_good[] = {"quiet", "calm", "peaceful", "relaxed", "soft", NULL};
+static const char *const noise_bad[] = {"loud", "noisy", "deafening", "hectic", "shrill", NULL};
+static const char *const price_things[] = {"bill", "wine list", "lunch menu", "set menu", "price", NULL};
+static const char *const price_good[] = {"fair", "cheap", "reasonable", "modest", NULL};
+static const char *const price_bad[] = {"steep", "expensive", "outrageous", "excessive", NULL};
+
+static const concept_words words[DEMO_CONCEPTS] = {
+    {food_things, food_good, food_bad, 0.85, 1.0},
+    {service_things, service_good, service_bad, 0.70, 0.8},
+    {noise_things, noise_good, noise_bad, 0.45, 0.5},
+    {price_things, price_good, price_bad, 0.50, 0.5},
+};
+
+/* %t: the thing; %a: a word for the judgement; %o: one for its opposite. */
+static const char *const plain_phrases[] = {
+    "the %t was %a", "the %t was really %a", "the %t was %a as always", "we found the %t %a", "I thought the %t was quite %a",
+    "once again a %a %t", "such a %a %t", "the %t could not have been more %a", NULL};
+static const char *const twisted_phrases[] = {
+    "the %t was not %o at all", "the %t was anything but %o", "nobody would call the %t %o",
+    "my sister called the %t %o, but to me it was %a", "the guide promised a %o %t, and what we got was %a",
+    "last year the %t was %o, this time it was %a", NULL};
+static const char *const fillers[] = {
+    "We came on a Tuesday.", "A friend had told us about this place.", "It was our anniversary.", "The parking lot was full.",
+    "We sat near the window.", "My parents joined us.", "We had booked a week ahead.", "It rained all evening.", NULL};
+static const char *const verdicts[3][4] = {{"I will not be back.", "Never again.", "What a letdown.", NULL},
+                                           {"It was fine.", "Maybe I will try it again.", "Nothing more to say.", NULL},
+                                           {"We will be back.", "What an evening.", "Go there.", NULL}};
+
+static const char *pick(scbm_random *random, const char *const *list) {
+    uint64_t n = 0;
+    while (list[n]) n++;
+    return list[scbm_random_below(random, n)];
+}
+
+static int chance(scbm_random *random, double p) {
+    return scbm_random_uniform(random) < p;
+}
+
+/* A text that grows in a buffer of fixed size; the longest review is far shorter. */
+typedef struct text_buffer {
+    char *text;
+    size_t n, size;
+} text_buffer;
+
+static void append(text_buffer *buffer, const char *text) {
+    for (; *text && buffer->n + 1 < buffer->size; text++) buffer->text[buffer->n++] = *text;
+    buffer->text[buffer->n] = 0;
+}
+
+/* One phrase about concept k; `good` says which way it judges. */
+static void append_phrase(text_buffer *buffer, scbm_random *random, int k, int good) {
+    const char *thing = pick(random, words[k].things);
+    const char *word = pick(random, good ? words[k].good : words[k].bad);
+    const char *opposite = pick(random, good ? words[k].bad : words[k].good);
+    const char *phrase = pick(random, chance(random, 0.25) ? twisted_phrases : plain_phrases);
+    char letter[2] = {0, 0};
+    for (; *phrase; phrase++) {
+        if (*phrase != '%') {
+            letter[0] = *phrase;
+            append(buffer, letter);
+        } else {
+            phrase++;
+            append(buffer, *phrase == 't' ? thing : *phrase == 'a' ? word : opposite);
+        }
+    }
+}
+
+/* From here on, what was appended is a sentence: capital letter and full stop. */
+static void finish_sentence(text_buffer *buffer, size_t start) {
+    char *first = buffer->text + start;
+    if (*first >= 'a' && *first <= 'z') *first = (char)(*first - 'a' + 'A');
+    append(buffer, ". ");
+}
+
+/* What is said of each concept: -1 bad, 0 nothing, 1 good. */
+static void choose_opinions(scbm_random *random, double mood, int opinion[DEMO_CONCEPTS]) {
+    int mentioned = 0;
+    for (int k = 0; k < DEMO_CONCEPTS; k++) {
+        int good = chance(random, 0.5 + 0.35 * mood);
+        opinion[k] = !chance(random, words[k].mentioned) ? 0 : good ? 1 : -1;
+        mentioned += opinion[k] != 0;
+    }
+    if (!mentioned) opinion[0] = mood > 0 ? 1 : -1;
+}
+
+static void write_text(text_buffer *buffer, scbm_random *random, const int opinion[DEMO_CONCEPTS], int stars) {
+    int32_t order[DEMO_CONCEPTS] = {0, 1, 2, 3};
+    int before = 0; /* the opinion of the phrase that an open sentence ends with */
+    size_t start = 0;
+    scbm_random_shuffle(random, order, DEMO_CONCEPTS);
+    if (chance(random, 0.35)) {
+        append(buffer, pick(random, fillers));
+        append(buffer, " ");
+    }
+    for (int i = 0; i < DEMO_CONCEPTS; i++) {
+        int k = order[i];
+        if (!opinion[k]) continue;
+        if (before && chance(random, 0.5)) {
+            append(buffer, before == opinion[k] ? " and " : chance(random, 0.5) ? ", but " : " although ");
+        } else {
+            if (before) finish_sentence(buffer, start);
+            start = buffer->n;
+        }
+        append_phrase(buffer, random, k, opinion[k] > 0);
+        before = opinion[k];
+    }
+    finish_sentence(buffer, start);
+    if (chance(random, 0.3)) append(buffer, pick(random, verdicts[stars < 3 ? 0 : stars == 3 ? 1 : 2]));
+    while (buffer->n && buffer->text[buffer->n - 1] == ' ') buffer->text[--buffer->n] = 0;
+}
+
+void demo_make_review(demo_review *review, uint64_t seed, uint64_t number) {
+    static const char *const stars_names[] = {"1", "2", "3", "4", "5"};
+    static const char *const class_names[] = {"Negative", "unknown", "Positive"};
+    scbm_random random = {seed, number, 0};
+    text_buffer buffer = {review->text, 0, sizeof review->text};
+    int opinion[DEMO_CONCEPTS];
+    double mood = 2 * scbm_random_uniform(&random) - 1;
+    choose_opinions(&random, mood, opinion);
+    double sum = 0.25 * scbm_random_normal(&random);
+    for (int k = 0; k < DEMO_CONCEPTS; k++) sum += words[k].weight * opinion[k];
+    int stars = sum < -1.1 ? 1 : sum < -0.35 ? 2 : sum < 0.35 ? 3 : sum < 1.1 ? 4 : 5;
+    write_text(&buffer, &random, opinion, stars);
+    int meant = stars;
+    if (chance(&random, 0.06)) stars += stars == 5 || (stars > 1 && chance(&random, 0.5)) ? -1 : 1;
+    review->label = chance(&random, 0.02) ? "no majority" : stars_names[stars - 1];
+    review->is_true = stars == meant && review->label == stars_names[stars - 1];
+    for (int k = 0; k < DEMO_CONCEPTS; k++) {
+        review->concept[k] = class_names[opinion[k] + 1];
+        if (chance(&random, 0.03)) review->concept[k] = class_names[scbm_random_below(&random, 3)];
+        if (review->concept[k] != class_names[opinion[k] + 1]) review->is_true = 0;
+    }
+}
+
+scbm_status demo_write_reviews(const char *path, uint64_t seed, uint64_t first, uint64_t n, const scbm_hooks *hooks) {
+    scbm_output_file *output;
+    demo_review review;
+    scbm_status status = scbm_output_open(&output, path, hooks);
+    if (status != SCBM_OK) return status;
+    scbm_output_print(output, "review,stars");
+    for (int k = 0; k < DEMO_CONCEPTS; k++) scbm_output_print(output, ",%s", demo_concepts[k]);
+    scbm_output_print(output, "\n");
+    for (uint64_t i = first; i < first + n; i++) {
+        demo_make_review(&review, seed, i);
+        scbm_output_print(output, "\"%s\",%s", review.text, review.label); /* no quote is in any word */
+        for (int k = 0; k < DEMO_CONCEPTS; k++) scbm_output_print(output, ",%s", review.concept[k]);
+        scbm_output_print(output, "\n");
+    }
+    return scbm_output_commit(output);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The encoder
+ * ---------------------------------------------------------------------------------------- */
+
+#define WORD_SIZE 32
+#define MOST_TOKENS 4096
+#define FIRST_WORD "\xE2\x96\x81" /* U+2581: how llama.cpp marks the start of a word */
+
+typedef struct vocabulary {
+    char token[MOST_TOKENS][WORD_SIZE + 4];
+    int n, n_special;
+} vocabulary;
+
+static void add_token(vocabulary *v, const char *mark, const char *text, size_t length) {
+    char token[WORD_SIZE + 4];
+    if (length >= WORD_SIZE || v->n == MOST_TOKENS) return;
+    snprintf(token, sizeof token, "%s%.*s", mark, (int)length, text);
+    for (int i = 0; i < v->n; i++) {
+        if (strcmp(v->token[i], token) == 0) return;
+    }
+    memcpy(v->token[v->n++], token, sizeof token);
+}
+
+static int is_letter(char c) {
+    return c >= 'a' && c <= 'z';
+}
+
+/* Special tokens, letters and marks first, then the reviews' words in the order in which they come up. */
+static void make_vocabulary(vocabulary *v, uint64_t seed, uint64_t n) {
+    static const char *const special[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+    demo_review review;
+    v->n = 0;
+    for (int i = 0; i < 5; i++) add_token(v, "", special[i], strlen(special[i]));
+    v->n_special = v->n;
+    for (char c = '!'; c <= '~'; c++) {
+        if (!strchr(letters, c) && !(c >= 'A' && c <= 'Z')) add_token(v, FIRST_WORD, &c, 1);
+    }
+    for (const char *c = letters; *c; c++) add_token(v, FIRST_WORD, c, 1);
+    for (const char *c = letters; *c; c++) add_token(v, "", c, 1); /* inside a word */
+    for (uint64_t i = 0; i < n; i++) {
+        demo_make_review(&review, seed, i);
+        for (char *c = review.text; *c; c++) {
+            if (*c >= 'A' && *c <= 'Z') *c = (char)(*c - 'A' + 'a');
+        }
+        for (const char *c = review.text; *c;) {
+            size_t length = 0;
+            while (is_letter(c[length])) length++;
+            if (length) add_token(v, FIRST_WORD, c, length);
+            c += length ? length : 1;
+        }
+    }
+}
+
+static void write_vocabulary(scbm_writer *writer, const vocabulary *v) {
+    enum { NORMAL = 1, CONTROL = 3 };
+    static const char *const id_keys[] = {"padding", "unknown", "cls", "seperator", "mask"}; /* sic: the key's spelling */
+    const char *tokens[MOST_TOKENS];
+    int64_t types[MOST_TOKENS];
+    char key[64];
+    for (int i = 0; i < v->n; i++) {
+        tokens[i] = v->token[i];
+        types[i] = i < v->n_special ? CONTROL : NORMAL;
+    }
+    scbm_writer_set_string(writer, "tokenizer.ggml.model", "bert");
+    scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", tokens, v->n);
+    scbm_writer_set_ints(writer, "tokenizer.ggml.token_type", SCBM_VALUE_I32, types, v->n);
+    scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32, 2);
+    for (int i = 0; i < 5; i++) {
+        snprintf(key, sizeof key, "tokenizer.ggml.%s_token_id", id_keys[i]);
+        scbm_writer_set_int(writer, key, SCBM_VALUE_U32, i);
+    }
+    scbm_writer_set_bool(writer, "sparsecbm.tokenizer.lowercase", 1);
+}
+
+/* Every tensor of the encoder: its name, and its data in one block. */
+typedef struct encoder {
+    scbm_tensor *tensor;
+    int n, capacity;
+    uint64_t seed;
+    const scbm_hooks *hooks;
+    scbm_status status;
+} encoder;
+
+/* A matrix [rows, columns] of normal numbers with deviation `spread`, or (rows 0) a vector of `value`. */
+static void add_tensor(encoder *e, const char *name, int64_t rows, int64_t columns, double spread, float value) {
+    int64_t shape[2] = {rows ? rows : columns, columns};
+    if (e->status != SCBM_OK) return;
+    scbm_tensor *tensor = &e->tensor[e->n++];
+    e->status = scbm_tensor_init(tensor, name, SCBM_F32, rows ? 2 : 1, shape);
+    if (e->status != SCBM_OK) return;
+    int64_t n = scbm_tensor_elements(tensor);
+    float *data = scbm_alloc_array(e->hooks, (size_t)n, sizeof *data);
+    if (!data) {
+        e->status = SCBM_ERROR_MEMORY;
+        return;
+    }
+    scbm_random random = {e->seed, (uint64_t)e->n, 0};
+    for (int64_t i = 0; i < n; i++) data[i] = rows ? (float)(spread * scbm_random_normal(&random)) : value;
+    tensor->data = data;
+}
+
+static void add_layer(encoder *e, int layer, const char *part, int64_t rows, int64_t columns) {
+    char name[SCBM_MAX_NAME];
+    snprintf(name, sizeof name, "blk.%d.%s.weight", layer, part);
+    if (rows) add_tensor(e, name, rows, columns, 1 / sqrt((double)columns) / 2, 0);
+    else add_tensor(e, name, 0, columns, 0, 1);
+    snprintf(name, sizeof name, "blk.%d.%s.bias", layer, part);
+    add_tensor(e, name, 0, rows ? rows : columns, 0, 0);
+}
+
+static void make_weights(encoder *e, const demo_shape *shape, int n_tokens) {
+    static const char *const square[] = {"attn_q", "attn_k", "attn_v", "attn_output"};
+    int64_t d = shape->hidden;
+    add_tensor(e, "token_embd.weight", n_tokens, d, 0.1, 0);
+    add_tensor(e, "position_embd.weight", shape->max_tokens, d, 0.02, 0);
+    add_tensor(e, "token_types.weight", 2, d, 0.02, 0);
+    add_tensor(e, "token_embd_norm.weight", 0, d, 0, 1);
+    add_tensor(e, "token_embd_norm.bias", 0, d, 0, 0);
+    for (int l = 0; l < shape->layers; l++) {
+        for (int i = 0; i < 4; i++) add_layer(e, l, square[i], d, d);
+        add_layer(e, l, "attn_output_norm", 0, d);
+        add_layer(e, l, "ffn_up", shape->feed_forward, d);
+        add_layer(e, l, "ffn_down", d, shape->feed_forward);
+        add_layer(e, l, "layer_output_norm", 0, d);
+    }
+}
+
+static void write_shape(scbm_writer *writer, const demo_shape *shape) {
+    scbm_writer_set_string(writer, "general.architecture", "bert");
+    scbm_writer_set_string(writer, "general.name", "random weights for the demonstration");
+    scbm_writer_set_int(writer, "bert.context_length", SCBM_VALUE_U32, shape->max_tokens);
+    scbm_writer_set_int(writer, "bert.embedding_length", SCBM_VALUE_U32, shape->hidden);
+    scbm_writer_set_int(writer, "bert.feed_forward_length", SCBM_VALUE_U32, shape->feed_forward);
+    scbm_writer_set_int(writer, "bert.block_count", SCBM_VALUE_U32, shape->layers);
+    scbm_writer_set_int(writer, "bert.attention.head_count", SCBM_VALUE_U32, shape->heads);
+    scbm_writer_set_float(writer, "bert.attention.layer_norm_epsilon", SCBM_VALUE_F32, 1e-12);
+    scbm_writer_set_bool(writer, "bert.attention.causal", 0);
+    scbm_writer_set_int(writer, "bert.pooling_type", SCBM_VALUE_U32, 1);
+    scbm_writer_set_string(writer, "sparsecbm.activation", "gelu");
+    scbm_writer_set_float(writer, "sparsecbm.hidden_dropout", SCBM_VALUE_F32, 0.1);
+    scbm_writer_set_float(writer, "sparsecbm.attention_dropout", SCBM_VALUE_F32, 0.1);
+    scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, shape->max_tokens);
+}
+
+scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n, const scbm_hooks *hooks) {
+    encoder e = {NULL, 0, 5 + 16 * shape->layers, seed + 1, hooks, SCBM_OK};
+    scbm_writer *writer = NULL;
+    vocabulary *v = scbm_alloc(hooks, sizeof *v);
+    e.tensor = scbm_alloc_array(hooks, (size_t)e.capacity, sizeof *e.tensor);
+    if (!v || !e.tensor) e.status = SCBM_ERROR_MEMORY;
+    if (e.status == SCBM_OK) e.status = scbm_writer_create(&writer, hooks);
+    if (e.status == SCBM_OK) {
+        make_vocabulary(v, seed, n);
+        write_shape(writer, shape);
+        write_vocabulary(writer, v);
+        make_weights(&e, shape, v->n);
+        for (int i = 0; i < e.n; i++) scbm_writer_add_tensor(writer, &e.tensor[i], SCBM_F32);
+    }
+    if (e.status == SCBM_OK) e.status = scbm_writer_write(writer, path);
+    scbm_writer_free(writer);
+    for (int i = 0; i < e.n; i++) scbm_release(hooks, e.tensor[i].data);
+    scbm_release(hooks, e.tensor);
+    scbm_release(hooks, v);
+    return e.status;
+}

@@ -1,0 +1,70 @@
+/*
+ * models/program/json.c - JSON lines on standard output
+ *
+ * cJSON prints a double with 15 or 17 digits; here a number is the shortest text that reads back the same.
+ */
+#include "models/program/program.h"
+
+#include <stdio.h>
+
+static int is_finite(double value) {
+    return value - value == 0;
+}
+
+cJSON *cli_json_float(float value) {
+    char text[32];
+    return is_finite((double)value) ? cJSON_CreateRaw(scbm_print_float(value, text)) : cJSON_CreateNull();
+}
+
+cJSON *cli_json_double(double value) {
+    char text[32];
+    return is_finite(value) ? cJSON_CreateRaw(scbm_print_double(value, text)) : cJSON_CreateNull();
+}
+
+cJSON *cli_json_floats(const float *values, int n) {
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < n; i++) cJSON_AddItemToArray(array, cli_json_float(values[i]));
+    return array;
+}
+
+cJSON *cli_json_int(int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    return cJSON_CreateRaw(text);
+}
+
+cJSON *cli_json_ints(const int32_t *values, int64_t n) {
+    cJSON *array = cJSON_CreateArray();
+    for (int64_t i = 0; i < n; i++) cJSON_AddItemToArray(array, cli_json_int(values[i]));
+    return array;
+}
+
+cJSON *cli_json_prediction(const cbm_prediction *p) {
+    cJSON *object = cJSON_CreateObject(), *concepts = cJSON_CreateArray();
+    cJSON_AddStringToObject(object, "label", p->label);
+    cJSON_AddItemToObject(object, "probability", cli_json_float(p->probability));
+    cJSON_AddItemToObject(object, "logits", cli_json_floats(p->logits, p->n_labels));
+    cJSON_AddItemToObject(object, "bias", cli_json_float(p->bias));
+    cJSON_AddBoolToObject(object, "truncated", p->truncated != 0);
+    for (int k = 0; k < p->n_concepts; k++) {
+        const cbm_concept_result *c = &p->concepts[k];
+        cJSON *concept = cJSON_CreateObject();
+        cJSON_AddStringToObject(concept, "name", c->name);
+        cJSON_AddStringToObject(concept, "class", c->class_name);
+        cJSON_AddItemToObject(concept, "probability", cli_json_float(c->probability));
+        cJSON_AddItemToObject(concept, "logits", cli_json_floats(c->logits, c->n_classes));
+        cJSON_AddItemToObject(concept, "contribution", cli_json_float(c->contribution));
+        cJSON_AddItemToArray(concepts, concept);
+    }
+    cJSON_AddItemToObject(object, "concepts", concepts);
+    return object;
+}
+
+scbm_status cli_json_print(cJSON *object) {
+    char *text = cJSON_PrintUnformatted(object);
+    cJSON_Delete(object);
+    if (!text) return scbm_fail(SCBM_ERROR_MEMORY, "out of memory for a line of JSON");
+    puts(text);
+    cJSON_free(text);
+    return SCBM_OK;
+}

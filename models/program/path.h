@@ -1,0 +1,17 @@
+/*
+ * models/program/path.h - questions about files before they are written, for the programs
+ */
+#ifndef CBM_CLI_PATH_H
+#define CBM_CLI_PATH_H
+
+/* Whether both paths name one regular file: by device and inode where both exist, and where neither does yet, by the last
+ * name and the folder. */
+int cli_same_file(const char *a, const char *b);
+
+/* Whether `path` names a file in `folder` or in one of the folders in it. */
+int cli_is_in_folder(const char *path, const char *folder);
+
+/* Why a file at `path` cannot be made or replaced, as a number of errno; 0: nothing speaks against it. */
+int cli_write_error(const char *path);
+
+#endif

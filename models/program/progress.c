@@ -1,0 +1,113 @@
+/*
+ * models/program/progress.c - progress with rate and time left, interruption, and the library's hooks
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include "models/program/program.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    interrupted = number;
+}
+
+void cli_catch_interrupt(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    action.sa_flags = (int)SA_RESETHAND; /* the second one kills */
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+int cli_interrupted(void) {
+    return (int)interrupted;
+}
+
+double cli_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+void cli_progress_clear(cli_progress *progress) {
+    if (!progress->line_open) return;
+    fputs("\r\033[K", stderr);
+    progress->line_open = 0;
+}
+
+/* "1:02:03", "4:05" or "12 s". */
+static const char *duration(double seconds, char text[32]) {
+    long s = seconds > 1e8 ? 100000000L : (long)(seconds + 0.5);
+    if (s >= 3600) snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else if (s >= 60) snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
+    else snprintf(text, 32, "%ld s", s);
+    return text;
+}
+
+static void show(cli_progress *progress, int64_t done, int64_t total, double now) {
+    enum { WIDTH = 24 };
+    char left[32], bar[WIDTH + 1];
+    double spent = now - progress->started;
+    double rate = spent > 0 ? (double)(done - progress->first) / spent : 0;
+    duration(rate > 0 ? (double)(total - done) / rate : 0, left);
+    if (progress->to_terminal) {
+        int filled = total > 0 ? (int)((double)WIDTH * (double)done / (double)total) : WIDTH;
+        memset(bar, '.', WIDTH);
+        memset(bar, '#', (size_t)(filled < 0 ? 0 : filled > WIDTH ? WIDTH : filled));
+        bar[WIDTH] = 0;
+        fprintf(stderr, "\r%s [%s] %lld/%lld, %.1f/s, %s left\033[K", progress->what, bar, (long long)done,
+                (long long)total, rate, left);
+        progress->line_open = 1;
+    } else {
+        fprintf(stderr, "sparsecbm %s: %s: %lld of %lld, %.1f/s, %s left\n", progress->command, progress->what,
+                (long long)done, (long long)total, rate, left);
+    }
+    fflush(stderr);
+    progress->shown = now;
+}
+
+/* The library's progress hook. A terminal sees a bar ten times a second, a log a line every ten seconds; work that
+ * is over before the first of these says nothing. */
+static int on_progress(void *user, const char *what, int64_t done, int64_t total) {
+    cli_progress *progress = user;
+    if (interrupted) return 1;
+    if (strcmp(what, "graph") == 0) return 0; /* within one run: only a place to stop */
+    double now = cli_seconds();
+    if (strncmp(what, progress->what, sizeof progress->what - 1) != 0 || done < progress->first) {
+        snprintf(progress->what, sizeof progress->what, "%s", what);
+        progress->started = now;
+        progress->first = done;
+        if (progress->shown < now - 10) progress->shown = now;
+    }
+    double interval = progress->to_terminal ? (progress->line_open ? 0.1 : 0.5) : 10;
+    if (now - progress->shown >= interval && done < total) show(progress, done, total, now);
+    if (done >= total) cli_progress_clear(progress);
+    return 0;
+}
+
+static void on_log(void *user, scbm_log_level level, const char *message) {
+    cli_progress *progress = user;
+    cli_progress_clear(progress);
+    fprintf(stderr, "sparsecbm %s: %s%s\n", progress->command, level == SCBM_LOG_WARNING ? "warning: " : "", message);
+}
+
+scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t threads) {
+    memset(progress, 0, sizeof *progress);
+    progress->command = command->name;
+    progress->to_terminal = isatty(STDERR_FILENO);
+    progress->shown = cli_seconds();
+    scbm_hooks hooks;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.user = progress;
+    hooks.log = on_log;
+    hooks.progress = on_progress;
+    hooks.n_workers = (int)threads;
+    return hooks;
+}

@@ -1,0 +1,46 @@
+/*
+ * models/prune/fisher.h - empirical Fisher matrices in diagonal blocks, and the second-order scores that they give
+ *
+ * METHOD has the recursion F⁻¹_i = F⁻¹_{i−1} − (F⁻¹_{i−1} g)(F⁻¹_{i−1} g)ᵀ / (m + gᵀ F⁻¹_{i−1} g) from I/δ. By Sherman and
+ * Morrison that is the inverse of δI + (1/m) Σ g gᵀ, so the sum is kept (its lower triangle, in f64) and inverted once:
+ * half the memory, a quarter of the work for each gradient, and no error that grows with m.
+ */
+#ifndef CBM_FISHER_H
+#define CBM_FISHER_H
+
+#include "models/core/cbm-internal.h"
+
+typedef struct cbm_fisher_matrix {
+    cbm_parameter *parameter;
+    int64_t n, n_blocks; /* weights, blocks of B of them; the last may be shorter */
+    double *sums;        /* [K, n_blocks, B (B + 1) / 2] */
+} cbm_fisher_matrix;
+
+typedef struct cbm_fisher {
+    scbm_context *context;
+    const scbm_hooks *hooks;
+    const cbm_prune_options *options;
+    int n_streams;
+    int64_t triangle;          /* numbers in a block's lower triangle */
+    cbm_fisher_matrix *matrix; /* [n] */
+    int n;
+    const scbm_tensor *gradient; /* [K, out, in], being added */
+    cbm_fisher_matrix *target;
+} cbm_fisher;
+
+/* What the matrices of one weight take, in bytes; and the numbers (f64) that cbm_fisher_scores works with. */
+size_t cbm_fisher_bytes(const cbm_prune_options *options, const scbm_tensor *weight, int n_streams);
+size_t cbm_fisher_scratch(const cbm_prune_options *options);
+
+/* For n weights of a backbone with masks of K streams, all zeros; to be cleared with cbm_fisher_clear, after a failure
+ * too. */
+scbm_status cbm_fisher_create(cbm_fisher *fisher, scbm_context *context, const cbm_prune_options *options,
+                              cbm_parameter **parameter, int n, int n_streams, const scbm_hooks *hooks);
+void cbm_fisher_clear(cbm_fisher *fisher);
+/* Adds g gᵀ of one gradient [K, out, in]: what a training graph hands over. */
+scbm_status cbm_fisher_add(void *fisher, const scbm_tensor *weight, const scbm_tensor *gradient);
+/* w² / (2 [F⁻¹]_jj) of a matrix's weights for one stream, after n_gradients gradients. For several threads at once. */
+void cbm_fisher_scores(const cbm_fisher *fisher, const cbm_fisher_matrix *matrix, int stream, double n_gradients,
+                       double *score, double *scratch);
+
+#endif

@@ -1,0 +1,322 @@
+/*
+ * models/train/checkpoint.c - writing trained models, and the state of a training run
+ *
+ * Neither file holds times or paths: the same run writes the same bytes.
+ */
+#include "models/core/cbm-internal.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------------------------------
+ * Trained models
+ * ---------------------------------------------------------------------------------------- */
+
+static int starts_with(const char *text, const char *start) {
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+/* The encoder's keys, without those of a bottleneck that it may have had. */
+static void copy_encoder_keys(scbm_writer *writer, const scbm_file *file) {
+    static const char *const ours[] = {"sparsecbm.concept", "sparsecbm.label", "sparsecbm.columns.", CBM_KEY_TRAIN};
+    scbm_writer_copy_keys(writer, file);
+    for (int64_t i = 0; i < scbm_file_n_keys(file); i++)
+        for (size_t j = 0; j < sizeof ours / sizeof ours[0]; j++)
+            if (starts_with(scbm_file_key(file, i), ours[j])) scbm_writer_remove_key(writer, scbm_file_key(file, i));
+}
+
+static scbm_status set_our_keys(scbm_writer *writer, const cbm_network *network, const scbm_hooks *hooks) {
+    const cbm_heads *heads = &network->heads;
+    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, 0);
+    scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, network->backbone.max_tokens);
+    scbm_writer_set_int(writer, CBM_KEY_VERSION, SCBM_VALUE_U32, CBM_FILE_VERSION);
+    scbm_writer_set_string(writer, CBM_KEY_MODE, cbm_mode_name(heads->mode));
+    scbm_writer_set_strings(writer, CBM_KEY_LABELS, heads->label_name, heads->n_labels);
+    if (heads->mode == CBM_VANILLA) return SCBM_OK;
+    int64_t *groups = scbm_alloc_array(hooks, (size_t)heads->n_concepts + 1, sizeof *groups);
+    if (!groups) return SCBM_ERROR_MEMORY;
+    for (int k = 0; k <= heads->n_concepts; k++) groups[k] = heads->groups[k];
+    scbm_writer_set_strings(writer, CBM_KEY_CONCEPTS, heads->concept_name, heads->n_concepts);
+    scbm_writer_set_ints(writer, CBM_KEY_GROUPS, SCBM_VALUE_I32, groups, heads->n_concepts + 1);
+    scbm_writer_set_strings(writer, CBM_KEY_CLASSES, heads->class_name, heads->n_classes);
+    scbm_release(hooks, groups);
+    return SCBM_OK;
+}
+
+static void set_fact(scbm_writer *writer, const char *prefix, const cbm_fact *fact) {
+    char key[128];
+    snprintf(key, sizeof key, "%s%s", prefix, fact->key);
+    if (fact->kind == CBM_FACT_INT) scbm_writer_set_int(writer, key, SCBM_VALUE_I64, fact->integer);
+    else if (fact->kind == CBM_FACT_REAL) scbm_writer_set_float(writer, key, SCBM_VALUE_F32, fact->real);
+    else scbm_writer_set_string(writer, key, fact->text);
+}
+
+/* The encoder's tensors in their order, those of the backbone as they are now. */
+static void add_encoder_tensors(scbm_writer *writer, const cbm_model *encoder, const cbm_backbone *backbone) {
+    for (int64_t i = 0; i < scbm_file_n_tensors(encoder->file); i++) {
+        const scbm_tensor *tensor = scbm_file_tensor(encoder->file, i);
+        const cbm_parameter *parameter = cbm_backbone_named(backbone, tensor->name);
+        if (parameter) scbm_writer_add_tensor(writer, parameter->tensor, SCBM_F32);
+        else if (!starts_with(tensor->name, "sparsecbm.") && !cbm_is_masks_name(tensor->name)) scbm_writer_add_tensor(writer, tensor, tensor->type);
+    }
+}
+
+static void add_masks(scbm_writer *writer, const cbm_backbone *backbone) {
+    for (int i = 0; i < backbone->n_parameters; i++)
+        if (backbone->parameters[i].masks) scbm_writer_add_tensor(writer, backbone->parameters[i].masks, SCBM_I8);
+}
+
+static void add_head_tensors(scbm_writer *writer, const cbm_heads *heads, const cbm_statistics *statistics) {
+    if (heads->concept_weight) {
+        scbm_writer_add_tensor(writer, heads->concept_weight, SCBM_F32);
+        scbm_writer_add_tensor(writer, heads->concept_bias, SCBM_F32);
+    }
+    scbm_writer_add_tensor(writer, heads->label_weight, SCBM_F32);
+    scbm_writer_add_tensor(writer, heads->label_bias, SCBM_F32);
+    if (!statistics) return;
+    scbm_writer_add_tensor(writer, &statistics->mean, SCBM_F32);
+    scbm_writer_add_tensor(writer, &statistics->gold_means, SCBM_F32);
+    scbm_writer_add_tensor(writer, &statistics->gold_counts, SCBM_I32);
+}
+
+scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cbm_network *network,
+                            const cbm_statistics *statistics, const cbm_fact *facts, int n_facts) {
+    scbm_writer *writer = NULL;
+    scbm_status status = scbm_writer_create(&writer, &encoder->hooks);
+    if (status) return status;
+    copy_encoder_keys(writer, encoder->file);
+    status = set_our_keys(writer, network, &encoder->hooks);
+    for (int i = 0; i < n_facts; i++) set_fact(writer, CBM_KEY_TRAIN, &facts[i]);
+    add_encoder_tensors(writer, encoder, &network->backbone);
+    add_masks(writer, &network->backbone);
+    add_head_tensors(writer, &network->heads, statistics);
+    if (!status) status = scbm_writer_write(writer, path);
+    scbm_writer_free(writer);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Checkpoints
+ * ---------------------------------------------------------------------------------------- */
+
+#define CHECKPOINT_VERSION 1
+#define KEY(name) "sparsecbm.checkpoint." name
+#define FACT_PREFIX KEY("fact.")
+#define STEP_LOSS "steps.loss"
+#define STEP_NORM "steps.norm"
+
+/* The two moments of a trained parameter under names of their own. */
+static scbm_status moment_view(const cbm_checkpoint *c, int i, int second, scbm_tensor *view) {
+    const scbm_tensor *parameter = c->trained[i];
+    char name[SCBM_MAX_NAME + 2];
+    snprintf(name, sizeof name, "%c.%s", second ? 'v' : 'm', parameter->name);
+    scbm_status status = scbm_tensor_init(view, name, SCBM_F32, parameter->n_dims, parameter->shape);
+    view->data = scbm_adamw_moment(c->optimizer, i, second)->data;
+    return status;
+}
+
+static scbm_status step_view(const char *name, float *values, int64_t n, scbm_tensor *view) {
+    scbm_status status = scbm_tensor_init(view, name, SCBM_F32, 1, &n);
+    view->data = values;
+    return status;
+}
+
+static void set_numbers(scbm_writer *writer, const cbm_checkpoint *c) {
+    scbm_writer_set_string(writer, "general.architecture", "sparsecbm-checkpoint");
+    scbm_writer_set_int(writer, KEY("version"), SCBM_VALUE_U32, CHECKPOINT_VERSION);
+    scbm_writer_set_int(writer, KEY("epoch"), SCBM_VALUE_I64, c->epoch);
+    scbm_writer_set_int(writer, KEY("step"), SCBM_VALUE_I64, c->step);
+    scbm_writer_set_int(writer, KEY("best_epoch"), SCBM_VALUE_I64, c->best_epoch);
+    scbm_writer_set_int(writer, KEY("epochs_since_best"), SCBM_VALUE_I64, c->epochs_since_best);
+    scbm_writer_set_float(writer, KEY("best_score"), SCBM_VALUE_F64, c->best_score);
+    for (int i = 0; i < c->n_facts; i++) set_fact(writer, FACT_PREFIX, &c->facts[i]);
+}
+
+scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, const scbm_hooks *hooks) {
+    scbm_writer *writer = NULL;
+    scbm_tensor loss, norm;
+    scbm_tensor *moments = scbm_alloc_array(hooks, 2 * (size_t)c->n_trained, sizeof *moments);
+    scbm_status status = moments ? scbm_writer_create(&writer, hooks) : SCBM_ERROR_MEMORY;
+    for (int i = 0; i < 2 * c->n_trained && !status; i++) status = moment_view(c, i / 2, i % 2, &moments[i]);
+    if (!status) status = step_view(STEP_LOSS, c->step_loss, c->step, &loss);
+    if (!status) status = step_view(STEP_NORM, c->step_norm, c->step, &norm);
+    if (!status) {
+        set_numbers(writer, c);
+        for (int i = 0; i < c->n_parameters; i++) scbm_writer_add_tensor(writer, c->parameters[i], SCBM_F32);
+        for (int i = 0; i < 2 * c->n_trained; i++) scbm_writer_add_tensor(writer, &moments[i], SCBM_F32);
+        for (int i = 0; i < c->n_extra; i++) scbm_writer_add_tensor(writer, c->extra[i], c->extra[i]->type);
+        scbm_writer_add_tensor(writer, &loss, SCBM_F32);
+        scbm_writer_add_tensor(writer, &norm, SCBM_F32);
+        status = scbm_writer_write(writer, path);
+    }
+    scbm_writer_free(writer);
+    scbm_release(hooks, moments);
+    return status;
+}
+
+uint64_t cbm_hash(uint64_t hash, const void *data, size_t size) {
+    const unsigned char *bytes = data;
+    while (size) {
+        uint64_t word = 0;
+        size_t n = size < sizeof word ? size : sizeof word;
+        memcpy(&word, bytes, n);
+        hash = (hash ^ word) * UINT64_C(0x100000001b3);
+        hash ^= hash >> 32;
+        bytes += n;
+        size -= n;
+    }
+    return hash;
+}
+
+/* Of facts that are hashes, or that follow from others, what differs is said in words. */
+static const char *difference_of(const char *key) {
+    static const char *const words[][2] = {
+        {"texts", "other training data (--data)"},
+        {"data", "other training or validation data (--data, --valid, or their columns)"},
+        {"teacher", "another teacher (--teacher)"},
+        {"start", "other weights to start from (--model or --init)"},
+        {"version", "another version of this program"},
+    };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcmp(words[i][0], key) == 0) return words[i][1];
+    return NULL;
+}
+
+/* The program's option that sets a fact: its key with dashes, but for these. */
+static const char *option_of(const char *key, char text[64]) {
+    static const char *const names[][2] = {
+        {"batch_size", "batch"},       {"clip_norm", "clip"},
+        {"hidden_dropout", "dropout"}, {"attention_dropout", "dropout"},
+        {"concept_weight", "lambda"},  {"max_tokens", "max-length"},
+        {"prune_method", "prune"},     {"fisher_batch_size", "fisher-batch"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i][0], key) == 0) key = names[i][1];
+    snprintf(text, 64, "--%s", key);
+    for (char *c = text; *c; c++)
+        if (*c == '_') *c = '-';
+    return text;
+}
+
+static scbm_status refuse_fact(const scbm_file *file, const cbm_fact *fact, const char *before, const char *now) {
+    char option[64];
+    const char *words = difference_of(fact->key),
+               *advice = "go on with the same settings and data, or start anew without --resume";
+    if (words)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with %s; %s", scbm_file_path(file), words, advice);
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with another %s (%s, now %s); %s", scbm_file_path(file),
+                     strcmp(fact->key, "device") == 0 ? "device" : option_of(fact->key, option), before, now, advice);
+}
+
+static scbm_status check_fact(const scbm_file *file, const cbm_fact *fact) {
+    char key[128], before[32], now[32];
+    snprintf(key, sizeof key, "%s%s", FACT_PREFIX, fact->key);
+    if (fact->kind == CBM_FACT_TEXT) {
+        const char *text = scbm_file_string_or(file, key, "");
+        return strcmp(text, fact->text) == 0 ? SCBM_OK : refuse_fact(file, fact, text, fact->text);
+    }
+    if (fact->kind == CBM_FACT_INT) {
+        int64_t stored = scbm_file_int_or(file, key, INT64_MIN);
+        if (stored == fact->integer) return SCBM_OK;
+        snprintf(before, sizeof before, "%lld", (long long)stored);
+        snprintf(now, sizeof now, "%lld", (long long)fact->integer);
+        return refuse_fact(file, fact, stored == INT64_MIN ? "none" : before, now);
+    }
+    float stored = (float)scbm_file_float_or(file, key, (double)NAN);
+    if (stored == (float)fact->real) return SCBM_OK;
+    return refuse_fact(file, fact, isnan(stored) ? "none" : scbm_print_float(stored, before),
+                       scbm_print_float((float)fact->real, now));
+}
+
+static scbm_status check_version(const scbm_file *file) {
+    if (scbm_file_int_or(file, KEY("version"), 0) == CHECKPOINT_VERSION) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_FORMAT, "%s: is no checkpoint that this library reads", scbm_file_path(file));
+}
+
+static scbm_status read_numbers(cbm_checkpoint *c, const scbm_file *file, int64_t max_steps) {
+    scbm_status status = scbm_file_get_int(file, KEY("epoch"), &c->epoch);
+    if (!status) status = scbm_file_get_int(file, KEY("step"), &c->step);
+    if (!status) status = scbm_file_get_int(file, KEY("best_epoch"), &c->best_epoch);
+    if (!status) status = scbm_file_get_int(file, KEY("epochs_since_best"), &c->epochs_since_best);
+    if (!status) status = scbm_file_get_float(file, KEY("best_score"), &c->best_score);
+    if (!status && (c->step < 1 || c->step > max_steps || c->epoch < 1 || c->best_epoch < 0 || c->best_epoch > c->epoch ||
+                    c->epochs_since_best < 0))
+        status = scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", scbm_file_path(file),
+                           (long long)c->epoch, (long long)c->step);
+    return status;
+}
+
+/* Copies the tensor of `into`'s name. */
+static scbm_status read_values(scbm_file *file, const scbm_tensor *into) {
+    scbm_tensor *tensor;
+    scbm_status status = cbm_find_tensor(file, into->name, SCBM_F32, into->shape[0],
+                                         into->n_dims > 1 ? into->shape[1] : 0, &tensor);
+    if (!status) memcpy(into->data, tensor->data, scbm_tensor_bytes(tensor));
+    return status;
+}
+
+/* The same for a tensor of any type and number of dimensions. */
+static scbm_status read_extra(scbm_file *file, scbm_tensor *into) {
+    const scbm_tensor *tensor = scbm_file_find_tensor(file, into->name);
+    if (!tensor || tensor->type != into->type || tensor->n_dims != into->n_dims ||
+        memcmp(tensor->shape, into->shape, (size_t)into->n_dims * sizeof into->shape[0]) != 0)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing or of another shape", scbm_file_path(file), into->name);
+    memcpy(into->data, tensor->data, scbm_tensor_bytes(into));
+    into->generation++;
+    return SCBM_OK;
+}
+
+static scbm_status read_tensors(cbm_checkpoint *c, scbm_file *file) {
+    scbm_tensor view;
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < c->n_parameters && !status; i++) {
+        status = read_values(file, c->parameters[i]);
+        c->parameters[i]->generation++;
+    }
+    for (int i = 0; i < 2 * c->n_trained && !status; i++) {
+        status = moment_view(c, i / 2, i % 2, &view);
+        if (!status) status = read_values(file, &view);
+    }
+    for (int i = 0; i < c->n_extra && !status; i++) status = read_extra(file, c->extra[i]);
+    if (!status) status = step_view(STEP_LOSS, c->step_loss, c->step, &view);
+    if (!status) status = read_values(file, &view);
+    if (!status) status = step_view(STEP_NORM, c->step_norm, c->step, &view);
+    if (!status) status = read_values(file, &view);
+    if (!status) scbm_adamw_set_steps(c->optimizer, c->step);
+    return status;
+}
+
+static int file_exists(const char *path) {
+    FILE *file = fopen(path, "rb");
+    if (file) fclose(file);
+    return file || errno != ENOENT;
+}
+
+scbm_status cbm_checkpoint_epoch(const char *path, int64_t *epoch, const scbm_hooks *hooks) {
+    scbm_file *file = NULL;
+    *epoch = 0;
+    if (!file_exists(path)) return SCBM_OK;
+    scbm_status status = scbm_file_open(&file, path, hooks);
+    if (status) return status;
+    status = check_version(file);
+    if (!status) status = scbm_file_get_int(file, KEY("epoch"), epoch);
+    scbm_file_close(file);
+    return status;
+}
+
+scbm_status cbm_checkpoint_read(cbm_checkpoint *c, const char *path, int64_t max_steps, int *found,
+                                const scbm_hooks *hooks) {
+    scbm_file *file = NULL;
+    *found = file_exists(path);
+    if (!*found) return SCBM_OK;
+    scbm_status status = scbm_file_open(&file, path, hooks);
+    if (status) return status;
+    status = check_version(file);
+    for (int i = 0; i < c->n_facts && !status; i++) status = check_fact(file, &c->facts[i]);
+    if (!status) status = read_numbers(c, file, max_steps);
+    if (!status) status = read_tensors(c, file);
+    scbm_file_close(file);
+    return status;
+}

@@ -1,0 +1,206 @@
+/*
+ * models/train/graph.c - the loss of a batch and its gradients, as a graph
+ */
+#include "models/core/cbm-internal.h"
+
+#include <string.h>
+
+/* Appends a tensor to those that the loss trains. */
+static void add_parameter(cbm_training_graph *t, scbm_tensor *tensor) {
+    if (tensor) t->parameters[t->n_parameters++] = tensor;
+}
+
+static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *network,
+                                      const cbm_training_settings *settings, const scbm_hooks *hooks) {
+    const cbm_heads *heads = &network->heads;
+    size_t most = (size_t)network->backbone.n_parameters + 4;
+    t->parameters = scbm_alloc_array(hooks, most, sizeof *t->parameters);
+    t->gradients = scbm_alloc_array(hooks, most, sizeof *t->gradients);
+    t->watches = settings->on_gradient ? scbm_alloc_array(hooks, most, sizeof *t->watches) : NULL;
+    if (!t->parameters || !t->gradients || (settings->on_gradient && !t->watches)) return SCBM_ERROR_MEMORY;
+    if (settings->only) {
+        for (int i = 0; i < settings->n_only; i++) add_parameter(t, settings->only[i]);
+        return SCBM_OK;
+    }
+    for (int i = 0; i < network->backbone.n_parameters; i++) add_parameter(t, network->backbone.parameters[i].tensor);
+    add_parameter(t, heads->concept_weight);
+    add_parameter(t, heads->concept_bias);
+    if (heads->mode == CBM_JOINT || heads->mode == CBM_VANILLA) {
+        add_parameter(t, heads->label_weight);
+        add_parameter(t, heads->label_bias);
+    }
+    return SCBM_OK;
+}
+
+/* [texts, n]: classes (I32), one for each group, or probabilities (F32), one for each class. */
+static scbm_tensor *targets_of(scbm_graph *g, const char *name, scbm_type type, int n) {
+    const int64_t shape[2] = {0, n};
+    const scbm_extent extent[2] = {SCBM_TEXTS, SCBM_FIXED};
+    return scbm_input(g, name, type, 2, shape, extent);
+}
+
+/* CE(targets), or β CE(targets) + (1 − β) CE(mixed targets): one mean each, as the method has it. */
+static scbm_tensor *mixed_loss(scbm_graph *g, const cbm_training_graph *t, scbm_tensor *logits, scbm_tensor *targets,
+                               scbm_tensor *mixed, const scbm_tensor *groups, scbm_tensor *weights) {
+    scbm_tensor *bounds = (scbm_tensor *)groups;
+    scbm_tensor *loss = scbm_cross_entropy(g, logits, targets, bounds, weights);
+    if (!mixed) return loss;
+    scbm_tensor *other = scbm_cross_entropy(g, logits, mixed, bounds, weights);
+    return scbm_add(g, scbm_mul(g, loss, t->beta), scbm_mul(g, other, t->rest));
+}
+
+static void add_mixup_inputs(scbm_graph *g, cbm_training_graph *t) {
+    const int64_t one = 1, texts = 0;
+    const scbm_extent extent = SCBM_TEXTS;
+    t->permutation = scbm_input(g, "permutation", SCBM_I32, 1, &texts, &extent);
+    t->beta = scbm_input(g, "beta", SCBM_F32, 1, &one, NULL);
+    t->rest = scbm_input(g, "rest", SCBM_F32, 1, &one, NULL);
+    t->pooled = scbm_mix_texts(g, t->pooled, t->permutation, t->beta);
+}
+
+/* What the loss gets of a teacher: τ² CE(logits / τ, targets), times the weight. */
+static scbm_tensor *add_teacher_loss(scbm_graph *g, const cbm_training_graph *t, scbm_tensor *loss, scbm_tensor *logits,
+                                     scbm_tensor *targets, const scbm_tensor *groups) {
+    float temperature = t->teacher->temperature;
+    scbm_tensor *taught = scbm_cross_entropy(g, scbm_scale(g, logits, 1.0f / temperature), targets,
+                                             (scbm_tensor *)groups, NULL);
+    return scbm_add(g, loss, scbm_scale(g, taught, t->teacher->weight * temperature * temperature));
+}
+
+/* Concept logits and their loss. */
+static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+                                     const cbm_training_settings *settings) {
+    t->concept_targets = targets_of(g, "concept targets", SCBM_I32, heads->n_concepts);
+    if (settings->mixup) t->mixed_concept_targets = targets_of(g, "mixed concept targets", SCBM_I32, heads->n_concepts);
+    t->concept_logits = scbm_group_linear(g, t->pooled, heads->concept_weight, heads->concept_bias,
+                                          (scbm_tensor *)&heads->group_tensor);
+    scbm_output(g, t->concept_logits);
+    scbm_tensor *scores = t->concept_logits;
+    if (settings->concept_loss == CBM_LOSS_SIGMOID) scores = scbm_activate(g, scores, SCBM_SIGMOID);
+    scbm_tensor *loss = mixed_loss(g, t, scores, t->concept_targets, t->mixed_concept_targets, &heads->group_tensor,
+                                   settings->concept_weights);
+    if (!t->teacher) return loss;
+    t->taught_concepts = targets_of(g, "taught concepts", SCBM_F32, heads->n_classes);
+    return add_teacher_loss(g, t, loss, t->concept_logits, t->taught_concepts, &heads->group_tensor);
+}
+
+/* Label logits, from the concept logits or (vanilla) from the pooled text, and their loss. */
+static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+                                   const cbm_training_settings *settings) {
+    t->label_targets = targets_of(g, "label targets", SCBM_I32, 1);
+    if (settings->mixup) t->mixed_label_targets = targets_of(g, "mixed label targets", SCBM_I32, 1);
+    if (heads->mode == CBM_VANILLA)
+        t->label_logits = scbm_group_linear(g, t->pooled, heads->label_weight, heads->label_bias,
+                                            (scbm_tensor *)&heads->label_group_tensor);
+    else t->label_logits = scbm_linear(g, t->concept_logits, heads->label_weight, heads->label_bias, NULL, SCBM_NONE);
+    scbm_output(g, t->label_logits);
+    scbm_tensor *loss = mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets,
+                                   &heads->label_group_tensor, settings->label_weights);
+    if (!t->teacher) return loss;
+    t->taught_labels = targets_of(g, "taught labels", SCBM_F32, heads->n_labels);
+    return add_teacher_loss(g, t, loss, t->label_logits, t->taught_labels, &heads->label_group_tensor);
+}
+
+static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+                       const cbm_training_settings *settings) {
+    scbm_tensor *label, *concept = NULL;
+    if (heads->mode != CBM_VANILLA) concept = add_concept_loss(g, t, heads, settings);
+    if (heads->mode == CBM_VANILLA) {
+        t->loss = add_label_loss(g, t, heads, settings);
+    } else if (heads->mode == CBM_JOINT) {
+        label = add_label_loss(g, t, heads, settings);
+        t->loss = scbm_add(g, label, scbm_scale(g, concept, settings->concept_weight));
+    } else {
+        t->loss = concept;
+    }
+    scbm_output(g, t->loss);
+}
+
+static scbm_status hand_over(void *user, const scbm_tensor *gradient) {
+    const cbm_gradient_watch *watch = user;
+    return watch->training->on_gradient(watch->training->on_gradient_user, watch->weight, gradient);
+}
+
+static scbm_status watch_gradients(cbm_training_graph *t, const cbm_network *network) {
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < t->n_parameters && !status; i++) {
+        const cbm_parameter *parameter = cbm_backbone_named(&network->backbone, t->parameters[i]->name);
+        if (!parameter || parameter->tensor != t->parameters[i] || !cbm_is_prunable(parameter)) continue;
+        t->watches[i] = (cbm_gradient_watch){t, t->parameters[i]};
+        status = scbm_graph_watch(t->graph, scbm_graph_gradient(t->graph, t->parameters[i]), hand_over, &t->watches[i]);
+    }
+    return status;
+}
+
+static scbm_status build(cbm_training_graph *t, const cbm_network *network, const cbm_training_settings *settings) {
+    scbm_graph *g = t->graph;
+    const cbm_encode_options options = {.hidden_dropout = settings->hidden_dropout,
+                                        .attention_dropout = settings->attention_dropout,
+                                        .use_masks = 1,
+                                        .states = settings->states};
+    scbm_graph_set_precision(g, settings->precision);
+    scbm_graph_set_capacity(g, settings->max_tokens, settings->max_texts);
+    cbm_backbone_encode(&network->backbone, g, settings->max_texts, &options, &t->encoding);
+    t->pooled = scbm_segment_mean(g, t->encoding.hidden, t->encoding.offsets);
+    if (settings->states) scbm_output(g, t->pooled);
+    if (settings->mixup) add_mixup_inputs(g, t);
+    add_losses(g, t, &network->heads, settings);
+    scbm_graph_set_weight_gradients(g, settings->weight_gradients);
+    scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
+    if (!status && t->watches) status = watch_gradients(t, network);
+    if (!status) status = scbm_graph_plan(g);
+    for (int i = 0; i < t->n_parameters && !status; i++)
+        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(g, t->parameters[i]);
+    return status;
+}
+
+scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
+                                      const cbm_training_settings *settings) {
+    const scbm_hooks *hooks = scbm_context_hooks(context);
+    memset(t, 0, sizeof *t);
+    t->teacher = settings->teacher;
+    t->on_gradient = settings->on_gradient;
+    t->on_gradient_user = settings->on_gradient_user;
+    scbm_status status = collect_parameters(t, network, settings, hooks);
+    if (!status) status = scbm_graph_create(&t->graph, context);
+    if (!status) status = build(t, network, settings);
+    if (status) cbm_training_graph_clear(t, hooks);
+    return status;
+}
+
+void cbm_training_graph_clear(cbm_training_graph *t, const scbm_hooks *hooks) {
+    scbm_graph_free(t->graph);
+    scbm_release(hooks, t->parameters);
+    scbm_release(hooks, t->gradients);
+    scbm_release(hooks, t->watches);
+    memset(t, 0, sizeof *t);
+}
+
+/* Row i of the targets is text row[order[i]]'s (order NULL: row[i]'s) of `all`, numbers of 4 bytes like them. */
+static void fill_targets(scbm_tensor *targets, const void *all, const int32_t *row, int64_t n, const int32_t *order) {
+    if (!targets) return;
+    size_t bytes = 4 * (size_t)targets->shape[1];
+    for (int64_t i = 0; i < n; i++) {
+        size_t text = (size_t)row[order ? order[i] : i];
+        memcpy((char *)targets->data + (size_t)i * bytes, (const char *)all + text * bytes, bytes);
+    }
+}
+
+int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *network, const cbm_sequences *sequences,
+                          const cbm_dataset *data, const int32_t *row, int64_t n, const int32_t *permutation,
+                          float beta) {
+    fill_targets(t->label_targets, data->label, row, n, NULL);
+    fill_targets(t->concept_targets, data->concept_class, row, n, NULL);
+    if (t->teacher) {
+        fill_targets(t->taught_labels, t->teacher->labels, row, n, NULL);
+        fill_targets(t->taught_concepts, t->teacher->concepts, row, n, NULL);
+    }
+    if (t->permutation) {
+        memcpy(t->permutation->data, permutation, (size_t)n * sizeof *permutation);
+        *(float *)t->beta->data = beta;
+        *(float *)t->rest->data = 1.0f - beta;
+        fill_targets(t->mixed_label_targets, data->label, row, n, permutation);
+        fill_targets(t->mixed_concept_targets, data->concept_class, row, n, permutation);
+    }
+    return cbm_fill_inputs(&network->backbone, &t->encoding, sequences, row, n);
+}
