@@ -99,6 +99,16 @@ const char *scbm_status_name(scbm_status status) {
     return "unknown status";
 }
 
+double scbm_seconds(void) {
+    struct timespec now;
+#ifdef CLOCK_MONOTONIC
+    clock_gettime(CLOCK_MONOTONIC, &now);
+#else
+    timespec_get(&now, TIME_UTC);
+#endif
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 const char *scbm_last_error(void) {
     return error_text;
 }
@@ -2239,12 +2249,6 @@ const double *scbm_graph_op_seconds(const scbm_graph *g) {
     return g->seconds;
 }
 
-static double now_seconds(void) {
-    struct timespec now;
-    timespec_get(&now, TIME_UTC);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static size_t view_bytes(const scbm_view *view) {
     const scbm_type_info *info = &type_table[view->type];
     return (size_t)(shape_elements(view->n_dims, view->shape) / info->block) * (size_t)info->block_bytes;
@@ -2326,7 +2330,7 @@ static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) 
 static scbm_status run_nodes(scbm_graph *g) {
     int is_host = g->context->backend->functions->is_host;
     scbm_status status = is_host ? SCBM_OK : upload_sources(g);
-    double before = now_seconds();
+    double before = scbm_seconds();
     const scbm_node *previous = NULL;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
         if (g->nodes[i]->op == SCBM_OP_RESHAPE) continue;
@@ -2335,7 +2339,7 @@ static scbm_status run_nodes(scbm_graph *g) {
         status = run_node(g, i, previous);
         previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
-        double after = now_seconds();
+        double after = scbm_seconds();
         g->seconds[g->nodes[i]->op] += after - before;
         before = after;
     }

@@ -68,6 +68,9 @@ const char *scbm_last_error(void);
  *     return scbm_fail(SCBM_ERROR_FORMAT, "%s: row %d has no label", path, row);                */
 scbm_status scbm_fail(scbm_status status, const char *format, ...) SCBM_PRINTF(2, 3);
 
+/* Seconds of a clock that only goes forward, where the system has one. */
+double scbm_seconds(void);
+
 /* ------------------------------------------------------------------------------------------
  * Hooks: memory, logging, progress, threads
  * ---------------------------------------------------------------------------------------- */

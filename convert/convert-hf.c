@@ -149,12 +149,6 @@ typedef struct progress {
     double shown;
 } progress;
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static void clear_line(progress *p) {
     if (p->line_open) fputs("\r\033[K", stderr);
     p->line_open = 0;
@@ -163,7 +157,7 @@ static void clear_line(progress *p) {
 /* On a terminal, and only when it takes a while. */
 static int on_progress(void *user, const char *what, int64_t done, int64_t total) {
     progress *p = user;
-    double now = seconds();
+    double now = scbm_seconds();
     if (!p->to_terminal || total <= 0 || now - p->shown < 0.2) return 0;
     fprintf(stderr, "\r%s: %lld of %lld\033[K", what, (long long)done, (long long)total);
     fflush(stderr);
@@ -198,7 +192,7 @@ int main(int argc, char **argv) {
     int result = read_arguments(&a, argc, argv);
     if (result != GO_ON) return result;
 
-    progress p = {isatty(STDERR_FILENO), 0, seconds()};
+    progress p = {isatty(STDERR_FILENO), 0, scbm_seconds()};
     scbm_hooks hooks;
     hf_summary summary;
     memset(&hooks, 0, sizeof hooks);

@@ -23,6 +23,7 @@
  * [1, out, row bytes] afterwards; counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits; portion, of the
  * last step, a double's bits in I32 [2].
  */
+#include "models/intervene/intervene.h"
 #include "models/prune/prune.h"
 
 #include <stdio.h>
@@ -122,7 +123,8 @@ static scbm_status read_data(run *r, const arguments *a) {
     options.n_concepts = a->n_concepts;
     options.drop_label = "no majority";
     scbm_status status = cbm_dataset_read(&r->data, &options, NULL);
-    if (!status) status = cbm_check_classes(&r->model->network.heads, &r->data, a->data);
+    const cbm_names names = cbm_heads_names(&r->model->network.heads);
+    if (!status) status = cbm_dataset_check_names(&r->data, &names, a->data);
     if (!status && r->data.n < (size_t)a->rows)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s has %zu rows, and %lld were asked for", a->data, r->data.n,
                            (long long)a->rows);

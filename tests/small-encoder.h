@@ -8,7 +8,14 @@
 #ifndef SMALL_ENCODER_H
 #define SMALL_ENCODER_H
 
-#include "models/core/cbm-internal.h"
+#include "models/core/context.h"
+#include "models/core/keys.h"
+#include "models/core/model-file.h"
+#include "models/train/checkpoint.h"
+#include "models/train/graph.h"
+#include "models/train/label-head.h"
+#include "models/train/statistics.h"
+#include "models/train/validation.h"
 #include "tests/helpers.h"
 
 #include <math.h>

@@ -3,6 +3,7 @@
  */
 #define _XOPEN_SOURCE 700
 
+#include "models/intervene/intervene.h"
 #include "tests/small-sparse.h"
 
 #include <pthread.h>

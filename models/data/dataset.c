@@ -753,3 +753,32 @@ scbm_status cbm_read_lines(const char *path, cbm_line_function line, void *user,
     scbm_release(hooks, r.buffer);
     return status;
 }
+
+/* ------------------------------------------------------------------------------------------
+ * Comparing with a model's names
+ * ---------------------------------------------------------------------------------------- */
+
+/* `wanted` names and the data's must be the same. */
+static scbm_status check_names(const char *what, const char *name, const char *const *wanted, int n,
+                               const cbm_classes *classes) {
+    if (classes->n != (size_t)n)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s has %zu classes, and the model %d", what, name, classes->n, n);
+    for (int i = 0; i < n; i++)
+        if (strcmp(wanted[i], classes->name[i]) != 0)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: class %d of %s is '%s', and the model's '%s'", what, i, name,
+                             classes->name[i], wanted[i]);
+    return SCBM_OK;
+}
+
+scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what) {
+    scbm_status status = SCBM_OK;
+    if (data->label_classes.n) status = check_names(what, "the label", names->label_name, names->n_labels, &data->label_classes);
+    if (status || names->n_concepts < 0) return status;
+    if (data->n_concepts != names->n_concepts)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: there are %d concepts, and the model has %d", what, data->n_concepts,
+                         names->n_concepts);
+    for (int k = 0; k < names->n_concepts && !status; k++)
+        status = check_names(what, names->concept_name[k], names->class_name + names->groups[k],
+                             names->groups[k + 1] - names->groups[k], &data->concept_classes[k]);
+    return status;
+}

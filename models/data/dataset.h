@@ -6,7 +6,7 @@
 #ifndef CBM_DATASET_H
 #define CBM_DATASET_H
 
-#include "sparsecbm.h"
+#include "models/base/names.h"
 
 #define CBM_MAX_CLASSES 4096
 
@@ -64,6 +64,9 @@ scbm_status cbm_dataset_read(cbm_dataset *dataset, const cbm_dataset_options *op
 scbm_status cbm_dataset_read_memory(cbm_dataset *dataset, const cbm_dataset_options *options, const char *name,
                                     const void *data, size_t size, const scbm_hooks *hooks);
 void cbm_dataset_clear(cbm_dataset *dataset);
+
+/* Checks that the data set's classes are the model's, by name and order; `what` names the data in messages. */
+scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what);
 
 /* The class's number, -1: not there. */
 int32_t cbm_classes_find(const cbm_classes *classes, const char *name);

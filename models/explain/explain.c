@@ -71,9 +71,8 @@ static const scbm_hooks *hooks_of(const cbm_explainer *x) {
  * Making and freeing
  * ---------------------------------------------------------------------------------------- */
 
-void cbm_explainer_free(cbm_context *ctx) {
-    cbm_explainer *x = ctx->explainer;
-    if (!x) return;
+static void free_explainer(cbm_context *ctx, void *state) {
+    cbm_explainer *x = state;
     const scbm_hooks *hooks = &ctx->model->hooks;
     scbm_graph_free(x->attribution_graph.graph);
     scbm_graph_free(x->saliency_graph.graph);
@@ -84,14 +83,18 @@ void cbm_explainer_free(cbm_context *ctx) {
                             x->zeros,          x->concepts, x->tokens,     x->words,          x->neurons};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) scbm_release(hooks, memory[i]);
     scbm_release(hooks, x);
-    ctx->explainer = NULL;
+}
+
+/* NULL: the context has none yet. */
+static cbm_explainer *explainer_of(const cbm_context *ctx) {
+    return cbm_context_find_part(ctx, free_explainer);
 }
 
 static scbm_status create_explainer(cbm_context *ctx) {
     const scbm_hooks *hooks = &ctx->model->hooks;
     size_t n_concepts = (size_t)ctx->model->network.heads.n_concepts;
-    if (ctx->explainer) return SCBM_OK;
-    cbm_explainer *x = ctx->explainer = scbm_alloc(hooks, sizeof *x);
+    if (explainer_of(ctx)) return SCBM_OK;
+    cbm_explainer *x = scbm_alloc(hooks, sizeof *x);
     if (!x) return SCBM_ERROR_MEMORY;
     x->ctx = ctx;
     x->target = scbm_alloc_array(hooks, n_concepts, sizeof *x->target);
@@ -104,7 +107,8 @@ static scbm_status create_explainer(cbm_context *ctx) {
         x->n_neurons += x->subnetworks.matrices[m].rows;
         if (x->subnetworks.matrices[m].columns > x->longest_row) x->longest_row = x->subnetworks.matrices[m].columns;
     }
-    if (status) cbm_explainer_free(ctx);
+    if (!status) status = cbm_context_set_part(ctx, free_explainer, x);
+    if (status) free_explainer(ctx, x);
     return status;
 }
 
@@ -491,8 +495,9 @@ static scbm_status find_attention(cbm_explainer *x, float *received) {
 scbm_status cbm_attention_received(cbm_context *ctx, float *received) {
     scbm_status status = create_explainer(ctx);
     if (status) return status;
-    ctx->explainer->n_tokens = cbm_sequence_length(&ctx->sequences, 0);
-    return ctx->explainer->n_tokens ? find_attention(ctx->explainer, received) : SCBM_OK;
+    cbm_explainer *x = explainer_of(ctx);
+    x->n_tokens = cbm_sequence_length(&ctx->sequences, 0);
+    return x->n_tokens ? find_attention(x, received) : SCBM_OK;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -618,7 +623,7 @@ scbm_status cbm_explain_as(cbm_context *ctx, const char *text, size_t length, co
     if (!status) status = create_explainer(ctx);
     if (!status) status = cbm_predict_batch(ctx, &text, &length, 1, &explanation->prediction);
     if (status) return status;
-    cbm_explainer *x = ctx->explainer;
+    cbm_explainer *x = explainer_of(ctx);
     x->n_tokens = cbm_sequence_length(&ctx->sequences, 0);
     start_concepts(x, options, &explanation->prediction);
     status = explain_tokens(x, options, progress);
@@ -649,6 +654,6 @@ scbm_status cbm_describe_subnetworks(cbm_context *ctx, const cbm_subnetworks **s
     *subnetworks = NULL;
     scbm_status status = cbm_check_concepts(ctx->model);
     if (!status) status = create_explainer(ctx);
-    if (!status) *subnetworks = &ctx->explainer->subnetworks;
+    if (!status) *subnetworks = &explainer_of(ctx)->subnetworks;
     return cbm_context_result(ctx, status);
 }

@@ -4,7 +4,7 @@
 #ifndef CBM_EXPLAIN_H
 #define CBM_EXPLAIN_H
 
-#include "models/core/cbm-internal.h"
+#include "models/core/context.h"
 
 /* Counts a model's subnetworks; free with cbm_subnetworks_clear. */
 scbm_status cbm_subnetworks_create(cbm_subnetworks *subnetworks, const cbm_model *model);

@@ -1,6 +1,7 @@
 /*
  * models/explain/global.c - what a whole data set says about a model: contributions, influential words, faithfulness
  */
+#include "models/base/hash.h"
 #include "models/explain/explain.h"
 #include "models/report/report.h"
 
@@ -98,11 +99,8 @@ static scbm_status count_predictions(global_report *r, const char *const *texts,
  * Words, over a sample
  * ---------------------------------------------------------------------------------------- */
 
-/* FNV-1a of the word, then its class. */
 static uint64_t hash_word(const char *text, int32_t class_number) {
-    uint64_t hash = 14695981039346656037u;
-    for (; *text; text++) hash = (hash ^ (uint8_t)*text) * 1099511628211u;
-    return (hash ^ (uint64_t)class_number) * 1099511628211u;
+    return cbm_hash(cbm_hash(CBM_HASH_START, text, strlen(text)), &class_number, sizeof class_number);
 }
 
 /* The place of this word's entry in the table, or of the empty slot where it would be. */

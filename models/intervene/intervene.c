@@ -9,7 +9,8 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 
-#include "models/core/cbm-internal.h"
+#include "models/data/dataset.h"
+#include "models/intervene/intervene.h"
 #include "models/base/rank.h"
 
 #include <math.h>
@@ -87,9 +88,8 @@ static const cbm_heads *heads_of(const cbm_overlay *o) {
  * Making and freeing
  * ---------------------------------------------------------------------------------------- */
 
-void cbm_overlay_free(cbm_context *ctx) {
-    cbm_overlay *o = ctx->overlay;
-    if (!o) return;
+static void free_overlay(cbm_context *ctx, void *state) {
+    cbm_overlay *o = state;
     const scbm_hooks *hooks = &ctx->model->hooks;
     scbm_graph_free(o->forward.graph);
     scbm_graph_free(o->gradient.graph);
@@ -114,7 +114,11 @@ void cbm_overlay_free(cbm_context *ctx) {
         scbm_release(hooks, o->candidate[i].key);
     }
     scbm_release(hooks, o);
-    ctx->overlay = NULL;
+}
+
+/* NULL: the context has none yet. */
+static cbm_overlay *overlay_of(const cbm_context *ctx) {
+    return cbm_context_find_part(ctx, free_overlay);
 }
 
 static scbm_status create_matrix(cbm_overlay *o, cbm_parameter *parameter, const cbm_parameter *of_model) {
@@ -166,8 +170,8 @@ static scbm_status create_matrices(cbm_overlay *o) {
 static scbm_status create_overlay(cbm_context *ctx) {
     const scbm_hooks *hooks = &ctx->model->hooks;
     const cbm_heads *heads = &ctx->model->network.heads;
-    if (ctx->overlay) return SCBM_OK;
-    cbm_overlay *o = ctx->overlay = scbm_alloc(hooks, sizeof *o);
+    if (overlay_of(ctx)) return SCBM_OK;
+    cbm_overlay *o = scbm_alloc(hooks, sizeof *o);
     if (!o) return SCBM_ERROR_MEMORY;
     o->ctx = ctx;
     o->base = scbm_alloc_array(hooks, (size_t)heads->n_classes, sizeof *o->base);
@@ -180,7 +184,8 @@ static scbm_status create_overlay(cbm_context *ctx) {
         has_memory = has_memory && o->place_numbers[i] && o->place_concepts[i];
     }
     scbm_status status = has_memory ? create_matrices(o) : SCBM_ERROR_MEMORY;
-    if (status) cbm_overlay_free(ctx);
+    if (!status) status = cbm_context_set_part(ctx, free_overlay, o);
+    if (status) free_overlay(ctx, o);
     return status;
 }
 
@@ -664,7 +669,7 @@ static scbm_status intervene_by_name(cbm_context *ctx, const char *concept, cons
                            "an intervention is on the text of the last cbm_predict, and there is none");
     if (!status) status = create_overlay(ctx);
     if (status) return status;
-    cbm_overlay *o = ctx->overlay;
+    cbm_overlay *o = overlay_of(ctx);
     if (o->run != ctx->n_runs) {
         status = load_text(o, 0);
         if (status) return status;
@@ -687,11 +692,12 @@ scbm_status cbm_intervene(cbm_context *ctx, const char *concept, const char *cla
 }
 
 void cbm_intervene_reset(cbm_context *ctx) {
-    if (ctx->overlay) ctx->overlay->run = 0;
+    cbm_overlay *o = overlay_of(ctx);
+    if (o) o->run = 0;
 }
 
 const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *weight) {
-    const cbm_overlay *o = ctx->overlay;
+    const cbm_overlay *o = overlay_of(ctx);
     for (int i = 0; o && i < o->n; i++)
         if (o->matrix[i].parameter->tensor == weight) return &o->matrix[i].masks;
     return NULL;
@@ -700,12 +706,6 @@ const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *
 /* ------------------------------------------------------------------------------------------
  * The oracle
  * ---------------------------------------------------------------------------------------- */
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle) {
     const scbm_hooks *hooks = &ctx->model->hooks;
@@ -788,19 +788,20 @@ static scbm_status run_oracle(cbm_context *ctx, const cbm_dataset *data, const c
                               size_t most, cbm_oracle *oracle) {
     const cbm_heads *heads = &ctx->model->network.heads;
     const scbm_hooks *hooks = &ctx->model->hooks;
-    double start = seconds_now();
-    scbm_status status = cbm_check_classes(heads, data, "the data");
+    double start = scbm_seconds();
+    const cbm_names names = cbm_heads_names(heads);
+    scbm_status status = cbm_dataset_check_names(data, &names, "the data");
     if (!status) status = create_oracle(oracle, data->n, most, (size_t)heads->n_concepts, hooks);
     if (!status) status = create_overlay(ctx);
     if (!status) status = predict_rows(ctx, data, oracle);
-    oracle->predict_seconds = seconds_now() - start;
+    oracle->predict_seconds = scbm_seconds() - start;
     for (size_t i = 0; i < oracle->n && !status; i++) {
-        status = correct_text(ctx->overlay, data, options, oracle, i);
+        status = correct_text(overlay_of(ctx), data, options, oracle, i);
         if (!status && hooks->progress && hooks->progress(hooks->user, "intervene", (int64_t)i + 1, (int64_t)oracle->n))
             status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu of %zu texts", i + 1, oracle->n);
     }
     cbm_intervene_reset(ctx);
-    oracle->seconds = seconds_now() - start;
+    oracle->seconds = scbm_seconds() - start;
     return status;
 }
 

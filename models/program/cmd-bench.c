@@ -146,11 +146,11 @@ static double measure_peak(const bench_command *b) {
     for (int repeat = 0; repeat < 20; repeat++) {
         peak_job job[64];
         int n = b->workers < 64 ? b->workers : 64, started = 0;
-        double begin = cli_seconds();
+        double begin = scbm_seconds();
         for (int i = 0; i < n; i++) job[i].wide = wide;
         while (started < n && pthread_create(&job[started].thread, NULL, peak_thread, &job[started]) == 0) started++;
         for (int i = 0; i < started; i++) pthread_join(job[i].thread, NULL);
-        double rate = 2.0 * (wide ? 16 : 8) * PEAK_CHAINS * PEAK_ROUNDS * started / (cli_seconds() - begin) * 1e-9;
+        double rate = 2.0 * (wide ? 16 : 8) * PEAK_CHAINS * PEAK_ROUNDS * started / (scbm_seconds() - begin) * 1e-9;
         if (rate > best) best = rate;
     }
     return best;
@@ -193,10 +193,10 @@ static scbm_status time_graph(scbm_graph *graph, int64_t tokens, int64_t repeats
     static double times[MOST];
     int n = 0;
     scbm_status status = scbm_graph_run(graph, tokens, 1);
-    double begin = cli_seconds(), before = begin;
+    double begin = scbm_seconds(), before = begin;
     while (status == SCBM_OK && n < MOST && (n < repeats || before - begin < 0.25)) {
         status = scbm_graph_run(graph, tokens, 1);
-        double now = cli_seconds();
+        double now = scbm_seconds();
         times[n++] = now - before;
         before = now;
     }
@@ -426,9 +426,9 @@ static scbm_status bench_encoder(bench_command *b) {
     int n = (int)(b->repeats < MOST ? b->repeats : MOST);
     scbm_status status = load(b);
     for (int i = 0; status == SCBM_OK && i < n; i++) {
-        double begin = cli_seconds();
+        double begin = scbm_seconds();
         status = answer(l, 0, l->data.n);
-        times[i] = cli_seconds() - begin;
+        times[i] = scbm_seconds() - begin;
     }
     return status == SCBM_OK ? print_encoder(b, (double)l->data.n / quantile(times, n, 0.5), l->data.n, n) : status;
 }
@@ -457,9 +457,9 @@ static scbm_status bench_latency(bench_command *b) {
     int n = (int)(l->data.n < wanted ? l->data.n : wanted);
     for (int i = 0; status == SCBM_OK && i < 10; i++) status = answer(l, (size_t)(i % n), 1);
     for (int i = 0; status == SCBM_OK && i < n; i++) {
-        double begin = cli_seconds();
+        double begin = scbm_seconds();
         status = answer(l, (size_t)i, 1);
-        times[i] = 1e3 * (cli_seconds() - begin);
+        times[i] = 1e3 * (scbm_seconds() - begin);
     }
     return status == SCBM_OK ? print_latency(b, times, n) : status;
 }
@@ -585,7 +585,7 @@ static scbm_status time_start(const bench_command *b, const char *command, doubl
     int result = 0;
     if (pipe(ends) != 0) return scbm_fail(SCBM_ERROR_IO, "a pipe cannot be made: %s", strerror(errno));
     snprintf(threads, sizeof threads, "%lld", (long long)b->threads);
-    double begin = cli_seconds();
+    double begin = scbm_seconds();
     pid_t child = fork();
     if (child == 0) {
         dup2(ends[1], STDOUT_FILENO);
@@ -599,7 +599,7 @@ static scbm_status time_start(const bench_command *b, const char *command, doubl
     }
     close(ends[1]);
     ssize_t got = child > 0 ? read(ends[0], &byte, 1) : -1;
-    *milliseconds = 1e3 * (cli_seconds() - begin);
+    *milliseconds = 1e3 * (scbm_seconds() - begin);
     while (got > 0 && (got = read(ends[0], threads, sizeof threads)) > 0) continue;
     close(ends[0]);
     if (child < 0 || wait4(child, &result, 0, &usage) < 0)

@@ -316,7 +316,7 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
         CLI_END_OPTIONS,
     };
     int status = cli_parse(command, options, argc, argv, NULL);
-    double started = cli_seconds();
+    double started = scbm_seconds();
     if (status == CLI_GO_ON) status = make_paths(&d);
     if (status != CLI_GO_ON) return status;
     status = write_data(&d);
@@ -325,7 +325,7 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     if (status == CLI_DONE) status = evaluate(&d);
     if (status == CLI_DONE) status = explain_and_correct(&d);
     if (status != CLI_DONE) return status;
-    print_next_steps(&d, cli_seconds() - started);
+    print_next_steps(&d, scbm_seconds() - started);
     return cli_finish(command);
 }
 

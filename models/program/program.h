@@ -113,7 +113,6 @@ typedef struct cli_progress {
     int to_terminal, line_open;
 } cli_progress;
 
-double cli_seconds(void);        /* of a clock that only goes forward */
 /* Hooks that show progress and warnings, heed `threads`, and stop at an interrupt once cli_catch_interrupt was called. */
 scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t threads);
 /* Clears the bar before something else is printed. */

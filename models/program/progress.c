@@ -30,12 +30,6 @@ int cli_interrupted(void) {
     return (int)interrupted;
 }
 
-double cli_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 void cli_progress_clear(cli_progress *progress) {
     if (!progress->line_open) return;
     fputs("\r\033[K", stderr);
@@ -79,7 +73,7 @@ static int on_progress(void *user, const char *what, int64_t done, int64_t total
     cli_progress *progress = user;
     if (interrupted) return 1;
     if (strcmp(what, "graph") == 0) return 0; /* within one run: only a place to stop */
-    double now = cli_seconds();
+    double now = scbm_seconds();
     if (strncmp(what, progress->what, sizeof progress->what - 1) != 0 || done < progress->first) {
         snprintf(progress->what, sizeof progress->what, "%s", what);
         progress->started = now;
@@ -102,7 +96,7 @@ scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t
     memset(progress, 0, sizeof *progress);
     progress->command = command->name;
     progress->to_terminal = isatty(STDERR_FILENO);
-    progress->shown = cli_seconds();
+    progress->shown = scbm_seconds();
     scbm_hooks hooks;
     memset(&hooks, 0, sizeof hooks);
     hooks.user = progress;

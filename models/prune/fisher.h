@@ -8,7 +8,8 @@
 #ifndef CBM_FISHER_H
 #define CBM_FISHER_H
 
-#include "models/core/cbm-internal.h"
+#include "models/core/masks.h"
+#include "models/core/network.h"
 
 typedef struct cbm_fisher_matrix {
     cbm_parameter *parameter;

@@ -9,7 +9,8 @@
 #ifndef CBM_PRUNE_H
 #define CBM_PRUNE_H
 
-#include "models/core/cbm-internal.h"
+#include "models/core/masks.h"
+#include "models/train/graph.h"
 
 /* What pruning needs of a training run. */
 typedef struct cbm_prune_job {

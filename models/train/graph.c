@@ -1,7 +1,8 @@
 /*
  * models/train/graph.c - the loss of a batch and its gradients, as a graph
  */
-#include "models/core/cbm-internal.h"
+#include "models/core/masks.h"
+#include "models/train/graph.h"
 
 #include <string.h>
 

@@ -1,7 +1,10 @@
 /*
  * models/train/teacher.c - distillation: what a trained model says of the training texts, as targets beside the gold classes
  */
-#include "models/core/cbm-internal.h"
+#include "models/core/context.h"
+#include "models/base/hash.h"
+#include "models/train/check.h"
+#include "models/train/teacher.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,16 +5,18 @@
  * state of a generator, and its order of texts can be told for any epoch. A checkpoint is written when an epoch's
  * model is; a run that is killed between the two does the epoch again, to the same bits.
  */
-#if !defined(_POSIX_C_SOURCE) && !defined(_WIN32)
-#define _POSIX_C_SOURCE 200809L
-#endif
-
+#include "models/base/hash.h"
+#include "models/core/keys.h"
 #include "models/prune/prune.h"
+#include "models/train/check.h"
+#include "models/train/checkpoint.h"
+#include "models/train/label-head.h"
+#include "models/train/statistics.h"
+#include "models/train/validation.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 void cbm_train_defaults(cbm_train_options *options) {
     memset(options, 0, sizeof *options);
@@ -86,12 +88,6 @@ typedef struct training_run {
     char *checkpoint_path;
     char data_hash[17], start_hash[17], teacher_hash[17];
 } training_run;
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static int has_concepts(const training_run *run) {
     return run->network.heads.mode != CBM_VANILLA;
@@ -334,7 +330,8 @@ static scbm_status create_network(training_run *run, const char *const *concept_
     if (status) return status;
     if (o->max_tokens) run->network.backbone.max_tokens = o->max_tokens;
     status = create_heads(run, concept_names);
-    if (!status) status = cbm_check_classes(&run->network.heads, run->valid, "the validation data");
+    const cbm_names names = cbm_heads_names(&run->network.heads);
+    if (!status) status = cbm_dataset_check_names(run->valid, &names, "the validation data");
     if (!status) status = create_head_tensors(run);
     if (!status && o->init) status = start_from_model(run);
     else if (!status) say_masks_stay(run, run->encoder, scbm_file_path(run->encoder->file));
@@ -962,10 +959,10 @@ static scbm_status finish_epoch(training_run *run, double train_loss, double sec
 static scbm_status train_epochs(training_run *run) {
     scbm_status status = SCBM_OK;
     while (!status && !is_over(run)) {
-        double loss = 0.0, start = seconds_now();
+        double loss = 0.0, start = scbm_seconds();
         status = train_epoch(run, &loss);
         if (!status) status = prune(run);
-        if (!status) status = finish_epoch(run, loss, seconds_now() - start);
+        if (!status) status = finish_epoch(run, loss, scbm_seconds() - start);
     }
     return status;
 }

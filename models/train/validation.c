@@ -1,7 +1,7 @@
 /*
  * models/train/validation.c - how good a network is between two epochs: losses and scores on validation data
  */
-#include "models/core/cbm-internal.h"
+#include "models/train/validation.h"
 #include "models/data/metrics.h"
 
 #include <math.h>

@@ -1,7 +1,9 @@
 /*
  * models/program/demo/subnetworks.c - concept bottleneck models with random masks and heads, to measure what subnetworks cost
  */
-#include "models/core/cbm-internal.h"
+#include "models/core/keys.h"
+#include "models/core/model-file.h"
+#include "models/train/statistics.h"
 #include "models/program/demo/demo.h"
 
 #include <stdio.h>

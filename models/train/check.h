@@ -1,0 +1,14 @@
+/*
+ * models/train/check.h - whether models and data fit each other
+ */
+#ifndef CBM_TRAIN_CHECK_H
+#define CBM_TRAIN_CHECK_H
+
+#include "models/core/heads.h"
+#include "models/data/dataset.h"
+
+/* Checks that a data set's classes are those of the model at `path` that `into`, made for the data, takes something
+ * from; its concepts have the same names, too. Where `into` is vanilla, the label's classes alone. */
+scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const cbm_dataset *data, const char *path);
+
+#endif
