@@ -1,7 +1,7 @@
 /*
- * models/cbm.h - concept bottleneck models: load, predict, train, evaluate
+ * models/cbm.h - concept bottleneck models: load, predict, embed, explain, intervene
  *
- * The second public header: what a program needs that wants predictions with their explanation.
+ * What a program needs that wants predictions with their explanation; cbm-train.h is for making models.
  *
  *     cbm_model *model; cbm_context *ctx; cbm_prediction p;
  *     if (cbm_model_load(&model, "cebab.gguf", NULL))      return fail(cbm_last_error());
@@ -179,24 +179,6 @@ scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const ch
 /* Back to the prediction without interventions. */
 void cbm_intervene_reset(cbm_context *ctx);
 
-/* The oracle: every concept of the data set's texts that the model misreads is set to its gold class. */
-typedef struct cbm_oracle {
-    size_t n;                                 /* texts */
-    size_t *row;                              /* [n]: of the data set */
-    int32_t *label_before, *label_after;      /* [n] */
-    int32_t *concept_before, *concept_after;  /* [n, K] */
-    int64_t concepts_wrong, concepts_fixed;
-    int64_t labels_fixed, labels_broken;      /* wrong → right, right → wrong */
-    int64_t moved_bits, steps;
-    double predict_seconds, seconds;          /* before the first intervention, and in all */
-} cbm_oracle;
-
-/* `most` texts, evenly spaced over the data set; 0: all. Free with cbm_oracle_clear. */
-struct cbm_dataset; /* models/dataset.h */
-scbm_status cbm_intervene_oracle(cbm_context *ctx, const struct cbm_dataset *data, const cbm_intervene_options *options,
-                                 size_t most, cbm_oracle *oracle);
-void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle);
-
 /* ------------------------------------------------------------------------------------------
  * Explanation: three levels that fit together
  *
@@ -331,118 +313,8 @@ scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts,
                                      const cbm_explain_options *options, uint64_t seed, cbm_faithfulness *faithfulness);
 
 /* ------------------------------------------------------------------------------------------
- * Training
+ * Quantization
  * ---------------------------------------------------------------------------------------- */
-
-struct cbm_dataset; /* models/dataset.h */
-
-typedef enum cbm_concept_loss { CBM_LOSS_PLAIN, CBM_LOSS_SIGMOID } cbm_concept_loss;
-
-typedef struct cbm_epoch_report {
-    int epoch, epochs;
-    double seconds;                /* of training, without validation */
-    double train_loss, valid_loss;
-    double label_accuracy, concept_accuracy, label_f1, concept_f1;   /* on the validation data */
-    double sparsity;               /* of each matrix of each concept, after this epoch */
-    double magnitude_overlap;      /* of what pruning kept after this epoch, the share that magnitude would keep; -1: no pruning */
-    double score;                  /* what the best epoch is chosen by */
-    int is_best;
-} cbm_epoch_report;
-
-typedef enum cbm_prune_method {
-    CBM_PRUNE_NONE,              /* a dense model: one encoder for all concepts */
-    CBM_PRUNE_OBERT,             /* second order: w² / (2 [F⁻¹]_jj) (Kurtic et al., EMNLP 2022) */
-    CBM_PRUNE_MAGNITUDE,         /* |w| */
-    CBM_PRUNE_POPUP,             /* learned scores (Ramanujan et al., CVPR 2020) */
-    CBM_PRUNE_POPUP_STRUCTURED,  /* the same, whole output rows */
-    CBM_PRUNE_RANDOM             /* for comparison */
-} cbm_prune_method;
-
-/* How the concepts' subnetworks are found. At the end of each epoch in [start, end] every matrix of every concept is pruned
- * to a sparsity that climbs linearly from initial_sparsity to sparsity; training goes on with the masks in between. Only
- * epochs from `end` on compete for the best. */
-typedef struct cbm_prune_options {
-    cbm_prune_method method;
-    double sparsity;               /* the share of zeros in the end: exactly floor(s n + 1/2) of a matrix's n weights */
-    double initial_sparsity;
-    int start, end;                /* epochs count from 1 */
-    int fisher_block;              /* B: consecutive weights that are scored together */
-    int fisher_batches;            /* m: gradients; 0: 4 B */
-    int fisher_batch_size;         /* texts of one gradient; 0: the training's batch size */
-    double damping;                /* δ, as a share of the matrix's mean squared gradient */
-    int damping_absolute;          /* … or as it is */
-    size_t fisher_memory;          /* bytes for Fisher matrices: layers are scored in groups that fit; 0: up to 4 GiB */
-    int freeze_weights;            /* popup: only the scores learn, from `start` on */
-    float score_rate;              /* popup: AdamW's learning rate of the scores */
-} cbm_prune_options;
-
-typedef struct cbm_train_options {
-    cbm_mode mode;
-    int epochs;                    /* 0: initialize only */
-    int batch_size;                /* texts in a step */
-    float encoder_rate, head_rate; /* learning rates */
-    float weight_decay;            /* on matrices */
-    float warmup;                  /* share of all steps */
-    float clip_norm;
-    float concept_weight;          /* λ */
-    float dropout;                 /* < 0: as the encoder's file says */
-    cbm_concept_loss concept_loss;
-    int class_weights;             /* weigh classes by inverse frequency */
-    float mixup;                   /* Beta(a, a) of C3M's concept-level MixUp; 0: off */
-    const char *teacher;           /* a trained model whose probabilities are targets too (distillation); NULL: none */
-    float teacher_weight;          /* of that loss beside the gold classes' */
-    float temperature;             /* τ, of the teacher's probabilities and the logits that are compared with them */
-    int patience;                  /* stop after so many epochs without a better one; 0: never */
-    int max_tokens;                /* 0: the model's; the trained model reads as many */
-    cbm_prune_options prune;
-    int refit_label;               /* joint mode: the label head is fitted anew to each epoch's frozen concept logits */
-    uint64_t seed;
-    int resume;                    /* go on from the checkpoint beside `output`, if there is one */
-    const char *output;            /* the best epoch's model; the checkpoint is output + ".checkpoint" */
-    const char *init;              /* a model with the same heads to start from; NULL: the encoder with new heads */
-    const char *step_log;          /* CSV file: step,loss,norm; NULL: none */
-    const char *order_log;         /* text file: the rows of each step; NULL: none */
-    void (*on_epoch)(void *user, const cbm_epoch_report *report);
-    void *user;
-    const scbm_hooks *hooks;       /* NULL: the encoder's */
-    scbm_backend *backend;         /* NULL: the CPU */
-} cbm_train_options;
-
-/* Settings that give a good model: joint, 10 epochs, batch 16, 1e-4 and 1e-3, λ 5, … */
-void cbm_train_defaults(cbm_train_options *options);
-/* Trains on `train`, chooses by `valid`, writes options->output (atomically, after every epoch that is the best so far)
- * and a checkpoint after every epoch. `encoder` is read, not changed; it may be a trained model, whose heads are left out.
- * `concept_names` has a name for each concept of the data sets (NULL in vanilla mode).
- *
- * An epoch's score is the mean of label accuracy and concept accuracy on the validation data (the one alone where the
- * other has no gold class); the first of the epochs with the largest score is the best. In independent and sequential
- * mode the steps train the concepts, and the label head is fitted beside them, to the least loss: in independent mode
- * on the gold concepts (a missing one counts as its classes' frequencies), in sequential mode on the concept logits of
- * every epoch's network. MixUp and the teacher concern the steps alone (and not the gradients of pruning).
- * With a teacher the loss gets teacher_weight · τ² (CE of the label + λ CE of the concepts), each of the logits over τ
- * with the teacher's probabilities at temperature τ (Hinton et al., 2015); the teacher may be any model with the same
- * concepts and classes.  Class weights are n / (classes · the class's count).
- *
- * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
- * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,
- * encoder and device; its model and logs are those of a run that was never stopped. */
-scbm_status cbm_train(const cbm_model *encoder, const struct cbm_dataset *train, const struct cbm_dataset *valid,
-                      const char *const *concept_names, const cbm_train_options *options);
-
-/* ------------------------------------------------------------------------------------------
- * Evaluation and quantization
- * ---------------------------------------------------------------------------------------- */
-
-typedef struct cbm_evaluation {
-    size_t n;                                /* texts */
-    double seconds;
-    int32_t *label, *concept_class;          /* predictions: [n], [n, K] */
-    size_t n_truncated;
-} cbm_evaluation;
-
-/* Predicts every text of the data set. Free with cbm_evaluation_clear. Measures are models/metrics.h's. */
-scbm_status cbm_evaluate(cbm_context *ctx, const struct cbm_dataset *data, cbm_evaluation *evaluation);
-void cbm_evaluation_clear(cbm_context *ctx, cbm_evaluation *evaluation);
 
 /* Writes the model file `from` again with its encoder's matrices as `type` (F32, F16, BF16, Q8_0, Q4_0). Matrices whose rows
  * are no multiple of 32 stay F16; how many comes back in *kept_f16 (may be NULL). */

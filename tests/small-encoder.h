@@ -8,6 +8,7 @@
 #ifndef SMALL_ENCODER_H
 #define SMALL_ENCODER_H
 
+#include "models/cbm-train.h"
 #include "models/core/context.h"
 #include "models/core/keys.h"
 #include "models/core/model-file.h"

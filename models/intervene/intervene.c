@@ -9,7 +9,7 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 #include "models/intervene/intervene.h"
 #include "models/base/rank.h"
 

@@ -8,8 +8,7 @@
 #ifndef CBM_CLI_H
 #define CBM_CLI_H
 
-#include "models/cbm.h"
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 
 #include <cjson/cJSON.h>
 #include <time.h>

@@ -8,6 +8,7 @@
 #ifndef CBM_FISHER_H
 #define CBM_FISHER_H
 
+#include "models/cbm-train.h"
 #include "models/core/masks.h"
 #include "models/core/network.h"
 

@@ -9,6 +9,7 @@
 #ifndef CBM_PRUNE_H
 #define CBM_PRUNE_H
 
+#include "models/cbm-train.h"
 #include "models/core/masks.h"
 #include "models/train/graph.h"
 

@@ -1,8 +1,8 @@
 /*
  * models/train/evaluate.c - what a model says of every text of a data set
  */
+#include "models/cbm-train.h"
 #include "models/core/context.h"
-#include "models/data/dataset.h"
 
 #include <string.h>
 

@@ -4,6 +4,7 @@
 #ifndef CBM_TRAINING_GRAPH_H
 #define CBM_TRAINING_GRAPH_H
 
+#include "models/cbm-train.h"
 #include "models/core/network.h"
 #include "models/core/sequences.h"
 #include "models/train/teacher.h"
