@@ -2,6 +2,7 @@
  * convert/hf-weights.c - the tensors of a Hugging Face folder's BERT encoder, under the names of model files
  */
 #include "convert/hf-weights.h"
+#include "models/base/text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -51,17 +52,13 @@ static const char *const unused_names[] = {"embeddings.position_ids", "embedding
 
 static const char block_start[] = "encoder.layer.";
 
-static int starts_with(const char *text, const char *start) {
-    return strncmp(text, start, strlen(start)) == 0;
-}
-
 static const char *without_prefix(const char *name) {
-    return starts_with(name, "bert.") ? name + strlen("bert.") : name;
+    return cbm_starts_with(name, "bert.") ? name + strlen("bert.") : name;
 }
 
 static int is_unused(const char *name) {
     for (int i = 0; i < COUNT_OF(unused_starts); i++)
-        if (starts_with(name, unused_starts[i])) return 1;
+        if (cbm_starts_with(name, unused_starts[i])) return 1;
     for (int i = 0; i < COUNT_OF(unused_names); i++)
         if (strcmp(name, unused_names[i]) == 0) return 1;
     return 0;
@@ -109,7 +106,7 @@ static int find_place(const char *name, const hf_config *config) {
     int row = find_row(outer_rows, COUNT_OF(outer_rows), name);
     if (row >= 0) return row;
     const char *rest;
-    int block = starts_with(name, block_start) ? block_number(name + strlen(block_start), &rest) : -1;
+    int block = cbm_starts_with(name, block_start) ? block_number(name + strlen(block_start), &rest) : -1;
     if (block < 0) return -1;
     row = find_row(block_rows, COUNT_OF(block_rows), rest);
     if (row < 0) return -1;

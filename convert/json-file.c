@@ -4,10 +4,10 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "convert/json-file.h"
+#include "models/base/text.h"
 
 #include <string.h>
 #include <sys/stat.h>
-#include <utf8proc.h>
 
 #define MAX_FILE ((size_t)256 << 20)
 #define MAX_EXACT 9007199254740992.0 /* 2^53: up to here a double tells all integers apart */
@@ -171,14 +171,5 @@ scbm_status json_array_or_null(const json_file *json, const cJSON *object, const
 }
 
 int json_is_utf8(const char *text, size_t length) {
-    const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text;
-    while (length) {
-        utf8proc_int32_t code_point;
-        utf8proc_ssize_t most = length < 4 ? (utf8proc_ssize_t)length : 4;
-        utf8proc_ssize_t n = *bytes < 0x80 ? 1 : utf8proc_iterate(bytes, most, &code_point);
-        if (n < 1 || !*bytes) return 0;
-        bytes += n;
-        length -= (size_t)n;
-    }
-    return 1;
+    return cbm_find_bad_utf8(text, length) == length && !memchr(text, 0, length);
 }

@@ -320,6 +320,19 @@ scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts,
  * are no multiple of 32 stay F16; how many comes back in *kept_f16 (may be NULL). */
 scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, int *kept_f16, const scbm_hooks *hooks);
 
+/* ------------------------------------------------------------------------------------------
+ * Text for people: names of classes and concepts, and texts, are data, and may hold anything
+ * ---------------------------------------------------------------------------------------- */
+
+/* The cells of a terminal that text[0 … length) takes when it is shown by cbm_text_show: wide characters take two,
+ * combining ones none, and an emoji that several characters make as many as one. */
+int cbm_text_width(const char *text, size_t length);
+/* Writes text[0 … length) for people to read, on one line, NUL-terminated, into `size` bytes, and returns `shown`: line
+ * feeds, tabs and carriage returns as \n, \t, \r; other control characters (C0, DEL, C1), line separators, marks and
+ * overrides of direction and what is not UTF-8 as \xNN, byte by byte. 4 · length + 1 bytes are always enough. What takes
+ * more cells than max_width (0: any number may be taken) or more bytes than there are is cut, and ends in "…". */
+const char *cbm_text_show(char *shown, size_t size, const char *text, size_t length, int max_width);
+
 #ifdef __cplusplus
 }
 #endif

@@ -13,7 +13,7 @@ sparsecbm.c:              sparsecbm.h
 sparsecbm-cuda.cu:        sparsecbm.h
 models/cbm.h:             sparsecbm.h
 models/cbm-train.h:       models/cbm.h
-models/base/:             sparsecbm.h
+models/base/:             models/cbm.h
 models/tokenizers/:       models/base/
 models/backbones/:        models/base/
 models/data/:             models/base/ models/cbm-train.h
@@ -52,7 +52,6 @@ posix='dirent dlfcn fcntl poll pthread sched strings sys/ unistd'
 known='
 convert/convert-hf.c: includes convert/hf-config.h, which is not for convert/convert-hf.c
 convert/convert-hf.c: includes convert/hf-model.h, which is not for convert/convert-hf.c
-convert/json-file.c: includes <utf8proc.h>, which is not for convert/
 models/cbm-train.h: includes models/data/dataset.h, which is not for models/cbm-train.h
 models/cbm-train.h: includes models/data/metrics.h, which is not for models/cbm-train.h
 models/data/dataset.c: has more than 620 lines

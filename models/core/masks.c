@@ -1,6 +1,7 @@
 /*
  * models/core/masks.c - bit planes: making, reading, counting
  */
+#include "models/base/text.h"
 #include "models/core/masks.h"
 
 #include <stdio.h>
@@ -32,18 +33,13 @@ void cbm_masks_unpack(const cbm_backbone *backbone, const scbm_hooks *hooks) {
     for (int i = 0; i < backbone->n_parameters; i++) scbm_masks_unpack(backbone->parameters[i].masks, hooks);
 }
 
-static int ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 int cbm_is_masks_name(const char *name) {
-    return ends_with(name, MASKS_END);
+    return cbm_ends_with(name, MASKS_END);
 }
 
 void cbm_masks_name(char name[SCBM_MAX_NAME], const scbm_tensor *weight) {
     int length = (int)strlen(weight->name);
-    if (ends_with(weight->name, WEIGHT_END)) length -= (int)strlen(WEIGHT_END);
+    if (cbm_ends_with(weight->name, WEIGHT_END)) length -= (int)strlen(WEIGHT_END);
     int most = SCBM_MAX_NAME - (int)sizeof MASKS_END;
     snprintf(name, SCBM_MAX_NAME, "%.*s%s", length < most ? length : most, weight->name, MASKS_END);
 }

@@ -1,15 +1,12 @@
 /*
  * models/core/model-file.c - writing whole models. The file holds no times and no paths: the same run writes the same bytes
  */
+#include "models/base/text.h"
 #include "models/core/keys.h"
 #include "models/core/model-file.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static int starts_with(const char *text, const char *start) {
-    return strncmp(text, start, strlen(start)) == 0;
-}
 
 /* The encoder's keys, without those of a bottleneck that it may have had. */
 static void copy_encoder_keys(scbm_writer *writer, const scbm_file *file) {
@@ -17,7 +14,7 @@ static void copy_encoder_keys(scbm_writer *writer, const scbm_file *file) {
     scbm_writer_copy_keys(writer, file);
     for (int64_t i = 0; i < scbm_file_n_keys(file); i++)
         for (size_t j = 0; j < sizeof ours / sizeof ours[0]; j++)
-            if (starts_with(scbm_file_key(file, i), ours[j])) scbm_writer_remove_key(writer, scbm_file_key(file, i));
+            if (cbm_starts_with(scbm_file_key(file, i), ours[j])) scbm_writer_remove_key(writer, scbm_file_key(file, i));
 }
 
 static scbm_status set_our_keys(scbm_writer *writer, const cbm_network *network, const scbm_hooks *hooks) {
@@ -52,7 +49,7 @@ static void add_encoder_tensors(scbm_writer *writer, const cbm_model *encoder, c
         const scbm_tensor *tensor = scbm_file_tensor(encoder->file, i);
         const cbm_parameter *parameter = cbm_backbone_named(backbone, tensor->name);
         if (parameter) scbm_writer_add_tensor(writer, parameter->tensor, SCBM_F32);
-        else if (!starts_with(tensor->name, "sparsecbm.") && !cbm_is_masks_name(tensor->name)) scbm_writer_add_tensor(writer, tensor, tensor->type);
+        else if (!cbm_starts_with(tensor->name, "sparsecbm.") && !cbm_is_masks_name(tensor->name)) scbm_writer_add_tensor(writer, tensor, tensor->type);
     }
 }
 
