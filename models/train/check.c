@@ -15,3 +15,23 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
                                from->concept_name[k], into->concept_name[k]);
     return status;
 }
+
+scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
+                              const char *const *concept_names) {
+    if (!data || data->n == 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "there are no %s data", what);
+    if (data->n > INT32_MAX)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have %zu texts: too many", what, data->n);
+    if (!data->label || data->label_classes.n == 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no labels", what);
+    if (mode == CBM_VANILLA) return SCBM_OK;
+    if (data->n_concepts < 1 || !concept_names)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no concepts, which %s mode needs", what,
+                         cbm_mode_name(mode));
+    if (data->n_concepts != train->n_concepts)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the training data have %d concepts, and the %s data %d",
+                         train->n_concepts, what, data->n_concepts);
+    for (int k = 0; k < data->n_concepts; k++)
+        if (data->concept_classes[k].n == 0)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "concept '%s' has no value in the %s data", concept_names[k], what);
+    return SCBM_OK;
+}

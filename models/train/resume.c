@@ -1,0 +1,63 @@
+/*
+ * models/train/resume.c - going on from a checkpoint
+ */
+#include "models/train/run.h"
+
+#include <stdio.h>
+
+/* The best model is not in the checkpoint: it must stand where the run wrote it. */
+static scbm_status check_best_model(const cbm_training_run *run) {
+    FILE *file = fopen(run->options->output, "rb");
+    if (file) {
+        fclose(file);
+        return SCBM_OK;
+    }
+    return scbm_fail(SCBM_ERROR_ARGUMENT,
+                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew without --resume",
+                     run->options->output, run->checkpoint_path);
+}
+
+/* A checkpoint that cannot be read: what to do. */
+static scbm_status refuse_checkpoint(const cbm_training_run *run, scbm_status status) {
+    char message[600];
+    if (status != SCBM_ERROR_FORMAT && status != SCBM_ERROR_UNSUPPORTED) return status;
+    snprintf(message, sizeof message, "%s", scbm_last_error());
+    return scbm_fail(status, "%s; delete %.200s to start anew", message, run->checkpoint_path);
+}
+
+static void say_where_it_goes_on(const cbm_training_run *run) {
+    scbm_log(&run->hooks, SCBM_LOG_INFO,
+             cbm_run_is_over(run) ? "%s is of a run that is over, after epoch %lld of %d"
+                                  : "%s: going on after epoch %lld of %d",
+             run->checkpoint_path, (long long)run->state.epoch, run->options->epochs);
+}
+
+/* Takes the checkpoint's state. */
+static scbm_status read_checkpoint(cbm_training_run *run, int *found) {
+    int64_t epoch;
+    cbm_checkpoint *c = &run->state;
+    scbm_status status = cbm_checkpoint_epoch(run->checkpoint_path, &epoch, &run->hooks);
+    if (!status && cbm_run_prunes(run) && epoch >= run->options->prune.start) status = cbm_run_begin_subnetworks(run);
+    if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, found, &run->hooks);
+    if (status || !*found) return status;
+    if (run->popup.optimizer)
+        scbm_adamw_set_steps(run->popup.optimizer, (c->epoch - run->options->prune.start) * run->steps_per_epoch);
+    if (c->epoch > run->options->epochs || c->step != c->epoch * run->steps_per_epoch ||
+        (c->best_epoch < 1) == cbm_run_competes(run, c->epoch))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", run->checkpoint_path,
+                         (long long)c->epoch, (long long)c->step);
+    return SCBM_OK;
+}
+
+scbm_status cbm_run_resume(cbm_training_run *run) {
+    int found;
+    scbm_status status = read_checkpoint(run, &found);
+    if (status) return refuse_checkpoint(run, status);
+    if (!found) {
+        scbm_log(&run->hooks, SCBM_LOG_INFO, "no checkpoint at %s: starting from the beginning", run->checkpoint_path);
+        return SCBM_OK;
+    }
+    status = run->state.best_epoch ? check_best_model(run) : SCBM_OK;
+    if (!status) say_where_it_goes_on(run);
+    return status;
+}

@@ -1,0 +1,292 @@
+/*
+ * models/train/run.c - a training run set up, and taken down
+ */
+#include "models/base/hash.h"
+#include "models/train/run.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int cbm_run_has_concepts(const cbm_training_run *run) {
+    return run->network.heads.mode != CBM_VANILLA;
+}
+
+static uint64_t hash_data(uint64_t hash, const cbm_dataset *data, const cbm_sequences *s, int n_concepts) {
+    hash = cbm_hash(hash, s->first, (s->n + 1) * sizeof *s->first);
+    hash = cbm_hash(hash, s->ids, s->first[s->n] * sizeof *s->ids);
+    hash = cbm_hash(hash, data->label, data->n * sizeof *data->label);
+    return cbm_hash(hash, data->concept_class, data->n * (size_t)n_concepts * sizeof *data->concept_class);
+}
+
+static scbm_status add_texts(cbm_training_run *run, const cbm_dataset *data, const char *what,
+                             cbm_sequences *sequences) {
+    scbm_status status = cbm_sequences_add_texts(sequences, run->encoder->tokenizer, (const char *const *)data->text,
+                                                 data->text_length, data->n, run->network.backbone.max_tokens,
+                                                 &run->hooks);
+    cbm_tokens_clear(&sequences->tokens, &run->encoder->hooks); /* which are the tokenizer's */
+    if (!status || status == SCBM_ERROR_MEMORY) return status;
+    char message[400];
+    snprintf(message, sizeof message, "%s", scbm_last_error());
+    return scbm_fail(status, "the %s data: %s", what, message);
+}
+
+static scbm_status read_texts(cbm_training_run *run) {
+    scbm_status status = add_texts(run, run->train, "training", &run->train_sequences);
+    if (!status) status = add_texts(run, run->valid, "validation", &run->valid_sequences);
+    if (status) return status;
+    int n_concepts = run->network.heads.n_concepts;
+    uint64_t hash = hash_data(CBM_HASH_START, run->train, &run->train_sequences, n_concepts);
+    hash = hash_data(hash, run->valid, &run->valid_sequences, n_concepts);
+    snprintf(run->data_hash, sizeof run->data_hash, "%016llx", (unsigned long long)hash);
+    return SCBM_OK;
+}
+
+/* n / (classes · count): the mean over the texts is 1. A class that does not occur has weight 0. */
+static void weigh_classes(float *weights, int n_classes, const int32_t *gold, size_t n, size_t stride) {
+    size_t known = 0;
+    for (int c = 0; c < n_classes; c++) weights[c] = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        if (gold[i * stride] < 0) continue;
+        weights[gold[i * stride]] += 1.0f;
+        known++;
+    }
+    for (int c = 0; c < n_classes; c++)
+        if (weights[c] > 0.0f) weights[c] = (float)((double)known / (n_classes * (double)weights[c]));
+}
+
+static scbm_status create_weights(cbm_training_run *run, scbm_tensor *tensor, const char *name, int64_t n) {
+    scbm_status status = scbm_tensor_init(tensor, name, SCBM_F32, 1, &n);
+    if (status) return status;
+    tensor->data = scbm_alloc_array(&run->hooks, (size_t)n, sizeof(float));
+    return tensor->data ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static scbm_status create_class_weights(cbm_training_run *run) {
+    const cbm_heads *heads = &run->network.heads;
+    const cbm_dataset *data = run->train;
+    scbm_status status = create_weights(run, &run->label_weights, "label class weights", heads->n_labels);
+    if (status) return status;
+    weigh_classes(run->label_weights.data, heads->n_labels, data->label, data->n, 1);
+    run->settings.label_weights = &run->label_weights;
+    if (!cbm_run_has_concepts(run)) return SCBM_OK;
+    status = create_weights(run, &run->concept_weights, "concept class weights", heads->n_classes);
+    if (status) return status;
+    for (int k = 0; k < heads->n_concepts; k++)
+        weigh_classes((float *)run->concept_weights.data + heads->groups[k], heads->groups[k + 1] - heads->groups[k],
+                      data->concept_class + k, data->n, (size_t)heads->n_concepts);
+    run->settings.concept_weights = &run->concept_weights;
+    return SCBM_OK;
+}
+
+/* The order of the texts in an epoch (from 1). */
+void cbm_run_shuffle(cbm_training_run *run, int64_t epoch) {
+    scbm_random random = {run->options->seed, RANDOM_STREAM(RANDOM_ORDER, epoch), 0};
+    for (size_t i = 0; i < run->train->n; i++) run->order[i] = (int32_t)i;
+    scbm_random_shuffle(&random, run->order, (int64_t)run->train->n);
+}
+
+/* Batch `index` (from 0) of an epoch: its place in the order, and how many texts it has. */
+int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first) {
+    size_t most = (size_t)run->options->batch_size;
+    *first = (size_t)index * most;
+    size_t left = run->train->n - *first;
+    return (int64_t)(left < most ? left : most);
+}
+
+static scbm_status create_teacher(cbm_training_run *run) {
+    const cbm_train_options *o = run->options;
+    scbm_status status = cbm_teacher_create(&run->teacher, o->teacher, &run->network.heads, run->train,
+                                            o->teacher_weight, o->temperature, &run->hooks);
+    if (status) return status;
+    snprintf(run->teacher_hash, sizeof run->teacher_hash, "%016llx", (unsigned long long)run->teacher.source);
+    run->settings.teacher = &run->teacher;
+    return SCBM_OK;
+}
+
+/* The most tokens that a batch of this run will have: the graph is planned for that once. */
+static int64_t largest_batch(cbm_training_run *run) {
+    int64_t largest = 0;
+    for (int64_t epoch = 1; epoch <= run->options->epochs; epoch++) {
+        cbm_run_shuffle(run, epoch);
+        for (int64_t b = 0; b < run->steps_per_epoch; b++) {
+            size_t first;
+            int64_t tokens = 0, n = cbm_run_batch(run, b, &first);
+            for (int64_t i = 0; i < n; i++)
+                tokens += cbm_sequence_length(&run->train_sequences, (size_t)run->order[first + (size_t)i]);
+            if (tokens > largest) largest = tokens;
+        }
+    }
+    return largest;
+}
+
+static scbm_status create_graph(cbm_training_run *run) {
+    const cbm_train_options *o = run->options;
+    const cbm_backbone *backbone = &run->network.backbone;
+    cbm_training_settings *s = &run->settings;
+    s->hidden_dropout = o->dropout < 0 ? backbone->hidden_dropout : o->dropout;
+    s->attention_dropout = o->dropout < 0 ? backbone->attention_dropout : o->dropout;
+    s->mixup = o->mixup > 0;
+    s->max_tokens = largest_batch(run);
+    s->max_texts = (size_t)o->batch_size < run->train->n ? o->batch_size : (int64_t)run->train->n;
+    return cbm_run_build_graph(run);
+}
+
+static int is_head(const cbm_training_run *run, const scbm_tensor *tensor) {
+    for (int i = 0; i < N_HEAD_TENSORS; i++)
+        if (tensor == &run->head_tensors[i]) return 1;
+    return 0;
+}
+
+static scbm_status create_optimizer(cbm_training_run *run) {
+    const cbm_train_options *o = run->options;
+    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, o->clip_norm};
+    int n = run->graph.n_parameters;
+    float *rates = scbm_alloc_array(&run->hooks, 2 * (size_t)n, sizeof *rates);
+    if (!rates) return SCBM_ERROR_MEMORY;
+    float *decays = rates + n;
+    for (int i = 0; i < n; i++) {
+        const scbm_tensor *parameter = run->graph.parameters[i];
+        rates[i] = is_head(run, parameter) ? o->head_rate : o->encoder_rate;
+        decays[i] = parameter->n_dims > 1 ? o->weight_decay : 0.0f;
+    }
+    scbm_status status = scbm_adamw_create(&run->optimizer, run->context, run->graph.parameters, n, rates, decays,
+                                           &options);
+    scbm_release(&run->hooks, rates);
+    return status;
+}
+
+/* Where the optimizer finds its gradients: in the graph's tensors, or in popup's. */
+static scbm_status list_gradients(cbm_training_run *run) {
+    const cbm_training_graph *t = &run->graph;
+    scbm_release(&run->hooks, run->gradients);
+    run->gradients = scbm_alloc_array(&run->hooks, (size_t)t->n_parameters, sizeof *run->gradients);
+    if (!run->gradients) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < t->n_parameters; i++)
+        run->gradients[i] = t->gradients[i] ? t->gradients[i]
+                                            : cbm_popup_weight_gradient(&run->popup, t->parameters[i]);
+    return SCBM_OK;
+}
+
+/* Masks, and with learned scores these and their moments, belong to the checkpoint. */
+static scbm_status list_extra(cbm_training_run *run) {
+    const cbm_backbone *backbone = &run->network.backbone;
+    cbm_checkpoint *c = &run->state;
+    size_t most = (size_t)backbone->n_parameters + 3 * (size_t)run->popup.n;
+    scbm_release(&run->hooks, run->extra);
+    c->extra = run->extra = scbm_alloc_array(&run->hooks, most, sizeof *run->extra);
+    c->n_extra = 0;
+    if (!run->extra) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < backbone->n_parameters; i++)
+        if (backbone->parameters[i].masks) c->extra[c->n_extra++] = backbone->parameters[i].masks;
+    for (int i = 0; i < run->popup.n; i++) {
+        c->extra[c->n_extra++] = run->popup.scores[i];
+        for (int second = 0; second < 2; second++) {
+            scbm_tensor *moment = scbm_adamw_moment(run->popup.optimizer, i, second);
+            snprintf(moment->name, sizeof moment->name, "%c.%.*s", second ? 'v' : 'm', SCBM_MAX_NAME - 3,
+                     run->popup.scores[i]->name);
+            c->extra[c->n_extra++] = moment;
+        }
+    }
+    return SCBM_OK;
+}
+
+scbm_status cbm_run_build_graph(cbm_training_run *run) {
+    cbm_checkpoint *c = &run->state;
+    cbm_training_graph_clear(&run->graph, &run->hooks);
+    scbm_status status = cbm_training_graph_create(&run->graph, &run->network, run->context, &run->settings);
+    c->trained = run->graph.parameters;
+    c->n_trained = run->graph.n_parameters;
+    if (!status) status = list_gradients(run);
+    return status ? status : list_extra(run);
+}
+
+static scbm_status create_state(cbm_training_run *run) {
+    cbm_checkpoint *c = &run->state;
+    size_t most = (size_t)run->total_steps;
+    if ((uint64_t)run->total_steps > SIZE_MAX / sizeof(float))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "training: %lld steps are too many", (long long)run->total_steps);
+    c->step_loss = scbm_alloc_array(&run->hooks, most, sizeof *c->step_loss);
+    c->step_norm = scbm_alloc_array(&run->hooks, most, sizeof *c->step_norm);
+    if (!c->step_loss || !c->step_norm) return SCBM_ERROR_MEMORY;
+    cbm_run_settle_facts(run);
+    c->parameters = run->parameters;
+    c->n_parameters = run->n_parameters;
+    c->optimizer = run->optimizer;
+    c->facts = run->facts;
+    c->n_facts = run->n_facts;
+    return SCBM_OK;
+}
+
+static scbm_status name_checkpoint(cbm_training_run *run) {
+    size_t size = strlen(run->options->output) + sizeof ".checkpoint";
+    run->checkpoint_path = scbm_alloc(&run->hooks, size);
+    if (!run->checkpoint_path) return SCBM_ERROR_MEMORY;
+    snprintf(run->checkpoint_path, size, "%s.checkpoint", run->options->output);
+    return SCBM_OK;
+}
+
+static void settle_settings(cbm_training_run *run) {
+    const cbm_train_options *o = run->options;
+    run->settings.concept_weight = o->concept_weight;
+    run->settings.concept_loss = o->concept_loss;
+    run->settings.precision = SCBM_F32;
+    run->steps_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
+    run->total_steps = run->steps_per_epoch * o->epochs;
+}
+
+static scbm_status create_arrays(cbm_training_run *run) {
+    size_t batch = (size_t)run->options->batch_size, n = run->train->n;
+    run->order = scbm_alloc_array(&run->hooks, n, sizeof *run->order);
+    run->permutation = scbm_alloc_array(&run->hooks, batch < n ? batch : n, sizeof *run->permutation);
+    if (!run->order || !run->permutation) return SCBM_ERROR_MEMORY;
+    return cbm_run_has_concepts(run) ? cbm_statistics_create(&run->statistics, &run->network.heads, &run->hooks)
+                                     : SCBM_OK;
+}
+
+scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_names) {
+    const cbm_train_options *o = run->options;
+    settle_settings(run);
+    scbm_status status = scbm_context_create(&run->context, &run->hooks, o->backend);
+    if (!status) status = cbm_run_create_network(run, concept_names);
+    if (!status) status = read_texts(run);
+    if (!status) status = create_arrays(run);
+    if (!status && o->class_weights) status = create_class_weights(run);
+    if (!status && o->teacher && o->epochs) status = create_teacher(run);
+    if (!status) cbm_runner_init(&run->runner, &run->network, run->context, SCBM_F32, RUN_BATCH_TOKENS);
+    return status;
+}
+
+scbm_status cbm_run_prepare_steps(cbm_training_run *run) {
+    scbm_status status = create_graph(run);
+    if (!status) status = create_optimizer(run);
+    if (!status) status = create_state(run);
+    return status ? status : name_checkpoint(run);
+}
+
+void cbm_run_clear(cbm_training_run *run) {
+    const scbm_hooks *hooks = &run->hooks;
+    cbm_runner_clear(&run->runner);
+    scbm_adamw_free(run->optimizer);
+    cbm_popup_clear(&run->popup);
+    cbm_training_graph_clear(&run->graph, hooks);
+    cbm_teacher_clear(&run->teacher, hooks);
+    cbm_statistics_clear(&run->statistics, hooks);
+    cbm_sequences_clear(&run->train_sequences, hooks);
+    cbm_sequences_clear(&run->valid_sequences, hooks);
+    cbm_heads_clear(&run->network.heads, hooks);
+    cbm_backbone_clear(&run->network.backbone, hooks);
+    for (int i = 0; i < N_HEAD_TENSORS; i++) scbm_release(hooks, run->head_tensors[i].data);
+    scbm_release(hooks, run->label_weights.data);
+    scbm_release(hooks, run->concept_weights.data);
+    scbm_release(hooks, run->computed);
+    scbm_release(hooks, run->order);
+    scbm_release(hooks, run->permutation);
+    scbm_release(hooks, run->parameters);
+    scbm_release(hooks, run->gradients);
+    scbm_release(hooks, run->extra);
+    for (int i = 0; i < 2; i++) scbm_release(hooks, run->label_head[i]);
+    scbm_release(hooks, run->state.step_loss);
+    scbm_release(hooks, run->state.step_norm);
+    scbm_release(hooks, run->checkpoint_path);
+    scbm_context_free(run->context);
+}

@@ -1,0 +1,108 @@
+/*
+ * models/train/run.h - a training run: what its parts share
+ *
+ * run.c sets it up and takes it down, start.c makes its network, subnetworks.c is where pruning meets it, loop.c does
+ * its epochs, facts.c, logs.c and resume.c are about its files.
+ */
+#ifndef CBM_TRAINING_RUN_H
+#define CBM_TRAINING_RUN_H
+
+#include "models/prune/prune.h"
+#include "models/train/checkpoint.h"
+#include "models/train/statistics.h"
+#include "models/train/validation.h"
+
+/* The streams of random numbers; dropout's have a step in their upper half, which stays below. */
+enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP };
+#define RANDOM_STREAM(what, number) (((uint64_t)0xffff0000u + (what)) << 32 | (uint32_t)(number))
+
+enum { CONCEPT_WEIGHT, CONCEPT_BIAS, LABEL_WEIGHT, LABEL_BIAS, N_HEAD_TENSORS };
+
+#define MAX_FACTS 64
+#define RUN_BATCH_TOKENS 1024 /* of the passes without gradients */
+
+typedef struct cbm_training_run {
+    const cbm_model *encoder;
+    const cbm_dataset *train, *valid;
+    const cbm_train_options *options;
+    scbm_hooks hooks;
+    scbm_context *context;
+    cbm_network network; /* the backbone and the head tensors are the run's own */
+    scbm_tensor head_tensors[N_HEAD_TENSORS];
+    void *label_head[2]; /* with refit_label: weight and bias that training goes on with */
+    scbm_tensor label_weights, concept_weights;
+    cbm_teacher teacher;
+    cbm_sequences train_sequences, valid_sequences;
+    cbm_training_settings settings;
+    cbm_training_graph graph;
+    scbm_adamw *optimizer;
+    cbm_runner runner;
+    float *computed; /* what the network says of the training or the validation texts */
+    size_t computed_capacity;
+    cbm_statistics statistics;
+    int32_t *order, *permutation; /* [n], [batch] */
+    double magnitude_overlap;     /* of the last pruning */
+    int64_t steps_per_epoch, total_steps;
+    scbm_tensor **parameters; /* all of the network's */
+    int n_parameters;
+    cbm_popup popup;         /* with learned scores, once there are masks */
+    scbm_tensor **gradients; /* what the optimizer takes, in the order of its parameters */
+    scbm_tensor **extra;     /* of the checkpoint: masks, scores and their moments */
+    cbm_checkpoint state;
+    cbm_fact facts[MAX_FACTS]; /* of the checkpoint */
+    int n_facts;
+    char *checkpoint_path;
+    char data_hash[17], start_hash[17], teacher_hash[17];
+} cbm_training_run;
+
+/* run.c. The network, the texts, and what passes over them need; `run` is zeros but for the encoder, the data, the options
+ * and the hooks. Clear it even where this fails. */
+scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_names);
+/* What steps need: the training graph, its optimizer, the state that a checkpoint holds. */
+scbm_status cbm_run_prepare_steps(cbm_training_run *run);
+void cbm_run_clear(cbm_training_run *run);
+/* Makes the training graph (again, when the network has got streams or masks), and with it what points into it or goes
+ * with it: the gradients where the optimizer finds them, and what the checkpoint holds. */
+scbm_status cbm_run_build_graph(cbm_training_run *run);
+int cbm_run_has_concepts(const cbm_training_run *run);
+/* The order of the texts in an epoch (from 1), into run->order. */
+void cbm_run_shuffle(cbm_training_run *run, int64_t epoch);
+/* Batch `index` (from 0) of an epoch: its place in the order, and how many texts it has. */
+int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first);
+
+/* start.c. A copy of the encoder, and heads; their weights new, or those of the model that the options start from. */
+scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *concept_names);
+
+/* subnetworks.c */
+int cbm_run_prunes(const cbm_training_run *run);
+/* Whether an epoch's model may be the best: with subnetworks, only at their final sparsity. */
+int cbm_run_competes(const cbm_training_run *run, int64_t epoch);
+/* What pruning will take is said, or refused, before the first epoch. */
+scbm_status cbm_run_plan_pruning(cbm_training_run *run);
+/* From here on each concept has a stream and masks of its own, all ones at first: graphs are made anew. */
+scbm_status cbm_run_begin_subnetworks(cbm_training_run *run);
+/* Learned scores move with every step, and the masks with them. */
+scbm_status cbm_run_step_scores(cbm_training_run *run, float rate);
+/* Sets the masks anew after an epoch, if it is one of those. */
+scbm_status cbm_run_prune(cbm_training_run *run);
+
+/* facts.c. What must be the same when the run goes on, into run->facts. */
+void cbm_run_settle_facts(cbm_training_run *run);
+/* Writes options->output with what is known of the epoch; `v` NULL: before the first one. */
+scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, double train_loss);
+
+/* logs.c. The logs that the options ask for, of all steps so far. */
+scbm_status cbm_run_write_logs(cbm_training_run *run);
+
+/* resume.c. Goes on from the checkpoint, if there is one. */
+scbm_status cbm_run_resume(cbm_training_run *run);
+
+/* loop.c. In independent mode the label head does not depend on the network, and is fitted once. */
+scbm_status cbm_run_fit_gold_head(cbm_training_run *run);
+/* The epochs that are left; and for no epochs, the file of a model that was only set up. */
+scbm_status cbm_run_epochs(cbm_training_run *run);
+scbm_status cbm_run_write_start(cbm_training_run *run);
+/* Whether no epoch is left: all are done, or patience is over. */
+int cbm_run_is_over(const cbm_training_run *run);
+
+#endif
