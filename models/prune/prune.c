@@ -3,6 +3,7 @@
  */
 #include "models/prune/fisher.h"
 #include "models/prune/prune.h"
+#include "models/base/memory.h"
 #include "models/base/rank.h"
 
 #include <math.h>
@@ -285,34 +286,8 @@ static scbm_status collect_gradients(const cbm_prune_job *job, cbm_fisher *f, co
 #define DEFAULT_FISHER_MEMORY ((size_t)4 << 30)
 #define MEBIBYTE 1048576.0
 
-/* The number after `key` in a file of the system's, in bytes; SIZE_MAX: there is none. An empty key: the file's first. */
-static size_t system_number(const char *path, const char *key, size_t unit) {
-    FILE *file = fopen(path, "r");
-    size_t found = SIZE_MAX, length = strlen(key);
-    unsigned long long number;
-    char line[160];
-    while (file && found == SIZE_MAX && fgets(line, sizeof line, file))
-        if (strncmp(line, key, length) == 0 && sscanf(line + length, "%llu", &number) == 1 && number < SIZE_MAX / unit)
-            found = (size_t)number * unit;
-    if (file) fclose(file);
-    return found;
-}
-
-/* What the process's control group leaves it; SIZE_MAX: no limit. Files that are only cached count as free. */
-static size_t group_memory(void) {
-    size_t limit = system_number("/sys/fs/cgroup/memory.max", "", 1);
-    size_t used = system_number("/sys/fs/cgroup/memory.current", "", 1);
-    size_t cached = system_number("/sys/fs/cgroup/memory.stat", "inactive_file ", 1);
-    if (limit == SIZE_MAX || used == SIZE_MAX) return SIZE_MAX;
-    if (cached != SIZE_MAX) used = used > cached ? used - cached : 0;
-    return limit > used ? limit - used : 0;
-}
-
-/* Memory that is free for the taking, by the system's word; SIZE_MAX: unknown. */
 static size_t available_memory(const cbm_prune_job *job) {
-    if (job->available_memory) return job->available_memory;
-    size_t machine = system_number("/proc/meminfo", "MemAvailable:", 1024), group = group_memory();
-    return group < machine ? group : machine;
+    return job->available_memory ? job->available_memory : cbm_memory_available(NULL);
 }
 
 /* What a group's Fisher matrices may take. */
