@@ -1,15 +1,15 @@
 /*
  * models/backbones/backbone.h - pretrained text encoders as graphs on the runtime
  *
- * A backbone is read from a model file by the row of its architecture: which keys and tensors there must be, of which
- * shapes, and a function that builds the graph. A further architecture is a further row (see backbone.c).
+ * A backbone is read from a model file by the rows of its architecture (architecture.h): which keys and tensors there
+ * must be, of which shapes, and a function that builds the graph.
  */
 #ifndef CBM_BACKBONE_H
 #define CBM_BACKBONE_H
 
 #include "sparsecbm.h"
 
-/* What a parameter is for. */
+/* What a parameter is for. A bias's role is the one after its weight's. */
 typedef enum cbm_role {
     CBM_TOKEN_EMBEDDING,
     CBM_POSITION_EMBEDDING,
@@ -26,29 +26,36 @@ typedef enum cbm_role {
     CBM_ATTENTION_OUTPUT_BIAS,
     CBM_ATTENTION_NORM,
     CBM_ATTENTION_NORM_BIAS,
+    CBM_FEED_GATE,
+    CBM_FEED_GATE_BIAS,
     CBM_FEED_UP,
     CBM_FEED_UP_BIAS,
     CBM_FEED_DOWN,
     CBM_FEED_DOWN_BIAS,
     CBM_FEED_NORM,
     CBM_FEED_NORM_BIAS,
+    CBM_FINAL_NORM,
+    CBM_FINAL_NORM_BIAS,
+    CBM_EMBEDDING_PROJECTION,
+    CBM_EMBEDDING_PROJECTION_BIAS,
     CBM_ROLE_COUNT
 } cbm_role;
 
 /* What is true of a parameter; bits. */
 enum {
-    CBM_IN_BLOCK = 1,   /* there is one in each block */
-    CBM_IS_MATRIX = 2,  /* weight decay applies */
-    CBM_PRUNABLE = 4,   /* a linear layer inside a block: masks may cover it */
-    CBM_QUANTIZED = 8,  /* takes the type that `quantize` asks for */
-    CBM_OPTIONAL = 16   /* may be missing in the file: tensor is NULL then */
+    CBM_IN_BLOCK = 1,    /* there is one in each block */
+    CBM_IS_MATRIX = 2,   /* weight decay applies */
+    CBM_PRUNABLE = 4,    /* a linear layer inside a block: masks may cover it */
+    CBM_QUANTIZED = 8,   /* takes the type that `quantize` asks for */
+    CBM_OPTIONAL = 16,   /* may be missing in a model file: tensor is NULL then */
+    CBM_HF_OPTIONAL = 32 /* may be missing in a Hugging Face folder, too */
 };
 
 typedef struct cbm_parameter {
     scbm_tensor *tensor;
-    scbm_tensor *masks;  /* I8 [S, out, scbm_mask_row_bytes(in)], or NULL: all ones */
+    scbm_tensor *masks; /* I8 [S, out, scbm_mask_row_bytes(in)], or NULL: all ones */
     cbm_role role;
-    int block;           /* -1: outside the blocks */
+    int block; /* -1: outside the blocks */
     unsigned flags;
 } cbm_parameter;
 
@@ -58,16 +65,20 @@ typedef struct cbm_backbone {
     const cbm_architecture *architecture;
     int n_blocks, n_heads;
     int64_t hidden, feed_forward, vocabulary;
-    int max_tokens;                          /* the longest text that it reads */
-    int first_position;                      /* of a text's first token */
-    float epsilon;                           /* of LayerNorm */
+    int64_t embedding_width; /* of a word's embedding: the hidden size, where nothing else is said */
+    int64_t head_size;       /* hidden / n_heads, where nothing else is said */
+    int64_t context, types;  /* the longest text that there are positions for; token types */
+    int max_tokens;          /* the longest text that it reads */
+    int first_position;      /* of a text's first token */
+    int causal;              /* a token attends to those before it alone */
+    float epsilon;           /* of LayerNorm */
     scbm_activation activation;
     float hidden_dropout, attention_dropout; /* in training */
     int pooling;                             /* of embeddings: 1 mean, 2 first token */
     int normalize;                           /* embeddings are scaled to length 1 by default */
     cbm_parameter *parameters;               /* those outside the blocks, then block by block */
     int n_parameters;
-    int owns_tensors;                        /* a copy: the tensors and their data are its own */
+    int owns_tensors; /* a copy: the tensors and their data are its own */
 } cbm_backbone;
 
 /* Reads keys and finds tensors, which stay the file's. Every shape is checked against the keys. *backbone is zeroed
@@ -87,18 +98,20 @@ typedef struct cbm_encode_options {
     int use_masks;                           /* 0: the shared encoder, whatever the masks */
     scbm_tensor **states;                    /* [n_blocks + 1]: filled with the embeddings and each block's output,
                                                 which are kept as outputs; NULL: not wanted */
-    scbm_tensor *embeddings;                 /* F32 [S, tokens, d]: stands for the tokens' word embeddings, stream by
-                                                stream, and there is no input of ids; NULL: they are looked up */
-    scbm_tensor **attention;                 /* filled with the last block's attention, F32 [S, heads, tokens, capacity of
-                                                tokens], an output: how much a token attends to the j-th of its text */
+    scbm_tensor *embeddings; /* F32 [S, tokens, embedding_width]: stands for the tokens' word embeddings,
+                                                stream by stream, and there is no input of ids; NULL: they are looked up */
+    scbm_tensor **attention; /* filled with the last block's attention, F32 [S, heads, tokens, capacity of
+                                                tokens], an output: how much a token attends to the j-th of its text;
+                                                NULL where an architecture has no attention */
 } cbm_encode_options;
 
 /* The inputs of an encoder's graph and what it computes. */
 typedef struct cbm_encoding {
-    scbm_tensor *ids, *positions;  /* I32 [tokens]; ids are NULL where the embeddings are given */
-    scbm_tensor *type;             /* I32 [1]; NULL where the architecture has no token types */
-    scbm_tensor *offsets;          /* I32 [capacity of texts + 1] */
-    scbm_tensor *hidden;           /* [S, tokens, d]: S is 1 without masks */
+    scbm_tensor *ids;       /* I32 [tokens]; NULL where the embeddings are given */
+    scbm_tensor *positions; /* I32 [tokens]; NULL where the encoder has no position embeddings */
+    scbm_tensor *type;      /* I32 [1]; NULL where the encoder has no token types */
+    scbm_tensor *offsets;   /* I32 [capacity of texts + 1] */
+    scbm_tensor *hidden;    /* [S, tokens, d]: S is 1 without masks */
 } cbm_encoding;
 
 /* Adds the encoder to a graph whose capacity is set. Errors stay in the graph. */

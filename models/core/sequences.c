@@ -54,16 +54,17 @@ int64_t cbm_sequence_length(const cbm_sequences *s, size_t i) {
 
 int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encoding, const cbm_sequences *sequences,
                         const int32_t *row, int64_t n) {
-    int32_t *ids = encoding->ids ? encoding->ids->data : NULL, *positions = encoding->positions->data, *offsets = encoding->offsets->data;
+    int32_t *ids = encoding->ids ? encoding->ids->data : NULL, *offsets = encoding->offsets->data;
+    int32_t *positions = encoding->positions ? encoding->positions->data : NULL;
     int64_t tokens = 0;
     if (encoding->type) *(int32_t *)encoding->type->data = 0;
     for (int64_t i = 0; i < n; i++) {
         int64_t length = cbm_sequence_length(sequences, (size_t)row[i]);
         const int32_t *source = sequences->ids + sequences->first[row[i]];
         offsets[i] = (int32_t)tokens;
-        for (int64_t t = 0; t < length; t++) {
+        for (int64_t t = 0; t < length; t++, tokens++) {
             if (ids) ids[tokens] = source[t];
-            positions[tokens++] = (int32_t)t + backbone->first_position;
+            if (positions) positions[tokens] = (int32_t)t + backbone->first_position;
         }
     }
     offsets[n] = (int32_t)tokens;
