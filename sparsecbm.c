@@ -9362,7 +9362,9 @@ typedef struct writer_entry {
 
 typedef struct writer_tensor {
     const scbm_tensor *tensor;
-    scbm_type type; /* as which it is written */
+    scbm_type type;                /* as which it is written */
+    scbm_produce_function produce; /* where the data come from; NULL: the tensor has them */
+    void *user;
 } writer_tensor;
 
 struct scbm_writer {
@@ -9592,6 +9594,11 @@ void scbm_writer_remove_key(scbm_writer *writer, const char *key) {
 }
 
 void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type) {
+    scbm_writer_add_tensor_from(writer, tensor, type, NULL, NULL);
+}
+
+void scbm_writer_add_tensor_from(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type,
+                                 scbm_produce_function produce, void *user) {
     const scbm_type_info *from = tensor ? scbm_type_of(tensor->type) : NULL, *to = scbm_type_of(type);
     if (writer->status) return;
     if (!from || !to) {
@@ -9610,7 +9617,7 @@ void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm
                                             writer->n_tensors + 1, sizeof *writer->tensors));
     if (writer->status) return;
     if (tensor->shape[tensor->n_dims - 1] % to->block) type = SCBM_F16;
-    writer->tensors[writer->n_tensors++] = (writer_tensor){tensor, type};
+    writer->tensors[writer->n_tensors++] = (writer_tensor){tensor, type, produce, user};
 }
 
 static void output_number(scbm_output_file *output, uint64_t value, size_t size) {
@@ -9672,10 +9679,9 @@ static size_t writer_write_header(const scbm_writer *writer, scbm_output_file *o
 
 /* Converts and writes a tensor piece by piece. `scratch` has room for two pieces of the largest type; the source goes
  * through it, since it may lie anywhere. */
-static scbm_status writer_write_converted(const writer_tensor *written, scbm_output_file *output,
-                                          unsigned char *scratch) {
+static scbm_status writer_write_converted(const writer_tensor *written, const unsigned char *source,
+                                          scbm_output_file *output, unsigned char *scratch) {
     const scbm_type_info *from = scbm_type_of(written->tensor->type), *to = scbm_type_of(written->type);
-    const unsigned char *source = written->tensor->data;
     int64_t left = scbm_tensor_elements(written->tensor);
     while (left > 0 && !output->status) {
         int64_t n = left < WRITER_CHUNK ? left : WRITER_CHUNK;
@@ -9690,16 +9696,28 @@ static scbm_status writer_write_converted(const writer_tensor *written, scbm_out
     return SCBM_OK;
 }
 
+static scbm_status writer_write_tensor(const scbm_writer *writer, const writer_tensor *written,
+                                       scbm_output_file *output, unsigned char *scratch) {
+    const void *data = written->tensor->data;
+    void *produced = NULL;
+    scbm_status status = SCBM_OK;
+    if (written->produce) {
+        data = produced = scbm_alloc(&writer->hooks, scbm_tensor_bytes(written->tensor));
+        status = produced ? written->produce(written->user, written->tensor, produced) : SCBM_ERROR_MEMORY;
+    }
+    if (!status && written->tensor->type == written->type)
+        scbm_output_write(output, data, writer_tensor_bytes(written));
+    else if (!status) status = writer_write_converted(written, data, output, scratch);
+    scbm_release(&writer->hooks, produced);
+    output_pad(output, writer_tensor_bytes(written));
+    return status;
+}
+
 static scbm_status writer_write_data(const scbm_writer *writer, scbm_output_file *output) {
     unsigned char *scratch = scbm_alloc(&writer->hooks, 8 * WRITER_CHUNK);
     scbm_status status = scratch ? SCBM_OK : SCBM_ERROR_MEMORY;
-    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++) {
-        const writer_tensor *written = &writer->tensors[i];
-        if (written->tensor->type == written->type)
-            scbm_output_write(output, written->tensor->data, writer_tensor_bytes(written));
-        else status = writer_write_converted(written, output, scratch);
-        output_pad(output, writer_tensor_bytes(written));
-    }
+    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++)
+        status = writer_write_tensor(writer, &writer->tensors[i], output, scratch);
     scbm_release(&writer->hooks, scratch);
     return status;
 }
@@ -9714,9 +9732,11 @@ static scbm_status writer_check(const scbm_writer *writer) {
     file_sort_names(names, (int64_t)writer->n_tensors, &twice);
     scbm_release(&writer->hooks, names);
     if (twice) return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is to be written twice", twice);
-    for (size_t i = 0; i < writer->n_tensors; i++)
-        if (!writer->tensors[i].tensor->data && scbm_tensor_elements(writer->tensors[i].tensor))
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s has no data to write", writer->tensors[i].tensor->name);
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        const writer_tensor *written = &writer->tensors[i];
+        if (!written->produce && !written->tensor->data && scbm_tensor_elements(written->tensor))
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s has no data to write", written->tensor->name);
+    }
     return gguf_check_machine();
 }
 

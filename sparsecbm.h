@@ -602,6 +602,12 @@ void scbm_writer_remove_key(scbm_writer *writer, const char *key);
 /* `tensor` (kept by pointer) is written under its name, as `type`: converted while writing. A row
  * that is no multiple of 32 stays F16 where a quantized type was asked for. */
 void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type);
+/* The same for a tensor without data: when its turn comes, `produce` fills `data`, scbm_tensor_bytes(tensor) of zeroed
+ * memory that is released as soon as it is written, so that large results need the memory of one. A status other than
+ * SCBM_OK ends the writing and comes back from it. */
+typedef scbm_status (*scbm_produce_function)(void *user, const scbm_tensor *tensor, void *data);
+void scbm_writer_add_tensor_from(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type,
+                                 scbm_produce_function produce, void *user);
 scbm_status scbm_writer_write(scbm_writer *writer, const char *path);
 
 /* Any file, replaced atomically: bytes go to a temporary name beside `path`; commit flushes and renames,

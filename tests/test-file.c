@@ -228,6 +228,61 @@ static void long_tensors_are_converted_in_pieces(void **state) {
     free(misaligned);
 }
 
+/* Counts the tensors that were asked for and fills them with their own values; the third one fails where it shall. */
+typedef struct producer {
+    int asked, fails;
+    const counting_allocator *memory;
+} producer;
+
+static scbm_status produce_values(void *user, const scbm_tensor *tensor, void *data) {
+    producer *p = user;
+    assert_true(p->memory->bytes < 2 * scbm_tensor_bytes(tensor));
+    for (int64_t i = 0; i < scbm_tensor_elements(tensor); i++) assert_true(((float *)data)[i] == 0.0f);
+    fill(data, (int)scbm_tensor_elements(tensor));
+    ((float *)data)[0] = (float)++p->asked;
+    return p->fails && p->asked == 3 ? scbm_fail(SCBM_ERROR_NUMERIC, "%s failed", tensor->name) : SCBM_OK;
+}
+
+/* Produced tensors are those that were there all along, in any type, and need the memory of one. */
+static void produced_tensors_are_written(void **state) {
+    (void)state;
+    enum { N = 4, SIZE = 200 * 1000 };
+    counting_allocator memory = {0};
+    const scbm_hooks hooks = allocator_hooks(&memory);
+    float *values = malloc(SIZE * sizeof *values), *wanted = malloc(SIZE * sizeof *values);
+    scbm_tensor tensors[N];
+    for (int fails = 0; fails <= 1; fails++) {
+        producer p = {0, fails, &memory};
+        scbm_writer *w;
+        scbm_file *f;
+        empty_folder();
+        assert_ok(scbm_writer_create(&w, &hooks));
+        for (int i = 0; i < N; i++) {
+            char name[8] = {'t', (char)('0' + i), 0};
+            tensors[i] = tensor_of(name, SCBM_F32, 2, 200, 1000, NULL);
+            scbm_writer_add_tensor_from(w, &tensors[i], i % 2 ? SCBM_F16 : SCBM_F32, produce_values, &p);
+        }
+        if (fails) assert_error(scbm_writer_write(w, path), SCBM_ERROR_NUMERIC, "t2 failed");
+        else assert_ok(scbm_writer_write(w, path));
+        scbm_writer_free(w);
+        assert_int_equal(memory.held, 0);
+        assert_true(exists(path) == !fails);
+        if (fails) break;
+        assert_ok(scbm_file_open(&f, path, NULL));
+        for (int i = 0; i < N; i++) {
+            const scbm_tensor *tensor = scbm_file_tensor(f, i);
+            fill(wanted, SIZE);
+            wanted[0] = (float)(i + 1);
+            assert_int_equal(tensor->type, i % 2 ? SCBM_F16 : SCBM_F32);
+            assert_ok(scbm_convert(SCBM_F32, values, tensor->type, tensor->data, SIZE)); /* all are exact in F16 */
+            assert_memory_equal(values, wanted, SIZE * sizeof *values);
+        }
+        scbm_file_close(f);
+    }
+    free(values);
+    free(wanted);
+}
+
 static void odd_tensors(void **state) {
     (void)state;
     float values[90];
@@ -1010,6 +1065,7 @@ int main(void) {
         cmocka_unit_test(what_is_not_there_is_an_error),
         cmocka_unit_test(tensors_of_every_type_come_back),
         cmocka_unit_test(long_tensors_are_converted_in_pieces),
+        cmocka_unit_test(produced_tensors_are_written),
         cmocka_unit_test(odd_tensors),
         cmocka_unit_test(keys_are_replaced_removed_and_copied),
         cmocka_unit_test(what_cannot_be_written_is_refused),
