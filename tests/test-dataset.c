@@ -349,7 +349,7 @@ static void bad_csv_is_one_clear_error(void **state) {
         {"text,stars,f,noise, n\na,1,x,y,z\n", "x.csv: there is no column 'n'; there are 'text', 'stars', 'f', 'noise', ' n'"},
         {"text;stars;f;n\na;1;x;y\n", "x.csv: there is no column 'text'; there are 'text;stars;f;n'"},
         {"te\nxt,stars,f,n\n", "x.csv: there is no column 'text'; there are 'te'"},
-        {"\"te\nxt\",st\xff" "ars,f,n\n", "x.csv: there is no column 'text'; there are 'te\\x0axt', 'st\\xffars', 'f', 'n'"},
+        {"\"te\nxt\",st\xff" "ars,f,n\n", "x.csv: there is no column 'text'; there are 'te\\nxt', 'st\\xffars', 'f', 'n'"},
         {"text,stars,f,n,stars\na,1,x,y,2\n", "x.csv: there are 2 columns 'stars'"},
         {"text,stars,f,n\na,1,x,y\nb,1,x\n", "x.csv, row 2: there are 3 fields, and 4 columns in the header"},
         {"text,stars,f,n\na,1,x,y,z\n", "x.csv, row 1: there are 5 fields, and 4 columns in the header"},
@@ -418,7 +418,7 @@ static void a_value_that_training_never_saw_is_named(void **state) {
         {"text,stars,f,n\na,1,good,bad\nb,3,good,bad\n", "x.csv, row 2, column 'stars': '3' is not one of the known classes: '1', '2'"},
         {"text,stars,f,n\na,1,good,Bad\n", "x.csv, row 1, column 'n': 'Bad' is not one of the known classes: 'good', 'bad'"},
         {"text,stars,f,n\na,1,no majority,bad\n", "column 'f': 'no majority' (unknown) is not one of the known classes"},
-        {"text,stars,f,n\na,\"1\n\",good,bad\n", "column 'stars': '1\\x0a' is not one"},
+        {"text,stars,f,n\na,\"1\n\",good,bad\n", "column 'stars': '1\\n' is not one"},
     };
     cbm_dataset_options options = usual;
     (void)state;

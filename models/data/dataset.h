@@ -17,41 +17,41 @@ typedef struct cbm_classes {
 } cbm_classes;
 
 typedef struct cbm_concept_column {
-    const char *name;     /* what the model calls the concept */
-    const char *column;   /* the data's column (CSV) or key (JSON) */
+    const char *name;   /* what the model calls the concept */
+    const char *column; /* the data's column (CSV) or key (JSON) */
 } cbm_concept_column;
 
 typedef struct cbm_dataset_options {
-    const char *const *paths;            /* ".jsonl", ".ndjson" and ".json": JSON Lines; all others: CSV; concatenated */
+    const char *const *paths; /* ".jsonl", ".ndjson" and ".json": JSON Lines; all others: CSV; concatenated */
     int n_paths;
-    const char *text;                    /* column of the text */
-    const char *label;                   /* column of the label; NULL: no labels are read */
+    const char *text;  /* column of the text */
+    const char *label; /* column of the label; NULL: no labels are read */
     const cbm_concept_column *concepts;
     int n_concepts;
-    const char *drop_label;              /* rows with this label are left out; NULL: none */
-    const char *ignore_label;            /* rows with this label have label -1; NULL: none */
-    const char *const *unknown;          /* concept values that mean "unknown"; NULL: "", "unknown", "no majority" */
+    const char *drop_label;     /* rows with this label are left out; NULL: none */
+    const char *ignore_label;   /* rows with this label have label -1; NULL: none */
+    const char *const *unknown; /* concept values that mean "unknown"; NULL: "", "unknown", "no majority" */
     int n_unknown;
-    int unknown_is_missing;              /* such values become class -1 (ignored by loss and metrics) */
+    int unknown_is_missing; /* such values become class -1 (ignored by loss and metrics) */
     /* Known classes, of a model or of the training data: a value outside them is an error. NULL: the
      * classes are taken from the data, CBM_MAX_CLASSES a column at most, sorted (numbers by value where
      * all are numbers, else by bytes), "unknown" last. */
     const cbm_classes *label_classes;
-    const cbm_classes *concept_classes;  /* [n_concepts] */
+    const cbm_classes *concept_classes; /* [n_concepts] */
     /* What chooses these columns, for the message that one is missing: "--text COLUMN"; NULL: nothing is said. */
     const char *text_option, *label_option, *concept_option;
 } cbm_dataset_options;
 
 typedef struct cbm_dataset {
-    size_t n;                            /* rows kept */
-    size_t n_read;                       /* rows in the files */
-    char **text;                         /* UTF-8, NUL-terminated */
+    size_t n;      /* rows kept */
+    size_t n_read; /* rows in the files */
+    char **text;   /* UTF-8, NUL-terminated */
     size_t *text_length;
-    int32_t *label;                      /* [n], -1: none */
-    int32_t *concept_class;              /* [n, n_concepts], -1: missing */
+    int32_t *label;         /* [n], -1: none */
+    int32_t *concept_class; /* [n, n_concepts], -1: missing */
     int n_concepts;
     cbm_classes label_classes;
-    cbm_classes *concept_classes;        /* [n_concepts] */
+    cbm_classes *concept_classes; /* [n_concepts] */
     const scbm_hooks *hooks;
     size_t text_capacity, length_capacity, label_capacity, concept_capacity;
 } cbm_dataset;

@@ -68,9 +68,9 @@ typedef struct table {
     size_t n;
     int n_columns;
     const int *n_classes;
-    class_counts **counts;           /* [K], each [n_classes]; room of one sample */
-    int64_t *n_cells;                /* [K]: of the sample */
-    double *samples;                 /* [K + 1, N_SCORES, resamples]; the last are the means */
+    class_counts **counts; /* [K], each [n_classes]; room of one sample */
+    int64_t *n_cells;      /* [K]: of the sample */
+    double *samples;       /* [K + 1, N_SCORES, resamples]; the last are the means */
 } table;
 
 static scbm_status check_cells(const table *t) {
@@ -78,8 +78,8 @@ static scbm_status check_cells(const table *t) {
         for (size_t i = 0; i < t->n; i++) {
             size_t cell = i * (size_t)t->n_columns + (size_t)k;
             if (t->gold[cell] < -1 || t->gold[cell] >= t->n_classes[k])
-                return scbm_fail(SCBM_ERROR_ARGUMENT, "row %zu, column %d: gold class %d is not one of %d", i, k, t->gold[cell],
-                                 t->n_classes[k]);
+                return scbm_fail(SCBM_ERROR_ARGUMENT, "row %zu, column %d: gold class %d is not one of %d", i, k,
+                                 t->gold[cell], t->n_classes[k]);
             if (t->gold[cell] >= 0 && (t->predicted[cell] < 0 || t->predicted[cell] >= t->n_classes[k]))
                 return scbm_fail(SCBM_ERROR_ARGUMENT, "row %zu, column %d: predicted class %d is not one of %d", i, k,
                                  t->predicted[cell], t->n_classes[k]);
@@ -125,7 +125,8 @@ static void score_columns(const table *t, cbm_scores *scores) {
 static void find_majority(const table *t, int k, cbm_measures *m) {
     m->majority_class = -1;
     for (int c = 0; c < t->n_classes[k]; c++) {
-        if (t->counts[k][c].gold > (m->majority_class < 0 ? 0 : t->counts[k][m->majority_class].gold)) m->majority_class = c;
+        if (t->counts[k][c].gold > (m->majority_class < 0 ? 0 : t->counts[k][m->majority_class].gold))
+            m->majority_class = c;
     }
     m->majority_share = m->majority_class < 0 ? 0.0 : (double)t->counts[k][m->majority_class].gold / (double)m->n;
 }
@@ -179,7 +180,8 @@ static void bootstrap(table *t, int resamples, uint64_t seed, cbm_scores *scores
     }
 }
 
-static void measure_table(table *t, cbm_measures *each, cbm_measures *mean, int resamples, uint64_t seed, cbm_scores *scores) {
+static void measure_table(table *t, cbm_measures *each, cbm_measures *mean, int resamples, uint64_t seed,
+                          cbm_scores *scores) {
     reset_counts(t);
     for (size_t i = 0; i < t->n; i++) count_row(t, i);
     score_columns(t, scores);

@@ -12,12 +12,13 @@
 /* Each between 0 and 1; 0 where there is nothing to measure. */
 typedef struct cbm_scores {
     double accuracy;
-    double macro_f1;      /* mean of the classes' F1, over the classes that occur in gold or prediction (scikit-learn's) */
-    double macro_f1_ovr;  /* over the same classes, the mean macro F1 of "is it this class or not" (the released code's) */
+    double macro_f1; /* mean of the classes' F1, over the classes that occur in gold or prediction (scikit-learn's) */
+    double
+        macro_f1_ovr; /* over the same classes, the mean macro F1 of "is it this class or not" (the released code's) */
 } cbm_scores;
 
 typedef struct cbm_measures {
-    int64_t n;              /* cells with a gold class */
+    int64_t n; /* cells with a gold class */
     cbm_scores value;
     cbm_scores low, high;   /* 95 % bootstrap interval; the value itself where none was asked for */
     int32_t majority_class; /* the most frequent gold class (the first of several); -1: there is none */

@@ -22,6 +22,10 @@
  */
 #include "models/tokenizers/tokenizer.h"
 
+#include "models/base/text.h"
+#include "models/tokenizers/trie.h"
+#include "models/tokenizers/unicode.h"
+
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,239 +34,12 @@
 
 #define FIRST_WORD "\xE2\x96\x81" /* U+2581: a piece at a word's start */
 #define CONTINUED "##"
-#define MARK_LENGTH 3             /* bytes of FIRST_WORD */
-#define LONGEST_WORD 1000         /* characters; what max_word_characters may be */
-#define MOST_DECOMPOSED 8         /* a canonical decomposition has four code points at most */
+#define MARK_LENGTH 3     /* bytes of FIRST_WORD */
+#define LONGEST_WORD 1000 /* characters; what max_word_characters may be */
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_ADDED, TYPE_UNUSED }; /* of tokenizer.ggml.token_type */
 enum { PIECE_SPECIAL = 1, PIECE_CONTINUES = 2 };
-
-/* ------------------------------------------------------------------------------------------
- * Characters
- *
- * Hugging Face's tables are older than most systems': character classes are Unicode 8's, decompositions Unicode 9's.
- * To it, what came later is a letter without a decomposition, so the ranges that hold later marks, punctuation and
- * format characters are listed here; its lower-casing is newer than utf8proc 2.8's. (tokenizers 0.23, Unicode 18)
- * ---------------------------------------------------------------------------------------- */
-
-typedef struct code_range {
-    int32_t first, last;
-} code_range;
-
-static const code_range later_letters[] = {
-    {0x5C8, 0x5C9},     {0x61D, 0x61D},     {0x7FD, 0x7FD},     {0x890, 0x8E2},     {0x9FD, 0x9FE},
-    {0xA76, 0xA76},     {0xAFA, 0xAFF},     {0xB53, 0xB55},     {0xC04, 0xC3C},     {0xC77, 0xC77},
-    {0xC84, 0xC84},     {0xD00, 0xD00},     {0xD3B, 0xD3C},     {0xD81, 0xD81},     {0xEBA, 0xEBA},
-    {0xECE, 0xECE},     {0x180F, 0x1886},   {0x1ABF, 0x1AF0},   {0x1B4E, 0x1B4F},   {0x1B7D, 0x1B7F},
-    {0x1DF6, 0x1DFB},   {0x2E43, 0x2E63},   {0xA82C, 0xA82C},   {0xA8C5, 0xA8C5},   {0xA8FF, 0xA8FF},
-    {0xA9BD, 0xA9BD},   {0x10D24, 0x10F89}, {0x11070, 0x11074}, {0x110C2, 0x110CD}, {0x111CF, 0x111CF},
-    {0x1123E, 0x11241}, {0x1133B, 0x1133B}, {0x113BB, 0x1145E}, {0x11660, 0x1166C}, {0x116B9, 0x116B9},
-    {0x1182F, 0x11FFF}, {0x12FF1, 0x1612F}, {0x16D6D, 0x16F4F}, {0x16FE2, 0x16FE4}, {0x1CF00, 0x1D128},
-    {0x1D25B, 0x1D25C}, {0x1E000, 0x1E6F5}, {0x1E944, 0x1E95F},
-};
-
-/* Those of which the combining class or the decomposition came after Unicode 9. */
-static const code_range later_compositions[] = {
-    {0x5C8, 0x5C9},     {0x7FD, 0x7FD},     {0x897, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
-    {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1AF0},   {0x1DF6, 0x1DFA},
-    {0xA82C, 0xA82C},   {0x105C9, 0x105E4}, {0x10D24, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B},
-    {0x11383, 0x113D0}, {0x1145E, 0x1145E}, {0x11839, 0x11A99}, {0x11D42, 0x1612F}, {0x16D68, 0x16FF1},
-    {0x1D127, 0x1D128}, {0x1D250, 0x1D281}, {0x1E08F, 0x1E6F5},
-};
-
-static const struct {
-    int32_t first, last, lower; /* `lower` belongs to `first`, the next to the next */
-} later_capitals[] = {
-    {0x1C89, 0x1C89, 0x1C8A}, {0xA7CB, 0xA7CB, 0x264},  {0xA7CC, 0xA7CC, 0xA7CD},    {0xA7CE, 0xA7CE, 0xA7CF},
-    {0xA7D2, 0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D4, 0xA7D5}, {0xA7DA, 0xA7DA, 0xA7DB},    {0xA7DC, 0xA7DC, 0x19B},
-    {0x10D50, 0x10D65, 0x10D70}, {0x16EA0, 0x16EB8, 0x16EBB},
-};
-
-#define IN_RANGES(ranges, c) in_ranges(ranges, (int)(sizeof(ranges) / sizeof(ranges)[0]), c)
-
-static int in_ranges(const code_range *ranges, int n, int32_t c) {
-    int low = 0, high = n;
-    if (c < ranges[0].first) return 0;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (ranges[middle].last < c) low = middle + 1;
-        else high = middle;
-    }
-    return low < n && ranges[low].first <= c;
-}
-
-typedef enum character_class { LETTER, CONTROL, SPACE, PUNCTUATION, MARK } character_class;
-
-static int is_white_space(int32_t c) {
-    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
-static int is_ascii_punctuation(int32_t c) {
-    return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
-}
-
-/* White space that is also a control character is SPACE. */
-static character_class class_of(int32_t c) {
-    if (c < 0x80) {
-        if (is_white_space(c)) return SPACE;
-        return c < 0x20 || c == 0x7F ? CONTROL : is_ascii_punctuation(c) ? PUNCTUATION : LETTER;
-    }
-    if (is_white_space(c)) return SPACE;
-    if (IN_RANGES(later_letters, c)) return LETTER;
-    if (c == 0x166D || c == 0x111C9) return PUNCTUATION; /* classes that have changed since Unicode 8 */
-    if (c == 0x1734 || c == 0x1171E) return MARK;
-    switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_CC:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CO: return CONTROL;
-    case UTF8PROC_CATEGORY_MN: return MARK;
-    case UTF8PROC_CATEGORY_PC:
-    case UTF8PROC_CATEGORY_PD:
-    case UTF8PROC_CATEGORY_PS:
-    case UTF8PROC_CATEGORY_PE:
-    case UTF8PROC_CATEGORY_PI:
-    case UTF8PROC_CATEGORY_PF:
-    case UTF8PROC_CATEGORY_PO: return PUNCTUATION;
-    default: return LETTER;
-    }
-}
-
-/* What cleaning removes: the vertical tab, form feed and next line too, which are white space elsewhere. */
-static int is_removed(int32_t c) {
-    if (c == '\t' || c == '\n' || c == '\r') return 0;
-    return c == 0xFFFD || c == 0x0B || c == 0x0C || c == 0x85 || class_of(c) == CONTROL;
-}
-
-/* CJK unified and compatibility ideographs, as far as BERT lists them. */
-static int is_ideograph(int32_t c) {
-    return c >= 0x3400 && ((c >= 0x4E00 && c <= 0x9FFF) || c <= 0x4DBF || (c >= 0xF900 && c <= 0xFAFF) ||
-                           (c >= 0x20000 && c <= 0x2A6DF) || (c >= 0x2A700 && c <= 0x2B81F) ||
-                           (c >= 0x2B920 && c <= 0x2CEAF) || (c >= 0x2F800 && c <= 0x2FA1F));
-}
-
-static int32_t lower_case(int32_t c) {
-    for (size_t i = 0; c >= later_capitals[0].first && i < sizeof later_capitals / sizeof later_capitals[0]; i++) {
-        if (c >= later_capitals[i].first && c <= later_capitals[i].last)
-            return later_capitals[i].lower + (c - later_capitals[i].first);
-    }
-    return utf8proc_tolower(c);
-}
-
-/* ------------------------------------------------------------------------------------------
- * Tries: the pieces by their bytes
- *
- * Nodes are numbered breadth first, so that a node's children follow each other; label[i] is the byte that leads to
- * node i. Pieces at the start of words, inside words and special ones have a root each.
- * ---------------------------------------------------------------------------------------- */
-
 enum { ROOT_WORD, ROOT_CONTINUATION, ROOT_SPECIAL, N_ROOTS };
-
-typedef struct trie_node {
-    int32_t first_child;
-    int32_t piece; /* that ends here; -1: none */
-    int16_t n_children;
-} trie_node;
-
-typedef struct trie {
-    trie_node *node;
-    uint8_t *label;
-    size_t n, node_capacity, label_capacity;
-} trie;
-
-typedef struct trie_entry {
-    const char *text;
-    int32_t length, id;
-    int root;
-} trie_entry;
-
-/* The entries below a node, while the trie is built: they share its first `depth` bytes. */
-typedef struct trie_range {
-    int32_t first, last, depth;
-} trie_range;
-
-static int compare_entries(const void *a, const void *b) {
-    const trie_entry *x = a, *y = b;
-    if (x->root != y->root) return x->root - y->root;
-    int difference = memcmp(x->text, y->text, (size_t)(x->length < y->length ? x->length : y->length));
-    if (difference) return difference;
-    return x->length != y->length ? (x->length < y->length ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
-}
-
-typedef struct trie_builder {
-    trie *trie;
-    trie_range *range; /* of each node */
-    size_t range_capacity;
-    const scbm_hooks *hooks;
-} trie_builder;
-
-static scbm_status add_node(trie_builder *b, uint8_t label, int32_t first, int32_t last, int32_t depth) {
-    trie *t = b->trie;
-    scbm_status status = scbm_grow(b->hooks, (void **)&t->node, &t->node_capacity, t->n + 1, sizeof *t->node);
-    if (!status) status = scbm_grow(b->hooks, (void **)&t->label, &t->label_capacity, t->n + 1, sizeof *t->label);
-    if (!status) status = scbm_grow(b->hooks, (void **)&b->range, &b->range_capacity, t->n + 1, sizeof *b->range);
-    if (status) return status;
-    t->node[t->n] = (trie_node){0, -1, 0};
-    t->label[t->n] = label;
-    b->range[t->n++] = (trie_range){first, last, depth};
-    return SCBM_OK;
-}
-
-/* Gives node i its piece and its children. Of equal pieces the last counts, as in Hugging Face's vocabularies. */
-static scbm_status open_node(trie_builder *b, const trie_entry *entry, size_t i) {
-    trie_range range = b->range[i];
-    int32_t at = range.first;
-    b->trie->node[i].first_child = (int32_t)b->trie->n;
-    for (; at < range.last && entry[at].length == range.depth; at++) b->trie->node[i].piece = entry[at].id;
-    while (at < range.last) {
-        char label = entry[at].text[range.depth];
-        int32_t end = at + 1;
-        while (end < range.last && entry[end].text[range.depth] == label) end++;
-        scbm_status status = add_node(b, (uint8_t)label, at, end, range.depth + 1);
-        if (status) return status;
-        b->trie->node[i].n_children++;
-        at = end;
-    }
-    return SCBM_OK;
-}
-
-/* `entry` is put in order. The caller has seen to it that the nodes can be counted in 31 bits. */
-static scbm_status trie_build(trie *t, trie_entry *entry, int32_t n, const scbm_hooks *hooks) {
-    trie_builder builder = {t, NULL, 0, hooks};
-    scbm_status status = SCBM_OK;
-    int32_t at = 0;
-    if (n) qsort(entry, (size_t)n, sizeof *entry, compare_entries);
-    for (int root = 0; !status && root < N_ROOTS; root++) {
-        int32_t first = at;
-        while (at < n && entry[at].root == root) at++;
-        status = add_node(&builder, 0, first, at, 0);
-    }
-    for (size_t i = 0; !status && i < t->n; i++) status = open_node(&builder, entry, i);
-    scbm_release(hooks, builder.range);
-    return status;
-}
-
-static void trie_clear(trie *t, const scbm_hooks *hooks) {
-    scbm_release(hooks, t->node);
-    scbm_release(hooks, t->label);
-}
-
-/* The longest piece that text[0 … length) begins with; -1: none. Its bytes in *matched. */
-static int32_t trie_longest(const trie *t, int root, const char *text, size_t length, size_t *matched) {
-    int32_t piece = -1;
-    const trie_node *node = &t->node[root];
-    for (size_t i = 0; i < length && node->n_children; i++) {
-        const uint8_t *labels = t->label + node->first_child;
-        const uint8_t *label = memchr(labels, (uint8_t)text[i], (size_t)node->n_children);
-        if (!label) break;
-        node = &t->node[node->first_child + (label - labels)];
-        if (node->piece >= 0) {
-            piece = node->piece;
-            *matched = i + 1;
-        }
-    }
-    return piece;
-}
 
 /* ------------------------------------------------------------------------------------------
  * Reading the vocabulary
@@ -270,15 +47,15 @@ static int32_t trie_longest(const trie *t, int root, const char *text, size_t le
 
 struct cbm_tokenizer {
     scbm_hooks hooks;
-    int32_t n;                /* pieces */
-    const char **piece;       /* [n], as Hugging Face writes them; within `text` */
+    int32_t n;          /* pieces */
+    const char **piece; /* [n], as Hugging Face writes them; within `text` */
     char *text;
-    uint8_t *flags;           /* [n] */
-    trie trie;
+    uint8_t *flags; /* [n] */
+    cbm_trie trie;
     int32_t cls, separator, unknown, mask, padding;
     int lowercase, strip_accents, cjk_spacing, clean_text, max_word_characters;
     uint8_t special_start[256]; /* whether a special piece begins with this byte */
-    uint8_t ascii_class[128];   /* a character_class; CONTROL: to be removed */
+    uint8_t ascii_class[128];   /* a cbm_character_class; CBM_CONTROL: to be removed */
     char ascii_lower[128];
 };
 
@@ -287,29 +64,15 @@ typedef struct vocabulary {
     cbm_tokenizer *tokenizer;
     const scbm_file *file;
     int64_t tokens_key, types_key;
-    trie_entry *entry;        /* at most two a piece */
+    cbm_trie_entry *entry; /* at most two a piece */
     int32_t n_entries;
-    uint8_t *type;            /* [n] */
+    uint8_t *type; /* [n] */
 } vocabulary;
-
-static int has_prefix(const char *text, const char *prefix) {
-    return strncmp(text, prefix, strlen(prefix)) == 0;
-}
 
 /* "[CLS]", "[unused7]": brackets are punctuation, so nothing inside a word can look so. */
 static int is_bracketed(const char *text) {
     size_t n = strlen(text);
     return n > 2 && text[0] == '[' && text[n - 1] == ']';
-}
-
-static size_t bad_utf8(const char *text, size_t length) {
-    for (size_t at = 0; at < length;) {
-        int32_t c;
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(length - at), &c);
-        if (n <= 0) return at;
-        at += (size_t)n;
-    }
-    return length;
 }
 
 static scbm_status read_types(vocabulary *v) {
@@ -332,7 +95,7 @@ static scbm_status read_types(vocabulary *v) {
 
 /* The text of a token without the mark of a word's start. */
 static const char *unmarked(const char *token) {
-    return has_prefix(token, FIRST_WORD) ? token + MARK_LENGTH : token;
+    return cbm_starts_with(token, FIRST_WORD) ? token + MARK_LENGTH : token;
 }
 
 /* The special token of this key, else the one with this text, which is special then; -1 where there is neither. */
@@ -383,17 +146,17 @@ static scbm_status find_specials(const vocabulary *v) {
 
 static void add_entry(vocabulary *v, int root, const char *text, int32_t id) {
     size_t length = strlen(text);
-    if (length) v->entry[v->n_entries++] = (trie_entry){text, (int32_t)length, id, root};
+    if (length) v->entry[v->n_entries++] = (cbm_trie_entry){text, (int32_t)length, id, root};
 }
 
 /* Sorts token `id` in, and writes the piece at `text`; returns the end of what was written. */
 static char *add_piece(vocabulary *v, int32_t id, const char *token, char *text) {
     cbm_tokenizer *t = v->tokenizer;
     int special = (t->flags[id] & PIECE_SPECIAL) || v->type[id] == TYPE_ADDED;
-    int whole = special || v->type[id] == TYPE_UNUSED || has_prefix(token, FIRST_WORD) || is_bracketed(token);
+    int whole = special || v->type[id] == TYPE_UNUSED || cbm_starts_with(token, FIRST_WORD) || is_bracketed(token);
     t->piece[id] = text;
     if (!whole) {
-        token += has_prefix(token, CONTINUED FIRST_WORD) ? strlen(CONTINUED) : 0;
+        token += cbm_starts_with(token, CONTINUED FIRST_WORD) ? strlen(CONTINUED) : 0;
         t->flags[id] |= PIECE_CONTINUES;
         memcpy(text, CONTINUED, strlen(CONTINUED));
         text += strlen(CONTINUED);
@@ -418,7 +181,7 @@ static scbm_status measure_tokens(const vocabulary *v, size_t *bytes) {
         scbm_status status = scbm_file_string_at(v->file, v->tokens_key, i, &token);
         if (status) return status;
         size_t length = strlen(token);
-        if (bad_utf8(token, length) != length)
+        if (cbm_find_bad_utf8(token, length) != length)
             return scbm_fail(SCBM_ERROR_FORMAT, "%s: token %d of the vocabulary is not UTF-8", path, (int)i);
         *bytes += length + strlen(CONTINUED) + 1;
         if (*bytes > INT32_MAX / 2 - N_ROOTS) /* special pieces are in two tries */
@@ -443,7 +206,7 @@ static scbm_status read_tokens(vocabulary *v) {
         if (status) return status;
         text = add_piece(v, i, token, text);
     }
-    return trie_build(&t->trie, v->entry, v->n_entries, &t->hooks);
+    return cbm_trie_build(&t->trie, v->entry, v->n_entries, N_ROOTS, &t->hooks);
 }
 
 static scbm_status read_vocabulary(vocabulary *v) {
@@ -480,10 +243,10 @@ static scbm_status read_options(cbm_tokenizer *t, const scbm_file *file) {
     t->cjk_spacing = scbm_file_int_or(file, "sparsecbm.tokenizer.cjk_spacing", 1) != 0;
     t->clean_text = scbm_file_int_or(file, "sparsecbm.tokenizer.clean_text", 1) != 0;
     for (int c = 0; c < 128; c++) {
-        character_class class = class_of(c);
-        if (t->clean_text && is_removed(c)) class = CONTROL;
-        else if (class == CONTROL) class = LETTER;
-        t->ascii_class[c] = (uint8_t)class;
+        cbm_character_class class = cbm_class_of(c);
+        if (t->clean_text && cbm_is_removed(c)) class = CBM_CONTROL;
+        else if (class == CBM_CONTROL) class = CBM_LETTER;
+        t->ascii_class[c] = (uint8_t) class;
         t->ascii_lower[c] = (char)(t->lowercase && c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c);
     }
     return SCBM_OK;
@@ -508,7 +271,7 @@ scbm_status cbm_tokenizer_create(cbm_tokenizer **tokenizer, const scbm_file *fil
 void cbm_tokenizer_free(cbm_tokenizer *t) {
     if (!t) return;
     scbm_hooks hooks = t->hooks;
-    trie_clear(&t->trie, &hooks);
+    cbm_trie_clear(&t->trie, &hooks);
     scbm_release(&hooks, (void *)t->piece);
     scbm_release(&hooks, t->text);
     scbm_release(&hooks, t->flags);
@@ -565,20 +328,20 @@ typedef struct word {
 /* A combining mark that waits for its neighbours, to be put in canonical order with them. */
 typedef struct waiting_mark {
     int32_t code, class, arrival;
-    int added;                      /* it came out of a composed character, after the first code point */
+    int added; /* it came out of a composed character, after the first code point */
     byte_range range;
 } waiting_mark;
 
 typedef struct reading {
     const cbm_tokenizer *tokenizer;
     cbm_tokens *tokens;
-    size_t limit;                   /* tokens before the final [SEP] */
-    int full;                       /* a token did not fit: nothing more is needed */
+    size_t limit; /* tokens before the final [SEP] */
+    int full;     /* a token did not fit: nothing more is needed */
     scbm_status status;
     waiting_mark *marks;
-    byte_range *mark_range;         /* of the marks that were not added, as they came */
+    byte_range *mark_range; /* of the marks that were not added, as they came */
     size_t n_marks, n_ranges, mark_capacity, range_capacity;
-    int n_kept;                     /* marks that stripping leaves */
+    int n_kept; /* marks that stripping leaves */
     int out_of_order;
     word word;
 } reading;
@@ -610,7 +373,7 @@ static int split_word(const cbm_tokenizer *t, const word *w, int32_t *id, int *l
     int n = 0, character = 0;
     for (int at = 0; at < w->n_bytes;) {
         size_t matched = 0, left = (size_t)(w->n_bytes - at);
-        id[n] = trie_longest(&t->trie, n ? ROOT_CONTINUATION : ROOT_WORD, w->bytes + at, left, &matched);
+        id[n] = cbm_trie_longest(&t->trie, n ? ROOT_CONTINUATION : ROOT_WORD, w->bytes + at, left, &matched);
         if (id[n] < 0) return 0;
         at += (int)matched;
         while (character < w->n && w->first_byte[character] < at) character++;
@@ -645,22 +408,22 @@ static void add_to_word(reading *r, int32_t c, byte_range range) {
 }
 
 /* The last step: white space parts words, punctuation is a word of its own. */
-static void put_classed(reading *r, int32_t c, character_class class, byte_range range) {
-    if (class == SPACE || class == PUNCTUATION) end_word(r);
-    if (class == SPACE) return;
+static void put_classed(reading *r, int32_t c, cbm_character_class class, byte_range range) {
+    if (class == CBM_SPACE || class == CBM_PUNCTUATION) end_word(r);
+    if (class == CBM_SPACE) return;
     add_to_word(r, c, range);
-    if (class == PUNCTUATION) end_word(r);
+    if (class == CBM_PUNCTUATION) end_word(r);
 }
 
 static void put_lower(reading *r, int32_t c, byte_range range) {
     if (!r->tokenizer->lowercase) {
-        put_classed(r, c, class_of(c), range);
+        put_classed(r, c, cbm_class_of(c), range);
     } else if (c == 0x130) { /* İ: the only character whose lower case is two */
-        put_classed(r, 'i', LETTER, range);
-        put_classed(r, 0x307, LETTER, range);
+        put_classed(r, 'i', CBM_LETTER, range);
+        put_classed(r, 0x307, CBM_LETTER, range);
     } else {
-        c = lower_case(c);
-        put_classed(r, c, class_of(c), range);
+        c = cbm_lower_case(c);
+        put_classed(r, c, cbm_class_of(c), range);
     }
 }
 
@@ -686,7 +449,7 @@ static void flush_marks(reading *r) {
     if (!n) return;
     if (r->n_kept && r->out_of_order) sort_marks(r);
     for (size_t i = 0; i < n && r->n_kept; i++) {
-        if (class_of(r->marks[i].code) != MARK) put_lower(r, r->marks[i].code, r->marks[i].range);
+        if (cbm_class_of(r->marks[i].code) != CBM_MARK) put_lower(r, r->marks[i].code, r->marks[i].range);
     }
     r->n_marks = r->n_ranges = 0;
     r->n_kept = r->out_of_order = 0;
@@ -703,39 +466,32 @@ static void add_mark(reading *r, int32_t c, int32_t class, int added, byte_range
     r->marks[n] = (waiting_mark){c, class, (int32_t)n, added, range};
     r->n_marks++;
     if (!added) r->mark_range[r->n_ranges++] = range;
-    if (class_of(c) != MARK) r->n_kept = 1;
+    if (cbm_class_of(c) != CBM_MARK) r->n_kept = 1;
 }
 
 static void put_decomposed(reading *r, int32_t c, int added, byte_range range) {
-    int32_t class = IN_RANGES(later_compositions, c) ? 0 : utf8proc_get_property(c)->combining_class;
+    int32_t class = cbm_combining_class(c);
     if (class) {
         add_mark(r, c, class, added, range);
         return;
     }
     flush_marks(r);
-    if (class_of(c) != MARK) put_lower(r, c, range);
+    if (cbm_class_of(c) != CBM_MARK) put_lower(r, c, range);
 }
 
 /* Canonical decomposition, with the marks taken off. */
 static void put_stripped(reading *r, int32_t c, byte_range range) {
-    int32_t part[MOST_DECOMPOSED];
-    int boundary = 0;
+    int32_t part[CBM_MOST_DECOMPOSED];
     if (!r->tokenizer->strip_accents) {
         put_lower(r, c, range);
         return;
     }
-    utf8proc_ssize_t n = 0;
-    if (!IN_RANGES(later_compositions, c))
-        n = utf8proc_decompose_char(c, part, MOST_DECOMPOSED, UTF8PROC_DECOMPOSE, &boundary);
-    if (n < 1 || n > MOST_DECOMPOSED) {
-        part[0] = c;
-        n = 1;
-    }
-    for (int i = 0; i < (int)n && !r->status; i++) put_decomposed(r, part[i], i > 0, range);
+    int n = cbm_decompose(c, part);
+    for (int i = 0; i < n && !r->status; i++) put_decomposed(r, part[i], i > 0, range);
 }
 
 static void put_spaced(reading *r, int32_t c, byte_range range) {
-    int apart = r->tokenizer->cjk_spacing && is_ideograph(c);
+    int apart = r->tokenizer->cjk_spacing && cbm_is_ideograph(c);
     if (apart) put_stripped(r, ' ', range);
     put_stripped(r, c, range);
     if (apart) put_stripped(r, ' ', range);
@@ -744,16 +500,16 @@ static void put_spaced(reading *r, int32_t c, byte_range range) {
 /* The first step. */
 static void put_character(reading *r, int32_t c, byte_range range) {
     if (r->tokenizer->clean_text) {
-        if (is_removed(c)) return;
-        if (is_white_space(c)) c = ' ';
+        if (cbm_is_removed(c)) return;
+        if (cbm_is_white_space(c)) c = ' ';
     }
     put_spaced(r, c, range);
 }
 
 /* All the steps for an ASCII character, which has no decomposition. */
 static void put_ascii(reading *r, int32_t c, byte_range range) {
-    character_class class = (character_class)r->tokenizer->ascii_class[c];
-    if (class == CONTROL) return;
+    cbm_character_class class = (cbm_character_class)r->tokenizer->ascii_class[c];
+    if (class == CBM_CONTROL) return;
     flush_marks(r);
     put_classed(r, r->tokenizer->ascii_lower[c], class, range);
 }
@@ -761,7 +517,7 @@ static void put_ascii(reading *r, int32_t c, byte_range range) {
 /* A special token in the text: what is before and behind it is normalized by itself. */
 static size_t put_special(reading *r, const char *text, size_t at, size_t length) {
     size_t matched = 0;
-    int32_t id = trie_longest(&r->tokenizer->trie, ROOT_SPECIAL, text + at, length - at, &matched);
+    int32_t id = cbm_trie_longest(&r->tokenizer->trie, ROOT_SPECIAL, text + at, length - at, &matched);
     if (id < 0) return 0;
     flush_marks(r);
     end_word(r);
@@ -783,8 +539,8 @@ static scbm_status read_text(reading *r, const char *text, size_t length) {
             n = 1;
             put_ascii(r, c, (byte_range){(int32_t)at, (int32_t)at + 1});
         } else if (n == 0) {
-            utf8proc_ssize_t read =
-                utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(length - at), &c);
+            utf8proc_ssize_t read = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                                     (utf8proc_ssize_t)(length - at), &c);
             if (read <= 0) return fail_utf8(at);
             n = (size_t)read;
             put_character(r, c, (byte_range){(int32_t)at, (int32_t)(at + n)});
@@ -794,7 +550,7 @@ static scbm_status read_text(reading *r, const char *text, size_t length) {
     if (!r->full && !r->status) flush_marks(r);
     end_word(r);
     if (r->status) return r->status;
-    at += bad_utf8(text + at, length - at); /* of what was cut off */
+    at += cbm_find_bad_utf8(text + at, length - at); /* of what was cut off */
     return at < length ? fail_utf8(at) : SCBM_OK;
 }
 

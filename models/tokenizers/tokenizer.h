@@ -13,9 +13,9 @@ typedef struct cbm_tokenizer cbm_tokenizer;
 /* The tokens of one text; zero-initialize, reuse from text to text, free with cbm_tokens_clear. */
 typedef struct cbm_tokens {
     int32_t *ids;
-    int32_t *start, *end;   /* byte range in the text; 0, 0 for tokens that were added ([CLS], [SEP]) */
+    int32_t *start, *end; /* byte range in the text; 0, 0 for tokens that were added ([CLS], [SEP]) */
     size_t n;
-    int truncated;          /* the text had more tokens than fitted */
+    int truncated; /* the text had more tokens than fitted */
     size_t ids_capacity, start_capacity, end_capacity;
 } cbm_tokens;
 

@@ -1,0 +1,30 @@
+/*
+ * models/tokenizers/unicode.h - classes of characters, lower case and decomposition, as Hugging Face sees them
+ */
+#ifndef CBM_UNICODE_H
+#define CBM_UNICODE_H
+
+#include <stdint.h>
+
+#define CBM_MOST_DECOMPOSED 8 /* a canonical decomposition has four code points at most */
+
+typedef enum cbm_character_class {
+    CBM_LETTER, /* and whatever else is none of these */
+    CBM_CONTROL,
+    CBM_SPACE, /* also where it is a control character */
+    CBM_PUNCTUATION,
+    CBM_MARK
+} cbm_character_class;
+
+cbm_character_class cbm_class_of(int32_t c);
+int cbm_is_white_space(int32_t c);
+/* What cleaning removes: the vertical tab, form feed and next line too, which are white space elsewhere. */
+int cbm_is_removed(int32_t c);
+/* CJK unified and compatibility ideographs, as far as BERT lists them. */
+int cbm_is_ideograph(int32_t c);
+int32_t cbm_lower_case(int32_t c);
+int32_t cbm_combining_class(int32_t c);
+/* The canonical decomposition; the number of its parts, at least one. */
+int cbm_decompose(int32_t c, int32_t parts[CBM_MOST_DECOMPOSED]);
+
+#endif
