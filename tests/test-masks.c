@@ -208,6 +208,22 @@ static void density_and_overlap_count_the_blocks_asked_for(void **state) {
     cbm_model_free(encoder);
 }
 
+static void packed_masks_of_a_copy_are_freed_with_it(void **state) {
+    (void)state;
+    counting_allocator allocator = {0};
+    const scbm_hooks hooks = allocator_hooks(&allocator);
+    cbm_model *encoder = load(in_folder("encoder.gguf"));
+    cbm_backbone copy;
+    assert_ok(cbm_backbone_copy(&copy, &encoder->network.backbone, &hooks));
+    assert_ok(cbm_masks_create(&copy, 2, &hooks));
+    const long before = allocator.held;
+    for (int few = 0; few < 2; few++) assert_ok(cbm_masks_pack(&copy, few, &hooks));
+    assert_true(allocator.held > before);
+    cbm_backbone_clear(&copy, &hooks);
+    assert_int_equal(allocator.held, 0);
+    cbm_model_free(encoder);
+}
+
 static void no_memory_for_masks_is_an_error(void **state) {
     (void)state;
     cbm_model *encoder = load(in_folder("encoder.gguf"));
@@ -575,6 +591,7 @@ int main(void) {
         cmocka_unit_test(masks_are_named_after_their_weights),
         cmocka_unit_test(every_matrix_of_the_blocks_gets_masks_of_ones),
         cmocka_unit_test(density_and_overlap_count_the_blocks_asked_for),
+        cmocka_unit_test(packed_masks_of_a_copy_are_freed_with_it),
         cmocka_unit_test(no_memory_for_masks_is_an_error),
         cmocka_unit_test(a_sparse_file_has_the_masks_that_were_made),
         cmocka_unit_test(each_concept_reads_through_its_own_subnetwork),

@@ -200,6 +200,7 @@ void cbm_backbone_clear(cbm_backbone *backbone, const scbm_hooks *hooks) {
         scbm_tensor *tensor = backbone->parameters[i].tensor;
         scbm_tensor *masks = backbone->parameters[i].masks;
         if (tensor) scbm_release(hooks, tensor->data);
+        scbm_masks_unpack(masks, hooks);
         if (masks) scbm_release(hooks, masks->data);
         scbm_release(hooks, tensor);
         scbm_release(hooks, masks);
