@@ -54,12 +54,12 @@
 #endif
 /* -DSCBM_PORTABLE_ONLY: no kernels for x86's extensions; it compiles in a fraction of the time (the fuzzers' build). */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(SCBM_PORTABLE_ONLY)
+#include <cpuid.h>
 #include <immintrin.h>
 #define K_X86 1
 /* -DSCBM_NO_AMX: for an assembler that does not know matrix tiles (binutils before 2.36). */
 #if defined(__linux__) && !defined(__ILP32__) && !defined(SCBM_NO_AMX) && \
     (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#include <cpuid.h>
 #include <sys/syscall.h>
 #define K_AMX 1
 #endif
@@ -361,6 +361,22 @@ typedef struct crew_loop {
     void *arg;
 } crew_loop;
 
+/* The task that this thread is in: of which context, and as which worker. A loop inside a task is run by that worker. */
+typedef struct current_task {
+    const scbm_context *context;
+    int worker;
+} current_task;
+
+static _Thread_local current_task current;
+
+/* Runs every task on this thread. */
+static void run_in_order(const crew_loop *loop, int worker) {
+    const current_task outer = current;
+    current = (current_task){loop->context, worker};
+    for (int64_t i = 0; i < loop->n; i++) loop->task(loop->arg, i, worker);
+    current = outer;
+}
+
 #ifdef HAS_THREADS
 
 /* The default parallel loop. One parallel region of OpenMP serves the many loops of a run: its threads take tasks from
@@ -381,7 +397,6 @@ typedef struct crew {
     crew_share share[CREW_SHARES];
     _Atomic int64_t unfinished;
     atomic_int is_over;
-    int is_busy; /* in a loop: one inside it runs on its own thread */
 } crew;
 
 /* Waits a little: at first awake, then letting others run. */
@@ -409,11 +424,14 @@ static int64_t crew_share_begin(const crew *c, int share) {
  * task is finished. */
 static int64_t crew_take(crew *c, int share, int worker) {
     _Atomic int64_t *tasks = &c->share[share].left;
+    const current_task outer = current;
     int64_t n = 0, left = atomic_load_explicit(tasks, memory_order_acquire);
     while (left > 0) {
         if (!atomic_compare_exchange_weak_explicit(tasks, &left, left - 1, memory_order_acq_rel, memory_order_acquire))
             continue;
+        current = (current_task){c->loop.context, worker};
         c->loop.task(c->loop.arg, crew_share_begin(c, share + 1) - left, worker);
+        current = outer;
         atomic_fetch_sub_explicit(&c->unfinished, 1, memory_order_release);
         left = atomic_load_explicit(tasks, memory_order_acquire);
         n++;
@@ -438,14 +456,12 @@ static void crew_help(crew *c, int worker) {
 
 static void crew_run(crew *c, const crew_loop *loop) {
     int times = 0;
-    c->is_busy = 1;
     c->loop = *loop;
     atomic_store_explicit(&c->unfinished, loop->n, memory_order_relaxed);
     for (int i = 0; i < c->n_shares; i++)
         atomic_store_explicit(&c->share[i].left, crew_share_begin(c, i + 1) - crew_share_begin(c, i), memory_order_release);
     crew_work(c, 0);
     while (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0) crew_pause(&times);
-    c->is_busy = 0;
 }
 
 /* Runs `body` on this thread with the context's other threads at hand. */
@@ -456,7 +472,6 @@ static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg)
     }
     crew c;
     memset(&c.loop, 0, sizeof c.loop);
-    c.is_busy = 0;
     c.n_shares = context->n_workers < CREW_SHARES ? context->n_workers : CREW_SHARES;
     for (int i = 0; i < c.n_shares; i++) atomic_init(&c.share[i].left, 0);
     atomic_init(&c.unfinished, 0);
@@ -476,9 +491,8 @@ static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg)
 
 static void crew_loop_body(void *arg) {
     const crew_loop *loop = arg;
-    if (loop->context->crew && !loop->context->crew->is_busy) crew_run(loop->context->crew, loop);
-    else
-        for (int64_t i = 0; i < loop->n; i++) loop->task(loop->arg, i, 0);
+    if (loop->context->crew) crew_run(loop->context->crew, loop);
+    else run_in_order(loop, 0);
 }
 
 #else
@@ -489,8 +503,7 @@ static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg)
 }
 
 static void crew_loop_body(void *arg) {
-    const crew_loop *loop = arg;
-    for (int64_t i = 0; i < loop->n; i++) loop->task(loop->arg, i, 0);
+    run_in_order(arg, 0);
 }
 
 #endif
@@ -498,6 +511,10 @@ static void crew_loop_body(void *arg) {
 /* `user` is the context. */
 static void parallel_for_default(void *user, int64_t n, scbm_task task, void *arg) {
     crew_loop loop = {user, n, task, arg};
+    if (current.context == loop.context) {
+        run_in_order(&loop, current.worker);
+        return;
+    }
     loop.context->n_loops++;
     with_crew(loop.context, crew_loop_body, &loop);
 }
@@ -694,7 +711,8 @@ struct scbm_graph {
     graph_external *externals;
     size_t n_externals, external_capacity;
     int64_t n_dropouts; /* gives each its own stream of random numbers */
-    int is_planned;
+    int has_gradients;  /* scbm_graph_backward was called */
+    int is_planned, is_running;
     size_t workspace_bytes, scratch_bytes;
     void *workspace, *host_workspace, *scratch;
     uint64_t seed, step;
@@ -727,9 +745,9 @@ void scbm_graph_free(scbm_graph *g) {
     scbm_release(g->hooks, g);
 }
 
-void scbm_graph_set_capacity(scbm_graph *g, int64_t tokens, int64_t texts) {
-    g->max_tokens = tokens;
-    g->max_texts = texts;
+/* The error of building, as the last one of this thread. */
+static scbm_status graph_status(const scbm_graph *g) {
+    return g->status ? scbm_fail(g->status, "%s", g->error) : SCBM_OK;
 }
 
 /* Keeps the first error of building. Returns NULL, for functions that return what they built. */
@@ -744,7 +762,26 @@ static void *graph_fail(scbm_graph *g, scbm_status status, const char *format, .
     return NULL;
 }
 
+/* What holds for the whole graph is said before anything is in it. */
+static int is_begun(scbm_graph *g, const char *what) {
+    if (!g->n_tensors && !g->n_nodes && !g->is_planned) return 0;
+    graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's %s is set before its first input or op", what);
+    return 1;
+}
+
+void scbm_graph_set_capacity(scbm_graph *g, int64_t tokens, int64_t texts) {
+    if (is_begun(g, "capacity")) return;
+    if (tokens < 0 || texts < 0 || tokens >= INT32_MAX || texts >= INT32_MAX) { /* offsets are I32 */
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's capacity is %lld tokens and %lld texts: 0 to %d are possible",
+                   (long long)tokens, (long long)texts, INT32_MAX - 1);
+        return;
+    }
+    g->max_tokens = tokens;
+    g->max_texts = texts;
+}
+
 void scbm_graph_set_precision(scbm_graph *g, scbm_type precision) {
+    if (is_begun(g, "precision")) return;
     if (precision == SCBM_F32 || precision == SCBM_BF16) g->precision = precision;
     else graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's precision is f32 or bf16");
 }
@@ -809,7 +846,11 @@ static graph_tensor *storage_of(graph_tensor *tensor) {
 }
 
 scbm_tensor *scbm_output(scbm_graph *g, scbm_tensor *tensor) {
-    if (!tensor) return NULL;
+    if (!tensor || g->status) return NULL;
+    if (g->is_planned)
+        return graph_fail(g, SCBM_ERROR_ARGUMENT, "output %s: the graph is planned already", tensor->name);
+    if (tensor->graph && tensor->graph != g)
+        return graph_fail(g, SCBM_ERROR_ARGUMENT, "output %s: it belongs to another graph", tensor->name);
     graph_tensor *ours = graph_tensor_of(g, tensor);
     if (ours) ours->is_output = 1;
     return tensor;
@@ -1852,6 +1893,8 @@ scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor 
 static void mark_wanted(scbm_graph *g, scbm_tensor *const *wrt, int n) {
     for (int i = 0; i < n && !g->status; i++) {
         if (!wrt[i]) graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: tensor %d is NULL", i);
+        else if (wrt[i]->graph && wrt[i]->graph != g)
+            graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: %s belongs to another graph", wrt[i]->name);
         else if (wrt[i]->type != SCBM_F32 &&
                  (g->weight_gradients == SCBM_DW_SUMMED || wrt[i]->graph || !type_table[wrt[i]->type].is_float))
             graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: %s is %s, gradients are for f32 tensors", wrt[i]->name,
@@ -1882,16 +1925,17 @@ static void backward_node(scbm_graph *g, scbm_node *node) {
 }
 
 scbm_status scbm_graph_backward(scbm_graph *g, scbm_tensor *loss, scbm_tensor *const *wrt, int n) {
+    if (g->is_planned) graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: the graph is planned already");
+    if (g->has_gradients) graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: was called for this graph already");
     if (!g->status && (!loss || !graph_tensor_of(g, loss) || scbm_tensor_elements(loss) != 1 || !is_f32(loss)))
         graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: the loss must be one f32 element of this graph");
-    if (!g->status && graph_tensor_of(g, loss)->gradient)
-        graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: was called for this loss already");
     mark_wanted(g, wrt, n);
-    if (g->status) return g->status;
+    if (g->status) return graph_status(g);
+    g->has_gradients = 1;
     mark_dependents(g);
     size_t n_forward = g->n_nodes;
     scbm_tensor *one = new_constant(g, loss, 1.0f);
-    if (!one) return g->status;
+    if (!one) return graph_status(g);
     graph_tensor_of(g, loss)->gradient = one;
     for (size_t i = n_forward; i-- > 0 && !g->status;) backward_node(g, g->nodes[i]);
     for (int i = 0; i < n && !g->status; i++) {
@@ -1901,18 +1945,23 @@ scbm_status scbm_graph_backward(scbm_graph *g, scbm_tensor *loss, scbm_tensor *c
         }
         scbm_output(g, *gradient_slot(g, wrt[i]));
     }
-    return g->status;
+    return graph_status(g);
 }
 
 void scbm_graph_set_weight_gradients(scbm_graph *g, scbm_dw_mode mode) {
-    g->weight_gradients = mode;
+    if (g->has_gradients || g->is_planned)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "weight gradients: they are there already; the mode is set before backward");
+    else if ((unsigned)mode > SCBM_DW_DENSE)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "weight gradients: there is no mode %d", (int)mode);
+    else g->weight_gradients = mode;
 }
 
 scbm_status scbm_graph_watch(scbm_graph *g, scbm_tensor *tensor, scbm_watch_function function, void *user) {
     graph_tensor *t = tensor ? graph_tensor_of(g, tensor) : NULL;
-    if (!g->status && (!t || t->is_input || t->alias || tensor->node < 0 || g->is_planned))
-        graph_fail(g, SCBM_ERROR_ARGUMENT, "watch: only what a node of an unplanned graph computes can be watched");
-    if (g->status) return g->status;
+    if (!g->status && (!t || t->is_input || t->alias || tensor->node < 0 || g->is_planned || !function))
+        graph_fail(g, SCBM_ERROR_ARGUMENT,
+                   "watch: a function is wanted, and what a node of an unplanned graph computes");
+    if (g->status) return graph_status(g);
     t->is_output = 0;
     t->watch = function;
     t->watch_user = user;
@@ -1935,7 +1984,9 @@ static int is_decomposable(const scbm_node *node) {
 }
 
 scbm_status scbm_graph_decompose(scbm_graph *g) {
-    if (g->status) return g->status;
+    if (g->has_gradients || g->is_planned)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "decompose: is called before backward, and before the graph is planned");
+    if (g->status) return graph_status(g);
     size_t n_old = g->n_nodes;
     scbm_node **old = g->nodes;
     g->nodes = NULL;
@@ -1960,7 +2011,7 @@ scbm_status scbm_graph_decompose(scbm_graph *g) {
     }
     for (; i < n_old; i++) scbm_release(g->hooks, old[i]);
     scbm_release(g->hooks, old);
-    return g->status;
+    return graph_status(g);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1979,7 +2030,10 @@ typedef struct plan_state {
     free_block *blocks;
     size_t n_blocks, capacity;
     size_t end; /* the workspace's size so far */
+    int is_too_large;
 } plan_state;
+
+#define LARGEST_WORKSPACE (SIZE_MAX / 4)
 
 static size_t align_up(size_t bytes) {
     return (bytes + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
@@ -2028,6 +2082,10 @@ static size_t take_block(plan_state *plan, size_t size) {
             *block = plan->blocks[--plan->n_blocks];
             break;
         }
+    }
+    if (size > LARGEST_WORKSPACE - offset) {
+        plan->is_too_large = 1;
+        return 0;
     }
     plan->end = offset + size;
     return offset;
@@ -2150,13 +2208,24 @@ static void fill_calls(const scbm_graph *g, size_t i, int64_t tokens, int64_t te
     call->next = call + 1;
 }
 
+/* What is read or kept must be an input or computed: a decomposed node leaves its first result alone. */
+static scbm_status check_sources(const scbm_graph *g) {
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        const graph_tensor *t = g->tensors[i];
+        if (!t->alias && t->first_use == KEPT && t->last_use >= 0)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s is read or an output, and no node of the graph computes it",
+                             t->public.name);
+    }
+    return SCBM_OK;
+}
+
 /* Lays everything out without taking memory. */
 static scbm_status lay_out(scbm_graph *g) {
-    if (g->status) return scbm_fail(g->status, "%s", g->error);
+    if (g->status) return graph_status(g);
     scbm_backend *backend = g->context->backend;
     plan_state plan = {0};
-    scbm_status status = SCBM_OK;
     find_lifetimes(g);
+    scbm_status status = check_sources(g);
     for (size_t i = 0; i < g->n_tensors; i++) {
         graph_tensor *t = g->tensors[i];
         if (t->is_input && storage_bytes(t)) t->offset = take_block(&plan, storage_bytes(t));
@@ -2175,6 +2244,9 @@ static scbm_status lay_out(scbm_graph *g) {
         size_t bytes = backend->functions->scratch_bytes(backend, call, g->context->n_workers);
         if (bytes > scratch) scratch = bytes;
     }
+    if (!status && (plan.is_too_large || scratch > LARGEST_WORKSPACE))
+        status = scbm_fail(SCBM_ERROR_MEMORY, "out of memory: the graph's tensors take more than %zu bytes",
+                           LARGEST_WORKSPACE);
     g->workspace_bytes = plan.end;
     g->scratch_bytes = scratch;
     scbm_release(g->hooks, plan.blocks);
@@ -2183,10 +2255,8 @@ static scbm_status lay_out(scbm_graph *g) {
 
 scbm_status scbm_graph_measure(scbm_graph *g, size_t *bytes) {
     *bytes = 0;
-    if (!g->is_planned) {
-        scbm_status status = lay_out(g);
-        if (status) return status;
-    }
+    scbm_status status = g->is_planned ? graph_status(g) : lay_out(g);
+    if (status) return status;
     *bytes = g->workspace_bytes + g->scratch_bytes;
     return SCBM_OK;
 }
@@ -2266,6 +2336,7 @@ static scbm_status upload_sources(scbm_graph *g) {
     }
     for (size_t i = 0; i < g->n_externals && !status; i++) {
         graph_external *e = &g->externals[i];
+        if (!e->tensor->data) continue; /* no node reads it */
         if (e->device && e->device_generation == e->tensor->generation) continue;
         if (!e->device) e->device = backend->functions->allocate(backend, g->hooks, scbm_tensor_bytes(e->tensor) + 1);
         if (!e->device) return scbm_fail(SCBM_ERROR_MEMORY, "out of device memory for %s", e->tensor->name);
@@ -2304,16 +2375,25 @@ static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
     return status;
 }
 
-/* Points a call to a device's copies of the caller's tensors; all must have data. */
-static scbm_status find_sources(const scbm_graph *g, scbm_kernel_call *call) {
-    const scbm_node *node = call->node;
-    for (int i = 0; i < node->n_sources; i++) {
-        if (!node->source[i] || node->source[i]->graph) continue;
-        if (!node->source[i]->data)
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s has no data", node_name(node), node->source[i]->name);
-        if (!g->context->backend->functions->is_host) call->source[i].data = find_external(g, node->source[i])->device;
-    }
+/* All that nodes read of the caller's must have data. */
+static scbm_status check_data(const scbm_graph *g) {
+    for (size_t i = 0; i < g->n_nodes; i++)
+        for (int s = 0; s < g->nodes[i]->n_sources; s++) {
+            const scbm_tensor *source = g->nodes[i]->source[s];
+            if (source && !source->graph && !source->data)
+                return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: tensor %s has no data", node_name(g->nodes[i]),
+                                 source->name);
+        }
     return SCBM_OK;
+}
+
+/* Points a call to a device's copies of the caller's tensors. */
+static void find_sources(const scbm_graph *g, scbm_kernel_call *call) {
+    const scbm_node *node = call->node;
+    if (g->context->backend->functions->is_host) return;
+    for (int i = 0; i < node->n_sources; i++)
+        if (node->source[i] && !node->source[i]->graph)
+            call->source[i].data = find_external(g, node->source[i])->device;
 }
 
 static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) {
@@ -2322,14 +2402,13 @@ static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) 
     fill_calls(g, i, g->tokens, g->texts, call);
     call->scratch = g->scratch;
     call->previous = previous;
-    scbm_status status = find_sources(g, call);
-    if (!status && call->next) status = find_sources(g, call + 1);
-    return status ? status : backend->functions->run(backend, g->context, call);
+    find_sources(g, call);
+    if (call->next) find_sources(g, call + 1);
+    return backend->functions->run(backend, g->context, call);
 }
 
 static scbm_status run_nodes(scbm_graph *g) {
-    int is_host = g->context->backend->functions->is_host;
-    scbm_status status = is_host ? SCBM_OK : upload_sources(g);
+    scbm_status status = SCBM_OK;
     double before = scbm_seconds();
     const scbm_node *previous = NULL;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
@@ -2343,8 +2422,18 @@ static scbm_status run_nodes(scbm_graph *g) {
         g->seconds[g->nodes[i]->op] += after - before;
         before = after;
     }
-    if (!status && !is_host) status = download_outputs(g);
     return status;
+}
+
+/* A run that has failed waits too: a device may still read the inputs, which the caller fills next. */
+static scbm_status run_on_device(scbm_graph *g) {
+    scbm_backend *backend = g->context->backend;
+    scbm_status status = upload_sources(g);
+    if (!status) status = run_nodes(g);
+    if (!status) return download_outputs(g);
+    char first[ERROR_SIZE];
+    memcpy(first, error_text, sizeof first);
+    return backend->functions->synchronize(backend) ? scbm_fail(status, "%s", first) : status;
 }
 
 typedef struct graph_run {
@@ -2354,14 +2443,26 @@ typedef struct graph_run {
 
 static void graph_run_body(void *arg) {
     graph_run *run = arg;
-    run->status = run_nodes(run->graph);
+    int is_host = run->graph->context->backend->functions->is_host;
+    run->status = is_host ? run_nodes(run->graph) : run_on_device(run->graph);
 }
 
-scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
+/* What keeps a graph from running, before anything is touched. */
+static scbm_status check_run(const scbm_graph *g, int64_t tokens, int64_t texts) {
     if (!g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph was not planned");
+    if (g->status) return graph_status(g);
+    if (g->is_running)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph is running: it cannot be run inside its own run");
     if (tokens < 0 || texts < 0 || tokens > g->max_tokens || texts > g->max_texts)
         return scbm_fail(SCBM_ERROR_SHAPE, "a batch of %lld tokens and %lld texts: the graph holds %lld and %lld",
                          (long long)tokens, (long long)texts, (long long)g->max_tokens, (long long)g->max_texts);
+    return check_data(g);
+}
+
+scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
+    scbm_status status = check_run(g, tokens, texts);
+    if (status) return status;
+    g->is_running = 1;
     g->tokens = tokens;
     g->texts = texts;
     graph_run run = {g, SCBM_OK};
@@ -2369,6 +2470,7 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     if (g->n_loops > 1) with_crew(g->context, graph_run_body, &run);
     else graph_run_body(&run);
     g->n_loops = g->context->n_loops - before;
+    g->is_running = 0;
     return run.status;
 }
 
@@ -5985,7 +6087,17 @@ static int k_get_tiles(void) {
 #endif
 }
 
-/* Whether this machine runs a tier. */
+#ifdef K_X86
+/* Conversion of half-precision numbers, for which __builtin_cpu_supports has no name everywhere. */
+static int k_has_f16c(void) {
+    static K_ATOMIC int known;
+    unsigned a, b, c = 0, d;
+    if (!known) known = 1 + (__get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C);
+    return known - 1;
+}
+#endif
+
+/* Whether this machine runs a tier: every extension that its kernels are compiled for. */
 K_OP int k_supported(const char *name) {
 #ifdef K_X86
     __builtin_cpu_init();
@@ -5996,7 +6108,8 @@ K_OP int k_supported(const char *name) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && k_supported("avx2");
     if (!strcmp(name, "avx2"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+               k_has_f16c();
 #endif
     for (size_t i = 0; i < sizeof k_tables / sizeof *k_tables; i++)
         if (!strcmp(name, k_tables[i]->name)) return 1;

@@ -77,8 +77,10 @@ double scbm_seconds(void);
 
 typedef enum scbm_log_level { SCBM_LOG_INFO, SCBM_LOG_WARNING } scbm_log_level;
 
-/* Runs task(arg, i, worker) for every i in [0, n). `worker` is in [0, n_workers) and no two tasks
- * run at the same time with the same worker. Returns when all are done. */
+/* Runs task(arg, i, worker) for every i in [0, n). `worker` is in [0, n_workers) and no two tasks of one loop
+ * run at the same time with the same worker. Returns when all are done. A loop that is begun inside a task, on the task's
+ * context, is run there and then by the task's own worker, one after another; a parallel_for of the program's is called
+ * for it again. */
 typedef void (*scbm_task)(void *arg, int64_t index, int worker);
 typedef void (*scbm_parallel_for)(void *user, int64_t n, scbm_task task, void *arg);
 
@@ -212,8 +214,19 @@ void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n);
  *
  * An op that cannot be built (shapes, types, memory) returns NULL, keeps the reason in the graph
  * and every op given a NULL tensor returns NULL: check once, in scbm_graph_plan's status.
- * A graph belongs to its context's thread. Weights are plain tensors of the caller, read through
- * their `data` when the graph runs; several graphs and threads may share them.
+ * A graph belongs to its context's thread, and is freed before its context. Weights are plain tensors of the caller,
+ * read through their `data` when the graph runs; several graphs and threads may share them.
+ *
+ * Each call has its time, and is an error at any other: a bad argument. Those of building are kept like an op's, and
+ * measure, plan and run return the first one from then on.
+ *     set_precision, set_capacity       before the first input or op
+ *     scbm_input, ops, scbm_output      before the plan
+ *     decompose, set_weight_gradients   before backward
+ *     backward                          once, before the plan
+ *     watch                             before the plan; of gradients: after backward
+ *     plan                              once, unless it failed for lack of memory
+ *     run                               after the plan, not from within a run of the same graph (hooks, watches)
+ *     measure, set_random, shape, gradient, op_seconds, nodes      at any time
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct scbm_graph scbm_graph;
@@ -225,14 +238,14 @@ void scbm_graph_free(scbm_graph *graph);
  * f32 without masks from bf16 parts, with f32's accuracy; but values below 2^-103 and products below 2^-107 lose digits
  * there, and an infinite operand gives NaN. */
 void scbm_graph_set_precision(scbm_graph *graph, scbm_type precision);
-/* The batch's largest size; needed before an input or op with such a dimension. */
+/* The batch's largest size, below 2^31 - 1; needed for inputs and ops with such a dimension. */
 void scbm_graph_set_capacity(scbm_graph *graph, int64_t tokens, int64_t texts);
 
 /* An input. `extent` may be NULL (all fixed); a dimension with an extent ignores its shape entry and
  * takes the capacity. After planning, write into input->data (row-major at the batch's size). */
 scbm_tensor *scbm_input(scbm_graph *graph, const char *name, scbm_type type, int n_dims, const int64_t *shape,
                         const scbm_extent *extent);
-/* Keeps a tensor's data after a run (scbm_graph_data). Returns it. */
+/* Keeps a tensor's data after a run: tensor->data. Returns it. */
 scbm_tensor *scbm_output(scbm_graph *graph, scbm_tensor *tensor);
 
 /* How linear_back_w treats streams and masks. */
@@ -242,24 +255,24 @@ typedef enum scbm_dw_mode {
     SCBM_DW_DENSE         /* [S, out, in]: dy_sᵀ x_s: popup scores, interventions */
 } scbm_dw_mode;
 
-/* Adds the nodes that compute the gradients of `loss` (one element) for the `n` tensors `wrt`:
+/* Once for a graph: adds the nodes that compute the gradients of `loss` (one element) for the `n` tensors `wrt`:
  * weights, inputs or intermediates (of type F32). Gradients are outputs, by scbm_graph_gradient.
  * A tensor that does not influence the loss has a gradient of zeros. */
 scbm_status scbm_graph_backward(scbm_graph *graph, scbm_tensor *loss, scbm_tensor *const *wrt, int n);
 scbm_tensor *scbm_graph_gradient(scbm_graph *graph, const scbm_tensor *tensor); /* NULL: none was asked for */
 /* What scbm_graph_backward gives as the gradient of a weight of scbm_linear: SCBM_DW_SUMMED (the default) is the
  * weight's gradient, [out, in]; the two others are the gradients of W ⊙ M_s, stream by stream, [S, out, in], of linears
- * whose x is [S, T, in], and the weight may then be of any float type. To be set before scbm_graph_backward. */
+ * whose x is [S, T, in], and the weight may then be of any float type. */
 void scbm_graph_set_weight_gradients(scbm_graph *graph, scbm_dw_mode mode);
 /* Hands `tensor` over as soon as a run has computed it: `function` is called with its data, whose memory is used again
- * afterwards, so that many large results need the memory of one. For results of nodes, after scbm_graph_backward; what is
- * an output otherwise is none any more. A status other than SCBM_OK ends the run and comes back from it. */
+ * afterwards, so that many large results need the memory of one. For results of nodes; what is an output otherwise (a
+ * gradient) is none any more. A status other than SCBM_OK ends the run and comes back from it. */
 typedef scbm_status (*scbm_watch_function)(void *user, const scbm_tensor *tensor);
 scbm_status scbm_graph_watch(scbm_graph *graph, scbm_tensor *tensor, scbm_watch_function function, void *user);
 
 /* Dry plan: the bytes that a run will need beyond the weights (inputs, workspace, scratch). */
 scbm_status scbm_graph_measure(scbm_graph *graph, size_t *bytes);
-/* Places everything and takes the memory. Nothing may be added to the graph afterwards. */
+/* Places everything and takes the memory. */
 scbm_status scbm_graph_plan(scbm_graph *graph);
 /* The seed and step that dropout draws by. */
 void scbm_graph_set_random(scbm_graph *graph, uint64_t seed, uint64_t step);
@@ -268,8 +281,8 @@ void scbm_graph_set_random(scbm_graph *graph, uint64_t seed, uint64_t step);
 scbm_status scbm_graph_run(scbm_graph *graph, int64_t tokens, int64_t texts);
 /* The shape that a tensor had in the last run. */
 void scbm_graph_shape(const scbm_graph *graph, const scbm_tensor *tensor, int64_t shape[SCBM_MAX_DIMS]);
-/* Replaces every node whose op has a decomposition by it (before scbm_graph_backward). For tests,
- * and for backends that lack the fused op. */
+/* Replaces every node whose op has a decomposition by it. For tests, and for backends that lack the fused op. The first
+ * result stays; other results of such a node are computed no more, and a graph that reads one has no plan. */
 scbm_status scbm_graph_decompose(scbm_graph *graph);
 
 /* Seconds spent in each op since the graph was planned; for profiles. Indexed by scbm_op. */

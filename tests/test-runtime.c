@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static scbm_context *new_context(int workers) {
     scbm_hooks hooks = {0};
@@ -272,6 +273,47 @@ static void the_parallel_loop_can_be_taken_over(void **state) {
     scbm_context_free(context);
 }
 
+enum { OUTER_TASKS = 40, INNER_TASKS = 25 };
+
+typedef struct nested {
+    scbm_context *context;
+    int outer[OUTER_TASKS]; /* workers */
+    int inner[OUTER_TASKS][INNER_TASKS];
+} nested;
+
+typedef struct inner_loop {
+    int *workers;
+} inner_loop;
+
+static void note_worker(void *arg, int64_t index, int worker) {
+    ((inner_loop *)arg)->workers[index] = worker;
+}
+
+static void begin_a_loop(void *arg, int64_t index, int worker) {
+    nested *n = arg;
+    inner_loop inner = {n->inner[index]};
+    const struct timespec a_while = {0, 200000};
+    n->outer[index] = worker;
+    nanosleep(&a_while, NULL); /* the other threads come */
+    scbm_parallel(n->context, INNER_TASKS, note_worker, &inner);
+}
+
+/* So that what belongs to a worker (scratch) is never used by two threads. */
+static void a_loop_inside_a_task_is_run_by_its_worker(void **state) {
+    (void)state;
+    for (int workers = 1; workers <= 3; workers++) {
+        scbm_context *context = new_context(workers);
+        for (int round = 0; round < 5; round++) {
+            nested n = {.context = context};
+            memset(n.inner, 0xff, sizeof n.inner);
+            scbm_parallel(context, OUTER_TASKS, begin_a_loop, &n);
+            for (int i = 0; i < OUTER_TASKS; i++)
+                for (int j = 0; j < INNER_TASKS; j++) assert_int_equal(n.inner[i][j], n.outer[i]);
+        }
+        scbm_context_free(context);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------
  * Everything is released, also when memory runs out at any place
  * ---------------------------------------------------------------------------------------- */
@@ -459,7 +501,8 @@ static void multiply(const float *x, const float *w, const uint8_t *plane, int64
         for (int64_t n = 0; n < rows; n++) {
             double sum = 0.0;
             for (int64_t k = 0; k < DEEP; k++)
-                if (!plane || plane[n * 16 + k / 8] >> (k % 8) & 1) sum += (double)x[t * DEEP + k] * (double)w[n * DEEP + k];
+                if (!plane || plane[n * 16 + k / 8] >> (k % 8) & 1)
+                    sum += (double)x[t * DEEP + k] * (double)w[n * DEEP + k];
             y[t * rows + n] = sum;
         }
 }
@@ -499,8 +542,8 @@ static void layers_that_follow_each_other_read_their_own_input(void **state) {
             for (int i = 0; i < 3; i++)
                 for (int64_t s = 0; s < 2; s++) {
                     const float *made = (const float *)y[i]->data + s * tokens * WIDE;
-                    multiply(values[i / 2] + s * tokens * DEEP, weights[i], masked ? planes[i] + s * WIDE * 16 : NULL, WIDE,
-                             tokens, wanted);
+                    multiply(values[i / 2] + s * tokens * DEEP, weights[i], masked ? planes[i] + s * WIDE * 16 : NULL,
+                             WIDE, tokens, wanted);
                     for (int64_t j = 0; j < tokens * WIDE; j++) assert_near((double)made[j], wanted[j], 1e-4);
                 }
         }
@@ -563,6 +606,12 @@ static void reused_memory_never_changes_a_result(void **state) {
     scbm_context_free(context);
 }
 
+static scbm_status ignore(void *user, const scbm_tensor *tensor) {
+    (void)user;
+    (void)tensor;
+    return SCBM_OK;
+}
+
 static void graphs_check_how_they_are_used(void **state) {
     (void)state;
     scbm_context *context = new_context(1);
@@ -605,6 +654,352 @@ static void graphs_check_how_they_are_used(void **state) {
     assert_error(scbm_graph_plan(g), SCBM_ERROR_ARGUMENT, "precision");
     scbm_graph_free(g);
     scbm_context_free(context);
+}
+
+/* y = 2 x, loss = mean(y), another loss = sum(y). */
+typedef struct moment {
+    scbm_graph *graph;
+    scbm_tensor *x, *y, *loss, *other;
+} moment;
+
+static void call_precision(moment *m) {
+    scbm_graph_set_precision(m->graph, SCBM_BF16);
+}
+
+static void call_capacity(moment *m) {
+    scbm_graph_set_capacity(m->graph, 1000, 1000);
+}
+
+static void call_input(moment *m) {
+    scbm_input(m->graph, "late", SCBM_F32, DIMS(2), NULL);
+}
+
+static void call_op(moment *m) {
+    if (m->y) scbm_activate(m->graph, m->y, SCBM_TANH);
+}
+
+static void call_reshape(moment *m) {
+    if (m->y) scbm_reshape(m->graph, m->y, DIMS(2, 2), NULL);
+}
+
+static void call_output(moment *m) {
+    if (m->y) scbm_output(m->graph, m->y);
+}
+
+static void call_watch(moment *m) {
+    if (m->y) scbm_graph_watch(m->graph, m->y, ignore, NULL);
+}
+
+static void call_weight_gradients(moment *m) {
+    scbm_graph_set_weight_gradients(m->graph, SCBM_DW_MASKED);
+}
+
+static void call_decompose(moment *m) {
+    scbm_graph_decompose(m->graph);
+}
+
+static void call_backward(moment *m) {
+    if (m->other) scbm_graph_backward(m->graph, m->other, &m->x, 1);
+}
+
+enum { EMPTY, BUILT, DIFFERENTIATED, PLANNED, N_MOMENTS };
+
+/* Builds a graph as far as `when`. */
+static void build_until(moment *m, scbm_context *context, int when) {
+    *m = (moment){.graph = new_graph(context)};
+    if (when == EMPTY) return;
+    m->x = scbm_input(m->graph, "x", SCBM_F32, DIMS(4), NULL);
+    m->y = scbm_scale(m->graph, m->x, 2.0f);
+    m->loss = scbm_output(m->graph, scbm_mean(m->graph, m->y));
+    m->other = scbm_sum(m->graph, m->y);
+    if (when >= DIFFERENTIATED) assert_ok(scbm_graph_backward(m->graph, m->loss, &m->x, 1));
+    if (when == PLANNED) assert_ok(scbm_graph_plan(m->graph));
+}
+
+static void every_call_has_its_moment(void **state) {
+    (void)state;
+    static const struct {
+        const char *words; /* of the error */
+        void (*call)(moment *m);
+        int last; /* the last moment at which it is allowed */
+    } calls[] = {
+        {"precision", call_precision, EMPTY},    {"capacity", call_capacity, EMPTY},
+        {"decompose", call_decompose, BUILT},    {"weight gradients", call_weight_gradients, BUILT},
+        {"backward", call_backward, BUILT},      {"input late", call_input, DIFFERENTIATED},
+        {"activate", call_op, DIFFERENTIATED},   {"reshape", call_reshape, DIFFERENTIATED},
+        {"output", call_output, DIFFERENTIATED}, {"watch", call_watch, DIFFERENTIATED},
+    };
+    scbm_context *context = new_context(1);
+    for (int i = 0; i < COUNT_OF(calls); i++)
+        for (int when = EMPTY; when < N_MOMENTS; when++) {
+            moment m;
+            size_t bytes;
+            build_until(&m, context, when);
+            calls[i].call(&m);
+            if (when <= calls[i].last) {
+                assert_ok_for(scbm_graph_plan(m.graph), calls[i].words);
+                assert_ok_for(scbm_graph_run(m.graph, 0, 0), calls[i].words);
+            } else {
+                assert_error(scbm_graph_measure(m.graph, &bytes), SCBM_ERROR_ARGUMENT, calls[i].words);
+                if (when < PLANNED) assert_error(scbm_graph_plan(m.graph), SCBM_ERROR_ARGUMENT, calls[i].words);
+                else assert_error(scbm_graph_run(m.graph, 0, 0), SCBM_ERROR_ARGUMENT, calls[i].words);
+            }
+            scbm_graph_free(m.graph);
+        }
+    scbm_context_free(context);
+}
+
+static void capacities_and_modes_have_bounds(void **state) {
+    (void)state;
+    static const int64_t bad[][2] = {{-1, 3}, {3, -1}, {INT32_MAX, 3}, {3, INT32_MAX}, {INT64_MAX, INT64_MAX}};
+    scbm_context *context = new_context(1);
+    size_t bytes;
+    for (int i = 0; i < COUNT_OF(bad); i++) {
+        scbm_graph *g = new_graph(context);
+        scbm_graph_set_capacity(g, bad[i][0], bad[i][1]);
+        assert_error(scbm_graph_measure(g, &bytes), SCBM_ERROR_ARGUMENT, "capacity");
+        scbm_graph_free(g);
+    }
+    scbm_graph *g = new_graph(context);
+    scbm_graph_set_weight_gradients(g, (scbm_dw_mode)3);
+    assert_error(scbm_graph_measure(g, &bytes), SCBM_ERROR_ARGUMENT, "mode 3");
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
+static void tensors_of_another_graph_are_refused(void **state) {
+    (void)state;
+    scbm_context *context = new_context(1);
+    moment other, m;
+    build_until(&other, context, BUILT);
+    build_until(&m, context, BUILT);
+    assert_null(scbm_output(m.graph, other.y));
+    assert_error(scbm_graph_plan(m.graph), SCBM_ERROR_ARGUMENT, "another graph");
+    scbm_graph_free(m.graph);
+    build_until(&m, context, BUILT);
+    assert_error(scbm_graph_backward(m.graph, m.loss, &other.x, 1), SCBM_ERROR_ARGUMENT, "another graph");
+    scbm_graph_free(m.graph);
+    scbm_graph_free(other.graph);
+    scbm_context_free(context);
+}
+
+/* What a decomposed node computed beside its first result is computed no more. */
+static void other_results_of_a_decomposed_node_are_missed(void **state) {
+    (void)state;
+    static float values[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+    scbm_tensor gamma = weight_of("gamma", SCBM_F32, values, DIMS(4));
+    scbm_context *context = new_context(1);
+    for (int how = 0; how < 3; how++) {
+        scbm_graph *g = new_graph(context);
+        scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(1, 2, 4), NULL);
+        scbm_tensor *y = scbm_output(g, scbm_add_layer_norm(g, x, x, &gamma, &gamma, 1e-5f));
+        scbm_tensor *mean = scbm_graph_node(g, y->node)->result[1];
+        if (how == 1) scbm_output(g, mean);
+        if (how == 2) scbm_scale(g, mean, 2.0f);
+        assert_ok(scbm_graph_decompose(g));
+        if (how) assert_error(scbm_graph_plan(g), SCBM_ERROR_ARGUMENT, "no node of the graph computes it");
+        else assert_ok(scbm_graph_plan(g));
+        scbm_graph_free(g);
+    }
+    scbm_context_free(context);
+}
+
+/* Each tensor's bytes fit, their sum does not. */
+static void a_workspace_larger_than_memory_has_addresses_is_refused(void **state) {
+    (void)state;
+    const int64_t size = INT64_MAX / 64;
+    scbm_context *context = new_context(1);
+    scbm_graph *g = new_graph(context);
+    scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(size), NULL);
+    for (int i = 0; i < 40; i++) scbm_output(g, scbm_scale(g, x, 2.0f));
+    size_t bytes;
+    assert_error(scbm_graph_measure(g, &bytes), SCBM_ERROR_MEMORY, "memory");
+    assert_error(scbm_graph_plan(g), SCBM_ERROR_MEMORY, "memory");
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
+static scbm_status run_again(void *user, const scbm_tensor *tensor) {
+    (void)tensor;
+    return scbm_graph_run(user, 0, 0);
+}
+
+static void a_graph_does_not_run_inside_its_own_run(void **state) {
+    (void)state;
+    scbm_context *context = new_context(1);
+    moment m, other;
+    for (int i = 0; i < 2; i++) {
+        build_until(&m, context, BUILT);
+        build_until(&other, context, PLANNED);
+        assert_ok(scbm_graph_watch(m.graph, m.y, run_again, i ? m.graph : other.graph));
+        assert_ok(scbm_graph_plan(m.graph));
+        for (int again = 0; again < 2; again++) { /* and what it refused leaves it as it was */
+            if (i) assert_error(scbm_graph_run(m.graph, 0, 0), SCBM_ERROR_ARGUMENT, "inside its own run");
+            else assert_ok(scbm_graph_run(m.graph, 0, 0));
+        }
+        scbm_graph_free(m.graph);
+        scbm_graph_free(other.graph);
+    }
+    scbm_context_free(context);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * A device whose memory is not the host's
+ * ---------------------------------------------------------------------------------------- */
+
+/* The CPU's kernels on memory of its own. `pending`: what the device was told and may still be doing. */
+typedef struct remote {
+    scbm_backend public;
+    scbm_backend *cpu;
+    int64_t pending, uploads, runs, fail_at;
+} remote;
+
+static void remote_free(scbm_backend *backend) {
+    (void)backend;
+}
+
+static const char *remote_device(scbm_backend *backend) {
+    (void)backend;
+    return "remote";
+}
+
+static void *remote_allocate(scbm_backend *backend, const scbm_hooks *hooks, size_t bytes) {
+    (void)backend;
+    return scbm_alloc(hooks, bytes);
+}
+
+static void remote_deallocate(scbm_backend *backend, const scbm_hooks *hooks, void *memory) {
+    (void)backend;
+    scbm_release(hooks, memory);
+}
+
+static scbm_status remote_upload(scbm_backend *backend, void *device, const void *host, size_t bytes) {
+    remote *r = (remote *)backend;
+    r->pending++;
+    r->uploads++;
+    memcpy(device, host, bytes);
+    return SCBM_OK;
+}
+
+static scbm_status remote_download(scbm_backend *backend, void *host, const void *device, size_t bytes) {
+    assert_int_equal(((remote *)backend)->pending, 0);
+    memcpy(host, device, bytes);
+    return SCBM_OK;
+}
+
+static int remote_supports(scbm_backend *backend, const scbm_node *node, scbm_type precision) {
+    scbm_backend *cpu = ((remote *)backend)->cpu;
+    return cpu->functions->supports(cpu, node, precision);
+}
+
+static size_t remote_scratch(scbm_backend *backend, const scbm_kernel_call *call, int workers) {
+    scbm_backend *cpu = ((remote *)backend)->cpu;
+    return cpu->functions->scratch_bytes(cpu, call, workers);
+}
+
+static scbm_status remote_run(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call) {
+    remote *r = (remote *)backend;
+    if (++r->runs == r->fail_at) return scbm_fail(SCBM_ERROR_NUMERIC, "the device is out of order");
+    r->pending++;
+    return r->cpu->functions->run(r->cpu, context, call);
+}
+
+static scbm_status remote_synchronize(scbm_backend *backend) {
+    ((remote *)backend)->pending = 0;
+    return SCBM_OK;
+}
+
+static const scbm_backend_functions remote_functions = {
+    .name = "remote",
+    .free = remote_free,
+    .device = remote_device,
+    .allocate = remote_allocate,
+    .deallocate = remote_deallocate,
+    .upload = remote_upload,
+    .download = remote_download,
+    .supports = remote_supports,
+    .scratch_bytes = remote_scratch,
+    .run = remote_run,
+    .synchronize = remote_synchronize,
+};
+
+/* y = tanh(x w + w) on the device. */
+static scbm_graph *remote_graph(scbm_context *context, scbm_tensor *w, scbm_tensor **x, scbm_tensor **y) {
+    scbm_graph *g = new_graph(context);
+    *x = scbm_input(g, "x", SCBM_F32, DIMS(3), NULL);
+    *y = scbm_output(g, scbm_activate(g, scbm_add(g, scbm_mul(g, *x, w), w), SCBM_TANH));
+    assert_ok(scbm_graph_plan(g));
+    return g;
+}
+
+static void a_device_gets_what_changed_and_gives_back_what_is_kept(void **state) {
+    (void)state;
+    remote r = {.public = {&remote_functions, NULL}};
+    scbm_hooks hooks = {.n_workers = 1};
+    scbm_context *context;
+    float values[3] = {0.5f, -1.0f, 2.0f};
+    scbm_tensor w = weight_of("w", SCBM_F32, values, DIMS(3)), *x, *y;
+    assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
+    assert_ok(scbm_context_create(&context, &hooks, &r.public));
+    assert_string_equal(scbm_context_device(context), "remote");
+    scbm_graph *g = remote_graph(context, &w, &x, &y);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 3; i++) ((float *)x->data)[i] = 0.25f * (float)(i + round);
+        if (round == 2) values[0] = 4.0f, w.generation++;
+        r.uploads = 0;
+        assert_ok(scbm_graph_run(g, 0, 0));
+        assert_int_equal(r.uploads, round == 1 ? 1 : 2);
+        for (int i = 0; i < 3; i++)
+            assert_near((double)((float *)y->data)[i],
+                        tanh((double)((float *)x->data)[i] * (double)values[i] + (double)values[i]), 1e-6);
+    }
+    scbm_graph_free(g);
+    scbm_context_free(context);
+    scbm_backend_free(r.cpu);
+}
+
+static void a_weight_without_data_is_refused_before_it_is_copied_to_a_device(void **state) {
+    (void)state;
+    remote r = {.public = {&remote_functions, NULL}};
+    scbm_hooks hooks = {.n_workers = 1};
+    scbm_context *context;
+    scbm_tensor w = weight_of("empty weight", SCBM_F32, NULL, DIMS(3)), *x, *y;
+    assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
+    assert_ok(scbm_context_create(&context, &hooks, &r.public));
+    scbm_graph *g = remote_graph(context, &w, &x, &y);
+    assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "empty weight");
+    assert_int_equal(r.uploads, 0);
+    scbm_graph_free(g);
+    scbm_context_free(context);
+    scbm_backend_free(r.cpu);
+}
+
+/* The next inputs may be written as soon as a run is over, whatever its end. */
+static void a_run_that_ends_early_waits_for_the_device(void **state) {
+    (void)state;
+    journal j = {0, 0, 0, 1};
+    remote r = {.public = {&remote_functions, NULL}};
+    scbm_hooks hooks = {.n_workers = 1, .user = &j, .progress = note_progress};
+    scbm_context *context;
+    float values[3] = {0.5f, -1.0f, 2.0f};
+    scbm_tensor w = weight_of("w", SCBM_F32, values, DIMS(3)), *x, *y;
+    assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
+    assert_ok(scbm_context_create(&context, &hooks, &r.public));
+    scbm_graph *g = remote_graph(context, &w, &x, &y);
+    for (int64_t at = 1; at <= 3; at++) {
+        j = (journal){0, at, 0, 1};
+        assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_CANCELLED, "cancelled");
+        assert_int_equal(r.pending, 0);
+        j = (journal){0, 0, 0, 1};
+        r.runs = 0;
+        r.fail_at = at;
+        assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_NUMERIC, "out of order");
+        assert_int_equal(r.pending, 0);
+        r.fail_at = 0;
+    }
+    scbm_graph_free(g);
+    scbm_context_free(context);
+    scbm_backend_free(r.cpu);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -653,6 +1048,10 @@ static void watched_results_are_handed_over(void **state) {
     scbm_graph *g = new_graph(context);
     assert_error(scbm_graph_watch(g, scbm_input(g, "x", SCBM_F32, DIMS(1), NULL), add_up, NULL), SCBM_ERROR_ARGUMENT,
                  "watch");
+    scbm_graph_free(g);
+    g = new_graph(context);
+    scbm_tensor *y = scbm_scale(g, scbm_input(g, "x", SCBM_F32, DIMS(1), NULL), 2.0f);
+    assert_error(scbm_graph_watch(g, y, NULL, NULL), SCBM_ERROR_ARGUMENT, "watch");
     scbm_graph_free(g);
     scbm_context_free(context);
 }
@@ -1455,6 +1854,7 @@ int main(void) {
         cmocka_unit_test(messages_go_to_the_log_hook),
         cmocka_unit_test(hooks_that_make_no_sense_are_refused),
         cmocka_unit_test(the_parallel_loop_can_be_taken_over),
+        cmocka_unit_test(a_loop_inside_a_task_is_run_by_its_worker),
         cmocka_unit_test(memory_may_run_out_anywhere),
         cmocka_unit_test(a_run_can_be_cancelled_at_every_node),
         cmocka_unit_test(dead_memory_is_used_again),
@@ -1462,6 +1862,15 @@ int main(void) {
         cmocka_unit_test(layers_that_follow_each_other_read_their_own_input),
         cmocka_unit_test(reused_memory_never_changes_a_result),
         cmocka_unit_test(graphs_check_how_they_are_used),
+        cmocka_unit_test(every_call_has_its_moment),
+        cmocka_unit_test(capacities_and_modes_have_bounds),
+        cmocka_unit_test(tensors_of_another_graph_are_refused),
+        cmocka_unit_test(other_results_of_a_decomposed_node_are_missed),
+        cmocka_unit_test(a_workspace_larger_than_memory_has_addresses_is_refused),
+        cmocka_unit_test(a_graph_does_not_run_inside_its_own_run),
+        cmocka_unit_test(a_device_gets_what_changed_and_gives_back_what_is_kept),
+        cmocka_unit_test(a_weight_without_data_is_refused_before_it_is_copied_to_a_device),
+        cmocka_unit_test(a_run_that_ends_early_waits_for_the_device),
         cmocka_unit_test(watched_results_are_handed_over),
         cmocka_unit_test(threads_share_weights),
         cmocka_unit_test(philox_gives_the_known_answers),
