@@ -601,7 +601,7 @@ static void dense_models_are_offered_an_edit(void **state) {
         cbm_context *ctx = context_for(model);
         cbm_oracle oracle;
         assert_ok(cbm_predict(ctx, data.text[0], &p));
-        const char *words = m ? "a model in vanilla mode has no concepts" : "edit the concept instead (--method edit)";
+        const char *words = m ? "a model in vanilla mode has no concepts" : "edit the concept";
         assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &p), SCBM_ERROR_UNSUPPORTED, words);
         assert_error(cbm_intervene_check(model, NULL), SCBM_ERROR_UNSUPPORTED, words);
         assert_error(cbm_intervene_oracle(ctx, &data, NULL, 0, &oracle), SCBM_ERROR_UNSUPPORTED, words);

@@ -14,6 +14,18 @@ int cbm_is_prunable(const cbm_parameter *parameter) {
     return parameter->tensor && (parameter->flags & CBM_PRUNABLE);
 }
 
+cbm_parameter *cbm_next_prunable(const cbm_backbone *backbone, const cbm_parameter *previous) {
+    for (int i = previous ? (int)(previous - backbone->parameters) + 1 : 0; i < backbone->n_parameters; i++)
+        if (cbm_is_prunable(&backbone->parameters[i])) return &backbone->parameters[i];
+    return NULL;
+}
+
+int cbm_n_prunable(const cbm_backbone *backbone) {
+    int n = 0;
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) n++;
+    return n;
+}
+
 int cbm_masks_streams(const cbm_backbone *backbone) {
     for (int i = 0; i < backbone->n_parameters; i++)
         if (backbone->parameters[i].masks) return (int)backbone->parameters[i].masks->shape[0];
@@ -167,9 +179,8 @@ static scbm_status create_masks(cbm_parameter *parameter, int n, const scbm_hook
 scbm_status cbm_masks_create(cbm_backbone *backbone, int n, const scbm_hooks *hooks) {
     if (!backbone->owns_tensors || n < 1) return scbm_fail(SCBM_ERROR_ARGUMENT, "%d masks for this backbone", n);
     scbm_status status = SCBM_OK;
-    for (int i = 0; i < backbone->n_parameters && !status; i++)
-        if (cbm_is_prunable(&backbone->parameters[i]) && !backbone->parameters[i].masks)
-            status = create_masks(&backbone->parameters[i], n, hooks);
+    for (cbm_parameter *p = NULL; !status && (p = cbm_next_prunable(backbone, p));)
+        if (!p->masks) status = create_masks(p, n, hooks);
     return status;
 }
 
@@ -204,10 +215,8 @@ static scbm_status check_masks(const scbm_file *file, const scbm_tensor *masks, 
 
 scbm_status cbm_masks_read(cbm_backbone *backbone, scbm_file *file, int n_concepts) {
     const char *found = NULL, *missing = NULL;
-    for (int i = 0; i < backbone->n_parameters; i++) {
-        cbm_parameter *parameter = &backbone->parameters[i];
+    for (cbm_parameter *parameter = NULL; (parameter = cbm_next_prunable(backbone, parameter));) {
         char name[SCBM_MAX_NAME];
-        if (!cbm_is_prunable(parameter)) continue;
         cbm_masks_name(name, parameter->tensor);
         scbm_tensor *masks = scbm_file_find_tensor(file, name);
         if (!masks) {
@@ -232,32 +241,32 @@ scbm_status cbm_masks_read(cbm_backbone *backbone, scbm_file *file, int n_concep
  * The whole backbone
  * ---------------------------------------------------------------------------------------- */
 
-static int counts(const cbm_parameter *parameter, int block) {
-    return cbm_is_prunable(parameter) && (block < 0 || parameter->block == block);
+static int is_of_block(const cbm_parameter *parameter, int block) {
+    return block < 0 || parameter->block == block;
 }
 
 int64_t cbm_masks_weights(const cbm_backbone *backbone, int block) {
     int64_t n = 0;
-    for (int i = 0; i < backbone->n_parameters; i++)
-        if (counts(&backbone->parameters[i], block)) n += scbm_tensor_elements(backbone->parameters[i].tensor);
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));)
+        if (is_of_block(p, block)) n += scbm_tensor_elements(p->tensor);
     return n;
 }
 
 double cbm_masks_density(const cbm_backbone *backbone, int stream, int block) {
     int64_t kept = 0, n = cbm_masks_weights(backbone, block);
     if (!cbm_masks_streams(backbone) || !n) return 1.0;
-    for (int i = 0; i < backbone->n_parameters; i++)
-        if (counts(&backbone->parameters[i], block)) kept += cbm_mask_kept(backbone->parameters[i].masks, stream);
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));)
+        if (is_of_block(p, block)) kept += cbm_mask_kept(p->masks, stream);
     return (double)kept / (double)n;
 }
 
 double cbm_masks_overlap(const cbm_backbone *backbone, int a, int b, int block) {
     int64_t both = 0, either = 0;
     if (!cbm_masks_streams(backbone)) return 1.0;
-    for (int i = 0; i < backbone->n_parameters; i++) {
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) {
         int64_t in_both, in_either;
-        if (!counts(&backbone->parameters[i], block)) continue;
-        cbm_mask_overlap(backbone->parameters[i].masks, a, b, &in_both, &in_either);
+        if (!is_of_block(p, block)) continue;
+        cbm_mask_overlap(p->masks, a, b, &in_both, &in_either);
         both += in_both;
         either += in_either;
     }

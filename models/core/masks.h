@@ -12,6 +12,10 @@
 
 /* Whether masks may cover this parameter, and are there to be had: it is a linear layer inside a block. */
 int cbm_is_prunable(const cbm_parameter *parameter);
+/* The prunable parameters, block by block: the first one after NULL, NULL after the last.
+ *     for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) … */
+cbm_parameter *cbm_next_prunable(const cbm_backbone *backbone, const cbm_parameter *previous);
+int cbm_n_prunable(const cbm_backbone *backbone);
 /* K; 0 for a dense backbone. */
 int cbm_masks_streams(const cbm_backbone *backbone);
 

@@ -19,6 +19,13 @@ typedef struct cbm_forward_graph {
     int64_t max_tokens, max_texts;
 } cbm_forward_graph;
 
+/* The tokens that a graph is made for when it must hold so many: 64, doubled as often as it takes. */
+static inline int64_t cbm_graph_capacity(int64_t tokens) {
+    int64_t capacity = 64;
+    while (capacity < tokens) capacity *= 2;
+    return capacity;
+}
+
 /* Graphs of one network by capacity, made when first needed. */
 typedef struct cbm_runner {
     const cbm_network *network;

@@ -2,6 +2,7 @@
  * models/explain/global.c - what a whole data set says about a model: contributions, influential words, faithfulness
  */
 #include "models/base/hash.h"
+#include "models/base/sample.h"
 #include "models/explain/explain.h"
 #include "models/report/report.h"
 
@@ -181,7 +182,7 @@ static scbm_status count_words(global_report *r, const char *text, const cbm_exp
 static scbm_status explain_sample(global_report *r, const char *const *texts, const size_t *lengths, size_t n_texts) {
     const cbm_global_options *options = r->options;
     const scbm_hooks *hooks = hooks_of(r);
-    size_t n = options->sample && options->sample < n_texts ? options->sample : n_texts;
+    size_t n = cbm_sample_size(options->sample, n_texts);
     cbm_explain_options explain = options->explain;
     explain.n_neurons = 0;
     explain.target = NULL;

@@ -76,9 +76,7 @@ static void count_masks(counting *c, size_t block, size_t matrix, const scbm_ten
 
 static void count_matrices(counting *c) {
     size_t m = 0;
-    for (int i = 0; i < c->backbone->n_parameters; i++) {
-        const cbm_parameter *parameter = &c->backbone->parameters[i];
-        if (!cbm_is_prunable(parameter)) continue;
+    for (const cbm_parameter *parameter = NULL; (parameter = cbm_next_prunable(c->backbone, parameter));) {
         const scbm_tensor *weight = parameter->tensor;
         size_t block = (size_t)parameter->block;
         c->matrices[m] = (cbm_matrix){weight->name, parameter->block, (int)weight->shape[0], (int)weight->shape[1]};
@@ -130,12 +128,6 @@ static void set_densities(counting *c) {
     }
 }
 
-static int count_prunable(const cbm_backbone *backbone) {
-    int n = 0;
-    for (int i = 0; i < backbone->n_parameters; i++) n += cbm_is_prunable(&backbone->parameters[i]);
-    return n;
-}
-
 scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model) {
     const cbm_backbone *backbone = &model->network.backbone;
     counting c;
@@ -143,7 +135,7 @@ scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model) {
     memset(&c, 0, sizeof c);
     s->n_concepts = model->network.heads.n_concepts;
     s->n_blocks = backbone->n_blocks;
-    s->n_matrices = count_prunable(backbone);
+    s->n_matrices = cbm_n_prunable(backbone);
     s->is_sparse = cbm_masks_streams(backbone) > 0;
     s->n_weights = cbm_masks_weights(backbone, -1);
     c.backbone = backbone;
@@ -195,9 +187,9 @@ void cbm_subnetworks_clear(cbm_subnetworks *s, const scbm_hooks *hooks) {
  * ---------------------------------------------------------------------------------------- */
 
 static const cbm_parameter *prunable(const cbm_backbone *backbone, int m) {
-    for (int i = 0; i < backbone->n_parameters; i++)
-        if (cbm_is_prunable(&backbone->parameters[i]) && m-- == 0) return &backbone->parameters[i];
-    return NULL;
+    const cbm_parameter *parameter = NULL;
+    while ((parameter = cbm_next_prunable(backbone, parameter)) && m-- > 0) continue;
+    return parameter;
 }
 
 static int keeps(const scbm_tensor *masks, int k, int64_t row, int64_t column) {
@@ -220,7 +212,7 @@ scbm_status cbm_mask_map(const cbm_model *model, int m, int k, int rows, int col
     const cbm_parameter *parameter = m >= 0 ? prunable(backbone, m) : NULL;
     if (!parameter)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no matrix %d among the %d with masks", m,
-                         count_prunable(backbone));
+                         cbm_n_prunable(backbone));
     int64_t out = parameter->tensor->shape[0], in = parameter->tensor->shape[1];
     int n_concepts = model->network.heads.n_concepts;
     if (k < CBM_ALL_CONCEPTS || k >= n_concepts)

@@ -1,12 +1,137 @@
 /*
- * models/intervene/intervene.h - a context's interventions from the inside
+ * models/intervene/intervene.h - a context's interventions from the inside: overlay.c, moves.c, intervene.c and oracle.c
+ *
+ * A context's overlay is a backbone that shares the model's weights and has masks of its own, of one stream: a copy of
+ * the concept's planes, which the steps change. Two graphs run on it: the concept's logits and cross-entropy, and the
+ * same with the dense gradient of every prunable matrix, of which only the bits to move are kept.
  */
 #ifndef CBM_INTERVENE_H
 #define CBM_INTERVENE_H
 
 #include "models/core/context.h"
 
+typedef struct cbm_overlay cbm_overlay;
+
+/* ------------------------------------------------------------------------------------------
+ * Moves: which bits of a matrix's mask a step changes (moves.c)
+ * ---------------------------------------------------------------------------------------- */
+
+/* A weight whose bit a step moves. */
+typedef struct cbm_mask_move {
+    uint64_t key;  /* of its score: the smallest move first */
+    int64_t place; /* in bits of the matrix's masks */
+} cbm_mask_move;
+
+/* A matrix's masks and what the next step moves. */
+typedef struct cbm_overlay_matrix {
+    cbm_overlay *overlay;
+    const cbm_parameter *parameter; /* of the model */
+    scbm_tensor masks;              /* I8 [1, out, row bytes], the overlay's own */
+    int64_t kept;                   /* weights; no step changes their number */
+    int64_t n_moves;                /* each way */
+    cbm_mask_move *move;            /* [2 n_moves]: first those that go, then those that come */
+    size_t move_capacity;
+} cbm_overlay_matrix;
+
+/* Weights of a matrix that may move one way, in order of place. */
+typedef struct cbm_candidates {
+    int64_t *place; /* in bits of the masks */
+    uint64_t *key;  /* of the score */
+    int64_t n;
+} cbm_candidates;
+
+/* Memory in which the moves of one matrix are chosen: room for the largest. */
+typedef struct cbm_move_scratch {
+    float *weight; /* the matrix as f32, where it is not */
+    cbm_candidates going, coming;
+    int32_t *column; /* of a row */
+} cbm_move_scratch;
+
+scbm_status cbm_move_scratch_create(cbm_move_scratch *scratch, int64_t largest_matrix, int64_t widest_row,
+                                    const scbm_hooks *hooks);
+void cbm_move_scratch_clear(cbm_move_scratch *scratch, const scbm_hooks *hooks);
+
+/* Chooses a matrix's moves by its dense gradient [1, out, in], during the backward pass: a scbm_watch_function whose user
+ * is the cbm_overlay_matrix. */
+scbm_status cbm_choose_moves(void *matrix, const scbm_tensor *gradient);
+/* Orders each half of the moves by score, then place: a smaller portion moves the first of them. */
+void cbm_sort_moves(cbm_overlay *overlay);
+/* Turns the first half of the moves off and the second on, or back: all of them, or with a smaller portion than the step's
+ * the first of each half. */
+void cbm_apply_moves(cbm_overlay *overlay, double portion, int undo);
+/* Of all matrices, each way. */
+int64_t cbm_count_moves(const cbm_overlay *overlay);
+
+/* ------------------------------------------------------------------------------------------
+ * The overlay (overlay.c)
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cbm_overlay_graph {
+    scbm_graph *graph;
+    cbm_encoding encoding;
+    scbm_tensor *targets, *logits, *loss; /* I32 [1, K], [1, C], [1] */
+} cbm_overlay_graph;
+
+/* The text, and what it reads now. */
+typedef struct cbm_overlay_text {
+    uint64_t run; /* of the context, that brought it; 0: there is none */
+    cbm_sequences sequence;
+    float *base;              /* [C]: the concepts' logits without interventions */
+    float *computed, *values; /* [C]: their logits now, and u */
+} cbm_overlay_text;
+
+struct cbm_overlay {
+    cbm_context *ctx;
+    cbm_backbone backbone; /* the model's tensors, the overlay's masks */
+    cbm_overlay_matrix *matrix;
+    int n_matrices;   /* 0 in a dense model */
+    int64_t capacity; /* tokens that the graphs hold */
+    cbm_overlay_graph forward, gradient;
+    cbm_overlay_text text;
+    /* Of the intervention at hand: */
+    const cbm_intervene_options *options;
+    double portion; /* of the step at hand, at most */
+    cbm_move_scratch scratch;
+    /* What the predictions before and after it point to: */
+    float *place_numbers[2];
+    cbm_concept_result *place_concepts[2];
+};
+
+scbm_status cbm_overlay_create(cbm_context *ctx);
+/* NULL: the context has none yet. */
+cbm_overlay *cbm_overlay_of(const cbm_context *ctx);
+/* Text `i` of the context's last run becomes the overlay's, without interventions. */
+scbm_status cbm_overlay_load_text(cbm_overlay *overlay, size_t i);
+/* Starts from the model's mask of a concept. */
+void cbm_overlay_load_masks(cbm_overlay *overlay, int concept);
+/* Bits that differ from the model's now. */
+int64_t cbm_overlay_count_moved(const cbm_overlay *overlay, int concept);
+/* Graphs that hold the text. */
+scbm_status cbm_overlay_prepare_graphs(cbm_overlay *overlay);
+/* The cross-entropy of a concept with a class under the overlay's masks; the gradient's graph also chooses the moves. */
+scbm_status cbm_overlay_run(cbm_overlay *overlay, cbm_overlay_graph *graph, int concept, int class_index, double *loss);
+/* What the text reads now; `place` 0 or 1 is what the prediction points to. */
+void cbm_overlay_predict(cbm_overlay *overlay, int place, cbm_prediction *prediction);
+
 /* The masks I8 [1, out, row bytes] of a weight as the last mask intervention left them; NULL: there are none. */
 const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *weight);
+
+static inline const scbm_hooks *cbm_overlay_hooks(const cbm_overlay *overlay) {
+    return &overlay->ctx->model->hooks;
+}
+
+static inline const cbm_heads *cbm_overlay_heads(const cbm_overlay *overlay) {
+    return &overlay->ctx->model->network.heads;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * One intervention (intervene.c)
+ * ---------------------------------------------------------------------------------------- */
+
+/* On the overlay's text; the options have been checked. */
+scbm_status cbm_intervene_text(cbm_overlay *overlay, int concept, int class_index, const cbm_intervene_options *options,
+                               cbm_intervention *result);
+/* The class that a concept reads. */
+int cbm_concept_reads(const cbm_heads *heads, const float *logits, int concept);
 
 #endif

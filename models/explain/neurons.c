@@ -1,0 +1,120 @@
+/*
+ * models/explain/neurons.c - which neurons carry a text: saliency summed over the rows of the matrices
+ */
+#include "models/explain/explain.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Σ_j |w_j · g_j| of a row, for every concept; the gradient is zero where the mask is. */
+static void sum_row(void *user, int64_t row, int worker) {
+    cbm_watched_weight *watched = user;
+    cbm_explainer *x = watched->explainer;
+    const scbm_tensor *weight = watched->weight, *gradient = watched->gradient;
+    const scbm_type_info *type = scbm_type_of(weight->type);
+    int64_t out = weight->shape[0], in = weight->shape[1];
+    size_t bytes = (size_t)(in / type->block) * (size_t)type->block_bytes;
+    float *w = x->rows.row + worker * x->rows.longest_row;
+    scbm_convert(SCBM_F32, w, weight->type, (const char *)weight->data + (size_t)row * bytes, in);
+    for (int64_t k = 0; k < gradient->shape[0]; k++) {
+        const float *g = (const float *)gradient->data + (k * out + row) * in;
+        double sum = 0.0;
+        for (int64_t j = 0; j < in; j++) sum += fabs((double)w[j] * (double)g[j]);
+        x->rows.saliency[k * x->rows.n_neurons + watched->first_neuron + row] = sum;
+    }
+}
+
+static scbm_status sum_rows(void *user, const scbm_tensor *gradient) {
+    cbm_watched_weight *watched = user;
+    watched->gradient = gradient;
+    scbm_parallel(watched->explainer->ctx->runtime, watched->weight->shape[0], sum_row, watched);
+    return SCBM_OK;
+}
+
+static scbm_status build_saliency(cbm_explainer *x, cbm_explain_graph *made) {
+    const cbm_backbone *backbone = &cbm_explainer_network(x)->backbone;
+    int n = 0;
+    scbm_status status = cbm_explain_start_graph(x, made, NULL);
+    if (status) return status;
+    scbm_tensor *loss = cbm_explain_add_target_logits(x, made);
+    scbm_tensor **weights = scbm_alloc_array(cbm_explainer_hooks(x), (size_t)x->subnetworks.n_matrices,
+                                             sizeof *weights);
+    if (!weights) return SCBM_ERROR_MEMORY;
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) weights[n++] = p->tensor;
+    scbm_graph_set_weight_gradients(made->graph, SCBM_DW_MASKED);
+    status = scbm_graph_backward(made->graph, loss, weights, n);
+    for (int i = 0; i < n && !status; i++)
+        status = scbm_graph_watch(made->graph, scbm_graph_gradient(made->graph, weights[i]), sum_rows,
+                                  &x->rows.watched[i]);
+    scbm_release(cbm_explainer_hooks(x), weights);
+    return status ? status : scbm_graph_plan(made->graph);
+}
+
+static scbm_status prepare_saliency(cbm_explainer *x) {
+    const cbm_backbone *backbone = &cbm_explainer_network(x)->backbone;
+    const scbm_hooks *hooks = cbm_explainer_hooks(x);
+    size_t n_concepts = (size_t)cbm_explainer_network(x)->heads.n_concepts,
+           workers = (size_t)scbm_context_workers(x->ctx->runtime);
+    if (x->rows.watched && x->rows.row && x->rows.saliency) return SCBM_OK;
+    if (!x->rows.watched)
+        x->rows.watched = scbm_alloc_array(hooks, (size_t)x->subnetworks.n_matrices, sizeof *x->rows.watched);
+    if (!x->rows.row) x->rows.row = scbm_alloc_array(hooks, workers * (size_t)x->rows.longest_row, sizeof *x->rows.row);
+    if (!x->rows.saliency)
+        x->rows.saliency = scbm_alloc_array(hooks, n_concepts * (size_t)x->rows.n_neurons, sizeof *x->rows.saliency);
+    if (!x->rows.watched || !x->rows.row || !x->rows.saliency) return SCBM_ERROR_MEMORY;
+    int64_t first = 0;
+    cbm_watched_weight *watched = x->rows.watched;
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) {
+        *watched++ = (cbm_watched_weight){x, p->tensor, first, NULL};
+        first += p->tensor->shape[0];
+    }
+    return SCBM_OK;
+}
+
+/* The matrix and row of a neuron. */
+static cbm_neuron_saliency find_neuron(const cbm_subnetworks *s, int64_t neuron, double saliency, double total) {
+    int m = 0;
+    while (neuron >= s->matrices[m].rows) neuron -= s->matrices[m++].rows;
+    return (cbm_neuron_saliency){m, (int)neuron, (float)saliency, total > 0 ? (float)(saliency / total) : 0.0f};
+}
+
+/* The `n` largest, the first of equal ones first: each is put where it belongs among those found so far. */
+static void choose_neurons(const cbm_explainer *x, const double *saliency, int n, int64_t *best) {
+    int found = 0;
+    for (int64_t i = 0; i < x->rows.n_neurons; i++) {
+        int place = found;
+        while (place > 0 && saliency[i] > saliency[best[place - 1]]) place--;
+        if (place == n) continue;
+        if (found < n) found++;
+        memmove(best + place + 1, best + place, (size_t)(found - 1 - place) * sizeof *best);
+        best[place] = i;
+    }
+}
+
+scbm_status cbm_find_neurons(cbm_explainer *x, const cbm_explain_options *options) {
+    int n_concepts = cbm_explainer_network(x)->heads.n_concepts;
+    int n = options->n_neurons < x->rows.n_neurons ? options->n_neurons : (int)x->rows.n_neurons;
+    scbm_status status = prepare_saliency(x);
+    if (!status) status = cbm_explain_prepare_graph(x, &x->saliency, x->text.n_tokens, 1, build_saliency);
+    if (!status)
+        status = scbm_grow(cbm_explainer_hooks(x), (void **)&x->result.neurons, &x->result.neurons_capacity,
+                           (size_t)n * (size_t)n_concepts, sizeof *x->result.neurons);
+    if (status) return status;
+    cbm_explain_fill_graph(x, &x->saliency, 1);
+    cbm_explain_write_point(x, x->saliency.embeddings->data, 0, x->text.n_tokens, 1.0);
+    status = scbm_graph_run(x->saliency.graph, x->text.n_tokens, 1);
+    int64_t *best = status ? NULL : scbm_alloc_array(cbm_explainer_hooks(x), (size_t)n, sizeof *best);
+    if (!best) return status ? status : SCBM_ERROR_MEMORY;
+    for (int k = 0; k < n_concepts; k++) {
+        const double *saliency = x->rows.saliency + k * x->rows.n_neurons;
+        double total = 0.0;
+        for (int64_t i = 0; i < x->rows.n_neurons; i++) total += saliency[i];
+        choose_neurons(x, saliency, n, best);
+        for (int i = 0; i < n; i++)
+            x->result.neurons[k * n + i] = find_neuron(&x->subnetworks, best[i], saliency[best[i]], total);
+        x->result.concepts[k].neurons = x->result.neurons + k * n;
+        x->result.concepts[k].n_neurons = n;
+    }
+    scbm_release(cbm_explainer_hooks(x), best);
+    return SCBM_OK;
+}
