@@ -94,10 +94,10 @@ SHARED  = $(OUT)/libsparsecbm.so
 MAIN    = $(OUT)/models/main
 CONVERT = $(OUT)/convert/convert-hf
 
-# The folder says what a source is for: models/main.c and models/program/ are the program, the other rooms the library.
+# The folder says what a source is for: models/main.c and models/program/ are the program, the other rooms and convert/ the
+# library. convert/convert-hf.c is the command `convert` as a program of its own.
 PROGRAM_SOURCES := models/main.c $(wildcard models/program/*.c models/program/*/*.c)
-LIBRARY_SOURCES := sparsecbm.c $(filter-out models/program/%,$(wildcard models/*/*.c))
-CONVERT_SOURCES := $(wildcard convert/*.c)
+LIBRARY_SOURCES := sparsecbm.c $(filter-out models/program/%,$(wildcard models/*/*.c)) $(filter-out convert/convert-hf.c,$(wildcard convert/*.c))
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 
 .PHONY: programs library
@@ -134,7 +134,7 @@ $(MAIN): $(call objects,$(PROGRAM_SOURCES)) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS) -pthread
 
-$(CONVERT): $(call objects,$(CONVERT_SOURCES) models/program/path.c) $(LIB)
+$(CONVERT): $(call objects,convert/convert-hf.c $(patsubst %,models/program/%.c,cmd-convert json options path progress)) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS)
 
@@ -156,18 +156,17 @@ TEST_TOOLS      = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/t
                       $(filter-out tests/test-% tests/long-%,$(wildcard tests/*.c))))
 FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
 REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
-CONVERT_PARTS   = $(call objects,$(filter-out convert/convert-hf.c,$(CONVERT_SOURCES)))
 TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
 .PHONY: test test-programs test-long test-parity test-asan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
 
 $(TEST_PROGRAMS): $(BUILD)/tests/helpers.o
 $(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(OP_PARTS)
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(CONVERT_PARTS) $(LIB)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
+	$(LINK) -o $@ $(filter %.o,$^) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
 
-$(BUILD)/fuzz/replay-%: $(BUILD)/tests/fuzz/fuzz-%.o $(BUILD)/tests/fuzz/replay.o $(CONVERT_PARTS) $(LIB)
+$(BUILD)/fuzz/replay-%: $(BUILD)/tests/fuzz/fuzz-%.o $(BUILD)/tests/fuzz/replay.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS)
 
@@ -203,7 +202,7 @@ fuzz:
 	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS='-O1 -DSCBM_PORTABLE_ONLY' \
 	    SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 fuzz-programs: $(addprefix $(BUILD)/,$(FUZZERS))
-$(BUILD)/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(CONVERT_PARTS) $(LIB)
+$(BUILD)/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(LIB)
 	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 ## fuzz-replay    run the kept fuzzing inputs once (part of `make test`)

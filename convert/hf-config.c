@@ -3,11 +3,11 @@
  */
 #include "convert/hf-config.h"
 #include "convert/json-file.h"
+#include "models/base/text.h"
 
+#include <stdio.h>
 #include <string.h>
 
-#define MAX_SIZE (1 << 24)
-#define MAX_BLOCKS 4096
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 static scbm_status unsupported(const json_file *json, const char *key, const char *value, const char *known) {
@@ -19,25 +19,46 @@ static scbm_status unsupported(const json_file *json, const char *key, const cha
  * config.json
  * ---------------------------------------------------------------------------------------- */
 
+/* The types that there are, for a message. */
+static const char *known_types(char *text, size_t size) {
+    const cbm_architecture *architecture;
+    size_t n = 0;
+    for (int i = 0; (architecture = cbm_architecture_at(i)) && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", architecture->hf_type);
+    return text;
+}
+
+static scbm_status find_by_type(const json_file *json, const char *type, const cbm_architecture **found) {
+    char known[200];
+    for (int i = 0; (*found = cbm_architecture_at(i)); i++)
+        if (strcmp((*found)->hf_type, type) == 0) return SCBM_OK;
+    return unsupported(json, "model_type", type, known_types(known, sizeof known));
+}
+
 /* Old checkpoints have no model_type; what they were made for tells it then. */
-static scbm_status check_model_type(const json_file *json) {
+static scbm_status find_architecture(const json_file *json, const cbm_architecture **found) {
     const char *type;
+    char known[200];
     scbm_status status = json_string_or(json, json->root, "model_type", NULL, &type);
     if (status) return status;
-    if (type) return strcmp(type, "bert") == 0 ? SCBM_OK : unsupported(json, "model_type", type, "bert");
+    if (type) return find_by_type(json, type, found);
     const cJSON *first = cJSON_GetArrayItem(json_get(json->root, "architectures"), 0);
-    if (cJSON_IsString(first) && strncmp(first->valuestring, "Bert", 4) == 0) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: model_type is missing; this version knows bert", json->path);
+    for (int i = 0; cJSON_IsString(first) && (*found = cbm_architecture_at(i)); i++)
+        if (cbm_starts_with(first->valuestring, (*found)->hf_class)) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: model_type is missing; this version knows %s", json->path,
+                     known_types(known, sizeof known));
 }
 
 /* Settings that change what is computed, and code that comes with a checkpoint: named and refused. */
-static scbm_status check_variants(const json_file *json) {
+static scbm_status check_variants(const json_file *json, const cbm_architecture *architecture) {
     static const char *const switches[] = {"is_decoder", "add_cross_attention"};
     static const char *const objects[] = {"pruned_heads", "quantization_config"};
-    const char *positions;
-    scbm_status status = json_string_or(json, json->root, "position_embedding_type", "absolute", &positions);
-    if (!status && strcmp(positions, "absolute") != 0)
-        status = unsupported(json, "position_embedding_type", positions, "absolute");
+    scbm_status status = SCBM_OK;
+    for (const cbm_demand *demand = architecture->hf_demands; demand && demand->key && !status; demand++) {
+        const char *value;
+        status = json_string_or(json, json->root, demand->key, demand->value, &value);
+        if (!status && strcmp(value, demand->value) != 0) status = unsupported(json, demand->key, value, demand->value);
+    }
     for (size_t i = 0; i < COUNT_OF(switches) && !status; i++) {
         int is_on;
         status = json_bool_or(json, json->root, switches[i], 0, &is_on);
@@ -50,50 +71,69 @@ static scbm_status check_variants(const json_file *json) {
             status = unsupported(json, objects[i], "not empty", "whole, unquantized checkpoints");
     }
     if (!status && json_get(json_get(json->root, "auto_map"), "AutoModel"))
-        status = unsupported(json, "auto_map", "set (the checkpoint needs code of its own)", "plain BERT encoders");
+        status = scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                           "%.300s: auto_map is set (the checkpoint needs code of its own); this version knows plain "
+                           "%s encoders",
+                           json->path, architecture->title);
     return status;
 }
 
-static scbm_status read_activation(const json_file *json, hf_config *config) {
-    static const char *const known[][2] = {{"gelu", "gelu"},
-                                           {"gelu_new", "gelu_tanh"},
-                                           {"gelu_fast", "gelu_tanh"},
-                                           {"gelu_pytorch_tanh", "gelu_tanh"},
-                                           {"relu", "relu"}};
-    const char *name;
-    scbm_status status = json_string_or(json, json->root, "hidden_act", "gelu", &name);
-    if (status) return status;
-    for (size_t i = 0; i < COUNT_OF(known); i++) {
-        if (strcmp(known[i][0], name) == 0) {
-            config->activation = known[i][1];
-            return SCBM_OK;
-        }
-    }
-    return unsupported(json, "hidden_act", name, "gelu, gelu_new, gelu_fast, gelu_pytorch_tanh and relu");
-}
-
 /* A number of at least 0 and below 1. */
-static scbm_status read_fraction(const json_file *json, const char *key, double otherwise, double *value) {
-    scbm_status status = json_real_or(json, json->root, key, otherwise, value);
-    if (!status && !(*value >= 0 && *value < 1))
+static scbm_status read_fraction(const json_file *json, const char *key, double *value) {
+    scbm_status status = json_real_or(json, json->root, key, *value, value);
+    if (!status && !(*value >= 0 && (float)*value < 1))
         status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be at least 0 and below 1", json->path, key);
     return status;
 }
 
-static scbm_status read_sizes(const json_file *json, hf_config *config) {
-    const cJSON *root = json->root;
-    scbm_status status = json_int(json, root, "hidden_size", 1, MAX_SIZE, &config->hidden);
-    if (!status) status = json_int(json, root, "num_hidden_layers", 1, MAX_BLOCKS, &config->blocks);
-    if (!status) status = json_int(json, root, "num_attention_heads", 1, MAX_SIZE, &config->heads);
-    if (!status) status = json_int(json, root, "intermediate_size", 1, MAX_SIZE, &config->feed_forward);
-    if (!status) status = json_int(json, root, "vocab_size", 1, MAX_SIZE, &config->vocabulary);
-    if (!status) status = json_int_or(json, root, "max_position_embeddings", 1, MAX_SIZE, 512, &config->positions);
-    if (!status) status = json_int_or(json, root, "type_vocab_size", 1, MAX_SIZE, 2, &config->types);
-    if (!status && config->hidden % config->heads)
-        status = scbm_fail(SCBM_ERROR_FORMAT,
-                           "%.300s: a hidden_size of %lld cannot be cut into %lld num_attention_heads", json->path,
-                           (long long)config->hidden, (long long)config->heads);
+static scbm_status read_size(const json_file *json, const char *key, double *value) {
+    int64_t size;
+    scbm_status status = *value != 0 ? json_int_or(json, json->root, key, 1, CBM_MAX_SIZE, (int64_t)*value, &size)
+                                     : json_int(json, json->root, key, 1, CBM_MAX_SIZE, &size);
+    if (!status) *value = (double)size;
     return status;
+}
+
+static scbm_status read_switch(const json_file *json, const char *key, double *value) {
+    int is_on;
+    scbm_status status = json_bool_or(json, json->root, key, *value != 0, &is_on);
+    if (!status) *value = is_on;
+    return status;
+}
+
+static scbm_status read_activation(const json_file *json, const char *key, double *value) {
+    const char *name;
+    char known[200];
+    scbm_status status = json_string_or(json, json->root, key, cbm_activation_hf_name((scbm_activation)*value), &name);
+    if (status) return status;
+    *value = cbm_activation_parse(name);
+    return *value >= 0 ? SCBM_OK : unsupported(json, key, name, cbm_activation_hf_names(known, sizeof known));
+}
+
+static scbm_status read_key(const json_file *json, const cbm_key *key, cbm_backbone *settings) {
+    double value = key->otherwise;
+    scbm_status status = SCBM_OK;
+    switch (key->kind) {
+    case CBM_KEY_COUNT:
+    case CBM_KEY_SIZE: status = read_size(json, key->hf, &value); break;
+    case CBM_KEY_FRACTION: status = read_fraction(json, key->hf, &value); break;
+    case CBM_KEY_SWITCH: status = read_switch(json, key->hf, &value); break;
+    case CBM_KEY_ACTIVATION: status = read_activation(json, key->hf, &value); break;
+    case CBM_KEY_POOLING: break; /* sentence-transformers' files say it */
+    }
+    if (!status) cbm_key_set(settings, key, value);
+    return status;
+}
+
+static scbm_status read_settings(const json_file *json, cbm_backbone *settings) {
+    const cbm_architecture *architecture = NULL;
+    scbm_status status = find_architecture(json, &architecture);
+    if (!status) status = check_variants(json, architecture);
+    if (status) return status;
+    cbm_settings_default(settings, architecture);
+    for (int i = 0; i < architecture->n_keys && !status; i++)
+        if (architecture->keys[i].hf) status = read_key(json, &architecture->keys[i], settings);
+    return status ? status : cbm_settings_settle(settings, json->path);
 }
 
 /* The name under which the checkpoint was published; a path says nothing to others. */
@@ -108,14 +148,7 @@ scbm_status hf_config_parse(hf_config *config, const void *data, size_t size, co
     json_file json;
     scbm_status status = json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
-    config->pooling = config->pooling ? config->pooling : HF_POOLING_MEAN;
-    status = check_model_type(&json);
-    if (!status) status = check_variants(&json);
-    if (!status) status = read_sizes(&json, config);
-    if (!status) status = read_activation(&json, config);
-    if (!status) status = read_fraction(&json, "layer_norm_eps", 1e-12, &config->epsilon);
-    if (!status) status = read_fraction(&json, "hidden_dropout_prob", 0.1, &config->hidden_dropout);
-    if (!status) status = read_fraction(&json, "attention_probs_dropout_prob", 0.1, &config->attention_dropout);
+    status = read_settings(&json, &config->settings);
     if (!status) status = read_name(&json, config);
     json_close(&json);
     return status;
@@ -141,8 +174,8 @@ static scbm_status read_pooling(const json_file *json, hf_config *config) {
     }
     if (!found) found = mode;
     if (!found) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: no pooling_mode is set", json->path);
-    if (strcmp(found, "mean_tokens") == 0 || strcmp(found, "mean") == 0) config->pooling = HF_POOLING_MEAN;
-    else if (strcmp(found, "cls_token") == 0 || strcmp(found, "cls") == 0) config->pooling = HF_POOLING_FIRST;
+    if (strcmp(found, "mean_tokens") == 0 || strcmp(found, "mean") == 0) config->settings.pooling = HF_POOLING_MEAN;
+    else if (strcmp(found, "cls_token") == 0 || strcmp(found, "cls") == 0) config->settings.pooling = HF_POOLING_FIRST;
     else return unsupported(json, "the pooling mode", found, "mean_tokens and cls_token");
     return SCBM_OK;
 }
@@ -152,11 +185,12 @@ scbm_status hf_config_parse_pooling(hf_config *config, const void *data, size_t 
     int64_t width;
     scbm_status status = json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
-    status = json_int_or(&json, json.root, "word_embedding_dimension", 1, MAX_SIZE, config->hidden, &width);
-    if (!status && width != config->hidden)
+    status = json_int_or(&json, json.root, "word_embedding_dimension", 1, CBM_MAX_SIZE, config->settings.hidden,
+                         &width);
+    if (!status && width != config->settings.hidden)
         status = scbm_fail(SCBM_ERROR_FORMAT,
                            "%.300s: word_embedding_dimension is %lld, and config.json's hidden_size %lld", json.path,
-                           (long long)width, (long long)config->hidden);
+                           (long long)width, (long long)config->settings.hidden);
     if (!status) status = read_pooling(&json, config);
     json_close(&json);
     return status;

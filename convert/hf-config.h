@@ -5,17 +5,14 @@
 #ifndef CONVERT_HF_CONFIG_H
 #define CONVERT_HF_CONFIG_H
 
-#include "sparsecbm.h"
+#include "models/backbones/architecture.h"
 
-enum { HF_POOLING_MEAN = 1, HF_POOLING_FIRST = 2 }; /* as bert.pooling_type has it */
+enum { HF_POOLING_MEAN = 1, HF_POOLING_FIRST = 2 }; /* as a backbone has it */
 
 typedef struct hf_config {
-    int64_t hidden, feed_forward, blocks, heads, vocabulary, positions, types;
-    double epsilon, hidden_dropout, attention_dropout;
-    const char *activation; /* as sparsecbm.activation has it */
-    int64_t max_tokens;     /* what sentence_bert_config.json says; 0: nothing */
-    int lowercases;         /* sentence-transformers lower-cases the text before the tokenizer gets it */
-    int pooling;
+    cbm_backbone settings; /* the architecture, and what its keys say; no parameters */
+    int64_t max_tokens;    /* what sentence_bert_config.json says; 0: nothing */
+    int lowercases;        /* sentence-transformers lower-cases the text before the tokenizer gets it */
     int normalize;
     char *name;           /* of the checkpoint; NULL: not said */
     char *folder;         /* where config.json is: the folder, or one in it that modules.json names */
@@ -27,7 +24,7 @@ typedef struct hf_config {
 scbm_status hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks);
 void hf_config_clear(hf_config *config);
 
-/* The parts, from memory; `name` stands for the path in messages. hf_config_parse is the first, on a zeroed struct. */
+/* The parts, from memory; `name` stands for the path in messages. hf_config_parse comes before pooling and sentence. */
 scbm_status hf_config_parse(hf_config *config, const void *data, size_t size, const char *name);
 scbm_status hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name);
 scbm_status hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name);

@@ -1,45 +1,45 @@
 /*
- * convert/hf-weights.h - the tensors of a Hugging Face folder's BERT encoder, under the names of model files
+ * convert/hf-weights.h - the tensors of a Hugging Face folder's encoder, under the names of model files
  */
 #ifndef CONVERT_HF_WEIGHTS_H
 #define CONVERT_HF_WEIGHTS_H
 
-#include "convert/hf-config.h"
-#include "convert/json-file.h"
-#include "convert/safetensors.h"
+#include "convert/hf-files.h"
+#include "models/backbones/architecture.h"
 
-/* Which file has which tensor: model.safetensors.index.json. */
-typedef struct hf_index {
-    json_file json;
-    const cJSON *map;   /* tensor name to file name */
-    const char **files; /* each once */
-    int n_files;
-} hf_index;
-
-scbm_status hf_index_parse(hf_index *index, const void *data, size_t size, const char *name, const scbm_hooks *hooks);
-void hf_index_clear(hf_index *index);
+/* A parameter of the encoder, by its row. */
+typedef struct hf_weight {
+    scbm_tensor tensor;               /* name and shape as the model file has them, the folder's type; no data */
+    const safetensors_tensor *source; /* NULL: the folder has none, and the row says that it may do without */
+    const cbm_row *row;
+    int block;
+    const struct hf_weights *weights;
+} hf_weight;
 
 typedef struct hf_weights {
-    safetensors **files;
-    int n_files;
-    scbm_tensor *tensors; /* data lies in the files */
-    int n_tensors;
-    int n_unused; /* heads, poolers and the like, which an encoder does without */
+    hf_files files;
+    const cbm_architecture *architecture;
+    hf_weight *weight; /* one for each place of the backbone */
+    int n;
+    int n_unused; /* tensors that an encoder does without: heads, poolers and the like */
     scbm_hooks hooks;
 } hf_weights;
 
-/* Opens the folder's file or files and finds every tensor of the encoder that `config` describes. A tensor that is
+/* Opens the folder's file or files and finds every tensor of the encoder that `settings` describe. A tensor that is
  * missing, unknown, of another shape or of a type other than F32, F16 and BF16 is an error that names it. */
-scbm_status hf_weights_open(hf_weights *weights, const hf_config *config, const scbm_hooks *hooks);
+scbm_status hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
+                            const scbm_hooks *hooks);
 /* The same with one file that is open already; it is closed with the weights, and on error. */
-scbm_status hf_weights_from_file(hf_weights *weights, const hf_config *config, safetensors *file,
+scbm_status hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
                                  const scbm_hooks *hooks);
 void hf_weights_clear(hf_weights *weights);
 
 /* Reads all values: one that is not finite, or would not be as the type that it is stored as, is an error. */
 scbm_status hf_weights_check(const hf_weights *weights, scbm_type type);
-
-/* What a tensor is stored as where the user asks for `type`: vectors, positions and token types stay F32. */
-scbm_type hf_weights_type(const scbm_tensor *tensor, scbm_type type);
+/* What a parameter is stored as where the user asks for `type`: F32 unless its row says that it is quantized. */
+scbm_type hf_weights_type(const hf_weight *weight, scbm_type type);
+/* Adds them all to a model file. The weights must stay until it is written: one after the other is read then, turned
+ * where the folder has it otherwise, and told to the progress hook. */
+void hf_weights_add(const hf_weights *weights, scbm_type type, scbm_writer *writer);
 
 #endif

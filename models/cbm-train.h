@@ -143,6 +143,40 @@ scbm_status cbm_intervene_oracle(cbm_context *ctx, const cbm_dataset *data, cons
                                  size_t most, cbm_oracle *oracle);
 void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle);
 
+/* ------------------------------------------------------------------------------------------
+ * Encoders: from other programs' files
+ * ---------------------------------------------------------------------------------------- */
+
+/* All zeros (or NULL): the folder's own settings, and matrices as F32. */
+typedef struct cbm_convert_options {
+    scbm_type type;                /* of the matrices: SCBM_F32 (0), F16, BF16, Q8_0 or Q4_0 */
+    int max_tokens;                /* longest text, special tokens included; 0: as the folder says */
+    cbm_pooling pooling;           /* CBM_POOL_DEFAULT: as the folder says, or the mean */
+    cbm_normalize normalize;       /* CBM_NORMALIZE_FILE: as the folder says */
+    const scbm_hooks *hooks;       /* NULL: the default ones */
+    uint64_t reserved[8];
+} cbm_convert_options;
+
+/* What was converted. */
+typedef struct cbm_conversion {
+    const char *architecture;      /* "bert"; it lasts for ever */
+    int64_t blocks, hidden, heads, tokens, max_tokens;
+    int64_t n_weights;
+    int n_tensors;
+    int n_unused;                  /* tensors that an encoder does without: pooler, heads */
+    int n_kept_f16;                /* matrices whose rows are no multiple of 32, where a quantized type was asked for */
+    cbm_pooling pooling;
+    int normalize;
+    uint64_t reserved[8];
+} cbm_conversion;
+
+/* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or its shards, vocab.txt or tokenizer.json;
+ * sentence-transformers' folders, too) to the model file `output`, which is replaced when all is written. Weights are read
+ * and converted one after the other. `conversion` may be NULL. What the folder has that this version does not compute is
+ * an error that names it; the progress hook gets "tensors checked" and "tensors written". */
+scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
+                        cbm_conversion *conversion);
+
 #ifdef __cplusplus
 }
 #endif

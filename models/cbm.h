@@ -117,6 +117,8 @@ scbm_status cbm_predict_batch(cbm_context *ctx, const char *const *texts, const 
                               cbm_prediction *predictions);
 
 typedef enum cbm_pooling { CBM_POOL_DEFAULT, CBM_POOL_MEAN, CBM_POOL_FIRST } cbm_pooling;
+/* Whether embeddings are scaled to length 1. */
+typedef enum cbm_normalize { CBM_NORMALIZE_FILE, CBM_NORMALIZE_YES, CBM_NORMALIZE_NO } cbm_normalize;
 /* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`; `normalize` scales each to length 1. `truncated` [n] may be NULL. */
 scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                             cbm_pooling pooling, int normalize, float *vectors, uint8_t *truncated);

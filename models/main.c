@@ -8,7 +8,7 @@
 
 static const cli_command *const commands[] = {&cmd_demo,    &cmd_train,     &cmd_eval,  &cmd_predict,
                                               &cmd_explain, &cmd_intervene, &cmd_embed, &cmd_tokenize,
-                                              &cmd_quantize, &cmd_inspect,  &cmd_bench};
+                                              &cmd_convert, &cmd_quantize, &cmd_inspect,  &cmd_bench};
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static const cli_command *find_command(const char *name) {
@@ -50,11 +50,7 @@ int main(int argc, char **argv) {
         print_usage(stdout);
         return cli_finish(NULL);
     }
-    if (strcmp(name, "--version") == 0) {
-        int version = scbm_version();
-        printf("sparsecbm %d.%d.%d\n", version / 10000, version / 100 % 100, version % 100);
-        return cli_finish(NULL);
-    }
+    if (strcmp(name, "--version") == 0) return cli_print_version();
     if (name[0] == '-') return cli_misuse(NULL, "a command is expected before '%s'; see %s --help", name, cli_program);
     if (wants_help) name = argv[2];
     const cli_command *command = find_command(name);

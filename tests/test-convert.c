@@ -5,10 +5,9 @@
 #define _XOPEN_SOURCE 700
 
 #include "convert/hf-config.h"
-#include "convert/hf-model.h"
 #include "convert/hf-tokenizer.h"
 #include "convert/hf-weights.h"
-#include "models/cbm.h"
+#include "models/cbm-train.h"
 #include "models/tokenizers/tokenizer.h"
 #include "tests/helpers.h"
 
@@ -299,8 +298,14 @@ static void write_checkpoint(const form *f) {
     write_weights(f);
 }
 
+static scbm_status convert_to(const char *from, const char *to, scbm_type type, cbm_conversion *summary,
+                              const scbm_hooks *hooks) {
+    const cbm_convert_options options = {.type = type, .hooks = hooks};
+    return cbm_convert(from, to, &options, summary);
+}
+
 static scbm_status convert(scbm_type type) {
-    return hf_convert(checkpoint, output, type, NULL, NULL);
+    return convert_to(checkpoint, output, type, NULL, NULL);
 }
 
 static scbm_file *open_output(void) {
@@ -336,9 +341,9 @@ static void check_tensors(const form *f) {
 
 static void test_every_weight_arrives(void **state) {
     (void)state;
-    hf_summary summary;
+    cbm_conversion summary;
     write_checkpoint(&plain);
-    assert_ok(hf_convert(checkpoint, output, SCBM_F32, &summary, NULL));
+    assert_ok(convert_to(checkpoint, output, SCBM_F32, &summary, NULL));
     check_tensors(&plain);
     assert_int_equal(summary.n_tensors, 37);
     /* (16 + 24 + 2 + 2) 32 outside the blocks; in each four of 32 × 32 + 32, 2 · 32 · 64 + 64 + 32, and two norms. */
@@ -361,11 +366,11 @@ static void test_types_of_weights(void **state) {
 
 static void test_names(void **state) {
     (void)state;
-    hf_summary summary;
+    cbm_conversion summary;
     form f = plain;
     f.prefix = f.gamma = f.extras = 1;
     write_checkpoint(&f);
-    assert_ok(hf_convert(checkpoint, output, SCBM_F32, &summary, NULL));
+    assert_ok(convert_to(checkpoint, output, SCBM_F32, &summary, NULL));
     check_tensors(&f);
     assert_int_equal(summary.n_unused, 5);
 }
@@ -394,13 +399,13 @@ static void test_stored_types(void **state) {
     for (int i = 0; i < 8; i++) {
         scbm_type type = types[i / 2];
         int kept = -1, n_as_type = 0, n_f16 = 0;
-        hf_summary summary;
+        cbm_conversion summary;
         form f = plain;
         if (i % 2) f.hidden = 36;
         write_checkpoint(&f);
-        assert_ok(hf_convert(checkpoint, exact_path, SCBM_F32, NULL, NULL));
+        assert_ok(convert_to(checkpoint, exact_path, SCBM_F32, NULL, NULL));
         assert_ok(cbm_quantize(exact_path, wanted_path, type, &kept, NULL));
-        assert_ok(hf_convert(checkpoint, output, type, &summary, NULL));
+        assert_ok(convert_to(checkpoint, output, type, &summary, NULL));
         assert_int_equal(summary.n_kept_f16, kept);
         scbm_file *file = open_output(), *wanted;
         assert_ok(scbm_file_open(&wanted, wanted_path, NULL));
@@ -1036,7 +1041,7 @@ static void test_indexes_that_are_refused(void **state) {
 
 static void test_missing_files(void **state) {
     (void)state;
-    assert_error(hf_convert(in_folder("nothing"), output, SCBM_F32, NULL, NULL), SCBM_ERROR_IO,
+    assert_error(convert_to(in_folder("nothing"), output, SCBM_F32, NULL, NULL), SCBM_ERROR_IO,
                  "there is no such folder");
     assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "it has no config.json");
     write_text("config.json", config_text(&plain));
@@ -1051,9 +1056,9 @@ static void test_missing_files(void **state) {
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "Git LFS pointer");
     write_text("model.safetensors", "");
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "model.safetensors: 0 bytes are no safetensors file");
-    assert_error(hf_convert(checkpoint, output, SCBM_I32, NULL, NULL), SCBM_ERROR_ARGUMENT,
+    assert_error(convert_to(checkpoint, output, SCBM_I32, NULL, NULL), SCBM_ERROR_ARGUMENT,
                  "f32, f16, bf16, q8_0 or q4_0");
-    assert_error(hf_convert(checkpoint, output, (scbm_type)99, NULL, NULL), SCBM_ERROR_ARGUMENT, "f32, f16");
+    assert_error(convert_to(checkpoint, output, (scbm_type)99, NULL, NULL), SCBM_ERROR_ARGUMENT, "f32, f16");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1220,17 +1225,19 @@ static void test_every_cut_and_every_bit(void **state) {
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct meter {
-    int stop;
+    counting_allocator memory;
+    int stop, n; /* which call cancels, from 1; calls */
+    char what[64];
     int64_t done, total;
 } meter;
 
 static int meter_progress(void *user, const char *what, int64_t done, int64_t total) {
     meter *m = user;
-    (void)what;
-    assert_true(done >= m->done && done <= total);
+    assert_true(done <= total && (strcmp(what, m->what) != 0 ? done == 1 : done == m->done + 1));
+    snprintf(m->what, sizeof m->what, "%s", what);
     m->done = done;
     m->total = total;
-    return m->stop;
+    return ++m->n == m->stop;
 }
 
 static void test_out_of_memory(void **state) {
@@ -1245,7 +1252,7 @@ static void test_out_of_memory(void **state) {
     for (; status; n++) {
         counting_allocator memory = {.fails_at = n + 1};
         const scbm_hooks hooks = allocator_hooks(&memory);
-        status = hf_convert(checkpoint, output, SCBM_Q8_0, NULL, &hooks);
+        status = convert_to(checkpoint, output, SCBM_Q8_0, NULL, &hooks);
         if (status && status != SCBM_ERROR_MEMORY) fail_msg("allocation %d: %s", n, scbm_last_error());
         assert_int_equal(memory.held, 0);
         assert_true(exists(output) == !status);
@@ -1256,15 +1263,70 @@ static void test_out_of_memory(void **state) {
 
 static void test_progress_and_cancelling(void **state) {
     (void)state;
-    meter m = {0, 0, 0};
-    scbm_hooks hooks = {.user = &m, .progress = meter_progress};
+    meter m = {.n = 0};
     write_checkpoint(&plain);
-    assert_ok(hf_convert(checkpoint, output, SCBM_F32, NULL, &hooks));
-    assert_true(m.total > 0 && m.done == m.total);
-    assert_int_equal(remove(output), 0);
-    m = (meter){1, 0, 0};
-    assert_error(hf_convert(checkpoint, output, SCBM_F32, NULL, &hooks), SCBM_ERROR_CANCELLED, "stopped");
-    assert_false(exists(output));
+    for (int stop = 0, n = 0; stop <= n; stop++) {
+        m = (meter){.stop = stop};
+        scbm_hooks hooks = allocator_hooks(&m.memory);
+        hooks.progress = meter_progress;
+        scbm_status status = convert_to(checkpoint, output, SCBM_F32, NULL, &hooks);
+        assert_int_equal(m.memory.held, 0);
+        assert_true(exists(output) == !stop);
+        if (stop) {
+            assert_error(status, SCBM_ERROR_CANCELLED, "stopped");
+            continue;
+        }
+        assert_ok(status);
+        assert_int_equal(n = m.n, 2 * 37); /* each tensor is checked, then written */
+        assert_true(m.done == m.total);
+        assert_string_equal(m.what, "tensors written");
+        assert_int_equal(remove(output), 0);
+    }
+}
+
+/* What the caller says holds before what the folder says. */
+static void test_options(void **state) {
+    (void)state;
+    write_checkpoint(&plain);
+    cbm_conversion facts;
+    cbm_convert_options options = {.max_tokens = 7, .pooling = CBM_POOL_FIRST, .normalize = CBM_NORMALIZE_YES};
+    assert_ok(cbm_convert(checkpoint, output, &options, &facts));
+    assert_int_equal(facts.max_tokens, 7);
+    assert_int_equal(facts.pooling, CBM_POOL_FIRST);
+    assert_true(facts.normalize);
+    assert_string_equal(facts.architecture, "bert");
+    scbm_file *file = open_output();
+    assert_key_int(file, "sparsecbm.max_tokens", 7);
+    assert_key_int(file, "bert.context_length", 24);
+    assert_key_int(file, "bert.pooling_type", 2);
+    assert_key_int(file, "sparsecbm.normalize", 1);
+    scbm_file_close(file);
+    write_text("modules.json", "[" MODULE(0, "0", "", ST "Transformer") ", " MODULE(1, "1", "1_Pooling", ST "Pooling") ", "
+               MODULE(2, "2", "2_Normalize", ST "Normalize") "]");
+    assert_int_equal(mkdir(in_checkpoint("1_Pooling"), 0777), 0);
+    write_text("1_Pooling/config.json", "{\"pooling_mode_cls_token\": true}");
+    assert_ok(cbm_convert(checkpoint, output, NULL, &facts)); /* NULL: as the folder says */
+    assert_int_equal(facts.pooling, CBM_POOL_FIRST);
+    assert_true(facts.normalize && facts.max_tokens == 24);
+    options = (cbm_convert_options){.pooling = CBM_POOL_MEAN, .normalize = CBM_NORMALIZE_NO};
+    assert_ok(cbm_convert(checkpoint, output, &options, &facts));
+    assert_int_equal(facts.pooling, CBM_POOL_MEAN);
+    assert_false(facts.normalize);
+    options = (cbm_convert_options){.max_tokens = 25};
+    assert_error(cbm_convert(checkpoint, output, &options, NULL), SCBM_ERROR_ARGUMENT, "texts of 25 tokens");
+    options = (cbm_convert_options){.max_tokens = -1};
+    assert_error(cbm_convert(checkpoint, output, &options, NULL), SCBM_ERROR_ARGUMENT, "texts of -1 tokens");
+    assert_error(cbm_convert(NULL, output, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+}
+
+/* {0} is NULL, to the byte. */
+static void test_zero_options(void **state) {
+    (void)state;
+    const cbm_convert_options options = {0};
+    write_checkpoint(&plain);
+    assert_ok(cbm_convert(checkpoint, output, NULL, NULL));
+    assert_ok(cbm_convert(checkpoint, in_folder("other.gguf"), &options, NULL));
+    assert_true(same_files(output, in_folder("other.gguf")));
 }
 
 /* Runs the program that the environment's CONVERT names; its exit status, and what it said in *text. */
@@ -1296,26 +1358,29 @@ static void test_the_program(void **state) {
     scbm_file_close(file);
     assert_int_equal(run_program("--help", 0, text), 0);
     assert_non_null(strstr(text, "--type f32|f16|bf16|q8_0|q4_0"));
+    assert_null(strstr(text, "convert-hf convert")); /* the program is the command */
+    assert_int_equal(run_program("checkpoint -o model.gguf --json", 0, text), 0);
+    assert_non_null(strstr(text, "\"blocks\":2,\"hidden_size\":32,\"heads\":4"));
     assert_int_equal(run_program("--version", 0, text), 0);
     static const struct {
         const char *arguments;
         int status;
         const char *message;
     } cases[] = {
-        {"", 2, "expected"},
+        {"", 2, "one Hugging Face folder is expected, got 0"},
         {"checkpoint", 2, "-o FILE is required"},
-        {"checkpoint -o", 2, "-o wants a value"},
-        {"-o x.gguf", 2, "a Hugging Face folder is expected"},
-        {"checkpoint other -o x.gguf", 2, "'other' is one argument too many"},
-        {"checkpoint -o x.gguf --type q5_0", 2, "--type wants f32, f16, bf16, q8_0 or q4_0, got 'q5_0'"},
-        {"checkpoint -o x.gguf --type i32", 2, "got 'i32'"},
+        {"checkpoint -o", 2, "--output wants a value"},
+        {"-o x.gguf", 2, "one Hugging Face folder is expected, got 0"},
+        {"checkpoint other -o x.gguf", 2, "one Hugging Face folder is expected, got 2"},
+        {"checkpoint -o x.gguf --type q5_0", 2, "--type wants f32|f16|bf16|q8_0|q4_0, got 'q5_0'"},
         {"checkpoint -o x.gguf --type", 2, "--type wants a value"},
-        {"checkpoint -o x.gguf --typ f16", 2, "there is no option --typ"},
+        {"checkpoint -o x.gguf --typ f16", 2, "there is no option --typ; did you mean --type?"},
+        {"checkpoint -o x.gguf --max-length 25", 1, "texts of 25 tokens were asked for, and it reads 2 to 24"},
         {"nothing -o x.gguf", 1, "nothing: there is no such folder"},
-        {"checkpoint -o nothing/x.gguf", 1, "nothing/x.gguf: cannot be written"},
-        {"nothing -o missing/x.gguf", 1, "missing/x.gguf: cannot be written"}, /* before the work */
-        {"checkpoint -o checkpoint/vocab.txt", 2, "-o checkpoint/vocab.txt is a file of DIR"},
-        {"checkpoint -o ./checkpoint/model.safetensors", 2, "is a file of DIR"},
+        {"checkpoint -o nothing/x.gguf", 1, "nothing/x.gguf (-o): cannot be written"},
+        {"nothing -o missing/x.gguf", 1, "missing/x.gguf (-o): cannot be written"}, /* before the work */
+        {"checkpoint -o checkpoint/vocab.txt", 2, "-o checkpoint/vocab.txt is a file of FOLDER"},
+        {"checkpoint -o ./checkpoint/model.safetensors", 2, "is a file of FOLDER"},
         {"checkpoint/vocab.txt -o x.gguf", 1, "it has no config.json"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -1357,6 +1422,8 @@ int main(void) {
         TEST(test_every_cut_and_every_bit),
         TEST(test_out_of_memory),
         TEST(test_progress_and_cancelling),
+        TEST(test_options),
+        TEST(test_zero_options),
         TEST(test_the_program),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);

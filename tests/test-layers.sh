@@ -50,8 +50,6 @@ posix='dirent dlfcn fcntl poll pthread sched strings sys/ unistd'
 
 # What is not yet as it should be.
 known='
-convert/convert-hf.c: includes convert/hf-config.h, which is not for convert/convert-hf.c
-convert/convert-hf.c: includes convert/hf-model.h, which is not for convert/convert-hf.c
 models/cbm-train.h: includes models/data/dataset.h, which is not for models/cbm-train.h
 models/cbm-train.h: includes models/data/metrics.h, which is not for models/cbm-train.h
 models/explain/global.c: includes models/report/report.h, which is not for models/explain/

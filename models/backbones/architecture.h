@@ -128,5 +128,7 @@ void cbm_key_set(cbm_backbone *backbone, const cbm_key *key, double value);
 int cbm_activation_parse(const char *name);
 const char *cbm_activation_name(scbm_activation activation);
 const char *cbm_activation_hf_name(scbm_activation activation);
+/* All of config.json's names, for a message; returns `text`. */
+const char *cbm_activation_hf_names(char *text, size_t size);
 
 #endif

@@ -48,6 +48,13 @@ const char *cbm_activation_hf_name(scbm_activation activation) {
     return row_of(activation)->hf;
 }
 
+const char *cbm_activation_hf_names(char *text, size_t size) {
+    size_t n = 0;
+    for (int i = 0; i < COUNT_OF(activations) && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", activations[i].hf);
+    return text;
+}
+
 /* ------------------------------------------------------------------------------------------
  * Values
  * ---------------------------------------------------------------------------------------- */

@@ -17,6 +17,8 @@
 
 const char *cli_program = "sparsecbm";
 
+static int is_alone; /* the program is one command */
+
 /* ------------------------------------------------------------------------------------------
  * Messages
  * ---------------------------------------------------------------------------------------- */
@@ -187,14 +189,28 @@ static void print_option(const cli_option *option) {
     putchar('\n');
 }
 
+/* What of "convert FOLDER" follows the program's name. */
+static const char *after_program(const char *command_and_rest) {
+    const char *rest = command_and_rest + strcspn(command_and_rest, " ");
+    return !is_alone ? command_and_rest : *rest ? rest + 1 : rest;
+}
+
+static const char *space_and_name(const cli_command *command, char text[64]) {
+    if (is_alone) text[0] = 0;
+    else snprintf(text, 64, " %s", command->name);
+    return text;
+}
+
 static void print_help(const cli_command *command, const cli_option *options) {
-    printf("%s\n\nUsage: %s %s %s\n\nOptions:\n", command->summary, cli_program, command->name, command->usage);
+    char name[64];
+    printf("%s\n\nUsage: %s%s %s\n\nOptions:\n", command->summary, cli_program, space_and_name(command, name),
+           command->usage);
     for (; options->name; options++) print_option(options);
     static const cli_option help = CLI_FLAG_OPTION("help", NULL, "print this");
     print_option(&help);
     if (command->details) printf("\n%s\n", command->details);
     puts("\nExample:");
-    for (int i = 0; command->examples[i]; i++) printf("  %s %s\n", cli_program, command->examples[i]);
+    for (int i = 0; command->examples[i]; i++) printf("  %s %s\n", cli_program, after_program(command->examples[i]));
 }
 
 static int list_add(cli_list *list, const char *item) {
@@ -215,7 +231,9 @@ static int unknown_option(const cli_command *command, const cli_option *options,
     snprintf(word, sizeof word, "%.*s", (int)(length < LONGEST_NAME ? length : LONGEST_NAME), name);
     const char *nearest = cli_nearest(word, names);
     if (nearest) return cli_misuse(command, "there is no option --%s; did you mean --%s?", word, nearest);
-    return cli_misuse(command, "there is no option --%s; see %s %s --help", word, cli_program, command->name);
+    char text[64];
+    return cli_misuse(command, "there is no option --%s; see %s%s --help", word, cli_program,
+                      space_and_name(command, text));
 }
 
 static int set_int(const cli_command *command, const cli_option *option, const char *value) {
@@ -347,6 +365,12 @@ static int check_files(const cli_command *command, const cli_option *options) {
     return status;
 }
 
+static int too_many(const cli_command *command, const char *word) {
+    char name[64];
+    return cli_misuse(command, "'%s' is one argument too many; see %s%s --help", word, cli_program,
+                      space_and_name(command, name));
+}
+
 int cli_parse(const cli_command *command, const cli_option *options, int argc, char **argv, cli_list *rest) {
     for (int i = 0; i < argc; i++) {
         if (strcmp(argv[i], "--") == 0) break;
@@ -363,7 +387,7 @@ int cli_parse(const cli_command *command, const cli_option *options, int argc, c
             continue;
         }
         if (only_rest || word[0] != '-' || !word[1]) {
-            if (!rest) return cli_misuse(command, "'%s' is one argument too many; see %s %s --help", word, cli_program, command->name);
+            if (!rest) return too_many(command, word);
             if (!list_add(rest, word)) return cli_fail(command, "out of memory");
             continue;
         }
@@ -381,4 +405,17 @@ int cli_parse(const cli_command *command, const cli_option *options, int argc, c
         if (status != CLI_GO_ON) return status;
     }
     return check_files(command, options);
+}
+
+int cli_print_version(void) {
+    int version = scbm_version();
+    printf("sparsecbm %d.%d.%d\n", version / 10000, version / 100 % 100, version % 100);
+    return cli_finish(NULL);
+}
+
+int cli_run_alone(const cli_command *command, int argc, char **argv) {
+    if (argc > 0 && argv[0][0]) cli_program = argv[0];
+    is_alone = 1;
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) return cli_print_version();
+    return command->run(command, argc > 0 ? argc - 1 : 0, argc > 0 ? argv + 1 : argv);
 }

@@ -70,6 +70,10 @@ typedef struct cli_command {
 
 /* What the user called this program, for examples: "models/main". */
 extern const char *cli_program;
+/* Runs the one command that a program is, whose help and messages do not say its name then; --version, too. */
+int cli_run_alone(const cli_command *command, int argc, char **argv);
+/* Prints "sparsecbm 0.1.1". */
+int cli_print_version(void);
 
 /* Reads argv[0 … argc) (after the command's name) by the table; positional arguments come back in *rest, or are an error
  * where rest is NULL. Refuses files to write that cannot be written or that are read, too. CLI_GO_ON, or the status to
@@ -281,7 +285,7 @@ void cli_columns_clear(cli_columns *columns);
 double cli_peak_megabytes(void);
 
 /* The commands. */
-extern const cli_command cmd_train, cmd_eval, cmd_predict, cmd_explain, cmd_intervene, cmd_embed, cmd_tokenize, cmd_quantize,
-    cmd_inspect, cmd_bench, cmd_demo;
+extern const cli_command cmd_train, cmd_eval, cmd_predict, cmd_explain, cmd_intervene, cmd_embed, cmd_tokenize, cmd_convert,
+    cmd_quantize, cmd_inspect, cmd_bench, cmd_demo;
 
 #endif

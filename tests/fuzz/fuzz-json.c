@@ -20,13 +20,24 @@ static int is_ok(scbm_status status) {
     return status == SCBM_OK;
 }
 
+/* A value that a row of keys gives is in its range. */
+static void check_value(const cbm_backbone *settings, const cbm_key *key) {
+    double value = cbm_key_get(settings, key);
+    if (key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE) require(value >= 1 && value <= CBM_MAX_SIZE);
+    if (key->kind == CBM_KEY_FRACTION) require(value >= 0 && value < 1);
+    if (key->kind == CBM_KEY_ACTIVATION) require(value > SCBM_NONE && value <= SCBM_SIGMOID);
+    if (key->kind == CBM_KEY_POOLING) require(value >= HF_POOLING_MEAN && value <= HF_POOLING_FIRST);
+}
+
 static void try_config(const void *data, size_t size) {
     hf_config config;
     memset(&config, 0, sizeof config);
     if (is_ok(hf_config_parse(&config, data, size, "config.json"))) {
-        require(config.hidden > 0 && config.heads > 0 && config.hidden % config.heads == 0);
-        require(config.blocks > 0 && config.feed_forward > 0 && config.vocabulary > 0 && config.positions > 0);
-        require(config.epsilon >= 0 && config.hidden_dropout < 1 && config.activation && config.pooling);
+        const cbm_backbone *settings = &config.settings;
+        for (int i = 0; i < settings->architecture->n_keys; i++)
+            check_value(settings, &settings->architecture->keys[i]);
+        require(settings->head_size > 0 && settings->embedding_width > 0 && settings->n_blocks <= CBM_MAX_BLOCKS);
+        require(cbm_n_places(settings) > 0);
     }
     hf_config_clear(&config);
 }
@@ -34,9 +45,9 @@ static void try_config(const void *data, size_t size) {
 static void try_sentence_files(int which, const void *data, size_t size) {
     hf_config config;
     memset(&config, 0, sizeof config);
-    config.hidden = 32;
+    config.settings.hidden = 32;
     if (which == 0) {
-        if (is_ok(hf_config_parse_pooling(&config, data, size, "pooling"))) require(config.pooling > 0);
+        if (is_ok(hf_config_parse_pooling(&config, data, size, "pooling"))) require(config.settings.pooling > 0);
     } else if (which == 1) {
         if (is_ok(hf_config_parse_sentence(&config, data, size, "sentence"))) require(config.max_tokens >= 0);
     } else if (is_ok(hf_config_parse_modules(&config, data, size, "modules.json", "root"))) {

@@ -29,29 +29,38 @@ static void read_tensors(const safetensors *file, const uint8_t *data, size_t si
     require(safetensors_get(file, safetensors_n_tensors(file)) == NULL && safetensors_get(file, -1) == NULL);
 }
 
-/* The smallest encoder that there is: names and shapes are matched with it. */
-static void find_encoder(safetensors *file) {
-    const hf_config config = {
-        .hidden = 1, .feed_forward = 1, .blocks = 1, .heads = 1, .vocabulary = 1, .positions = 1, .types = 1};
+/* The smallest encoder of an architecture: names and shapes are matched with it. */
+static void find_encoder(const cbm_architecture *architecture, safetensors *file) {
+    cbm_backbone settings;
     hf_weights weights;
-    if (hf_weights_from_file(&weights, &config, file, NULL) != SCBM_OK) {
+    cbm_settings_default(&settings, architecture);
+    for (int i = 0; i < architecture->n_keys; i++) {
+        const cbm_key *key = &architecture->keys[i];
+        if (key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE) cbm_key_set(&settings, key, 1);
+    }
+    require(cbm_settings_settle(&settings, "settings") == SCBM_OK);
+    if (hf_weights_from_file(&weights, &settings, file, NULL) != SCBM_OK) {
         check_refusal();
         return;
     }
-    require(weights.n_tensors == 21);
-    for (int i = 0; i < weights.n_tensors; i++) require(scbm_tensor_elements(&weights.tensors[i]) == 1);
+    require(weights.n == architecture->n_rows);
+    for (int i = 0; i < weights.n; i++)
+        require(!weights.weight[i].source || scbm_tensor_elements(&weights.weight[i].tensor) > 0);
     if (hf_weights_check(&weights, SCBM_F16) != SCBM_OK) check_refusal();
     hf_weights_clear(&weights);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    safetensors *file = NULL;
-    if (safetensors_open_memory(&file, data, size, "input", NULL) != SCBM_OK) {
-        check_refusal();
-        require(file == NULL);
-        return 0;
+    const cbm_architecture *architecture;
+    for (int i = 0; (architecture = cbm_architecture_at(i)); i++) {
+        safetensors *file = NULL;
+        if (safetensors_open_memory(&file, data, size, "input", NULL) != SCBM_OK) {
+            check_refusal();
+            require(file == NULL);
+            return 0;
+        }
+        read_tensors(file, data, size);
+        find_encoder(architecture, file);
     }
-    read_tensors(file, data, size);
-    find_encoder(file);
     return 0;
 }

@@ -1,0 +1,34 @@
+/*
+ * convert/hf-files.h - the safetensors files of a Hugging Face folder: model.safetensors, or the several that
+ * model.safetensors.index.json names
+ */
+#ifndef CONVERT_HF_FILES_H
+#define CONVERT_HF_FILES_H
+
+#include "convert/json-file.h"
+#include "convert/safetensors.h"
+
+typedef struct hf_files {
+    safetensors **file;
+    int n;
+    scbm_hooks hooks;
+} hf_files;
+
+/* Opens the folder's file or files. On error *files is closed. */
+scbm_status hf_files_open(hf_files *files, const char *folder, const scbm_hooks *hooks);
+/* One file that is open already; it is closed with the others, and on error. */
+scbm_status hf_files_from_one(hf_files *files, safetensors *file, const scbm_hooks *hooks);
+void hf_files_close(hf_files *files);
+
+/* Which file has which tensor: model.safetensors.index.json. */
+typedef struct hf_index {
+    json_file json;
+    const cJSON *map;   /* tensor name to file name */
+    const char **files; /* each once */
+    int n_files;
+} hf_index;
+
+scbm_status hf_index_parse(hf_index *index, const void *data, size_t size, const char *name, const scbm_hooks *hooks);
+void hf_index_clear(hf_index *index);
+
+#endif

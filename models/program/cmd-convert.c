@@ -1,0 +1,121 @@
+/*
+ * models/program/cmd-convert.c - convert: a Hugging Face folder's encoder to a model file
+ */
+#include "models/cbm-train.h"
+#include "models/program/path.h"
+#include "models/program/program.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
+
+typedef struct convert_command {
+    const cli_command *command;
+    const char *folder, *output;
+    int type, pooling, normalize, json;
+    int64_t max_tokens;
+} convert_command;
+
+static double file_bytes(const char *path) {
+    struct stat facts;
+    return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
+}
+
+static const char *pooling_name(cbm_pooling pooling) {
+    return pooling == CBM_POOL_FIRST ? "first token" : "mean";
+}
+
+static void print_conversion(const convert_command *c, const cbm_conversion *s) {
+    printf("%s: %.1f MiB, %s\n", c->output, file_bytes(c->output) / 1048576, scbm_type_of(types[c->type])->name);
+    printf("  %lld blocks of hidden size %lld with %lld heads, %lld weights in %d tensors\n", (long long)s->blocks,
+           (long long)s->hidden, (long long)s->heads, (long long)s->n_weights, s->n_tensors);
+    printf("  %lld tokens, texts of up to %lld; pooling: %s%s\n", (long long)s->tokens, (long long)s->max_tokens,
+           pooling_name(s->pooling), s->normalize ? ", normalized" : "");
+    if (s->n_unused) printf("  left out, not part of an encoder: %d tensors (pooler, heads)\n", s->n_unused);
+    if (s->n_kept_f16) printf("  %d matrices have rows that are no multiple of 32 and stay f16\n", s->n_kept_f16);
+}
+
+static scbm_status print_conversion_json(const convert_command *c, const cbm_conversion *s) {
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddStringToObject(object, "file", c->output);
+    cJSON_AddItemToObject(object, "file_bytes", cli_json_double(file_bytes(c->output)));
+    cJSON_AddStringToObject(object, "type", scbm_type_of(types[c->type])->name);
+    cJSON_AddStringToObject(object, "architecture", s->architecture);
+    cJSON_AddItemToObject(object, "blocks", cli_json_int(s->blocks));
+    cJSON_AddItemToObject(object, "hidden_size", cli_json_int(s->hidden));
+    cJSON_AddItemToObject(object, "heads", cli_json_int(s->heads));
+    cJSON_AddItemToObject(object, "weights", cli_json_int(s->n_weights));
+    cJSON_AddItemToObject(object, "tensors", cli_json_int(s->n_tensors));
+    cJSON_AddItemToObject(object, "tensors_left_out", cli_json_int(s->n_unused));
+    cJSON_AddItemToObject(object, "matrices_kept_f16", cli_json_int(s->n_kept_f16));
+    cJSON_AddItemToObject(object, "tokens", cli_json_int(s->tokens));
+    cJSON_AddItemToObject(object, "max_tokens", cli_json_int(s->max_tokens));
+    cJSON_AddStringToObject(object, "pooling", s->pooling == CBM_POOL_FIRST ? "cls" : "mean");
+    cJSON_AddBoolToObject(object, "normalize", s->normalize);
+    return cli_json_print(object);
+}
+
+/* A model file in the folder may be replaced: conversion does not read it. */
+static int check_output(const convert_command *c) {
+    size_t length = strlen(c->output);
+    int is_model = length >= 5 && strcmp(c->output + length - 5, ".gguf") == 0;
+    if (is_model || !cli_is_in_folder(c->output, c->folder)) return CLI_GO_ON;
+    return cli_misuse(c->command,
+                      "-o %.300s is a file of FOLDER, %.300s, and writing it would destroy what is converted",
+                      c->output, c->folder);
+}
+
+static int convert(const convert_command *c) {
+    cli_progress progress;
+    scbm_hooks hooks = cli_hooks(&progress, c->command, 0);
+    cbm_conversion conversion;
+    const cbm_convert_options options = {.type = types[c->type],
+                                         .max_tokens = (int)c->max_tokens,
+                                         .pooling = (cbm_pooling)(c->pooling + 1),
+                                         .normalize = (cbm_normalize)c->normalize,
+                                         .hooks = &hooks};
+    cli_catch_interrupt();
+    scbm_status status = cbm_convert(c->folder, c->output, &options, &conversion);
+    cli_progress_clear(&progress);
+    if (status != SCBM_OK) return cli_fail_status(c->command, status);
+    if (c->json) return cli_fail_status(c->command, print_conversion_json(c, &conversion));
+    print_conversion(c, &conversion);
+    return cli_finish(c->command);
+}
+
+static int run_convert(const cli_command *command, int argc, char **argv) {
+    convert_command c = {.command = command, .pooling = -1};
+    cli_list rest = {NULL, 0};
+    const cli_option options[] = {
+        CLI_OUTPUT_OPTION(&c.output, "the model file to write (required)"),
+        CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &c.type, "what the matrices are stored as"),
+        CLI_INT_OPTION("max-length", "N", &c.max_tokens, 0, 1000000,
+                       "the longest text, in tokens, special ones included; 0: as the folder says"),
+        CLI_CHOICE_OPTION("pool", "mean|cls", &c.pooling,
+                          "how a text's vector is made of its tokens' (default: as the folder says, or the mean)"),
+        CLI_CHOICE_OPTION("normalize", "file|yes|no", &c.normalize, "whether embeddings are scaled to length 1"),
+        CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
+        CLI_END_OPTIONS,
+    };
+    int result = cli_parse(command, options, argc, argv, &rest), n = rest.n;
+    c.folder = n ? rest.item[0] : NULL;
+    free((void *)rest.item);
+    if (result != CLI_GO_ON) return result;
+    if (n != 1) return cli_misuse(command, "one Hugging Face folder is expected, got %d; --help tells more", n);
+    if (!c.output) return cli_misuse(command, "-o FILE is required: where to write");
+    result = check_output(&c);
+    return result == CLI_GO_ON ? convert(&c) : result;
+}
+
+static const char *const convert_examples[] = {"convert all-MiniLM-L6-v2 -o minilm.gguf --type f16", NULL};
+const cli_command cmd_convert = {
+    "convert",
+    "make a model file of a Hugging Face folder's encoder",
+    "FOLDER -o FILE [options]",
+    "FOLDER holds config.json, model.safetensors (or model.safetensors.index.json and its files), and vocab.txt or\n"
+    "tokenizer.json; sentence-transformers' folders are known too. BERT is what this version knows.",
+    convert_examples,
+    run_convert};
