@@ -116,6 +116,14 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -MMD -MP -c $< -o $@
 
+# The reports' style and templates as C: models/report/page.css becomes models/report/page.css.h in the build's folder.
+REPORT_PARTS := $(patsubst %,$(BUILD)/%.h,$(wildcard models/report/*.css models/report/*.html))
+$(call objects,$(wildcard models/report/*.c)): $(REPORT_PARTS)
+$(call objects,$(wildcard models/report/*.c)): FLAGS += -I$(BUILD)
+$(REPORT_PARTS): $(BUILD)/%.h: % models/report/embed.awk
+	@mkdir -p $(@D)
+	@awk -f models/report/embed.awk $< > $@
+
 $(LIB): $(call objects,$(LIBRARY_SOURCES))
 	@mkdir -p $(@D)
 	@rm -f $@

@@ -265,6 +265,7 @@ static void pages_are_well_formed(void **state) {
         assert_true(check_page(page) > 50);
         check_ids(page);
         assert_int_equal(count(page, "<h1>"), 1);
+        assert_null(strstr(page, "{{"));
         assert_int_equal(count(page, "<img "), count(page, " alt=\"Layer "));
         free(page);
     }
@@ -273,8 +274,44 @@ static void pages_are_well_formed(void **state) {
         assert_true(check_page(page) > 50);
         check_ids(page);
         assert_int_equal(count(page, "<polyline"), faithfulness ? 8 : 0);
+        assert_null(strstr(page, "{{"));
         free(page);
     }
+}
+
+/* What a fragment becomes, by `put`, which writes to the page. */
+static void assert_filled(void (*put)(cbm_page *page), const char *wanted) {
+    cbm_page page = {.next_number = 0};
+    assert_ok(scbm_output_open(&page.out, in_folder("fragment"), NULL));
+    put(&page);
+    assert_ok(scbm_output_commit(page.out));
+    char *text = read_file(in_folder("fragment"), NULL);
+    assert_string_equal(text, wanted);
+    free(text);
+}
+
+static void put_places(cbm_page *page) {
+    static const char fragment[] = "<p {{a}}{{#b}} b=\"{{b}}\"{{/b}}{{#c}} c=\"{{c}}{{a}}\"{{/c}}>{{d}}\n";
+    cbm_page_put(page, fragment, "a", "{{c}}", "b", NULL, "c", "3", NULL);
+    cbm_page_put(page, fragment, "c", "", "a", "A", "d", "}}", NULL);
+    cbm_page_put(page, "{{no end", NULL);
+    cbm_page_put(page, "", NULL);
+}
+
+static void put_content(cbm_page *page) {
+    static const char fragment[] = "<p>{{a}}{{content}}{{a}}</p>";
+    cbm_page_begin(page, fragment, "a", "1", NULL);
+    cbm_page_escape(page, "<{{a}}>", 7);
+    cbm_page_end(page, fragment, "a", "2", NULL);
+    cbm_page_begin(page, "no content", NULL);
+    cbm_page_end(page, "no content", NULL);
+}
+
+static void fragments_are_filled_in(void **state) {
+    (void)state;
+    /* What is filled in is not looked at again, and a place that nobody filled is seen. */
+    assert_filled(put_places, "<p {{c}} c=\"3{{c}}\">{{d}}\n<p A c=\"A\">}}\n{{no end");
+    assert_filled(put_content, "<p>1&lt;{{a}}&gt;2</p>no content");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -525,7 +562,7 @@ static void highlighted_texts_are_the_text(void **state) {
 /* One word has the full colour by each method, on the side of its sign; its tooltip has its numbers. */
 static void the_strongest_word_has_the_full_colour(void **state) {
     (void)state;
-    static const char *const letters[2][2] = {{"p8", "n8"}, {"u8", "d8"}};
+    static const char *const letters[2][2] = {{"m1p8", "m1n8"}, {"m2p8", "m2n8"}};
     cbm_explanation e;
     const char *text = "the soup was tasty and the waiter rude";
     cbm_context *ctx = explain(sparse, text, 8, &e);
@@ -848,6 +885,7 @@ static void reports_are_the_same_again(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_are_well_formed),
+        cmocka_unit_test(fragments_are_filled_in),
         cmocka_unit_test(text_from_outside_stays_text),
         cmocka_unit_test(bytes_that_are_no_text_are_replaced),
         cmocka_unit_test(pages_need_no_network_and_no_script),

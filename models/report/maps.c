@@ -179,15 +179,15 @@ float cbm_maps_shade(const cbm_maps *maps, int stream, float density) {
  * Names and numbers
  * ---------------------------------------------------------------------------------------- */
 
-const char *cbm_matrix_title(const char *name, char title[64]) {
+const char *cbm_matrix_title(const char *name, char title[CBM_MATRIX_TITLE]) {
     static const char *const known[][2] = {{"attn_q", "query"},           {"attn_k", "key"},
                                            {"attn_v", "value"},           {"attn_output", "attention output"},
                                            {"ffn_up", "feed-forward up"}, {"ffn_down", "feed-forward down"}};
     const char *end = strrchr(name, '.');
     if (strncmp(name, "blk.", 4) == 0 && strchr(name + 4, '.')) name = strchr(name + 4, '.') + 1;
-    snprintf(title, 64, "%.*s", end && end > name ? (int)(end - name) : (int)strlen(name), name);
+    snprintf(title, CBM_MATRIX_TITLE, "%.*s", end && end > name ? (int)(end - name) : (int)strlen(name), name);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (strcmp(title, known[i][0]) == 0) snprintf(title, 64, "%s", known[i][1]);
+        if (strcmp(title, known[i][0]) == 0) snprintf(title, CBM_MATRIX_TITLE, "%s", known[i][1]);
     return title;
 }
 

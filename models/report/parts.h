@@ -6,6 +6,12 @@
 
 #include "models/report/report.h"
 
+#if defined(__GNUC__)
+#define CBM_ENDS_WITH_NULL __attribute__((sentinel))
+#else
+#define CBM_ENDS_WITH_NULL
+#endif
+
 /* ------------------------------------------------------------------------------------------
  * Maps: one picture of each block and concept, in which every matrix of the block has its place
  * ---------------------------------------------------------------------------------------- */
@@ -35,8 +41,9 @@ const float *cbm_maps_picture(const cbm_maps *maps, int block, int stream);
 /* Where a density stands on its stream's scale, in [0, 1]. */
 float cbm_maps_shade(const cbm_maps *maps, int stream, float density);
 
+#define CBM_MATRIX_TITLE 64
 /* "query" of "blk.0.attn_q.weight"; an unknown name without its block. Returns `title`. */
-const char *cbm_matrix_title(const char *name, char title[64]);
+const char *cbm_matrix_title(const char *name, char title[CBM_MATRIX_TITLE]);
 /* The intersection over union of two subnetworks of these densities that know nothing of each other. */
 double cbm_chance_overlap(double a, double b);
 
@@ -50,9 +57,15 @@ scbm_status cbm_png_encode(const unsigned char *pixels, int width, int height, i
 
 /* ------------------------------------------------------------------------------------------
  * HTML pages
+ *
+ * What a page is made of stands in .html files: fragments with places, {{name}}, that are filled with HTML (page.html says
+ * how). Text from outside goes through cbm_page_escape, at the {{content}} of a fragment.
  * ---------------------------------------------------------------------------------------- */
 
+#define CBM_HIGHLIGHTS 8 /* strengths of a highlighted word, from 1 on */
+#define CBM_PAGE_MINUS "\xE2\x88\x92"
 #define CBM_PAGE_NUMBERS 32
+#define CBM_PAGE_NUMBER_SIZE 40
 
 typedef struct cbm_page {
     scbm_output_file *out;
@@ -61,14 +74,13 @@ typedef struct cbm_page {
     int n_concepts, n_labels;
     int *order; /* [K]: how the concepts are listed */
     /* Names with everything that HTML would read as its own escaped: */
-    char **concept, **label;            /* [K], [Y] */
-    char **class_name;                  /* [C] */
-    int *first_class;                   /* [K + 1] */
-    char numbers[CBM_PAGE_NUMBERS][40]; /* the last ones that were formatted */
+    char *title;
+    char **concept, **label;                              /* [K], [Y] */
+    char **class_name;                                    /* [C] */
+    int *first_class;                                     /* [K + 1] */
+    char numbers[CBM_PAGE_NUMBERS][CBM_PAGE_NUMBER_SIZE]; /* the last ones that were formatted */
     int next_number;
 } cbm_page;
-
-#define cbm_put(page, ...) scbm_output_print((page)->out, __VA_ARGS__)
 
 /* Opens the file and writes everything before the body's content. `importance` [K] sorts the concepts, the largest
  * first. */
@@ -76,6 +88,12 @@ scbm_status cbm_page_open(cbm_page *page, const char *path, const char *title, c
                           const double *importance, const scbm_hooks *hooks);
 /* Ends the page. The file is put in place, or removed where `status` is a failure. */
 scbm_status cbm_page_close(cbm_page *page, scbm_status status);
+
+/* Writes a fragment of an .html file: all of it, what stands before {{content}}, what stands behind it. Names of places and
+ * the HTML for each, escaped, are pairs that end with NULL; a place may be left out where its HTML is NULL. */
+void cbm_page_put(cbm_page *page, const char *fragment, ...) CBM_ENDS_WITH_NULL;
+void cbm_page_begin(cbm_page *page, const char *fragment, ...) CBM_ENDS_WITH_NULL;
+void cbm_page_end(cbm_page *page, const char *fragment, ...) CBM_ENDS_WITH_NULL;
 /* Text from outside. What is no UTF-8, and control characters, become U+FFFD. */
 void cbm_page_escape(cbm_page *page, const char *text, size_t length);
 
@@ -84,12 +102,34 @@ const char *cbm_page_number(cbm_page *page, double value, int decimals); /* "−
 const char *cbm_page_signed(cbm_page *page, double value, int decimals); /* "+0.25" */
 const char *cbm_page_percent(cbm_page *page, double share);              /* "12.3%" of 0.123; below 1%: "0.12%" */
 const char *cbm_page_count(cbm_page *page, int64_t n);                   /* "10,616,832"; n from 0 */
+const char *cbm_page_integer(cbm_page *page, int64_t n);                 /* "10616832" */
 const char *cbm_page_exact(cbm_page *page, float value);                 /* that reads back as the same float */
 const char *cbm_page_plain(cbm_page *page, double value);                /* for CSS and SVG: "-12.35" */
-/* A horizontal bar of share · 100 %, for the eye alone. `mark`: where a line stands across it; below 0: none. */
-void cbm_page_bar(cbm_page *page, double share, double mark);
 
-/* The section on the concepts' subnetworks. */
+/* A row of html_bars: a name, a bar of share · 100 %, and a number. */
+typedef struct cbm_bar_row {
+    const char *name; /* HTML, … */
+    const char *text; /* … or text from outside, of `length` bytes */
+    size_t length;
+    const char *hint; /* shown where one points at the row; NULL: none */
+    double share;
+    const char *mark; /* where a line stands across the bar, in percent; NULL: none */
+    const char *value;
+    int is_best;
+} cbm_bar_row;
+void cbm_page_bar(cbm_page *page, const cbm_bar_row *row);
+/* The heads of columns: the concepts in the page's order. */
+void cbm_page_columns(cbm_page *page, int of_numbers);
+/* Buttons that choose between numbers: `title` [n], of which the first is chosen. */
+void cbm_page_choices(cbm_page *page, const char *const *title, int n);
+
+/* The sections: on the concepts' subnetworks, … */
 scbm_status cbm_page_subnetworks(cbm_page *page, const cbm_subnetworks *subnetworks);
+/* (with maps of a sparse model's masks) … */
+scbm_status cbm_page_maps(cbm_page *page, const cbm_subnetworks *subnetworks);
+/* … on what each concept saw in the words of a text, … */
+void cbm_page_words(cbm_page *page, const char *text, size_t length, const cbm_explanation *explanation);
+/* … and on how faithful attributions are. */
+void cbm_page_faithfulness(cbm_page *page, const cbm_faithfulness *faithfulness);
 
 #endif

@@ -24,14 +24,14 @@ void cbm_global_defaults(cbm_global_options *options);
 /* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class. Words are
  * compared as the tokenizer normalizes them. */
 typedef struct cbm_word_influence {
-    const char *text;            /* "unforgettable": the pieces put together */
-    int64_t count;               /* occurrences */
-    double mean;                 /* of their attributions */
-    double score;                /* sum / (count + 2): what words are ranked by, so that one occurrence is weak evidence */
+    const char *text; /* "unforgettable": the pieces put together */
+    int64_t count;    /* occurrences */
+    double mean;      /* of their attributions */
+    double score;     /* sum / (count + 2): what words are ranked by, so that one occurrence is weak evidence */
 } cbm_word_influence;
 
 typedef struct cbm_global_report {
-    const cbm_subnetworks *subnetworks;  /* the context's */
+    const cbm_subnetworks *subnetworks; /* the context's */
     size_t n_texts, n_explained, n_truncated;
     int n_concepts, n_labels, n_classes; /* K, Y, C = Σ R_k; concept k's classes start at first_class[k] */
     const int *first_class;              /* [K + 1] */
@@ -60,14 +60,14 @@ void cbm_global_report_free(cbm_global_report *report);
 
 /* One self-contained HTML file that explains a text. `title` stands at its top (the model's file name, say). The mask maps
  * are the model's. */
-scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text, size_t length,
-                            const cbm_explanation *explanation, const scbm_hooks *hooks);
+scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text,
+                            size_t length, const cbm_explanation *explanation, const scbm_hooks *hooks);
 /* The same for a data set. */
 scbm_status cbm_report_global_html(const char *path, const char *title, const cbm_model *model,
                                    const cbm_global_report *report, const scbm_hooks *hooks);
 /* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. A dense model is
  * SCBM_ERROR_UNSUPPORTED. */
-scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model, const cbm_subnetworks *subnetworks,
-                           const scbm_hooks *hooks);
+scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model,
+                           const cbm_subnetworks *subnetworks, const scbm_hooks *hooks);
 
 #endif
