@@ -227,6 +227,22 @@ scbm_status scbm_type_parse(const char *name, scbm_type *type) {
     return scbm_fail(SCBM_ERROR_ARGUMENT, "unknown type '%s': f32, f16, bf16, q8_0 and q4_0 are known", name);
 }
 
+static const char *const precision_names[SCBM_PRECISION_COUNT] = {"f32", "tf32", "bf16", "int8"};
+
+const char *scbm_precision_name(scbm_precision precision) {
+    return (unsigned)precision < SCBM_PRECISION_COUNT ? precision_names[precision] : NULL;
+}
+
+scbm_status scbm_precision_parse(const char *name, scbm_precision *precision) {
+    for (int i = 0; i < SCBM_PRECISION_COUNT; i++) {
+        if (strcmp(name, precision_names[i]) == 0) {
+            *precision = (scbm_precision)i;
+            return SCBM_OK;
+        }
+    }
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "unknown precision '%s': f32, tf32, bf16 and int8 are known", name);
+}
+
 static void set_name(scbm_tensor *tensor, const char *name) {
     snprintf(tensor->name, sizeof tensor->name, "%s", name ? name : "");
 }
@@ -581,6 +597,25 @@ const char *scbm_context_device(const scbm_context *context) {
     return context->backend->functions->device(context->backend);
 }
 
+static int backend_has_precision(scbm_backend *backend, scbm_precision precision) {
+    if (precision == SCBM_PRECISION_F32) return 1;
+    return backend->functions->has_precision && backend->functions->has_precision(backend, precision);
+}
+
+scbm_status scbm_context_check_precision(const scbm_context *context, scbm_precision precision) {
+    char names[64] = "";
+    if (!scbm_precision_name(precision))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no precision %d", (int)precision);
+    if (backend_has_precision(context->backend, precision)) return SCBM_OK;
+    for (int i = 0; i < SCBM_PRECISION_COUNT; i++) {
+        size_t used = strlen(names);
+        if (backend_has_precision(context->backend, (scbm_precision)i))
+            snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", precision_names[i]);
+    }
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s does not compute in %s precision; it has %s",
+                     scbm_context_device(context), precision_names[precision], names);
+}
+
 void scbm_backend_free(scbm_backend *backend) {
     if (backend) backend->functions->free(backend);
 }
@@ -700,7 +735,7 @@ struct scbm_graph {
     const scbm_hooks *hooks;
     scbm_status status; /* the first error of building */
     char error[ERROR_SIZE];
-    scbm_type precision;
+    scbm_precision precision;
     scbm_dw_mode weight_gradients;
     int n_watched;
     int64_t max_tokens, max_texts;
@@ -780,10 +815,11 @@ void scbm_graph_set_capacity(scbm_graph *g, int64_t tokens, int64_t texts) {
     g->max_texts = texts;
 }
 
-void scbm_graph_set_precision(scbm_graph *g, scbm_type precision) {
-    if (is_begun(g, "precision")) return;
-    if (precision == SCBM_F32 || precision == SCBM_BF16) g->precision = precision;
-    else graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's precision is f32 or bf16");
+void scbm_graph_set_precision(scbm_graph *g, scbm_precision precision) {
+    if (g->status || is_begun(g, "precision")) return;
+    scbm_status status = scbm_context_check_precision(g->context, precision);
+    if (status) graph_fail(g, status, "%s", scbm_last_error());
+    else g->precision = precision;
 }
 
 static void *graph_out_of_memory(scbm_graph *g) {
@@ -2235,7 +2271,7 @@ static scbm_status lay_out(scbm_graph *g) {
         scbm_node *node = g->nodes[i];
         if (!backend->functions->supports(backend, node, g->precision)) {
             status = scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
-                               backend->functions->device(backend), node_name(node), type_table[g->precision].name);
+                               backend->functions->device(backend), node_name(node), precision_names[g->precision]);
             break;
         }
         status = place_node(g, &plan, (int)i);
@@ -7324,7 +7360,7 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
     a.K = w->shape[1];
     a.N = w->shape[0];
     a.act = (int)call->node->integer[0];
-    a.bf16 = call->precision == SCBM_BF16;
+    a.bf16 = call->precision == SCBM_PRECISION_BF16;
     if (a.w.mask) {
         const scbm_packed *many = packed_weights(call->node->source[1], call->node->source[3], 0);
         const scbm_packed *few = packed_weights(call->node->source[1], call->node->source[3], 1);
@@ -7974,9 +8010,13 @@ static scbm_status cpu_synchronize(scbm_backend *backend) {
     return SCBM_OK;
 }
 
-static int cpu_supports(scbm_backend *backend, const scbm_node *node, scbm_type precision) {
+static int cpu_has_precision(scbm_backend *backend, scbm_precision precision) {
     (void)backend;
-    return (precision == SCBM_F32 || precision == SCBM_BF16) && cpu_ops[node->op].run != NULL;
+    return precision == SCBM_PRECISION_F32 || precision == SCBM_PRECISION_BF16;
+}
+
+static int cpu_supports(scbm_backend *backend, const scbm_node *node, scbm_precision precision) {
+    return cpu_has_precision(backend, precision) && cpu_ops[node->op].run != NULL;
 }
 
 static size_t cpu_scratch_bytes(scbm_backend *backend, const scbm_kernel_call *call, int workers) {
@@ -8004,6 +8044,7 @@ static const scbm_backend_functions cpu_functions = {
     .is_host = 1,
     .upload = cpu_transfer,
     .download = cpu_transfer,
+    .has_precision = cpu_has_precision,
     .supports = cpu_supports,
     .scratch_bytes = cpu_scratch_bytes,
     .run = cpu_run,

@@ -142,6 +142,19 @@ typedef struct scbm_type_info {
 const scbm_type_info *scbm_type_of(scbm_type type);        /* NULL for an unknown type */
 scbm_status scbm_type_parse(const char *name, scbm_type *type);
 
+/* What matrix products compute with; a backend has some of them, f32 always. A tensor's type is another matter: weights of
+ * any type are read in any precision. */
+typedef enum scbm_precision {
+    SCBM_PRECISION_F32 = 0,
+    SCBM_PRECISION_TF32, /* operands rounded to 10 bits of fraction, sums in f32 */
+    SCBM_PRECISION_BF16, /* operands rounded to bf16, sums in f32 */
+    SCBM_PRECISION_INT8, /* operands in blocks of int8 with a scale, sums in i32 */
+    SCBM_PRECISION_COUNT
+} scbm_precision;
+
+const char *scbm_precision_name(scbm_precision precision); /* "f32", "tf32", "bf16", "int8"; NULL: none of them */
+scbm_status scbm_precision_parse(const char *name, scbm_precision *precision);
+
 /* How large a dimension is when a graph runs. A graph is planned for a capacity and runs for any
  * batch that fits: a dimension marked TOKENS or TEXTS has the batch's size then. */
 typedef enum scbm_extent { SCBM_FIXED = 0, SCBM_TOKENS = 1, SCBM_TEXTS = 2 } scbm_extent;
@@ -190,6 +203,8 @@ int scbm_context_workers(const scbm_context *context);
 void scbm_parallel(scbm_context *context, int64_t n, scbm_task task, void *arg);
 /* "cpu (avx512)", say. */
 const char *scbm_context_device(const scbm_context *context);
+/* SCBM_ERROR_UNSUPPORTED where the context's backend does not compute in this precision; the message has those that it has. */
+scbm_status scbm_context_check_precision(const scbm_context *context, scbm_precision precision);
 
 /* ------------------------------------------------------------------------------------------
  * Random numbers: counter-based (Philox 4x32-10, Salmon et al., SC 2011)
@@ -234,10 +249,11 @@ typedef struct scbm_graph scbm_graph;
 scbm_status scbm_graph_create(scbm_graph **graph, scbm_context *context);
 void scbm_graph_free(scbm_graph *graph);
 
-/* What the linear ops compute with: F32, or BF16 (operands rounded, sums in f32). Default F32. The tier "amx" computes
- * f32 without masks from bf16 parts, with f32's accuracy; but values below 2^-103 and products below 2^-107 lose digits
- * there, and an infinite operand gives NaN. */
-void scbm_graph_set_precision(scbm_graph *graph, scbm_type precision);
+/* What scbm_linear computes with (its gradients are f32). Default SCBM_PRECISION_F32. A precision that the backend has not is
+ * an error (see scbm_context_check_precision); the CPU has F32 and BF16. The tier "amx" computes f32 without masks from bf16
+ * parts, with f32's accuracy; but values below 2^-103 and products below 2^-107 lose digits there, and an infinite operand
+ * gives NaN. */
+void scbm_graph_set_precision(scbm_graph *graph, scbm_precision precision);
 /* The batch's largest size, below 2^31 - 1; needed for inputs and ops with such a dimension. */
 void scbm_graph_set_capacity(scbm_graph *graph, int64_t tokens, int64_t texts);
 
@@ -481,7 +497,7 @@ typedef struct scbm_kernel_call {
     /* The only reader of result[0], which runs next with the same scratch and reads it as source[0], or NULL. A kernel may
      * leave the result in scratch in whatever form that one wants, and not store it. */
     const struct scbm_kernel_call *next;
-    scbm_type precision;
+    scbm_precision precision;
     uint64_t seed, step;
     int64_t tokens, texts;
 } scbm_kernel_call;
@@ -496,8 +512,10 @@ typedef struct scbm_backend_functions {
     int is_host;           /* device memory can be read and written by the host: no copies are made */
     scbm_status (*upload)(scbm_backend *backend, void *device, const void *host, size_t bytes);
     scbm_status (*download)(scbm_backend *backend, void *host, const void *device, size_t bytes);
+    /* 1 when the device computes in this precision, which is not F32; NULL: it has F32 alone. */
+    int (*has_precision)(scbm_backend *backend, scbm_precision precision);
     /* 1 when this node can be run; the types and attributes are the node's. */
-    int (*supports)(scbm_backend *backend, const scbm_node *node, scbm_type precision);
+    int (*supports)(scbm_backend *backend, const scbm_node *node, scbm_precision precision);
     /* Scratch for one call at the capacity's shapes, with `workers` threads. */
     size_t (*scratch_bytes)(scbm_backend *backend, const scbm_kernel_call *call, int workers);
     scbm_status (*run)(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call);

@@ -78,7 +78,7 @@ const char *cbm_model_label(const cbm_model *model, int y);
 
 typedef struct cbm_context_options {
     scbm_backend *backend;         /* NULL: the CPU */
-    scbm_type precision;           /* SCBM_F32 (0) or SCBM_BF16 */
+    scbm_precision precision;      /* 0: f32; one that the backend has not is SCBM_ERROR_UNSUPPORTED */
     int max_batch_tokens;          /* tokens of one run at most; 0: chosen for the model (512 or 1,024) */
     int max_tokens;                /* longest text, special tokens included; 0: the model's */
 } cbm_context_options;

@@ -52,7 +52,7 @@ typedef struct maker {
 static op_case start(const maker *m, const batch *b) {
     op_case c = {0};
     c.op = m->op;
-    c.precision = SCBM_F32;
+    c.precision = SCBM_PRECISION_F32;
     c.texts = b->texts;
     c.max_texts = b->texts + b->spare_texts;
     for (int64_t i = 0; i < b->texts; i++) c.tokens += b->lengths[i];
@@ -190,7 +190,7 @@ static void describe(op_case *c) {
     }
     append(c->what, sizeof c->what, "(%g %g; %lld %lld %lld) %s, %lld/%lld tokens, %lld/%lld texts",
            (double)c->scalar[0], (double)c->scalar[1], (long long)c->integer[0], (long long)c->integer[1],
-           (long long)c->integer[2], scbm_type_of(c->precision)->name, (long long)c->tokens, (long long)c->max_tokens,
+           (long long)c->integer[2], scbm_precision_name(c->precision), (long long)c->tokens, (long long)c->max_tokens,
            (long long)c->texts, (long long)c->max_texts);
 }
 
@@ -462,72 +462,74 @@ typedef struct linear_shape {
     mask_kind masks;
     scbm_activation act;
     int has_bias;
-    scbm_type precision;
+    scbm_precision precision;
     layout layout;
 } linear_shape;
 
 #define F SCBM_F32
+#define FULL SCBM_PRECISION_F32
+#define HALF SCBM_PRECISION_BF16
 static const linear_shape linears[] = {
-    {ONE_TOKEN, 1, 1, 1, 1, F, UNMASKED, SCBM_NONE, 0, F, STREAMS},
-    {ONE_TOKEN, 1, 1, 5, 3, F, UNMASKED, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TEXT, 1, 1, 33, 17, F, UNMASKED, SCBM_GELU_ERF, 1, F, STREAMS},
-    {PANEL, 1, 1, 64, 24, F, UNMASKED, SCBM_GELU_TANH, 1, F, STREAMS},
-    {TEXTS_3, 1, 1, 65, 50, F, UNMASKED, SCBM_RELU, 1, F, STREAMS},
-    {SPARE, 3, 3, 31, 13, F, UNMASKED, SCBM_TANH, 1, F, STREAMS},
-    {EMPTY_ENDS, 1, 1, 100, 36, F, UNMASKED, SCBM_SIGMOID, 0, F, STREAMS},
-    {LONG, 2, 2, 70, 20, F, UNMASKED, SCBM_NONE, 0, F, STREAMS},
-    {LONGER, 1, 1, 129, 97, F, UNMASKED, SCBM_GELU_ERF, 1, F, STREAMS},
-    {TEXTS_3, 1, 1, 800, 13, F, UNMASKED, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TOKEN, 1, 1, 385, 300, F, UNMASKED, SCBM_NONE, 1, F, STREAMS},
-    {NOBODY, 2, 2, 9, 4, F, UNMASKED, SCBM_RELU, 1, F, STREAMS},
-    {SPARE, 1, 1, 40, 11, F, UNMASKED, SCBM_TANH, 1, F, POOLED},
-    {SPARE, 3, 3, 40, 11, F, RANDOM, SCBM_TANH, 1, F, POOLED},
-    {TEXTS_3, 1, 1, 40, 11, F, UNMASKED, SCBM_NONE, 1, F, MATRIX},
-    {ONE_TEXT, 1, 1, 33, 17, F, RANDOM, SCBM_GELU_ERF, 1, F, STREAMS},
-    {TEXTS_3, 3, 3, 65, 50, F, RANDOM, SCBM_GELU_TANH, 1, F, STREAMS},
-    {TEXTS_3, 3, 1, 65, 50, F, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {SPARE, 4, 1, 64, 36, F, SPARSE, SCBM_SIGMOID, 0, F, STREAMS},
-    {SPARE, 4, 4, 200, 40, F, SPARSE, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TOKEN, 2, 2, 1, 1, F, ONES, SCBM_NONE, 0, F, STREAMS},
-    {ONE_TEXT, 2, 1, 12, 7, F, ONES, SCBM_RELU, 1, F, STREAMS},
-    {ONE_TEXT, 2, 2, 12, 7, F, ZEROS, SCBM_TANH, 1, F, STREAMS},
-    {LONGER, 3, 3, 40, 25, F, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {TEXTS_3, 2, 1, 800, 13, F, RANDOM, SCBM_NONE, 0, F, STREAMS},
-    {NOBODY, 3, 3, 9, 4, F, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {TEXTS_3, 1, 1, 33, 17, SCBM_F16, UNMASKED, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TOKEN, 2, 1, 800, 19, SCBM_F16, RANDOM, SCBM_GELU_ERF, 1, F, STREAMS},
-    {PANEL, 1, 1, 33, 17, SCBM_BF16, UNMASKED, SCBM_NONE, 0, F, STREAMS},
-    {SPARE, 3, 3, 71, 30, SCBM_BF16, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TOKEN, 1, 1, 32, 5, SCBM_Q8_0, UNMASKED, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TEXT, 1, 1, 64, 17, SCBM_Q8_0, UNMASKED, SCBM_RELU, 1, F, STREAMS},
-    {LONG, 2, 2, 416, 13, SCBM_Q8_0, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {ONE_TOKEN, 1, 1, 32, 5, SCBM_Q4_0, UNMASKED, SCBM_NONE, 1, F, STREAMS},
-    {TEXTS_3, 3, 1, 64, 17, SCBM_Q4_0, SPARSE, SCBM_GELU_TANH, 1, F, STREAMS},
-    {LONG, 1, 1, 416, 13, SCBM_Q4_0, UNMASKED, SCBM_NONE, 0, F, STREAMS},
-    {ONE_TOKEN, 1, 1, 1, 1, F, UNMASKED, SCBM_NONE, 0, SCBM_BF16, STREAMS},
-    {TEXTS_3, 1, 1, 65, 50, F, UNMASKED, SCBM_GELU_ERF, 1, SCBM_BF16, STREAMS},
-    {LONGER, 1, 1, 129, 97, F, UNMASKED, SCBM_NONE, 1, SCBM_BF16, STREAMS},
-    {SPARE, 3, 1, 801, 13, F, RANDOM, SCBM_TANH, 1, SCBM_BF16, STREAMS},
-    {SPARE, 3, 3, 33, 36, SCBM_BF16, SPARSE, SCBM_NONE, 1, SCBM_BF16, STREAMS},
-    {ONE_TEXT, 1, 1, 70, 9, SCBM_F16, UNMASKED, SCBM_NONE, 1, SCBM_BF16, STREAMS},
-    {ONE_TEXT, 2, 2, 64, 9, SCBM_Q8_0, RANDOM, SCBM_RELU, 1, SCBM_BF16, STREAMS},
-    {PANEL, 1, 1, 96, 14, SCBM_Q4_0, UNMASKED, SCBM_NONE, 1, SCBM_BF16, STREAMS},
-    {NOBODY, 1, 1, 9, 4, F, UNMASKED, SCBM_NONE, 1, SCBM_BF16, STREAMS},
+    {ONE_TOKEN, 1, 1, 1, 1, F, UNMASKED, SCBM_NONE, 0, FULL, STREAMS},
+    {ONE_TOKEN, 1, 1, 5, 3, F, UNMASKED, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TEXT, 1, 1, 33, 17, F, UNMASKED, SCBM_GELU_ERF, 1, FULL, STREAMS},
+    {PANEL, 1, 1, 64, 24, F, UNMASKED, SCBM_GELU_TANH, 1, FULL, STREAMS},
+    {TEXTS_3, 1, 1, 65, 50, F, UNMASKED, SCBM_RELU, 1, FULL, STREAMS},
+    {SPARE, 3, 3, 31, 13, F, UNMASKED, SCBM_TANH, 1, FULL, STREAMS},
+    {EMPTY_ENDS, 1, 1, 100, 36, F, UNMASKED, SCBM_SIGMOID, 0, FULL, STREAMS},
+    {LONG, 2, 2, 70, 20, F, UNMASKED, SCBM_NONE, 0, FULL, STREAMS},
+    {LONGER, 1, 1, 129, 97, F, UNMASKED, SCBM_GELU_ERF, 1, FULL, STREAMS},
+    {TEXTS_3, 1, 1, 800, 13, F, UNMASKED, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TOKEN, 1, 1, 385, 300, F, UNMASKED, SCBM_NONE, 1, FULL, STREAMS},
+    {NOBODY, 2, 2, 9, 4, F, UNMASKED, SCBM_RELU, 1, FULL, STREAMS},
+    {SPARE, 1, 1, 40, 11, F, UNMASKED, SCBM_TANH, 1, FULL, POOLED},
+    {SPARE, 3, 3, 40, 11, F, RANDOM, SCBM_TANH, 1, FULL, POOLED},
+    {TEXTS_3, 1, 1, 40, 11, F, UNMASKED, SCBM_NONE, 1, FULL, MATRIX},
+    {ONE_TEXT, 1, 1, 33, 17, F, RANDOM, SCBM_GELU_ERF, 1, FULL, STREAMS},
+    {TEXTS_3, 3, 3, 65, 50, F, RANDOM, SCBM_GELU_TANH, 1, FULL, STREAMS},
+    {TEXTS_3, 3, 1, 65, 50, F, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {SPARE, 4, 1, 64, 36, F, SPARSE, SCBM_SIGMOID, 0, FULL, STREAMS},
+    {SPARE, 4, 4, 200, 40, F, SPARSE, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TOKEN, 2, 2, 1, 1, F, ONES, SCBM_NONE, 0, FULL, STREAMS},
+    {ONE_TEXT, 2, 1, 12, 7, F, ONES, SCBM_RELU, 1, FULL, STREAMS},
+    {ONE_TEXT, 2, 2, 12, 7, F, ZEROS, SCBM_TANH, 1, FULL, STREAMS},
+    {LONGER, 3, 3, 40, 25, F, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {TEXTS_3, 2, 1, 800, 13, F, RANDOM, SCBM_NONE, 0, FULL, STREAMS},
+    {NOBODY, 3, 3, 9, 4, F, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {TEXTS_3, 1, 1, 33, 17, SCBM_F16, UNMASKED, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TOKEN, 2, 1, 800, 19, SCBM_F16, RANDOM, SCBM_GELU_ERF, 1, FULL, STREAMS},
+    {PANEL, 1, 1, 33, 17, SCBM_BF16, UNMASKED, SCBM_NONE, 0, FULL, STREAMS},
+    {SPARE, 3, 3, 71, 30, SCBM_BF16, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TOKEN, 1, 1, 32, 5, SCBM_Q8_0, UNMASKED, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TEXT, 1, 1, 64, 17, SCBM_Q8_0, UNMASKED, SCBM_RELU, 1, FULL, STREAMS},
+    {LONG, 2, 2, 416, 13, SCBM_Q8_0, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {ONE_TOKEN, 1, 1, 32, 5, SCBM_Q4_0, UNMASKED, SCBM_NONE, 1, FULL, STREAMS},
+    {TEXTS_3, 3, 1, 64, 17, SCBM_Q4_0, SPARSE, SCBM_GELU_TANH, 1, FULL, STREAMS},
+    {LONG, 1, 1, 416, 13, SCBM_Q4_0, UNMASKED, SCBM_NONE, 0, FULL, STREAMS},
+    {ONE_TOKEN, 1, 1, 1, 1, F, UNMASKED, SCBM_NONE, 0, HALF, STREAMS},
+    {TEXTS_3, 1, 1, 65, 50, F, UNMASKED, SCBM_GELU_ERF, 1, HALF, STREAMS},
+    {LONGER, 1, 1, 129, 97, F, UNMASKED, SCBM_NONE, 1, HALF, STREAMS},
+    {SPARE, 3, 1, 801, 13, F, RANDOM, SCBM_TANH, 1, HALF, STREAMS},
+    {SPARE, 3, 3, 33, 36, SCBM_BF16, SPARSE, SCBM_NONE, 1, HALF, STREAMS},
+    {ONE_TEXT, 1, 1, 70, 9, SCBM_F16, UNMASKED, SCBM_NONE, 1, HALF, STREAMS},
+    {ONE_TEXT, 2, 2, 64, 9, SCBM_Q8_0, RANDOM, SCBM_RELU, 1, HALF, STREAMS},
+    {PANEL, 1, 1, 96, 14, SCBM_Q4_0, UNMASKED, SCBM_NONE, 1, HALF, STREAMS},
+    {NOBODY, 1, 1, 9, 4, F, UNMASKED, SCBM_NONE, 1, HALF, STREAMS},
 };
 static const linear_shape small_linears[] = {
-    {SMALL_ONE, 1, 1, 1, 1, F, UNMASKED, SCBM_NONE, 0, F, STREAMS},
-    {SMALL_TWO, 1, 1, 3, 2, F, UNMASKED, SCBM_GELU_ERF, 1, F, STREAMS},
-    {SMALL_TWO, 1, 1, 3, 2, F, UNMASKED, SCBM_GELU_TANH, 0, F, STREAMS},
-    {SMALL_SPARE, 2, 2, 3, 2, F, UNMASKED, SCBM_RELU, 1, F, STREAMS},
-    {SMALL_SPARE, 3, 3, 5, 4, F, RANDOM, SCBM_TANH, 1, F, STREAMS},
-    {SMALL_SPARE, 3, 1, 5, 4, F, RANDOM, SCBM_SIGMOID, 1, F, STREAMS},
-    {SMALL_TWO, 2, 1, 4, 3, F, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {SMALL_TWO, 2, 2, 4, 3, F, ZEROS, SCBM_NONE, 1, F, STREAMS},
-    {SMALL_TWO, 2, 2, 4, 3, F, ONES, SCBM_GELU_ERF, 1, F, STREAMS},
-    {SMALL_SPARE, 2, 2, 4, 3, F, RANDOM, SCBM_NONE, 1, F, POOLED},
-    {SMALL_TWO, 1, 1, 4, 3, F, UNMASKED, SCBM_TANH, 1, F, MATRIX},
-    {SMALL_TWO, 2, 1, 4, 3, SCBM_BF16, RANDOM, SCBM_NONE, 1, F, STREAMS},
-    {SMALL_TWO, 1, 1, 32, 2, SCBM_Q8_0, UNMASKED, SCBM_RELU, 1, F, STREAMS},
+    {SMALL_ONE, 1, 1, 1, 1, F, UNMASKED, SCBM_NONE, 0, FULL, STREAMS},
+    {SMALL_TWO, 1, 1, 3, 2, F, UNMASKED, SCBM_GELU_ERF, 1, FULL, STREAMS},
+    {SMALL_TWO, 1, 1, 3, 2, F, UNMASKED, SCBM_GELU_TANH, 0, FULL, STREAMS},
+    {SMALL_SPARE, 2, 2, 3, 2, F, UNMASKED, SCBM_RELU, 1, FULL, STREAMS},
+    {SMALL_SPARE, 3, 3, 5, 4, F, RANDOM, SCBM_TANH, 1, FULL, STREAMS},
+    {SMALL_SPARE, 3, 1, 5, 4, F, RANDOM, SCBM_SIGMOID, 1, FULL, STREAMS},
+    {SMALL_TWO, 2, 1, 4, 3, F, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {SMALL_TWO, 2, 2, 4, 3, F, ZEROS, SCBM_NONE, 1, FULL, STREAMS},
+    {SMALL_TWO, 2, 2, 4, 3, F, ONES, SCBM_GELU_ERF, 1, FULL, STREAMS},
+    {SMALL_SPARE, 2, 2, 4, 3, F, RANDOM, SCBM_NONE, 1, FULL, POOLED},
+    {SMALL_TWO, 1, 1, 4, 3, F, UNMASKED, SCBM_TANH, 1, FULL, MATRIX},
+    {SMALL_TWO, 2, 1, 4, 3, SCBM_BF16, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {SMALL_TWO, 1, 1, 32, 2, SCBM_Q8_0, UNMASKED, SCBM_RELU, 1, FULL, STREAMS},
 };
 
 static void put_activations(op_case *c, int i, int flags, layout layout, int64_t s, int64_t d) {
@@ -571,9 +573,9 @@ static void cases_linear(maker *m) {
         const linear_shape *l = &list[i];
         const batch *b = m->small ? &small_batches[l->batch] : &batches[l->batch];
         if (m->op == SCBM_OP_LINEAR) linear_forward(m, l, b);
-        if (m->op == SCBM_OP_LINEAR_BACK_X && l->precision == SCBM_F32) linear_back_x(m, l, b);
+        if (m->op == SCBM_OP_LINEAR_BACK_X && l->precision == SCBM_PRECISION_F32) linear_back_x(m, l, b);
         for (int mode = SCBM_DW_SUMMED; mode <= SCBM_DW_DENSE; mode++)
-            if (m->op == SCBM_OP_LINEAR_BACK_W && l->precision == SCBM_F32 && l->type == SCBM_F32)
+            if (m->op == SCBM_OP_LINEAR_BACK_W && l->precision == SCBM_PRECISION_F32 && l->type == SCBM_F32)
                 linear_back_w(m, l, b, (scbm_dw_mode)mode);
     }
 }

@@ -34,7 +34,7 @@ typedef struct op_case {
     int n_dims;                 /* of a reshape's result */
     int64_t shape[SCBM_MAX_DIMS];
     scbm_extent extent[SCBM_MAX_DIMS];
-    scbm_type precision;
+    scbm_precision precision;
     int64_t tokens, texts, max_tokens, max_texts;
     const int *lengths;         /* of the texts */
     int depends_on_batch;       /* a text's result is another one in another batch (dropout, permutations) */

@@ -311,7 +311,7 @@ static int64_t streams(const ref_array *x) {
 }
 
 static double operand(const ref_call *c, double value) {
-    return c->precision == SCBM_BF16 && !c->exact ? ref_round(value, SCBM_BF16) : value;
+    return c->precision == SCBM_PRECISION_BF16 && !c->exact ? ref_round(value, SCBM_BF16) : value;
 }
 
 static void linear(ref_call *c) {

@@ -37,7 +37,7 @@ typedef struct ref_call {
     int n_sources, n_results;
     ref_array source[SCBM_MAX_SOURCES];
     ref_array result[SCBM_MAX_RESULTS]; /* shapes and space are the caller's */
-    scbm_type precision;                /* of the linear ops */
+    scbm_precision precision;           /* of the linear ops */
     int exact;                          /* casts and the bf16 precision round nothing: for finite differences */
     uint64_t seed, step;
 } ref_call;
@@ -63,7 +63,7 @@ double ref_distance(const float *got, const ref_array *want);
 typedef struct reference {
     const scbm_graph *graph;
     int64_t tokens, texts;
-    scbm_type precision;
+    scbm_precision precision;
     uint64_t seed, step;
     int exact;
     int n_arrays, n_nodes, capacity;

@@ -220,7 +220,7 @@ static void compare(bench *b, const op_case *c, const outcome *o, double slack) 
 static void compare_bf16_with_f32(const op_case *c, const outcome *o) {
     op_case full = *c;
     ref_call call;
-    full.precision = SCBM_F32;
+    full.precision = SCBM_PRECISION_F32;
     reference_of(&call, &full, o);
     double distance = ref_distance((const float *)(const void *)o->data[0], &call.result[0]);
     if (!(distance < 1e-2)) fail_msg("%s: bf16 is %g from f32", c->what, distance);
@@ -291,7 +291,7 @@ static void check_case(void *user, op_case *c) {
         return;
     }
     compare(b, c, &o, 1.0);
-    if (c->precision == SCBM_BF16) compare_bf16_with_f32(c, &o);
+    if (c->precision == SCBM_PRECISION_BF16) compare_bf16_with_f32(c, &o);
     check_ways(b, c, &o);
     if (!c->depends_on_batch) check_alone(b, c, &o);
     check_decomposition(b, c);

@@ -387,9 +387,9 @@ static void texts_that_cannot_be_read_are_named(void **state) {
 static void bad_context_options_are_refused(void **state) {
     (void)state;
     cbm_context *ctx;
-    const cbm_context_options quantized = {.precision = SCBM_Q8_0}, negative = {.max_batch_tokens = -1},
+    const cbm_context_options quantized = {.precision = SCBM_PRECISION_INT8}, negative = {.max_batch_tokens = -1},
                               long_texts = {.max_tokens = SMALL_MAX_TOKENS + 1};
-    assert_error(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_ARGUMENT, "precision");
+    assert_error(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_UNSUPPORTED, "int8 precision");
     assert_error(cbm_context_create(&ctx, joint, &negative), SCBM_ERROR_ARGUMENT, "max_batch_tokens");
     assert_error(cbm_context_create(&ctx, joint, &long_texts), SCBM_ERROR_ARGUMENT, "at most 24");
     assert_error(cbm_context_create(&ctx, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
@@ -398,7 +398,7 @@ static void bad_context_options_are_refused(void **state) {
 
 static void bf16_predicts_about_the_same(void **state) {
     (void)state;
-    const cbm_context_options options = {.precision = SCBM_BF16};
+    const cbm_context_options options = {.precision = SCBM_PRECISION_BF16};
     cbm_context *exact = context_for(joint), *rounded = create(joint, &options);
     cbm_prediction a[N_TEXTS], b[N_TEXTS];
     double difference = 0.0, size = 0.0;

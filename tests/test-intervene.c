@@ -198,7 +198,7 @@ static int put_masks(void *user, scbm_tensor *t) {
 
 static void a_model_with_the_moved_masks_predicts_the_same_bits(void **state) {
     (void)state;
-    static const scbm_type precisions[] = {SCBM_F32, SCBM_BF16};
+    static const scbm_precision precisions[] = {SCBM_PRECISION_F32, SCBM_PRECISION_BF16};
     for (int i = 0; i < 4; i++) {
         const cbm_context_options precise = {.precision = precisions[i % 2]};
         cbm_context *ctx, *other;

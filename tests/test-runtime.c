@@ -649,10 +649,46 @@ static void graphs_check_how_they_are_used(void **state) {
     scbm_graph_free(g);
     scbm_graph_free(NULL);
     g = new_graph(context);
-    scbm_graph_set_precision(g, SCBM_F16);
+    scbm_graph_set_precision(g, (scbm_precision)SCBM_PRECISION_COUNT);
     scbm_scale(g, scbm_input(g, "x", SCBM_F32, DIMS(4), NULL), 1.0f);
     assert_error(scbm_graph_plan(g), SCBM_ERROR_ARGUMENT, "precision");
     scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
+static void precisions_have_names(void **state) {
+    (void)state;
+    static const char *const names[] = {"f32", "tf32", "bf16", "int8"};
+    scbm_precision precision;
+    assert_int_equal(COUNT_OF(names), SCBM_PRECISION_COUNT);
+    for (int i = 0; i < SCBM_PRECISION_COUNT; i++) {
+        assert_string_equal(scbm_precision_name((scbm_precision)i), names[i]);
+        assert_ok(scbm_precision_parse(names[i], &precision));
+        assert_int_equal(precision, i);
+    }
+    assert_null(scbm_precision_name(SCBM_PRECISION_COUNT));
+    assert_error(scbm_precision_parse("f16", &precision), SCBM_ERROR_ARGUMENT, "'f16'");
+}
+
+/* Rather than computed in another one. */
+static void a_precision_that_the_backend_has_not_is_refused(void **state) {
+    (void)state;
+    scbm_context *context = new_context(1);
+    for (int i = 0; i < SCBM_PRECISION_COUNT; i++) {
+        const scbm_precision precision = (scbm_precision)i;
+        const int is_there = precision == SCBM_PRECISION_F32 || precision == SCBM_PRECISION_BF16;
+        scbm_graph *g = new_graph(context);
+        scbm_graph_set_precision(g, precision);
+        if (is_there) {
+            assert_ok(scbm_context_check_precision(context, precision));
+            assert_ok(scbm_graph_plan(g));
+        } else {
+            assert_error(scbm_context_check_precision(context, precision), SCBM_ERROR_UNSUPPORTED, "it has f32, bf16");
+            assert_error(scbm_graph_plan(g), SCBM_ERROR_UNSUPPORTED, scbm_precision_name(precision));
+        }
+        scbm_graph_free(g);
+    }
+    assert_error(scbm_context_check_precision(context, (scbm_precision)-1), SCBM_ERROR_ARGUMENT, "precision -1");
     scbm_context_free(context);
 }
 
@@ -663,7 +699,7 @@ typedef struct moment {
 } moment;
 
 static void call_precision(moment *m) {
-    scbm_graph_set_precision(m->graph, SCBM_BF16);
+    scbm_graph_set_precision(m->graph, SCBM_PRECISION_BF16);
 }
 
 static void call_capacity(moment *m) {
@@ -887,7 +923,7 @@ static scbm_status remote_download(scbm_backend *backend, void *host, const void
     return SCBM_OK;
 }
 
-static int remote_supports(scbm_backend *backend, const scbm_node *node, scbm_type precision) {
+static int remote_supports(scbm_backend *backend, const scbm_node *node, scbm_precision precision) {
     scbm_backend *cpu = ((remote *)backend)->cpu;
     return cpu->functions->supports(cpu, node, precision);
 }
@@ -942,6 +978,8 @@ static void a_device_gets_what_changed_and_gives_back_what_is_kept(void **state)
     assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
     assert_ok(scbm_context_create(&context, &hooks, &r.public));
     assert_string_equal(scbm_context_device(context), "remote");
+    assert_ok(scbm_context_check_precision(context, SCBM_PRECISION_F32));
+    assert_error(scbm_context_check_precision(context, SCBM_PRECISION_BF16), SCBM_ERROR_UNSUPPORTED, "it has f32");
     scbm_graph *g = remote_graph(context, &w, &x, &y);
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 3; i++) ((float *)x->data)[i] = 0.25f * (float)(i + round);
@@ -1862,6 +1900,8 @@ int main(void) {
         cmocka_unit_test(layers_that_follow_each_other_read_their_own_input),
         cmocka_unit_test(reused_memory_never_changes_a_result),
         cmocka_unit_test(graphs_check_how_they_are_used),
+        cmocka_unit_test(precisions_have_names),
+        cmocka_unit_test(a_precision_that_the_backend_has_not_is_refused),
         cmocka_unit_test(every_call_has_its_moment),
         cmocka_unit_test(capacities_and_modes_have_bounds),
         cmocka_unit_test(tensors_of_another_graph_are_refused),

@@ -115,7 +115,7 @@ typedef struct run {
 } run;
 
 /* Of all streams with masks, or of one with the weights `dense`. */
-static void run_new(run *r, scbm_context *context, product *p, scbm_tensor *dense, scbm_type precision,
+static void run_new(run *r, scbm_context *context, product *p, scbm_tensor *dense, scbm_precision precision,
                     const scbm_dw_mode *by_weights) {
     const scbm_extent tokens[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
     const int64_t x_shape[3] = {dense ? 1 : p->x_streams, 0, p->in}, y_shape[3] = {dense ? 1 : p->streams, 0, p->out};
@@ -188,7 +188,7 @@ static void same_bits(const float *a, const float *b, int64_t n, const char *wha
 }
 
 static void compare_with_zeros(bench *b, scbm_type type, int64_t in, int64_t out, int64_t streams, int shared,
-                               double density, scbm_type precision) {
+                               double density, scbm_precision precision) {
     product p;
     run masked, dense[MOST_STREAMS];
     scbm_tensor w[MOST_STREAMS];
@@ -228,7 +228,7 @@ static const struct shape {
 /* Below 0: so much of the rows is dropped. */
 static const double densities[] = {0, 0.02, 0.3, 0.7, 1, -0.5};
 
-static void on_every_density(bench *b, scbm_type type, scbm_type precision) {
+static void on_every_density(bench *b, scbm_type type, scbm_precision precision) {
     int blocks = scbm_type_of(type)->block > 1;
     const struct shape *of = blocks ? block_shapes : shapes;
     for (int i = 0; i < (blocks ? COUNT_OF(block_shapes) : COUNT_OF(shapes)); i++)
@@ -241,15 +241,15 @@ static void products_without_masked_weights_have_the_bits_of_products_with_zeros
     const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
     bench b;
     bench_open(&b, *state);
-    for (int i = 0; i < COUNT_OF(types); i++) on_every_density(&b, types[i], SCBM_F32);
+    for (int i = 0; i < COUNT_OF(types); i++) on_every_density(&b, types[i], SCBM_PRECISION_F32);
     bench_close(&b);
 }
 
 static void products_in_bf16_have_the_bits_of_products_with_zeros(void **state) {
     bench b;
     bench_open(&b, *state);
-    on_every_density(&b, SCBM_F32, SCBM_BF16);
-    on_every_density(&b, SCBM_BF16, SCBM_BF16);
+    on_every_density(&b, SCBM_F32, SCBM_PRECISION_BF16);
+    on_every_density(&b, SCBM_BF16, SCBM_PRECISION_BF16);
     bench_close(&b);
 }
 
@@ -331,7 +331,7 @@ typedef struct chain {
 } chain;
 
 static void chain_new(chain *c, scbm_context *context, product *layer, const int *has_masks, int stores,
-                      scbm_type precision) {
+                      scbm_precision precision) {
     const scbm_extent tokens[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
     const int64_t shape[3] = {layer->x_streams, 0, layer->in};
     assert_ok(scbm_graph_create(&c->graph, context));
@@ -369,7 +369,7 @@ static void layers_that_feed_the_next_one_have_the_same_bits(void **state) {
     for (int round = 0; round < 56; round++) { /* with every choice of masks */
         const int has_masks[N_LAYERS] = {round & 1, round >> 1 & 1, round >> 2 & 1};
         const int64_t *width = widths[round % 7], streams = 1 + round % MOST_STREAMS;
-        const scbm_type precision = round % 8 == 7 && round > 24 ? SCBM_BF16 : SCBM_F32;
+        const scbm_precision precision = round % 8 == 7 && round > 24 ? SCBM_PRECISION_BF16 : SCBM_PRECISION_F32;
         product layer[N_LAYERS];
         chain feeds, stores;
         for (int i = 0; i < N_LAYERS; i++)
@@ -402,7 +402,7 @@ static void masks_may_change_between_runs(void **state) {
     float *before = zeros(25 * 96 * (int64_t)sizeof(float));
     bench_open(&b, *state);
     product_new(&p, SCBM_F32, 128, 96, 1, 0, 0.4);
-    run_new(&r, b.one, &p, NULL, SCBM_F32, NULL);
+    run_new(&r, b.one, &p, NULL, SCBM_PRECISION_F32, NULL);
     run_tokens(&r, &p, 0, 25);
     memcpy(before, r.y->data, 25 * 96 * sizeof(float));
     ((uint8_t *)p.masks.data)[5 * 16 + 3] ^= 0x10;
@@ -427,7 +427,7 @@ static void masks_may_be_an_input(void **state) {
     scbm_graph *g;
     bench_open(&b, *state);
     product_new(&p, SCBM_F32, 70, 40, 2, 0, 0.3);
-    run_new(&r, b.one, &p, NULL, SCBM_F32, NULL);
+    run_new(&r, b.one, &p, NULL, SCBM_PRECISION_F32, NULL);
     assert_ok(scbm_graph_create(&g, b.two));
     scbm_graph_set_capacity(g, MOST_TOKENS, 1);
     const int64_t shape[3] = {2, 0, 70};
@@ -458,7 +458,7 @@ static void check_packed_masks(bench *b, int64_t T, int few) {
     size_t bytes, n = (size_t)(2 * T * N) * sizeof(float);
     float *before = zeros((int64_t)n), *after = zeros((int64_t)n);
     product_new(&p, SCBM_F32, K, N, 2, 1, 0.4);
-    run_new(&r, b->one, &p, NULL, SCBM_F32, NULL);
+    run_new(&r, b->one, &p, NULL, SCBM_PRECISION_F32, NULL);
     assert_ok(scbm_masks_packed_bytes(&p.w, &p.masks, few, &bytes));
     float *w = p.w.data, value = w[5 * K + 28];
     uint8_t *byte = (uint8_t *)p.masks.data + 5 * (K / 8) + 3;
@@ -568,7 +568,7 @@ static void gradients_by_masked_weights_are_sums_over_tokens(void **state) {
             product p;
             run r;
             product_new(&p, SCBM_F32, shapes[i].in, shapes[i].out, 1 + (i + d) % MOST_STREAMS, i % 2, densities[d]);
-            run_new(&r, b.two, &p, NULL, SCBM_F32, &modes[(i + d) % 2]);
+            run_new(&r, b.two, &p, NULL, SCBM_PRECISION_F32, &modes[(i + d) % 2]);
             for (int t = (i + d) % 3; t < COUNT_OF(tokens); t += 3) {
                 run_tokens(&r, &p, 0, tokens[t]);
                 check_dw(&p, gradient(&r), modes[(i + d) % 2], tokens[t]);

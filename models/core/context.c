@@ -41,8 +41,6 @@ const char *cbm_context_error(const cbm_context *ctx) {
 }
 
 static scbm_status check_context_options(const cbm_model *model, const cbm_context_options *options) {
-    if (options->precision != SCBM_F32 && options->precision != SCBM_BF16)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "the precision must be f32 or bf16");
     if (options->max_batch_tokens < 0)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "max_batch_tokens is %d", options->max_batch_tokens);
     if (options->max_tokens < 0 || options->max_tokens > cbm_model_max_tokens(model))
@@ -52,7 +50,7 @@ static scbm_status check_context_options(const cbm_model *model, const cbm_conte
 }
 
 scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const cbm_context_options *options) {
-    const cbm_context_options none = {NULL, SCBM_F32, 0, 0};
+    const cbm_context_options none = {NULL, SCBM_PRECISION_F32, 0, 0};
     if (!options) options = &none;
     *out = NULL;
     if (!model) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_context_create: the model is NULL");
@@ -63,13 +61,15 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
     ctx->model = model;
     ctx->max_tokens = options->max_tokens ? options->max_tokens : cbm_model_max_tokens(model);
     status = scbm_context_create(&ctx->runtime, &model->quiet, options->backend);
+    if (!status) status = scbm_context_check_precision(ctx->runtime, options->precision);
     if (status) {
+        scbm_context_free(ctx->runtime);
         scbm_release(&model->hooks, ctx);
         return status;
     }
     cbm_runner_init(&ctx->runner, &model->network, ctx->runtime, options->precision,
                     options->max_batch_tokens ? options->max_batch_tokens : default_batch_tokens(model));
-    ctx->runner.packs_from = options->precision == SCBM_F32 && !model->unpacked ? PACKING_PAYS : 0;
+    ctx->runner.packs_from = options->precision == SCBM_PRECISION_F32 && !model->unpacked ? PACKING_PAYS : 0;
     ctx->backward_tokens = options->max_batch_tokens ? options->max_batch_tokens / 4 : 1024;
     *out = ctx;
     return SCBM_OK;

@@ -8,7 +8,7 @@
 
 #define SMALLEST_BUCKET 64
 
-void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_type precision,
+void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_precision precision,
                      int64_t max_batch_tokens) {
     memset(runner, 0, sizeof *runner);
     runner->network = network;

@@ -30,7 +30,7 @@ static inline int64_t cbm_graph_capacity(int64_t tokens) {
 typedef struct cbm_runner {
     const cbm_network *network;
     scbm_context *context;
-    scbm_type precision;
+    scbm_precision precision;
     int64_t max_batch_tokens;
     /* Packs the network's masks for many tokens when it has read so many in batches of many, and for few likewise; 0: never. */
     int64_t packs_from, tokens_read[2];
@@ -40,7 +40,7 @@ typedef struct cbm_runner {
 } cbm_runner;
 
 /* `context` is the caller's and outlives the runner; batches have at most max_batch_tokens tokens, or one text. */
-void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_type precision,
+void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_precision precision,
                      int64_t max_batch_tokens);
 void cbm_runner_clear(cbm_runner *runner);
 /* Computes every text: results [n, C or Y], or [n, d], in the texts' order. Progress is told to `hooks` as `what`

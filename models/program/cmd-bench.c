@@ -225,7 +225,7 @@ static scbm_status time_linear(const bench_command *b, scbm_context *context, in
     if (status == SCBM_OK) {
         *work = (double)tokens * (double)(b->subnetworks ? draw_masks(b, &masks, shape) : shape.out * shape.in);
         fill_normal(w.data, shape.out * shape.in, 1);
-        scbm_graph_set_precision(graph, b->precision ? SCBM_BF16 : SCBM_F32);
+        scbm_graph_set_precision(graph, (scbm_precision)b->precision);
         scbm_graph_set_capacity(graph, tokens, 1);
         scbm_tensor *x = scbm_input(graph, "x", SCBM_F32, 3, x_shape, extent);
         if (b->subnetworks) status = scbm_masks_pack(&masks, &w, tokens <= SCBM_FEW_TOKENS, &b->hooks);
@@ -268,9 +268,14 @@ static scbm_status bench_linear(bench_command *b) {
     scbm_context *context;
     scbm_status status = scbm_context_create(&context, &b->hooks, NULL);
     if (status != SCBM_OK) return status;
+    status = scbm_context_check_precision(context, (scbm_precision)b->precision);
+    if (status != SCBM_OK) {
+        scbm_context_free(context);
+        return status;
+    }
     double peak = b->precision ? 0 : measure_peak(b);
     if (!b->json) {
-        printf("linear, %s", b->precision ? "bf16" : "f32");
+        printf("linear, %s", scbm_precision_name((scbm_precision)b->precision));
         if (b->subnetworks) printf(", %lld subnetworks, %g %% zeros (only kept weights count)", (long long)b->subnetworks, 100 * b->sparsity);
         putchar('\n');
         if (peak > 0) printf("  measured peak of f32 multiply-adds: %.0f GFLOP/s\n", peak);
@@ -391,7 +396,7 @@ static scbm_status load(bench_command *b) {
     loaded *l = &b->loaded;
     if (l->predictions) return SCBM_OK;
     memset(&context, 0, sizeof context);
-    context.precision = b->precision ? SCBM_BF16 : SCBM_F32;
+    context.precision = (scbm_precision)b->precision;
     context.max_tokens = (int)b->max_length;
     scbm_status status = find_model(b);
     if (status == SCBM_OK) status = find_data(b, 0, &l->data);
@@ -414,7 +419,7 @@ static scbm_status print_encoder(const bench_command *b, double rate, size_t n_t
         cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)n_texts));
         return print_json(b, "encoder", object, -1);
     }
-    printf("encoder, %s: %.1f texts/s (%zu texts, median of %d)\n", b->precision ? "bf16" : "f32", rate, n_texts, repeats);
+    printf("encoder, %s: %.1f texts/s (%zu texts, median of %d)\n", scbm_precision_name((scbm_precision)b->precision), rate, n_texts, repeats);
     print_machine(b, -1);
     return SCBM_OK;
 }
@@ -441,7 +446,7 @@ static scbm_status print_latency(const bench_command *b, double *times, int n) {
         cJSON_AddItemToObject(object, "ms_p90", cli_json_double(slow));
         return print_json(b, "latency", object, -1);
     }
-    printf("latency, %s: %.2f ms a text (median of %d texts; nine of ten within %.2f ms)\n", b->precision ? "bf16" : "f32",
+    printf("latency, %s: %.2f ms a text (median of %d texts; nine of ten within %.2f ms)\n", scbm_precision_name((scbm_precision)b->precision),
            median, n, slow);
     print_machine(b, -1);
     return SCBM_OK;
@@ -756,7 +761,7 @@ static int run_bench(const cli_command *command, int argc, char **argv) {
         CLI_INT_OPTION("max-length", "N", &b.max_length, 0, 1000000, "cut texts after N tokens; 0: as many as the model reads"),
         CLI_INT_OPTION("repeats", "N", &b.repeats, 1, 1000, "measure N times and take the median"),
         CLI_INT_OPTION("texts", "N", &b.texts, 1, 10000, "latency and train: the first N texts (default 200 and 192)"),
-        CLI_CHOICE_OPTION("precision", "f32|bf16", &b.precision, "what matrix products compute with"),
+        CLI_CHOICE_OPTION("precision", CLI_PRECISIONS, &b.precision, "what matrix products compute with"),
         CLI_INT_OPTION("threads", "N", &b.threads, 0, 1024, "threads; 0: all cores"),
         CLI_FLAG_OPTION("json", &b.json, "print one JSON object a line"),
         CLI_END_OPTIONS,

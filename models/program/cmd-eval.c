@@ -62,7 +62,7 @@ static int load_model(eval_command *e) {
     int result = cli_columns_from_model(e->command, &e->columns, e->model, e->file);
     if (result != CLI_GO_ON) return result;
     memset(&options, 0, sizeof options);
-    options.precision = e->precision ? SCBM_BF16 : SCBM_F32;
+    options.precision = (scbm_precision)e->precision;
     options.max_tokens = (int)e->max_length;
     status = cbm_context_create(&e->context, e->model, &options);
     return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(e->command, status);
@@ -468,7 +468,7 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
         CLI_COLUMNS_OPTIONS(e.columns),
         CLI_INT_OPTION("max-length", "N", &e.max_length, 0, 1000000,
                        "cut texts after N tokens, special ones included; 0: as many as the model reads"),
-        CLI_CHOICE_OPTION("precision", "f32|bf16", &e.precision, "what matrix products compute with"),
+        CLI_CHOICE_OPTION("precision", CLI_PRECISIONS, &e.precision, "what matrix products compute with"),
         CLI_INT_OPTION("resamples", "N", &e.resamples, 0, 100000, "draws of the 95 % bootstrap intervals; 0: none"),
         CLI_INT_OPTION("seed", "N", &e.seed, 0, 9e15, "seed of the bootstrap"),
         CLI_WRITE_OPTION("csv", &e.csv_path, "write every text with its true and predicted classes"),

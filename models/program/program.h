@@ -174,9 +174,10 @@ typedef struct cli_session {
     CLI_INT_OPTION("max-length", "N", &(s).max_length, 0, 1000000,                                                    \
                    "cut texts after N tokens, special ones included; 0: as many as the model reads")
 /* Of the commands that run the model. */
+#define CLI_PRECISIONS "f32|tf32|bf16|int8" /* as scbm_precision counts them */
 #define CLI_RUN_OPTIONS(s)                                                                                            \
     CLI_LENGTH_OPTION(s),                                                                                             \
-        CLI_CHOICE_OPTION("precision", "f32|bf16", &(s).precision, "what matrix products compute with"),              \
+        CLI_CHOICE_OPTION("precision", CLI_PRECISIONS, &(s).precision, "what matrix products compute with"),          \
         CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores"), CLI_JSON_OPTION(s)
 
 /* Each returns CLI_GO_ON or what to exit with, after saying why. */

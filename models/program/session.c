@@ -38,7 +38,7 @@ int cli_session_load(cli_session *s, int needs_labels) {
         return cli_fail(s->command, "%s is an encoder without labels; train a model on it first (%s train --help)",
                         s->model_path, cli_program);
     memset(&options, 0, sizeof options);
-    options.precision = s->precision ? SCBM_BF16 : SCBM_F32;
+    options.precision = (scbm_precision)s->precision;
     options.max_tokens = (int)s->max_length;
     status = cbm_context_create(&s->context, s->model, &options);
     return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(s->command, status);

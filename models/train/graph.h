@@ -17,7 +17,7 @@ typedef struct cbm_training_settings {
     int mixup;
     const cbm_teacher *teacher;                        /* NULL: none */
     scbm_tensor *label_weights, *concept_weights;      /* F32 [Y], [C]: of the classes; NULL: all 1 */
-    scbm_type precision;
+    scbm_precision precision;
     int64_t max_tokens, max_texts;                     /* the capacity */
     scbm_tensor **states;                              /* see cbm_encode_options */
     /* What is wanted of the gradients: */

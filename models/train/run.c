@@ -229,7 +229,7 @@ static void settle_settings(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
     run->settings.concept_weight = o->concept_weight;
     run->settings.concept_loss = o->concept_loss;
-    run->settings.precision = SCBM_F32;
+    run->settings.precision = SCBM_PRECISION_F32;
     run->steps_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
     run->total_steps = run->steps_per_epoch * o->epochs;
 }
@@ -252,7 +252,7 @@ scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_nam
     if (!status) status = create_arrays(run);
     if (!status && o->class_weights) status = create_class_weights(run);
     if (!status && o->teacher && o->epochs) status = create_teacher(run);
-    if (!status) cbm_runner_init(&run->runner, &run->network, run->context, SCBM_F32, RUN_BATCH_TOKENS);
+    if (!status) cbm_runner_init(&run->runner, &run->network, run->context, SCBM_PRECISION_F32, RUN_BATCH_TOKENS);
     return status;
 }
 

@@ -34,7 +34,7 @@ scbm_status cbm_run_begin_subnetworks(cbm_training_run *run) {
     if (!status && has_scores(run)) status = begin_scores(run);
     if (status) return status;
     cbm_runner_clear(&run->runner);
-    cbm_runner_init(&run->runner, &run->network, run->context, SCBM_F32, RUN_BATCH_TOKENS);
+    cbm_runner_init(&run->runner, &run->network, run->context, SCBM_PRECISION_F32, RUN_BATCH_TOKENS);
     return cbm_run_build_graph(run);
 }
 
