@@ -388,8 +388,8 @@ static void pieces_are_shown_as_hugging_face_writes_them(void **state) {
         assert_false(cbm_token_is_special(t, i));
         assert_false(cbm_token_continues_word(t, i));
     }
-    assert_int_equal(cbm_tokenizer_mask(t), MASK);
-    assert_int_equal(cbm_tokenizer_padding(t), PAD);
+    assert_int_equal(cbm_tokenizer_special(t, CBM_TOKEN_MASK), MASK);
+    assert_int_equal(cbm_tokenizer_special(t, CBM_TOKEN_PADDING), PAD);
     cbm_tokenizer_free(t);
 }
 
@@ -407,8 +407,8 @@ static void a_vocabulary_may_lack_mask_and_padding(void **state) {
     cbm_tokenizer *t = tokenizer_of(tokens, types, 4);
     cbm_tokens found = {0};
     (void)state;
-    assert_int_equal(cbm_tokenizer_mask(t), -1);
-    assert_int_equal(cbm_tokenizer_padding(t), -1);
+    assert_int_equal(cbm_tokenizer_special(t, CBM_TOKEN_MASK), -1);
+    assert_int_equal(cbm_tokenizer_special(t, CBM_TOKEN_PADDING), -1);
     assert_ok(cbm_tokenize(t, "the the", 7, 8, &found));
     assert_int_equal(found.n, 4);
     assert_int_equal(found.ids[2], 3);

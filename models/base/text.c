@@ -12,6 +12,7 @@
 #include <utf8proc.h>
 
 #define ELLIPSIS "…"
+#define HIGH_BITS UINT64_C(0x8080808080808080)
 #define EMOJI_SELECTOR 0xFE0F /* asks for the picture, two cells wide, of the character before it */
 
 int cbm_starts_with(const char *text, const char *start) {
@@ -48,6 +49,11 @@ static size_t read_character(const char *text, size_t length, int32_t *c) {
 size_t cbm_find_bad_utf8(const char *text, size_t length) {
     int32_t c;
     for (size_t i = 0; i < length;) {
+        uint64_t word; /* of eight characters, mostly ASCII */
+        if (length - i >= sizeof word && (memcpy(&word, text + i, sizeof word), (word & HIGH_BITS) == 0)) {
+            i += sizeof word;
+            continue;
+        }
         size_t n = read_character(text + i, length - i, &c);
         if (n == 0) return i;
         i += n;

@@ -152,13 +152,9 @@ static scbm_status write_word(global_report *r, const char *text, const cbm_toke
     const int32_t *ids = r->ctx->sequences.ids;
     size_t length = 0;
     for (int t = word->first_token; t < word->first_token + word->n_tokens; t++) {
-        int is_unknown = ids[t] == cbm_tokenizer_unknown(tokenizer);
-        const char *part = is_unknown ? text + tokens[t].start : tokens[t].piece;
+        int is_unknown = ids[t] == cbm_tokenizer_special(tokenizer, CBM_TOKEN_UNKNOWN);
+        const char *part = is_unknown ? text + tokens[t].start : cbm_token_text(tokenizer, ids[t]);
         size_t n = is_unknown ? (size_t)(tokens[t].end - tokens[t].start) : strlen(part);
-        if (!is_unknown && cbm_token_continues_word(tokenizer, ids[t]) && n > 2) {
-            part += 2; /* "##" */
-            n -= 2;
-        }
         scbm_status status = scbm_grow(hooks_of(r), (void **)&r->word, &r->word_capacity, length + n + 1, 1);
         if (status) return status;
         memcpy(r->word + length, part, n);

@@ -79,15 +79,15 @@ static scbm_status read_embedding(const scbm_tensor *table, int32_t id, float *p
 
 /* Those that were added to the text or stand in it as such; not what stands for an unknown word. */
 int cbm_is_special_token(const cbm_tokenizer *tokenizer, int32_t id) {
-    return cbm_token_is_special(tokenizer, id) && id != cbm_tokenizer_unknown(tokenizer);
+    return cbm_token_is_special(tokenizer, id) && id != cbm_tokenizer_special(tokenizer, CBM_TOKEN_UNKNOWN);
 }
 
 scbm_status cbm_explain_read_text(cbm_explainer *x) {
     const cbm_tokenizer *tokenizer = x->ctx->model->tokenizer;
     const scbm_tensor *table = cbm_backbone_find(&cbm_explainer_network(x)->backbone, CBM_TOKEN_EMBEDDING, -1)->tensor;
     size_t d = (size_t)table->shape[1], n = (size_t)x->text.n_tokens;
-    int32_t neutral = cbm_tokenizer_mask(tokenizer) >= 0 ? cbm_tokenizer_mask(tokenizer)
-                                                         : cbm_tokenizer_padding(tokenizer);
+    int32_t neutral = cbm_tokenizer_special(tokenizer, CBM_TOKEN_MASK);
+    if (neutral < 0) neutral = cbm_tokenizer_special(tokenizer, CBM_TOKEN_PADDING);
     scbm_status status = scbm_grow(cbm_explainer_hooks(x), (void **)&x->text.embedding, &x->text.embedding_capacity,
                                    n * d, sizeof *x->text.embedding);
     if (!status)

@@ -23,18 +23,67 @@ scbm_status cbm_tokenizer_create(cbm_tokenizer **tokenizer, const scbm_file *fil
 void cbm_tokenizer_free(cbm_tokenizer *tokenizer);
 
 /* Tokenizes text[0 … length), UTF-8, to at most max_tokens tokens, special ones included. Bad UTF-8 is
- * SCBM_ERROR_FORMAT with the byte's position. */
+ * SCBM_ERROR_FORMAT with the byte's position. There are no tokens where nothing is put around a text and nothing is in
+ * it. */
 scbm_status cbm_tokenize(const cbm_tokenizer *tokenizer, const char *text, size_t length, size_t max_tokens,
                          cbm_tokens *tokens);
 void cbm_tokens_clear(cbm_tokens *tokens, const scbm_hooks *hooks);
 
-/* The piece as Hugging Face writes it ("##ing"); NULL for an id outside the vocabulary. */
-const char *cbm_token_piece(const cbm_tokenizer *tokenizer, int32_t id);
+/* What tokens are, whatever the kind; each of them may be missing. */
+typedef enum cbm_special_token {
+    CBM_TOKEN_UNKNOWN, /* stands for words that the vocabulary cannot write */
+    CBM_TOKEN_FIRST,   /* [CLS], <s>: put before a text */
+    CBM_TOKEN_LAST,    /* [SEP], </s>: put behind it */
+    CBM_TOKEN_PADDING,
+    CBM_TOKEN_MASK,
+    CBM_SPECIAL_TOKENS
+} cbm_special_token;
+
 int32_t cbm_tokenizer_size(const cbm_tokenizer *tokenizer);
+/* The token's id; -1: there is none. */
+int32_t cbm_tokenizer_special(const cbm_tokenizer *tokenizer, cbm_special_token which);
+/* Of an id outside the vocabulary the strings are NULL, and nothing holds. */
+const char *cbm_token_piece(const cbm_tokenizer *tokenizer, int32_t id); /* as Hugging Face writes it: "##ing" */
+const char *cbm_token_text(const cbm_tokenizer *tokenizer, int32_t id);  /* as people should see it: "ing" */
 int cbm_token_is_special(const cbm_tokenizer *tokenizer, int32_t id);
 int cbm_token_continues_word(const cbm_tokenizer *tokenizer, int32_t id); /* "##ing": glued to the piece before it */
-int32_t cbm_tokenizer_unknown(const cbm_tokenizer *tokenizer);            /* what stands for words it cannot write */
-int32_t cbm_tokenizer_mask(const cbm_tokenizer *tokenizer);               /* the mask token, -1: none */
-int32_t cbm_tokenizer_padding(const cbm_tokenizer *tokenizer);            /* -1: none */
+
+/* ------------------------------------------------------------------------------------------
+ * Writing a model file's keys: the other side of cbm_tokenizer_create
+ * ---------------------------------------------------------------------------------------- */
+
+/* What is known of a piece. Those that are special or added are found in texts, by Hugging Face's rules (AddedToken). */
+enum {
+    CBM_PIECE_SPECIAL = 1,
+    CBM_PIECE_ADDED = 2,
+    CBM_PIECE_UNUSED = 4,        /* a gap in the numbering */
+    CBM_PIECE_CONTINUES = 8,     /* glued to the piece before it; reading finds out */
+    CBM_PIECE_TAKES_LEFT = 16,   /* lstrip: with the white space before it */
+    CBM_PIECE_TAKES_RIGHT = 32,  /* rstrip: with the white space behind it */
+    CBM_PIECE_SINGLE_WORD = 64,  /* not beside a letter or digit */
+    CBM_PIECE_NORMALIZED = 128,  /* found in the normalized text */
+    CBM_PIECE_BESIDE_MODEL = 256 /* only found as an added token; words are not made of it */
+};
+
+typedef struct cbm_wordpiece_options {
+    int lowercase, cjk_spacing, clean_text; /* see wordpiece.c */
+    int strip_accents;                      /* -1: as lowercase */
+    int max_word_characters;
+} cbm_wordpiece_options;
+
+typedef struct cbm_tokenizer_keys {
+    const char *kind; /* "bert" is WordPiece */
+    int32_t n;
+    const char *const *piece;            /* [n], as Hugging Face writes them; NULL: a gap */
+    const uint16_t *flags;               /* [n] */
+    int32_t special[CBM_SPECIAL_TOKENS]; /* ids; -1: none */
+    int omits_first, omits_last;         /* nothing is put before a text, or behind it */
+    int64_t n_types;                     /* token types of the encoder's embeddings */
+    cbm_wordpiece_options wordpiece;
+} cbm_tokenizer_keys;
+
+/* 1, 1, 1, -1, 100 */
+void cbm_wordpiece_defaults(cbm_wordpiece_options *options);
+scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_keys *keys, const scbm_hooks *hooks);
 
 #endif

@@ -18,6 +18,8 @@ typedef enum cbm_character_class {
 
 cbm_character_class cbm_class_of(int32_t c);
 int cbm_is_white_space(int32_t c);
+/* What regular expressions call \w: letters, marks, digits, connectors. */
+int cbm_is_word_character(int32_t c);
 /* What cleaning removes: the vertical tab, form feed and next line too, which are white space elsewhere. */
 int cbm_is_removed(int32_t c);
 /* CJK unified and compatibility ideographs, as far as BERT lists them. */
