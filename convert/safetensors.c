@@ -1,9 +1,10 @@
 /*
- * convert/safetensors.c - reading safetensors files
+ * convert/safetensors.c - reading and writing safetensors files
  */
 #include "convert/safetensors.h"
 #include "convert/json-file.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -248,4 +249,69 @@ const safetensors_tensor *safetensors_find(const safetensors *file, const char *
         else low = middle + 1;
     }
     return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Writing
+ * ---------------------------------------------------------------------------------------- */
+
+static int64_t entry_elements(const safetensors_entry *entry) {
+    int64_t n = 1;
+    for (int d = 0; d < entry->n_dims; d++) n *= entry->shape[d];
+    return n;
+}
+
+/* "name": {"dtype": …} of an entry whose data begin at `begin`; returns the length. */
+static size_t print_entry(const safetensors_entry *entry, uint64_t begin, char *text, size_t size) {
+    char shape[64];
+    if (entry->n_dims == 1) snprintf(shape, sizeof shape, "%lld", (long long)entry->shape[0]);
+    else snprintf(shape, sizeof shape, "%lld,%lld", (long long)entry->shape[0], (long long)entry->shape[1]);
+    return (size_t)snprintf(text, size, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
+                            entry->name, shape, (unsigned long long)begin,
+                            (unsigned long long)(begin + 4 * (uint64_t)entry_elements(entry)));
+}
+
+/* The header, into `output` unless it is NULL; returns its length without what is filled up. transformers wants to know
+ * that the tensors are PyTorch's. */
+static size_t write_header(const safetensors_entry *entries, int n, scbm_output_file *output) {
+    static const char start[] = "{\"__metadata__\":{\"format\":\"pt\"}";
+    char text[sizeof entries->name + 160];
+    size_t length = sizeof start - 1;
+    uint64_t begin = 0;
+    if (output) scbm_output_write(output, start, length);
+    for (int i = 0; i < n; i++) {
+        size_t written = print_entry(&entries[i], begin, text, sizeof text);
+        if (output) scbm_output_write(output, text, written);
+        begin += 4 * (uint64_t)entry_elements(&entries[i]);
+        length += written;
+    }
+    if (output) scbm_output_write(output, "}", 1);
+    return length + 1;
+}
+
+static void write_start(const safetensors_entry *entries, int n, scbm_output_file *output) {
+    size_t length = write_header(entries, n, NULL), filled = (length + LENGTH_BYTES - 1) / LENGTH_BYTES * LENGTH_BYTES;
+    unsigned char bytes[LENGTH_BYTES];
+    for (int i = 0; i < LENGTH_BYTES; i++) bytes[i] = (unsigned char)((uint64_t)filled >> (8 * i));
+    scbm_output_write(output, bytes, sizeof bytes);
+    write_header(entries, n, output);
+    scbm_output_write(output, "        ", filled - length);
+}
+
+scbm_status safetensors_write(const char *path, const safetensors_entry *entries, int n, safetensors_produce produce,
+                              void *user, const scbm_hooks *hooks) {
+    scbm_output_file *output;
+    scbm_status status = scbm_output_open(&output, path, hooks);
+    if (status) return status;
+    write_start(entries, n, output);
+    for (int i = 0; i < n && !status; i++) {
+        size_t count = (size_t)entry_elements(&entries[i]);
+        float *data = scbm_alloc_array(hooks, count, sizeof *data);
+        status = data ? produce(user, i, data) : SCBM_ERROR_MEMORY;
+        if (!status) scbm_output_write(output, data, count * sizeof *data);
+        scbm_release(hooks, data);
+    }
+    if (!status) return scbm_output_commit(output);
+    scbm_output_abandon(output);
+    return status;
 }

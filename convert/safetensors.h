@@ -1,5 +1,5 @@
 /*
- * convert/safetensors.h - reading safetensors files
+ * convert/safetensors.h - reading and writing safetensors files
  *
  * The format: eight bytes that say how long the header is, the header (a JSON object: tensor name to type, shape and
  * byte range), then the tensors' bytes, which fill the rest of the file without gaps. Everything is checked when the
@@ -34,5 +34,23 @@ int64_t safetensors_n_tensors(const safetensors *file);
 /* In the order of their names (strcmp). */
 const safetensors_tensor *safetensors_get(const safetensors *file, int64_t index);
 const safetensors_tensor *safetensors_find(const safetensors *file, const char *name); /* NULL: not there */
+
+/* ------------------------------------------------------------------------------------------
+ * Writing
+ * ---------------------------------------------------------------------------------------- */
+
+/* An F32 tensor to write; its name has no characters that JSON escapes. */
+typedef struct safetensors_entry {
+    char name[SCBM_MAX_NAME + 64];
+    int n_dims;
+    int64_t shape[2];
+} safetensors_entry;
+
+/* Fills `data` with the elements of entries[i]. */
+typedef scbm_status (*safetensors_produce)(void *user, int i, float *data);
+
+/* Writes `n` tensors in their order, each asked for when its turn comes. */
+scbm_status safetensors_write(const char *path, const safetensors_entry *entries, int n, safetensors_produce produce,
+                              void *user, const scbm_hooks *hooks);
 
 #endif
