@@ -136,8 +136,15 @@ scbm_status scbm_fail(scbm_status status, const char *format, ...) {
 #define ALIGNMENT ((size_t)64)
 
 /* The allocator's own pointer stands just before the aligned block. */
+/* What stands before a block: where it begins, and how large it is. */
+typedef struct block_note {
+    void *raw;
+    size_t bytes;
+} block_note;
+
 void *scbm_alloc(const scbm_hooks *hooks, size_t bytes) {
-    size_t extra = ALIGNMENT + sizeof(void *);
+    size_t extra = ALIGNMENT + sizeof(block_note);
+    block_note note = {NULL, bytes};
     unsigned char *raw = NULL;
     if (bytes <= SIZE_MAX - extra) {
         if (hooks && hooks->alloc) {
@@ -151,9 +158,11 @@ void *scbm_alloc(const scbm_hooks *hooks, size_t bytes) {
         scbm_fail(SCBM_ERROR_MEMORY, "out of memory: %zu bytes were asked for", bytes);
         return NULL;
     }
-    uintptr_t start = ((uintptr_t)raw + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
+    uintptr_t start = ((uintptr_t)raw + sizeof note + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
     void *aligned = (void *)start;
-    memcpy((unsigned char *)aligned - sizeof(void *), &raw, sizeof raw);
+    note.raw = raw;
+    memcpy((unsigned char *)aligned - sizeof note, &note, sizeof note);
+    if (hooks && hooks->in_use) *hooks->in_use += bytes;
     return aligned;
 }
 
@@ -167,10 +176,11 @@ void *scbm_alloc_array(const scbm_hooks *hooks, size_t count, size_t size) {
 
 void scbm_release(const scbm_hooks *hooks, void *pointer) {
     if (!pointer) return;
-    void *raw;
-    memcpy(&raw, (unsigned char *)pointer - sizeof(void *), sizeof raw);
-    if (hooks && hooks->free) hooks->free(hooks->user, raw);
-    else if (!(hooks && hooks->alloc)) free(raw);
+    block_note note;
+    memcpy(&note, (unsigned char *)pointer - sizeof note, sizeof note);
+    if (hooks && hooks->in_use) *hooks->in_use -= note.bytes;
+    if (hooks && hooks->free) hooks->free(hooks->user, note.raw);
+    else if (!(hooks && hooks->alloc)) free(note.raw);
 }
 
 char *scbm_strdup(const scbm_hooks *hooks, const char *text) {
@@ -191,6 +201,17 @@ scbm_status scbm_grow(const scbm_hooks *hooks, void **pointer, size_t *capacity,
     *pointer = grown;
     *capacity = larger;
     return SCBM_OK;
+}
+
+scbm_status scbm_cancelled(const scbm_hooks *hooks) {
+    if (hooks && hooks->cancel && hooks->cancel(hooks->user)) return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
+    return SCBM_OK;
+}
+
+scbm_status scbm_progress(const scbm_hooks *hooks, const char *what, int64_t done, int64_t total) {
+    if (hooks && hooks->progress && hooks->progress(hooks->user, what, done, total))
+        return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled: %s, %lld of %lld", what, (long long)done, (long long)total);
+    return scbm_cancelled(hooks);
 }
 
 void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format, ...) {
@@ -2449,9 +2470,8 @@ static scbm_status run_nodes(scbm_graph *g) {
     const scbm_node *previous = NULL;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
         if (g->nodes[i]->op == SCBM_OP_RESHAPE) continue;
-        if (g->hooks->progress && g->hooks->progress(g->hooks->user, "graph", (int64_t)i, (int64_t)g->n_nodes))
-            return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
-        status = run_node(g, i, previous);
+        status = scbm_progress(g->hooks, "graph", (int64_t)i, (int64_t)g->n_nodes);
+        if (!status) status = run_node(g, i, previous);
         previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
         double after = scbm_seconds();

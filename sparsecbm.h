@@ -28,8 +28,9 @@ extern "C" {
 #endif
 
 #define SCBM_VERSION_MAJOR 0
-#define SCBM_VERSION_MINOR 1
-#define SCBM_VERSION_PATCH 1
+#define SCBM_VERSION_MINOR 2
+#define SCBM_VERSION_PATCH 0
+#define SCBM_VERSION_TEXT "0.2.0"
 #define SCBM_VERSION (SCBM_VERSION_MAJOR * 10000 + SCBM_VERSION_MINOR * 100 + SCBM_VERSION_PATCH)
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -96,6 +97,12 @@ typedef struct scbm_hooks {
     /* Called now and then in long work with how far it is (done of total, in `what`; "graph" counts the nodes of
      * one run); a return other than 0 cancels: the call in progress returns SCBM_ERROR_CANCELLED. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t total);
+    /* Asked more often than progress is told, between the nodes of a run as well; it should be quick. A return other
+     * than 0 cancels likewise. */
+    int (*cancel)(void *user);
+    /* The bytes that are held through these hooks are added here; NULL: not counted. Without atomics: one counter for
+     * what one thread uses at a time (a context). Memory is released with hooks of the same counter. */
+    size_t *in_use;
     scbm_parallel_for parallel_for;                 /* with n_workers, or NULL */
     int n_workers;                                  /* threads; 0: all cores (OMP_NUM_THREADS heeded) */
 } scbm_hooks;
@@ -111,6 +118,10 @@ char *scbm_strdup(const scbm_hooks *hooks, const char *text);
 /* Enlarges an array of `size`-byte elements so that it holds at least `needed`; *pointer and
  * *capacity are updated, new space is zeroed, growth is geometric. */
 scbm_status scbm_grow(const scbm_hooks *hooks, void **pointer, size_t *capacity, size_t needed, size_t size);
+/* Tells the progress hook how far `what` is, and asks both hooks whether to go on: SCBM_ERROR_CANCELLED when one of
+ * them stops it. scbm_cancelled asks without telling. */
+scbm_status scbm_progress(const scbm_hooks *hooks, const char *what, int64_t done, int64_t total);
+scbm_status scbm_cancelled(const scbm_hooks *hooks);
 /* Formats a message for the log hook. */
 void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format, ...) SCBM_PRINTF(3, 4);
 

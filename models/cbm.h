@@ -3,14 +3,22 @@
  *
  * What a program needs that wants predictions with their explanation; cbm-train.h is for making models.
  *
- *     cbm_model *model; cbm_context *ctx; cbm_prediction p;
+ *     cbm_model *model; cbm_context *ctx; const cbm_prediction *p;
  *     if (cbm_model_load(&model, "cebab.gguf", NULL))      return fail(cbm_last_error());
  *     if (cbm_context_create(&ctx, model, NULL))           return fail(cbm_last_error());
  *     if (cbm_predict(ctx, "Great food, rude staff.", &p)) return fail(cbm_context_error(ctx));
- *     printf("%s (%.2f)\n", p.label, p.probability);
+ *     printf("%s (%.2f)\n", p->label, p->probability);
  *
- * A loaded model is immutable and shared by threads; a context belongs to one thread at a time.
- * Results live in the context until its next call.
+ * A loaded model is immutable and shared by threads; a context belongs to one thread at a time. Contexts are freed
+ * before their model. Options: a struct that is all zeros, or NULL, is the documented defaults; `reserved` must be zero.
+ *
+ * Results are the library's: pointers into the context, good until the next call on it that computes anything
+ * (predict, embed, explain, intervene, evaluate), whatever its outcome; names in them live as long as the model.
+ * cbm_prediction_copy keeps one. Fields may be added at the end of results until 1.0 with a new minor version, which
+ * has a soname of its own (libsparsecbm.so.0.MINOR).
+ *
+ * Errors: a call that fails returns a status and leaves one sentence, in cbm_last_error() of this thread; calls that
+ * take a context leave the same sentence in cbm_context_error(ctx), where it stays until the context's next failure.
  *
  * The model (METHOD: SparseCBM, AAAI 2024): concept k's subnetwork encodes the text, mean pooling gives z_k,
  * a linear head the concept's logits c_k = P_k z_k + p_k, and one linear layer on all the concepts' values u
@@ -28,9 +36,11 @@ extern "C" {
 typedef struct cbm_model cbm_model;
 typedef struct cbm_context cbm_context;
 
-/* The last failure on this thread, one sentence; and of this context. */
+/* The last failure on this thread, one sentence; and of this context (NULL: of this thread). */
 const char *cbm_last_error(void);
 const char *cbm_context_error(const cbm_context *ctx);
+/* Where the context's last call was of many texts and failed because of one of them: its number, from 0; else -1. */
+int64_t cbm_context_error_text(const cbm_context *ctx);
 
 /* ------------------------------------------------------------------------------------------
  * Models
@@ -41,6 +51,9 @@ typedef enum cbm_mode { CBM_ENCODER, CBM_VANILLA, CBM_INDEPENDENT, CBM_SEQUENTIA
 typedef struct cbm_load_options {
     const scbm_hooks *hooks;       /* NULL: the default ones; copied */
     int unpacked;                  /* 1: holds the kept weights of subnetworks once, in less memory, and is slower */
+    int copy;                      /* 1: reads the file into memory instead of mapping it: it may then be changed, cut or
+                                      removed while the model is in use */
+    uint64_t reserved[8];
 } cbm_load_options;
 
 /* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. A model with
@@ -81,10 +94,15 @@ typedef struct cbm_context_options {
     scbm_precision precision;      /* 0: f32; one that the backend has not is SCBM_ERROR_UNSUPPORTED */
     int max_batch_tokens;          /* tokens of one run at most; 0: chosen for the model (512 or 1,024) */
     int max_tokens;                /* longest text, special tokens included; 0: the model's */
+    const scbm_hooks *hooks;       /* progress, cancel, log, threads and memory of this context alone; NULL: the model's */
+    uint64_t reserved[8];
 } cbm_context_options;
 
 scbm_status cbm_context_create(cbm_context **ctx, const cbm_model *model, const cbm_context_options *options);
 void cbm_context_free(cbm_context *ctx);
+/* Bytes that the context holds now: texts, results, graphs, and what explanations and interventions have made. Weights
+ * and what is derived from them belong to the model. */
+size_t cbm_context_memory(const cbm_context *ctx);
 
 typedef struct cbm_concept_result {
     const char *name;
@@ -110,11 +128,15 @@ typedef struct cbm_prediction {
 } cbm_prediction;
 
 /* One text, NUL-terminated UTF-8. */
-scbm_status cbm_predict(cbm_context *ctx, const char *text, cbm_prediction *prediction);
-/* `n` texts (lengths NULL: NUL-terminated), batched by length inside; predictions[n] in the texts' order. The bits are
- * those of cbm_predict text by text. */
+scbm_status cbm_predict(cbm_context *ctx, const char *text, const cbm_prediction **prediction);
+/* `n` texts (lengths NULL: NUL-terminated), batched by length inside; (*predictions)[0 … n) in the texts' order. The bits
+ * are those of cbm_predict text by text. The progress hook gets "predict" with the texts. */
 scbm_status cbm_predict_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                              cbm_prediction *predictions);
+                              const cbm_prediction *const **predictions);
+/* A copy with everything that it points to, which outlives context and model. By malloc; free it with
+ * cbm_prediction_free, which accepts NULL. */
+scbm_status cbm_prediction_copy(cbm_prediction **copy, const cbm_prediction *prediction);
+void cbm_prediction_free(cbm_prediction *copy);
 
 typedef enum cbm_pooling { CBM_POOL_DEFAULT, CBM_POOL_MEAN, CBM_POOL_FIRST } cbm_pooling;
 /* Whether embeddings are scaled to length 1. */

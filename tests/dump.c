@@ -492,7 +492,7 @@ static scbm_status intervene(run *r) {
                                            .steps = (int)a->steps,
                                            .whole_steps = a->rule && strcmp(a->rule, "whole") == 0};
     char wanted[128];
-    cbm_prediction prediction;
+    const cbm_prediction *prediction;
     cbm_intervention result;
     snprintf(wanted, sizeof wanted, "%s", a->intervene);
     cbm_concept_column target = split_concept(wanted);

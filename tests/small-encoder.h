@@ -270,4 +270,18 @@ static inline void keep_report(void *user, const cbm_epoch_report *report) {
     r->report[r->n++] = *report;
 }
 
+/* Predictions by value; what they point to is the context's. */
+static inline scbm_status predict_values(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+                                        cbm_prediction *into) {
+    const cbm_prediction *const *predictions;
+    scbm_status status = cbm_predict_batch(ctx, texts, lengths, n, &predictions);
+    memset(into, 0, n * sizeof *into);
+    for (size_t i = 0; i < n && !status; i++) into[i] = *predictions[i];
+    return status;
+}
+
+static inline scbm_status predict_value(cbm_context *ctx, const char *text, cbm_prediction *into) {
+    return predict_values(ctx, &text, NULL, 1, into);
+}
+
 #endif

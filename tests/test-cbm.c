@@ -55,7 +55,7 @@ static const char *const *all_texts(void) {
 }
 
 static void predict_all(cbm_context *ctx, cbm_prediction p[N_TEXTS]) {
-    if (cbm_predict_batch(ctx, all_texts(), texts.text_length, N_TEXTS, p)) fail_msg("%s", cbm_context_error(ctx));
+    if (predict_values(ctx, all_texts(), texts.text_length, N_TEXTS, p)) fail_msg("%s", cbm_context_error(ctx));
 }
 
 static void assert_same_bits(const float *a, const float *b, int n) {
@@ -286,14 +286,14 @@ static void a_batch_has_the_bits_of_its_texts_alone(void **state) {
         cbm_context *contexts[N_TEXTS];
         for (int i = 0; i < N_TEXTS; i++) {
             contexts[i] = context_for(models[m]);
-            assert_ok(cbm_predict(contexts[i], texts.text[i], &alone[i]));
+            assert_ok(predict_value(contexts[i], texts.text[i], &alone[i]));
         }
         for (int tokens = 0; tokens < 300; tokens += 7 * tokens + 1) { /* 0: the default; 1: each text is a batch */
             const cbm_context_options options = {.max_batch_tokens = tokens};
             cbm_context *ctx = create(models[m], &options);
             predict_all(ctx, batch);
             for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&alone[i], &batch[i]);
-            assert_ok(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, batch)); /* again, NUL-terminated */
+            assert_ok(predict_values(ctx, all_texts(), NULL, N_TEXTS, batch)); /* again, NUL-terminated */
             for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&alone[i], &batch[i]);
             cbm_context_free(ctx);
         }
@@ -343,7 +343,7 @@ static void contributions_are_centred(void **state) {
     (void)state;
     cbm_context *ctx = context_for(joint);
     cbm_prediction p;
-    assert_ok(cbm_predict(ctx, "the soup was tasty and the waiter was rude", &p));
+    assert_ok(predict_value(ctx, "the soup was tasty and the waiter was rude", &p));
     const float *row = (const float *)scbm_file_find_tensor(joint->file, CBM_LABEL_WEIGHT)->data +
                        p.label_index * SMALL_CLASSES;
     const float *mean = scbm_file_find_tensor(joint->file, CBM_CONCEPT_MEAN)->data;
@@ -360,7 +360,7 @@ static void a_vanilla_model_has_no_concepts(void **state) {
     (void)state;
     cbm_context *ctx = context_for(vanilla);
     cbm_prediction p;
-    assert_ok(cbm_predict(ctx, "it was tasty", &p));
+    assert_ok(predict_value(ctx, "it was tasty", &p));
     assert_int_equal(p.n_concepts, 0);
     assert_null(p.concepts);
     assert_int_equal(p.n_labels, SMALL_LABELS);
@@ -372,15 +372,15 @@ static void texts_that_cannot_be_read_are_named(void **state) {
     const char *bad[3] = {"tasty", "rude \xff", "kind"};
     cbm_context *ctx = context_for(joint);
     cbm_prediction p[3], again;
-    assert_error(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_FORMAT, "text 2 of 3");
+    assert_error(predict_values(ctx, bad, NULL, 3, p), SCBM_ERROR_FORMAT, "text 2 of 3");
     assert_non_null(strstr(cbm_context_error(ctx), "text 2 of 3"));
     bad[1] = NULL;
-    assert_error(cbm_predict_batch(ctx, bad, NULL, 3, p), SCBM_ERROR_ARGUMENT, "text 2 of 3 is NULL");
-    assert_ok(cbm_predict_batch(ctx, bad, NULL, 0, p));
-    assert_ok(cbm_predict(ctx, "tasty", &again)); /* the context goes on */
+    assert_error(predict_values(ctx, bad, NULL, 3, p), SCBM_ERROR_ARGUMENT, "text 2 of 3 is NULL");
+    assert_ok(predict_values(ctx, bad, NULL, 0, p));
+    assert_ok(predict_value(ctx, "tasty", &again)); /* the context goes on */
     cbm_context_free(ctx);
     ctx = context_for(encoder);
-    assert_error(cbm_predict(ctx, "tasty", &again), SCBM_ERROR_UNSUPPORTED, "encoder without labels");
+    assert_error(predict_value(ctx, "tasty", &again), SCBM_ERROR_UNSUPPORTED, "encoder without labels");
     cbm_context_free(ctx);
 }
 
@@ -427,7 +427,7 @@ static void *predict_in_thread(void *arg) {
     cbm_prediction p[N_TEXTS];
     r->failed = cbm_context_create(&ctx, joint, NULL) != SCBM_OK;
     for (int round = 0; round < 10 && !r->failed; round++) {
-        r->failed = cbm_predict_batch(ctx, all_texts(), texts.text_length, N_TEXTS, p) != SCBM_OK;
+        r->failed = predict_values(ctx, all_texts(), texts.text_length, N_TEXTS, p) != SCBM_OK;
         for (int i = 0; i < N_TEXTS && !r->failed; i++)
             r->n_different += memcmp(p[i].logits, r->wanted[i].logits, SMALL_LABELS * sizeof(float)) != 0;
     }
@@ -470,9 +470,9 @@ static void a_batch_can_be_cancelled(void **state) {
     cbm_model *model;
     assert_ok(cbm_model_load(&model, in_folder("joint.gguf"), &load_options));
     cbm_context *ctx = create(model, &options);
-    assert_error(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
+    assert_error(predict_values(ctx, all_texts(), NULL, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
     stops = 0;
-    assert_ok(cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p));
+    assert_ok(predict_values(ctx, all_texts(), NULL, N_TEXTS, p));
     cbm_context_free(ctx);
     cbm_model_free(model);
 }
@@ -631,8 +631,8 @@ static scbm_status use_a_model(const scbm_hooks *hooks) {
     cbm_context *ctx = NULL;
     scbm_status status = cbm_model_load(&model, in_folder("joint.gguf"), &options);
     if (!status) status = cbm_context_create(&ctx, model, NULL);
-    if (!status) status = cbm_predict(ctx, texts.text[2], p);
-    if (!status) status = cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p);
+    if (!status) status = predict_value(ctx, texts.text[2], p);
+    if (!status) status = predict_values(ctx, all_texts(), NULL, N_TEXTS, p);
     if (!status) status = cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 1, vectors[0], NULL);
     if (!status) status = cbm_evaluate(ctx, &texts, &e);
     if (!status) cbm_evaluation_clear(ctx, &e);
@@ -670,7 +670,7 @@ static void a_context_goes_on_after_it_had_no_memory(void **state) {
     int failures = 0;
     for (long more = 1; more < 200; more++) { /* each call gets a little further */
         memory.fails_at = memory.n + more;
-        scbm_status status = cbm_predict_batch(ctx, all_texts(), NULL, N_TEXTS, p);
+        scbm_status status = predict_values(ctx, all_texts(), NULL, N_TEXTS, p);
         if (!status) break;
         assert_int_equal(status, SCBM_ERROR_MEMORY);
         failures++;
@@ -683,6 +683,157 @@ static void a_context_goes_on_after_it_had_no_memory(void **state) {
     cbm_model_free(model);
     assert_int_equal(memory.held, 0);
     cbm_context_free(other);
+}
+
+static void zeros_and_null_are_the_defaults(void **state) {
+    (void)state;
+    const cbm_load_options load_options = {0};
+    const cbm_context_options context_options = {0};
+    cbm_prediction by_null[N_TEXTS], by_zeros[N_TEXTS];
+    cbm_model *model;
+    cbm_context *ctx = context_for(joint), *other;
+    assert_ok(cbm_model_load(&model, in_folder("joint.gguf"), &load_options));
+    assert_ok(cbm_context_create(&other, model, &context_options));
+    predict_all(ctx, by_null);
+    predict_all(other, by_zeros);
+    for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&by_null[i], &by_zeros[i]);
+    cbm_context_free(other);
+    cbm_model_free(model);
+    cbm_context_free(ctx);
+}
+
+static void reserved_fields_must_be_zero(void **state) {
+    (void)state;
+    const cbm_load_options load_options = {.reserved = {0, 0, 1}};
+    const cbm_context_options context_options = {.reserved = {[7] = 1}};
+    cbm_model *model;
+    cbm_context *ctx;
+    assert_error(cbm_model_load(&model, in_folder("joint.gguf"), &load_options), SCBM_ERROR_ARGUMENT, "reserved");
+    assert_error(cbm_context_create(&ctx, joint, &context_options), SCBM_ERROR_ARGUMENT, "reserved");
+    assert_null(model);
+    assert_null(ctx);
+}
+
+static void a_failed_batch_says_which_text(void **state) {
+    (void)state;
+    const char *bad[3] = {"tasty", "kind", "rude \xff"};
+    cbm_context *ctx = context_for(joint);
+    const cbm_prediction *const *p;
+    assert_int_equal(cbm_context_error_text(ctx), -1);
+    assert_error(cbm_predict_batch(ctx, bad, NULL, 3, &p), SCBM_ERROR_FORMAT, "text 3 of 3");
+    assert_int_equal(cbm_context_error_text(ctx), 2);
+    assert_null(p);
+    assert_ok(cbm_predict_batch(ctx, bad, NULL, 2, &p));
+    assert_int_equal(cbm_context_error_text(ctx), -1);
+    cbm_context_free(ctx);
+}
+
+static void a_prediction_can_be_kept(void **state) {
+    (void)state;
+    const char *const files[] = {"joint.gguf", "vanilla.gguf"};
+    for (int m = 0; m < 2; m++) {
+        cbm_model *model;
+        cbm_prediction *kept, *again;
+        const cbm_prediction *p;
+        assert_ok(cbm_model_load(&model, in_folder(files[m]), NULL));
+        cbm_context *ctx = context_for(model);
+        assert_ok(cbm_predict(ctx, "it was tasty", &p));
+        assert_ok(cbm_prediction_copy(&kept, p));
+        assert_same_prediction(p, kept);
+        assert_string_equal(p->label, kept->label);
+        for (int k = 0; k < p->n_concepts; k++) {
+            assert_string_equal(p->concepts[k].name, kept->concepts[k].name);
+            assert_string_equal(p->concepts[k].class_name, kept->concepts[k].class_name);
+            assert_ptr_not_equal(p->concepts[k].name, kept->concepts[k].name);
+        }
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+        assert_ok(cbm_prediction_copy(&again, kept)); /* nothing of it was the model's */
+        assert_same_prediction(kept, again);
+        cbm_prediction_free(kept);
+        cbm_prediction_free(again);
+    }
+    cbm_prediction_free(NULL);
+}
+
+static void a_copied_model_does_not_need_its_file(void **state) {
+    (void)state;
+    const cbm_load_options options = {.copy = 1};
+    char path[512];
+    cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
+    cbm_model *model;
+    cbm_context *ctx = context_for(joint), *other;
+    predict_all(ctx, wanted);
+    snprintf(path, sizeof path, "%s", in_folder("copied.gguf"));
+    assert_ok(cbm_quantize(in_folder("joint.gguf"), path, SCBM_F32, NULL, NULL));
+    assert_ok(cbm_model_load(&model, path, &options));
+    FILE *file = fopen(path, "wb"); /* cut to nothing */
+    assert_non_null(file);
+    fclose(file);
+    other = context_for(model);
+    predict_all(other, p);
+    for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&wanted[i], &p[i]);
+    cbm_context_free(other);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+    assert_error(cbm_model_load(&model, path, &options), SCBM_ERROR_FORMAT, "copied.gguf");
+}
+
+static void the_memory_of_a_context_is_counted(void **state) {
+    (void)state;
+    counting_allocator memory = {0};
+    scbm_hooks hooks = allocator_hooks(&memory);
+    const cbm_context_options options = {.hooks = &hooks};
+    cbm_prediction p[N_TEXTS];
+    cbm_context *ctx = create(joint, &options);
+    size_t before = cbm_context_memory(ctx);
+    predict_all(ctx, p);
+    size_t after = cbm_context_memory(ctx);
+    assert_true(after > before + 1024);
+    predict_all(ctx, p);
+    assert_int_equal(cbm_context_memory(ctx), after);
+    cbm_context_free(ctx);
+    assert_int_equal(memory.held, 0); /* all of it came from the context's own hooks */
+}
+
+typedef struct questions {
+    long n, stops_at; /* asked so far; the one that is answered with "stop", 0: none */
+} questions;
+
+static int stop_at_question(void *user) {
+    questions *q = user;
+    return ++q->n == q->stops_at;
+}
+
+static void one_context_can_be_cancelled_at_any_question(void **state) {
+    (void)state;
+    questions q = {0, 0};
+    const scbm_hooks hooks = {.user = &q, .cancel = stop_at_question, .n_workers = 1};
+    const cbm_context_options options = {.hooks = &hooks, .max_batch_tokens = 32};
+    cbm_context *ctx = create(joint, &options), *other = context_for(joint);
+    cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
+    predict_all(other, wanted);
+    predict_all(ctx, p);
+    long total = q.n;
+    assert_true(total > 20); /* between the nodes of each run, too */
+    for (long at = 1; at <= total; at++) {
+        q = (questions){0, at};
+        assert_error(predict_values(ctx, all_texts(), texts.text_length, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
+        if (at % 16 == 0) predict_all(other, p); /* the other one does not know of it */
+    }
+    q = (questions){0, 0};
+    predict_all(ctx, p);
+    for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&wanted[i], &p[i]);
+    cbm_context_free(ctx);
+    cbm_context_free(other);
+}
+
+static void header_and_library_are_of_one_version(void **state) {
+    (void)state;
+    char text[32];
+    snprintf(text, sizeof text, "%d.%d.%d", SCBM_VERSION_MAJOR, SCBM_VERSION_MINOR, SCBM_VERSION_PATCH);
+    assert_int_equal(scbm_version(), SCBM_VERSION);
+    assert_string_equal(text, SCBM_VERSION_TEXT);
 }
 
 int main(void) {
@@ -699,6 +850,14 @@ int main(void) {
         cmocka_unit_test(bf16_predicts_about_the_same),
         cmocka_unit_test(threads_share_a_model),
         cmocka_unit_test(a_batch_can_be_cancelled),
+        cmocka_unit_test(one_context_can_be_cancelled_at_any_question),
+        cmocka_unit_test(zeros_and_null_are_the_defaults),
+        cmocka_unit_test(reserved_fields_must_be_zero),
+        cmocka_unit_test(a_failed_batch_says_which_text),
+        cmocka_unit_test(a_prediction_can_be_kept),
+        cmocka_unit_test(a_copied_model_does_not_need_its_file),
+        cmocka_unit_test(the_memory_of_a_context_is_counted),
+        cmocka_unit_test(header_and_library_are_of_one_version),
         cmocka_unit_test(embeddings_are_pooled_and_scaled_as_asked),
         cmocka_unit_test(the_file_says_which_pooling_is_the_default),
         cmocka_unit_test(evaluation_is_prediction),

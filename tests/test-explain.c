@@ -51,7 +51,7 @@ static void explain(cbm_context *ctx, const char *text, const cbm_explain_option
 static double predicted_logit(const cbm_model *model, const char *text, int k, int c) {
     cbm_context *ctx = context_for(model);
     cbm_prediction p;
-    assert_ok(cbm_predict(ctx, text, &p));
+    assert_ok(predict_value(ctx, text, &p));
     double logit = (double)p.concepts[k].logits[c];
     cbm_context_free(ctx);
     return logit;
@@ -90,7 +90,7 @@ static void the_prediction_has_the_bits_of_predict(void **state) {
         cbm_explanation e;
         cbm_prediction p;
         explain(ctx, texts[0], NULL, &e);
-        assert_ok(cbm_predict(other, texts[0], &p));
+        assert_ok(predict_value(other, texts[0], &p));
         assert_string_equal(e.prediction.label, p.label);
         assert_memory_equal(e.prediction.logits, p.logits, (size_t)p.n_labels * sizeof *p.logits);
         for (int k = 0; k < K; k++)
@@ -620,7 +620,7 @@ static void attention_that_tokens_receive_adds_up_to_one(void **state) {
     float received[K * SMALL_MAX_TOKENS];
     cbm_context *ctx = context_for(sparse);
     cbm_prediction p;
-    assert_ok(cbm_predict(ctx, texts[0], &p));
+    assert_ok(predict_value(ctx, texts[0], &p));
     assert_ok(cbm_attention_received(ctx, received));
     for (int k = 0; k < K; k++) {
         double sum = 0.0;
@@ -666,9 +666,9 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
         join_words(alone, words, N, is_taken, 1);
         cbm_context *other = context_for(sparse);
         cbm_prediction prediction;
-        assert_ok(cbm_predict(other, without, &prediction));
+        assert_ok(predict_value(other, without, &prediction));
         comprehensiveness += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
-        assert_ok(cbm_predict(other, alone, &prediction));
+        assert_ok(predict_value(other, alone, &prediction));
         sufficiency += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
         cbm_context_free(other);
     }
@@ -699,7 +699,7 @@ static void a_global_report_counts_what_predictions_say(void **state) {
     double sum[K][Y] = {{0}}, absolute[K] = {0};
     int64_t labels[Y] = {0}, classes[C] = {0}, words = 0, wanted_words = 0;
     assert_ok(small_data(&data, 3000, N));
-    assert_ok(cbm_predict_batch(ctx, (const char *const *)data.text, data.text_length, N, p));
+    assert_ok(predict_values(ctx, (const char *const *)data.text, data.text_length, N, p));
     for (int i = 0; i < N; i++) {
         labels[p[i].label_index]++;
         for (int k = 0; k < K; k++) {

@@ -59,7 +59,7 @@ static reading read_of(const cbm_prediction *p) {
 
 static reading predict(cbm_context *ctx, const char *text) {
     cbm_prediction p;
-    assert_ok(cbm_predict(ctx, text, &p));
+    assert_ok(predict_value(ctx, text, &p));
     return read_of(&p);
 }
 
@@ -117,7 +117,7 @@ static void a_concept_is_brought_to_a_class_and_the_label_follows(void **state) 
     uint64_t file = checksum_of(in_folder("sparse.gguf")), tensors = checksum_of_tensors(sparse);
     cbm_context *ctx = context_for(sparse);
     cbm_prediction p;
-    assert_ok(cbm_predict(ctx, "the soup was tasty and the waiter kind", &p));
+    assert_ok(predict_value(ctx, "the soup was tasty and the waiter kind", &p));
     reading before = read_of(&p);
     const char *other = p.concepts[1].class_index ? "kind" : "rude";
     assert_ok(cbm_intervene(ctx, "staff", other, NULL, &p));
@@ -522,7 +522,7 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
         float u[SMALL_CLASSES];
         for (cbm_edit_values edit = CBM_EDIT_GOLD_MEAN; edit <= CBM_EDIT_GIVEN; edit++) {
             const cbm_intervene_options options = {.method = CBM_INTERVENE_EDIT, .edit = edit, .values = given};
-            assert_ok(cbm_predict(ctx, data.text[1], &p));
+            assert_ok(predict_value(ctx, data.text[1], &p));
             for (int k = 0; k < SMALL_CONCEPTS; k++)
                 memcpy(u + first_class[k], m ? p.concepts[k].probabilities : p.concepts[k].logits,
                        (size_t)p.concepts[k].n_classes * sizeof *u);
@@ -600,7 +600,7 @@ static void dense_models_are_offered_an_edit(void **state) {
         cbm_model *model = load(in_folder("dense.gguf"));
         cbm_context *ctx = context_for(model);
         cbm_oracle oracle;
-        assert_ok(cbm_predict(ctx, data.text[0], &p));
+        assert_ok(predict_value(ctx, data.text[0], &p));
         const char *words = m ? "a model in vanilla mode has no concepts" : "edit the concept";
         assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &p), SCBM_ERROR_UNSUPPORTED, words);
         assert_error(cbm_intervene_check(model, NULL), SCBM_ERROR_UNSUPPORTED, words);
@@ -656,15 +656,15 @@ static void there_must_be_a_text(void **state) {
     cbm_context *ctx = context_for(sparse);
     assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT,
                  "the last cbm_predict, and there is none");
-    assert_ok(cbm_predict_batch(ctx, texts, NULL, 2, p));
+    assert_ok(predict_values(ctx, texts, NULL, 2, p));
     assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
-    assert_ok(cbm_predict(ctx, "kind", p));
+    assert_ok(predict_value(ctx, "kind", p));
     assert_ok(cbm_embed_batch(ctx, texts + 1, NULL, 1, CBM_POOL_MEAN, 0, vector, NULL));
     assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
-    assert_ok(cbm_predict(ctx, "kind", p));
-    assert_error(cbm_predict(ctx, "\xff", p), SCBM_ERROR_FORMAT, "UTF-8");
+    assert_ok(predict_value(ctx, "kind", p));
+    assert_error(predict_value(ctx, "\xff", p), SCBM_ERROR_FORMAT, "UTF-8");
     assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
-    assert_ok(cbm_predict(ctx, "kind", p));
+    assert_ok(predict_value(ctx, "kind", p));
     assert_ok(cbm_intervene(ctx, "staff", "rude", NULL, p));
     cbm_context_free(ctx);
 }
@@ -714,7 +714,7 @@ static void *read_all_the_time(void *arg) {
     if (cbm_context_create(&ctx, sparse, NULL)) return arg;
     do {
         for (int i = 0; i < 4; i++) {
-            if (cbm_predict(ctx, data.text[i], &p)) return arg;
+            if (predict_value(ctx, data.text[i], &p)) return arg;
             reading now = read_of(&p);
             r->n_different += memcmp(&now, &r->wanted[i], sizeof now) != 0;
         }

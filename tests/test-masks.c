@@ -301,7 +301,7 @@ static void predict_texts(const cbm_model *model, cbm_context **ctx, cbm_predict
     cbm_dataset data;
     assert_ok(small_data(&data, 0, N_TEXTS));
     assert_ok(cbm_context_create(ctx, model, NULL));
-    assert_ok(cbm_predict_batch(*ctx, (const char *const *)data.text, data.text_length, data.n, p));
+    assert_ok(predict_values(*ctx, (const char *const *)data.text, data.text_length, data.n, p));
     cbm_dataset_clear(&data);
 }
 
@@ -367,7 +367,7 @@ static void threads_pack_the_masks_of_a_model_that_they_share(void **state) {
     assert_ok(small_data(&data, 0, N_TEXTS));
     assert_ok(cbm_context_create(&ctx, model, NULL));
     for (size_t i = 0; i < N_TEXTS; i++) {
-        assert_ok(cbm_predict(ctx, data.text[i], &p));
+        assert_ok(predict_value(ctx, data.text[i], &p));
         memcpy(alone + i * width, ctx->logits, width * sizeof *alone);
     }
     const int has_lists = n_packed(model, 1) > 0; /* for texts alone, on machines that have them */
@@ -423,7 +423,7 @@ static void masks_that_cannot_be_packed_are_read_as_they_are(void **state) {
         cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
         assert_ok(cbm_context_create(&ctx, model, NULL));
         allocator.fails_at = allocator.n + at;
-        scbm_status status = cbm_predict_batch(ctx, (const char *const *)data.text, data.text_length, data.n, p);
+        scbm_status status = predict_values(ctx, (const char *const *)data.text, data.text_length, data.n, p);
         fails = allocator.n >= allocator.fails_at;
         if (status == SCBM_OK) {
             assert_memory_equal(ctx->logits, reference->logits, N_TEXTS * SMALL_CLASSES * sizeof(float));

@@ -53,7 +53,7 @@ static scbm_status train(const cbm_train_options *o) {
 static cbm_prediction *predict_all(cbm_context *ctx, const cbm_dataset *data) {
     cbm_prediction *p = calloc(data->n, sizeof *p);
     assert_non_null(p);
-    scbm_status status = cbm_predict_batch(ctx, (const char *const *)data->text, data->text_length, data->n, p);
+    scbm_status status = predict_values(ctx, (const char *const *)data->text, data->text_length, data->n, p);
     if (status) fail_msg("%s", cbm_context_error(ctx));
     return p;
 }
@@ -944,7 +944,7 @@ static void long_texts_are_cut_and_the_model_knows_it(void **state) {
     cbm_model *model = load(o.output);
     assert_int_equal(cbm_model_max_tokens(model), 5);
     cbm_context *ctx = context_for(model);
-    assert_ok(cbm_predict(ctx, "the soup was tasty and it was kind", &p));
+    assert_ok(predict_value(ctx, "the soup was tasty and it was kind", &p));
     assert_int_equal(p.n_tokens, 5);
     assert_true(p.truncated);
     cbm_context_free(ctx);

@@ -9,9 +9,9 @@
 
 struct cbm_model {
     scbm_hooks hooks;
-    scbm_hooks quiet;                 /* the same without progress, for the runtime's contexts */
     int unpacked;                     /* masks are not packed */
     scbm_file *file;
+    void *copy;                       /* its bytes, where they were read into memory; NULL: it is mapped */
     cbm_tokenizer *tokenizer;
     cbm_network network;
     scbm_tensor *concept_mean;        /* ū [C]; NULL in vanilla mode */
@@ -32,18 +32,24 @@ typedef struct cbm_context_part {
 /* A context; what interventions and explanations need is made when first asked for, and freed with it. */
 struct cbm_context {
     const cbm_model *model;
+    scbm_hooks hooks;               /* the caller's, or the model's, and `memory`: what everything of a context uses */
+    scbm_hooks quiet;               /* the same without progress, for the runtime */
+    size_t memory;                  /* bytes that are held through them */
     scbm_context *runtime;
     cbm_runner runner;
     int max_tokens;
     int64_t backward_tokens;        /* of a run with a backward pass, over all streams: it keeps everything of them */
     char error[512];
+    int64_t error_text;             /* the number of the text that the last failure was about; -1: none */
     cbm_sequences sequences;
     uint64_t n_runs;                /* counts what was computed into `sequences` and `logits` */
     size_t n_computed;              /* texts whose logits stand there; 0 after a failure, or when embedding */
     float *logits;                  /* [texts, C or Y], as computed */
     float *numbers;                 /* what predictions point to */
     cbm_concept_result *concepts;   /* [texts, K] */
-    size_t logits_capacity, numbers_capacity, concepts_capacity;
+    cbm_prediction *predictions;    /* [texts] */
+    const cbm_prediction **listed;  /* [texts]: pointers to them */
+    size_t logits_capacity, numbers_capacity, concepts_capacity, predictions_capacity, listed_capacity;
     cbm_context_part part[CBM_CONTEXT_PARTS];
 };
 
@@ -52,6 +58,8 @@ void *cbm_context_find_part(const cbm_context *ctx, cbm_free_part free);
 /* Keeps `state` until the context is freed; NULL takes it away again. There is room for CBM_CONTEXT_PARTS of them. */
 scbm_status cbm_context_set_part(cbm_context *ctx, cbm_free_part free, void *state);
 
+/* An error unless all are zero; `what` names the struct. */
+scbm_status cbm_check_reserved(const uint64_t reserved[8], const char *what);
 /* Keeps the message of a failure for cbm_context_error; returns the status. */
 scbm_status cbm_context_result(cbm_context *ctx, scbm_status status);
 /* Tokens and logits [n, C or Y] of the texts, in the context. */

@@ -35,18 +35,37 @@ static scbm_status read_model(cbm_model *model) {
     return status;
 }
 
+/* The file's bytes in memory of the model's own. */
+static scbm_status copy_file(cbm_model *model, const char *path) {
+    scbm_bytes bytes;
+    scbm_status status = scbm_bytes_open(&bytes, path, &model->hooks);
+    if (status) return status;
+    model->copy = scbm_alloc(&model->hooks, bytes.size);
+    if (model->copy && bytes.size) memcpy(model->copy, bytes.data, bytes.size);
+    status = model->copy ? scbm_file_open_memory(&model->file, model->copy, bytes.size, path, &model->hooks)
+                         : SCBM_ERROR_MEMORY;
+    scbm_bytes_close(&bytes, &model->hooks);
+    return status;
+}
+
+static scbm_status open_file(cbm_model *model, const char *path, const void *data, size_t size, int copy) {
+    if (path && copy) return copy_file(model, path);
+    if (path) return scbm_file_open(&model->file, path, &model->hooks);
+    return scbm_file_open_memory(&model->file, data, size, "model in memory", &model->hooks);
+}
+
 static scbm_status load(cbm_model **out, const char *path, const void *data, size_t size,
                         const cbm_load_options *options) {
-    const scbm_hooks *hooks = options ? options->hooks : NULL;
+    const cbm_load_options none = {.hooks = NULL};
     *out = NULL;
-    cbm_model *model = scbm_alloc(hooks, sizeof *model);
+    if (!options) options = &none;
+    scbm_status status = cbm_check_reserved(options->reserved, "cbm_load_options");
+    if (status) return status;
+    cbm_model *model = scbm_alloc(options->hooks, sizeof *model);
     if (!model) return SCBM_ERROR_MEMORY;
-    if (hooks) model->hooks = *hooks;
-    model->unpacked = options && options->unpacked;
-    model->quiet = model->hooks;
-    model->quiet.progress = NULL;
-    scbm_status status = path ? scbm_file_open(&model->file, path, &model->hooks)
-                              : scbm_file_open_memory(&model->file, data, size, "model in memory", &model->hooks);
+    if (options->hooks) model->hooks = *options->hooks;
+    model->unpacked = options->unpacked;
+    status = open_file(model, path, data, size, options->copy);
     if (!status) status = read_model(model);
     if (status) cbm_model_free(model);
     else *out = model;
@@ -72,6 +91,7 @@ void cbm_model_free(cbm_model *model) {
     cbm_backbone_clear(&model->network.backbone, &model->hooks);
     cbm_tokenizer_free(model->tokenizer);
     scbm_file_close(model->file);
+    scbm_release(&model->hooks, model->copy);
     scbm_hooks hooks = model->hooks;
     scbm_release(&hooks, model);
 }

@@ -76,7 +76,7 @@ void cbm_fill_prediction(const cbm_model *model, const float *computed, const fl
 scbm_status cbm_compute_logits(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                                   const char *progress) {
     const cbm_model *model = ctx->model;
-    const scbm_hooks *hooks = &model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     if (model->network.heads.mode == CBM_ENCODER)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s is an encoder without labels: train a model on it first",
                          scbm_file_path(model->file));
@@ -94,35 +94,116 @@ scbm_status cbm_compute_logits(cbm_context *ctx, const char *const *texts, const
     return status;
 }
 
-static scbm_status predict(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                           cbm_prediction *predictions) {
+/* Room for the predictions of `n` texts. */
+static scbm_status make_room(cbm_context *ctx, size_t n) {
     const cbm_heads *heads = &ctx->model->network.heads;
-    const scbm_hooks *hooks = &ctx->model->hooks;
-    size_t width = (size_t)cbm_n_logits(heads), numbers = cbm_prediction_numbers(heads), n_concepts = (size_t)heads->n_concepts;
-    scbm_status status = cbm_compute_logits(ctx, texts, lengths, n, "predict");
-    if (!status)
-        status = scbm_grow(hooks, (void **)&ctx->numbers, &ctx->numbers_capacity, n * numbers, sizeof *ctx->numbers);
+    const scbm_hooks *hooks = &ctx->hooks;
+    size_t numbers = cbm_prediction_numbers(heads), n_concepts = (size_t)heads->n_concepts;
+    scbm_status status =
+        scbm_grow(hooks, (void **)&ctx->numbers, &ctx->numbers_capacity, n * numbers, sizeof *ctx->numbers);
     if (!status)
         status = scbm_grow(hooks, (void **)&ctx->concepts, &ctx->concepts_capacity, n * n_concepts, sizeof *ctx->concepts);
-    if (status) return status;
-    for (size_t i = 0; i < n; i++) {
+    if (!status)
+        status = scbm_grow(hooks, (void **)&ctx->predictions, &ctx->predictions_capacity, n, sizeof *ctx->predictions);
+    if (!status) status = scbm_grow(hooks, (void **)&ctx->listed, &ctx->listed_capacity, n, sizeof *ctx->listed);
+    return status;
+}
+
+static scbm_status predict(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n) {
+    const cbm_heads *heads = &ctx->model->network.heads;
+    size_t width = (size_t)cbm_n_logits(heads), numbers = cbm_prediction_numbers(heads), n_concepts = (size_t)heads->n_concepts;
+    scbm_status status = cbm_compute_logits(ctx, texts, lengths, n, "predict");
+    if (!status) status = make_room(ctx, n);
+    for (size_t i = 0; i < n && !status; i++) {
         cbm_concept_result *concepts = n_concepts ? ctx->concepts + i * n_concepts : NULL;
-        memset(&predictions[i], 0, sizeof predictions[i]);
-        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, ctx->numbers + i * numbers, concepts, &predictions[i]);
-        predictions[i].truncated = ctx->sequences.truncated[i];
-        predictions[i].n_tokens = (int)cbm_sequence_length(&ctx->sequences, i);
+        cbm_prediction *prediction = &ctx->predictions[i];
+        memset(prediction, 0, sizeof *prediction);
+        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, ctx->numbers + i * numbers, concepts, prediction);
+        prediction->truncated = ctx->sequences.truncated[i];
+        prediction->n_tokens = (int)cbm_sequence_length(&ctx->sequences, i);
+        ctx->listed[i] = prediction;
     }
-    return SCBM_OK;
+    return status;
 }
 
 scbm_status cbm_predict_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                              cbm_prediction *predictions) {
-    return cbm_context_result(ctx, predict(ctx, texts, lengths, n, predictions));
+                              const cbm_prediction *const **predictions) {
+    scbm_status status = predict(ctx, texts, lengths, n);
+    *predictions = status ? NULL : ctx->listed;
+    return cbm_context_result(ctx, status);
 }
 
-scbm_status cbm_predict(cbm_context *ctx, const char *text, cbm_prediction *prediction) {
-    return cbm_context_result(ctx, predict(ctx, &text, NULL, 1, prediction));
+scbm_status cbm_predict(cbm_context *ctx, const char *text, const cbm_prediction **prediction) {
+    const cbm_prediction *const *predictions;
+    scbm_status status = cbm_predict_batch(ctx, &text, NULL, 1, &predictions);
+    *prediction = status ? NULL : predictions[0];
+    return status;
 }
+
+/* ------------------------------------------------------------------------------------------
+ * Keeping a prediction: one block with everything that it points to
+ * ---------------------------------------------------------------------------------------- */
+
+/* Where the next piece of a copy goes; with `block` NULL its size is only counted. */
+typedef struct copy_place {
+    unsigned char *block;
+    size_t used;
+} copy_place;
+
+static void *put(copy_place *place, const void *data, size_t size) {
+    void *at = place->block ? place->block + place->used : NULL;
+    if (at && size) memcpy(at, data, size);
+    place->used += (size + 15) & ~(size_t)15;
+    return at;
+}
+
+static const char *put_text(copy_place *place, const char *text) {
+    return text ? put(place, text, strlen(text) + 1) : NULL;
+}
+
+static const float *put_floats(copy_place *place, const float *values, int n) {
+    return put(place, values, (size_t)n * sizeof *values);
+}
+
+static void copy_prediction(copy_place *place, const cbm_prediction *p) {
+    cbm_prediction *copy = put(place, p, sizeof *p);
+    cbm_concept_result *concepts = put(place, p->concepts, (size_t)p->n_concepts * sizeof *p->concepts);
+    cbm_prediction filled = *p;
+    filled.label = put_text(place, p->label);
+    filled.logits = put_floats(place, p->logits, p->n_labels);
+    filled.probabilities = put_floats(place, p->probabilities, p->n_labels);
+    filled.concepts = p->n_concepts ? concepts : NULL;
+    for (int k = 0; k < p->n_concepts; k++) {
+        cbm_concept_result concept = p->concepts[k];
+        concept.name = put_text(place, concept.name);
+        concept.class_name = put_text(place, concept.class_name);
+        concept.logits = put_floats(place, concept.logits, concept.n_classes);
+        concept.probabilities = put_floats(place, concept.probabilities, concept.n_classes);
+        if (concepts) concepts[k] = concept;
+    }
+    if (copy) *copy = filled;
+}
+
+scbm_status cbm_prediction_copy(cbm_prediction **copy, const cbm_prediction *prediction) {
+    copy_place place = {NULL, 0};
+    *copy = NULL;
+    if (!prediction) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_prediction_copy: the prediction is NULL");
+    copy_prediction(&place, prediction);
+    place.block = scbm_alloc(NULL, place.used);
+    if (!place.block) return SCBM_ERROR_MEMORY;
+    place.used = 0;
+    copy_prediction(&place, prediction);
+    *copy = (cbm_prediction *)(void *)place.block;
+    return SCBM_OK;
+}
+
+void cbm_prediction_free(cbm_prediction *copy) {
+    scbm_release(NULL, copy);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Embeddings
+ * ---------------------------------------------------------------------------------------- */
 
 /* Scales a vector to length 1; one of zeros stays. The sum is in double and in order. */
 static void normalize_vector(float *vector, int64_t n) {
@@ -141,10 +222,10 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
     ctx->n_computed = 0;
     cbm_sequences_reset(&ctx->sequences);
     scbm_status status =
-        cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, &model->hooks);
+        cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, &ctx->hooks);
     if (!status)
         status = cbm_runner_run(&ctx->runner, first ? CBM_FORWARD_FIRST : CBM_FORWARD_MEAN, &ctx->sequences, vectors,
-                                &model->hooks, "embed");
+                                &ctx->hooks, "embed");
     for (size_t i = 0; i < n && !status; i++) {
         if (normalize) normalize_vector(vectors + i * (size_t)backbone->hidden, backbone->hidden);
         if (truncated) truncated[i] = ctx->sequences.truncated[i];

@@ -116,7 +116,7 @@ static void pack_masks(cbm_runner *runner, int64_t tokens) {
     if (!runner->packs_from) return;
     if (runner->tokens_read[few] < runner->packs_from) runner->tokens_read[few] += tokens;
     if (runner->tokens_read[few] < runner->packs_from) return;
-    if (cbm_masks_pack(&runner->network->backbone, few, scbm_context_hooks(runner->context)))
+    if (cbm_masks_pack(&runner->network->backbone, few, runner->packs_with))
         runner->packs_from = 0; /* there is no memory for it: it is not tried again */
 }
 
@@ -139,9 +139,7 @@ scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_seque
             memcpy(results + (size_t)row[i] * width, (const float *)graph->result->data + (size_t)i * width,
                    width * sizeof(float));
         done += (size_t)n;
-        if (done < sequences->n && hooks && hooks->progress &&
-            hooks->progress(hooks->user, progress, (int64_t)done, (int64_t)sequences->n))
-            return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu of %zu texts", done, sequences->n);
+        if (done < sequences->n) status = scbm_progress(hooks, progress, (int64_t)done, (int64_t)sequences->n);
     }
     return status;
 }

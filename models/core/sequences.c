@@ -8,6 +8,7 @@
 
 scbm_status cbm_sequences_add(cbm_sequences *s, const cbm_tokenizer *tokenizer, const char *text, size_t length,
                               int max_tokens, const scbm_hooks *hooks) {
+    s->tokens.hooks = hooks;
     scbm_status status = cbm_tokenize(tokenizer, text, length, (size_t)max_tokens, &s->tokens);
     if (!status) status = scbm_grow(hooks, (void **)&s->first, &s->first_capacity, s->n + 2, sizeof *s->first);
     if (!status) status = scbm_grow(hooks, (void **)&s->truncated, &s->truncated_capacity, s->n + 1, 1);
@@ -22,15 +23,27 @@ scbm_status cbm_sequences_add(cbm_sequences *s, const cbm_tokenizer *tokenizer, 
     return SCBM_OK;
 }
 
+#define TEXTS_BETWEEN_QUESTIONS 64
+
+static scbm_status add_text(cbm_sequences *s, const cbm_tokenizer *tokenizer, const char *const *texts,
+                            const size_t *lengths, size_t i, size_t n, int max_tokens, const scbm_hooks *hooks) {
+    if (!texts[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "text %zu of %zu is NULL", i + 1, n);
+    scbm_status status =
+        cbm_sequences_add(s, tokenizer, texts[i], lengths ? lengths[i] : strlen(texts[i]), max_tokens, hooks);
+    if (status && status != SCBM_ERROR_MEMORY && n > 1)
+        return scbm_fail(status, "text %zu of %zu: %s", i + 1, n, scbm_last_error());
+    return status;
+}
+
 scbm_status cbm_sequences_add_texts(cbm_sequences *s, const cbm_tokenizer *tokenizer, const char *const *texts,
                                     const size_t *lengths, size_t n, int max_tokens, const scbm_hooks *hooks) {
+    s->failed = -1;
     if (n > INT32_MAX) return scbm_fail(SCBM_ERROR_ARGUMENT, "%zu texts in one call are too many", n);
     for (size_t i = 0; i < n; i++) {
-        if (!texts[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "text %zu of %zu is NULL", i + 1, n);
-        size_t length = lengths ? lengths[i] : strlen(texts[i]);
-        scbm_status status = cbm_sequences_add(s, tokenizer, texts[i], length, max_tokens, hooks);
-        if (status && status != SCBM_ERROR_MEMORY && n > 1)
-            return scbm_fail(status, "text %zu of %zu: %s", i + 1, n, scbm_last_error());
+        scbm_status status = i % TEXTS_BETWEEN_QUESTIONS ? SCBM_OK : scbm_cancelled(hooks);
+        if (status) return status;
+        status = add_text(s, tokenizer, texts, lengths, i, n, max_tokens, hooks);
+        if (status) s->failed = (int64_t)i;
         if (status) return status;
     }
     return SCBM_OK;

@@ -15,7 +15,7 @@
 
 static void free_explainer(cbm_context *ctx, void *state) {
     cbm_explainer *x = state;
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     const cbm_explained_text *t = &x->text;
     void *const memory[] = {t->target,          t->embedding,     t->baseline,     t->text_logit,    t->baseline_logit,
                             t->gradient_input,  t->integral,      x->rows.watched, x->rows.row,      x->rows.saliency,
@@ -34,7 +34,7 @@ cbm_explainer *cbm_explainer_of(const cbm_context *ctx) {
 }
 
 scbm_status cbm_explainer_create(cbm_context *ctx) {
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     size_t n_concepts = (size_t)ctx->model->network.heads.n_concepts;
     if (cbm_explainer_of(ctx)) return SCBM_OK;
     cbm_explainer *x = scbm_alloc(hooks, sizeof *x);
@@ -135,8 +135,10 @@ scbm_status cbm_explain_as(cbm_context *ctx, const char *text, size_t length, co
     scbm_status status = cbm_check_concepts(ctx->model);
     if (!status) status = cbm_check_explain_options(ctx->model, options);
     if (!status) status = cbm_explainer_create(ctx);
-    if (!status) status = cbm_predict_batch(ctx, &text, &length, 1, &explanation->prediction);
+    const cbm_prediction *const *predictions;
+    if (!status) status = cbm_predict_batch(ctx, &text, &length, 1, &predictions);
     if (status) return status;
+    explanation->prediction = *predictions[0];
     cbm_explainer *x = cbm_explainer_of(ctx);
     x->text.n_tokens = cbm_sequence_length(&ctx->sequences, 0);
     start_concepts(x, options, &explanation->prediction);

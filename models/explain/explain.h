@@ -79,7 +79,7 @@ static inline const cbm_network *cbm_explainer_network(const cbm_explainer *x) {
 }
 
 static inline const scbm_hooks *cbm_explainer_hooks(const cbm_explainer *x) {
-    return &x->ctx->model->hooks;
+    return &x->ctx->hooks;
 }
 
 /* Makes the context's explainer, if it has none yet. */

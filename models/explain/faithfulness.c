@@ -78,8 +78,8 @@ static scbm_status add_variants(cbm_context *ctx, cbm_ablation *a, int64_t n) {
         int64_t count = count_of_share(s, n);
         if (count == done) continue;
         for (; done < count; done++) a->chosen[a->place[a->order[done]]] = 1;
-        scbm_status status = add_variant(&a->variants, &ctx->sequences, a->chosen, 0, &ctx->model->hooks);
-        if (!status) status = add_variant(&a->variants, &ctx->sequences, a->chosen, 1, &ctx->model->hooks);
+        scbm_status status = add_variant(&a->variants, &ctx->sequences, a->chosen, 0, &ctx->hooks);
+        if (!status) status = add_variant(&a->variants, &ctx->sequences, a->chosen, 1, &ctx->hooks);
         if (status) return status;
     }
     return SCBM_OK;
@@ -104,7 +104,7 @@ static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept
 }
 
 static scbm_status take_room(cbm_context *ctx, cbm_ablation *a, size_t tokens) {
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     size_t n_concepts = (size_t)ctx->model->network.heads.n_concepts;
     scbm_status status = scbm_grow(hooks, (void **)&a->attention, &a->attention_capacity, n_concepts * tokens,
                                    sizeof *a->attention);
@@ -128,7 +128,7 @@ static int64_t list_candidates(cbm_ablation *a, const cbm_explanation *e) {
 scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explanation *e, uint64_t seed,
                              uint64_t number) {
     const cbm_heads *heads = &ctx->model->network.heads;
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     scbm_status status = take_room(ctx, a, (size_t)e->n_tokens);
     int64_t n = status ? 0 : list_candidates(a, e);
     if (!n) return status;
@@ -171,7 +171,7 @@ void cbm_ablation_finish(const cbm_ablation *a, int n_concepts, cbm_faithfulness
 
 static scbm_status measure(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                            const cbm_explain_options *given, uint64_t seed, cbm_ablation *a) {
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     cbm_explain_options options;
     cbm_explain_defaults(&options);
     if (given) options = *given;
@@ -197,6 +197,6 @@ scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts,
     memset(faithfulness, 0, sizeof *faithfulness);
     scbm_status status = measure(ctx, texts, lengths, n, options, seed, &ablation);
     if (!status) cbm_ablation_finish(&ablation, ctx->model->network.heads.n_concepts, faithfulness);
-    cbm_ablation_clear(&ablation, &ctx->model->hooks);
+    cbm_ablation_clear(&ablation, &ctx->hooks);
     return cbm_context_result(ctx, status);
 }

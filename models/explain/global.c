@@ -36,7 +36,7 @@ typedef struct global_report {
 } global_report;
 
 static const scbm_hooks *hooks_of(const global_report *r) {
-    return &r->ctx->model->hooks;
+    return &r->ctx->hooks;
 }
 
 void cbm_global_defaults(cbm_global_options *options) {
@@ -80,11 +80,9 @@ static void count_prediction(global_report *r, const cbm_prediction *p) {
 
 static scbm_status count_predictions(global_report *r, const char *const *texts, const size_t *lengths, size_t n) {
     size_t n_labels = (size_t)r->report.n_labels;
-    cbm_prediction *predictions = scbm_alloc_array(hooks_of(r), n, sizeof *predictions);
-    if (!predictions) return SCBM_ERROR_MEMORY;
-    scbm_status status = cbm_predict_batch(r->ctx, texts, lengths, n, predictions);
-    for (size_t i = 0; i < n && !status; i++) count_prediction(r, &predictions[i]);
-    scbm_release(hooks_of(r), predictions);
+    const cbm_prediction *const *predictions;
+    scbm_status status = cbm_predict_batch(r->ctx, texts, lengths, n, &predictions);
+    for (size_t i = 0; i < n && !status; i++) count_prediction(r, predictions[i]);
     for (size_t k = 0; k < (size_t)r->report.n_concepts && n; k++) {
         r->importance[k] /= (double)n;
         for (size_t y = 0; y < n_labels; y++) {
@@ -272,7 +270,7 @@ static scbm_status create_report(cbm_global_report **report, cbm_context *ctx, c
     if (options->n_words < 1) return scbm_fail(SCBM_ERROR_ARGUMENT, "%d words of a class", options->n_words);
     if (options->explain.steps < 1)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "words are ranked by integrated gradients, which need steps");
-    global_report *r = scbm_alloc(&ctx->model->hooks, sizeof *r);
+    global_report *r = scbm_alloc(&ctx->hooks, sizeof *r);
     if (!r) return SCBM_ERROR_MEMORY;
     r->ctx = ctx;
     r->options = options;

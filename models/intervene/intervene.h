@@ -117,7 +117,7 @@ void cbm_overlay_predict(cbm_overlay *overlay, int place, cbm_prediction *predic
 const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *weight);
 
 static inline const scbm_hooks *cbm_overlay_hooks(const cbm_overlay *overlay) {
-    return &overlay->ctx->model->hooks;
+    return &overlay->ctx->hooks;
 }
 
 static inline const cbm_heads *cbm_overlay_heads(const cbm_overlay *overlay) {

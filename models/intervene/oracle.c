@@ -11,7 +11,7 @@
 static const cbm_intervene_options default_options; /* zeros */
 
 void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle) {
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     scbm_release(hooks, oracle->row);
     scbm_release(hooks, oracle->label_before);
     scbm_release(hooks, oracle->label_after);
@@ -73,7 +73,7 @@ static scbm_status correct_text(cbm_overlay *o, const cbm_dataset *data, const c
 
 /* Texts of the oracle's rows through the model, into the context. */
 static scbm_status predict_rows(cbm_context *ctx, const cbm_dataset *data, const cbm_oracle *oracle) {
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     const char **texts = scbm_alloc_array(hooks, oracle->n, sizeof *texts);
     size_t *lengths = scbm_alloc_array(hooks, oracle->n, sizeof *lengths);
     scbm_status status = texts && lengths ? SCBM_OK : SCBM_ERROR_MEMORY;
@@ -90,7 +90,7 @@ static scbm_status predict_rows(cbm_context *ctx, const cbm_dataset *data, const
 static scbm_status run_oracle(cbm_context *ctx, const cbm_dataset *data, const cbm_intervene_options *options,
                               size_t most, cbm_oracle *oracle) {
     const cbm_heads *heads = &ctx->model->network.heads;
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     double start = scbm_seconds();
     const cbm_names names = cbm_heads_names(heads);
     scbm_status status = cbm_dataset_check_names(data, &names, "the data");

@@ -12,7 +12,7 @@
 
 static void free_overlay(cbm_context *ctx, void *state) {
     cbm_overlay *o = state;
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     scbm_graph_free(o->forward.graph);
     scbm_graph_free(o->gradient.graph);
     for (int i = 0; i < o->n_matrices; i++) {
@@ -74,7 +74,7 @@ static scbm_status create_matrices(cbm_overlay *o) {
 }
 
 scbm_status cbm_overlay_create(cbm_context *ctx) {
-    const scbm_hooks *hooks = &ctx->model->hooks;
+    const scbm_hooks *hooks = &ctx->hooks;
     const cbm_heads *heads = &ctx->model->network.heads;
     size_t n_classes = (size_t)heads->n_classes;
     if (cbm_overlay_of(ctx)) return SCBM_OK;

@@ -33,7 +33,7 @@ typedef struct loaded {
     cbm_context *context;
     cbm_dataset data;
     float *vectors;
-    cbm_prediction *predictions;
+    int is_loaded;
 } loaded;
 
 typedef struct bench_command {
@@ -374,7 +374,6 @@ static scbm_status find_data(bench_command *b, int labels, cbm_dataset *data) {
 static void unload(bench_command *b) {
     loaded *l = &b->loaded;
     scbm_release(&b->hooks, l->vectors);
-    scbm_release(&b->hooks, l->predictions);
     cbm_context_free(l->context);
     cbm_model_free(l->model);
     cbm_dataset_clear(&l->data);
@@ -385,7 +384,8 @@ static void unload(bench_command *b) {
 static scbm_status answer(loaded *l, size_t first, size_t n) {
     const char *const *texts = (const char *const *)l->data.text + first;
     const size_t *lengths = l->data.text_length + first;
-    if (cbm_model_mode(l->model) != CBM_ENCODER) return cbm_predict_batch(l->context, texts, lengths, n, l->predictions);
+    const cbm_prediction *const *predictions;
+    if (cbm_model_mode(l->model) != CBM_ENCODER) return cbm_predict_batch(l->context, texts, lengths, n, &predictions);
     return cbm_embed_batch(l->context, texts, lengths, n, CBM_POOL_DEFAULT, 0, l->vectors, NULL);
 }
 
@@ -394,7 +394,7 @@ static scbm_status load(bench_command *b) {
     const cbm_load_options options = {.hooks = &b->hooks};
     cbm_context_options context;
     loaded *l = &b->loaded;
-    if (l->predictions) return SCBM_OK;
+    if (l->is_loaded) return SCBM_OK;
     memset(&context, 0, sizeof context);
     context.precision = (scbm_precision)b->precision;
     context.max_tokens = (int)b->max_length;
@@ -404,8 +404,8 @@ static scbm_status load(bench_command *b) {
     if (status == SCBM_OK) status = cbm_context_create(&l->context, l->model, &context);
     if (status != SCBM_OK) return status;
     l->vectors = scbm_alloc_array(&b->hooks, l->data.n * (size_t)cbm_model_hidden_size(l->model), sizeof *l->vectors);
-    l->predictions = scbm_alloc_array(&b->hooks, l->data.n, sizeof *l->predictions);
-    return l->vectors && l->predictions ? answer(l, 0, l->data.n) : SCBM_ERROR_MEMORY;
+    l->is_loaded = l->vectors != NULL;
+    return l->is_loaded ? answer(l, 0, l->data.n) : SCBM_ERROR_MEMORY;
 }
 
 /* ------------------------------------------------------------------------------------------

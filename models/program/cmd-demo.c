@@ -161,7 +161,7 @@ static scbm_status choose_review(cbm_context *context, uint64_t seed, demo_revie
     demo_review review;
     int fewest = DEMO_CONCEPTS + 1, k;
     for (uint64_t i = 0; i < TEST_REVIEWS && fewest > 0; i++) {
-        cbm_prediction p;
+        const cbm_prediction *p;
         int bad = 0, good = 0;
         demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
         for (k = 0; k < DEMO_CONCEPTS; k++) {
@@ -171,7 +171,7 @@ static scbm_status choose_review(cbm_context *context, uint64_t seed, demo_revie
         if (bad + good < 3 || !bad || !good || !review.is_true) continue;
         scbm_status status = cbm_predict(context, review.text, &p);
         if (status != SCBM_OK) return status;
-        int n = count_mistakes(&p, &review, &k) + (strcmp(p.label, review.label) != 0);
+        int n = count_mistakes(p, &review, &k) + (strcmp(p->label, review.label) != 0);
         if (n >= fewest) continue;
         fewest = n;
         *chosen = review;
@@ -200,7 +200,7 @@ static void say_in_words(const cbm_prediction *p) {
 static int explain(const demo_command *d, cbm_context *context) {
     argument_list list;
     demo_review review;
-    cbm_prediction p;
+    const cbm_prediction *p;
     list.n = 0;
     scbm_status status = choose_review(context, (uint64_t)d->seed, &review);
     if (status == SCBM_OK) status = cbm_predict(context, review.text, &p);
@@ -214,7 +214,7 @@ static int explain(const demo_command *d, cbm_context *context) {
     add_option(&list, "--png", d->png);
     if (d->threads) add_number(&list, "--threads", d->threads);
     int result = run_command(&cmd_explain, list.word, list.n);
-    if (result == CLI_DONE) say_in_words(&p);
+    if (result == CLI_DONE) say_in_words(p);
     return result;
 }
 
@@ -235,12 +235,12 @@ static scbm_status choose_mistake(cbm_context *context, uint64_t seed, demo_revi
     int best = 0;
     for (uint64_t i = 0; i < TEST_REVIEWS && best < 2; i++) {
         demo_review review;
-        cbm_prediction p;
+        const cbm_prediction *p;
         int wrong = -1, worth = 0;
         demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
         if (!review.is_true) continue;
         scbm_status status = cbm_predict(context, review.text, &p);
-        if (status == SCBM_OK && count_mistakes(&p, &review, &wrong) == 1)
+        if (status == SCBM_OK && count_mistakes(p, &review, &wrong) == 1)
             status = try_correction(context, &review, wrong, &worth);
         if (status != SCBM_OK) return status;
         if (worth <= best) continue;

@@ -150,13 +150,13 @@ static void keep_reading(intervene_command *s, const cbm_prediction *p) {
 }
 
 static scbm_status intervene(intervene_command *s, const char *text, size_t length) {
-    cbm_prediction before;
+    const cbm_prediction *const *before;
     cbm_intervention result;
     cJSON *json = NULL;
     scbm_status status = cbm_predict_batch(s->in.context, &text, &length, 1, &before);
     if (status != SCBM_OK) return status;
-    keep_reading(s, &before);
-    if (s->in.json) json = cli_json_prediction(&before);
+    keep_reading(s, before[0]);
+    if (s->in.json) json = cli_json_prediction(before[0]);
     for (int i = 0; i < s->sets.n && status == SCBM_OK; i++) {
         setting *set = &s->setting[i];
         status = cbm_intervene_report(s->in.context, set->concept, set->class_name, &s->options, &result);

@@ -16,14 +16,12 @@ typedef struct text_command {
     cbm_tokenizer *tokenizer;
     cbm_tokens tokens;
     float *vectors;                /* room for one batch */
-    cbm_prediction *predictions;
     uint8_t *truncated;
-    size_t vector_capacity, prediction_capacity, truncated_capacity;
+    size_t vector_capacity, truncated_capacity;
 } text_command;
 
 static int finish(text_command *s, int status) {
     scbm_release(&s->in.hooks, s->vectors);
-    scbm_release(&s->in.hooks, s->predictions);
     scbm_release(&s->in.hooks, s->truncated);
     cbm_tokens_clear(&s->tokens, &s->in.hooks);
     cbm_tokenizer_free(s->tokenizer);
@@ -182,19 +180,18 @@ const cli_command cmd_embed = {
 static scbm_status predict_texts(void *user, const char *const *texts, const size_t *lengths, size_t n,
                                   size_t *done) {
     text_command *s = user;
-    scbm_status status =
-        scbm_grow(&s->in.hooks, (void **)&s->predictions, &s->prediction_capacity, n, sizeof *s->predictions);
-    if (status == SCBM_OK) status = cbm_predict_batch(s->in.context, texts, lengths, n, s->predictions);
+    const cbm_prediction *const *predictions;
+    scbm_status status = cbm_predict_batch(s->in.context, texts, lengths, n, &predictions);
     for (size_t i = 0; status == SCBM_OK && i < n; i++) {
         if (s->in.json) {
-            status = cli_json_print(cli_json_prediction(&s->predictions[i]));
+            status = cli_json_print(cli_json_prediction(predictions[i]));
         } else {
             if (s->in.n_printed) putchar('\n');
-            cli_print_prediction(texts[i], lengths[i], &s->predictions[i]);
+            cli_print_prediction(texts[i], lengths[i], predictions[i]);
         }
         s->in.n_printed++;
         ++*done;
-        s->in.n_truncated += s->predictions[i].truncated != 0;
+        s->in.n_truncated += predictions[i]->truncated != 0;
     }
     return status == SCBM_OK ? cli_flush() : status;
 }

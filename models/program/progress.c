@@ -72,7 +72,6 @@ static void show(cli_progress *progress, int64_t done, int64_t total, double now
 static int on_progress(void *user, const char *what, int64_t done, int64_t total) {
     cli_progress *progress = user;
     if (interrupted) return 1;
-    if (strcmp(what, "graph") == 0) return 0; /* within one run: only a place to stop */
     double now = scbm_seconds();
     if (strncmp(what, progress->what, sizeof progress->what - 1) != 0 || done < progress->first) {
         snprintf(progress->what, sizeof progress->what, "%s", what);
@@ -84,6 +83,11 @@ static int on_progress(void *user, const char *what, int64_t done, int64_t total
     if (now - progress->shown >= interval && done < total) show(progress, done, total, now);
     if (done >= total) cli_progress_clear(progress);
     return 0;
+}
+
+static int on_cancel(void *user) {
+    (void)user;
+    return interrupted != 0;
 }
 
 static void on_log(void *user, scbm_log_level level, const char *message) {
@@ -102,6 +106,7 @@ scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t
     hooks.user = progress;
     hooks.log = on_log;
     hooks.progress = on_progress;
+    hooks.cancel = on_cancel;
     hooks.n_workers = (int)threads;
     return hooks;
 }

@@ -245,7 +245,7 @@ int cbm_token_continues_word(const cbm_tokenizer *t, int32_t id) {
 
 void cbm_encoding_add(cbm_encoding *e, int32_t id, cbm_byte_range range) {
     cbm_tokens *tokens = e->tokens;
-    const scbm_hooks *hooks = &e->tokenizer->hooks;
+    const scbm_hooks *hooks = tokens->hooks ? tokens->hooks : &e->tokenizer->hooks;
     size_t n = tokens->n + 1;
     if (e->status) return;
     if (tokens->n >= e->limit) {

@@ -15,7 +15,8 @@ typedef struct cbm_tokens {
     int32_t *ids;
     int32_t *start, *end; /* byte range in the text; 0, 0 for tokens that were added ([CLS], [SEP]) */
     size_t n;
-    int truncated; /* the text had more tokens than fitted */
+    int truncated;           /* the text had more tokens than fitted */
+    const scbm_hooks *hooks; /* whose memory this is; NULL: the tokenizer's */
     size_t ids_capacity, start_capacity, end_capacity;
 } cbm_tokens;
 

@@ -7,8 +7,8 @@
 #include <string.h>
 
 void cbm_evaluation_clear(cbm_context *ctx, cbm_evaluation *evaluation) {
-    scbm_release(&ctx->model->hooks, evaluation->label);
-    scbm_release(&ctx->model->hooks, evaluation->concept_class);
+    scbm_release(&ctx->hooks, evaluation->label);
+    scbm_release(&ctx->hooks, evaluation->concept_class);
     memset(evaluation, 0, sizeof *evaluation);
 }
 
@@ -22,10 +22,10 @@ static scbm_status evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evalu
     if (status) return status;
     size_t n_concepts = (size_t)heads->n_concepts, width = (size_t)cbm_n_logits(heads);
     size_t numbers = cbm_prediction_numbers(heads);
-    cbm_concept_result *concepts = scbm_alloc_array(&ctx->model->hooks, n_concepts, sizeof *concepts);
-    float *place = scbm_alloc_array(&ctx->model->hooks, numbers, sizeof *place);
-    e->label = scbm_alloc_array(&ctx->model->hooks, data->n, sizeof *e->label);
-    e->concept_class = scbm_alloc_array(&ctx->model->hooks, data->n * n_concepts, sizeof *e->concept_class);
+    cbm_concept_result *concepts = scbm_alloc_array(&ctx->hooks, n_concepts, sizeof *concepts);
+    float *place = scbm_alloc_array(&ctx->hooks, numbers, sizeof *place);
+    e->label = scbm_alloc_array(&ctx->hooks, data->n, sizeof *e->label);
+    e->concept_class = scbm_alloc_array(&ctx->hooks, data->n * n_concepts, sizeof *e->concept_class);
     int has_memory = concepts && place && e->label && e->concept_class;
     for (size_t i = 0; i < data->n && has_memory; i++) {
         cbm_prediction p;
@@ -34,8 +34,8 @@ static scbm_status evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evalu
         for (size_t k = 0; k < n_concepts; k++) e->concept_class[i * n_concepts + k] = concepts[k].class_index;
         e->n_truncated += ctx->sequences.truncated[i];
     }
-    scbm_release(&ctx->model->hooks, concepts);
-    scbm_release(&ctx->model->hooks, place);
+    scbm_release(&ctx->hooks, concepts);
+    scbm_release(&ctx->hooks, place);
     e->n = data->n;
     e->seconds = scbm_seconds() - start;
     return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;

@@ -85,17 +85,17 @@ static void use_model(const cbm_model *model) {
     const cbm_context_options options = {.max_batch_tokens = 64};
     const char *const texts[] = {"good food", "x"};
     cbm_context *context = NULL;
-    cbm_prediction prediction[2];
+    const cbm_prediction *const *predictions, *prediction;
     if (cbm_context_create(&context, model, &options) != SCBM_OK) {
         check_refusal();
         return;
     }
     if (cbm_model_mode(model) != CBM_ENCODER) {
-        if (cbm_predict_batch(context, texts, NULL, 2, prediction) == SCBM_OK)
-            require(strcmp(prediction[1].label, cbm_model_label(model, prediction[1].label_index)) == 0);
+        if (cbm_predict_batch(context, texts, NULL, 2, &predictions) == SCBM_OK)
+            require(strcmp(predictions[1]->label, cbm_model_label(model, predictions[1]->label_index)) == 0);
         else check_refusal();
     }
-    if (cbm_model_n_concepts(model) > 0 && cbm_predict(context, texts[0], prediction) == SCBM_OK) intervene(context, model);
+    if (cbm_model_n_concepts(model) > 0 && cbm_predict(context, texts[0], &prediction) == SCBM_OK) intervene(context, model);
     float *vectors = malloc(2 * sizeof(float) * (size_t)cbm_model_hidden_size(model));
     if (vectors && cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_DEFAULT, 1, vectors, NULL) != SCBM_OK)
         check_refusal();
