@@ -23,7 +23,7 @@ static scbm_status add_texts(cbm_training_run *run, const cbm_dataset *data, con
     scbm_status status = cbm_sequences_add_texts(sequences, run->encoder->tokenizer, (const char *const *)data->text,
                                                  data->text_length, data->n, run->network.backbone.max_tokens,
                                                  &run->hooks);
-    cbm_tokens_clear(&sequences->tokens, &run->encoder->hooks); /* which are the tokenizer's */
+    cbm_tokens_clear(&sequences->tokens, &run->hooks);
     if (!status || status == SCBM_ERROR_MEMORY) return status;
     char message[400];
     snprintf(message, sizeof message, "%s", scbm_last_error());
