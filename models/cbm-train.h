@@ -45,56 +45,58 @@ typedef enum cbm_prune_method {
  * epochs from `end` on compete for the best. */
 typedef struct cbm_prune_options {
     cbm_prune_method method;
-    double sparsity;               /* the share of zeros in the end: exactly floor(s n + 1/2) of a matrix's n weights */
-    double initial_sparsity;
-    int start, end;                /* epochs count from 1 */
-    int fisher_block;              /* B: consecutive weights that are scored together */
-    int fisher_batches;            /* m: gradients; 0: 4 B */
-    int fisher_batch_size;         /* texts of one gradient; 0: the training's batch size */
-    double damping;                /* δ, as a share of the matrix's mean squared gradient */
-    int damping_absolute;          /* … or as it is */
+    double sparsity;               /* the share of zeros in the end: exactly floor(s n + 1/2) of a matrix's n weights; 0: 0.7 */
+    double initial_sparsity;       /* 0: 0.2, or `sparsity` where that is less; negative: 0 */
+    int start, end;                /* epochs count from 1; 0: 2 and 15 */
+    int fisher_block;              /* B: consecutive weights that are scored together; 0: 20 */
+    int fisher_gradients;          /* m; 0: 4 B */
+    int fisher_texts;              /* texts of one gradient; 0: the training's batch size */
+    double damping;                /* δ, as a share of the matrix's mean squared gradient; 0: 0.1 */
+    double damping_absolute;       /* … or as it is, where it is not 0 */
     size_t fisher_memory;          /* bytes for Fisher matrices: layers are scored in groups that fit; 0: up to 4 GiB */
     int freeze_weights;            /* popup: only the scores learn, from `start` on */
-    float score_rate;              /* popup: AdamW's learning rate of the scores */
+    double score_learning_rate;    /* popup: AdamW's learning rate of the scores; 0: 0.01; negative: 0 */
 } cbm_prune_options;
 
+/* All zeros are the defaults. Where 0 is a value that people set, a negative number stands for it. Each field but the last
+ * ones is a row of the table of settings below. */
 typedef struct cbm_train_options {
-    cbm_mode mode;
-    int epochs;                    /* 0: initialize only */
-    int batch_size;                /* texts in a step */
-    float encoder_rate, head_rate; /* learning rates */
-    float weight_decay;            /* on matrices */
-    float warmup;                  /* share of all steps */
-    float clip_norm;
-    float concept_weight;          /* λ */
-    float dropout;                 /* < 0: as the encoder's file says */
+    cbm_mode mode;                 /* 0: joint */
+    int max_length;                /* tokens of a text; the trained model reads as many; 0: as many as the encoder */
+    const char *init;              /* a model with the same heads to start from; NULL: the encoder with new heads */
+    int epochs;                    /* 0: 10, or 5 after the last pruning; negative: none, which only initializes */
+    int batch_size;                /* texts in a step; 0: 16 */
+    double learning_rate;          /* of the encoder; 0: 1e-4; negative: 0 */
+    double head_learning_rate;     /* of the concept and label heads; 0: 1e-3; negative: 0 */
+    double weight_decay;           /* on matrices; 0: 0.01; negative: 0 */
+    double warmup;                 /* share of all steps; 0: 0.06; negative: 0 */
+    double max_grad_norm;          /* 0: 1; negative: any */
+    double dropout;                /* 0: as the encoder's file says; negative: none */
+    int patience;                  /* stop after so many epochs without a better one; 0: never */
+    double concept_weight;         /* λ; 0: 5; negative: 0 */
     cbm_concept_loss concept_loss;
     int class_weights;             /* weigh classes by inverse frequency */
-    float mixup;                   /* Beta(a, a) of C3M's concept-level MixUp; 0: off */
-    const char *teacher;           /* a trained model whose probabilities are targets too (distillation); NULL: none */
-    float teacher_weight;          /* of that loss beside the gold classes' */
-    float temperature;             /* τ, of the teacher's probabilities and the logits that are compared with them */
-    int patience;                  /* stop after so many epochs without a better one; 0: never */
-    int max_tokens;                /* 0: the model's; the trained model reads as many */
-    cbm_prune_options prune;
+    double mixup;                  /* Beta(a, a) of C3M's concept-level MixUp; 0: off */
     int refit_label;               /* joint mode: the label head is fitted anew to each epoch's frozen concept logits */
-    uint64_t seed;
-    int resume;                    /* go on from the checkpoint beside `output`, if there is one */
-    const char *output;            /* the best epoch's model; the checkpoint is output + ".checkpoint" */
-    const char *init;              /* a model with the same heads to start from; NULL: the encoder with new heads */
+    cbm_prune_options prune;
+    const char *teacher;           /* a trained model whose probabilities are targets too (distillation); NULL: none */
+    double teacher_weight;         /* of that loss beside the gold classes'; 0: 1; negative: 0 */
+    double temperature;            /* τ, of the teacher's probabilities and the logits that are compared with them; 0: 2 */
     const char *step_log;          /* CSV file: step,loss,norm; NULL: none */
     const char *order_log;         /* text file: the rows of each step; NULL: none */
+    int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
+    int resume;                    /* go on from the checkpoint beside the output, if there is one */
     void (*on_epoch)(void *user, const cbm_epoch_report *report);
     void *user;
     const scbm_hooks *hooks;       /* NULL: the encoder's */
     scbm_backend *backend;         /* NULL: the CPU */
+    uint64_t reserved[8];          /* 0 */
 } cbm_train_options;
 
-/* Settings that give a good model: joint, 10 epochs, batch 16, 1e-4 and 1e-3, λ 5, … */
-void cbm_train_defaults(cbm_train_options *options);
-/* Trains on `train`, chooses by `valid`, writes options->output (atomically, after every epoch that is the best so far)
- * and a checkpoint after every epoch. `encoder` is read, not changed; it may be a trained model, whose heads are left out.
- * `concept_names` has a name for each concept of the data sets (NULL in vanilla mode).
+/* Trains on `train`, chooses by `validation`, writes `output` (atomically, after every epoch that is the best so far) and
+ * a checkpoint, output + ".checkpoint", after every epoch. `encoder` is read, not changed; it may be a trained model, whose
+ * heads are left out. `concept_names` has a name for each concept of the data sets (NULL in vanilla mode). `options` NULL:
+ * the defaults.
  *
  * An epoch's score is the mean of label accuracy and concept accuracy on the validation data (the one alone where the
  * other has no gold class); the first of the epochs with the largest score is the best. In independent and sequential
@@ -108,8 +110,65 @@ void cbm_train_defaults(cbm_train_options *options);
  * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
  * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,
  * encoder and device; its model and logs are those of a run that was never stopped. */
-scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *valid,
-                      const char *const *concept_names, const cbm_train_options *options);
+scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
+                      const char *const *concept_names, const char *output, const cbm_train_options *options);
+
+/* ------------------------------------------------------------------------------------------
+ * The table of the settings, one row a field of cbm_train_options: what a program's options, its help, configuration files
+ * and a model file's facts are made of.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum cbm_setting_kind {
+    CBM_SETTING_FLAG,    /* int: 0 or 1 */
+    CBM_SETTING_INT,     /* int */
+    CBM_SETTING_LONG,    /* int64_t */
+    CBM_SETTING_REAL,    /* double */
+    CBM_SETTING_MEMORY,  /* size_t, bytes; its number here counts MiB (2^20 bytes) */
+    CBM_SETTING_CHOICE,  /* an enum: names for numbers from `least` on */
+    CBM_SETTING_TEXT,    /* const char * */
+    CBM_SETTING_READS,   /* const char *: a file that is read */
+    CBM_SETTING_WRITES   /* const char *: a file that is written */
+} cbm_setting_kind;
+
+enum {
+    CBM_SETTING_HAS_ZERO = 1, /* 0 is a value that people set, by a negative number in the options */
+    CBM_SETTING_FIXED = 2     /* stands in the model file, and must be the same when a run goes on */
+};
+
+typedef struct cbm_train_setting {
+    const char *key;         /* in model files, checkpoints and messages: "learning_rate" */
+    const char *option;      /* what people write in command lines and configuration files: "lr" */
+    const char *argument;    /* what stands for the value there: "X"; NULL: of flags and choices */
+    const char *group;       /* "Optimization" */
+    const char *help;
+    /* Without what it has no effect, NULL: it always has. "teacher": that this setting is not off; "mode=joint", "prune=popup|
+     * popup-structured": one of these choices; "!damping_absolute": that it is off; several, with commas between. */
+    const char *needs;
+    cbm_setting_kind kind;
+    size_t offset;           /* in cbm_train_options */
+    double standard;         /* what a 0 in the options stands for; negative: `help` says what */
+    double least, most;      /* of numbers, when they are set */
+    unsigned flags;
+    const char *(*choice)(int number); /* of choices: NULL past the last one */
+} cbm_train_setting;
+
+/* The rows, by group; NULL past the last one, or where there is no such key. */
+const cbm_train_setting *cbm_train_setting_at(int i);
+const cbm_train_setting *cbm_train_setting_find(const char *key);
+
+/* What a run with these options (NULL: all zeros) has for settings: each field what it was set to, or what a 0 or a negative
+ * number stands for. An error names the first setting that is out of bounds, or that does not go with another. With
+ * `encoder` NULL, max_length stays 0 where it was not set. Settled options are not options: do not train with them. */
+scbm_status cbm_train_settle(const cbm_train_options *options, const cbm_model *encoder, cbm_train_options *settled);
+/* Of what the setting needs the first that a run with these settled options does not have; NULL: the setting has an effect. */
+const char *cbm_train_setting_unmet(const cbm_train_setting *setting, const cbm_train_options *settled);
+
+/* A setting's value, as it stands in the options: of flags, numbers and choices; of texts and files, and a choice's name. */
+double cbm_train_setting_number(const cbm_train_setting *setting, const cbm_train_options *options);
+const char *cbm_train_setting_text(const cbm_train_setting *setting, const cbm_train_options *options);
+/* Sets the option so that the setting has this value, 0 too where it may. The text must stay as long as the options. */
+void cbm_train_setting_set_number(const cbm_train_setting *setting, cbm_train_options *options, double value);
+void cbm_train_setting_set_text(const cbm_train_setting *setting, cbm_train_options *options, const char *value);
 
 /* ------------------------------------------------------------------------------------------
  * Evaluation

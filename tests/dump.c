@@ -37,8 +37,8 @@ typedef struct arguments {
     const char *gradients, *prune, *intervene, *rule;
     cbm_concept_column concepts[MAX_CONCEPTS];
     int n_concepts;
-    double rows, seed, sparsity, fisher_block, fisher_batches, fisher_batch, fisher_memory, damping, damping_absolute;
-    double steps, score_rate, portion;
+    double rows, seed, sparsity, fisher_block, fisher_gradients, fisher_texts, fisher_memory, damping, damping_absolute;
+    double steps, score_lr, portion;
 } arguments;
 
 /* A tensor that is written, under its name there. */
@@ -88,13 +88,13 @@ static scbm_status parse(arguments *a, int argc, char **argv) {
                    {"--seed", NULL, &a->seed},
                    {"--sparsity", NULL, &a->sparsity},
                    {"--fisher-block", NULL, &a->fisher_block},
-                   {"--fisher-batches", NULL, &a->fisher_batches},
-                   {"--fisher-batch", NULL, &a->fisher_batch},
+                   {"--fisher-gradients", NULL, &a->fisher_gradients},
+                   {"--fisher-texts", NULL, &a->fisher_texts},
                    {"--fisher-memory", NULL, &a->fisher_memory},
                    {"--damping", NULL, &a->damping},
                    {"--damping-absolute", NULL, &a->damping_absolute},
                    {"--steps", NULL, &a->steps},
-                   {"--score-rate", NULL, &a->score_rate},
+                   {"--score-lr", NULL, &a->score_lr},
                    {"--portion", NULL, &a->portion}};
     for (int i = 1; i < argc; i += 2) {
         size_t k = 0, n = sizeof options / sizeof options[0];
@@ -318,12 +318,12 @@ static scbm_status prune_options(const arguments *a, cbm_mode mode, cbm_prune_op
     options->sparsity = options->initial_sparsity = a->sparsity;
     options->start = options->end = 1;
     options->fisher_block = (int)a->fisher_block;
-    options->fisher_batches = (int)a->fisher_batches;
-    options->fisher_batch_size = (int)a->fisher_batch;
+    options->fisher_gradients = (int)a->fisher_gradients;
+    options->fisher_texts = (int)a->fisher_texts;
     options->fisher_memory = (size_t)a->fisher_memory;
-    options->damping = a->damping_absolute > 0 ? a->damping_absolute : a->damping;
-    options->damping_absolute = a->damping_absolute > 0;
-    options->score_rate = (float)a->score_rate;
+    options->damping = a->damping;
+    options->damping_absolute = a->damping_absolute;
+    options->score_learning_rate = a->score_lr;
     scbm_status status = find_method(a->prune, &options->method);
     return status ? status : cbm_prune_check(options, mode, 1);
 }
@@ -427,7 +427,7 @@ static scbm_status learn_scores(run *r, const cbm_prune_options *options) {
     if (!status) status = add_masks(r, steps + 1);
     if (!status)
         status = cbm_popup_create(&r->popup, &r->network, r->context, options->method == CBM_PRUNE_POPUP_STRUCTURED,
-                                  options->score_rate);
+                                  (float)options->score_learning_rate);
     if (!status) status = cbm_popup_masks(&r->popup, options->sparsity);
     if (!status) status = store_scores_and_masks(r, 0);
     if (!status) status = cbm_training_graph_create(&r->training, &r->network, r->context, &settings);

@@ -23,7 +23,7 @@ check() {
 }
 
 "$main" demo --data-only --dir demo >/dev/null || exit 1
-options="--model demo/encoder.gguf --data demo/train.csv --valid demo/dev.csv --text review --label stars
+options="--encoder demo/encoder.gguf --data demo/train.csv --validation demo/dev.csv --text review --label stars
     --concept food --concept service --concept noise --concept price --epochs 6"
 train() {
     "$main" train $options "$@"

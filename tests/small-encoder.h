@@ -235,18 +235,16 @@ static inline cbm_context *context_for(const cbm_model *model) {
  * first. */
 static inline cbm_model *train_shortly(const cbm_model *encoder, cbm_dataset *train, cbm_dataset *valid,
                                        const char *const *concepts, cbm_mode mode, double sparsity, const char *path) {
-    cbm_train_options o;
-    cbm_train_defaults(&o);
+    cbm_train_options o = {0};
     o.mode = mode;
     o.epochs = 2;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 3e-2f;
-    o.output = path;
+    o.learning_rate = 2e-3;
+    o.head_learning_rate = 3e-2;
     o.hooks = &one_thread;
     o.prune.method = sparsity > 0 ? CBM_PRUNE_RANDOM : CBM_PRUNE_NONE;
     o.prune.sparsity = o.prune.initial_sparsity = sparsity;
     o.prune.start = o.prune.end = 1;
-    assert_ok(cbm_train(encoder, train, valid, concepts, &o));
+    assert_ok(cbm_train(encoder, train, valid, concepts, path, &o));
     cbm_dataset_clear(train);
     cbm_dataset_clear(valid);
     return load(path);

@@ -3,5 +3,5 @@
 # for one epoch: enough for tests of the program.
 set -e
 "$1" demo --data-only --dir "$2" >/dev/null
-"$1" train --model "$2/encoder.gguf" --data "$2/train.csv" --valid "$2/dev.csv" --text review --label stars \
+"$1" train --encoder "$2/encoder.gguf" --data "$2/train.csv" --validation "$2/dev.csv" --text review --label stars \
     --concept food --concept service --concept noise --concept price --epochs 1 -o "$2/small.gguf" >/dev/null

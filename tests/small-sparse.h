@@ -11,25 +11,23 @@
 /* Trains on texts 0 … n − 1 of the collection, pruned after the first epoch and the second, and writes `path`. */
 static inline void small_train(const char *path, const char *encoder_path, cbm_mode mode, cbm_prune_method method,
                                double sparsity, int epochs, size_t n) {
-    cbm_train_options o;
+    cbm_train_options o = {0};
     cbm_dataset train, valid;
     cbm_model *encoder = load(encoder_path);
-    cbm_train_defaults(&o);
     o.mode = mode;
     o.epochs = epochs;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 1e-2f;
+    o.learning_rate = 2e-3;
+    o.head_learning_rate = 1e-2;
     o.prune.method = method;
     o.prune.sparsity = sparsity;
     o.prune.initial_sparsity = sparsity / 2;
     o.prune.start = 1;
     o.prune.end = 2;
     o.prune.fisher_block = 4;
-    o.output = path;
     o.hooks = &one_thread;
     assert_ok(small_data(&train, 0, n));
     assert_ok(small_data(&valid, 1000, 40));
-    assert_ok(cbm_train(encoder, &train, &valid, small_concepts, &o));
+    assert_ok(cbm_train(encoder, &train, &valid, small_concepts, path, &o));
     cbm_model_free(encoder);
     cbm_dataset_clear(&train);
     cbm_dataset_clear(&valid);

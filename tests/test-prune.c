@@ -203,9 +203,10 @@ static void make_rig(rig *r, cbm_prune_method method, const scbm_hooks *hooks) {
     assert_ok(cbm_sequences_add_texts(&r->sequences, dense->tokenizer, (const char *const *)train_data.text,
                                       train_data.text_length, train_data.n, SMALL_MAX_TOKENS, &one_thread));
     r->settings.concept_weight = 5.0f;
-    cbm_train_options defaults;
-    cbm_train_defaults(&defaults);
-    r->options = defaults.prune;
+    cbm_train_options settled;
+    assert_ok(cbm_train_settle(NULL, NULL, &settled));
+    r->options = settled.prune;
+    r->options.fisher_gradients = r->options.fisher_texts = 0;
     r->options.method = method;
     r->options.start = 1;
     r->options.end = 4;
@@ -414,7 +415,7 @@ static void invert_by_recursion(long double f[MOST_BLOCK][MOST_BLOCK], const flo
 static long double damping_of(const rig *r, const evidence *e, int m, int k, int64_t n_batches) {
     int64_t n = size_of(r, m);
     long double sum = 0.0L;
-    if (r->options.damping_absolute) return (long double)r->options.damping;
+    if (r->options.damping_absolute > 0) return (long double)r->options.damping_absolute;
     for (int64_t b = 0; b < n_batches; b++)
         for (int64_t i = 0; i < n; i++) sum += powl((long double)e->gradient[m][(b * K + k) * n + i], 2);
     return (long double)r->options.damping * sum / (long double)(n_batches * cbm_mask_kept(r->parameter[m]->masks, k));
@@ -491,9 +492,8 @@ static void the_published_setting_works(void **state) {
     rig r;
     make_rig(&r, CBM_PRUNE_OBERT, &one_thread);
     r.options.fisher_block = 20;
-    r.options.fisher_batches = 20;
-    r.options.damping = 1e-7;
-    r.options.damping_absolute = 1;
+    r.options.fisher_gradients = 20;
+    r.options.damping_absolute = 1e-7;
     check_second_order(&r, 20, 1e-6);
     clear_rig(&r);
 }
@@ -504,8 +504,8 @@ static void blocks_of_one_are_a_diagonal_fisher_matrix(void **state) {
     rig r;
     make_rig(&r, CBM_PRUNE_OBERT, &one_thread);
     r.options.fisher_block = 1;
-    r.options.fisher_batches = 3;
-    r.options.fisher_batch_size = 5;
+    r.options.fisher_gradients = 3;
+    r.options.fisher_texts = 5;
     check_second_order(&r, 3, 1e-12);
     clear_rig(&r);
 }
@@ -522,7 +522,7 @@ static void fisher_memory_changes_groups_and_no_mask(void **state) {
         rig r;
         cbm_prune_report report;
         make_rig(&r, CBM_PRUNE_OBERT, &one_thread);
-        r.options.fisher_batches = 12;
+        r.options.fisher_gradients = 12;
         r.options.fisher_memory = memory[i];
         assert_ok(cbm_prune_epoch(&r.job, 1, &report));
         assert_ok(cbm_prune_epoch(&r.job, 2, &report));
@@ -621,7 +621,7 @@ static void no_memory_leaves_the_masks(void **state) {
         cbm_prune_report report;
         size_t size;
         make_rig(&r, CBM_PRUNE_OBERT, &hooks);
-        r.options.fisher_batches = 2;
+        r.options.fisher_gradients = 2;
         uint8_t *before = copy_masks(&r, &size);
         long held = allocator.held;
         allocator.fails_at = allocator.n + at;
@@ -759,24 +759,25 @@ static void structured_scores_keep_whole_rows(void **state) {
 
 static const char *const method_names[] = {"none", "obert", "magnitude", "popup", "popup-structured", "random"};
 
-static cbm_train_options options_for(cbm_prune_method method, const char *output) {
-    cbm_train_options o;
-    cbm_train_defaults(&o);
+static const char *output; /* where runs write */
+
+static cbm_train_options options_for(cbm_prune_method method, const char *path) {
+    cbm_train_options o = {0};
     o.epochs = 4;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 1e-2f;
-    o.output = output;
+    o.learning_rate = 2e-3;
+    o.head_learning_rate = 1e-2;
+    output = path;
     o.hooks = &one_thread;
     o.prune.method = method;
     o.prune.start = 1;
     o.prune.end = 3;
     o.prune.fisher_block = 5;
-    o.prune.score_rate = 0.1f;
+    o.prune.score_learning_rate = 0.1;
     return o;
 }
 
 static scbm_status train(const cbm_train_options *o) {
-    return cbm_train(encoder, &train_data, &valid_data, small_concepts, o);
+    return cbm_train(encoder, &train_data, &valid_data, small_concepts, output, o);
 }
 
 static void runs_end_with_the_sparsity_that_was_asked_for(void **state) {
@@ -798,7 +799,7 @@ static void runs_end_with_the_sparsity_that_was_asked_for(void **state) {
             else assert_true(r.report[i].magnitude_overlap > 0.2 && r.report[i].magnitude_overlap <= 1.0);
         }
         assert_true(r.report[2].is_best);
-        cbm_model *model = load(o.output);
+        cbm_model *model = load(output);
         assert_true(cbm_model_is_sparse(model));
         assert_true(scbm_file_int_or(model->file, "sparsecbm.train.epoch", 0) >= 3);
         assert_string_equal(scbm_file_string_or(model->file, "sparsecbm.train.prune_method", ""), method_names[method]);
@@ -825,7 +826,7 @@ static void other_modes_prune_too(void **state) {
         o.mode = modes[i];
         o.epochs = o.prune.end = 2;
         assert_ok(train(&o));
-        cbm_model *model = load(o.output);
+        cbm_model *model = load(output);
         assert_true(cbm_model_mode(model) == modes[i] && fabs(cbm_model_density(model, 1, -1) - 0.3) < 1e-9);
         cbm_model_free(model);
     }
@@ -880,7 +881,7 @@ static void frozen_weights_stay_while_their_scores_learn(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_PRUNE_POPUP, in_folder("frozen.gguf"));
     o.on_epoch = keep_checkpoint;
-    o.user = (void *)(uintptr_t)o.output;
+    o.user = (void *)(uintptr_t)output;
     for (int frozen = 1; frozen >= 0; frozen--) {
         o.prune.freeze_weights = frozen;
         assert_ok(train(&o));
@@ -904,13 +905,13 @@ static void threads_do_not_change_the_bits(void **state) {
     for (int i = 0; i < 3; i++) {
         cbm_train_options o = options_for(methods[i], in_folder("one.gguf"));
         o.epochs = o.prune.end = 2;
-        o.prune.fisher_batches = 4;
+        o.prune.fisher_gradients = 4;
         assert_ok(train(&o));
-        o.output = in_folder("two.gguf");
+        output = in_folder("two.gguf");
         o.hooks = &two_threads;
         o.prune.fisher_memory = 100000;
         assert_ok(train(&o));
-        assert_true(same_files(in_folder("one.gguf"), o.output));
+        assert_true(same_files(in_folder("one.gguf"), output));
         assert_true(same_files(in_folder("one.gguf.checkpoint"), in_folder("two.gguf.checkpoint")));
     }
 }
@@ -951,14 +952,14 @@ static void killed_runs_go_on_to_the_same_bits(void **state) {
         cbm_train_options o = options_for(methods[i], in_folder("whole.gguf"));
         o.prune.freeze_weights = methods[i] == CBM_PRUNE_POPUP_STRUCTURED;
         assert_ok(train(&o));
-        o.output = in_folder("resumed.gguf");
+        output = in_folder("resumed.gguf");
         o.resume = 1;
         for (int way = 0; way < (methods[i] == CBM_PRUNE_OBERT ? 3 : 2); way++) {
             remove(in_folder("resumed.gguf"));
             remove(in_folder("resumed.gguf.checkpoint"));
             die_there(o, way < 2 ? "train" : "prune", way == 0 ? 8 : way == 1 ? 21 : 13);
             assert_ok(train(&o));
-            if (!same_files(in_folder("whole.gguf"), o.output)) fail_msg("%s, way %d: another model", method_names[methods[i]], way);
+            if (!same_files(in_folder("whole.gguf"), output)) fail_msg("%s, way %d: another model", method_names[methods[i]], way);
             assert_true(same_files(in_folder("whole.gguf.checkpoint"), in_folder("resumed.gguf.checkpoint")));
         }
     }
@@ -971,16 +972,16 @@ static void going_on_with_another_pruning_is_refused(void **state) {
     o.resume = 1;
     cbm_train_options other = o;
     other.prune.method = CBM_PRUNE_MAGNITUDE;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now magnitude)");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another prune_method (obert, now magnitude)");
     other = o;
     other.prune.sparsity = 0.6;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --sparsity (");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another sparsity (");
     other = o;
-    other.prune.damping *= 2;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --damping (");
+    other.prune.damping = 0.2;
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another damping (");
     other = o;
     other.prune.method = CBM_PRUNE_NONE;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --prune (obert, now none)");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another prune_method (obert, now none)");
     other = o;
     other.prune.fisher_memory = 12345; /* to the same masks: no difference */
     assert_ok(train(&other));
@@ -991,9 +992,9 @@ static void going_on_with_another_pruning_is_refused(void **state) {
  * ---------------------------------------------------------------------------------------- */
 
 static void assert_train_refused(cbm_train_options o, const char *words) {
-    o.output = in_folder("refused.gguf");
+    output = in_folder("refused.gguf");
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, words);
-    assert_int_equal(access(o.output, F_OK), -1);
+    assert_int_equal(access(output, F_OK), -1);
 }
 
 static void senseless_prunings_are_refused(void **state) {
@@ -1005,41 +1006,39 @@ static void senseless_prunings_are_refused(void **state) {
     o = good;
     o.mode = CBM_VANILLA;
     assert_train_refused(o, "a vanilla model has no concepts");
-    static const double outside[] = {0.0, 1.0, -0.1, 1.5, NAN};
+    static const double outside[] = {1e-9, 1.0, -0.1, 1.5, NAN};
     for (int i = 0; i < 5; i++) {
         o = good;
         o.prune.sparsity = outside[i];
-        assert_train_refused(o, "must lie between 0 and 1");
+        assert_train_refused(o, "and must lie between 1e-06 and 0.999999");
     }
     o = good;
     o.prune.initial_sparsity = 0.71;
     assert_train_refused(o, "the initial sparsity is 0.71, and must lie between 0 and 0.7");
-    o.prune.initial_sparsity = -0.1;
-    assert_train_refused(o, "the initial sparsity is -0.1");
+    o.prune.initial_sparsity = NAN;
+    assert_train_refused(o, "initial_sparsity is nan");
     o = good;
-    o.prune.start = 0;
-    assert_train_refused(o, "epochs count from 1");
+    o.prune.start = -1;
+    assert_train_refused(o, "prune_start is -1, and must lie between 1 and");
     o.prune.start = 4;
     assert_train_refused(o, "from epoch 4 to 3");
     o = good;
-    o.prune.fisher_block = 0;
-    assert_train_refused(o, "Fisher blocks of 0 weights");
     o.prune.fisher_block = 1025;
-    assert_train_refused(o, "Fisher blocks of 1025 weights");
+    assert_train_refused(o, "fisher_block is 1025, and must lie between 1 and 1024");
     o = good;
-    o.prune.fisher_batches = -1;
-    assert_train_refused(o, "-1 gradients");
+    o.prune.fisher_gradients = -1;
+    assert_train_refused(o, "fisher_gradients is -1");
     o = good;
-    o.prune.damping = 0.0;
-    assert_train_refused(o, "damping is 0");
+    o.prune.damping = -0.1;
+    assert_train_refused(o, "damping is -0.1");
     o.prune.damping = NAN;
-    assert_train_refused(o, "damping is");
+    assert_train_refused(o, "damping is nan");
     o = good;
-    o.prune.score_rate = -1.0f;
-    assert_train_refused(o, "scores' learning rate");
+    o.prune.score_learning_rate = INFINITY;
+    assert_train_refused(o, "score_learning_rate is inf");
     o = good;
     o.prune.method = (cbm_prune_method)77;
-    assert_train_refused(o, "method 77 is unknown");
+    assert_train_refused(o, "prune_method is 77, which stands for nothing");
 }
 
 static void a_sparsity_that_empties_a_matrix_is_refused(void **state) {
@@ -1051,7 +1050,7 @@ static void a_sparsity_that_empties_a_matrix_is_refused(void **state) {
     o.prune.sparsity = 0.98; /* 0.4 of 20 rows */
     assert_train_refused(o, "leaves nothing of blk.0.attn_q.weight, which has 20 rows");
     o.prune.method = CBM_PRUNE_POPUP; /* 8 of 400 weights stay */
-    o.output = in_folder("few.gguf");
+    output = in_folder("few.gguf");
     o.epochs = o.prune.end = 1;
     assert_ok(train(&o));
 }

@@ -32,21 +32,22 @@ static int tear_down(void **state) {
 }
 
 /* Settings that learn the small task in a second. */
-static cbm_train_options options_for(cbm_mode mode, const char *output) {
-    cbm_train_options o;
-    cbm_train_defaults(&o);
+static const char *output; /* where runs write */
+
+static cbm_train_options options_for(cbm_mode mode, const char *path) {
+    cbm_train_options o = {0};
     o.mode = mode;
     o.epochs = 3;
     o.batch_size = 16;
-    o.encoder_rate = 2e-3f;
-    o.head_rate = 1e-2f;
-    o.output = output;
+    o.learning_rate = 2e-3;
+    o.head_learning_rate = 1e-2;
+    output = path;
     o.hooks = &one_thread;
     return o;
 }
 
 static scbm_status train(const cbm_train_options *o) {
-    return cbm_train(encoder, &train_data, &valid_data, small_concepts, o);
+    return cbm_train(encoder, &train_data, &valid_data, small_concepts, output, o);
 }
 
 /* Predictions of every text; they live as long as the context. */
@@ -59,20 +60,134 @@ static cbm_prediction *predict_all(cbm_context *ctx, const cbm_dataset *data) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * What is learned
+ * Settings
  * ---------------------------------------------------------------------------------------- */
 
 static void the_defaults_are_those_of_the_manual(void **state) {
     cbm_train_options o;
     (void)state;
-    cbm_train_defaults(&o);
+    assert_ok(cbm_train_settle(NULL, encoder, &o));
     assert_int_equal(o.mode, CBM_JOINT);
     assert_int_equal(o.epochs, 10);
     assert_int_equal(o.batch_size, 16);
-    assert_true(o.encoder_rate == 1e-4f && o.head_rate == 1e-3f && o.concept_weight == 5.0f && o.clip_norm == 1.0f);
-    assert_true(o.dropout < 0 && o.mixup == 0 && o.patience == 0 && !o.resume && !o.output);
+    assert_int_equal(o.max_length, SMALL_MAX_TOKENS);
+    assert_int_equal(o.seed, 42);
+    assert_true(o.learning_rate == 1e-4 && o.head_learning_rate == 1e-3 && o.weight_decay == 0.01 && o.warmup == 0.06);
+    assert_true(o.concept_weight == 5 && o.max_grad_norm == 1 && o.teacher_weight == 1 && o.temperature == 2);
+    assert_true(o.dropout < 0 && o.mixup == 0 && o.patience == 0 && !o.resume && !o.teacher && !o.init);
     assert_int_equal(o.prune.method, CBM_PRUNE_NONE);
+    assert_true(o.prune.sparsity == 0.7 && o.prune.initial_sparsity == 0.2 && o.prune.damping == 0.1);
+    assert_true(o.prune.start == 2 && o.prune.end == 15 && o.prune.fisher_block == 20 && o.prune.fisher_gradients == 80);
+    const cbm_train_options pruned = {.prune = {.method = CBM_PRUNE_OBERT, .sparsity = 0.1, .end = 7}, .batch_size = 3};
+    assert_ok(cbm_train_settle(&pruned, NULL, &o));
+    assert_true(o.epochs == 12 && o.prune.initial_sparsity == 0.1 && o.prune.fisher_texts == 3 && o.max_length == 0);
 }
+
+/* All zeros, no options at all, and every default that is a number spelled out. */
+static void zeros_are_the_defaults_to_the_bit(void **state) {
+    (void)state;
+    static const char *const names[] = {"zeros.gguf", "null.gguf", "spelled.gguf"};
+    cbm_train_options zeros = {0}, spelled = {0};
+    const cbm_train_setting *s;
+    for (int i = 0; (s = cbm_train_setting_at(i)); i++)
+        if (s->standard > 0) cbm_train_setting_set_number(s, &spelled, s->standard);
+    assert_int_equal(spelled.batch_size, 16);
+    const cbm_train_options *all[] = {&zeros, NULL, &spelled};
+    for (int i = 0; i < 3; i++)
+        assert_ok(cbm_train(encoder, &train_data, &valid_data, small_concepts, in_folder(names[i]), all[i]));
+    for (int i = 1; i < 3; i++) assert_true(same_files(in_folder(names[0]), in_folder(names[i])));
+    assert_true(same_files(in_folder("zeros.gguf.checkpoint"), in_folder("spelled.gguf.checkpoint")));
+}
+
+static void rows_of_settings_are_whole(void **state) {
+    (void)state;
+    const cbm_train_setting *s, *other;
+    int n = 0;
+    for (; (s = cbm_train_setting_at(n)); n++) {
+        assert_ptr_equal(cbm_train_setting_find(s->key), s); /* no key twice */
+        for (int i = 0; i < n; i++) {
+            other = cbm_train_setting_at(i);
+            if (strcmp(s->option, other->option) == 0 || s->offset == other->offset) fail_msg("%s twice", s->option);
+        }
+        assert_true(s->group && s->help && s->offset < sizeof(cbm_train_options));
+        assert_null(strstr(s->help, "--")); /* nothing of a command line */
+        assert_null(strchr(s->option, '_'));
+        assert_null(strchr(s->key, '-'));
+        if (s->kind == CBM_SETTING_CHOICE) assert_non_null(s->choice((int)s->least));
+        if (s->standard > 0) assert_true(s->standard >= s->least && s->standard <= s->most);
+        if (s->flags & CBM_SETTING_HAS_ZERO) assert_true(s->least == 0);
+        for (const char *need = s->needs; need; need = strchr(need, ',') ? strchr(need, ',') + 1 : NULL) {
+            char key[64];
+            int is_not = need[0] == '!';
+            snprintf(key, sizeof key, "%.*s", (int)strcspn(need + is_not, "=,"), need + is_not);
+            other = cbm_train_setting_find(key);
+            if (!other || other > s) fail_msg("%s needs %s, which does not stand before it", s->key, key);
+        }
+    }
+    assert_null(cbm_train_setting_at(-1));
+    assert_null(cbm_train_setting_find("nothing"));
+    assert_true(n > 30);
+}
+
+static const char *unmet(const char *key, cbm_train_options o) {
+    cbm_train_options settled;
+    (void)cbm_train_settle(&o, NULL, &settled);
+    return cbm_train_setting_unmet(cbm_train_setting_find(key), &settled);
+}
+
+static void settings_say_what_they_need(void **state) {
+    (void)state;
+    cbm_train_options o = {0};
+    assert_null(unmet("learning_rate", o));
+    assert_null(unmet("concept_weight", o));
+    assert_string_equal(unmet("sparsity", o), "prune_method");
+    assert_string_equal(unmet("damping", o), "prune_method=obert,!damping_absolute");
+    assert_string_equal(unmet("temperature", o), "teacher");
+    o.teacher = "teacher.gguf";
+    assert_null(unmet("temperature", o));
+    o.prune.method = CBM_PRUNE_POPUP;
+    assert_null(unmet("sparsity", o));
+    assert_null(unmet("freeze_weights", o));
+    assert_string_equal(unmet("fisher_block", o), "prune_method=obert");
+    o.prune.method = CBM_PRUNE_OBERT;
+    assert_null(unmet("damping", o));
+    assert_non_null(unmet("freeze_weights", o));
+    o.prune.damping_absolute = 1e-7;
+    assert_string_equal(unmet("damping", o), "!damping_absolute");
+    o.mode = CBM_SEQUENTIAL;
+    assert_string_equal(unmet("concept_weight", o), "mode=joint");
+    assert_null(unmet("concept_loss", o));
+    o.mode = CBM_VANILLA;
+    assert_non_null(unmet("concept_loss", o));
+    assert_non_null(unmet("sparsity", o)); /* what prune_method itself needs is not there */
+}
+
+static void settings_are_read_and_written_by_their_rows(void **state) {
+    (void)state;
+    cbm_train_options o = {0};
+    const cbm_train_setting *mode = cbm_train_setting_find("mode"), *rate = cbm_train_setting_find("learning_rate"),
+                            *memory = cbm_train_setting_find("fisher_memory"), *seed = cbm_train_setting_find("seed");
+    cbm_train_setting_set_text(mode, &o, "sequential");
+    assert_int_equal(o.mode, CBM_SEQUENTIAL);
+    assert_string_equal(cbm_train_setting_text(mode, &o), "sequential");
+    cbm_train_setting_set_number(rate, &o, 0);
+    assert_true(o.learning_rate < 0); /* 0 is a value here */
+    cbm_train_setting_set_number(rate, &o, 0.25);
+    assert_true(o.learning_rate == 0.25 && cbm_train_setting_number(rate, &o) == 0.25);
+    cbm_train_setting_set_number(memory, &o, 3);
+    assert_true(o.prune.fisher_memory == 3 << 20 && cbm_train_setting_number(memory, &o) == 3);
+    cbm_train_setting_set_number(seed, &o, 9e15);
+    assert_true(o.seed == INT64_C(9000000000000000));
+    cbm_train_setting_set_text(cbm_train_setting_find("teacher"), &o, "a.gguf");
+    assert_string_equal(o.teacher, "a.gguf");
+    cbm_train_options settled;
+    assert_ok(cbm_train_settle(&(cbm_train_options){.seed = -1, .learning_rate = -1, .epochs = -1, .dropout = -1}, NULL, &settled));
+    assert_true(settled.seed == 0 && settled.learning_rate == 0 && settled.epochs == 0 && settled.dropout == 0);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What is learned
+ * ---------------------------------------------------------------------------------------- */
 
 /* The share of the validation texts whose label and concepts are right. */
 static void accuracy_of(const char *path, double *label, double *concepts) {
@@ -176,7 +291,7 @@ static void the_label_reads_softmax_or_logits_by_mode(void **state) {
     for (cbm_mode mode = CBM_INDEPENDENT; mode <= CBM_JOINT; mode++) {
         cbm_train_options o = options_for(mode, in_folder("reads.gguf"));
         assert_ok(train(&o));
-        cbm_model *model = load(o.output);
+        cbm_model *model = load(output);
         cbm_context *ctx = context_for(model);
         const float *weight = model->network.heads.label_weight->data, *bias = model->network.heads.label_bias->data;
         cbm_prediction *p = predict_all(ctx, &valid_data);
@@ -203,7 +318,7 @@ static void statistics_are_means_over_the_training_data(void **state) {
         int count[SMALL_CLASSES] = {0};
         train_data.concept_class[0] = -1; /* a missing class counts in no gold mean */
         assert_ok(train(&o));
-        cbm_model *model = load(o.output);
+        cbm_model *model = load(output);
         cbm_context *ctx = context_for(model);
         cbm_prediction *p = predict_all(ctx, &train_data);
         for (size_t i = 0; i < N_TRAIN; i++) {
@@ -267,7 +382,7 @@ static void the_label_head_of_two_steps_is_the_best_one(void **state) {
         cbm_train_options o = options_for(mode, in_folder("head.gguf"));
         static double u[N_TRAIN * SMALL_CLASSES];
         assert_ok(train(&o));
-        cbm_model *model = load(o.output);
+        cbm_model *model = load(output);
         cbm_context *ctx = context_for(model);
         cbm_prediction *p = predict_all(ctx, &train_data);
         memset(u, 0, sizeof u);
@@ -346,10 +461,10 @@ static void check_loss(const loss_case *what) {
     double logged;
     o.concept_loss = what->concept_loss;
     o.class_weights = what->class_weights;
-    o.concept_weight = 3.5f;
-    o.epochs = 0;
+    o.concept_weight = 3.5;
+    o.epochs = -1;
     assert_ok(train(&o));
-    cbm_model *model = load(o.output);
+    cbm_model *model = load(output);
     cbm_context *ctx = context_for(model);
     cbm_prediction *p = predict_all(ctx, &train_data);
     double wanted = loss_by_hand(what, p, 3.5);
@@ -358,11 +473,11 @@ static void check_loss(const loss_case *what) {
     cbm_model_free(model);
     o.epochs = 1;
     o.batch_size = 1000;
-    o.encoder_rate = o.head_rate = o.dropout = 0.0f;
+    o.learning_rate = o.head_learning_rate = o.dropout = -1;
     o.step_log = in_folder("loss.csv");
     o.on_epoch = keep_report;
     o.user = &r;
-    assert_ok(cbm_train(encoder, &train_data, &train_data, small_concepts, &o));
+    assert_ok(cbm_train(encoder, &train_data, &train_data, small_concepts, output, &o));
     char *log = read_file(o.step_log, NULL);
     assert_int_equal(sscanf(log, "step,loss,norm\n1,%lf,", &logged), 1);
     free(log);
@@ -438,18 +553,18 @@ static void a_teacher_adds_its_cross_entropy(void **state) {
         cbm_model *model[2];
         reports r = {.n = 0};
         loss_case gold = {modes[i], CBM_LOSS_PLAIN, 0, 0};
-        o.concept_weight = 3.5f;
-        o.teacher_weight = 0.7f;
-        o.temperature = 1.5f;
-        o.epochs = 0;
+        o.concept_weight = 3.5;
+        o.teacher_weight = 0.7;
+        o.temperature = 1.5;
+        o.epochs = -1;
         assert_ok(train(&o));
         cbm_prediction *teacher = predict_with(teacher_path, &ctx[0], &model[0]);
-        cbm_prediction *student = predict_with(o.output, &ctx[1], &model[1]);
+        cbm_prediction *student = predict_with(output, &ctx[1], &model[1]);
         double plain = loss_by_hand(&gold, student, 3.5), taught = taught_loss(modes[i], &o, teacher, student);
         assert_true(taught > 0.1 * plain);
         o.epochs = 1;
         o.batch_size = 1000;
-        o.encoder_rate = o.head_rate = o.dropout = 0.0f;
+        o.learning_rate = o.head_learning_rate = o.dropout = -1;
         o.teacher = teacher_path;
         o.on_epoch = keep_report;
         o.user = &r;
@@ -478,7 +593,7 @@ static void students_come_near_their_teacher(void **state) {
         o.teacher = taught ? teacher_path : NULL;
         assert_ok(train(&o));
         cbm_prediction *teacher = predict_with(teacher_path, &ctx[0], &model[0]);
-        cbm_prediction *student = predict_with(o.output, &ctx[1], &model[1]);
+        cbm_prediction *student = predict_with(output, &ctx[1], &model[1]);
         for (size_t i = 0; i < train_data.n; i++)
             for (int y = 0; y < SMALL_LABELS; y++)
                 distance[taught] += fabs((double)teacher[i].probabilities[y] - (double)student[i].probabilities[y]);
@@ -497,13 +612,13 @@ static void teachers_must_fit(void **state) {
     char path[128];
     snprintf(path, sizeof path, "%s", in_folder("vanilla.gguf"));
     cbm_train_options vanilla = options_for(CBM_VANILLA, path);
-    vanilla.epochs = 0;
+    vanilla.epochs = -1;
     assert_ok(train(&vanilla));
     o.teacher = path;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "vanilla mode has no concepts to teach");
-    o.mixup = 0.4f;
+    o.mixup = 0.4;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "MixUp");
-    o.mixup = 0, o.temperature = 0;
+    o.mixup = 0, o.temperature = 1e-4;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "temperature");
     o.temperature = 1, o.teacher = in_folder("no-teacher.gguf");
     assert_error(train(&o), SCBM_ERROR_IO, "no-teacher.gguf");
@@ -514,13 +629,14 @@ static void vanilla_students_learn_labels_alone(void **state) {
     (void)state;
     char teacher[128];
     snprintf(teacher, sizeof teacher, "%s", in_folder("teacher.gguf"));
-    cbm_train_options lesson = options_for(CBM_JOINT, teacher), o = options_for(CBM_VANILLA, in_folder("taught.gguf"));
+    cbm_train_options lesson = options_for(CBM_JOINT, teacher);
     cbm_dataset bare = train_data, bare_valid = valid_data;
     lesson.epochs = 1;
     assert_ok(train(&lesson));
+    cbm_train_options o = options_for(CBM_VANILLA, in_folder("taught.gguf"));
     bare.n_concepts = bare_valid.n_concepts = 0;
     o.teacher = teacher;
-    assert_ok(cbm_train(encoder, &bare, &bare_valid, NULL, &o));
+    assert_ok(cbm_train(encoder, &bare, &bare_valid, NULL, output, &o));
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -531,20 +647,20 @@ static void the_same_seed_gives_the_same_bits(void **state) {
     (void)state;
     const scbm_hooks two_threads = {.n_workers = 2};
     cbm_train_options o = options_for(CBM_JOINT, in_folder("first.gguf"));
-    o.mixup = 0.4f;
+    o.mixup = 0.4;
     assert_ok(train(&o));
-    o.output = in_folder("again.gguf");
+    output = in_folder("again.gguf");
     o.hooks = &two_threads;
     assert_ok(train(&o));
-    assert_true(same_files(in_folder("first.gguf"), o.output));
+    assert_true(same_files(in_folder("first.gguf"), output));
     o.hooks = &one_thread;
-    o.mixup = 0.0f;
+    o.mixup = 0.0;
     assert_ok(train(&o));
-    assert_false(same_files(in_folder("first.gguf"), o.output));
-    o.output = in_folder("plain.gguf");
+    assert_false(same_files(in_folder("first.gguf"), output));
+    output = in_folder("plain.gguf");
     o.seed = 43;
     assert_ok(train(&o));
-    assert_false(same_files(in_folder("again.gguf"), o.output));
+    assert_false(same_files(in_folder("again.gguf"), output));
 }
 
 typedef struct stopper {
@@ -571,7 +687,7 @@ static void run_in_a_process_that_dies(cbm_train_options o, int64_t at) {
     assert_true(child >= 0);
     if (child == 0) {
         o.hooks = &hooks;
-        cbm_train(encoder, &train_data, &valid_data, small_concepts, &o);
+        cbm_train(encoder, &train_data, &valid_data, small_concepts, output, &o);
         _exit(4); /* it should not come so far */
     }
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -597,7 +713,7 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
                                                      : CBM_JOINT,
                                           in_folder("whole.gguf"));
         o.epochs = 4;
-        o.mixup = way == 1 ? 0.4f : 0.0f;
+        o.mixup = way == 1 ? 0.4 : 0;
         o.patience = way == 6 ? 2 : 0;
         o.prune.method = way == 5 ? CBM_PRUNE_MAGNITUDE : CBM_PRUNE_NONE;
         o.prune.start = 1;
@@ -605,7 +721,7 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
         o.step_log = in_folder("whole.csv");
         o.order_log = in_folder("whole.txt");
         assert_ok(train(&o));
-        o.output = in_folder("resumed.gguf");
+        output = in_folder("resumed.gguf");
         o.step_log = in_folder("resumed.csv");
         o.order_log = in_folder("resumed.txt");
         o.resume = 1;
@@ -614,7 +730,7 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
             run_in_a_process_that_dies(o, at);
             assert_int_equal(exists(in_folder("resumed.gguf.checkpoint")), at > 8);
             assert_ok(train(&o));
-            if (!same_files(in_folder("whole.gguf"), o.output))
+            if (!same_files(in_folder("whole.gguf"), output))
                 fail_msg("%s, killed in step %d: another model", names[way], (int)at);
             assert_true(same_files(in_folder("whole.gguf.checkpoint"), in_folder("resumed.gguf.checkpoint")));
             assert_true(same_files(in_folder("whole.csv"), o.step_log));
@@ -625,7 +741,7 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
         o.user = &r;
         assert_ok(train(&o)); /* nothing is left to do */
         assert_int_equal(r.n, 0);
-        assert_true(same_files(in_folder("whole.gguf"), o.output));
+        assert_true(same_files(in_folder("whole.gguf"), output));
     }
 }
 
@@ -636,21 +752,21 @@ static void a_cancelled_run_leaves_its_last_epoch(void **state) {
     cbm_train_options o = options_for(CBM_JOINT, in_folder("whole.gguf"));
     assert_ok(train(&o));
     forget("stopped.gguf");
-    o.output = in_folder("stopped.gguf");
+    output = in_folder("stopped.gguf");
     o.hooks = &hooks;
     assert_error(train(&o), SCBM_ERROR_CANCELLED, "cancelled after step 12 of 24");
     assert_int_equal(s.total, 24);
-    cbm_model_free(load(o.output));
+    cbm_model_free(load(output));
     s.stop_at = -1;
     o.resume = 1;
     assert_ok(train(&o));
     assert_int_equal(s.steps, 24);
-    assert_true(same_files(in_folder("whole.gguf"), o.output));
+    assert_true(same_files(in_folder("whole.gguf"), output));
     forget("early.gguf");
-    o.output = in_folder("early.gguf");
+    output = in_folder("early.gguf");
     s.stop_at = 3;
     assert_error(train(&o), SCBM_ERROR_CANCELLED, "cancelled");
-    assert_false(exists(o.output));
+    assert_false(exists(output));
     assert_false(exists(in_folder("early.gguf.checkpoint")));
 }
 
@@ -662,13 +778,13 @@ static void going_on_with_other_settings_is_refused(void **state) {
     o.resume = 1;
     cbm_train_options other = o;
     other.seed = 7;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --seed (");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another seed (");
     other = o;
     other.epochs = 3;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --epochs (2, now 3)");
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another epochs (2, now 3)");
     other = o;
-    other.head_rate = 0.5f;
-    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another --head-rate (");
+    other.head_learning_rate = 0.5;
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "another head_learning_rate (");
     other = o;
     other.mode = CBM_SEQUENTIAL;
     assert_error(train(&other), SCBM_ERROR_ARGUMENT, "mode");
@@ -676,7 +792,7 @@ static void going_on_with_other_settings_is_refused(void **state) {
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "other training or validation data");
     train_data.label[3] = (train_data.label[3] + 2) % SMALL_LABELS;
     assert_ok(train(&o));
-    remove(o.output);
+    remove(output);
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "best model so far, is missing");
 }
 
@@ -687,7 +803,7 @@ static void a_damaged_checkpoint_is_refused(void **state) {
     o.epochs = 1;
     assert_ok(train(&o));
     o.resume = 1;
-    snprintf(path, sizeof path, "%s.checkpoint", o.output);
+    snprintf(path, sizeof path, "%s.checkpoint", output);
     size_t n;
     char *whole = read_file(path, &n);
     for (size_t size = 0; size < n; size += 1 + n / 7) {
@@ -748,7 +864,7 @@ static void patience_ends_a_run(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("patience.gguf"));
     reports r = {.n = 0};
-    o.encoder_rate = o.head_rate = 0.0f;
+    o.learning_rate = o.head_learning_rate = -1;
     o.epochs = 10;
     o.patience = 3;
     o.on_epoch = keep_report;
@@ -779,19 +895,19 @@ static void weight_decay_takes_matrices_alone(void **state) {
     memcpy(concepts, train_data.concept_class, sizeof concepts);
     memset(train_data.label, 0xff, sizeof labels);
     memset(train_data.concept_class, 0xff, sizeof concepts);
-    o.epochs = 0;
+    o.epochs = -1;
     assert_ok(train(&o));
-    cbm_model *before = load(o.output);
-    o.output = in_folder("decayed.gguf");
+    cbm_model *before = load(output);
+    output = in_folder("decayed.gguf");
     o.epochs = 3;
-    o.warmup = 0.1f;
-    o.weight_decay = 0.5f;
-    o.encoder_rate = 0.02f;
-    o.head_rate = 0.1f;
+    o.warmup = 0.1;
+    o.weight_decay = 0.5;
+    o.learning_rate = 0.02;
+    o.head_learning_rate = 0.1;
     assert_ok(train(&o));
     scbm_file *checkpoint; /* of the last epoch, which need not be the best */
     char path[256];
-    snprintf(path, sizeof path, "%s.checkpoint", o.output);
+    snprintf(path, sizeof path, "%s.checkpoint", output);
     assert_ok(scbm_file_open(&checkpoint, path, NULL));
     cbm_model after = {.file = checkpoint};
     for (int step = 1; step <= 24; step++) {
@@ -827,14 +943,14 @@ static void no_epochs_only_set_up(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("start.gguf"));
     reports r = {.n = 0};
-    o.epochs = 0;
+    o.epochs = -1;
     o.on_epoch = keep_report;
     o.user = &r;
     forget("start.gguf");
     assert_ok(train(&o));
     assert_int_equal(r.n, 0);
     assert_false(exists(in_folder("start.gguf.checkpoint")));
-    cbm_model *start = load(o.output);
+    cbm_model *start = load(output);
     assert_int_equal(cbm_model_mode(start), CBM_JOINT);
     assert_true(same_weights(start, encoder, "blk.1.attn_q.weight"));
     const float *head = tensor_data(start, CBM_CONCEPT_WEIGHT); /* uniform within 1/√32 */
@@ -848,13 +964,13 @@ static void a_run_starts_from_the_model_that_it_is_given(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("before.gguf"));
     assert_ok(train(&o));
-    cbm_model *before = load(o.output);
+    cbm_model *before = load(output);
     o.init = in_folder("before.gguf");
-    o.output = in_folder("after.gguf");
+    output = in_folder("after.gguf");
     o.epochs = 1;
-    o.encoder_rate = o.head_rate = 0.0f;
+    o.learning_rate = o.head_learning_rate = -1;
     assert_ok(train(&o));
-    cbm_model *after = load(o.output);
+    cbm_model *after = load(output);
     assert_true(same_weights(before, after, "blk.1.attn_q.weight"));
     assert_true(same_weights(before, after, CBM_CONCEPT_WEIGHT));
     assert_true(same_weights(before, after, CBM_LABEL_WEIGHT));
@@ -870,19 +986,19 @@ static void a_run_starts_from_the_model_that_it_is_given(void **state) {
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "no start");
     static const char *const other_names[] = {"taste", "noise"};
     o.mode = CBM_JOINT;
-    assert_error(cbm_train(encoder, &train_data, &valid_data, other_names, &o), SCBM_ERROR_ARGUMENT, "'noise'");
+    assert_error(cbm_train(encoder, &train_data, &valid_data, other_names, output, &o), SCBM_ERROR_ARGUMENT, "'noise'");
 }
 
 static void a_trained_model_is_an_encoder_too(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("teacher.gguf"));
     assert_ok(train(&o));
-    cbm_model *teacher = load(o.output);
+    cbm_model *teacher = load(output);
     o.mode = CBM_VANILLA;
-    o.output = in_folder("student.gguf");
-    o.epochs = 0;
-    assert_ok(cbm_train(teacher, &train_data, &valid_data, NULL, &o));
-    cbm_model *student = load(o.output);
+    output = in_folder("student.gguf");
+    o.epochs = -1;
+    assert_ok(cbm_train(teacher, &train_data, &valid_data, NULL, output, &o));
+    cbm_model *student = load(output);
     assert_true(same_weights(teacher, student, "blk.0.ffn_up.weight"));
     assert_int_equal(cbm_model_mode(student), CBM_VANILLA);
     assert_null(scbm_file_find_tensor(student->file, CBM_CONCEPT_WEIGHT));
@@ -898,8 +1014,8 @@ static void quantized_encoders_train(void **state) {
     cbm_model *small = load(in_folder("q8.gguf"));
     assert_int_equal(scbm_file_find_tensor(small->file, "blk.0.ffn_up.weight")->type, SCBM_Q8_0);
     o.epochs = 1;
-    assert_ok(cbm_train(small, &train_data, &valid_data, small_concepts, &o));
-    cbm_model *model = load(o.output);
+    assert_ok(cbm_train(small, &train_data, &valid_data, small_concepts, output, &o));
+    cbm_model *model = load(output);
     assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.ffn_up.weight")->type, SCBM_F32);
     cbm_model_free(model);
     cbm_model_free(small);
@@ -918,8 +1034,8 @@ static void unusual_data_train(void **state) {
     part.n = 2;
     for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
         o.mode = mode;
-        assert_ok(cbm_train(encoder, &one, &part, small_concepts, &o));
-        cbm_model_free(load(o.output));
+        assert_ok(cbm_train(encoder, &one, &part, small_concepts, output, &o));
+        cbm_model_free(load(output));
     }
     int32_t label = train_data.label[0], concepts[2] = {train_data.concept_class[0], train_data.concept_class[1]};
     train_data.label[0] = train_data.concept_class[0] = train_data.concept_class[1] = -1;
@@ -928,7 +1044,7 @@ static void unusual_data_train(void **state) {
     part.n = 3;
     for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
         o.mode = mode;
-        assert_ok(cbm_train(encoder, &part, &valid_data, small_concepts, &o));
+        assert_ok(cbm_train(encoder, &part, &valid_data, small_concepts, output, &o));
     }
     train_data.label[0] = label;
     memcpy(train_data.concept_class, concepts, sizeof concepts);
@@ -939,9 +1055,9 @@ static void long_texts_are_cut_and_the_model_knows_it(void **state) {
     cbm_train_options o = options_for(CBM_JOINT, in_folder("cut.gguf"));
     cbm_prediction p;
     o.epochs = 1;
-    o.max_tokens = 5;
+    o.max_length = 5;
     assert_ok(train(&o));
-    cbm_model *model = load(o.output);
+    cbm_model *model = load(output);
     assert_int_equal(cbm_model_max_tokens(model), 5);
     cbm_context *ctx = context_for(model);
     assert_ok(predict_value(ctx, "the soup was tasty and it was kind", &p));
@@ -949,7 +1065,7 @@ static void long_texts_are_cut_and_the_model_knows_it(void **state) {
     assert_true(p.truncated);
     cbm_context_free(ctx);
     cbm_model_free(model);
-    o.max_tokens = SMALL_MAX_TOKENS + 1;
+    o.max_length = SMALL_MAX_TOKENS + 1;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "at most 24");
 }
 
@@ -960,8 +1076,8 @@ static void a_loss_that_is_no_number_is_an_error(void **state) {
     forget("numeric.gguf");
     assert_ok(small_encoder(in_folder("broken.gguf"), &broken));
     cbm_model *model = load(in_folder("broken.gguf"));
-    assert_error(cbm_train(model, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_NUMERIC, "step 1 of 24");
-    assert_false(exists(o.output));
+    assert_error(cbm_train(model, &train_data, &valid_data, small_concepts, output, &o), SCBM_ERROR_NUMERIC, "step 1 of 24");
+    assert_false(exists(output));
     cbm_model_free(model);
 }
 
@@ -969,38 +1085,39 @@ static void bad_arguments_are_refused(void **state) {
     (void)state;
     const cbm_train_options good = options_for(CBM_JOINT, in_folder("refused.gguf"));
     cbm_train_options o = good;
-    o.output = NULL;
+    output = NULL;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "output");
-    o = good, o.mode = CBM_ENCODER;
-    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "mode");
-    o = good, o.batch_size = 0;
-    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "batches of 0");
-    o = good, o.epochs = -1;
-    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "-1 epochs");
-    o = good, o.dropout = 1.0f;
+    output = in_folder("refused.gguf");
+    o = good, o.mode = CBM_JOINT + 1;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "mode is 5, which stands for nothing");
+    o = good, o.batch_size = -3;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "batch_size is -3, and must lie between 1 and 65536");
+    o = good, o.epochs = 1000000;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "epochs is 1e+06");
+    o = good, o.dropout = 1.0;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "dropout");
-    o = good, o.encoder_rate = (float)NAN;
-    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "encoder_rate");
-    o = good, o.mixup = -1.0f;
+    o = good, o.learning_rate = NAN;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "learning_rate");
+    o = good, o.mixup = -1.0;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "mixup");
-    o = good, o.output = in_folder("missing/model.gguf");
+    o = good, output = in_folder("missing/model.gguf");
     assert_error(train(&o), SCBM_ERROR_IO, "missing/model.gguf");
     o = good;
     cbm_dataset none = train_data;
     none.n = 0;
-    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no training data");
-    assert_error(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no validation data");
+    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, output, &o), SCBM_ERROR_ARGUMENT, "no training data");
+    assert_error(cbm_train(encoder, &train_data, &none, small_concepts, output, &o), SCBM_ERROR_ARGUMENT, "no validation data");
     none = train_data;
     none.label_classes.n = 0;
-    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no labels");
+    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, output, &o), SCBM_ERROR_ARGUMENT, "no labels");
     none = valid_data;
     none.label_classes.n = 2;
-    assert_error(cbm_train(encoder, &train_data, &none, small_concepts, &o), SCBM_ERROR_ARGUMENT,
+    assert_error(cbm_train(encoder, &train_data, &none, small_concepts, output, &o), SCBM_ERROR_ARGUMENT,
                  "the validation data");
     none = train_data;
     none.n_concepts = 0;
-    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "no concepts");
-    assert_error(cbm_train(NULL, &train_data, &valid_data, small_concepts, &o), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_error(cbm_train(encoder, &none, &valid_data, small_concepts, output, &o), SCBM_ERROR_ARGUMENT, "no concepts");
+    assert_error(cbm_train(NULL, &train_data, &valid_data, small_concepts, output, &o), SCBM_ERROR_ARGUMENT, "NULL");
 }
 
 /* Whatever allocation fails, training ends with an error and gives everything back. */
@@ -1011,13 +1128,13 @@ static void check_allocations(cbm_train_options o) {
     counting_allocator count = {0};
     scbm_hooks hooks = allocator_hooks(&count);
     o.hooks = &hooks;
-    assert_ok(cbm_train(encoder, &few, &some, small_concepts, &o));
+    assert_ok(cbm_train(encoder, &few, &some, small_concepts, output, &o));
     assert_int_equal(count.held, 0);
     assert_true(count.n > 500);
     long total = count.n, step = 1 + total / 150;
     for (long at = 1; at <= total; at += at < 20 ? 1 : step) {
         count = (counting_allocator){.fails_at = at};
-        assert_error(cbm_train(encoder, &few, &some, small_concepts, &o), SCBM_ERROR_MEMORY, "memory");
+        assert_error(cbm_train(encoder, &few, &some, small_concepts, output, &o), SCBM_ERROR_MEMORY, "memory");
         if (count.held) fail_msg("allocation %ld of %ld failed, and %ld were not given back", at, total, count.held);
     }
 }
@@ -1029,12 +1146,12 @@ static void no_memory_is_an_error_anywhere(void **state) {
     cbm_train_options o = options_for(CBM_JOINT, teacher);
     o.epochs = 1;
     assert_ok(train(&o));
-    o.output = in_folder("memory.gguf");
+    output = in_folder("memory.gguf");
     o.teacher = teacher;
     check_allocations(o);
     o.mode = CBM_SEQUENTIAL;
     o.teacher = NULL;
-    o.mixup = 0.4f;
+    o.mixup = 0.4;
     o.class_weights = 1;
     check_allocations(o);
 }
@@ -1042,6 +1159,10 @@ static void no_memory_is_an_error_anywhere(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_defaults_are_those_of_the_manual),
+        cmocka_unit_test(zeros_are_the_defaults_to_the_bit),
+        cmocka_unit_test(rows_of_settings_are_whole),
+        cmocka_unit_test(settings_say_what_they_need),
+        cmocka_unit_test(settings_are_read_and_written_by_their_rows),
         cmocka_unit_test(every_mode_learns_and_reports_what_it_wrote),
         cmocka_unit_test(a_model_file_holds_what_its_mode_needs),
         cmocka_unit_test(the_label_reads_softmax_or_logits_by_mode),

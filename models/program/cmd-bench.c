@@ -489,12 +489,11 @@ static int uncounted_epochs(const bench_command *b) {
 }
 
 static void set_train_options(bench_command *b, cbm_train_options *options, epoch_times *times) {
-    cbm_train_defaults(options);
+    memset(options, 0, sizeof *options);
     options->mode = b->columns.n_concepts ? CBM_JOINT : CBM_VANILLA;
     options->epochs = (int)(b->repeats < 20 ? b->repeats : 20) + uncounted_epochs(b);
     options->batch_size = TRAIN_BATCH;
-    options->max_tokens = (int)b->max_length;
-    options->patience = 0;
+    options->max_length = (int)b->max_length;
     options->on_epoch = keep_time;
     options->user = times;
     options->hooks = &b->hooks;
@@ -517,12 +516,11 @@ static scbm_status train_epochs(bench_command *b, cbm_dataset *data, cbm_dataset
     for (int k = 0; k < b->columns.n_concepts && k < 256; k++) names[k] = b->columns.concepts[k].name;
     set_train_options(b, &options, times);
     made_path(b, MADE_TRAINED, output);
-    options.output = output;
     size_t n = data->n, n_valid = valid->n, wanted = b->texts ? (size_t)b->texts : TRAIN_TEXTS;
     data->n = (n < wanted ? n : wanted) / TRAIN_BATCH * TRAIN_BATCH;
     valid->n = n_valid < TRAIN_BATCH ? n_valid : TRAIN_BATCH;
     if (data->n == 0) status = scbm_fail(SCBM_ERROR_ARGUMENT, "bench train needs at least %d labelled texts", TRAIN_BATCH);
-    else status = cbm_train(encoder, data, valid, names, &options);
+    else status = cbm_train(encoder, data, valid, names, output, &options);
     times->n = status == SCBM_OK ? times->n : 0;
     for (int i = 0; i < times->n; i++) times->seconds[i] *= 1e3 / (double)(data->n / TRAIN_BATCH);
     data->n = n;

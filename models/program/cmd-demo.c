@@ -113,9 +113,9 @@ static int train(const demo_command *d) {
     list.n = 0;
     puts("3. Training: encoder, concepts and label together, from scratch. On the way each concept gets a subnetwork of its\n"
          "   own: 70 % of the weights are masked for it, by what they count for the loss.");
-    add_option(&list, "--model", d->encoder);
+    add_option(&list, "--encoder", d->encoder);
     add_option(&list, "--data", d->train);
-    add_option(&list, "--valid", d->dev);
+    add_option(&list, "--validation", d->dev);
     add_option(&list, "--text", "review");
     add_option(&list, "--label", "stars");
     for (int k = 0; k < DEMO_CONCEPTS; k++) add_option(&list, "--concept", demo_concepts[k]);
@@ -126,8 +126,8 @@ static int train(const demo_command *d) {
     add_number(&list, "--prune-start", start);
     add_number(&list, "--prune-end", end);
     add_option(&list, "--fisher-block", "8");
-    add_option(&list, "--encoder-rate", "0.002");
-    add_option(&list, "--head-rate", "0.005");
+    add_option(&list, "--lr", "0.002");
+    add_option(&list, "--head-lr", "0.005");
     add_number(&list, "--seed", d->seed);
     if (d->threads) add_number(&list, "--threads", d->threads);
     add_option(&list, "-o", d->model);
@@ -293,7 +293,7 @@ static void print_next_steps(const demo_command *d, double seconds) {
            "   (a folder with config.json, model.safetensors and vocab.txt, such as all-MiniLM-L6-v2):\n"
            "   $ convert/convert-hf FOLDER -o encoder.gguf\n\n"
            "   Then train on your CSV or JSONL file: a column of texts, one of labels, and one for each concept:\n"
-           "   $ %s train --model encoder.gguf --data train.csv --valid dev.csv --text TEXT --label LABEL \\\n"
+           "   $ %s train --encoder encoder.gguf --data train.csv --validation dev.csv --text TEXT --label LABEL \\\n"
            "       --concept food=FOOD_COLUMN --concept service=SERVICE_COLUMN --prune obert -o model.gguf\n\n"
            "   Everything that was written here is in %s/: look at review.html and subnetworks.png.\n"
            "   %s COMMAND --help says what a command can do.\n",

@@ -201,11 +201,26 @@ static const char *space_and_name(const cli_command *command, char text[64]) {
     return text;
 }
 
+static int same_group(const cli_option *a, const cli_option *b) {
+    return a->group == b->group || (a->group && b->group && strcmp(a->group, b->group) == 0);
+}
+
+/* Each group under its heading, in the order of their first options. */
+static void print_options(const cli_option *options) {
+    for (const cli_option *first = options; first->name; first++) {
+        const cli_option *before = options;
+        while (before < first && !same_group(before, first)) before++;
+        if (before < first) continue;
+        printf("\n%s:\n", first->group ? first->group : "Options");
+        for (const cli_option *option = first; option->name; option++)
+            if (same_group(option, first)) print_option(option);
+    }
+}
+
 static void print_help(const cli_command *command, const cli_option *options) {
     char name[64];
-    printf("%s\n\nUsage: %s%s %s\n\nOptions:\n", command->summary, cli_program, space_and_name(command, name),
-           command->usage);
-    for (; options->name; options++) print_option(options);
+    printf("%s\n\nUsage: %s%s %s\n", command->summary, cli_program, space_and_name(command, name), command->usage);
+    print_options(options);
     static const cli_option help = CLI_FLAG_OPTION("help", NULL, "print this");
     print_option(&help);
     if (command->details) printf("\n%s\n", command->details);
@@ -223,9 +238,9 @@ static int list_add(cli_list *list, const char *item) {
 
 static int unknown_option(const cli_command *command, const cli_option *options, const char *name, size_t length) {
     char word[LONGEST_NAME + 1];
-    const char *names[64];
+    const char *names[128];
     int n = 0;
-    for (; options->name && n < 62; options++) names[n++] = options->name;
+    for (; options->name && n < 126; options++) names[n++] = options->name;
     names[n++] = "help";
     names[n] = NULL;
     snprintf(word, sizeof word, "%.*s", (int)(length < LONGEST_NAME ? length : LONGEST_NAME), name);
@@ -236,31 +251,32 @@ static int unknown_option(const cli_command *command, const cli_option *options,
                       space_and_name(command, text));
 }
 
-static int set_int(const cli_command *command, const cli_option *option, const char *value) {
+/* `name` is what messages call the option. */
+static int set_int(const cli_command *command, const cli_option *option, const char *name, const char *value) {
     char *end;
     errno = 0;
     long long number = strtoll(value, &end, 10);
     if (end == value || *end || errno == EINVAL || *value == ' ')
-        return cli_misuse(command, "--%s wants a whole number, got '%s'", option->name, value);
+        return cli_misuse(command, "%s wants a whole number, got '%s'", name, value);
     if (errno == ERANGE || (double)number < option->least || (double)number > option->most)
-        return cli_misuse(command, "--%s wants a whole number from %.0f to %.0f, got '%s'", option->name, option->least,
+        return cli_misuse(command, "%s wants a whole number from %.0f to %.0f, got '%s'", name, option->least,
                           option->most, value);
     *(int64_t *)option->value = number;
     return CLI_GO_ON;
 }
 
-static int set_real(const cli_command *command, const cli_option *option, const char *value) {
+static int set_real(const cli_command *command, const cli_option *option, const char *name, const char *value) {
     double number;
     if (scbm_parse_double(value, strlen(value), &number) != SCBM_OK || !(number - number == 0))
-        return cli_misuse(command, "--%s wants a number, got '%s'", option->name, value);
+        return cli_misuse(command, "%s wants a number, got '%s'", name, value);
     if (number < option->least || number > option->most)
-        return cli_misuse(command, "--%s wants a number from %g to %g, got '%s'", option->name, option->least, option->most,
+        return cli_misuse(command, "%s wants a number from %g to %g, got '%s'", name, option->least, option->most,
                           value);
     *(double *)option->value = number;
     return CLI_GO_ON;
 }
 
-static int set_choice(const cli_command *command, const cli_option *option, const char *value) {
+static int set_choice(const cli_command *command, const cli_option *option, const char *name, const char *value) {
     int index = 0;
     for (const char *choice = option->argument;; index++) {
         size_t length = strcspn(choice, "|");
@@ -271,19 +287,23 @@ static int set_choice(const cli_command *command, const cli_option *option, cons
         if (!choice[length]) break;
         choice += length + 1;
     }
-    return cli_misuse(command, "--%s wants %s, got '%s'", option->name, option->argument, value);
+    return cli_misuse(command, "%s wants %s, got '%s'", name, option->argument, value);
 }
 
-static int set_value(const cli_command *command, const cli_option *option, const char *value) {
+int cli_set_option(const cli_command *command, const cli_option *option, const char *value, const char *source) {
+    char name[300];
+    if (source) snprintf(name, sizeof name, "%.200s: %s", source, option->name);
+    else snprintf(name, sizeof name, "--%s", option->name);
+    if (option->given) *option->given = source ? 2 : 1;
     switch (option->kind) {
     case CLI_FLAG: *(int *)option->value = 1; break;
-    case CLI_INT: return set_int(command, option, value);
-    case CLI_REAL: return set_real(command, option, value);
+    case CLI_INT: return set_int(command, option, name, value);
+    case CLI_REAL: return set_real(command, option, name, value);
     case CLI_TEXT: *(const char **)option->value = value; break;
     case CLI_LIST:
         if (!list_add(option->value, value)) return cli_fail(command, "out of memory");
         break;
-    case CLI_CHOICE: return set_choice(command, option, value);
+    case CLI_CHOICE: return set_choice(command, option, name, value);
     }
     return CLI_GO_ON;
 }
@@ -354,7 +374,7 @@ static int check_standard_output(const cli_command *command, const cli_option *o
     return CLI_GO_ON;
 }
 
-static int check_files(const cli_command *command, const cli_option *options) {
+int cli_check_files(const cli_command *command, const cli_option *options) {
     int status = CLI_GO_ON;
     for (const cli_option *option = options; option->name && status == CLI_GO_ON; option++) {
         char name[64];
@@ -401,10 +421,10 @@ int cli_parse(const cli_command *command, const cli_option *options, int argc, c
             if (++i == argc) return cli_misuse(command, "--%s wants a value: %s", option->name, option->argument);
             value = argv[i];
         }
-        int status = set_value(command, option, value);
+        int status = cli_set_option(command, option, value, NULL);
         if (status != CLI_GO_ON) return status;
     }
-    return check_files(command, options);
+    return cli_check_files(command, options);
 }
 
 int cli_print_version(void) {

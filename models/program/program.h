@@ -45,19 +45,28 @@ typedef struct cli_option {
     double least, most;     /* bounds of numbers; a variable that starts below stands for an option that was not given */
     char letter;            /* 'o' for -o; 0: none */
     cli_use use;
+    const char *group;      /* the heading in --help under which it stands; NULL: "Options" */
+    int *given;             /* becomes 1 when the command line, and 2 when a file gives it; NULL: nobody asks */
 } cli_option;
 
-#define CLI_FLAG_OPTION(name, target, help) {CLI_FLAG, name, NULL, target, help, 0, 0, 0, CLI_NO_FILE}
-#define CLI_INT_OPTION(name, argument, target, least, most, help) {CLI_INT, name, argument, target, help, least, most, 0, CLI_NO_FILE}
-#define CLI_REAL_OPTION(name, argument, target, least, most, help) {CLI_REAL, name, argument, target, help, least, most, 0, CLI_NO_FILE}
-#define CLI_TEXT_OPTION(name, argument, target, help) {CLI_TEXT, name, argument, target, help, 0, 0, 0, CLI_NO_FILE}
-#define CLI_LIST_OPTION(name, argument, target, help) {CLI_LIST, name, argument, target, help, 0, 0, 0, CLI_NO_FILE}
-#define CLI_CHOICE_OPTION(name, choices, target, help) {CLI_CHOICE, name, choices, target, help, 0, 0, 0, CLI_NO_FILE}
-#define CLI_READ_OPTION(name, target, help) {CLI_TEXT, name, "FILE", target, help, 0, 0, 0, CLI_READS}
-#define CLI_READ_LIST_OPTION(name, target, help) {CLI_LIST, name, "FILE", target, help, 0, 0, 0, CLI_READS}
-#define CLI_WRITE_OPTION(name, target, help) {CLI_TEXT, name, "FILE", target, help, 0, 0, 0, CLI_WRITES}
-#define CLI_OUTPUT_OPTION(target, help) {CLI_TEXT, "output", "FILE", target, help, 0, 0, 'o', CLI_WRITES}
-#define CLI_END_OPTIONS {CLI_FLAG, NULL, NULL, NULL, NULL, 0, 0, 0, CLI_NO_FILE}
+#define CLI_OPTION(kind, name, argument, target, help, least, most, letter, use)                                     \
+    {kind, name, argument, target, help, least, most, letter, use, NULL, NULL}
+#define CLI_FLAG_OPTION(name, target, help) CLI_OPTION(CLI_FLAG, name, NULL, target, help, 0, 0, 0, CLI_NO_FILE)
+#define CLI_INT_OPTION(name, argument, target, least, most, help)                                                    \
+    CLI_OPTION(CLI_INT, name, argument, target, help, least, most, 0, CLI_NO_FILE)
+#define CLI_REAL_OPTION(name, argument, target, least, most, help)                                                   \
+    CLI_OPTION(CLI_REAL, name, argument, target, help, least, most, 0, CLI_NO_FILE)
+#define CLI_TEXT_OPTION(name, argument, target, help)                                                                \
+    CLI_OPTION(CLI_TEXT, name, argument, target, help, 0, 0, 0, CLI_NO_FILE)
+#define CLI_LIST_OPTION(name, argument, target, help)                                                                \
+    CLI_OPTION(CLI_LIST, name, argument, target, help, 0, 0, 0, CLI_NO_FILE)
+#define CLI_CHOICE_OPTION(name, choices, target, help)                                                               \
+    CLI_OPTION(CLI_CHOICE, name, choices, target, help, 0, 0, 0, CLI_NO_FILE)
+#define CLI_READ_OPTION(name, target, help) CLI_OPTION(CLI_TEXT, name, "FILE", target, help, 0, 0, 0, CLI_READS)
+#define CLI_READ_LIST_OPTION(name, target, help) CLI_OPTION(CLI_LIST, name, "FILE", target, help, 0, 0, 0, CLI_READS)
+#define CLI_WRITE_OPTION(name, target, help) CLI_OPTION(CLI_TEXT, name, "FILE", target, help, 0, 0, 0, CLI_WRITES)
+#define CLI_OUTPUT_OPTION(target, help) CLI_OPTION(CLI_TEXT, "output", "FILE", target, help, 0, 0, 'o', CLI_WRITES)
+#define CLI_END_OPTIONS CLI_OPTION(CLI_FLAG, NULL, NULL, NULL, NULL, 0, 0, 0, CLI_NO_FILE)
 
 typedef struct cli_command {
     const char *name;
@@ -79,6 +88,13 @@ int cli_print_version(void);
  * where rest is NULL. Refuses files to write that cannot be written or that are read, too. CLI_GO_ON, or the status to
  * exit with (help was printed, or an error). Free rest->item and lists' items. */
 int cli_parse(const cli_command *command, const cli_option *options, int argc, char **argv, cli_list *rest);
+/* Sets an option as an argument would; `source` is the file that the value stands in, NULL: the command line. */
+int cli_set_option(const cli_command *command, const cli_option *option, const char *value, const char *source);
+/* Refuses files to write that cannot be written or that are read, too. */
+int cli_check_files(const cli_command *command, const cli_option *options);
+/* Reads options that were not given (by their `given`, and lists that are empty) from a JSON file: an object whose keys are
+ * options' names. The values live in *values, which is to be deleted after the last use of the options. */
+int cli_read_config(const cli_command *command, const cli_option *options, const char *path, cJSON **values);
 /* The same check for a file that goes with the options' files; `what` names it in messages. */
 int cli_check_output(const cli_command *command, const cli_option *options, const char *what, const char *path);
 /* Keeps other runs that take the same lock from writing `output` until it is unlocked, or the process ends. */

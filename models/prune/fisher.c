@@ -153,7 +153,7 @@ static void inverse_diagonals(const double *sums, int64_t stride, int n, int64_t
 /* δ of a stream's matrix: as it is, or that share of the mean square of its gradients. */
 static double damping_of(const cbm_fisher *f, const cbm_fisher_matrix *m, int stream, double n_gradients) {
     const cbm_prune_options *o = f->options;
-    if (o->damping_absolute) return o->damping;
+    if (o->damping_absolute > 0) return o->damping_absolute;
     const double *sums = m->sums + stream * m->n_blocks * f->triangle;
     int64_t kept = cbm_mask_kept(m->parameter->masks, stream);
     double trace = 0.0;

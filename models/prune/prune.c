@@ -23,9 +23,9 @@ static scbm_status check_fisher(const cbm_prune_options *o) {
     if (o->fisher_block < 1 || o->fisher_block > 1024)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: Fisher blocks of %d weights; 1 to 1,024 are possible",
                          o->fisher_block);
-    if (o->fisher_batches < 0 || o->fisher_batch_size < 0)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: %d gradients of %d texts", o->fisher_batches,
-                         o->fisher_batch_size);
+    if (o->fisher_gradients < 0 || o->fisher_texts < 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: %d gradients of %d texts", o->fisher_gradients,
+                         o->fisher_texts);
     if (!(o->damping > 0) || !isfinite(o->damping))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: the damping is %g, and must be positive", o->damping);
     return SCBM_OK;
@@ -49,8 +49,8 @@ scbm_status cbm_prune_check(const cbm_prune_options *o, cbm_mode mode, int epoch
             SCBM_ERROR_ARGUMENT,
             "pruning: %d epochs end before the last pruning in epoch %d; train for more epochs or end it sooner",
             epochs, o->end);
-    if (!(o->score_rate >= 0) || !isfinite(o->score_rate))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: the scores' learning rate is %g", (double)o->score_rate);
+    if (!(o->score_learning_rate >= 0) || !isfinite(o->score_learning_rate))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: the scores' learning rate is %g", o->score_learning_rate);
     return o->method == CBM_PRUNE_OBERT ? check_fisher(o) : SCBM_OK;
 }
 
@@ -204,12 +204,12 @@ static scbm_status create_arrays(mask_run *r, int n_matrices) {
 #define RANDOM_FISHER UINT64_C(0xffff0011)
 
 static int64_t gradient_batch(const cbm_prune_job *job) {
-    int64_t n = job->options->fisher_batch_size ? job->options->fisher_batch_size : job->batch_size;
+    int64_t n = job->options->fisher_texts ? job->options->fisher_texts : job->batch_size;
     return n < (int64_t)job->data->n ? n : (int64_t)job->data->n;
 }
 
 static int64_t gradient_count(const cbm_prune_options *o) {
-    return o->fisher_batches ? o->fisher_batches : 4 * (int64_t)o->fisher_block;
+    return o->fisher_gradients ? o->fisher_gradients : 4 * (int64_t)o->fisher_block;
 }
 
 /* One shuffle of the data after the other, cut into batches. */

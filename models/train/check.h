@@ -14,6 +14,5 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
 /* Whether data can be trained on (or validated on, beside the training data) in a mode; `what` names them. */
 scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
                                  const char *const *concept_names);
-scbm_status cbm_check_train_options(const cbm_model *encoder, const cbm_train_options *options);
 
 #endif

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_VERSION 2
 #define KEY(name) "sparsecbm.checkpoint." name
 #define FACT_PREFIX KEY("fact.")
 #define STEP_LOSS "steps.loss"
@@ -68,10 +68,10 @@ scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, cons
 /* Of facts that are hashes, or that follow from others, what differs is said in words. */
 static const char *difference_of(const char *key) {
     static const char *const words[][2] = {
-        {"texts", "other training data (--data)"},
-        {"data", "other training or validation data (--data, --valid, or their columns)"},
-        {"teacher", "another teacher (--teacher)"},
-        {"start", "other weights to start from (--model or --init)"},
+        {"texts", "other training data"},
+        {"data", "other training or validation data, or other columns of them"},
+        {"teacher", "another teacher"},
+        {"start", "other weights to start from"},
         {"version", "another version of this program"},
     };
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
@@ -79,30 +79,13 @@ static const char *difference_of(const char *key) {
     return NULL;
 }
 
-/* The program's option that sets a fact: its key with dashes, but for these. */
-static const char *option_of(const char *key, char text[64]) {
-    static const char *const names[][2] = {
-        {"batch_size", "batch"},       {"clip_norm", "clip"},
-        {"hidden_dropout", "dropout"}, {"attention_dropout", "dropout"},
-        {"concept_weight", "lambda"},  {"max_tokens", "max-length"},
-        {"prune_method", "prune"},     {"fisher_batch_size", "fisher-batch"},
-    };
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcmp(names[i][0], key) == 0) key = names[i][1];
-    snprintf(text, 64, "--%s", key);
-    for (char *c = text; *c; c++)
-        if (*c == '_') *c = '-';
-    return text;
-}
-
 static scbm_status refuse_fact(const scbm_file *file, const cbm_fact *fact, const char *before, const char *now) {
-    char option[64];
     const char *words = difference_of(fact->key),
-               *advice = "go on with the same settings and data, or start anew without --resume";
+               *advice = "go on with the same settings and data, or start anew, without resuming";
     if (words)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with %s; %s", scbm_file_path(file), words, advice);
     return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with another %s (%s, now %s); %s", scbm_file_path(file),
-                     strcmp(fact->key, "device") == 0 ? "device" : option_of(fact->key, option), before, now, advice);
+                     fact->key, before, now, advice);
 }
 
 static scbm_status check_fact(const scbm_file *file, const cbm_fact *fact) {
@@ -136,8 +119,8 @@ static scbm_status read_numbers(cbm_checkpoint *c, const scbm_file *file, int64_
     if (!status) status = scbm_file_get_int(file, KEY("best_epoch"), &c->best_epoch);
     if (!status) status = scbm_file_get_int(file, KEY("epochs_since_best"), &c->epochs_since_best);
     if (!status) status = scbm_file_get_float(file, KEY("best_score"), &c->best_score);
-    if (!status && (c->step < 1 || c->step > max_steps || c->epoch < 1 || c->best_epoch < 0 || c->best_epoch > c->epoch ||
-                    c->epochs_since_best < 0))
+    if (!status && (c->step < 1 || c->step > max_steps || c->epoch < 1 || c->best_epoch < 0 ||
+                    c->best_epoch > c->epoch || c->epochs_since_best < 0))
         status = scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", scbm_file_path(file),
                            (long long)c->epoch, (long long)c->step);
     return status;
@@ -157,7 +140,8 @@ static scbm_status read_extra(scbm_file *file, scbm_tensor *into) {
     const scbm_tensor *tensor = scbm_file_find_tensor(file, into->name);
     if (!tensor || tensor->type != into->type || tensor->n_dims != into->n_dims ||
         memcmp(tensor->shape, into->shape, (size_t)into->n_dims * sizeof into->shape[0]) != 0)
-        return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing or of another shape", scbm_file_path(file), into->name);
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing or of another shape", scbm_file_path(file),
+                         into->name);
     memcpy(into->data, tensor->data, scbm_tensor_bytes(into));
     into->generation++;
     return SCBM_OK;

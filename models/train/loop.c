@@ -13,10 +13,11 @@
 
 /* One β and one permutation for the batch, by the number of the step. */
 static float draw_mixup(cbm_training_run *run, int64_t step, int64_t n) {
-    scbm_random random = {run->options->seed, RANDOM_STREAM(RANDOM_MIXUP, step), 0};
+    scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_MIXUP, step), 0};
     for (int64_t i = 0; i < n; i++) run->permutation[i] = (int32_t)i;
     scbm_random_shuffle(&random, run->permutation, n);
-    return (float)scbm_random_beta(&random, (double)run->options->mixup, (double)run->options->mixup);
+    double a = (double)(float)run->options->mixup;
+    return (float)scbm_random_beta(&random, a, a);
 }
 
 static scbm_status numeric_failure(const cbm_training_run *run, const char *what, int64_t step) {
@@ -32,11 +33,11 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
     size_t first;
     float beta = 1.0f, norm = 0.0f;
     int64_t n = cbm_run_batch(run, index, &first),
-            warmup = (int64_t)floor((double)run->options->warmup * (double)run->total_steps + 0.5);
+            warmup = (int64_t)floor((double)(float)run->options->warmup * (double)run->total_steps + 0.5);
     if (run->settings.mixup) beta = draw_mixup(run, step, n);
     int64_t tokens = cbm_training_fill(t, &run->network, &run->train_sequences, run->train, run->order + first, n,
                                        run->permutation, beta);
-    scbm_graph_set_random(t->graph, run->options->seed, (uint64_t)step);
+    scbm_graph_set_random(t->graph, (uint64_t)run->options->seed, (uint64_t)step);
     scbm_status status = scbm_graph_run(t->graph, tokens, n);
     if (status) return status;
     float loss = *(const float *)t->loss->data;

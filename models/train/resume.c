@@ -7,14 +7,14 @@
 
 /* The best model is not in the checkpoint: it must stand where the run wrote it. */
 static scbm_status check_best_model(const cbm_training_run *run) {
-    FILE *file = fopen(run->options->output, "rb");
+    FILE *file = fopen(run->output, "rb");
     if (file) {
         fclose(file);
         return SCBM_OK;
     }
     return scbm_fail(SCBM_ERROR_ARGUMENT,
-                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew without --resume",
-                     run->options->output, run->checkpoint_path);
+                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew, without resuming",
+                     run->output, run->checkpoint_path);
 }
 
 /* A checkpoint that cannot be read: what to do. */

@@ -80,7 +80,7 @@ static scbm_status create_class_weights(cbm_training_run *run) {
 
 /* The order of the texts in an epoch (from 1). */
 void cbm_run_shuffle(cbm_training_run *run, int64_t epoch) {
-    scbm_random random = {run->options->seed, RANDOM_STREAM(RANDOM_ORDER, epoch), 0};
+    scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_ORDER, epoch), 0};
     for (size_t i = 0; i < run->train->n; i++) run->order[i] = (int32_t)i;
     scbm_random_shuffle(&random, run->order, (int64_t)run->train->n);
 }
@@ -96,7 +96,7 @@ int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first)
 static scbm_status create_teacher(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
     scbm_status status = cbm_teacher_create(&run->teacher, o->teacher, &run->network.heads, run->train,
-                                            o->teacher_weight, o->temperature, &run->hooks);
+                                            (float)o->teacher_weight, (float)o->temperature, &run->hooks);
     if (status) return status;
     snprintf(run->teacher_hash, sizeof run->teacher_hash, "%016llx", (unsigned long long)run->teacher.source);
     run->settings.teacher = &run->teacher;
@@ -123,8 +123,8 @@ static scbm_status create_graph(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
     const cbm_backbone *backbone = &run->network.backbone;
     cbm_training_settings *s = &run->settings;
-    s->hidden_dropout = o->dropout < 0 ? backbone->hidden_dropout : o->dropout;
-    s->attention_dropout = o->dropout < 0 ? backbone->attention_dropout : o->dropout;
+    s->hidden_dropout = o->dropout < 0 ? backbone->hidden_dropout : (float)o->dropout;
+    s->attention_dropout = o->dropout < 0 ? backbone->attention_dropout : (float)o->dropout;
     s->mixup = o->mixup > 0;
     s->max_tokens = largest_batch(run);
     s->max_texts = (size_t)o->batch_size < run->train->n ? o->batch_size : (int64_t)run->train->n;
@@ -139,15 +139,15 @@ static int is_head(const cbm_training_run *run, const scbm_tensor *tensor) {
 
 static scbm_status create_optimizer(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
-    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, o->clip_norm};
+    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, (float)o->max_grad_norm};
     int n = run->graph.n_parameters;
     float *rates = scbm_alloc_array(&run->hooks, 2 * (size_t)n, sizeof *rates);
     if (!rates) return SCBM_ERROR_MEMORY;
     float *decays = rates + n;
     for (int i = 0; i < n; i++) {
         const scbm_tensor *parameter = run->graph.parameters[i];
-        rates[i] = is_head(run, parameter) ? o->head_rate : o->encoder_rate;
-        decays[i] = parameter->n_dims > 1 ? o->weight_decay : 0.0f;
+        rates[i] = (float)(is_head(run, parameter) ? o->head_learning_rate : o->learning_rate);
+        decays[i] = parameter->n_dims > 1 ? (float)o->weight_decay : 0.0f;
     }
     scbm_status status = scbm_adamw_create(&run->optimizer, run->context, run->graph.parameters, n, rates, decays,
                                            &options);
@@ -218,16 +218,16 @@ static scbm_status create_state(cbm_training_run *run) {
 }
 
 static scbm_status name_checkpoint(cbm_training_run *run) {
-    size_t size = strlen(run->options->output) + sizeof ".checkpoint";
+    size_t size = strlen(run->output) + sizeof ".checkpoint";
     run->checkpoint_path = scbm_alloc(&run->hooks, size);
     if (!run->checkpoint_path) return SCBM_ERROR_MEMORY;
-    snprintf(run->checkpoint_path, size, "%s.checkpoint", run->options->output);
+    snprintf(run->checkpoint_path, size, "%s.checkpoint", run->output);
     return SCBM_OK;
 }
 
 static void settle_settings(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
-    run->settings.concept_weight = o->concept_weight;
+    run->settings.concept_weight = (float)o->concept_weight;
     run->settings.concept_loss = o->concept_loss;
     run->settings.precision = SCBM_PRECISION_F32;
     run->steps_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;

@@ -24,7 +24,8 @@ enum { CONCEPT_WEIGHT, CONCEPT_BIAS, LABEL_WEIGHT, LABEL_BIAS, N_HEAD_TENSORS };
 typedef struct cbm_training_run {
     const cbm_model *encoder;
     const cbm_dataset *train, *valid;
-    const cbm_train_options *options;
+    const char *output;
+    const cbm_train_options *options; /* settled */
     scbm_hooks hooks;
     scbm_context *context;
     cbm_network network; /* the backbone and the head tensors are the run's own */
@@ -88,7 +89,7 @@ scbm_status cbm_run_prune(cbm_training_run *run);
 
 /* facts.c. What must be the same when the run goes on, into run->facts. */
 void cbm_run_settle_facts(cbm_training_run *run);
-/* Writes options->output with what is known of the epoch; `v` NULL: before the first one. */
+/* Writes the output with what is known of the epoch; `v` NULL: before the first one. */
 scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, double train_loss);
 
 /* logs.c. The logs that the options ask for, of all steps so far. */

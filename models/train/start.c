@@ -41,7 +41,7 @@ static scbm_status create_head_tensor(cbm_training_run *run, int which, const ch
     int64_t n = scbm_tensor_elements(tensor);
     float *data = tensor->data = scbm_alloc_array(&run->hooks, (size_t)n, sizeof *data);
     if (!data) return SCBM_ERROR_MEMORY;
-    scbm_random random = {run->options->seed, RANDOM_STREAM(RANDOM_HEADS, which), 0};
+    scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_HEADS, which), 0};
     double bound = 1.0 / sqrt((double)inputs);
     for (int64_t i = 0; i < n; i++) data[i] = (float)(bound * (2.0 * scbm_random_uniform(&random) - 1.0));
     *made = tensor;
@@ -147,7 +147,7 @@ scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *con
     const cbm_train_options *o = run->options;
     scbm_status status = cbm_backbone_copy(&run->network.backbone, &run->encoder->network.backbone, &run->hooks);
     if (status) return status;
-    if (o->max_tokens) run->network.backbone.max_tokens = o->max_tokens;
+    run->network.backbone.max_tokens = o->max_length;
     status = create_heads(run, concept_names);
     const cbm_names names = cbm_heads_names(&run->network.heads);
     if (!status) status = cbm_dataset_check_names(run->valid, &names, "the validation data");

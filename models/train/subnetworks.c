@@ -19,7 +19,7 @@ int cbm_run_competes(const cbm_training_run *run, int64_t epoch) {
 static scbm_status begin_scores(cbm_training_run *run) {
     const cbm_prune_options *o = &run->options->prune;
     scbm_status status = cbm_popup_create(&run->popup, &run->network, run->context,
-                                          o->method == CBM_PRUNE_POPUP_STRUCTURED, o->score_rate);
+                                          o->method == CBM_PRUNE_POPUP_STRUCTURED, (float)o->score_learning_rate);
     run->settings.weight_gradients = SCBM_DW_DENSE;
     run->settings.on_gradient = cbm_popup_gradient;
     run->settings.on_gradient_user = &run->popup;
@@ -46,7 +46,7 @@ static cbm_prune_job job_of(cbm_training_run *run) {
                            .settings = &run->settings,
                            .options = &run->options->prune,
                            .batch_size = run->options->batch_size,
-                           .seed = run->options->seed,
+                           .seed = (uint64_t)run->options->seed,
                            .hooks = &run->hooks};
 }
 

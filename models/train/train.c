@@ -20,21 +20,22 @@ static scbm_status train(cbm_training_run *run, const char *const *concept_names
     return status ? status : cbm_run_epochs(run);
 }
 
-scbm_status cbm_train(const cbm_model *encoder, const struct cbm_dataset *train_data,
-                      const struct cbm_dataset *valid_data, const char *const *concept_names,
-                      const cbm_train_options *options) {
-    if (!encoder || !options) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train: the encoder or the options are NULL");
-    scbm_status status = cbm_check_train_options(encoder, options);
-    if (!status) status = cbm_check_train_data(train_data, train_data, "training", options->mode, concept_names);
-    if (!status) status = cbm_check_train_data(valid_data, train_data, "validation", options->mode, concept_names);
+scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, const cbm_dataset *valid_data,
+                      const char *const *concept_names, const char *output, const cbm_train_options *options) {
+    cbm_train_options settled;
+    if (!encoder || !output) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train: the encoder or the output is NULL");
+    scbm_status status = cbm_train_settle(options, encoder, &settled);
+    if (!status) status = cbm_check_train_data(train_data, train_data, "training", settled.mode, concept_names);
+    if (!status) status = cbm_check_train_data(valid_data, train_data, "validation", settled.mode, concept_names);
     if (status) return status;
-    scbm_hooks hooks = options->hooks ? *options->hooks : encoder->hooks;
+    scbm_hooks hooks = settled.hooks ? *settled.hooks : encoder->hooks;
     cbm_training_run *run = scbm_alloc(&hooks, sizeof *run);
     if (!run) return SCBM_ERROR_MEMORY;
     run->encoder = encoder;
     run->train = train_data;
     run->valid = valid_data;
-    run->options = options;
+    run->output = output;
+    run->options = &settled;
     run->hooks = hooks;
     status = train(run, concept_names);
     cbm_run_clear(run);

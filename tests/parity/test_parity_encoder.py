@@ -11,7 +11,7 @@ import reference as ref
 def dump(checkpoint, data, columns, rows):
     """Trains nothing (fresh heads on the encoder), and returns what tests/dump writes of `rows` rows."""
     init, out = checkpoint.work / "init.gguf", checkpoint.work / "dump.gguf"
-    run("main", "train", "--model", checkpoint.gguf(), "--data", data, "--valid", data, *columns,
+    run("main", "train", "--encoder", checkpoint.gguf(), "--data", data, "--validation", data, *columns,
         "--mode", "joint", "--epochs", 0, "--seed", 7, "-o", init)
     run("dump", "--model", init, "--data", data, *columns, "--rows", rows, "-o", out)
     return ref.read_gguf(init), ref.read_gguf(out)

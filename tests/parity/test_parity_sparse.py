@@ -76,8 +76,8 @@ def load_reference(checkpoint, path, data):
 
 
 def train(checkpoint, data_path, out, *arguments, mode="joint"):
-    run("main", "train", "--model", checkpoint.gguf(), "--data", data_path, "--valid", data_path, *COLUMNS, "--mode",
-        mode, "--seed", 4, "--dropout", 0, "--batch", 8, *arguments, "-o", out)
+    run("main", "train", "--encoder", checkpoint.gguf(), "--data", data_path, "--validation", data_path, *COLUMNS, "--mode",
+        mode, "--seed", 4, "--dropout", 0, "--batch-size", 8, *arguments, "-o", out)
     return out
 
 
@@ -505,7 +505,7 @@ def test_minilm(minilm, cebab, tmp_path):
     """Forward, gradients, and the attributions of one text."""
     path = cebab_subset(tmp_path / "data.csv", cebab_file(cebab, "train_cebab"), 32)
     out = tmp_path / "sparse.gguf"
-    run("main", "train", "--model", minilm.gguf(), "--data", path, "--valid", path, *CEBAB_COLUMNS, "--seed", 3,
+    run("main", "train", "--encoder", minilm.gguf(), "--data", path, "--validation", path, *CEBAB_COLUMNS, "--seed", 3,
         "--dropout", 0, "--prune", "random", "--sparsity", 0.3, "--prune-start", 1, "--prune-end", 1, "--epochs", 1,
         "-o", out)
     run("dump", "--model", out, "--data", path, *CEBAB_COLUMNS, "--rows", 4, "-o", tmp_path / "dump.gguf")

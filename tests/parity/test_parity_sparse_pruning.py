@@ -23,8 +23,8 @@ def dense(tmp_path_factory):
     checkpoint = make_checkpoint(CASE, tmp_path_factory)
     data_path = write_data(checkpoint.work / "data.csv")
     start = train(checkpoint, data_path, checkpoint.work / "start.gguf", "--epochs", 0)
-    masked = train(checkpoint, data_path, checkpoint.work / "masked.gguf", "--init", start, "--encoder-rate", 0,
-                   "--head-rate", 0, "--prune", "random", "--sparsity", 0.3, "--prune-start", 1, "--prune-end", 1,
+    masked = train(checkpoint, data_path, checkpoint.work / "masked.gguf", "--init", start, "--lr", 0,
+                   "--head-lr", 0, "--prune", "random", "--sparsity", 0.3, "--prune-start", 1, "--prune-end", 1,
                    "--epochs", 1)
     data = ref.read_csv(data_path, "text", "stars", CONCEPTS, drop_label=None)
     return SparseModel(checkpoint, data_path, data, start, masked, masked, masked)
@@ -75,7 +75,7 @@ FISHER = {
 
 def fisher_arguments(kind):
     block, m, damping = FISHER[kind]
-    return "--fisher-block", block, "--fisher-batches", m, "--fisher-batch", 5, "--seed", 11, *damping
+    return "--fisher-block", block, "--fisher-gradients", m, "--fisher-texts", 5, "--seed", 11, *damping
 
 
 def reference_scores(weights, gradients, kept, kind):
@@ -175,7 +175,7 @@ def test_equal_scores_go_by_position(dense, tmp_path):
 def test_learned_scores(dense, tmp_path, method, sparsity, rate):
     """Three steps: masks of the scores, straight-through gradients, AdamW's step; some scores become negative."""
     steps, structured = 3, method == "popup-structured"
-    dumped, masks = prune(dense, dense.trained, tmp_path / "dump.gguf", method, sparsity, "--score-rate", rate,
+    dumped, masks = prune(dense, dense.trained, tmp_path / "dump.gguf", method, sparsity, "--score-lr", rate,
                           "--steps", steps, rows=8)
     weights, ones = weights_and_masks(dense.trained)
     reference = load_reference(dense.checkpoint, dense.trained, dense.data)

@@ -20,10 +20,10 @@ def trained(minilm, cebab):
     work.mkdir()
     train = cebab_subset(work / "train.csv", cebab_file(cebab, "train_cebab"), ROWS)
     test = cebab_subset(work / "test.csv", cebab_file(cebab, "test_cebab"), 300)
-    common = ["train", "--model", minilm.gguf(), "--data", train, "--valid", test, *CEBAB_COLUMNS,
+    common = ["train", "--encoder", minilm.gguf(), "--data", train, "--validation", test, *CEBAB_COLUMNS,
               "--mode", "joint", "--seed", 3, "--max-length", 128]
     run("main", *common, "--epochs", 0, "-o", work / "init.gguf")
-    run("main", *common, "--init", work / "init.gguf", "--dropout", 0, "--epochs", EPOCHS, "--batch", BATCH,
+    run("main", *common, "--init", work / "init.gguf", "--dropout", 0, "--epochs", EPOCHS, "--batch-size", BATCH,
         "--log-steps", work / "steps.csv", "--dump-order", work / "order.txt", "-o", work / "model.gguf")
     return work
 

@@ -36,7 +36,7 @@ TEACHER = ["--teacher", DENSE]
 
 def pruned(method, sparsity, *more, start=START, end=END, rate=RATE, teacher=True):
     return ["--prune", method, "--sparsity", str(sparsity), "--prune-start", str(start), "--prune-end", str(end),
-            "--encoder-rate", rate, *(TEACHER if teacher else []), *more]
+            "--lr", rate, *(TEACHER if teacher else []), *more]
 
 
 # name: (mode, options of `train`, seeds, texts of the interventions: 0 is all, None is no interventions)
@@ -47,7 +47,7 @@ SETTINGS = {
     "magnitude 0.7": ("joint", pruned("magnitude", 0.7), (42,), 200),
     "obert 0.9": ("joint", pruned("obert", 0.9), (42,), 200),
     "obert 0.5": ("joint", pruned("obert", 0.5), (42,), 200),
-    "obert 0.7 published Fisher": ("joint", pruned("obert", 0.7, "--fisher-batches", "20", "--fisher-block", "50",
+    "obert 0.7 published Fisher": ("joint", pruned("obert", 0.7, "--fisher-gradients", "20", "--fisher-block", "50",
                                                    "--damping-absolute", "1e-7"), (42,), 200),
     "random 0.7": ("joint", pruned("random", 0.7), (42,), 200),
     "popup 0.7": ("joint", pruned("popup", 0.7), (42,), 200),
@@ -57,7 +57,7 @@ SETTINGS = {
 }
 # What each part of the recipe gave, one seed.
 ABLATIONS = {
-    "dense joint, twice the rate": ("joint", ["--encoder-rate", RATE], (42,), None),
+    "dense joint, twice the rate": ("joint", ["--lr", RATE], (42,), None),
     "dense joint, with the teacher": ("joint", TEACHER, (42,), None),
     "obert 0.7, half the rate": ("joint", pruned("obert", 0.7, rate="1e-4"), (42,), None),
     "obert 0.7, pruned in epochs 2 to 5": ("joint", pruned("obert", 0.7, start=2, end=5), (42, 43, 44), None),
@@ -106,7 +106,7 @@ def train(args, name, mode, options, seed, model, log):
     started = time.monotonic()
     # A run that goes on from a checkpoint prints the epochs that it does itself.
     with open(Path(log).with_suffix(".epochs.jsonl"), "a", encoding="utf-8") as epochs:
-        _, peak = run(["train", "--model", args.model, "--data", files[0], "--valid", files[1], "--text", "description",
+        _, peak = run(["train", "--encoder", args.model, "--data", files[0], "--validation", files[1], "--text", "description",
                        "--label", "review_majority", *concepts, "--mode", mode, "--epochs", str(EPOCHS), *options,
                        "--seed", str(seed), "--threads", str(args.threads), "--resume", "--json", "-o", model],
                       log, epochs)

@@ -1,0 +1,103 @@
+#!/bin/sh
+# `sparsecbm train` as its users have it: options from the table of settings, configuration files, what has no effect,
+# what is not overwritten, and the files that stand beside a model.
+set -u
+passed=0 failed=0 skipped=0
+main=${MAIN:-$(pwd)/models/main}
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+
+ok() {
+    passed=$((passed + 1))
+}
+fail() {
+    failed=$((failed + 1))
+    echo "fail: $1"
+    tail -n 5 log
+}
+# check WHAT COMMAND...: passes when the command does.
+check() {
+    what=$1
+    shift
+    if "$@" >log 2>&1; then ok; else fail "$what"; fi
+}
+# refuses STATUS WORDS OPTIONS...: train ends with the status, and says the words in one line.
+refuses() {
+    wanted=$1 words=$2
+    shift 2
+    train "$@" >log 2>&1
+    status=$?
+    if [ "$status" -eq "$wanted" ] && [ "$(wc -l <log)" -eq 1 ] && grep -qF -- "$words" log; then ok
+    else fail "train $*: status $status, wanted $wanted and \"$words\""; fi
+}
+# says WORDS: they are in the log.
+says() {
+    if grep -qF -- "$1" log; then ok; else fail "\"$1\" is not there"; fi
+}
+
+"$main" demo --data-only --dir demo >/dev/null || exit 1
+head -n 200 demo/train.csv >train.csv
+head -n 100 demo/dev.csv >dev.csv
+data="--encoder demo/encoder.gguf --data train.csv --validation dev.csv --text review --label stars"
+concepts="--concept food --concept service"
+train() {
+    # shellcheck disable=SC2086
+    "$main" train $data $concepts "$@"
+}
+
+# --- help ---
+"$main" train --help >log
+for group in Data Model Optimization Losses Subnetworks Popup Teacher Output Run; do says "$group:"; done
+check "the groups stand in order" test "$(grep -E '^[A-Z][a-z]+:$' log | grep -v Example | tr -d '\n')" = \
+    "Data:Model:Optimization:Losses:Subnetworks:Popup:Teacher:Output:Run:"
+
+# --- what has no effect ---
+refuses 2 "--sparsity has no effect without --prune" --sparsity 0.5 -o x.gguf
+refuses 2 "--temperature has no effect without --teacher FILE" --temperature 3 -o x.gguf
+refuses 2 "--fisher-block has no effect without --prune obert" --prune magnitude --fisher-block 8 -o x.gguf
+refuses 2 "--score-lr has no effect without --prune popup or popup-structured" --prune obert --score-lr 1 -o x.gguf
+refuses 2 "--damping has no effect beside --damping-absolute X" --prune obert --damping 1 --damping-absolute 1 -o x.gguf
+refuses 2 "--lambda has no effect without --mode joint" --mode sequential --lambda 3 -o x.gguf
+refuses 2 "--refit-label has no effect without --mode joint" --mode sequential --refit-label -o x.gguf
+refuses 2 "--prune has no effect without --mode independent, sequential or joint" --mode vanilla --prune obert -o x.gguf
+refuses 2 "--lr wants a number from 0 to 10, got '11'" --lr 11 -o x.gguf
+check "nothing was written" test ! -e x.gguf
+
+# --- configurations ---
+train --epochs 2 --lr 0.002 --seed 7 --dropout 0 --prune magnitude --sparsity 0.5 --prune-start 1 --prune-end 1 \
+    --unknown nix --save-config saved.json -o first.gguf >log 2>&1 || fail "a run that saves its configuration"
+tr -d '\t\n' <saved.json >log
+for words in '"lr":0.002,' '"batch-size":16,' '"concept":["food", "service"]' '"prune":"magnitude"' '"initial-sparsity":0.2,' \
+    '"unknown":["nix"]' '"data":["train.csv"]' '"epochs":2,' '"dropout":0,' '"seed":7'; do says "$words"; done
+for absent in fisher-block temperature score-lr class-weights threads resume config; do
+    check "$absent is not in it" sh -c "! grep -q '\"$absent\"' saved.json"
+done
+check "a run by the saved configuration" "$main" train --config saved.json -o second.gguf
+check "has the same bits" cmp first.gguf second.gguf
+check "it saves what it was" "$main" train --config saved.json --save-config again.json -o second.gguf
+check "but for the output" sh -c "sed s/second.gguf/first.gguf/ again.json | cmp - saved.json"
+check "the command line wins" "$main" train --config saved.json --seed 8 --save-config other.json -o third.gguf
+check "and is saved" grep -q '"seed":.*8' other.json
+check "another seed, another model" sh -c "! cmp -s first.gguf third.gguf"
+# refuses_config STATUS WORDS JSON
+refuses_config() {
+    printf '%s' "$3" >bad.json
+    refuses "$1" "$2" --config bad.json -o x.gguf
+}
+refuses_config 2 "bad.json: there is no 'batchsize'; did you mean 'batch-size'?" '{"batchsize": 8}'
+refuses_config 2 "bad.json: there is no 'config'" '{"config": "saved.json"}'
+refuses_config 2 "bad.json: lr wants a number" '{"lr": "fast"}'
+refuses_config 2 "bad.json: lr wants a number from 0 to 10, got '20'" '{"lr": 20}'
+refuses_config 2 "bad.json: epochs wants a whole number, got '1.5'" '{"epochs": 1.5}'
+refuses_config 2 "bad.json: class-weights wants true or false" '{"class-weights": 1}'
+refuses_config 2 "bad.json: prune wants none|obert|" '{"prune": "best"}'
+refuses_config 2 "bad.json: 'seed' is there twice" '{"seed": 1, "seed": 2}'
+refuses_config 1 "bad.json: is not one JSON object" '[1]'
+refuses_config 1 "bad.json: is not one JSON object" '{"lr": 0.1} x'
+refuses 1 "nothing.json: cannot be read" --config nothing.json -o x.gguf
+refuses 2 "--save-config and --config are the same file" --config saved.json --save-config saved.json -o x.gguf
+check "an option that the command line makes void is none" "$main" train --config saved.json --prune none -o dense.gguf
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
