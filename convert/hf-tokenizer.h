@@ -1,35 +1,47 @@
 /*
- * convert/hf-tokenizer.h - a Hugging Face folder's WordPiece tokenizer, as the keys of a model file
+ * convert/hf-tokenizer.h - a Hugging Face folder's tokenizer, as the keys of a model file
+ *
+ * What all kinds share (added and special tokens, what is put around a text, lengths) is in hf-tokenizer.c; a kind is a
+ * row of its table and a file, hf-wordpiece.c.
  */
 #ifndef CONVERT_HF_TOKENIZER_H
 #define CONVERT_HF_TOKENIZER_H
 
-#include "sparsecbm.h"
-
-typedef enum hf_special { HF_UNKNOWN, HF_CLS, HF_SEP, HF_PADDING, HF_MASK, HF_SPECIAL_COUNT } hf_special;
+#include "convert/json-file.h"
+#include "models/tokenizers/tokenizer.h"
 
 /* How sure a special token's name is: a later one replaces an earlier one. */
 typedef enum hf_rank { HF_BY_DEFAULT, HF_BY_MAP, HF_BY_CONFIG, HF_BY_TOKENIZER } hf_rank;
 
-typedef struct hf_token {
-    char *text; /* as Hugging Face writes it ("##ing"); NULL: there is none of this id */
-    int kind;   /* as tokenizer.ggml.token_type has it */
-} hf_token;
-
 typedef struct hf_tokenizer {
-    hf_token *tokens; /* one for each row of the embeddings */
-    int64_t n_rows, n_tokens;
-    char *special[HF_SPECIAL_COUNT];
-    hf_rank special_rank[HF_SPECIAL_COUNT];
-    int64_t special_id[HF_SPECIAL_COUNT]; /* -1: none, by hf_tokenizer_finish */
-    int64_t noted_id[HF_SPECIAL_COUNT];   /* what tokenizer.json's post-processor says; -1: nothing */
-    int lowercase, cjk_spacing, clean_text;
-    int strip_accents;  /* -1: as lowercase */
-    int64_t max_word;   /* longer words, in characters, are unknown */
-    int64_t max_tokens; /* of a text; 0: not said */
-    int has_json;       /* there is a tokenizer.json */
+    const struct hf_tokenizer_kind *kind; /* NULL until a vocabulary was read */
+    char **piece;                         /* [n_rows] as Hugging Face writes them; NULL: there is none of this id */
+    uint16_t *flags;                      /* [n_rows] CBM_PIECE_… */
+    int64_t n_rows, n_tokens;             /* rows of the embeddings; pieces */
+    char *special[CBM_SPECIAL_TOKENS];    /* NULL: none */
+    hf_rank special_rank[CBM_SPECIAL_TOKENS];
+    int64_t special_id[CBM_SPECIAL_TOKENS]; /* -1: none, by hf_tokenizer_finish */
+    int64_t noted_id[CBM_SPECIAL_TOKENS];   /* what tokenizer.json's post-processor says; -1: nothing */
+    int omits_first, omits_last;            /* nothing is put before a text, or behind it */
+    int64_t max_tokens;                     /* of a text; 0: not said */
+    int has_json;                           /* there is a tokenizer.json */
+    int lowercase;                          /* texts are lower-cased */
+    cbm_wordpiece_options wordpiece;
     scbm_hooks hooks;
 } hf_tokenizer;
+
+typedef struct hf_tokenizer_kind {
+    const char *type; /* of tokenizer.json's model: "WordPiece" */
+    const char *name; /* in a model file: "bert" */
+    int needs_ends;   /* a text has a first and a last token */
+    /* Reads tokenizer.json's model, normalizer and pre_tokenizer. */
+    scbm_status (*parse_json)(hf_tokenizer *tokenizer, const json_file *json, const cJSON *model);
+    /* Reads what tokenizer_config.json says of the kind. */
+    scbm_status (*parse_config)(hf_tokenizer *tokenizer, const json_file *json);
+    void (*set_keys)(const hf_tokenizer *tokenizer, cbm_tokenizer_keys *keys); /* the kind's own */
+} hf_tokenizer_kind;
+
+extern const hf_tokenizer_kind hf_wordpiece;
 
 /* Reads tokenizer.json, or where there is none vocab.txt, and the files beside it. `n_rows` is how many tokens the
  * encoder's embeddings have room for. On error *tokenizer is cleared. */
@@ -46,5 +58,17 @@ scbm_status hf_tokenizer_parse_map(hf_tokenizer *tokenizer, const void *data, si
 scbm_status hf_tokenizer_parse_config(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
 /* Finds the special tokens' ids. `name` is the folder. */
 scbm_status hf_tokenizer_finish(hf_tokenizer *tokenizer, const char *name);
+
+/* For the kinds. */
+#define HF_TOKEN_FORMAT "%.80s" /* of a token in a message */
+/* Takes text[0 … length) as the token of `id`, which must be free. */
+scbm_status hf_tokenizer_add(hf_tokenizer *tokenizer, const char *path, int64_t id, const char *text, size_t length,
+                             int flags);
+scbm_status hf_tokenizer_set_special(hf_tokenizer *tokenizer, cbm_special_token which, const char *text, hf_rank rank);
+/* The object of `key` in tokenizer.json, which must be there with the given type. */
+scbm_status hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part);
+scbm_status hf_refuse(const json_file *json, const char *what, const char *value, const char *known);
+/* A switch of tokenizer_config.json, which holds before tokenizer.json, as in transformers. */
+scbm_status hf_read_switch(const hf_tokenizer *tokenizer, const json_file *json, const char *key, int *value);
 
 #endif

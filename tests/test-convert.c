@@ -652,6 +652,37 @@ static void test_tokenizer_settings(void **state) {
     scbm_file_close(file);
 }
 
+static void check_list(const scbm_file *file, const char *name, const char *wanted) {
+    char key[64], found[64] = "";
+    snprintf(key, sizeof key, "sparsecbm.tokenizer.%s", name);
+    int64_t index = scbm_file_find_key(file, key), n = index < 0 ? 0 : scbm_file_array_length(file, index), id;
+    for (int64_t i = 0; i < n; i++) {
+        assert_ok(scbm_file_int_at(file, index, i, &id));
+        snprintf(found + strlen(found), sizeof found - strlen(found), "%s%d", i ? " " : "", (int)id);
+    }
+    assert_string_equal(found, wanted);
+}
+
+/* What is said of added tokens; those that are not special are normalized where nothing is said. */
+static void check_rules(void) {
+    char *text = replaced(tokenizer_json, "\"single_word\": false, \"lstrip\": false, \"rstrip\": false",
+                          "\"single_word\": true, \"lstrip\": true, \"rstrip\": true");
+    char *more = replaced(text, "\"content\": \"[MASK]\"}",
+                          "\"content\": \"[MASK]\"}, {\"id\": 13, \"content\": \"<a>\", \"normalized\": false},"
+                          " {\"id\": 12, \"content\": \"<b>\", \"rstrip\": true}, {\"id\": 11, \"content\": \"##ed\"}");
+    write_text("tokenizer.json", more);
+    free(text);
+    free(more);
+    assert_ok(convert(SCBM_F32));
+    scbm_file *file = open_output();
+    check_list(file, "lstrip", "0");
+    check_list(file, "rstrip", "0 12");
+    check_list(file, "single_word", "0");
+    check_list(file, "normalized", "11 12");
+    check_list(file, "beside_model", "12 13");
+    scbm_file_close(file);
+}
+
 /* Names of special tokens, tokens beside the vocabulary, and other post-processors. */
 static void test_special_tokens(void **state) {
     (void)state;
@@ -680,7 +711,11 @@ static void test_special_tokens(void **state) {
     }
     assert_ok(scbm_file_string_at(file, scbm_file_find_key(file, "tokenizer.ggml.tokens"), 8, &text));
     assert_string_equal(text, "<new>");
+    check_list(file, "beside_model", "8");
+    check_list(file, "normalized", "");
     scbm_file_close(file);
+
+    check_rules();
 
     /* BertProcessing names the two tokens itself. */
     remove(in_checkpoint("special_tokens_map.json"));
@@ -858,7 +893,7 @@ static void test_configurations_that_are_refused(void **state) {
 static void test_tokenizers_that_are_refused(void **state) {
     (void)state;
     static const refusal refusals[] = {
-        {"\"model\": {\"type\": \"WordPiece\"", "\"model\": {\"type\": \"BPE\"", UNKNOWN, "model is BPE"},
+        {"\"model\": {\"type\": \"WordPiece\"", "\"model\": {\"type\": \"BPE\"", UNKNOWN, "model is BPE; this version knows WordPiece"},
         {"\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\": \"@\"", UNKNOWN,
          "continuing_subword_prefix is @"},
         {"\"max_input_chars_per_word\": 100", "\"max_input_chars_per_word\": 0", BAD, "max_input_chars_per_word"},
@@ -872,9 +907,6 @@ static void test_tokenizers_that_are_refused(void **state) {
         {"{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, ", "", UNKNOWN, "post_processor.single"},
         {"\"ids\": [2]", "\"ids\": [5]", BAD, "'[CLS]' has two numbers: 2 and 5"},
         {"\"ids\": [2]", "\"ids\": []", BAD, "no number for '[CLS]'"},
-        {"\"single_word\": false", "\"single_word\": true", UNKNOWN, "'[PAD]' is single_word"},
-        {"\"lstrip\": false", "\"lstrip\": true", UNKNOWN, "'[PAD]' is lstrip"},
-        {"\"normalized\": false", "\"normalized\": true", UNKNOWN, "'[PAD]' is normalized"},
         {"\"content\": \"[MASK]\"", "\"content\": \"[mask]\"", BAD, "'[mask]' has the number of token '[MASK]', 4"},
         {"\"id\": 4", "\"id\": 16", BAD, "token '[MASK]' has the number 16, and config.json's vocab_size is 16"},
         {"\"##ed\": 11", "\"##ed\": 16", BAD, "token '##ed' has the number 16"},
@@ -909,6 +941,11 @@ static void test_vocabularies_that_are_refused(void **state) {
     write_checkpoint(&plain);
     CHECK_REFUSALS("vocab.txt", vocabulary, refusals);
     assert_int_equal(remove(output), 0);
+    remove(in_checkpoint("vocab.txt"));
+    write_text("merges.txt", "a b\n");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "its tokenizer is BPE (merges.txt)");
+    remove(in_checkpoint("merges.txt"));
+    write_text("vocab.txt", vocabulary);
     CHECK_REFUSALS("tokenizer_config.json", class_text, class_refusals);
     write_file(in_checkpoint("vocab.txt"), "[UNK]\n[CLS]\n[SEP]\na\0b\n", 22);
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "not text in UTF-8");

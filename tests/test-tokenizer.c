@@ -461,6 +461,167 @@ static void odd_tokens_mean_what_they_mean_elsewhere(void **state) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Added tokens
+ * ---------------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *text;
+    int flags;
+} added[] = {
+    {"<l>", CBM_PIECE_TAKES_LEFT},
+    {"<r>", CBM_PIECE_TAKES_RIGHT},
+    {"<lr>", CBM_PIECE_TAKES_LEFT | CBM_PIECE_TAKES_RIGHT},
+    {"<w>", CBM_PIECE_SINGLE_WORD},
+    {"eats", CBM_PIECE_SINGLE_WORD},
+    {"Tag", CBM_PIECE_NORMALIZED},
+    {"\xc3\x89t\xc3\xa9", CBM_PIECE_NORMALIZED | CBM_PIECE_TAKES_LEFT | CBM_PIECE_TAKES_RIGHT},
+    {"foods", CBM_PIECE_NORMALIZED | CBM_PIECE_SINGLE_WORD},
+    {"\xe5\xa5\xbdx", CBM_PIECE_NORMALIZED},
+    {"<l>x", 0},
+};
+enum { N_ADDED = sizeof added / sizeof added[0] };
+
+/* The vocabulary above and these tokens, written by the library. */
+static cbm_tokenizer_keys keys_with_added(const char **piece, uint16_t *flags) {
+    cbm_tokenizer_keys keys = {.kind = "bert", .n = N_PIECES + N_ADDED, .piece = piece, .flags = flags, .n_types = 2};
+    for (int i = 0; i < N_PIECES; i++) {
+        piece[i] = pieces[i];
+        flags[i] = i < N_SPECIAL ? CBM_PIECE_SPECIAL : 0;
+    }
+    for (int i = 0; i < N_ADDED; i++) {
+        piece[N_PIECES + i] = added[i].text;
+        flags[N_PIECES + i] = (uint16_t)(CBM_PIECE_ADDED | CBM_PIECE_BESIDE_MODEL | added[i].flags);
+    }
+    keys.special[CBM_TOKEN_UNKNOWN] = UNK;
+    keys.special[CBM_TOKEN_FIRST] = CLS;
+    keys.special[CBM_TOKEN_LAST] = SEP;
+    keys.special[CBM_TOKEN_PADDING] = PAD;
+    keys.special[CBM_TOKEN_MASK] = -1;
+    cbm_wordpiece_defaults(&keys.wordpiece);
+    return keys;
+}
+
+static cbm_tokenizer *tokenizer_of_keys(const cbm_tokenizer_keys *keys) {
+    scbm_writer *w;
+    cbm_tokenizer *t;
+    assert_ok(scbm_writer_create(&w, NULL));
+    assert_ok(cbm_tokenizer_write_keys(w, keys, NULL));
+    assert_ok(read_back(w, &t, NULL));
+    return t;
+}
+
+static void added_tokens_are_found_as_by_hugging_face(void **state) {
+    static const expected_tokens table[] = {
+        {"the <l> food <r> was  <lr>  x", "5@0-3 70@3-7 6@8-12 71@13-17 7@17-20 72@20-28 23@28-29"},
+        {"<l><l> <l>", "70@0-3 70@3-6 70@6-10"},
+        {"  <r>  <r>x", "71@2-7 71@7-10 23@10-11"},
+        {"<lr> <lr>\xe3\x80\x80<lr>\x09", "72@0-5 72@5-12 72@12-17"},
+        {"x<w>x <w> .<w>, <w>1", "23@0-1 1@1-2 1@2-3 1@3-4 23@4-5 73@6-9 29@10-11 73@11-14 28@14-15 1@16-17 1@17-18 1@18-19 1@19-20"},
+        {"_<w> \xc3\xa9<w>x <w>\xc3\xa9", "1@0-1 1@1-2 1@2-3 1@3-4 1@5-7 1@7-8 1@8-9 1@9-10 23@10-11 1@12-13 1@13-14 1@14-15 1@15-17"},
+        {"eats eatsx xeats eats! eats", "74@0-4 1@5-10 1@11-16 74@17-21 30@21-22 74@23-27"},
+        {"TAG tag Tagx xTag tAg", "75@0-3 75@4-7 75@8-11 23@11-12 23@13-14 75@14-17 75@18-21"},
+        {"\xc3\xa9t\xc3\xa9  \xc3\x89T\xc3\x89 x ETE x", "76@0-7 76@7-13 23@13-14 76@14-19 23@19-20"},
+        {"x ete\xc2\xa0\xc3\xa9t\xc3\xa9", "23@0-1 76@1-7 76@7-12"},
+        {"foods FOODS foodsx thefoods foods.", "77@0-5 77@6-11 1@12-18 1@19-27 77@28-33 29@33-34"},
+        {"\xe5\xa5\xbdx \xe5\xa5\xbd x \xe5\xa5\xbdxx a\xe5\xa5\xbdX", "78@0-4 26@5-8 23@9-10 78@11-15 23@15-16 21@17-18 78@18-22"},
+        {"<l>x <l> x <l>y", "79@0-4 70@4-8 23@9-10 70@10-14 1@14-15"},
+        {"the<l>\xe2\x80\x83<r>\xe2\x80\x83" "food", "5@0-3 70@3-6 71@9-15 6@15-19"},
+        {"tag<l>tag", "75@0-3 70@3-6 75@6-9"},
+        {"  ete", "76@0-5"},
+        {"ete  ", "76@0-5"},
+        {"<w>foods<w>", "1@0-1 1@1-2 1@2-3 77@3-8 1@8-9 1@9-10 1@10-11"},
+        {"(<w>)\xe2\x92\xb6<w>", "1@0-1 73@1-4 1@4-5 1@5-8 1@8-9 1@9-10 1@10-11"},
+        {"\xe2\x80\x8d<w>", "1@3-4 1@4-5 1@5-6"},
+        {"foods<l>foods", "77@0-5 70@5-8 77@8-13"},
+        {"\xc4\xb0tag t\xc3\xa0g", "18@0-2 75@2-5 75@6-10"},
+        {"tag\xcc\x81 x", "75@0-3 23@6-7"},
+        {"\xe9\xa3\x9ftag", "1@0-3 75@3-6"},
+    }, cased[] = {
+        {"TAG tag Tagx xTag tAg", "1@0-3 1@4-7 75@8-11 23@11-12 23@13-14 75@14-17 1@18-21"},
+        {"\xc3\xa9t\xc3\xa9  \xc3\x89T\xc3\x89 x ETE x", "1@0-5 1@7-12 23@13-14 1@15-18 23@19-20"},
+        {"x ete\xc2\xa0\xc3\xa9t\xc3\xa9", "23@0-1 1@2-5 1@7-12"},
+        {"foods FOODS foodsx thefoods foods.", "77@0-5 1@6-11 1@12-18 1@19-27 77@28-33 29@33-34"},
+        {"\xe5\xa5\xbdx \xe5\xa5\xbd x \xe5\xa5\xbdxx a\xe5\xa5\xbdX", "78@0-4 26@5-8 23@9-10 78@11-15 23@15-16 21@17-18 26@18-21 1@21-22"},
+        {"tag<l>tag", "1@0-3 70@3-6 1@6-9"},
+        {"  ete", "1@2-5"},
+        {"ete  ", "1@0-3"},
+        {"\xc4\xb0tag t\xc3\xa0g", "1@0-5 1@6-10"},
+        {"tag\xcc\x81 x", "1@0-5 23@6-7"},
+        {"\xe9\xa3\x9ftag", "1@0-3 1@3-6"},
+    };
+    const char *piece[N_PIECES + N_ADDED];
+    uint16_t flags[N_PIECES + N_ADDED];
+    cbm_tokenizer_keys keys = keys_with_added(piece, flags);
+    (void)state;
+    CHECK_TABLE(tokenizer_of_keys(&keys), table);
+    keys.wordpiece.lowercase = 0;
+    CHECK_TABLE(tokenizer_of_keys(&keys), cased);
+}
+
+static void what_is_written_is_read(void **state) {
+    const char *piece[N_PIECES + N_ADDED];
+    uint16_t flags[N_PIECES + N_ADDED];
+    cbm_tokenizer_keys keys = keys_with_added(piece, flags);
+    cbm_tokenizer *t;
+    (void)state;
+    piece[THE] = NULL;
+    t = tokenizer_of_keys(&keys);
+    assert_int_equal(cbm_tokenizer_size(t), keys.n);
+    for (int32_t i = 0; i < keys.n; i++) {
+        int continues = piece[i] && strncmp(piece[i], "##", 2) == 0;
+        assert_string_equal(cbm_token_piece(t, i), i == THE ? "[PAD5]" : piece[i]);
+        assert_string_equal(cbm_token_text(t, i), i == THE ? "[PAD5]" : piece[i] + (continues ? 2 : 0));
+        assert_int_equal(cbm_token_is_special(t, i), i < N_SPECIAL);
+        assert_int_equal(cbm_token_continues_word(t, i), continues);
+    }
+    assert_null(cbm_token_text(t, -1));
+    assert_null(cbm_token_text(t, keys.n));
+    for (int i = 0; i < CBM_SPECIAL_TOKENS; i++)
+        if (keys.special[i] >= 0) assert_int_equal(cbm_tokenizer_special(t, (cbm_special_token)i), keys.special[i]);
+    assert_int_equal(cbm_tokenizer_special(t, CBM_TOKEN_MASK), MASK); /* found by its text */
+    check_text(t, "[PAD5] the", 10, "34@0-1 1@1-5 35@5-6 1@7-10");
+    cbm_tokenizer_free(t);
+    keys.kind = "words";
+    scbm_writer *w;
+    assert_ok(scbm_writer_create(&w, NULL));
+    assert_error(cbm_tokenizer_write_keys(w, &keys, NULL), SCBM_ERROR_ARGUMENT, "'words'");
+    scbm_writer_free(w);
+}
+
+/* "the x" with what the file says of the first and the last token. */
+static void check_ends(int omits_first, int omits_last, const int32_t *ids, size_t n) {
+    const char *piece[N_PIECES + N_ADDED];
+    uint16_t flags[N_PIECES + N_ADDED];
+    cbm_tokenizer_keys keys = keys_with_added(piece, flags);
+    cbm_tokens tokens = {0};
+    size_t ends = (size_t)!omits_first + (size_t)!omits_last;
+    keys.omits_first = omits_first;
+    keys.omits_last = omits_last;
+    cbm_tokenizer *t = tokenizer_of_keys(&keys);
+    assert_ok(cbm_tokenize(t, "the x", 5, 16, &tokens));
+    assert_int_equal(tokens.n, n);
+    assert_memory_equal(tokens.ids, ids, n * sizeof *ids);
+    assert_ok(cbm_tokenize(t, "the x", 5, ends + 1, &tokens));
+    assert_int_equal(tokens.n, ends + 1);
+    assert_true(tokens.truncated);
+    assert_int_equal(tokens.ids[ends], omits_last ? THE : SEP);
+    assert_ok(cbm_tokenize(t, " ", 1, 16, &tokens));
+    assert_int_equal(tokens.n, ends);
+    assert_error(cbm_tokenize(t, "the x", 5, ends ? ends - 1 : 0, &tokens), SCBM_ERROR_ARGUMENT, "are too few");
+    cbm_tokens_clear(&tokens, NULL);
+    cbm_tokenizer_free(t);
+}
+
+static void nothing_need_be_put_around_a_text(void **state) {
+    static const int32_t ids[] = {CLS, THE, 23, SEP};
+    (void)state;
+    check_ends(0, 0, ids, 4);
+    check_ends(1, 0, ids + 1, 3);
+    check_ends(0, 1, ids, 3);
+    check_ends(1, 1, ids + 1, 2);
+}
+
+/* ------------------------------------------------------------------------------------------
  * Bad vocabularies
  * ---------------------------------------------------------------------------------------- */
 
@@ -477,7 +638,7 @@ static void files_without_a_wordpiece_vocabulary_are_refused(void **state) {
     refuse(w, SCBM_ERROR_FORMAT, "there is no tokenizer");
     w = start_vocabulary();
     scbm_writer_set_string(w, "tokenizer.ggml.model", "gpt2");
-    refuse(w, SCBM_ERROR_UNSUPPORTED, "tokenizer.ggml.model is 'gpt2'");
+    refuse(w, SCBM_ERROR_UNSUPPORTED, "tokenizer.ggml.model is 'gpt2'; this version knows 'bert' (WordPiece)");
     w = start_vocabulary();
     scbm_writer_remove_key(w, "tokenizer.ggml.tokens");
     refuse(w, SCBM_ERROR_FORMAT, "tokenizer.ggml.tokens has 0 tokens");
@@ -506,6 +667,9 @@ static void damaged_vocabularies_are_refused(void **state) {
     w = start_vocabulary();
     scbm_writer_set_string(w, "tokenizer.ggml.mask_token_id", "[MASK]");
     refuse(w, SCBM_ERROR_FORMAT, "tokenizer.ggml.mask_token_id");
+    w = start_vocabulary();
+    scbm_writer_set_ints(w, "sparsecbm.tokenizer.lstrip", SCBM_VALUE_I32, (int64_t[]){THE, N_PIECES}, 2);
+    refuse(w, SCBM_ERROR_FORMAT, "sparsecbm.tokenizer.lstrip is 70, but there are 70 tokens");
     w = start_vocabulary();
     scbm_writer_set_strings(w, "tokenizer.ggml.tokens", bad_bytes, 4);
     refuse(w, SCBM_ERROR_FORMAT, "token 3 of the vocabulary is not UTF-8");
@@ -600,6 +764,9 @@ int main(void) {
         cmocka_unit_test(special_tokens_are_found_without_types_and_ids),
         cmocka_unit_test(a_vocabulary_may_lack_mask_and_padding),
         cmocka_unit_test(odd_tokens_mean_what_they_mean_elsewhere),
+        cmocka_unit_test(added_tokens_are_found_as_by_hugging_face),
+        cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(nothing_need_be_put_around_a_text),
         cmocka_unit_test(files_without_a_wordpiece_vocabulary_are_refused),
         cmocka_unit_test(damaged_vocabularies_are_refused),
         cmocka_unit_test(word_limits_that_make_no_sense_are_refused),

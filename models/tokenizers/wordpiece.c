@@ -59,27 +59,38 @@ static const char *unmarked(const char *token) {
     return cbm_starts_with(token, CBM_WORD_START) ? token + strlen(CBM_WORD_START) : token;
 }
 
-/* Sorts token `id` in, and writes the piece at `text`; returns the end of what was written. */
+/* Words are made of the piece at `text`, from their start or behind other pieces. */
+static void add_entry(piece_reader *r, int32_t id, const char *text) {
+    int flags = r->tokenizer->flags[id], root = ROOT_WORD;
+    if (flags & (CBM_PIECE_UNUSED | CBM_PIECE_BESIDE_MODEL)) return;
+    if (flags & CBM_PIECE_CONTINUES) {
+        text += strlen(CONTINUED);
+        root = ROOT_CONTINUATION;
+    }
+    size_t length = strlen(text);
+    if (length) r->entry[r->n_entries++] = (cbm_trie_entry){text, (int32_t)length, id, root};
+}
+
+/* Sorts token `id` in, and writes the piece at `text`; returns the end of what was written. Added tokens are as Hugging
+ * Face writes them, others marked. */
 static char *add_piece(piece_reader *r, int32_t id, const char *token, char *text) {
     cbm_tokenizer *t = r->tokenizer;
-    int is_unused = t->flags[id] & CBM_PIECE_UNUSED;
-    int is_whole = (t->flags[id] & (CBM_PIECE_SPECIAL | CBM_PIECE_ADDED | CBM_PIECE_UNUSED)) ||
-                   cbm_starts_with(token, CBM_WORD_START) || is_bracketed(token);
+    int is_added = t->flags[id] & (CBM_PIECE_SPECIAL | CBM_PIECE_ADDED), is_unused = t->flags[id] & CBM_PIECE_UNUSED;
+    int is_whole = is_added || is_unused || cbm_starts_with(token, CBM_WORD_START) || is_bracketed(token);
+    char *end = text;
     t->piece[id] = text;
     if (!is_whole) {
         token += cbm_starts_with(token, CONTINUED CBM_WORD_START) ? strlen(CONTINUED) : 0;
-        t->flags[id] |= CBM_PIECE_CONTINUES;
-        memcpy(text, CONTINUED, strlen(CONTINUED));
-        text += strlen(CONTINUED);
+        memcpy(end, CONTINUED, strlen(CONTINUED));
+        end += strlen(CONTINUED);
     } else if (!is_unused) {
         token = unmarked(token);
     }
-    size_t length = strlen(token);
-    memcpy(text, token, length + 1);
-    if (length && !is_unused && !(t->flags[id] & CBM_PIECE_BESIDE_MODEL))
-        r->entry[r->n_entries++] = (cbm_trie_entry){text, (int32_t)length, id,
-                                                    is_whole ? ROOT_WORD : ROOT_CONTINUATION};
-    return text + length + 1;
+    memcpy(end, token, strlen(token) + 1);
+    int is_word = is_whole && !(is_added && cbm_starts_with(text, CONTINUED));
+    if (!is_word && !(t->flags[id] & CBM_PIECE_BESIDE_MODEL)) t->flags[id] |= CBM_PIECE_CONTINUES;
+    add_entry(r, id, text);
+    return text + strlen(text) + 1;
 }
 
 /* Checks every token; the bytes that the pieces' text needs come back in *bytes. */

@@ -1,13 +1,17 @@
 """Token ids and byte ranges equal Hugging Face's."""
 
 import csv
+import itertools
+import random
+import shutil
 import unicodedata
 
 import pytest
+from tokenizers import AddedToken
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from conftest import CEBAB_FILES, cebab_file, run_json, tiny_csv, read_tiny, write_lines
+from conftest import CASES, CEBAB_FILES, Checkpoint, cebab_file, make_checkpoint, run_json, tiny_csv, read_tiny, write_lines
 
 
 def byte_offsets(text, encoding):
@@ -56,6 +60,49 @@ def test_small_vocabularies(random_checkpoint, hard_strings, tmp_path):
     path = tiny_csv(tmp_path / "tiny.csv", 60)
     compare(random_checkpoint, read_tiny(path).texts, "--data", path, "--text", "text")
     compare(random_checkpoint, hard_strings, "--file", write_lines(tmp_path / "hard.txt", hard_strings))
+
+
+@pytest.mark.parametrize("case", CASES[:2], ids=lambda case: case.name)
+def test_added_tokens(case, tmp_path_factory, tmp_path):
+    """Tokens beside the vocabulary and words of it, with every combination of what AddedToken says."""
+    plain = make_checkpoint(case, tmp_path_factory)
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(plain.folder, folder)
+    tokenizer = plain.tokenizer
+    tokenizer.no_truncation()
+    room = iter(range(1000))
+    names = ["<{}>", "Tag{}", "é{}É", "new word{}", "##b{}"]
+    for flags in itertools.product([False, True], repeat=4):
+        tokenizer.add_tokens([AddedToken(names[next(room) % len(names)].format(sum(flags[i] << i for i in range(4))),
+                                         lstrip=flags[0], rstrip=flags[1], single_word=flags[2], normalized=flags[3])])
+    tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=True) for word in ("food", "##ing")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = (folder / "config.json").read_text()
+    size = tokenizer.get_vocab_size()
+    checkpoint = Checkpoint(folder, tmp_path)
+    checkpoint.tokenizer.no_truncation()
+    write_larger(folder, config, size)
+    rng = random.Random(3)
+    pieces = [token.content for token in tokenizer.get_added_tokens_decoder().values()] + \
+        ["food", "FOOD", " ", "  ", "\u3000", "x", "é", ".", "_", "9", "the", "wing", "好", "e\u0301", "\u200d", "İ"]
+    texts = ["".join(rng.choice(pieces).swapcase() if rng.random() < 0.2 else rng.choice(pieces)
+                     for _ in range(rng.randint(1, 12))) for _ in range(4000)]
+    compare(checkpoint, texts, "--file", write_lines(tmp_path / "added.txt", texts), "--max-length", 40)
+
+
+def write_larger(folder, config, size):
+    """The same checkpoint with embeddings of `size` rows."""
+    import json
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for name in [n for n in tensors if n.endswith(("word_embeddings.weight", "predictions.bias"))]:
+        rows = tensors[name]
+        tensors[name] = rows.new_zeros((size, *rows.shape[1:]))
+        tensors[name][:len(rows)] = rows
+    save_file(tensors, path, metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**json.loads(config), "vocab_size": size}))
 
 
 def test_truncation(minilm, tmp_path):
