@@ -236,6 +236,36 @@ typedef struct cbm_conversion {
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
                         cbm_conversion *conversion);
 
+/* ------------------------------------------------------------------------------------------
+ * Encoders with random weights: to be trained from scratch, and for tests
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cbm_encoder_options {
+    const char *architecture;      /* NULL: "bert" */
+    int hidden, blocks, heads;     /* 0: 256, 4, 4 */
+    int feed_forward;              /* neurons of its hidden layer; 0: 4 · hidden */
+    int max_tokens;                /* positions: the longest text, special tokens included; 0: 512 */
+    uint64_t seed;
+    double deviation;              /* of the normal numbers that matrices and embeddings begin with; 0: 0.02 */
+    const char *name;              /* what the file says it is (general.name); NULL: "random weights" */
+    int cased;                     /* 1: capital letters and accents tell words apart */
+    /* The vocabulary: tokens as vocab.txt has them ("[UNK]", "the", "##ing"), or where that is NULL the characters and the
+     * most frequent words of texts. Without either it is the printable ASCII characters. */
+    const char *const *tokens;
+    int n_tokens;
+    const char *const *texts;      /* UTF-8 */
+    const size_t *lengths;         /* in bytes; NULL: the texts are NUL-terminated */
+    size_t n_texts;
+    int max_vocabulary;            /* of tokens made of texts; 0: 30,000 */
+    const scbm_hooks *hooks;       /* NULL: the default ones */
+    uint64_t reserved[8];
+} cbm_encoder_options;
+
+/* Writes a model file with an encoder that nobody has trained, as BERT is initialized (Devlin et al., 2019): matrices and
+ * embeddings are normal numbers of mean 0, norms begin as 1 and 0, biases as 0; and a WordPiece tokenizer. The same
+ * options give the same bytes. `options` NULL: all defaults. */
+scbm_status cbm_encoder_create(const char *path, const cbm_encoder_options *options);
+
 #ifdef __cplusplus
 }
 #endif

@@ -87,4 +87,10 @@ typedef struct cbm_tokenizer_keys {
 void cbm_wordpiece_defaults(cbm_wordpiece_options *options);
 scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_keys *keys, const scbm_hooks *hooks);
 
+/* Hands over the words of text[0 … length), UTF-8, as they are when WordPiece cuts them into pieces. A status other than
+ * SCBM_OK ends it and comes back. */
+scbm_status cbm_wordpiece_words(const cbm_wordpiece_options *options, const char *text, size_t length,
+                                scbm_status (*handle)(void *user, const char *word, size_t length), void *user,
+                                const scbm_hooks *hooks);
+
 #endif

@@ -140,6 +140,18 @@ void cbm_wordpiece_defaults(cbm_wordpiece_options *options) {
     *options = (cbm_wordpiece_options){1, 1, 1, -1, 100};
 }
 
+static void set_tables(wordpiece *w) {
+    const cbm_wordpiece_options *o = &w->options;
+    for (int c = 0; c < 128; c++) {
+        cbm_character_class class = cbm_class_of(c);
+        if (o->clean_text && cbm_is_removed(c)) class = CBM_CONTROL;
+        else if (class == CBM_CONTROL) class = CBM_LETTER;
+        w->ascii_class[c] = (uint8_t) class;
+        w->ascii_lower[c] = (char)(o->lowercase && c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c);
+        if (o->clean_text && class == CBM_SPACE) w->ascii_lower[c] = ' ';
+    }
+}
+
 static scbm_status read_options(wordpiece *w, const scbm_file *file) {
     cbm_wordpiece_options *o = &w->options;
     int64_t longest = scbm_file_int_or(file, "sparsecbm.tokenizer.max_word_characters", 100);
@@ -151,14 +163,7 @@ static scbm_status read_options(wordpiece *w, const scbm_file *file) {
     o->strip_accents = scbm_file_int_or(file, "sparsecbm.tokenizer.strip_accents", o->lowercase) != 0;
     o->cjk_spacing = scbm_file_int_or(file, "sparsecbm.tokenizer.cjk_spacing", 1) != 0;
     o->clean_text = scbm_file_int_or(file, "sparsecbm.tokenizer.clean_text", 1) != 0;
-    for (int c = 0; c < 128; c++) {
-        cbm_character_class class = cbm_class_of(c);
-        if (o->clean_text && cbm_is_removed(c)) class = CBM_CONTROL;
-        else if (class == CBM_CONTROL) class = CBM_LETTER;
-        w->ascii_class[c] = (uint8_t) class;
-        w->ascii_lower[c] = (char)(o->lowercase && c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c);
-        if (o->clean_text && class == CBM_SPACE) w->ascii_lower[c] = ' ';
-    }
+    set_tables(w);
     return SCBM_OK;
 }
 
@@ -388,25 +393,55 @@ static void encode_word(cbm_encoding *e, size_t from, size_t to, int n_character
         cbm_encoding_add(e, id[i], cbm_normal_range(&e->normal, from + (i ? end[i - 1] : 0), from + end[i]));
 }
 
-static void wordpiece_encode(cbm_encoding *e, size_t from, size_t to) {
-    const wordpiece *w = e->tokenizer->model;
-    const char *bytes = e->normal.bytes;
-    size_t word = from; /* where the one at hand begins */
+/* The first word of bytes[from … to), without the white space before it, and the number of its characters; where there
+ * is none its end is where it begins. Punctuation is a word of its own. */
+static int next_word(const wordpiece *w, const char *bytes, size_t from, size_t to, size_t *word, size_t *end) {
     int n_characters = 0;
-    for (size_t at = from, n; at < to && !e->full && !e->status; at += n) {
+    *word = *end = from;
+    for (size_t at = from, n; at < to; at += n) {
         int32_t c = (uint8_t)bytes[at];
         n = 1;
         if (c >= 0x80)
             n = (size_t)utf8proc_iterate((const utf8proc_uint8_t *)bytes + at, (utf8proc_ssize_t)(to - at), &c);
         cbm_character_class class = c < 0x80 ? (cbm_character_class)w->ascii_class[c] : cbm_class_of(c);
+        if (class == CBM_SPACE && n_characters) break;
+        if (class == CBM_SPACE) {
+            *word = *end = at + n;
+            continue;
+        }
+        if (class == CBM_PUNCTUATION && n_characters) break;
+        *end = at + n;
         n_characters++;
-        if (class != CBM_SPACE && class != CBM_PUNCTUATION) continue;
-        encode_word(e, word, at, n_characters - 1);
-        if (class == CBM_PUNCTUATION) encode_word(e, at, at + n, 1);
-        word = at + n;
-        n_characters = 0;
+        if (class == CBM_PUNCTUATION) break;
     }
-    encode_word(e, word, to, n_characters);
+    return n_characters;
+}
+
+static void wordpiece_encode(cbm_encoding *e, size_t from, size_t to) {
+    size_t word, end;
+    while (!e->full && !e->status) {
+        int n_characters = next_word(e->tokenizer->model, e->normal.bytes, from, to, &word, &end);
+        if (!n_characters) return;
+        encode_word(e, word, end, n_characters);
+        from = end;
+    }
+}
+
+scbm_status cbm_wordpiece_words(const cbm_wordpiece_options *options, const char *text, size_t length,
+                                scbm_status (*handle)(void *user, const char *word, size_t length), void *user,
+                                const scbm_hooks *hooks) {
+    wordpiece w = {.options = *options};
+    cbm_tokenizer t = {.model = &w};
+    cbm_normal_text normal = {0};
+    size_t word, end = 0;
+    if (hooks) t.hooks = *hooks;
+    if (w.options.strip_accents < 0) w.options.strip_accents = w.options.lowercase;
+    set_tables(&w);
+    scbm_status status = wordpiece_normalize(&t, text, length, 0, &normal);
+    while (!status && next_word(&w, normal.bytes, end, normal.n, &word, &end))
+        status = handle(user, normal.bytes + word, end - word);
+    cbm_normal_clear(&normal, &t.hooks);
+    return status;
 }
 
 const cbm_tokenizer_kind cbm_wordpiece = {

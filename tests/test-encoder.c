@@ -1,0 +1,278 @@
+/*
+ * tests/test-encoder.c - encoders with random weights: what is in the file, and the vocabulary that texts make
+ */
+#include "models/cbm-train.h"
+#include "models/core/context.h"
+#include "models/tokenizers/word-list.h"
+#include "tests/helpers.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static char path[128];
+
+static int set_up(void **state) {
+    if (make_folder(state)) return -1;
+    snprintf(path, sizeof path, "%s", in_folder("encoder.gguf"));
+    return 0;
+}
+
+static scbm_file *open_created(const cbm_encoder_options *options) {
+    scbm_file *file;
+    assert_ok(cbm_encoder_create(path, options));
+    assert_ok(scbm_file_open(&file, path, NULL));
+    return file;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Weights
+ * ---------------------------------------------------------------------------------------- */
+
+static void check_vector(const scbm_tensor *tensor) {
+    const float wanted = strstr(tensor->name, "weight") ? 1.0f : 0.0f, *data = tensor->data;
+    for (int64_t i = 0; i < scbm_tensor_elements(tensor); i++) assert_true(data[i] == wanted);
+}
+
+/* Mean 0 and the deviation, to five standard errors; and not the numbers of the tensor before. */
+static void check_matrix(const scbm_tensor *tensor, double deviation, float *first) {
+    const float *data = tensor->data;
+    double n = (double)scbm_tensor_elements(tensor), sum = 0, squares = 0;
+    for (int64_t i = 0; i < (int64_t)n; i++) {
+        sum += data[i];
+        squares += (double)data[i] * data[i];
+    }
+    assert_near(sum / n, 0, 5 * deviation / sqrt(n));
+    assert_near(sqrt(squares / n), deviation, 5 * deviation / sqrt(2 * n));
+    assert_true(data[0] != *first);
+    *first = data[0];
+}
+
+static void weights_are_drawn_as_bert_draws_them(void **state) {
+    (void)state;
+    static const double deviations[] = {0, 0.1};
+    for (size_t d = 0; d < 2; d++) {
+        const cbm_encoder_options options = {
+            .hidden = 32, .blocks = 2, .heads = 2, .deviation = deviations[d], .seed = d};
+        scbm_file *file = open_created(&options);
+        float first = 0;
+        int n_matrices = 0;
+        assert_int_equal(scbm_file_n_tensors(file), 5 + 16 * 2);
+        for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+            const scbm_tensor *tensor = scbm_file_tensor(file, i);
+            assert_int_equal(tensor->type, SCBM_F32);
+            if (tensor->n_dims == 1) check_vector(tensor);
+            else check_matrix(tensor, d ? 0.1 : 0.02, &first), n_matrices++;
+        }
+        assert_int_equal(n_matrices, 3 + 6 * 2);
+        scbm_file_close(file);
+    }
+}
+
+static void sizes_are_those_asked_for(void **state) {
+    (void)state;
+    const cbm_encoder_options options = {
+        .hidden = 24, .blocks = 3, .heads = 6, .feed_forward = 40, .max_tokens = 17, .name = "made up"};
+    scbm_file *file = open_created(&options);
+    int64_t value;
+    assert_ok(scbm_file_get_int(file, "bert.block_count", &value));
+    assert_int_equal(value, 3);
+    assert_ok(scbm_file_get_int(file, "bert.attention.head_count", &value));
+    assert_int_equal(value, 6);
+    assert_int_equal(scbm_file_find_tensor(file, "blk.2.ffn_up.weight")->shape[0], 40);
+    assert_int_equal(scbm_file_find_tensor(file, "blk.2.ffn_up.weight")->shape[1], 24);
+    assert_int_equal(scbm_file_find_tensor(file, "position_embd.weight")->shape[0], 17);
+    assert_string_equal(scbm_file_string_or(file, "general.name", ""), "made up");
+    scbm_file_close(file);
+    cbm_model *model;
+    assert_ok(cbm_model_load(&model, path, NULL));
+    assert_int_equal(cbm_model_mode(model), CBM_ENCODER);
+    assert_int_equal(cbm_model_hidden_size(model), 24);
+    assert_int_equal(cbm_model_max_tokens(model), 17);
+    cbm_model_free(model);
+}
+
+static void the_same_options_give_the_same_bytes(void **state) {
+    (void)state;
+    cbm_encoder_options zero = {0}, small = {.hidden = 8, .blocks = 1, .heads = 1, .seed = 5};
+    assert_ok(cbm_encoder_create(path, NULL));
+    assert_ok(cbm_encoder_create(in_folder("zero.gguf"), &zero)); /* {0} is NULL */
+    assert_true(same_files(path, in_folder("zero.gguf")));
+    assert_ok(cbm_encoder_create(path, &small));
+    assert_ok(cbm_encoder_create(in_folder("small.gguf"), &small));
+    assert_true(same_files(path, in_folder("small.gguf")));
+    small.seed = 6;
+    assert_ok(cbm_encoder_create(in_folder("small.gguf"), &small));
+    assert_false(same_files(path, in_folder("small.gguf")));
+}
+
+/* What is made can be run: a vector of length 1 for a text, another one for another text. */
+static void a_created_encoder_embeds(void **state) {
+    (void)state;
+    static const char *const texts[] = {"The soup was cold.", "A lovely evening!"};
+    float vectors[2][16], squares = 0;
+    const cbm_encoder_options options = {.hidden = 16, .blocks = 2, .heads = 2, .texts = texts, .n_texts = 2};
+    cbm_model *model;
+    cbm_context *context;
+    assert_ok(cbm_encoder_create(path, &options));
+    assert_ok(cbm_model_load(&model, path, NULL));
+    assert_ok(cbm_context_create(&context, model, NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_DEFAULT, 1, vectors[0], NULL));
+    for (int i = 0; i < 16; i++) squares += vectors[0][i] * vectors[0][i];
+    assert_near(squares, 1, 1e-5);
+    assert_memory_not_equal(vectors[0], vectors[1], sizeof vectors[0]);
+    cbm_context_free(context);
+    cbm_model_free(model);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The vocabulary
+ * ---------------------------------------------------------------------------------------- */
+
+static int32_t find(const cbm_word_list *list, const char *piece) {
+    for (int32_t i = 0; i < list->n; i++)
+        if (strcmp(list->piece[i], piece) == 0) return i;
+    return -1;
+}
+
+static void make_list(cbm_word_list *list, int cased, const char *const *texts, size_t n, int32_t most) {
+    cbm_wordpiece_options options;
+    cbm_wordpiece_defaults(&options);
+    options.lowercase = !cased;
+    assert_ok(cbm_word_list_create(list, &options, texts, NULL, n, most, NULL));
+}
+
+static void words_come_by_how_often_they_are_there(void **state) {
+    (void)state;
+    static const char *const texts[] = {"beta Alpha, alpha; gamma", "gamma ALPHA d\xC3\xA9j\xC3\xA0-vu",
+                                        "\xE5\x9B\x9B\xE5\xB7\x9D x"};
+    cbm_word_list list;
+    make_list(&list, 0, texts, 3, 1000);
+    assert_string_equal(list.piece[0], "[PAD]");
+    assert_string_equal(list.piece[4], "[MASK]");
+    /* 33 punctuation marks, 26 letters, 10 digits, and the two ideographs, each of which is a word, but no accents */
+    enum { CHARACTERS = 32 + 26 + 10 + 2, WORDS = 5 + 2 * CHARACTERS };
+    assert_int_equal(list.n, WORDS + 5);
+    assert_string_equal(list.piece[WORDS], "alpha");
+    assert_string_equal(list.piece[WORDS + 1], "gamma");
+    assert_string_equal(list.piece[WORDS + 2], "beta");
+    assert_string_equal(list.piece[WORDS + 3], "deja");
+    assert_string_equal(list.piece[WORDS + 4], "vu");
+    assert_true(find(&list, "\xE5\x9B\x9B") > 4 && find(&list, "##\xE5\x9B\x9B") > 4 && find(&list, "##!") > 4);
+    assert_int_equal(find(&list, "A"), -1);
+    for (int32_t i = 0; i < list.n; i++) assert_int_equal(find(&list, list.piece[i]), i); /* each once */
+    cbm_word_list_clear(&list, NULL);
+
+    make_list(&list, 1, texts, 1, 1000);
+    assert_true(find(&list, "Alpha") > 0 && find(&list, "alpha") > 0 && find(&list, "A") > 0);
+    cbm_word_list_clear(&list, NULL);
+
+    make_list(&list, 0, texts, 3, WORDS + 2); /* the rarest are left out */
+    assert_int_equal(list.n, WORDS + 2);
+    assert_string_equal(list.piece[WORDS + 1], "gamma");
+    cbm_word_list_clear(&list, NULL);
+}
+
+/* Words of the texts are one token, others are spelled, and nothing of their characters is unknown. */
+static void texts_are_read_by_their_vocabulary(void **state) {
+    (void)state;
+    static const char *const texts[] = {"The waiter was lovely"};
+    const cbm_encoder_options options = {.hidden = 8, .blocks = 1, .heads = 1, .texts = texts, .n_texts = 1};
+    cbm_tokens tokens = {0};
+    cbm_model *model;
+    assert_ok(cbm_encoder_create(path, &options));
+    assert_ok(cbm_model_load(&model, path, NULL));
+    assert_ok(cbm_tokenize(model->tokenizer, texts[0], strlen(texts[0]), 64, &tokens));
+    assert_int_equal(tokens.n, 6);
+    const char *spelled = "Ray was (odd) ~99\\";
+    assert_ok(cbm_tokenize(model->tokenizer, spelled, strlen(spelled), 64, &tokens));
+    assert_int_equal(tokens.n, 2 + 3 + 1 + 5 + 1 + 2 + 1);
+    for (size_t i = 0; i < tokens.n; i++) assert_int_not_equal(tokens.ids[i], 1);
+    assert_ok(cbm_tokenize(model->tokenizer, "\xE2\x82\xAC", 3, 64, &tokens)); /* a euro sign is in no text */
+    assert_int_equal(tokens.ids[1], 1);
+    cbm_tokens_clear(&tokens, NULL);
+    cbm_model_free(model);
+}
+
+static void a_given_vocabulary_is_taken_as_it_is(void **state) {
+    (void)state;
+    static const char *const given[] = {"[CLS]", "the", "##s", "[SEP]", "[UNK]", "soup"};
+    const cbm_encoder_options options = {.hidden = 8, .blocks = 1, .heads = 1, .tokens = given, .n_tokens = 6};
+    const int32_t wanted[] = {0, 1, 5, 2, 4, 3};
+    cbm_tokens tokens = {0};
+    cbm_model *model;
+    assert_ok(cbm_encoder_create(path, &options));
+    assert_ok(cbm_model_load(&model, path, NULL));
+    assert_ok(cbm_tokenize(model->tokenizer, "The soups!", 10, 64, &tokens));
+    assert_int_equal(tokens.n, 6);
+    assert_memory_equal(tokens.ids, wanted, sizeof wanted);
+    assert_int_equal(cbm_tokenizer_special(model->tokenizer, CBM_TOKEN_MASK), -1);
+    cbm_tokens_clear(&tokens, NULL);
+    cbm_model_free(model);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What is refused
+ * ---------------------------------------------------------------------------------------- */
+
+static void what_cannot_be_made_is_refused(void **state) {
+    (void)state;
+    static const char *const bad_text[] = {"fine", "\xC3("}, *const no_unknown[] = {"[CLS]", "[SEP]", "a"};
+    static const char *const empty[] = {"[CLS]", "[SEP]", "[UNK]", ""};
+    const struct {
+        cbm_encoder_options options;
+        scbm_status status;
+        const char *message;
+    } cases[] = {
+        {{.architecture = "elman"}, SCBM_ERROR_UNSUPPORTED, "no architecture 'elman'"},
+        {{.hidden = -1}, SCBM_ERROR_ARGUMENT, "-1 dimensions"},
+        {{.hidden = 10, .heads = 3}, SCBM_ERROR_FORMAT, "a hidden size of 10 cannot be cut into 3 attention heads"},
+        {{.heads = 300}, SCBM_ERROR_ARGUMENT, "300 heads"},
+        {{.blocks = 5000}, SCBM_ERROR_ARGUMENT, "5000 blocks"},
+        {{.max_tokens = 1}, SCBM_ERROR_ARGUMENT, "1 positions"},
+        {{.feed_forward = -4}, SCBM_ERROR_ARGUMENT, "-4 neurons"},
+        {{.deviation = -1}, SCBM_ERROR_ARGUMENT, "deviation of -1"},
+        {{.deviation = NAN}, SCBM_ERROR_ARGUMENT, "deviation"},
+        {{.n_tokens = -1}, SCBM_ERROR_ARGUMENT, "negative"},
+        {{.n_texts = 1}, SCBM_ERROR_ARGUMENT, "list is NULL"},
+        {{.max_vocabulary = 20}, SCBM_ERROR_ARGUMENT, "a vocabulary of 20 tokens is too small"},
+        {{.texts = bad_text, .n_texts = 2}, SCBM_ERROR_FORMAT, "text 2 is not UTF-8 at byte offset 0"},
+        {{.tokens = no_unknown, .n_tokens = 3}, SCBM_ERROR_ARGUMENT, "the vocabulary has no [UNK]"},
+        {{.tokens = empty, .n_tokens = 4}, SCBM_ERROR_ARGUMENT, "token 3 of the vocabulary is empty"},
+    };
+    empty_folder();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_error(cbm_encoder_create(path, &cases[i].options), cases[i].status, cases[i].message);
+    assert_error(cbm_encoder_create(NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_false(exists(path));
+    assert_error(cbm_encoder_create(in_folder("no/where.gguf"), NULL), SCBM_ERROR_IO, "no/where.gguf");
+}
+
+static void every_failing_allocation_is_an_error(void **state) {
+    (void)state;
+    static const char *const texts[] = {"The waiter was lovely, the soup was not"};
+    scbm_status status = SCBM_ERROR_MEMORY;
+    empty_folder();
+    for (int n = 1; status; n++) {
+        counting_allocator memory = {.fails_at = n};
+        const scbm_hooks hooks = allocator_hooks(&memory);
+        const cbm_encoder_options options = {
+            .hidden = 8, .blocks = 1, .heads = 1, .texts = texts, .n_texts = 1, .hooks = &hooks};
+        status = cbm_encoder_create(path, &options);
+        if (status && status != SCBM_ERROR_MEMORY) fail_msg("allocation %d: %s", n, scbm_last_error());
+        assert_int_equal(memory.held, 0);
+        assert_true(exists(path) == !status);
+        assert_true(n < 2000);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(weights_are_drawn_as_bert_draws_them),   cmocka_unit_test(sizes_are_those_asked_for),
+        cmocka_unit_test(the_same_options_give_the_same_bytes),   cmocka_unit_test(a_created_encoder_embeds),
+        cmocka_unit_test(words_come_by_how_often_they_are_there), cmocka_unit_test(texts_are_read_by_their_vocabulary),
+        cmocka_unit_test(a_given_vocabulary_is_taken_as_it_is),   cmocka_unit_test(what_cannot_be_made_is_refused),
+        cmocka_unit_test(every_failing_allocation_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, set_up, remove_folder);
+}
