@@ -79,31 +79,44 @@ endif
 FLAGS = -std=c11 $(CFLAGS) -ffp-contract=off -fPIC -fno-semantic-interposition -Wall -Wextra -Wpedantic -I. \
         $(if $(filter 1,$(WERROR)),-Werror) $(if $(FOUND_OPENMP),-fopenmp) \
         $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-LIBS  = -lcjson -lutf8proc -lcsv -lm
+CORE_LIBS = -lutf8proc -lm
+LIBS  = -lcjson -lcsv $(CORE_LIBS)
 LINK  = $(CC) $(FLAGS) $(LDFLAGS)
 
 version_part = $(shell sed -n 's/^.define SCBM_VERSION_$(1) //p' sparsecbm.h)
 MAJOR   := $(call version_part,MAJOR)
 VERSION := $(MAJOR).$(call version_part,MINOR).$(call version_part,PATCH)
-SONAME  := libsparsecbm.so.$(MAJOR)
+# Until 1.0 a minor version may add fields to results, so it is part of the soname.
+SOVERSION := $(MAJOR).$(call version_part,MINOR)
 
 # The named programs stand beside their sources; a build elsewhere (BUILD=…) keeps everything there.
 OUT     = $(if $(filter build,$(BUILD)),.,$(BUILD))
-LIB     = $(OUT)/libsparsecbm.a
-SHARED  = $(OUT)/libsparsecbm.so
+CORE_LIB = $(OUT)/libsparsecbm.a
+CORE_SHARED = $(OUT)/libsparsecbm.so
+LIB     = $(OUT)/libsparsecbm-train.a
+SHARED  = $(OUT)/libsparsecbm-train.so
 MAIN    = $(OUT)/models/main
 CONVERT = $(OUT)/convert/convert-hf
 
-# The folder says what a source is for: models/main.c and models/program/ are the program, the other rooms and convert/ the
-# library. convert/convert-hf.c is the command `convert` as a program of its own.
+# The folder says what a source is for. libsparsecbm is the runtime and the rooms for using models; libsparsecbm-train is all
+# of that and the rooms for making them (the oracle of interventions too, which needs a data set). models/main.c and
+# models/program/ are the program; convert/convert-hf.c is its command `convert` as a program of its own.
+CORE_ROOMS  := base tokenizers backbones core explain intervene
+TRAIN_ROOMS := data prune train report
+TRAIN_ALONE := models/intervene/oracle.c
+room_sources = $(foreach room,$(1),$(wildcard models/$(room)/*.c))
+CORE_SOURCES    := sparsecbm.c $(filter-out $(TRAIN_ALONE),$(call room_sources,$(CORE_ROOMS)))
+LIBRARY_SOURCES := $(CORE_SOURCES) $(TRAIN_ALONE) $(call room_sources,$(TRAIN_ROOMS)) \
+                   $(filter-out convert/convert-hf.c,$(wildcard convert/*.c))
 PROGRAM_SOURCES := models/main.c $(wildcard models/program/*.c models/program/*/*.c)
-LIBRARY_SOURCES := sparsecbm.c $(filter-out models/program/%,$(wildcard models/*/*.c)) $(filter-out convert/convert-hf.c,$(wildcard convert/*.c))
+CORE_HEADERS    := sparsecbm.h models/cbm.h
+HEADERS         := $(CORE_HEADERS) models/cbm-train.h
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 
 .PHONY: programs library
-## all            libsparsecbm.a, libsparsecbm.so, models/main and convert/convert-hf (the default)
+## all            libsparsecbm and libsparsecbm-train (.a, .so), models/main and convert/convert-hf (the default)
 all: library programs
-library: $(LIB) $(SHARED)
+library: $(CORE_LIB) $(CORE_SHARED) $(LIB) $(SHARED)
 programs: $(MAIN) $(CONVERT)
 
 # Objects depend on the flags that they were compiled with.
@@ -124,19 +137,27 @@ $(REPORT_PARTS): $(BUILD)/%.h: % models/report/embed.awk
 	@mkdir -p $(@D)
 	@awk -f models/report/embed.awk $< > $@
 
+$(CORE_LIB): $(call objects,$(CORE_SOURCES))
 $(LIB): $(call objects,$(LIBRARY_SOURCES))
+$(CORE_LIB) $(LIB): Makefile
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(AR) rcs $@ $(filter %.o,$^)
 
-# Only the public names are exported.
-$(BUILD)/exports.map:
+# Only the functions that the installed headers declare are exported.
+$(BUILD)/core.map: $(CORE_HEADERS)
+$(BUILD)/train.map: $(HEADERS)
+$(BUILD)/%.map:
 	@mkdir -p $(@D)
-	@echo '{ global: scbm_*; cbm_*; local: *; };' > $@
+	@{ echo '{ global:'; sed -nE 's/^[a-z].*[ *]((scbm|cbm)_[a-z0-9_]+)\(.*/\1;/p' $^ | sort -u; echo 'local: *; };'; } > $@
 
-$(SHARED): $(call objects,$(LIBRARY_SOURCES)) $(BUILD)/exports.map
-	$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=$(BUILD)/exports.map -Wl,-z,defs -o $@ \
-	    $(filter %.o,$^) $(LIBS)
+# $(call link_shared,NAME,LIBRARIES): every object and map that the target needs.
+link_shared = $(LINK) -shared -Wl,-soname,$(1).so.$(SOVERSION) -Wl,--version-script=$(filter %.map,$^) -Wl,-z,defs -o $@ \
+              $(filter %.o,$^) $(2)
+$(CORE_SHARED): $(call objects,$(CORE_SOURCES)) $(BUILD)/core.map
+	$(call link_shared,libsparsecbm,$(CORE_LIBS))
+$(SHARED): $(call objects,$(LIBRARY_SOURCES)) $(BUILD)/train.map
+	$(call link_shared,libsparsecbm-train,$(LIBS))
 
 $(MAIN): $(call objects,$(PROGRAM_SOURCES)) $(LIB)
 	@mkdir -p $(@D)
@@ -227,28 +248,35 @@ bench-peers: all
 	sh tests/bench/run.sh
 
 # ------------------------------------------------------------------------------------------
-# Installing. cbm.h finds sparsecbm.h beside it, and a prefix outside the linker's usual places
-# stands in the programs that are linked with pkg-config's flags.
+# Installing. The headers find each other beside them, and a prefix outside the linker's usual places stands in the
+# programs that are linked with pkg-config's flags.
 # ------------------------------------------------------------------------------------------
 
 ROOT    = $(DESTDIR)$(PREFIX)
 RPATH   = $(if $(filter /usr /usr/local,$(PREFIX)),, -Wl,-rpath,$${libdir})
 .PHONY: install uninstall clean format
 
-## install        library, headers, pkg-config file and programs: make install [PREFIX=/usr/local] [DESTDIR=]
+# $(call install_library,NAME,STATIC,SHARED,DESCRIPTION,ITS LIBRARIES)
+define install_library
+	install -m 644 $(2) '$(ROOT)/lib/$(1).a'
+	install -m 755 $(3) '$(ROOT)/lib/$(1).so.$(VERSION)'
+	ln -sf $(1).so.$(VERSION) '$(ROOT)/lib/$(1).so.$(SOVERSION)'
+	ln -sf $(1).so.$(SOVERSION) '$(ROOT)/lib/$(1).so'
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
+	    'Name: $(1:lib%=%)' 'Description: $(4)' 'Version: $(VERSION)' \
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir}$(RPATH) -l$(1:lib%=%)' \
+	    'Libs.private: $(5)$(if $(FOUND_OPENMP), -fopenmp)' > '$(ROOT)/lib/pkgconfig/$(1:lib%=%).pc'
+endef
+
+## install        libraries, headers, pkg-config files and programs: make install [PREFIX=/usr/local] [DESTDIR=]
 install: all
 	@install -d '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/bin' && test -w '$(ROOT)/lib' && test -w '$(ROOT)/bin' || \
 	    { echo "make install: $(ROOT) cannot be written: use sudo, or a folder of yours: make install PREFIX=\$$HOME/.local" >&2; exit 1; }
-	install -m 644 $(LIB) '$(ROOT)/lib/libsparsecbm.a'
-	install -m 755 $(SHARED) '$(ROOT)/lib/libsparsecbm.so.$(VERSION)'
-	ln -sf libsparsecbm.so.$(VERSION) '$(ROOT)/lib/$(SONAME)'
-	ln -sf $(SONAME) '$(ROOT)/lib/libsparsecbm.so'
+	$(call install_library,libsparsecbm,$(CORE_LIB),$(CORE_SHARED),Sparse concept bottleneck models: prediction and explanation,$(CORE_LIBS))
+	$(call install_library,libsparsecbm-train,$(LIB),$(SHARED),Sparse concept bottleneck models: training too,$(LIBS))
 	install -m 644 sparsecbm.h '$(ROOT)/include/sparsecbm.h'
-	install -m 644 models/cbm.h '$(ROOT)/include/cbm.h'
-	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
-	    'Name: sparsecbm' 'Description: Sparse concept bottleneck models' 'Version: $(VERSION)' \
-	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir}$(RPATH) -lsparsecbm' \
-	    'Libs.private: $(LIBS)$(if $(FOUND_OPENMP), -fopenmp)' > '$(ROOT)/lib/pkgconfig/sparsecbm.pc'
+	@for header in cbm.h cbm-train.h; do sed 's|#include "models/|#include "|' models/$$header > '$(ROOT)/include/'$$header && \
+	    chmod 644 '$(ROOT)/include/'$$header || exit 1; done
 	install -m 755 $(MAIN) '$(ROOT)/bin/sparsecbm'
 	install -m 755 $(CONVERT) '$(ROOT)/bin/sparsecbm-convert-hf'
 	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
@@ -256,11 +284,13 @@ install: all
 ## uninstall      remove what install has put there
 uninstall:
 	rm -f '$(ROOT)/lib/'libsparsecbm.a '$(ROOT)/lib/'libsparsecbm.so* '$(ROOT)/lib/pkgconfig/sparsecbm.pc' \
-	    '$(ROOT)/include/sparsecbm.h' '$(ROOT)/include/cbm.h' '$(ROOT)/bin/sparsecbm' '$(ROOT)/bin/sparsecbm-convert-hf'
+	    '$(ROOT)/lib/'libsparsecbm-train.a '$(ROOT)/lib/'libsparsecbm-train.so* '$(ROOT)/lib/pkgconfig/sparsecbm-train.pc' \
+	    '$(ROOT)/include/sparsecbm.h' '$(ROOT)/include/cbm.h' '$(ROOT)/include/cbm-train.h' \
+	    '$(ROOT)/bin/sparsecbm' '$(ROOT)/bin/sparsecbm-convert-hf'
 
 ## clean          remove what was built
 clean:
-	rm -rf build demo libsparsecbm.a libsparsecbm.so models/main convert/convert-hf
+	rm -rf build demo libsparsecbm.a libsparsecbm.so libsparsecbm-train.a libsparsecbm-train.so models/main convert/convert-hf
 
 ## format         clang-format over all sources
 format:

@@ -31,7 +31,8 @@ if [ -n "${SANITIZE:-}" ] || ! command -v pkg-config >/dev/null; then
     finish
 fi
 check "make install" env MAKEFLAGS= "${MAKE:-make}" BUILD="${BUILD:-build}" CC="${CC:-cc}" OPENMP="${OPENMP:-1}" install PREFIX="$work/prefix"
-for file in lib/libsparsecbm.a lib/libsparsecbm.so include/sparsecbm.h include/cbm.h lib/pkgconfig/sparsecbm.pc bin/sparsecbm \
+for file in lib/libsparsecbm.a lib/libsparsecbm.so lib/libsparsecbm-train.a lib/libsparsecbm-train.so include/sparsecbm.h include/cbm.h \
+    include/cbm-train.h lib/pkgconfig/sparsecbm.pc lib/pkgconfig/sparsecbm-train.pc bin/sparsecbm \
     bin/sparsecbm-convert-hf; do
     check "$file is installed" test -f "$work/prefix/$file"
 done
