@@ -5,6 +5,7 @@
 #include "convert/hf-tokenizer.h"
 #include "convert/hf-weights.h"
 #include "convert/json-file.h"
+#include "convert/model-card.h"
 #include "models/cbm-train.h"
 
 #include <string.h>
@@ -15,6 +16,7 @@ typedef struct conversion {
     hf_config config;
     hf_weights weights;
     hf_tokenizer tokenizer;
+    hf_card card;
     scbm_writer *writer;
 } conversion;
 
@@ -44,6 +46,8 @@ static scbm_status read_folder(conversion *c, const char *folder) {
     scbm_status status = hf_config_read(&c->config, folder, c->hooks);
     if (!status) status = hf_weights_open(&c->weights, &c->config.settings, c->config.folder, c->hooks);
     if (!status) status = hf_tokenizer_read(&c->tokenizer, c->config.folder, c->config.settings.vocabulary, c->hooks);
+    if (!status) status = hf_card_read(&c->card, folder, c->hooks);
+    if (!status && c->config.name) status = hf_card_set_repository(&c->card, c->config.name);
     if (status) return status;
     if (c->config.lowercases && !c->tokenizer.lowercase)
         return scbm_fail(
@@ -71,6 +75,7 @@ static scbm_status write_keys(const conversion *c, const char *folder) {
     const cbm_backbone *settings = &c->config.settings;
     scbm_writer_set_string(c->writer, "general.architecture", settings->architecture->name);
     scbm_status status = write_name(c, folder);
+    hf_card_write(&c->card, c->writer);
     scbm_writer_set_file_type(c->writer, c->options->type);
     cbm_settings_write(settings, c->writer);
     return status ? status : hf_tokenizer_write(&c->tokenizer, settings->types, c->writer);
@@ -122,6 +127,7 @@ scbm_status cbm_convert(const char *folder, const char *output, const cbm_conver
     memset(summary, 0, sizeof *summary);
     scbm_status status = convert(&c, folder, output, summary);
     scbm_writer_free(c.writer);
+    hf_card_clear(&c.card);
     hf_tokenizer_clear(&c.tokenizer);
     hf_weights_clear(&c.weights);
     hf_config_clear(&c.config);

@@ -231,7 +231,8 @@ typedef struct cbm_conversion {
 
 /* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or its shards, vocab.txt or tokenizer.json;
  * sentence-transformers' folders, too) to the model file `output`, which is replaced when all is written. Weights are read
- * and converted one after the other. `conversion` may be NULL. What the folder has that this version does not compute is
+ * and converted one after the other. Licence and source go along where README.md or config.json say them (general.license,
+ * general.source.*). `conversion` may be NULL. What the folder has that this version does not compute is
  * an error that names it; the progress hook gets "tensors checked" and "tensors written". */
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
                         cbm_conversion *conversion);

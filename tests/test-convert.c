@@ -7,6 +7,7 @@
 #include "convert/hf-config.h"
 #include "convert/hf-tokenizer.h"
 #include "convert/hf-weights.h"
+#include "convert/model-card.h"
 #include "models/cbm-train.h"
 #include "models/tokenizers/tokenizer.h"
 #include "tests/helpers.h"
@@ -1283,6 +1284,7 @@ static void test_out_of_memory(void **state) {
     f.shards = 2;
     write_checkpoint(&f);
     write_text("tokenizer.json", tokenizer_json);
+    write_text("README.md", "---\nlicense: [mit, bsd]\n---\n");
     write_text("modules.json", "[" MODULE(0, "0", "", ST "Transformer") "]");
     scbm_status status = SCBM_ERROR_MEMORY;
     int n = 0;
@@ -1354,6 +1356,58 @@ static void test_options(void **state) {
     options = (cbm_convert_options){.max_tokens = -1};
     assert_error(cbm_convert(checkpoint, output, &options, NULL), SCBM_ERROR_ARGUMENT, "texts of -1 tokens");
     assert_error(cbm_convert(NULL, output, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+}
+
+/* What README.md and config.json say of licence and source stands in the model file. */
+static void test_licence_and_source(void **state) {
+    (void)state;
+    scbm_file *file;
+    write_checkpoint(&plain);
+    write_text("README.md", "---\nlanguage: en\nlicense: apache-2.0\ntags:\n- license: no\n---\n\nlicense: mit\n");
+    assert_ok(convert(SCBM_F32));
+    file = open_output();
+    assert_key_text(file, "general.license", "apache-2.0");
+    assert_key_text(file, "general.source.repo_url", "https://huggingface.co/someone/small-bert");
+    assert_int_equal(scbm_file_find_key(file, "general.license.name"), -1);
+    scbm_file_close(file);
+    char *text = replaced(config_text(&plain), "someone/small-bert", "models/on/a/disk");
+    write_text("config.json", text);
+    free(text);
+    write_text("README.md", "# A model\n---\nlicense: mit\n---\n"); /* no front matter */
+    assert_ok(convert(SCBM_F32));
+    file = open_output();
+    assert_int_equal(scbm_file_find_key(file, "general.license"), -1);
+    assert_int_equal(scbm_file_find_key(file, "general.source.repo_url"), -1);
+    scbm_file_close(file);
+}
+
+static void test_front_matter(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *license, *link;
+    } cases[] = {
+        {"---\nlicense: mit\n---\n", "mit", NULL},
+        {"---\r\nlicense:   'mit' \r\n---\r\n", "mit", NULL},
+        {"---\nlicense: \"a # b\" # why\nlicense_link: LICENSE # see there\n---", "a # b", "LICENSE"},
+        {"---\nlicense:\n- mit\n  - \"apache-2.0\"\nlicense_link:\n---\n", "mit,apache-2.0", NULL},
+        {"---\nlicense: [mit, 'gpl-3.0']\n", "mit,gpl-3.0", NULL},
+        {"---\nlicense: [\nlicense_link: ]\n", "[", "]"},
+        {"---\nlicense_name: x\nlicenses: y\n license: z\n", NULL, NULL},
+        {"---\nlicense: a\x01" "b\nlicense_link: \xC3(\n", NULL, NULL},
+        {"---\nlicense: 'open\n", NULL, NULL},
+        {"license: mit\n", NULL, NULL},
+        {"---\n---\nlicense: mit\n", NULL, NULL},
+        {"", NULL, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        hf_card card;
+        assert_ok(hf_card_parse(&card, cases[i].text, strlen(cases[i].text), NULL));
+        const char *license = card.field[HF_CARD_LICENSE], *link = card.field[HF_CARD_LICENSE_LINK];
+        if (!license != !cases[i].license || (license && strcmp(license, cases[i].license) != 0))
+            fail_msg("%d: %s", (int)i, license ? license : "none");
+        if (!link != !cases[i].link || (link && strcmp(link, cases[i].link) != 0)) fail_msg("%d: %s", (int)i, link ? link : "none");
+        hf_card_clear(&card);
+    }
 }
 
 /* {0} is NULL, to the byte. */
@@ -1461,6 +1515,8 @@ int main(void) {
         TEST(test_progress_and_cancelling),
         TEST(test_options),
         TEST(test_zero_options),
+        TEST(test_licence_and_source),
+        TEST(test_front_matter),
         TEST(test_the_program),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);

@@ -5,6 +5,7 @@
 #include "convert/hf-config.h"
 #include "convert/hf-tokenizer.h"
 #include "convert/hf-weights.h"
+#include "convert/model-card.h"
 #include "tests/fuzz/require.h"
 
 #include <stdint.h>
@@ -89,6 +90,14 @@ static void try_index(const void *data, size_t size) {
     hf_index_clear(&index);
 }
 
+static void try_card(const void *data, size_t size) {
+    hf_card card;
+    require(hf_card_parse(&card, data, size, NULL) == SCBM_OK);
+    for (int i = 0; i < HF_CARD_FIELDS; i++)
+        require(!card.field[i] || (card.field[i][0] && strlen(card.field[i]) <= 300 && !strchr(card.field[i], '\n')));
+    hf_card_clear(&card);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!size) return 0;
     int which = (data[0] - '0') & 15;
@@ -103,6 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     case 6:
     case 7:
     case 8: try_sentence_files(which - 6, data, size); break;
+    case 9: try_card(data, size); break;
     default: break;
     }
     return 0;
