@@ -84,6 +84,7 @@ typedef struct cbm_train_options {
     double temperature;            /* τ, of the teacher's probabilities and the logits that are compared with them; 0: 2 */
     const char *step_log;          /* CSV file: step,loss,norm; NULL: none */
     const char *order_log;         /* text file: the rows of each step; NULL: none */
+    const cbm_dataset_options *columns; /* where the data came from, to be noted in the model file (see below); NULL: nothing */
     int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
     int resume;                    /* go on from the checkpoint beside the output, if there is one */
     void (*on_epoch)(void *user, const cbm_epoch_report *report);
@@ -112,6 +113,16 @@ typedef struct cbm_train_options {
  * encoder and device; its model and logs are those of a run that was never stopped. */
 scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
                       const char *const *concept_names, const char *output, const cbm_train_options *options);
+
+/* What options->columns leave in the model file, so that more data of the kind can be read by it: texts, a list of texts (the
+ * columns in the order of the model's concepts), and a flag. */
+#define CBM_KEY_TEXT_COLUMN "sparsecbm.columns.text"
+#define CBM_KEY_LABEL_COLUMN "sparsecbm.columns.label"
+#define CBM_KEY_CONCEPT_COLUMNS "sparsecbm.columns.concepts"
+#define CBM_KEY_DROP_LABEL "sparsecbm.columns.drop_label"      /* not there: none */
+#define CBM_KEY_IGNORE_LABEL "sparsecbm.columns.ignore_label"
+#define CBM_KEY_UNKNOWN "sparsecbm.columns.unknown"            /* not there: the default ones */
+#define CBM_KEY_UNKNOWN_IS_MISSING "sparsecbm.columns.unknown_is_missing"
 
 /* ------------------------------------------------------------------------------------------
  * The table of the settings, one row a field of cbm_train_options: what a program's options, its help, configuration files

@@ -33,7 +33,7 @@ train() {
 kill_and_resume() {
     delays=$1
     shift
-    train "$@" -o whole.gguf >/dev/null 2>&1 || exit 1
+    train "$@" --force -o whole.gguf >/dev/null 2>&1 || exit 1
     for delay in $delays; do
         rm -f killed.gguf killed.gguf.checkpoint
         "$main" train $options "$@" -o killed.gguf >/dev/null 2>&1 & # not the function: what is killed must be the program

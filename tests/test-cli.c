@@ -749,13 +749,13 @@ static void train_prints_an_epoch_a_line(void **state) {
 static void other_modes_train(void **state) {
     (void)state;
     static const char *const ways[] = {
-        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv --text review --label stars --mode vanilla --epochs 1 -o mode.gguf",
-        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv " COLUMNS " --mode independent --epochs 1 -o mode.gguf",
-        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv " COLUMNS " --mode sequential --epochs 1 --mixup 0.4 -o mode.gguf",
+        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv --text review --label stars --mode vanilla --epochs 1 --force -o mode.gguf",
+        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv " COLUMNS " --mode independent --epochs 1 --force -o mode.gguf",
+        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv " COLUMNS " --mode sequential --epochs 1 --mixup 0.4 --force -o mode.gguf",
         "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv " COLUMNS
-        " --teacher demo/reviews.gguf --teacher-weight 0.5 --temperature 3 --epochs 1 -o mode.gguf",
+        " --teacher demo/reviews.gguf --teacher-weight 0.5 --temperature 3 --epochs 1 --force -o mode.gguf",
         "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv " COLUMNS
-        " --concept-loss sigmoid --class-weights --unknown-missing --unknown unknown --ignore-label 'no majority' --epochs 1 -o mode.gguf",
+        " --concept-loss sigmoid --class-weights --unknown-missing --unknown unknown --ignore-label 'no majority' --epochs 1 --force -o mode.gguf",
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         free(output_of(ways[i]));
@@ -981,15 +981,15 @@ static void two_runs_do_not_share_an_output(void **state) {
     (void)state;
     char line[4096], holder[64];
     for (int round = 0; round < 2; round++) {
-        process p = start(TRAIN " --epochs 1000 --json -o shared.gguf");
+        process p = start(TRAIN " --epochs 1000 --json --force -o shared.gguf");
         read_line(&p, line, sizeof line);
         snprintf(holder, sizeof holder, "process %ld is writing shared.gguf", (long)p.id);
-        expect_error(TRAIN " --epochs 1 --json -o shared.gguf", 1, holder);
+        expect_error(TRAIN " --epochs 1 --json --force -o shared.gguf", 1, holder);
         kill(p.id, round ? SIGINT : SIGKILL);
         wait_for(&p);
         assert_int_equal(access("shared.gguf.lock", F_OK) == 0, round == 0);
     }
-    free(output_of(TRAIN " --epochs 1 --json -o shared.gguf"));
+    free(output_of(TRAIN " --epochs 1 --json --force -o shared.gguf"));
     assert_int_not_equal(access("shared.gguf.lock", F_OK), 0);
 }
 
@@ -998,7 +998,7 @@ static void training_on_a_sparse_model_says_what_becomes_of_the_masks(void **sta
     static const char *const ways[] = {"--encoder demo/reviews.gguf", "--encoder demo/encoder.gguf --init demo/reviews.gguf"};
     for (int i = 0; i < 2; i++) {
         char arguments[512];
-        snprintf(arguments, sizeof arguments, "train --data demo/train.csv --validation demo/dev.csv " COLUMNS " --epochs 0 -o dense-again.gguf %s", ways[i]);
+        snprintf(arguments, sizeof arguments, "train --data demo/train.csv --validation demo/dev.csv " COLUMNS " --epochs 0 --force -o dense-again.gguf %s", ways[i]);
         char *message = messages_of(arguments);
         assert_string_equal(message, "sparsecbm train: demo/reviews.gguf has subnetworks: training starts from its dense weights, without the masks\n");
         free(message);
@@ -1006,7 +1006,7 @@ static void training_on_a_sparse_model_says_what_becomes_of_the_masks(void **sta
         assert_null(strstr(lines, "Subnetworks"));
         free(lines);
     }
-    char *message = messages_of(TRAIN " --epochs 0 -o dense-again.gguf");
+    char *message = messages_of(TRAIN " --epochs 0 --force -o dense-again.gguf");
     assert_string_equal(message, "");
     free(message);
 }
@@ -1030,7 +1030,7 @@ static void an_interrupt_ends_training_cleanly(void **state) {
 static void threads_do_not_change_training(void **state) {
     (void)state;
     free(output_of(TRAIN PRUNE_ONCE " --threads 1 -o one.gguf"));
-    free(output_of(TRAIN PRUNE_ONCE " --threads 2 -o two.gguf"));
+    free(output_of(TRAIN PRUNE_ONCE " --threads 2 --force -o two.gguf"));
     outcome result = shell("cmp one.gguf two.gguf && cmp one.gguf demo/reviews.gguf");
     assert_string_equal(result.out, "");
     assert_int_equal(result.status, 0);

@@ -75,7 +75,7 @@ for absent in fisher-block temperature score-lr class-weights threads resume con
 done
 check "a run by the saved configuration" "$main" train --config saved.json -o second.gguf
 check "has the same bits" cmp first.gguf second.gguf
-check "it saves what it was" "$main" train --config saved.json --save-config again.json -o second.gguf
+check "it saves what it was" "$main" train --config saved.json --force --save-config again.json -o second.gguf
 check "but for the output" sh -c "sed s/second.gguf/first.gguf/ again.json | cmp - saved.json"
 check "the command line wins" "$main" train --config saved.json --seed 8 --save-config other.json -o third.gguf
 check "and is saved" grep -q '"seed":.*8' other.json
@@ -98,6 +98,42 @@ refuses_config 1 "bad.json: is not one JSON object" '{"lr": 0.1} x'
 refuses 1 "nothing.json: cannot be read" --config nothing.json -o x.gguf
 refuses 2 "--save-config and --config are the same file" --config saved.json --save-config saved.json -o x.gguf
 check "an option that the command line makes void is none" "$main" train --config saved.json --prune none -o dense.gguf
+
+# --- what is not overwritten, and what goes on ---
+cp first.gguf kept.gguf
+refuses 1 "first.gguf is there: --resume goes on with the run that wrote it, --force starts anew" --epochs 1 -o first.gguf
+refuses 1 "was made with another --lr (0.002, now 0.5)" --config saved.json --lr 0.5 --resume --json
+refuses 2 "give one of the two" --resume --force -o first.gguf
+check "its run goes on" "$main" train --config saved.json --resume
+check "and has nothing to do" cmp first.gguf kept.gguf
+rm first.gguf.checkpoint
+refuses 1 "first.gguf is there, without a checkpoint to go on from: --force replaces it" --resume --epochs 1 -o first.gguf
+check "what must be replaced is" train --epochs 1 --force -o first.gguf
+cp kept.gguf first.gguf
+refuses 1 "first.gguf is not the model of the run that first.gguf.checkpoint is of" --epochs 1 --resume --json -o first.gguf
+rm first.gguf
+refuses 1 "first.gguf.checkpoint is there" --epochs 1 -o first.gguf
+if [ "$(uname -m)" = x86_64 ]; then
+    SCBM_CPU=portable train --epochs 1 -o tier.gguf >log 2>&1 || fail "a run on the portable tier"
+    refuses 1 "with the environment variable SCBM_CPU=portable it goes on to the same bits" --epochs 1 --resume --json -o tier.gguf
+    check "so it does" env SCBM_CPU=portable "$main" train $data $concepts --epochs 1 --resume -o tier.gguf
+fi
+
+# --- columns are in the model from the first epoch on ---
+"$main" train $data $concepts --epochs 1000 --json -o running.gguf >lines 2>&1 &
+child=$!
+while [ ! -s lines ] && kill -0 "$child" 2>/dev/null; do sleep 0.1; done
+kill -9 "$child"
+wait "$child" 2>/dev/null
+check "a run that was killed leaves a model that knows its columns" "$main" eval --model running.gguf --data dev.csv --resamples 0
+
+# --- rows without a label ---
+sed '2,5s/^\("[^"]*"\|[^,]*\),[1-5],/\1,,/' train.csv >holes.csv
+sed -i 's/train.csv/holes.csv/' saved.json
+refuses 1 "the label is empty" --config saved.json --force --json -o holes.gguf --data holes.csv
+check "rows without a label can be dropped" "$main" train --config saved.json --drop-label "" -o holes.gguf
+check "and evaluation drops them too" "$main" eval --model holes.gguf --data holes.csv --resamples 0
+refuses 2 "contradict each other" --drop-label x --no-drop-label -o y.gguf
 
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

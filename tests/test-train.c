@@ -796,6 +796,92 @@ static void going_on_with_other_settings_is_refused(void **state) {
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "best model so far, is missing");
 }
 
+/* The best model is not in the checkpoint, so one that another run wrote there would be taken for it. */
+static void going_on_beside_another_model_is_refused(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("ours.gguf"));
+    size_t n;
+    o.epochs = 2;
+    assert_ok(train(&o));
+    char *ours = read_file(output, &n);
+    o.seed = 7;
+    assert_ok(cbm_train(encoder, &train_data, &valid_data, small_concepts, in_folder("theirs.gguf"), &o));
+    char *theirs = read_file(in_folder("theirs.gguf"), NULL);
+    o.seed = 0;
+    o.resume = 1;
+    write_file(output, theirs, n);
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "ours.gguf is not the model of the run that");
+    write_file(output, ours, n);
+    assert_ok(train(&o));
+    write_file(output, ours, n / 2);
+    assert_error(train(&o), SCBM_ERROR_FORMAT, "ours.gguf");
+    free(ours);
+    free(theirs);
+}
+
+static void rewrite_fact(const char *path, const char *key, const char *text, int number) {
+    scbm_file *file;
+    scbm_writer *writer;
+    assert_ok(scbm_file_open(&file, path, NULL));
+    assert_ok(scbm_writer_create(&writer, NULL));
+    scbm_writer_copy_keys(writer, file);
+    if (text) scbm_writer_set_string(writer, key, text);
+    else scbm_writer_set_int(writer, key, SCBM_VALUE_I64, number);
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++)
+        scbm_writer_add_tensor(writer, scbm_file_tensor(file, i), scbm_file_tensor(file, i)->type);
+    assert_ok(scbm_writer_write(writer, path));
+    scbm_writer_free(writer);
+    scbm_file_close(file);
+}
+
+static void other_processors_and_versions_say_what_would_work(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("moved.gguf"));
+    char path[256];
+    o.epochs = 1;
+    assert_ok(train(&o));
+    o.resume = 1;
+    snprintf(path, sizeof path, "%s.checkpoint", output);
+    rewrite_fact(path, "sparsecbm.checkpoint.fact.device", "cpu (abacus)", 0);
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "with the environment variable SCBM_CPU=abacus it goes on");
+    rewrite_fact(path, "sparsecbm.checkpoint.fact.device", "Some GPU", 0);
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "was made on another device (Some GPU, now cpu (");
+    o.resume = 0;
+    assert_ok(train(&o));
+    o.resume = 1;
+    rewrite_fact(path, "sparsecbm.checkpoint.fact.version", NULL, SCBM_VERSION / 100 + 1);
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "another version of the library");
+    rewrite_fact(path, "sparsecbm.checkpoint.fact.version", NULL, SCBM_VERSION / 100); /* whatever the patch */
+    assert_ok(train(&o));
+}
+
+static void columns_are_noted_with_every_model(void **state) {
+    (void)state;
+    static const cbm_concept_column concepts[] = {{"taste", "the taste"}, {"staff", "the staff"}};
+    static const char *const unknown[] = {"nix"};
+    const cbm_dataset_options columns = {.text = "words", .label = "stars", .concepts = concepts, .n_concepts = 2,
+                                         .drop_label = "", .unknown = unknown, .n_unknown = 1, .unknown_is_missing = 1};
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("columns.gguf"));
+    stopper s = {.stop_at = 9}; /* the first step of the second epoch */
+    scbm_hooks hooks = {.user = &s, .progress = stop_there, .n_workers = 1};
+    const char *text;
+    o.columns = &columns;
+    o.hooks = &hooks;
+    assert_error(train(&o), SCBM_ERROR_CANCELLED, "cancelled after step 9");
+    cbm_model *model = load(output);
+    assert_string_equal(scbm_file_string_or(model->file, CBM_KEY_TEXT_COLUMN, "-"), "words");
+    assert_string_equal(scbm_file_string_or(model->file, CBM_KEY_LABEL_COLUMN, "-"), "stars");
+    assert_string_equal(scbm_file_string_or(model->file, CBM_KEY_DROP_LABEL, "-"), "");
+    assert_string_equal(scbm_file_string_or(model->file, CBM_KEY_IGNORE_LABEL, "-"), "-");
+    assert_ok(scbm_file_string_at(model->file, scbm_file_find_key(model->file, CBM_KEY_CONCEPT_COLUMNS), 1, &text));
+    assert_string_equal(text, "the staff");
+    assert_true(scbm_file_find_key(model->file, CBM_KEY_UNKNOWN) >= 0);
+    cbm_model_free(model);
+    const cbm_dataset_options one = {.text = "words", .label = "stars", .concepts = concepts, .n_concepts = 1};
+    o.columns = &one;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "columns name 1 concepts, and the data have 2");
+}
+
 static void a_damaged_checkpoint_is_refused(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("damaged.gguf"));
@@ -1177,6 +1263,9 @@ int main(void) {
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
         cmocka_unit_test(a_cancelled_run_leaves_its_last_epoch),
         cmocka_unit_test(going_on_with_other_settings_is_refused),
+        cmocka_unit_test(going_on_beside_another_model_is_refused),
+        cmocka_unit_test(other_processors_and_versions_say_what_would_work),
+        cmocka_unit_test(columns_are_noted_with_every_model),
         cmocka_unit_test(a_damaged_checkpoint_is_refused),
         cmocka_unit_test(every_epoch_takes_every_row_once),
         cmocka_unit_test(patience_ends_a_run),

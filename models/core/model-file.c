@@ -72,13 +72,15 @@ static void add_head_tensors(scbm_writer *writer, const cbm_heads *heads, const 
 }
 
 scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cbm_network *network,
-                            const cbm_statistics *statistics, const cbm_fact *facts, int n_facts) {
+                            const cbm_statistics *statistics, const cbm_fact *facts, int n_facts,
+                            void (*note)(const void *user, scbm_writer *writer), const void *user) {
     scbm_writer *writer = NULL;
     scbm_status status = scbm_writer_create(&writer, &encoder->hooks);
     if (status) return status;
     copy_encoder_keys(writer, encoder->file);
     status = set_our_keys(writer, network, &encoder->hooks);
     for (int i = 0; i < n_facts; i++) cbm_set_fact(writer, CBM_KEY_TRAIN, &facts[i]);
+    if (note) note(user, writer);
     add_encoder_tensors(writer, encoder, &network->backbone);
     add_masks(writer, &network->backbone);
     add_head_tensors(writer, &network->heads, statistics);

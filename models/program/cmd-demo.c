@@ -131,6 +131,7 @@ static int train(const demo_command *d) {
     add_number(&list, "--seed", d->seed);
     if (d->threads) add_number(&list, "--threads", d->threads);
     add_option(&list, "-o", d->model);
+    add_word(&list, "--force");
     return run_command(&cmd_train, list.word, list.n);
 }
 

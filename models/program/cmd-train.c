@@ -10,6 +10,22 @@
 #include <string.h>
 #include <unistd.h>
 
+static int exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+/* A model, or a checkpoint, that stands there cost hours. */
+static int check_replaced(const train_command *t) {
+    int has_model = exists(t->output), has_checkpoint = exists(t->checkpoint_path);
+    if (t->force || (t->options.resume && has_checkpoint) || !(has_model || has_checkpoint)) return CLI_GO_ON;
+    if (has_checkpoint)
+        return cli_fail(
+            t->command,
+            "%.300s is there: --resume goes on with the run that wrote it, --force starts anew and replaces it",
+            has_model ? t->output : t->checkpoint_path);
+    return cli_fail(t->command, "%.300s is there, without a checkpoint to go on from: --force replaces it", t->output);
+}
+
 /* Names the checkpoint as the library does, and keeps other runs from it. */
 static int secure_output(train_command *t) {
     size_t size = strlen(t->output) + sizeof ".checkpoint";
@@ -17,34 +33,17 @@ static int secure_output(train_command *t) {
     if (!t->checkpoint_path) return cli_fail(t->command, "out of memory");
     snprintf(t->checkpoint_path, size, "%s.checkpoint", t->output);
     int status = cli_check_output(t->command, t->table, "-o's checkpoint", t->checkpoint_path);
-    return status == CLI_GO_ON ? cli_lock_output(t->command, &t->lock, t->output) : status;
-}
-
-/* Writes into the trained model which columns it was trained on. */
-static scbm_status note_columns(const train_command *t, const scbm_hooks *hooks) {
-    scbm_file *file = NULL;
-    scbm_writer *writer = NULL;
-    scbm_status status = scbm_file_open(&file, t->output, hooks);
-    if (status == SCBM_OK) status = scbm_writer_create(&writer, hooks);
-    if (status == SCBM_OK) {
-        scbm_writer_copy_keys(writer, file);
-        cli_columns_note(&t->columns, writer);
-        for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
-            const scbm_tensor *tensor = scbm_file_tensor(file, i);
-            scbm_writer_add_tensor(writer, tensor, tensor->type);
-        }
-        status = scbm_writer_write(writer, t->output);
-    }
-    scbm_writer_free(writer);
-    scbm_file_close(file);
-    return status;
+    if (status == CLI_GO_ON) status = cli_lock_output(t->command, &t->lock, t->output);
+    return status == CLI_GO_ON ? check_replaced(t) : status;
 }
 
 static scbm_status train(train_command *t, const scbm_hooks *hooks) {
     cbm_model *encoder = NULL;
     cbm_dataset train_data, valid_data;
     cbm_load_options load = {.hooks = hooks};
+    const cbm_dataset_options columns = cli_columns_options(&t->columns, NULL);
     const char **names = calloc((size_t)t->columns.n_concepts + 1, sizeof *names);
+    t->options.columns = &columns;
     memset(&train_data, 0, sizeof train_data);
     memset(&valid_data, 0, sizeof valid_data);
     scbm_status status = names ? SCBM_OK : scbm_fail(SCBM_ERROR_MEMORY, "out of memory");
@@ -57,7 +56,6 @@ static scbm_status train(train_command *t, const scbm_hooks *hooks) {
         if (!t->json) train_print_data(t, &train_data, &valid_data);
         status = train_translate_error(cbm_train(encoder, &train_data, &valid_data, names, t->output, &t->options));
     }
-    if (status == SCBM_OK) status = note_columns(t, hooks);
     cbm_model_free(encoder);
     cbm_dataset_clear(&valid_data);
     cbm_dataset_clear(&train_data);
@@ -104,6 +102,7 @@ static void make_options(train_command *t) {
         CLI_END_OPTIONS,
     };
     const cli_option run[] = {
+        CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
         CLI_INT_OPTION("threads", "N", &t->threads, 0, 1024, "threads; 0: all cores. The result does not depend on it"),
         CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
         CLI_END_OPTIONS,
@@ -136,6 +135,8 @@ static int check_usage(train_command *t) {
     if (!t->data.n) return cli_misuse(command, "--data FILE is required: what to train on");
     if (!t->validation.n) return cli_misuse(command, "--validation FILE is required: the best epoch is chosen on it");
     if (!t->output) return cli_misuse(command, "-o FILE is required: where the model goes");
+    if (t->force && t->options.resume)
+        return cli_misuse(command, "--resume goes on and --force starts anew: give one of the two");
     int status = cli_columns_from_options(command, &t->columns);
     if (status == CLI_GO_ON) status = train_check_settings(t);
     if (status != CLI_GO_ON) return status;

@@ -51,11 +51,14 @@ static size_t split_concept(const char *item, const char **column) {
     return length;
 }
 
-/* What both ways of finding the columns share: defaults, and "" for none. */
-static void settle_labels(cli_columns *columns) {
-    if (columns->ignore_label && columns->drop_label && strcmp(columns->ignore_label, columns->drop_label) == 0)
-        columns->drop_label = NULL;
-    if (columns->drop_label && !columns->drop_label[0]) columns->drop_label = NULL;
+/* What both ways of finding the columns share: a label that is ignored is not dropped. */
+static int settle_labels(const cli_command *command, cli_columns *columns, int is_dropped_by_option) {
+    if (columns->no_drop_label && is_dropped_by_option)
+        return cli_misuse(command, "--drop-label and --no-drop-label contradict each other");
+    int is_ignored = columns->ignore_label && columns->drop_label &&
+                     strcmp(columns->ignore_label, columns->drop_label) == 0;
+    if (columns->no_drop_label || is_ignored) columns->drop_label = NULL;
+    return CLI_GO_ON;
 }
 
 int cli_columns_from_options(const cli_command *command, cli_columns *columns) {
@@ -73,9 +76,9 @@ int cli_columns_from_options(const cli_command *command, cli_columns *columns) {
     if (status != CLI_GO_ON) return status;
     if (!columns->text) return cli_misuse(command, "--text COLUMN is required: which column holds the text?");
     if (!columns->label) return cli_misuse(command, "--label COLUMN is required: which column holds the label?");
-    if (!columns->drop_label) columns->drop_label = "no majority";
-    settle_labels(columns);
-    return CLI_GO_ON;
+    int is_dropped_by_option = columns->drop_label != NULL;
+    if (!is_dropped_by_option) columns->drop_label = "no majority";
+    return settle_labels(command, columns, is_dropped_by_option);
 }
 
 /* The column that the options give to concept `name`; NULL: none. */
@@ -99,16 +102,16 @@ static int check_names(const cli_command *command, const cli_columns *columns, c
             if (strlen(name) == length && memcmp(name, columns->concept.item[i], length) == 0) break;
         }
         if (k == cbm_model_n_concepts(model))
-            return cli_fail(command, "--concept %s: the model has no concept '%.*s'", columns->concept.item[i], (int)length,
-                            columns->concept.item[i]);
+            return cli_fail(command, "--concept %s: the model has no concept '%.*s'", columns->concept.item[i],
+                            (int)length, columns->concept.item[i]);
     }
     return CLI_GO_ON;
 }
 
 /* What training noted of unknown values; the options' values come first. */
 static int read_unknown(const cli_command *command, cli_columns *columns, const scbm_file *file) {
-    int64_t key = scbm_file_find_key(file, CLI_KEY_UNKNOWN);
-    if (scbm_file_int_or(file, CLI_KEY_UNKNOWN_MISSING, 0)) columns->unknown_missing = 1;
+    int64_t key = scbm_file_find_key(file, CBM_KEY_UNKNOWN);
+    if (scbm_file_int_or(file, CBM_KEY_UNKNOWN_IS_MISSING, 0)) columns->unknown_missing = 1;
     if (columns->unknown.n || key < 0) return CLI_GO_ON;
     int64_t n = scbm_file_array_length(file, key);
     columns->unknown.item = calloc((size_t)n + 1, sizeof *columns->unknown.item);
@@ -132,8 +135,9 @@ static int copy_classes(const cli_command *command, cli_columns *columns, const 
     return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(command, status);
 }
 
-int cli_columns_from_model(const cli_command *command, cli_columns *columns, const cbm_model *model, const scbm_file *file) {
-    int64_t noted = scbm_file_find_key(file, CLI_KEY_CONCEPTS);
+int cli_columns_from_model(const cli_command *command, cli_columns *columns, const cbm_model *model,
+                           const scbm_file *file) {
+    int64_t noted = scbm_file_find_key(file, CBM_KEY_CONCEPT_COLUMNS);
     int status = check_names(command, columns, model);
     if (status == CLI_GO_ON) status = make_room(command, columns, cbm_model_n_concepts(model));
     for (int k = 0; status == CLI_GO_ON && k < columns->n_concepts; k++) {
@@ -142,62 +146,55 @@ int cli_columns_from_model(const cli_command *command, cli_columns *columns, con
             scbm_file_string_at(file, noted, k, &column) != SCBM_OK)
             column = NULL;
         if (!column)
-            return cli_misuse(command, "the model file does not say which column holds concept '%s': give --concept '%s=COLUMN'",
+            return cli_misuse(command,
+                              "the model file does not say which column holds concept '%s': give --concept '%s=COLUMN'",
                               name, name);
         status = set_concept(command, columns, k, name, strlen(name), column);
     }
     if (status != CLI_GO_ON) return status;
-    if (!columns->text) columns->text = scbm_file_string_or(file, CLI_KEY_TEXT, NULL);
-    if (!columns->label) columns->label = scbm_file_string_or(file, CLI_KEY_LABEL, NULL);
-    if (!columns->text) return cli_misuse(command, "the model file does not say which column holds the text: give --text COLUMN");
-    if (!columns->label) return cli_misuse(command, "the model file does not say which column holds the label: give --label COLUMN");
-    if (!columns->drop_label && !columns->ignore_label) columns->ignore_label = scbm_file_string_or(file, CLI_KEY_IGNORE_LABEL, NULL);
-    if (!columns->drop_label) columns->drop_label = scbm_file_string_or(file, CLI_KEY_DROP_LABEL, "no majority");
-    settle_labels(columns);
-    status = read_unknown(command, columns, file);
+    if (!columns->text) columns->text = scbm_file_string_or(file, CBM_KEY_TEXT_COLUMN, NULL);
+    if (!columns->label) columns->label = scbm_file_string_or(file, CBM_KEY_LABEL_COLUMN, NULL);
+    if (!columns->text)
+        return cli_misuse(command, "the model file does not say which column holds the text: give --text COLUMN");
+    if (!columns->label)
+        return cli_misuse(command, "the model file does not say which column holds the label: give --label COLUMN");
+    int is_dropped_by_option = columns->drop_label != NULL;
+    if (!is_dropped_by_option) {
+        if (!columns->ignore_label) columns->ignore_label = scbm_file_string_or(file, CBM_KEY_IGNORE_LABEL, NULL);
+        columns->drop_label = scbm_file_string_or(file, CBM_KEY_DROP_LABEL, noted >= 0 ? NULL : "no majority");
+    }
+    status = settle_labels(command, columns, is_dropped_by_option);
+    if (status == CLI_GO_ON) status = read_unknown(command, columns, file);
     return status == CLI_GO_ON ? copy_classes(command, columns, model) : status;
 }
 
-void cli_columns_note(const cli_columns *columns, scbm_writer *writer) {
-    scbm_writer_set_string(writer, CLI_KEY_TEXT, columns->text);
-    scbm_writer_set_string(writer, CLI_KEY_LABEL, columns->label);
-    scbm_writer_set_string(writer, CLI_KEY_DROP_LABEL, columns->drop_label ? columns->drop_label : "");
-    if (columns->ignore_label) scbm_writer_set_string(writer, CLI_KEY_IGNORE_LABEL, columns->ignore_label);
-    if (columns->n_concepts) {
-        const char **names = malloc((size_t)columns->n_concepts * sizeof *names);
-        if (!names) return; /* the notes are a convenience */
-        for (int k = 0; k < columns->n_concepts; k++) names[k] = columns->concepts[k].column;
-        scbm_writer_set_strings(writer, CLI_KEY_CONCEPTS, names, columns->n_concepts);
-        free((void *)names);
-    }
-    if (columns->unknown.n) scbm_writer_set_strings(writer, CLI_KEY_UNKNOWN, columns->unknown.item, columns->unknown.n);
-    if (columns->unknown_missing) scbm_writer_set_bool(writer, CLI_KEY_UNKNOWN_MISSING, 1);
+cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_list *paths) {
+    return (cbm_dataset_options){
+        .paths = paths ? paths->item : NULL,
+        .n_paths = paths ? paths->n : 0,
+        .text = columns->text,
+        .label = columns->label,
+        .concepts = columns->concepts,
+        .n_concepts = columns->n_concepts,
+        .drop_label = columns->drop_label,
+        .ignore_label = columns->ignore_label,
+        .unknown = columns->unknown.n ? columns->unknown.item : NULL,
+        .n_unknown = columns->unknown.n,
+        .unknown_is_missing = columns->unknown_missing,
+        .label_classes = columns->label_classes.n ? &columns->label_classes : NULL,
+        .concept_classes = columns->label_classes.n ? columns->concept_classes : NULL,
+        .text_option = "--text COLUMN",
+        .label_option = "--label COLUMN",
+        .concept_option = "--concept NAME=COLUMN",
+    };
 }
 
 scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, const cbm_dataset *classes,
                              cbm_dataset *data, const scbm_hooks *hooks) {
-    cbm_dataset_options options;
-    memset(&options, 0, sizeof options);
-    options.paths = paths->item;
-    options.n_paths = paths->n;
-    options.text = columns->text;
-    options.label = columns->label;
-    options.concepts = columns->concepts;
-    options.n_concepts = columns->n_concepts;
-    options.drop_label = columns->drop_label;
-    options.ignore_label = columns->ignore_label;
-    options.unknown = columns->unknown.n ? columns->unknown.item : NULL;
-    options.n_unknown = columns->unknown.n;
-    options.unknown_is_missing = columns->unknown_missing;
-    options.text_option = "--text COLUMN";
-    options.label_option = "--label COLUMN";
-    options.concept_option = "--concept NAME=COLUMN";
+    cbm_dataset_options options = cli_columns_options(columns, paths);
     if (classes) {
         options.label_classes = &classes->label_classes;
         options.concept_classes = classes->concept_classes;
-    } else if (columns->label_classes.n) {
-        options.label_classes = &columns->label_classes;
-        options.concept_classes = columns->concept_classes;
     }
     return cbm_dataset_read(data, &options, hooks);
 }

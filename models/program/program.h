@@ -258,16 +258,9 @@ scbm_status cli_json_print(cJSON *object);
  * Labelled data: which columns hold what. Training notes them in the model file, so that `eval` knows them.
  * ---------------------------------------------------------------------------------------- */
 
-#define CLI_KEY_TEXT "sparsecbm.columns.text"
-#define CLI_KEY_LABEL "sparsecbm.columns.label"
-#define CLI_KEY_CONCEPTS "sparsecbm.columns.concepts"              /* in the order of the model's concepts */
-#define CLI_KEY_DROP_LABEL "sparsecbm.columns.drop_label"
-#define CLI_KEY_IGNORE_LABEL "sparsecbm.columns.ignore_label"
-#define CLI_KEY_UNKNOWN "sparsecbm.columns.unknown"
-#define CLI_KEY_UNKNOWN_MISSING "sparsecbm.columns.unknown_is_missing"
-
 typedef struct cli_columns {
     const char *text, *label, *drop_label, *ignore_label;
+    int no_drop_label;
     cli_list concept;               /* "name=column", or "name" for a column of that name */
     cli_list unknown;
     int unknown_missing;
@@ -281,7 +274,8 @@ typedef struct cli_columns {
     CLI_TEXT_OPTION("label", "COLUMN", &(c).label, "the column of the label"),                                          \
     CLI_LIST_OPTION("concept", "NAME=COLUMN", &(c).concept, "a concept and its column; repeated for each concept"),     \
     CLI_TEXT_OPTION("drop-label", "LABEL", &(c).drop_label,                                                             \
-                    "rows with this label are left out (default \"no majority\"; \"\" turns it off)"),              \
+                    "rows with this label are left out, \"\": those without one (default \"no majority\")"),                            \
+    CLI_FLAG_OPTION("no-drop-label", &(c).no_drop_label, "no rows are left out for their label"),                       \
     CLI_TEXT_OPTION("ignore-label", "LABEL", &(c).ignore_label, "rows with this label count for the concepts alone"),   \
     CLI_LIST_OPTION("unknown", "VALUE", &(c).unknown,                                                                   \
                     "a concept value that means \"unknown\"; may be repeated (default \"\", \"unknown\", \"no majority\")"), \
@@ -291,8 +285,8 @@ typedef struct cli_columns {
 int cli_columns_from_options(const cli_command *command, cli_columns *columns);
 /* The options, and for what they leave open what training noted in `file`; concepts and classes are the model's. */
 int cli_columns_from_model(const cli_command *command, cli_columns *columns, const cbm_model *model, const scbm_file *file);
-/* The notes for the next command. */
-void cli_columns_note(const cli_columns *columns, scbm_writer *writer);
+/* As the library takes them; `paths` NULL: none. */
+cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_list *paths);
 /* Reads data files by the columns; `classes` (NULL: the columns') are the known classes. */
 scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, const cbm_dataset *classes,
                              cbm_dataset *data, const scbm_hooks *hooks);

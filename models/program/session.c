@@ -21,7 +21,7 @@ int cli_session_check_texts(cli_session *s) {
     if (s->texts.data && !s->texts.column) {
         scbm_status status = scbm_file_open(&s->file, s->model_path, &s->hooks);
         if (status != SCBM_OK) return cli_fail_status(s->command, status);
-        column = scbm_file_string_or(s->file, CLI_KEY_TEXT, NULL);
+        column = scbm_file_string_or(s->file, CBM_KEY_TEXT_COLUMN, NULL);
     }
     return cli_texts_check(s->command, &s->texts, column);
 }

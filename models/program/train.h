@@ -28,7 +28,7 @@ typedef struct train_command {
     cli_columns columns;
     cbm_train_options options;
     int64_t threads;
-    int json;
+    int json, force;
     cJSON *config_values;
     char *checkpoint_path;
     cli_lock lock;

@@ -17,7 +17,7 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
 }
 
 scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
-                              const char *const *concept_names) {
+                                 const char *const *concept_names) {
     if (!data || data->n == 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "there are no %s data", what);
     if (data->n > INT32_MAX)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have %zu texts: too many", what, data->n);

@@ -72,16 +72,31 @@ static const char *difference_of(const char *key) {
         {"data", "other training or validation data, or other columns of them"},
         {"teacher", "another teacher"},
         {"start", "other weights to start from"},
-        {"version", "another version of this program"},
+        {"version", "another version of the library"},
     };
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strcmp(words[i][0], key) == 0) return words[i][1];
     return NULL;
 }
 
+/* Another processor may compute other bits; it can take the way of a lesser one. */
+static scbm_status refuse_device(const scbm_file *file, const char *before, const char *now) {
+    const char *advice = "go on where it was made, or start anew, without resuming";
+    const char *tier = strncmp(before, "cpu (", 5) == 0 ? before + 5 : NULL;
+    if (!tier)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made on another device (%s, now %s); %s",
+                         scbm_file_path(file), before, now, advice);
+    return scbm_fail(
+        SCBM_ERROR_ARGUMENT,
+        "%.200s: was made on another kind of processor (%s, now %s); with the environment variable SCBM_CPU=%.*s "
+        "it goes on to the same bits, if this one can do that",
+        scbm_file_path(file), before, now, (int)strcspn(tier, ")"), tier);
+}
+
 static scbm_status refuse_fact(const scbm_file *file, const cbm_fact *fact, const char *before, const char *now) {
     const char *words = difference_of(fact->key),
                *advice = "go on with the same settings and data, or start anew, without resuming";
+    if (strcmp(fact->key, "device") == 0) return refuse_device(file, before, now);
     if (words)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with %s; %s", scbm_file_path(file), words, advice);
     return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with another %s (%s, now %s); %s", scbm_file_path(file),

@@ -1,7 +1,11 @@
 /*
  * models/train/facts.c - what checkpoints and model files say of the run that wrote them
  */
+#include "models/base/hash.h"
 #include "models/train/run.h"
+
+#include <stdio.h>
+#include <string.h>
 
 static void add_int(cbm_fact *facts, int *n, const char *key, int64_t value) {
     facts[(*n)++] = (cbm_fact){key, CBM_FACT_INT, value, 0.0, NULL};
@@ -34,13 +38,56 @@ static void add_settings(const cbm_training_run *run, cbm_fact *facts, int *n) {
     add_int(facts, n, "texts", (int64_t)run->train->n);
 }
 
+/* What tells this run from others, wherever it runs. */
+static void identify(cbm_training_run *run) {
+    uint64_t hash = CBM_HASH_START;
+    for (int i = 0; i < run->n_facts; i++) {
+        const cbm_fact *fact = &run->facts[i];
+        float real = (float)fact->real; /* as files have it */
+        hash = cbm_hash(hash, fact->key, strlen(fact->key));
+        hash = cbm_hash(hash, &fact->integer, sizeof fact->integer);
+        hash = cbm_hash(hash, &real, sizeof real);
+        if (fact->text) hash = cbm_hash(hash, fact->text, strlen(fact->text));
+    }
+    snprintf(run->identity, sizeof run->identity, "%016llx", (unsigned long long)hash);
+}
+
 void cbm_run_settle_facts(cbm_training_run *run) {
     add_settings(run, run->facts, &run->n_facts);
     add_text(run->facts, &run->n_facts, "teacher", run->options->teacher ? run->teacher_hash : "none");
     add_text(run->facts, &run->n_facts, "data", run->data_hash);
     add_text(run->facts, &run->n_facts, "start", run->start_hash);
+    identify(run);
     add_text(run->facts, &run->n_facts, "device", scbm_context_device(run->context));
-    add_int(run->facts, &run->n_facts, "version", scbm_version());
+    add_int(run->facts, &run->n_facts, "version", scbm_version() / 100); /* patches compute the same */
+}
+
+static void note_columns(const void *user, scbm_writer *writer) {
+    const cbm_training_run *run = user;
+    const cbm_dataset_options *c = run->options->columns;
+    if (!c) return;
+    if (c->text) scbm_writer_set_string(writer, CBM_KEY_TEXT_COLUMN, c->text);
+    if (c->label) scbm_writer_set_string(writer, CBM_KEY_LABEL_COLUMN, c->label);
+    if (c->drop_label) scbm_writer_set_string(writer, CBM_KEY_DROP_LABEL, c->drop_label);
+    if (c->ignore_label) scbm_writer_set_string(writer, CBM_KEY_IGNORE_LABEL, c->ignore_label);
+    if (run->concept_columns)
+        scbm_writer_set_strings(writer, CBM_KEY_CONCEPT_COLUMNS, run->concept_columns, c->n_concepts);
+    if (c->unknown) scbm_writer_set_strings(writer, CBM_KEY_UNKNOWN, c->unknown, c->n_unknown);
+    if (c->unknown_is_missing) scbm_writer_set_bool(writer, CBM_KEY_UNKNOWN_IS_MISSING, 1);
+}
+
+/* What came out of the epoch. */
+static void add_measures(const cbm_training_run *run, const cbm_validation *v, double train_loss, cbm_fact *facts,
+                         int *n) {
+    if (run->magnitude_overlap >= 0) add_real(facts, n, "magnitude_overlap", run->magnitude_overlap);
+    add_int(facts, n, "validation_texts", (int64_t)run->valid->n);
+    add_real(facts, n, "loss", train_loss);
+    add_real(facts, n, "validation_loss", v->loss);
+    add_real(facts, n, "label_accuracy", v->label_accuracy);
+    add_real(facts, n, "label_f1", v->label_f1);
+    if (!cbm_run_has_concepts(run)) return;
+    add_real(facts, n, "concept_accuracy", v->concept_accuracy);
+    add_real(facts, n, "concept_f1", v->concept_f1);
 }
 
 scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, double train_loss) {
@@ -49,15 +96,9 @@ scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, 
     add_settings(run, facts, &n);
     add_int(facts, &n, "epoch", run->state.epoch);
     if (run->state.epoch) {
-        if (run->magnitude_overlap >= 0) add_real(facts, &n, "magnitude_overlap", run->magnitude_overlap);
-        add_int(facts, &n, "validation_texts", (int64_t)run->valid->n);
-        add_real(facts, &n, "loss", train_loss);
-        add_real(facts, &n, "validation_loss", v->loss);
-        add_real(facts, &n, "label_accuracy", v->label_accuracy);
-        add_real(facts, &n, "label_f1", v->label_f1);
-        if (cbm_run_has_concepts(run)) add_real(facts, &n, "concept_accuracy", v->concept_accuracy);
-        if (cbm_run_has_concepts(run)) add_real(facts, &n, "concept_f1", v->concept_f1);
+        add_text(facts, &n, "run", run->identity);
+        add_measures(run, v, train_loss, facts, &n);
     }
     return cbm_write_model(run->output, run->encoder, &run->network,
-                           cbm_run_has_concepts(run) ? &run->statistics : NULL, facts, n);
+                           cbm_run_has_concepts(run) ? &run->statistics : NULL, facts, n, note_columns, run);
 }

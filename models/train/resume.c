@@ -1,20 +1,42 @@
 /*
  * models/train/resume.c - going on from a checkpoint
  */
+#include "models/core/keys.h"
 #include "models/train/run.h"
 
 #include <stdio.h>
+#include <string.h>
+
+/* Whether the model that stands there is of this run: of the best epoch, or of the one after the checkpoint, which a run
+ * that ended between the two wrote and will write again. */
+static scbm_status check_model(const cbm_training_run *run) {
+    const cbm_checkpoint *c = &run->state;
+    scbm_file *file;
+    scbm_status status = scbm_file_open(&file, run->output, &run->hooks);
+    if (status) return status;
+    int64_t epoch = scbm_file_int_or(file, CBM_KEY_TRAIN "epoch", 0);
+    int is_ours = strcmp(scbm_file_string_or(file, CBM_KEY_TRAIN "run", ""), run->identity) == 0 &&
+                  (epoch == c->best_epoch || epoch == c->epoch + 1);
+    scbm_file_close(file);
+    if (is_ours) return SCBM_OK;
+    return scbm_fail(
+        SCBM_ERROR_ARGUMENT,
+        "%.200s is not the model of the run that %.200s is of, and would be replaced: move it away, or start anew",
+        run->output, run->checkpoint_path);
+}
 
 /* The best model is not in the checkpoint: it must stand where the run wrote it. */
 static scbm_status check_best_model(const cbm_training_run *run) {
     FILE *file = fopen(run->output, "rb");
     if (file) {
         fclose(file);
-        return SCBM_OK;
+        return check_model(run);
     }
-    return scbm_fail(SCBM_ERROR_ARGUMENT,
-                     "%s, the best model so far, is missing, so %s cannot be gone on from: start anew, without resuming",
-                     run->output, run->checkpoint_path);
+    if (!run->state.best_epoch) return SCBM_OK;
+    return scbm_fail(
+        SCBM_ERROR_ARGUMENT,
+        "%s, the best model so far, is missing, so %s cannot be gone on from: start anew, without resuming",
+        run->output, run->checkpoint_path);
 }
 
 /* A checkpoint that cannot be read: what to do. */
@@ -57,7 +79,7 @@ scbm_status cbm_run_resume(cbm_training_run *run) {
         scbm_log(&run->hooks, SCBM_LOG_INFO, "no checkpoint at %s: starting from the beginning", run->checkpoint_path);
         return SCBM_OK;
     }
-    status = run->state.best_epoch ? check_best_model(run) : SCBM_OK;
+    status = check_best_model(run);
     if (!status) say_where_it_goes_on(run);
     return status;
 }

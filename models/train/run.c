@@ -41,17 +41,18 @@ static scbm_status read_texts(cbm_training_run *run) {
     return SCBM_OK;
 }
 
-/* n / (classes · count): the mean over the texts is 1. A class that does not occur has weight 0. */
-static void weigh_classes(float *weights, int n_classes, const int32_t *gold, size_t n, size_t stride) {
+/* n / (classes · count): the mean over the texts is 1. A class that does not occur has weight 0. `count` is
+ * scratch, [n_classes]. */
+static void weigh_classes(float *weights, size_t *count, int n_classes, const int32_t *gold, size_t n, size_t stride) {
     size_t known = 0;
-    for (int c = 0; c < n_classes; c++) weights[c] = 0.0f;
+    memset(count, 0, (size_t)n_classes * sizeof *count);
     for (size_t i = 0; i < n; i++) {
         if (gold[i * stride] < 0) continue;
-        weights[gold[i * stride]] += 1.0f;
+        count[gold[i * stride]]++;
         known++;
     }
     for (int c = 0; c < n_classes; c++)
-        if (weights[c] > 0.0f) weights[c] = (float)((double)known / (n_classes * (double)weights[c]));
+        weights[c] = count[c] ? (float)((double)known / (n_classes * (double)count[c])) : 0.0f;
 }
 
 static scbm_status create_weights(cbm_training_run *run, scbm_tensor *tensor, const char *name, int64_t n) {
@@ -64,21 +65,25 @@ static scbm_status create_weights(cbm_training_run *run, scbm_tensor *tensor, co
 static scbm_status create_class_weights(cbm_training_run *run) {
     const cbm_heads *heads = &run->network.heads;
     const cbm_dataset *data = run->train;
-    scbm_status status = create_weights(run, &run->label_weights, "label class weights", heads->n_labels);
-    if (status) return status;
-    weigh_classes(run->label_weights.data, heads->n_labels, data->label, data->n, 1);
-    run->settings.label_weights = &run->label_weights;
-    if (!cbm_run_has_concepts(run)) return SCBM_OK;
-    status = create_weights(run, &run->concept_weights, "concept class weights", heads->n_classes);
-    if (status) return status;
-    for (int k = 0; k < heads->n_concepts; k++)
-        weigh_classes((float *)run->concept_weights.data + heads->groups[k], heads->groups[k + 1] - heads->groups[k],
-                      data->concept_class + k, data->n, (size_t)heads->n_concepts);
-    run->settings.concept_weights = &run->concept_weights;
-    return SCBM_OK;
+    int most = heads->n_labels > heads->max_classes ? heads->n_labels : heads->max_classes;
+    size_t *count = scbm_alloc_array(&run->hooks, (size_t)most, sizeof *count);
+    scbm_status status = count ? SCBM_OK : SCBM_ERROR_MEMORY;
+    if (!status) status = create_weights(run, &run->label_weights, "label class weights", heads->n_labels);
+    if (!status) {
+        weigh_classes(run->label_weights.data, count, heads->n_labels, data->label, data->n, 1);
+        run->settings.label_weights = &run->label_weights;
+    }
+    if (!status && cbm_run_has_concepts(run))
+        status = create_weights(run, &run->concept_weights, "concept class weights", heads->n_classes);
+    for (int k = 0; k < heads->n_concepts && !status; k++)
+        weigh_classes((float *)run->concept_weights.data + heads->groups[k], count,
+                      heads->groups[k + 1] - heads->groups[k], data->concept_class + k, data->n,
+                      (size_t)heads->n_concepts);
+    if (!status && cbm_run_has_concepts(run)) run->settings.concept_weights = &run->concept_weights;
+    scbm_release(&run->hooks, count);
+    return status;
 }
 
-/* The order of the texts in an epoch (from 1). */
 void cbm_run_shuffle(cbm_training_run *run, int64_t epoch) {
     scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_ORDER, epoch), 0};
     for (size_t i = 0; i < run->train->n; i++) run->order[i] = (int32_t)i;
@@ -234,6 +239,18 @@ static void settle_settings(cbm_training_run *run) {
     run->total_steps = run->steps_per_epoch * o->epochs;
 }
 
+static scbm_status list_columns(cbm_training_run *run) {
+    const cbm_dataset_options *c = run->options->columns;
+    if (!c || !cbm_run_has_concepts(run)) return SCBM_OK;
+    if (c->n_concepts != run->train->n_concepts)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "training: columns name %d concepts, and the data have %d", c->n_concepts,
+                         run->train->n_concepts);
+    run->concept_columns = scbm_alloc_array(&run->hooks, (size_t)c->n_concepts, sizeof *run->concept_columns);
+    if (!run->concept_columns) return SCBM_ERROR_MEMORY;
+    for (int k = 0; k < c->n_concepts; k++) run->concept_columns[k] = c->concepts[k].column;
+    return SCBM_OK;
+}
+
 static scbm_status create_arrays(cbm_training_run *run) {
     size_t batch = (size_t)run->options->batch_size, n = run->train->n;
     run->order = scbm_alloc_array(&run->hooks, n, sizeof *run->order);
@@ -250,6 +267,7 @@ scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_nam
     if (!status) status = cbm_run_create_network(run, concept_names);
     if (!status) status = read_texts(run);
     if (!status) status = create_arrays(run);
+    if (!status) status = list_columns(run);
     if (!status && o->class_weights) status = create_class_weights(run);
     if (!status && o->teacher && o->epochs) status = create_teacher(run);
     if (!status) cbm_runner_init(&run->runner, &run->network, run->context, SCBM_PRECISION_F32, RUN_BATCH_TOKENS);
@@ -288,5 +306,6 @@ void cbm_run_clear(cbm_training_run *run) {
     scbm_release(hooks, run->state.step_loss);
     scbm_release(hooks, run->state.step_norm);
     scbm_release(hooks, run->checkpoint_path);
+    scbm_release(hooks, (void *)run->concept_columns);
     scbm_context_free(run->context);
 }

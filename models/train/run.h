@@ -54,6 +54,8 @@ typedef struct cbm_training_run {
     int n_facts;
     char *checkpoint_path;
     char data_hash[17], start_hash[17], teacher_hash[17];
+    char identity[17];            /* of what the run is, in its model and its checkpoint */
+    const char **concept_columns; /* [K] of options->columns; NULL: not to be noted */
 } cbm_training_run;
 
 /* run.c. The network, the texts, and what passes over them need; `run` is zeros but for the encoder, the data, the options

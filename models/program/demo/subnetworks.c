@@ -114,7 +114,7 @@ scbm_status demo_write_subnetworks(const char *path, const char *encoder_path, i
         s->hooks = hooks;
         status = draw_backbone(s, encoder, n, sparsity, seed);
         if (!status) status = draw_heads(s, n, seed);
-        if (!status) status = cbm_write_model(path, encoder, &s->network, &s->statistics, NULL, 0);
+        if (!status) status = cbm_write_model(path, encoder, &s->network, &s->statistics, NULL, 0, NULL, NULL);
         clear(s);
     } else {
         status = SCBM_ERROR_MEMORY;
