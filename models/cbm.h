@@ -65,6 +65,8 @@ scbm_status cbm_model_load(cbm_model **model, const char *path, const cbm_load_o
 scbm_status cbm_model_load_memory(cbm_model **model, const void *data, size_t size, const cbm_load_options *options);
 void cbm_model_free(cbm_model *model);
 
+/* The file that the model was read from, with all its keys (scbm_file_string_or and its like); the model's. */
+const scbm_file *cbm_model_file(const cbm_model *model);
 cbm_mode cbm_model_mode(const cbm_model *model);
 const char *cbm_mode_name(cbm_mode mode);                   /* "joint", … */
 int cbm_model_hidden_size(const cbm_model *model);          /* d */
@@ -140,10 +142,29 @@ void cbm_prediction_free(cbm_prediction *copy);
 
 typedef enum cbm_pooling { CBM_POOL_DEFAULT, CBM_POOL_MEAN, CBM_POOL_FIRST } cbm_pooling;
 /* Whether embeddings are scaled to length 1. */
+/* Whether vectors are scaled to length 1; a vector of zeros stays. FILE: as the model file says. */
 typedef enum cbm_normalize { CBM_NORMALIZE_FILE, CBM_NORMALIZE_YES, CBM_NORMALIZE_NO } cbm_normalize;
-/* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`; `normalize` scales each to length 1. `truncated` [n] may be NULL. */
+/* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`. `truncated` [n] may be NULL. */
 scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                            cbm_pooling pooling, int normalize, float *vectors, uint8_t *truncated);
+                            cbm_pooling pooling, cbm_normalize normalize, float *vectors, uint8_t *truncated);
+
+typedef struct cbm_token_info {
+    int32_t id;
+    const char *piece;             /* as the vocabulary has it: "##ing"; the model's */
+    const char *text;              /* as people should see it: "ing" */
+    int start, end;                /* bytes in the text, end exclusive; 0, 0 for tokens that were added */
+    int is_special;                /* [CLS], [SEP], … */
+} cbm_token_info;
+
+typedef struct cbm_token_list {
+    int n;                         /* special tokens included */
+    int truncated;                 /* the text had more than the context reads */
+    const cbm_token_info *tokens;  /* [n] */
+} cbm_token_list;
+
+/* How the model reads a text of `length` bytes: its tokens, and so their number. Good until the next call of this
+ * function; predictions stay as they are. */
+scbm_status cbm_tokens_of(cbm_context *ctx, const char *text, size_t length, const cbm_token_list **list);
 
 /* ------------------------------------------------------------------------------------------
  * Interventions: a person says what a concept of this text should be

@@ -115,7 +115,12 @@ static void set_odd_mode(scbm_writer *writer) {
 }
 
 static void set_next_version(scbm_writer *writer) {
-    scbm_writer_set_int(writer, CBM_KEY_VERSION, SCBM_VALUE_U32, CBM_FILE_VERSION + 1);
+    scbm_writer_set_int(writer, CBM_KEY_FORMAT, SCBM_VALUE_U32, CBM_FILE_FORMAT + 1);
+}
+
+static void set_format_of_0_1(scbm_writer *writer) {
+    scbm_writer_remove_key(writer, CBM_KEY_FORMAT);
+    scbm_writer_set_int(writer, CBM_KEY_FORMAT_1, SCBM_VALUE_U32, 1);
 }
 
 static void set_two_labels(scbm_writer *writer) {
@@ -204,7 +209,7 @@ static void damaged_models_are_refused_with_their_reason(void **state) {
     (void)state;
     static const change changes[] = {
         {NULL, NULL, set_odd_mode, "'jiont'"},
-        {NULL, NULL, set_next_version, "reads version 1"},
+        {NULL, NULL, set_next_version, "reads formats 1 to 2"},
         {NULL, NULL, set_two_labels, CBM_LABEL_WEIGHT},
         {NULL, NULL, set_number_labels, "must be an array of strings"},
         {NULL, NULL, remove_classes, CBM_KEY_CLASSES},
@@ -246,6 +251,48 @@ static void damaged_models_are_refused_with_their_reason(void **state) {
     assert_error(cbm_model_load(&model, in_folder("nothing.gguf"), NULL), SCBM_ERROR_IO, "nothing.gguf");
     assert_error(cbm_model_load(&model, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
     assert_error(cbm_model_load_memory(&model, NULL, 10, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+}
+
+static void a_model_of_version_0_1_is_read(void **state) {
+    (void)state;
+    const change old = {NULL, NULL, set_format_of_0_1, NULL};
+    const char *path = in_folder("changed.gguf");
+    cbm_prediction wanted[N_TEXTS], p[N_TEXTS];
+    cbm_model *model;
+    write_changed(&old, path);
+    assert_ok(cbm_model_load(&model, path, NULL));
+    cbm_context *ctx = context_for(model), *other = context_for(joint);
+    predict_all(ctx, p);
+    predict_all(other, wanted);
+    for (int i = 0; i < N_TEXTS; i++) assert_same_prediction(&wanted[i], &p[i]);
+    cbm_context_free(ctx);
+    cbm_context_free(other);
+    cbm_model_free(model);
+}
+
+static void tokens_are_listed(void **state) {
+    (void)state;
+    const char *text = "the soup was tasty";
+    const cbm_token_list *list;
+    const cbm_prediction *p;
+    cbm_context *ctx = context_for(joint);
+    assert_ok(cbm_predict(ctx, text, &p));
+    float before = p->logits[0];
+    assert_ok(cbm_tokens_of(ctx, text, strlen(text), &list));
+    assert_int_equal(list->n, p->n_tokens);
+    assert_false(list->truncated);
+    assert_true(list->tokens[0].is_special && list->tokens[list->n - 1].is_special);
+    for (int i = 0, end = 0; i < list->n; i++) {
+        assert_non_null(list->tokens[i].piece);
+        if (list->tokens[i].is_special) continue;
+        assert_true(list->tokens[i].start >= end && list->tokens[i].end > list->tokens[i].start);
+        end = list->tokens[i].end;
+    }
+    assert_true(p->logits[0] == before); /* the prediction is still there */
+    assert_error(cbm_tokens_of(ctx, "\xff", 1, &list), SCBM_ERROR_FORMAT, "UTF-8");
+    assert_error(cbm_tokens_of(ctx, NULL, 0, &list), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_null(list);
+    cbm_context_free(ctx);
 }
 
 static void a_model_in_memory_is_the_same_model(void **state) {
@@ -841,6 +888,8 @@ int main(void) {
         cmocka_unit_test(models_tell_what_they_are),
         cmocka_unit_test(damaged_models_are_refused_with_their_reason),
         cmocka_unit_test(a_model_in_memory_is_the_same_model),
+        cmocka_unit_test(a_model_of_version_0_1_is_read),
+        cmocka_unit_test(tokens_are_listed),
         cmocka_unit_test(a_batch_has_the_bits_of_its_texts_alone),
         cmocka_unit_test(contributions_and_bias_are_the_logit),
         cmocka_unit_test(contributions_are_centred),

@@ -431,7 +431,7 @@ static void tokenize_prints_ids_tokens_offsets(void **state) {
 
 static void embed_prints_vectors(void **state) {
     (void)state;
-    char *lines = output_of("embed --model demo/encoder.gguf --json --normalize 'The soup was cold.' 'Kind staff!'");
+    char *lines = output_of("embed --model demo/encoder.gguf --json --normalize yes 'The soup was cold.' 'Kind staff!'");
     assert_int_equal(count_lines(lines), 2);
     cJSON *object = json_line(lines, 0);
     expect_keys(object, "embedding");

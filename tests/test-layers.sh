@@ -56,7 +56,6 @@ models/explain/global.c: includes models/report/report.h, which is not for model
 models/program/cmd-bench.c: has more than 620 lines
 models/program/cmd-bench.c: includes models/core/masks.h, which is not for models/program/
 models/program/cmd-eval.c: includes models/data/metrics.h, which is not for models/program/
-models/program/cmd-texts.c: includes models/tokenizers/tokenizer.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/core/keys.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/core/model-file.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/train/statistics.h, which is not for models/program/

@@ -57,10 +57,10 @@ static scbm_status read_mode(const scbm_file *file, cbm_mode *mode) {
     if (scbm_file_find_key(file, CBM_KEY_MODE) < 0) return SCBM_OK;
     scbm_status status = scbm_file_get_string(file, CBM_KEY_MODE, &name);
     if (status) return status;
-    int64_t version = scbm_file_int_or(file, CBM_KEY_VERSION, 0);
-    if (version != CBM_FILE_VERSION)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s is %lld; this library reads version %d", scbm_file_path(file),
-                         CBM_KEY_VERSION, (long long)version, CBM_FILE_VERSION);
+    int64_t version = scbm_file_int_or(file, CBM_KEY_FORMAT, scbm_file_int_or(file, CBM_KEY_FORMAT_1, 0));
+    if (version < 1 || version > CBM_FILE_FORMAT)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: is a model of format %lld; this library (%s) reads formats 1 to %d",
+                         scbm_file_path(file), (long long)version, SCBM_VERSION_TEXT, CBM_FILE_FORMAT);
     for (cbm_mode m = CBM_VANILLA; m <= CBM_JOINT; m++)
         if (strcmp(name, cbm_mode_name(m)) == 0) *mode = m;
     if (*mode == CBM_ENCODER)

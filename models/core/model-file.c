@@ -21,7 +21,8 @@ static scbm_status set_our_keys(scbm_writer *writer, const cbm_network *network,
     const cbm_heads *heads = &network->heads;
     scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, 0);
     scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, network->backbone.max_tokens);
-    scbm_writer_set_int(writer, CBM_KEY_VERSION, SCBM_VALUE_U32, CBM_FILE_VERSION);
+    scbm_writer_remove_key(writer, CBM_KEY_FORMAT_1);
+    scbm_writer_set_int(writer, CBM_KEY_FORMAT, SCBM_VALUE_U32, CBM_FILE_FORMAT);
     scbm_writer_set_string(writer, CBM_KEY_MODE, cbm_mode_name(heads->mode));
     scbm_writer_set_strings(writer, CBM_KEY_LABELS, heads->label_name, heads->n_labels);
     if (heads->mode == CBM_VANILLA) return SCBM_OK;

@@ -96,6 +96,10 @@ void cbm_model_free(cbm_model *model) {
     scbm_release(&hooks, model);
 }
 
+const scbm_file *cbm_model_file(const cbm_model *model) {
+    return model->file;
+}
+
 cbm_mode cbm_model_mode(const cbm_model *model) {
     return model->network.heads.mode;
 }

@@ -214,10 +214,13 @@ static void normalize_vector(float *vector, int64_t n) {
 }
 
 scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                            cbm_pooling pooling, int normalize, float *vectors, uint8_t *truncated) {
+                            cbm_pooling pooling, cbm_normalize normalize, float *vectors, uint8_t *truncated) {
     const cbm_model *model = ctx->model;
     const cbm_backbone *backbone = &model->network.backbone;
     int first = pooling == CBM_POOL_FIRST || (pooling == CBM_POOL_DEFAULT && backbone->pooling == 2);
+    if (normalize > CBM_NORMALIZE_NO || normalize < CBM_NORMALIZE_FILE)
+        return cbm_context_result(ctx, scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to normalize", (int)normalize));
+    int scales = normalize == CBM_NORMALIZE_FILE ? backbone->normalize : normalize == CBM_NORMALIZE_YES;
     ctx->n_runs++;
     ctx->n_computed = 0;
     cbm_sequences_reset(&ctx->sequences);
@@ -227,7 +230,7 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
         status = cbm_runner_run(&ctx->runner, first ? CBM_FORWARD_FIRST : CBM_FORWARD_MEAN, &ctx->sequences, vectors,
                                 &ctx->hooks, "embed");
     for (size_t i = 0; i < n && !status; i++) {
-        if (normalize) normalize_vector(vectors + i * (size_t)backbone->hidden, backbone->hidden);
+        if (scales) normalize_vector(vectors + i * (size_t)backbone->hidden, backbone->hidden);
         if (truncated) truncated[i] = ctx->sequences.truncated[i];
     }
     return cbm_context_result(ctx, status);

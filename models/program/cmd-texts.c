@@ -2,7 +2,6 @@
  * models/program/cmd-texts.c - tokenize, embed and predict: texts in, one result a text out
  */
 #include "models/program/program.h"
-#include "models/tokenizers/tokenizer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,8 +12,6 @@
 typedef struct text_command {
     cli_session in;
     int normalize, pooling;
-    cbm_tokenizer *tokenizer;
-    cbm_tokens tokens;
     float *vectors;                /* room for one batch */
     uint8_t *truncated;
     size_t vector_capacity, truncated_capacity;
@@ -23,8 +20,6 @@ typedef struct text_command {
 static int finish(text_command *s, int status) {
     scbm_release(&s->in.hooks, s->vectors);
     scbm_release(&s->in.hooks, s->truncated);
-    cbm_tokens_clear(&s->tokens, &s->in.hooks);
-    cbm_tokenizer_free(s->tokenizer);
     return cli_session_finish(&s->in, status);
 }
 
@@ -40,30 +35,30 @@ static int answer(text_command *s, cli_texts_function handle, int needs_labels) 
  * tokenize
  * ---------------------------------------------------------------------------------------- */
 
-static scbm_status print_tokens_json(const text_command *s) {
-    const cbm_tokens *tokens = &s->tokens;
+static scbm_status print_tokens_json(const cbm_token_list *list) {
     cJSON *object = cJSON_CreateObject();
-    cJSON *pieces = cJSON_CreateArray(), *offsets = cJSON_CreateArray();
-    for (size_t i = 0; i < tokens->n; i++) {
-        int32_t range[2] = {tokens->start[i], tokens->end[i]};
-        cJSON_AddItemToArray(pieces, cJSON_CreateString(cbm_token_piece(s->tokenizer, tokens->ids[i])));
+    cJSON *ids = cJSON_CreateArray(), *pieces = cJSON_CreateArray(), *offsets = cJSON_CreateArray();
+    for (int i = 0; i < list->n; i++) {
+        const cbm_token_info *token = &list->tokens[i];
+        int32_t range[2] = {token->start, token->end};
+        cJSON_AddItemToArray(ids, cli_json_int(token->id));
+        cJSON_AddItemToArray(pieces, cJSON_CreateString(token->piece));
         cJSON_AddItemToArray(offsets, cli_json_ints(range, 2));
     }
-    cJSON_AddItemToObject(object, "ids", cli_json_ints(tokens->ids, (int64_t)tokens->n));
+    cJSON_AddItemToObject(object, "ids", ids);
     cJSON_AddItemToObject(object, "tokens", pieces);
     cJSON_AddItemToObject(object, "offsets", offsets);
     return cli_json_print(object);
 }
 
-static void print_tokens(const text_command *s, const char *text) {
-    const cbm_tokens *tokens = &s->tokens;
+static void print_tokens(const text_command *s, const cbm_token_list *list, const char *text) {
     if (s->in.n_printed) putchar('\n');
     printf("%7s  %-20s  %-9s  %s\n", "id", "piece", "bytes", "text");
-    for (size_t i = 0; i < tokens->n; i++) {
+    for (int i = 0; i < list->n; i++) {
+        const cbm_token_info *token = &list->tokens[i];
         char range[32];
-        snprintf(range, sizeof range, "%d-%d", tokens->start[i], tokens->end[i]);
-        printf("%7d  %-20s  %-9s  %.*s\n", tokens->ids[i], cbm_token_piece(s->tokenizer, tokens->ids[i]), range,
-               tokens->end[i] - tokens->start[i], text + tokens->start[i]);
+        snprintf(range, sizeof range, "%d-%d", token->start, token->end);
+        printf("%7d  %-20s  %-9s  %.*s\n", token->id, token->piece, range, token->end - token->start, text + token->start);
     }
 }
 
@@ -71,23 +66,16 @@ static scbm_status tokenize_texts(void *user, const char *const *texts, const si
                                   size_t *done) {
     text_command *s = user;
     for (size_t i = 0; i < n; i++) {
-        scbm_status status = cbm_tokenize(s->tokenizer, texts[i], lengths[i], (size_t)s->in.max_length, &s->tokens);
-        if (status == SCBM_OK && s->in.json) status = print_tokens_json(s);
-        else if (status == SCBM_OK) print_tokens(s, texts[i]);
+        const cbm_token_list *list;
+        scbm_status status = cbm_tokens_of(s->in.context, texts[i], lengths[i], &list);
+        if (status == SCBM_OK && s->in.json) status = print_tokens_json(list);
+        else if (status == SCBM_OK) print_tokens(s, list, texts[i]);
         if (status != SCBM_OK) return status;
         s->in.n_printed++;
         ++*done;
-        s->in.n_truncated += s->tokens.truncated != 0;
+        s->in.n_truncated += list->truncated != 0;
     }
     return cli_flush();
-}
-
-/* The longest text that the file's model reads. */
-static int64_t file_max_tokens(const scbm_file *file) {
-    char key[128];
-    snprintf(key, sizeof key, "%.64s.context_length", scbm_file_string_or(file, "general.architecture", "bert"));
-    int64_t longest = scbm_file_int_or(file, "sparsecbm.max_tokens", scbm_file_int_or(file, key, 512));
-    return longest > 0 ? longest : 512;
 }
 
 static int run_tokenize(const cli_command *command, int argc, char **argv) {
@@ -96,13 +84,8 @@ static int run_tokenize(const cli_command *command, int argc, char **argv) {
     const cli_option options[] = {CLI_MODEL_OPTION(s.in), CLI_TEXTS_OPTIONS(s.in.texts), CLI_LENGTH_OPTION(s.in),
                                   CLI_JSON_OPTION(s.in), CLI_END_OPTIONS};
     int status = cli_session_start(&s.in, command, options, argc, argv);
-    if (status == CLI_GO_ON) status = cli_session_check_texts(&s.in);
-    if (status != CLI_GO_ON) return finish(&s, status);
-    scbm_status opened = s.in.file ? SCBM_OK : scbm_file_open(&s.in.file, s.in.model_path, &s.in.hooks);
-    if (opened == SCBM_OK) opened = cbm_tokenizer_create(&s.tokenizer, s.in.file, &s.in.hooks);
-    if (opened != SCBM_OK) return finish(&s, cli_fail_status(command, opened));
-    if (s.in.max_length == 0) s.in.max_length = file_max_tokens(s.in.file);
-    return finish(&s, cli_texts_each(command, &s.in.texts, tokenize_texts, &s, &s.in.hooks));
+    if (status == CLI_GO_ON) status = answer(&s, tokenize_texts, 0);
+    return finish(&s, status);
 }
 
 static const char *const tokenize_examples[] = {"tokenize --model demo/encoder.gguf \"The soup was unforgettable.\"", NULL};
@@ -140,7 +123,7 @@ static scbm_status embed_texts(void *user, const char *const *texts, const size_
     if (status == SCBM_OK)
         status = scbm_grow(&s->in.hooks, (void **)&s->truncated, &s->truncated_capacity, n, sizeof *s->truncated);
     if (status == SCBM_OK)
-        status = cbm_embed_batch(s->in.context, texts, lengths, n, (cbm_pooling)s->pooling, s->normalize, s->vectors, s->truncated);
+        status = cbm_embed_batch(s->in.context, texts, lengths, n, (cbm_pooling)s->pooling, (cbm_normalize)s->normalize, s->vectors, s->truncated);
     for (size_t i = 0; status == SCBM_OK && i < n; i++) {
         status = print_vector(s, s->vectors + i * (size_t)size, size);
         s->in.n_printed++;
@@ -157,7 +140,7 @@ static int run_embed(const cli_command *command, int argc, char **argv) {
         CLI_MODEL_OPTION(s.in),
         CLI_TEXTS_OPTIONS(s.in.texts),
         CLI_CHOICE_OPTION("pooling", "default|mean|cls", &s.pooling, "mean over the tokens, or the first token; default: as the model file says"),
-        CLI_FLAG_OPTION("normalize", &s.normalize, "scale every vector to length 1"),
+        CLI_CHOICE_OPTION("normalize", "file|yes|no", &s.normalize, "scale every vector to length 1; file: as the model file says"),
         CLI_RUN_OPTIONS(s.in),
         CLI_END_OPTIONS,
     };
@@ -167,7 +150,7 @@ static int run_embed(const cli_command *command, int argc, char **argv) {
 }
 
 static const char *const embed_examples[] = {
-    "embed --model demo/encoder.gguf --normalize \"The soup was cold.\" \"The staff was kind.\"", NULL};
+    "embed --model demo/encoder.gguf --normalize yes \"The soup was cold.\" \"The staff was kind.\"", NULL};
 const cli_command cmd_embed = {
     "embed", "turn texts into vectors: one line of numbers a text", "--model FILE [TEXT ...] [options]",
     "Texts are arguments, lines of --file or of a pipe, or a column of --data. With --json: {embedding}.", embed_examples,

@@ -124,8 +124,14 @@ static scbm_status check_fact(const scbm_file *file, const cbm_fact *fact) {
 }
 
 static scbm_status check_version(const scbm_file *file) {
-    if (scbm_file_int_or(file, KEY("version"), 0) == CHECKPOINT_VERSION) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_FORMAT, "%s: is no checkpoint that this library reads", scbm_file_path(file));
+    int64_t version = scbm_file_int_or(file, KEY("version"), 0);
+    if (version == CHECKPOINT_VERSION) return SCBM_OK;
+    if (version > 0)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s: is a checkpoint of another version of this library (its format is %lld, and %s goes on from "
+                         "format %d alone): the training has to start anew",
+                         scbm_file_path(file), (long long)version, SCBM_VERSION_TEXT, CHECKPOINT_VERSION);
+    return scbm_fail(SCBM_ERROR_FORMAT, "%s: is no checkpoint", scbm_file_path(file));
 }
 
 static scbm_status read_numbers(cbm_checkpoint *c, const scbm_file *file, int64_t max_steps) {

@@ -60,7 +60,7 @@ def test_sentence_transformers(minilm, cebab, hard_strings, tmp_path):
     texts = path.read_bytes().decode("utf-8").split("\n")[:-1]
     wanted = SentenceTransformer(str(minilm.folder), device="cpu").encode(texts, normalize_embeddings=True)
     got = np.array([row["embedding"] for row in
-                    run_json("main", "embed", "--model", minilm.gguf(), "--file", path, "--normalize")])
+                    run_json("main", "embed", "--model", minilm.gguf(), "--file", path, "--normalize", "yes")])
     assert got.shape == wanted.shape
     assert np.abs(np.linalg.norm(got, axis=1) - 1).max() <= 1e-5
     distance = cosine_distance(got, wanted)
