@@ -1,7 +1,7 @@
 /*
  * sparsecbm.c - the runtime of sparsecbm.h, with the CPU backend
  *
- * Sections, in the header's order: errors, hooks, tensors, conversion, contexts, random numbers, the op table (shape
+ * Sections, in the header's order: errors, hooks, tensors, conversion, contexts, backends, random numbers, the op table (shape
  * rules, backward rules, decompositions), graphs and their planner, CPU kernels, the CPU backend, AdamW, model files.
  *
  * MIT licence; see LICENSE.
@@ -578,7 +578,8 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
     if (hooks) context->hooks = *hooks;
     context->backend = backend;
     if (!backend) {
-        scbm_status status = scbm_cpu_backend_create(&context->backend, NULL);
+        const scbm_backend_options options = {.hooks = hooks};
+        scbm_status status = scbm_backend_open(&context->backend, NULL, &options);
         if (status) {
             scbm_release(hooks, context);
             return status;
@@ -597,7 +598,7 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
 
 void scbm_context_free(scbm_context *context) {
     if (!context) return;
-    if (context->owns_backend) scbm_backend_free(context->backend);
+    if (context->owns_backend) scbm_backend_close(context->backend);
     scbm_hooks hooks = context->hooks;
     scbm_release(&hooks, context);
 }
@@ -637,8 +638,97 @@ scbm_status scbm_context_check_precision(const scbm_context *context, scbm_preci
                      scbm_context_device(context), precision_names[precision], names);
 }
 
-void scbm_backend_free(scbm_backend *backend) {
+/* ------------------------------------------------------------------------------------------
+ * Backends by name
+ * ---------------------------------------------------------------------------------------- */
+
+enum { MAX_BACKENDS = 16 };
+
+static const scbm_backend_entry cpu_entry;
+static const scbm_backend_entry *backends[MAX_BACKENDS] = {&cpu_entry};
+static int n_backends = 1;
+
+/* `length`: of the name before a colon. */
+static const scbm_backend_entry *find_backend(const char *name, size_t length) {
+    for (int i = 0; i < n_backends; i++)
+        if (strlen(backends[i]->name) == length && memcmp(backends[i]->name, name, length) == 0) return backends[i];
+    return NULL;
+}
+
+scbm_status scbm_backend_register(const scbm_backend_entry *entry) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789-";
+    if (entry->version != SCBM_BACKEND_VERSION)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "a backend for version %u of the interface; this library has version %d",
+                         (unsigned)entry->version, SCBM_BACKEND_VERSION);
+    if (!entry->name || !*entry->name || entry->name[strspn(entry->name, letters)] || !strcmp(entry->name, "auto"))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "a backend cannot be called '%.40s'", entry->name ? entry->name : "");
+    if (!entry->count || !entry->describe || !entry->open)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "backend %s lacks a function", entry->name);
+    if (find_backend(entry->name, strlen(entry->name)))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is a backend %s already", entry->name);
+    if (n_backends == MAX_BACKENDS)
+        return scbm_fail(SCBM_ERROR_MEMORY, "backend %s: there is room for %d", entry->name, MAX_BACKENDS);
+    backends[n_backends++] = entry;
+    return SCBM_OK;
+}
+
+/* The CPU comes last: it is always there. */
+static scbm_status open_best(scbm_backend **backend, const scbm_backend_options *options) {
+    for (int i = 1; i < n_backends; i++) {
+        if (backends[i]->count() <= 0) continue;
+        if (backends[i]->open(backend, NULL, options) == SCBM_OK) return SCBM_OK;
+        scbm_log(options->hooks, SCBM_LOG_WARNING, "%s is not used: %s", backends[i]->name, error_text);
+    }
+    return cpu_entry.open(backend, NULL, options);
+}
+
+scbm_status scbm_backend_open(scbm_backend **out, const char *name, const scbm_backend_options *options) {
+    const scbm_backend_options none = {0};
+    char names[256] = "";
+    *out = NULL;
+    if (!name) name = cpu_entry.name;
+    if (!options) options = &none;
+    for (int i = 0; i < COUNT_OF(options->reserved); i++)
+        if (options->reserved[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "a backend's options: reserved must be 0");
+    if (!strcmp(name, "auto")) return open_best(out, options);
+    const char *colon = strchr(name, ':');
+    const scbm_backend_entry *entry = find_backend(name, colon ? (size_t)(colon - name) : strlen(name));
+    if (entry) return entry->open(out, colon ? colon + 1 : NULL, options);
+    for (int i = 0; i < n_backends; i++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", backends[i]->name);
+    }
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "there is no backend '%.40s'; this build has: %s", name, names);
+}
+
+void scbm_backend_close(scbm_backend *backend) {
     if (backend) backend->functions->free(backend);
+}
+
+int scbm_backend_count(void) {
+    int n = 0;
+    for (int i = 0; i < n_backends; i++) {
+        int count = backends[i]->count();
+        n += count > 0 ? count : 0;
+    }
+    return n;
+}
+
+scbm_status scbm_backend_describe(int index, scbm_backend_info *info) {
+    memset(info, 0, sizeof *info);
+    int device = index;
+    for (int i = 0; i < n_backends && device >= 0; i++) {
+        int count = backends[i]->count();
+        if (device < count) {
+            if (count == 1) snprintf(info->name, sizeof info->name, "%s", backends[i]->name);
+            else snprintf(info->name, sizeof info->name, "%.80s:%d", backends[i]->name, device);
+            backends[i]->describe(device, info->description, sizeof info->description);
+            return SCBM_OK;
+        }
+        device -= count > 0 ? count : 0;
+    }
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no device %d: this machine has %d", index, scbm_backend_count());
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -7997,12 +8087,14 @@ static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
 
 typedef struct cpu_backend {
     scbm_backend public;
+    scbm_hooks hooks;
     const struct k_table *kernels;
     char device[32];
 } cpu_backend;
 
 static void cpu_free(scbm_backend *backend) {
-    scbm_release(NULL, backend);
+    const scbm_hooks hooks = ((const cpu_backend *)backend)->hooks;
+    scbm_release(&hooks, backend);
 }
 
 static const char *cpu_device(scbm_backend *backend) {
@@ -8071,7 +8163,19 @@ static const scbm_backend_functions cpu_functions = {
     .synchronize = cpu_synchronize,
 };
 
-scbm_status scbm_cpu_backend_create(scbm_backend **out, const char *tier) {
+static int cpu_count(void) {
+    return 1;
+}
+
+static void cpu_describe(int device, char *text, size_t size) {
+    const char *forced = getenv("SCBM_CPU");
+    const struct k_table *kernels = k_select(forced && *forced ? forced : NULL);
+    (void)device;
+    snprintf(text, size, "cpu (%s)", kernels ? kernels->name : forced);
+}
+
+/* The device of the name "cpu:avx2" is a tier. */
+static scbm_status cpu_open(scbm_backend **out, const char *tier, const scbm_backend_options *options) {
     const char *source = "";
     *out = NULL;
     if (!tier) {
@@ -8092,14 +8196,17 @@ scbm_status scbm_cpu_backend_create(scbm_backend **out, const char *tier) {
                              "%sthe system gives this process no AMX tiles (has a thread a small signal stack?)", source);
         kernels = k_select("avx512");
     }
-    cpu_backend *backend = scbm_alloc(NULL, sizeof *backend);
+    cpu_backend *backend = scbm_alloc(options->hooks, sizeof *backend);
     if (!backend) return SCBM_ERROR_MEMORY;
+    if (options->hooks) backend->hooks = *options->hooks;
     backend->public.functions = &cpu_functions;
     backend->kernels = kernels;
     snprintf(backend->device, sizeof backend->device, "cpu (%s)", kernels->name);
     *out = &backend->public;
     return SCBM_OK;
 }
+
+static const scbm_backend_entry cpu_entry = {SCBM_BACKEND_VERSION, "cpu", cpu_count, cpu_describe, cpu_open};
 
 /* ------------------------------------------------------------------------------------------
  * AdamW

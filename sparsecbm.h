@@ -203,8 +203,8 @@ scbm_status scbm_convert(scbm_type to, void *destination, scbm_type from, const 
 typedef struct scbm_context scbm_context;
 typedef struct scbm_backend scbm_backend;
 
-/* `hooks` may be NULL. `backend` NULL means the CPU, whose tier is picked by the machine or by the
- * environment's SCBM_CPU ("portable", "avx2", "avx512", "amx"). A context is used by one thread at a time. */
+/* `hooks` may be NULL. `backend` (see scbm_backend_open) is shared, and outlives the context; NULL: a "cpu" of the context's
+ * own. A context is used by one thread at a time. */
 scbm_status scbm_context_create(scbm_context **context, const scbm_hooks *hooks, scbm_backend *backend);
 void scbm_context_free(scbm_context *context);
 const scbm_hooks *scbm_context_hooks(const scbm_context *context);
@@ -533,17 +533,56 @@ typedef struct scbm_backend_functions {
     scbm_status (*synchronize)(scbm_backend *backend);
 } scbm_backend_functions;
 
+/* A backend of one's own may be made by hand and given to scbm_context_create; to be opened by name it is registered. */
 struct scbm_backend {
     const scbm_backend_functions *functions;
     void *state;
 };
 
-/* The CPU backend. `tier` is NULL (the best that the machine has, or the environment's SCBM_CPU), "portable",
- * "avx2", "avx512" or "amx"; one that the machine lacks is an error. "amx", where it is best or asked
- * for, asks Linux for matrix tiles for this process: from then on its signal stacks (sigaltstack) must have room for
- * their 8 KiB too. If they are refused NULL takes "avx512". */
-scbm_status scbm_cpu_backend_create(scbm_backend **backend, const char *tier);
-void scbm_backend_free(scbm_backend *backend);
+/* Zeros, or NULL for all of them, are the defaults. */
+typedef struct scbm_backend_options {
+    const scbm_hooks *hooks;   /* for the backend's own memory and its log; copied; NULL: the default ones */
+    uint64_t reserved[8];      /* 0 */
+} scbm_backend_options;
+
+/* Opens a backend by its name:
+ *     "cpu"          the CPU, with the best tier of kernels that the machine has, or the environment's SCBM_CPU
+ *     "cpu:avx2"     one tier: "portable", "avx2", "avx512", "amx"; one that the machine lacks is an error
+ *     "NAME", "NAME:…"   what was registered under NAME; for devices of which there are several their number follows
+ *     "auto"         the first of those registered that has a device and opens, else the CPU; the log has why not
+ * NULL is "cpu". A name that this build does not have is SCBM_ERROR_UNSUPPORTED, and the message lists those that it has.
+ * A backend is used by any number of contexts on any threads, and is closed after all of them were freed.
+ *
+ * Of the CPU: "amx", where it is best or asked for, asks Linux for matrix tiles for this process: from then on its signal
+ * stacks (sigaltstack) must have room for their 8 KiB too. If they are refused "cpu" takes "avx512". */
+scbm_status scbm_backend_open(scbm_backend **backend, const char *name, const scbm_backend_options *options);
+void scbm_backend_close(scbm_backend *backend);
+
+/* The devices of this machine that can be opened, the CPU first. */
+typedef struct scbm_backend_info {
+    char name[SCBM_MAX_NAME];         /* for scbm_backend_open: "cpu", "cuda:1" */
+    char description[SCBM_MAX_NAME];  /* "cpu (avx2)" */
+} scbm_backend_info;
+
+int scbm_backend_count(void);
+scbm_status scbm_backend_describe(int index, scbm_backend_info *info);
+
+/* How a kind of backend is known by its name. */
+#define SCBM_BACKEND_VERSION 1
+
+typedef struct scbm_backend_entry {
+    uint32_t version;          /* SCBM_BACKEND_VERSION: of the header that it was compiled with */
+    const char *name;          /* "cuda": small letters, digits and '-' */
+    int (*count)(void);        /* its devices on this machine; 0 also where the driver is missing */
+    void (*describe)(int device, char *text, size_t size); /* device number `device`, in a few words */
+    /* `device` is what follows the colon in the name that is opened ("1" of "cuda:1"); NULL: there was none. `options` are
+     * never NULL. */
+    scbm_status (*open)(scbm_backend **backend, const char *device, const scbm_backend_options *options);
+} scbm_backend_entry;
+
+/* Makes scbm_backend_open know a backend that the program links or has loaded. `entry` must stay. Refused are another version
+ * of the interface and a name that is taken. To be called before other threads open or list backends. */
+scbm_status scbm_backend_register(const scbm_backend_entry *entry);
 
 /* ------------------------------------------------------------------------------------------
  * AdamW with decoupled weight decay (Loshchilov and Hutter, ICLR 2019) and clipping

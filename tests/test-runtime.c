@@ -975,7 +975,7 @@ static void a_device_gets_what_changed_and_gives_back_what_is_kept(void **state)
     scbm_context *context;
     float values[3] = {0.5f, -1.0f, 2.0f};
     scbm_tensor w = weight_of("w", SCBM_F32, values, DIMS(3)), *x, *y;
-    assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
+    assert_ok(scbm_backend_open(&r.cpu, NULL, NULL));
     assert_ok(scbm_context_create(&context, &hooks, &r.public));
     assert_string_equal(scbm_context_device(context), "remote");
     assert_ok(scbm_context_check_precision(context, SCBM_PRECISION_F32));
@@ -993,7 +993,7 @@ static void a_device_gets_what_changed_and_gives_back_what_is_kept(void **state)
     }
     scbm_graph_free(g);
     scbm_context_free(context);
-    scbm_backend_free(r.cpu);
+    scbm_backend_close(r.cpu);
 }
 
 static void a_weight_without_data_is_refused_before_it_is_copied_to_a_device(void **state) {
@@ -1002,14 +1002,14 @@ static void a_weight_without_data_is_refused_before_it_is_copied_to_a_device(voi
     scbm_hooks hooks = {.n_workers = 1};
     scbm_context *context;
     scbm_tensor w = weight_of("empty weight", SCBM_F32, NULL, DIMS(3)), *x, *y;
-    assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
+    assert_ok(scbm_backend_open(&r.cpu, NULL, NULL));
     assert_ok(scbm_context_create(&context, &hooks, &r.public));
     scbm_graph *g = remote_graph(context, &w, &x, &y);
     assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "empty weight");
     assert_int_equal(r.uploads, 0);
     scbm_graph_free(g);
     scbm_context_free(context);
-    scbm_backend_free(r.cpu);
+    scbm_backend_close(r.cpu);
 }
 
 /* The next inputs may be written as soon as a run is over, whatever its end. */
@@ -1021,7 +1021,7 @@ static void a_run_that_ends_early_waits_for_the_device(void **state) {
     scbm_context *context;
     float values[3] = {0.5f, -1.0f, 2.0f};
     scbm_tensor w = weight_of("w", SCBM_F32, values, DIMS(3)), *x, *y;
-    assert_ok(scbm_cpu_backend_create(&r.cpu, NULL));
+    assert_ok(scbm_backend_open(&r.cpu, NULL, NULL));
     assert_ok(scbm_context_create(&context, &hooks, &r.public));
     scbm_graph *g = remote_graph(context, &w, &x, &y);
     for (int64_t at = 1; at <= 3; at++) {
@@ -1037,7 +1037,140 @@ static void a_run_that_ends_early_waits_for_the_device(void **state) {
     }
     scbm_graph_free(g);
     scbm_context_free(context);
-    scbm_backend_free(r.cpu);
+    scbm_backend_close(r.cpu);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Backends by name
+ * ---------------------------------------------------------------------------------------- */
+
+static void what_this_build_does_not_have_is_said(void **state) {
+    (void)state;
+    static const char *const names[] = {"cuda", "cuda:1", "cpux", "cp", "", ":", "CPU"};
+    scbm_backend *backend;
+    for (int i = 0; i < COUNT_OF(names); i++) {
+        backend = (scbm_backend *)&backend;
+        assert_error(scbm_backend_open(&backend, names[i], NULL), SCBM_ERROR_UNSUPPORTED, "this build has: cpu");
+        assert_non_null(strstr(scbm_last_error(), names[i]));
+        assert_null(backend);
+    }
+    const scbm_backend_options unknown = {.reserved = {[7] = 1}};
+    assert_error(scbm_backend_open(&backend, "cpu", &unknown), SCBM_ERROR_ARGUMENT, "reserved");
+    scbm_backend_close(NULL);
+}
+
+/* NULL, "cpu" and, where nothing else was registered, "auto". */
+static void the_cpu_is_the_default_backend(void **state) {
+    (void)state;
+    static const char *const names[] = {NULL, "cpu", "auto"};
+    counting_allocator a = {0};
+    const scbm_hooks hooks = allocator_hooks(&a);
+    const scbm_backend_options zeros = {0}, options = {.hooks = &hooks};
+    scbm_backend_info info;
+    scbm_context *context, *defaults = new_context(1);
+    assert_int_equal(scbm_backend_count(), 1);
+    assert_ok(scbm_backend_describe(0, &info));
+    assert_string_equal(info.name, "cpu");
+    assert_string_equal(info.description, scbm_context_device(defaults));
+    for (int i = -1; i < 3; i += 2)
+        assert_error(scbm_backend_describe(i, &info), SCBM_ERROR_ARGUMENT, "this machine has 1");
+    for (int i = 0; i < 3 * COUNT_OF(names); i++) {
+        scbm_backend *backend;
+        assert_ok(scbm_backend_open(&backend, names[i / 3], i % 3 == 0 ? NULL : i % 3 == 1 ? &zeros : &options));
+        assert_int_equal(a.held, i % 3 == 2);
+        assert_ok(scbm_context_create(&context, NULL, backend));
+        assert_string_equal(scbm_context_device(context), scbm_context_device(defaults));
+        scbm_context_free(context);
+        scbm_backend_close(backend);
+        assert_int_equal(a.held, 0);
+    }
+    a.fails_at = a.n + 1;
+    scbm_backend *backend;
+    assert_error(scbm_backend_open(&backend, "cpu", &options), SCBM_ERROR_MEMORY, "memory");
+    scbm_context_free(defaults);
+}
+
+/* A backend of the program's own: two devices, of which the driver may be missing and the opening may fail. */
+static int remote_devices = 2, remote_is_broken;
+static char remote_asked[32];
+
+static int count_remotes(void) {
+    return remote_devices;
+}
+
+static void describe_remote(int device, char *text, size_t size) {
+    snprintf(text, size, "remote number %d", device);
+}
+
+static scbm_status open_remote(scbm_backend **backend, const char *device, const scbm_backend_options *options) {
+    static remote opened = {.public = {&remote_functions, NULL}};
+    assert_non_null(options);
+    if (remote_is_broken) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "the driver is too old");
+    snprintf(remote_asked, sizeof remote_asked, "%s", device ? device : "none");
+    *backend = &opened.public;
+    return SCBM_OK;
+}
+
+static void entries_that_make_no_sense_are_not_registered(void **state) {
+    (void)state;
+    const scbm_backend_entry good = {SCBM_BACKEND_VERSION, "other", count_remotes, describe_remote, open_remote};
+    static const char *const names[] = {"cpu", "auto", "", NULL, "a:b", "a b", "GPU"};
+    scbm_backend_entry bad = good;
+    bad.version++;
+    assert_error(scbm_backend_register(&bad), SCBM_ERROR_UNSUPPORTED, "version 2");
+    for (int i = 0; i < COUNT_OF(names); i++) {
+        bad = good;
+        bad.name = names[i];
+        assert_error(scbm_backend_register(&bad), SCBM_ERROR_ARGUMENT, i ? "called" : "already");
+    }
+    for (int i = 0; i < 3; i++) {
+        bad = good;
+        if (i == 0) bad.count = NULL;
+        if (i == 1) bad.describe = NULL;
+        if (i == 2) bad.open = NULL;
+        assert_error(scbm_backend_register(&bad), SCBM_ERROR_ARGUMENT, "lacks");
+    }
+    assert_int_equal(scbm_backend_count(), 1);
+}
+
+static void a_registered_backend_is_opened_by_its_name(void **state) {
+    (void)state;
+    static const scbm_backend_entry entry = {SCBM_BACKEND_VERSION, "remote", count_remotes, describe_remote,
+                                             open_remote};
+    static const struct {
+        const char *name, *asked;
+    } names[] = {{"remote", "none"}, {"remote:1", "1"}, {"remote:", ""}, {"auto", "none"}};
+    char message[200] = "";
+    const scbm_hooks hooks = {.user = message, .log = keep_message};
+    const scbm_backend_options options = {.hooks = &hooks};
+    scbm_backend *backend;
+    scbm_backend_info info;
+    assert_ok(scbm_backend_register(&entry));
+    assert_error(scbm_backend_register(&entry), SCBM_ERROR_ARGUMENT, "already");
+    for (int i = 0; i < COUNT_OF(names); i++) {
+        assert_ok(scbm_backend_open(&backend, names[i].name, NULL));
+        assert_string_equal(backend->functions->name, "remote");
+        assert_string_equal(remote_asked, names[i].asked);
+        scbm_backend_close(backend);
+    }
+    assert_error(scbm_backend_open(&backend, "cuda", NULL), SCBM_ERROR_UNSUPPORTED, "this build has: cpu, remote");
+    assert_int_equal(scbm_backend_count(), 3);
+    assert_ok(scbm_backend_describe(2, &info));
+    assert_string_equal(info.name, "remote:1");
+    assert_string_equal(info.description, "remote number 1");
+    remote_devices = 1;
+    assert_ok(scbm_backend_describe(1, &info));
+    assert_string_equal(info.name, "remote");
+    remote_is_broken = 1; /* asked for by name it is an error, otherwise the next is taken */
+    assert_error(scbm_backend_open(&backend, "remote", NULL), SCBM_ERROR_UNSUPPORTED, "too old");
+    for (remote_devices = 1; remote_devices >= 0; remote_devices--) {
+        message[0] = 0;
+        assert_ok(scbm_backend_open(&backend, "auto", &options));
+        assert_string_equal(backend->functions->name, "cpu");
+        assert_string_equal(message, remote_devices ? "1 remote is not used: the driver is too old" : "");
+        scbm_backend_close(backend);
+    }
+    assert_int_equal(scbm_backend_count(), 1);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1911,6 +2044,10 @@ int main(void) {
         cmocka_unit_test(a_device_gets_what_changed_and_gives_back_what_is_kept),
         cmocka_unit_test(a_weight_without_data_is_refused_before_it_is_copied_to_a_device),
         cmocka_unit_test(a_run_that_ends_early_waits_for_the_device),
+        cmocka_unit_test(what_this_build_does_not_have_is_said),
+        cmocka_unit_test(the_cpu_is_the_default_backend),
+        cmocka_unit_test(entries_that_make_no_sense_are_not_registered),
+        cmocka_unit_test(a_registered_backend_is_opened_by_its_name),
         cmocka_unit_test(watched_results_are_handed_over),
         cmocka_unit_test(threads_share_weights),
         cmocka_unit_test(philox_gives_the_known_answers),

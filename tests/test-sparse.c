@@ -162,7 +162,9 @@ typedef struct bench {
 static void bench_open(bench *b, const char *tier) {
     scbm_hooks hooks = {0};
     memset(b, 0, sizeof *b);
-    if (scbm_cpu_backend_create(&b->backend, tier)) skip(); /* not on this machine */
+    char name[32];
+    snprintf(name, sizeof name, "cpu:%s", tier);
+    if (scbm_backend_open(&b->backend, name, NULL)) skip(); /* not on this machine */
     hooks.n_workers = 1;
     assert_ok(scbm_context_create(&b->one, &hooks, b->backend));
     hooks.n_workers = 2;
@@ -172,7 +174,7 @@ static void bench_open(bench *b, const char *tier) {
 static void bench_close(bench *b) {
     scbm_context_free(b->one);
     scbm_context_free(b->two);
-    scbm_backend_free(b->backend);
+    scbm_backend_close(b->backend);
 }
 
 /* Around the vectors, tiles and blocks of every tier; each product gets every fifth, the next one those beside them. */
