@@ -114,6 +114,7 @@ typedef struct cbm_concept_result {
     const float *logits;           /* [n_classes] */
     const float *probabilities;    /* [n_classes] */
     float contribution;            /* to the predicted label's logit: G_k · (u_k − ū_k) */
+    const float *values;           /* [n_classes]: u_k, what the label head reads */
 } cbm_concept_result;
 
 typedef struct cbm_prediction {
@@ -229,7 +230,7 @@ void cbm_intervene_reset(cbm_context *ctx);
  *
  * Concepts: a prediction's contributions and bias add up to the label's logit. Subnetworks: which weights each concept
  * keeps, how far two concepts share them, and which neurons carry this text. Input: what each token and word did to
- * each concept, through its own subnetwork.
+ * each concept, through its own subnetwork, and to labels.
  * ---------------------------------------------------------------------------------------- */
 
 /* A matrix that masks may cover. A neuron is one of its rows. */
@@ -265,97 +266,166 @@ scbm_status cbm_describe_subnetworks(cbm_context *ctx, const cbm_subnetworks **s
  * be smaller than the matrix and not larger. */
 scbm_status cbm_mask_map(const cbm_model *model, int m, int k, int rows, int columns, float *density);
 
+/* A way to say what a token did to a logit. There is a table of them; a method's number is its place there. */
+typedef struct cbm_attribution_method {
+    const char *name;              /* "integrated_gradients" */
+    const char *title;             /* "integrated gradients", UTF-8 */
+    int adds_up;                   /* a text's values add up to the logit less that of the baseline */
+    int is_baseline;               /* for comparison: an explanation has it only where it is asked for */
+} cbm_attribution_method;
+
+/* "gradient_input": Σ_d e_d ∂c/∂e_d, e the token's word embedding, before positions and LayerNorm.
+ * "integrated_gradients": Σ_d (e_d − e'_d) · mean over the steps of ∂c/∂e_d on the way from e' to e, where e' is the
+ *     embedding of the mask token, or else the padding token, or else zeros; 0 for special tokens, which stay as they are.
+ * "attention" (baseline): the attention that the token gets in the last block, the mean over heads and attending tokens.
+ * "random" (baseline). */
+int cbm_n_attribution_methods(void);
+const cbm_attribution_method *cbm_attribution_method_at(int method);   /* NULL: there is none of this number */
+int cbm_find_attribution_method(const char *name);                     /* −1: there is none of this name */
+
 typedef struct cbm_explain_options {
-    int steps;                     /* of integrated gradients to begin with; 0: none, gradient × input alone */
-    int max_steps;                 /* they are doubled up to here until they converge */
-    int n_neurons;                 /* of each concept, the most salient ones; 0: none, which saves their gradients */
+    int steps;                     /* of integrated gradients to begin with; 0: 32; negative: they are left out */
+    int max_steps;                 /* steps are doubled up to here until they converge; 0: 512; negative: never */
+    int n_neurons;                 /* of each concept, the most salient ones; 0: 5; negative: none, which saves their gradients */
     const int *target;             /* [K]: the class of concept k that is explained, −1: the predicted one; NULL: all predicted */
+    const int *labels;             /* [n_labels]: labels to whose logits words are attributed too, −1: the predicted one. Each
+                                      takes about as long as all concepts together */
+    int n_labels;                  /* 0: none, and of a vanilla model the predicted one */
+    const int *methods;            /* [n_methods]: numbers of attribution methods; NULL: all that are no baselines */
+    int n_methods;
+    uint64_t seed;                 /* of random attributions */
+    uint64_t reserved[8];          /* zeros */
 } cbm_explain_options;
 
-/* 32, 512, 5, NULL */
-void cbm_explain_defaults(cbm_explain_options *options);
+typedef struct cbm_explained_token {
+    int32_t id;
+    const char *piece;             /* as the vocabulary has it: "##ing", "[CLS]" */
+    int start, end;                /* bytes in the text; 0, 0 for tokens that were added */
+    int is_special;                /* [CLS], [SEP], … */
+} cbm_explained_token;
 
-typedef struct cbm_token_attribution {
-    const char *piece;                /* as the vocabulary has it: "##ing", "[CLS]" */
-    int start, end;                   /* bytes in the text; 0, 0 for tokens that were added */
-    int is_special;                   /* [CLS], [SEP], … : stays as it is in the baseline */
-    float gradient_input;             /* Σ_d e_d ∂c/∂e_d; e is the token's word embedding, before positions and LayerNorm */
-    float integrated_gradients;       /* Σ_d (e_d − e'_d) · mean over the steps of ∂c/∂e_d on the way from e' to e; 0 for
-                                         special tokens, and without steps */
-} cbm_token_attribution;
-
-typedef struct cbm_word_attribution { /* the sum of the pieces of a word ("wait", "##ress"); special tokens are in none */
-    int start, end;                   /* bytes in the text */
+typedef struct cbm_explained_word { /* the pieces of a word put together ("wait", "##ress"); special tokens are in none */
+    int start, end;                /* bytes in the text */
     int first_token, n_tokens;
-    float gradient_input, integrated_gradients;
-} cbm_word_attribution;
+} cbm_explained_word;
+
+/* A logit, and what tokens and words did to it. */
+typedef struct cbm_explained_logit {
+    float value;                   /* of the text … */
+    float baseline;                /* … and of the baseline, in which every token but special ones is the mask token */
+    int steps;                     /* of integrated gradients, midpoint rule; 0: none */
+    int converged;                 /* |Σ_t integrated_gradients_t − Δ| ≤ 0.01 · max(|Δ|, 1), Δ = value − baseline */
+    const float *const *tokens;    /* tokens[m][t]: by method m; tokens[m] is NULL where that was not computed */
+    const float *const *words;     /* words[m][w]: sums over a word's tokens */
+} cbm_explained_logit;
 
 typedef struct cbm_neuron_saliency {
-    int matrix, row;                  /* of cbm_subnetworks.matrices */
-    float saliency;                   /* Σ over the row's kept weights of |w · ∂c/∂w| */
-    float share;                      /* of the sum over all neurons */
+    int matrix, row;               /* of cbm_subnetworks.matrices */
+    float saliency;                /* Σ over the row's kept weights of |w · ∂c/∂w| */
+    float share;                   /* of the sum over all neurons */
 } cbm_neuron_saliency;
 
-/* One concept: c is the logit of `target` through this concept's subnetwork. */
+/* One concept: the logit is that of `target` through this concept's subnetwork. */
 typedef struct cbm_concept_explanation {
     const cbm_concept_result *result; /* the prediction's: class, probability, contribution */
-    int target;                       /* the class that is explained */
+    int target;                    /* the class that is explained */
     const char *target_name;
     double density;
-    float target_logit;               /* c of the text … */
-    float baseline_logit;             /* … and of the baseline: every token but special ones is the mask token (or else the
-                                         padding token, or else zeros) */
-    int steps;                        /* of integrated gradients, midpoint rule */
-    int converged;                    /* |Σ_t integrated_gradients_t − Δ| ≤ 0.01 · max(|Δ|, 1), Δ = target − baseline logit */
-    const cbm_token_attribution *tokens; /* [n_tokens] */
-    const cbm_word_attribution *words;   /* [n_words] */
-    const cbm_neuron_saliency *neurons;  /* [n_neurons], the most salient first */
+    cbm_explained_logit logit;
+    const cbm_neuron_saliency *neurons; /* [n_neurons], the most salient first */
     int n_neurons;
 } cbm_concept_explanation;
 
+/* One label: the logit is y = g + Σ_k G_k · u_k, so what a token did to it is a sum over the concepts' subnetworks,
+ * ∂y/∂e = Σ_k Σ_c G_kc ∂u_kc/∂e, from one backward pass over all of them. Where attributions add up, they add up to the
+ * label's logit less the baseline's. */
+typedef struct cbm_label_explanation {
+    int label;
+    const char *name;
+    cbm_explained_logit logit;
+} cbm_label_explanation;
+
 typedef struct cbm_explanation {
-    cbm_prediction prediction;        /* the bits of cbm_predict */
-    int n_concepts, n_tokens, n_words;
-    const cbm_concept_explanation *concepts;
-    const cbm_subnetworks *subnetworks;
+    const cbm_prediction *prediction; /* the bits of cbm_predict */
+    int n_concepts, n_labels, n_tokens, n_words, n_methods;
+    const cbm_explained_token *tokens;
+    const cbm_explained_word *words;
+    const cbm_concept_explanation *concepts; /* [n_concepts] */
+    const cbm_label_explanation *labels;     /* [n_labels], as the options list them */
+    const cbm_subnetworks *subnetworks;      /* NULL in a vanilla model */
 } cbm_explanation;
 
-/* Explains one text. `options` NULL: the defaults. Attributions are computed in f32 whatever the context's precision. A
- * concept whose integrated gradients have not converged after max_steps says so and is no error. A model without concepts
- * (vanilla, or a bare encoder) is SCBM_ERROR_UNSUPPORTED, a target that the concept has no class for an argument error. */
-scbm_status cbm_explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, cbm_explanation *explanation);
+/* Explains one text. `options` NULL or {0}: the defaults. Attributions are computed in f32 whatever the context's precision.
+ * Integrated gradients that have not converged after max_steps say so and are no error. A bare encoder is
+ * SCBM_ERROR_UNSUPPORTED; a target, label or method that there is not is an argument error. The explanation belongs to the
+ * context and lives until its next explanation or prediction (interventions leave it alone). The progress hook gets
+ * "explain" between runs. */
+scbm_status cbm_explain(cbm_context *ctx, const char *text, const cbm_explain_options *options,
+                        const cbm_explanation **explanation);
 /* Of a text of `length` bytes. */
 scbm_status cbm_explain_text(cbm_context *ctx, const char *text, size_t length, const cbm_explain_options *options,
-                             cbm_explanation *explanation);
+                             const cbm_explanation **explanation);
 
-/* How faithful attributions are (DeYoung et al., ERASER, ACL 2020). Of each text and concept the tokens (special ones aside)
- * with the largest attribution are taken, at least one of them, and p is the probability of the class that the concept
- * reads in the whole text: comprehensiveness is p(text) − p(text without them), sufficiency p(text) − p(they alone), means
- * over texts and concepts. Good attributions have a large comprehensiveness and a small sufficiency. */
-typedef enum cbm_attribution_method {
-    CBM_ATTRIBUTE_GRADIENT_INPUT,
-    CBM_ATTRIBUTE_INTEGRATED_GRADIENTS,
-    CBM_ATTRIBUTE_ATTENTION,          /* baseline: the mean attention that the token gets in the last block */
-    CBM_ATTRIBUTE_RANDOM,             /* baseline */
-    CBM_ATTRIBUTION_METHODS
-} cbm_attribution_method;
+/* Takes an explanation, which lives until the function returns, of text `i` of the call. It must not call the context; a
+ * status other than SCBM_OK ends the call and comes back from it. */
+typedef scbm_status (*cbm_explained)(void *user, size_t i, const cbm_explanation *explanation);
+/* Explains `n` texts (lengths NULL: NUL-terminated) with the bits of cbm_explain text by text, and hands them over in their
+ * order: short texts share the runs, so it is sooner done. Memory does not grow with n. Afterwards the context holds no
+ * text to intervene on. */
+scbm_status cbm_explain_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
+                              const cbm_explain_options *options, cbm_explained function, void *user);
 
-const char *cbm_attribution_name(cbm_attribution_method method);   /* "integrated_gradients", … */
+/* ---- What the label is made of ---- */
 
-#define CBM_FAITHFULNESS_SHARES 5
+/* The label head y = G u + g: G [Y, C] row by row, g [Y], and ū [C], the mean of u over the training texts. In a vanilla
+ * model G is [Y, d], on the pooled vector, and ū NULL. Concept k's columns begin at cbm_model_first_class(model, k). They
+ * live as long as the model; an output may be NULL. A bare encoder is SCBM_ERROR_UNSUPPORTED. */
+scbm_status cbm_model_label_head(const cbm_model *model, const float **weight, const float **bias, const float **mean);
+int cbm_model_first_class(const cbm_model *model, int k);   /* of the C = Σ R_k classes; C for k = K */
+
+/* What each concept adds to each label's logit, in two forms. Raw ones are not identified (a constant added to a concept's
+ * logits leaves its probabilities as they are), so people are shown centred ones. Of both, bias and contributions add up
+ * to the logit, in double. */
+typedef struct cbm_contributions {
+    int n_concepts, n_labels;      /* K, Y */
+    const double *raw;             /* [K, Y]: G_yk · u_k */
+    const double *raw_bias;        /* [Y]: g_y */
+    const double *centred;         /* [K, Y]: G_yk · (u_k − ū_k) */
+    const double *centred_bias;    /* [Y]: g_y + Σ_k G_yk · ū_k */
+    const double *logits;          /* [Y] */
+} cbm_contributions;
+
+/* "Why not 5 stars?": of a prediction of this context's model, of an intervention's too. The result lives until the next
+ * call for this context. A model without concepts is SCBM_ERROR_UNSUPPORTED. */
+scbm_status cbm_contributions_of(cbm_context *ctx, const cbm_prediction *prediction,
+                                 const cbm_contributions **contributions);
+
+/* ---- How faithful attributions are (DeYoung et al., ERASER, ACL 2020) ----
+ *
+ * Of each text and concept the tokens (special ones aside) with the largest attribution are taken, at least one of them,
+ * and p is the probability of the class that the concept reads in the whole text: comprehensiveness is p(text) − p(text
+ * without them), sufficiency p(text) − p(they alone), means over texts and concepts. Good attributions have a large
+ * comprehensiveness and a small sufficiency. */
+
+typedef struct cbm_method_faithfulness {
+    int method;
+    const char *name, *title;
+    const double *comprehensiveness, *sufficiency;          /* [n_shares] */
+    double mean_comprehensiveness, mean_sufficiency;        /* over the shares */
+} cbm_method_faithfulness;
+
 typedef struct cbm_faithfulness {
-    size_t n;                                                      /* texts that counted: those with a token to take away */
-    double share[CBM_FAITHFULNESS_SHARES];                         /* of the tokens: 0.01, 0.05, 0.1, 0.2, 0.5 */
-    double comprehensiveness[CBM_ATTRIBUTION_METHODS][CBM_FAITHFULNESS_SHARES];
-    double sufficiency[CBM_ATTRIBUTION_METHODS][CBM_FAITHFULNESS_SHARES];
-    double mean_comprehensiveness[CBM_ATTRIBUTION_METHODS];        /* over the shares */
-    double mean_sufficiency[CBM_ATTRIBUTION_METHODS];
+    size_t n;                      /* texts that counted: those with a token to take away */
+    int n_methods, n_shares;
+    const double *share;           /* [n_shares] of the tokens: 0.01, 0.05, 0.1, 0.2, 0.5 */
+    const cbm_method_faithfulness *methods; /* every one that the model allows, baselines too */
 } cbm_faithfulness;
 
-/* `lengths` NULL: NUL-terminated texts. `options` give the steps of integrated gradients (NULL: the defaults); `seed` is
- * the random baseline's. */
+/* `lengths` NULL: NUL-terminated texts. `options` give the steps of integrated gradients and the seed of the random baseline;
+ * its methods, targets, labels and neurons are not looked at. The result belongs to the context and lives until the next
+ * call; afterwards the context holds no text to intervene on. */
 scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                                     const cbm_explain_options *options, uint64_t seed, cbm_faithfulness *faithfulness);
+                                     const cbm_explain_options *options, const cbm_faithfulness **faithfulness);
 
 /* ------------------------------------------------------------------------------------------
  * Quantization

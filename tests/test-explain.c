@@ -15,6 +15,7 @@ static cbm_model *encoder, *sparse, *dense, *independent, *sequential;
 static const scbm_hooks three_threads = {.n_workers = 3};
 
 enum { K = SMALL_CONCEPTS, N_TEXTS = 6 };
+enum { GRADIENT_INPUT, INTEGRATED_GRADIENTS, ATTENTION, RANDOM, N_METHODS }; /* their places in the table */
 static const char *const texts[N_TEXTS] = {
     "the soup was tasty and the waiter rude",
     "bland soup",
@@ -43,7 +44,7 @@ static int tear_down(void **state) {
     return remove_folder(state);
 }
 
-static void explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, cbm_explanation *e) {
+static void explain(cbm_context *ctx, const char *text, const cbm_explain_options *options, const cbm_explanation **e) {
     if (cbm_explain(ctx, text, options, e)) fail_msg("%s", cbm_context_error(ctx));
 }
 
@@ -69,13 +70,13 @@ static void contributions_add_up_to_the_logit(void **state) {
     for (int m = 0; m < N_MODELS; m++) {
         cbm_context *ctx = context_for(*models[m]);
         for (int i = 0; i < N_TEXTS; i++) {
-            cbm_explanation e;
+            const cbm_explanation *e;
             explain(ctx, texts[i], NULL, &e);
-            double sum = (double)e.prediction.bias, logit = (double)e.prediction.logits[e.prediction.label_index];
-            assert_int_equal(e.n_concepts, K);
+            double sum = (double)e->prediction->bias, logit = (double)e->prediction->logits[e->prediction->label_index];
+            assert_int_equal(e->n_concepts, K);
             for (int k = 0; k < K; k++) {
-                sum += (double)e.concepts[k].result->contribution;
-                assert_ptr_equal(e.concepts[k].result, &e.prediction.concepts[k]);
+                sum += (double)e->concepts[k].result->contribution;
+                assert_ptr_equal(e->concepts[k].result, &e->prediction->concepts[k]);
             }
             assert_near(sum, logit, 1e-5 * fmax(1.0, fabs(logit)));
         }
@@ -87,14 +88,14 @@ static void the_prediction_has_the_bits_of_predict(void **state) {
     (void)state;
     for (int m = 0; m < N_MODELS; m++) {
         cbm_context *ctx = context_for(*models[m]), *other = context_for(*models[m]);
-        cbm_explanation e;
+        const cbm_explanation *e;
         cbm_prediction p;
         explain(ctx, texts[0], NULL, &e);
         assert_ok(predict_value(other, texts[0], &p));
-        assert_string_equal(e.prediction.label, p.label);
-        assert_memory_equal(e.prediction.logits, p.logits, (size_t)p.n_labels * sizeof *p.logits);
+        assert_string_equal(e->prediction->label, p.label);
+        assert_memory_equal(e->prediction->logits, p.logits, (size_t)p.n_labels * sizeof *p.logits);
         for (int k = 0; k < K; k++)
-            assert_memory_equal(e.prediction.concepts[k].logits, p.concepts[k].logits,
+            assert_memory_equal(e->prediction->concepts[k].logits, p.concepts[k].logits,
                                 (size_t)p.concepts[k].n_classes * sizeof(float));
         cbm_context_free(ctx);
         cbm_context_free(other);
@@ -107,16 +108,16 @@ static void integrated_gradients_add_up_to_the_difference_of_logits(void **state
     for (int m = 0; m < N_MODELS; m++) {
         cbm_context *ctx = context_for(*models[m]);
         for (int i = 0; i < N_TEXTS; i++) {
-            cbm_explanation e;
+            const cbm_explanation *e;
             explain(ctx, texts[i], NULL, &e);
             for (int k = 0; k < K; k++) {
-                const cbm_concept_explanation *c = &e.concepts[k];
-                double sum = 0.0, delta = (double)c->target_logit - (double)c->baseline_logit;
-                for (int t = 0; t < e.n_tokens; t++) sum += (double)c->tokens[t].integrated_gradients;
-                assert_true(c->converged && c->steps >= 32 && c->steps <= 512);
+                const cbm_concept_explanation *c = &e->concepts[k];
+                double sum = 0.0, delta = (double)c->logit.value - (double)c->logit.baseline;
+                for (int t = 0; t < e->n_tokens; t++) sum += (double)c->logit.tokens[INTEGRATED_GRADIENTS][t];
+                assert_true(c->logit.converged && c->logit.steps >= 32 && c->logit.steps <= 512);
                 assert_near(sum, delta, 0.01 * fmax(fabs(delta), 1.0));
                 assert_int_equal(c->target, c->result->class_index);
-                assert_near((double)c->target_logit, (double)c->result->logits[c->target], 1e-5);
+                assert_near((double)c->logit.value, (double)c->result->logits[c->target], 1e-5);
                 largest = fmax(largest, fabs(delta));
             }
         }
@@ -130,11 +131,11 @@ static void the_baseline_is_the_text_with_every_word_masked(void **state) {
     (void)state;
     for (int m = 0; m < N_MODELS; m++) {
         cbm_context *ctx = context_for(*models[m]);
-        cbm_explanation e;
+        const cbm_explanation *e;
         explain(ctx, "tasty soup kind waiter", NULL, &e);
         for (int k = 0; k < K; k++)
-            assert_near((double)e.concepts[k].baseline_logit,
-                        predicted_logit(*models[m], "[MASK] [MASK] [MASK] [MASK]", k, e.concepts[k].target), 1e-5);
+            assert_near((double)e->concepts[k].logit.baseline,
+                        predicted_logit(*models[m], "[MASK] [MASK] [MASK] [MASK]", k, e->concepts[k].target), 1e-5);
         cbm_context_free(ctx);
     }
 }
@@ -143,24 +144,24 @@ static void special_tokens_have_no_integrated_gradients(void **state) {
     (void)state;
     static const char *const text = "tasty [MASK] unheard waiter";
     cbm_context *ctx = context_for(sparse);
-    cbm_explanation e;
+    const cbm_explanation *e;
     explain(ctx, text, NULL, &e);
-    assert_int_equal(e.n_tokens, 6);
-    assert_int_equal(e.n_words, 3);
+    assert_int_equal(e->n_tokens, 6);
+    assert_int_equal(e->n_words, 3);
     static const int special[] = {1, 0, 1, 0, 0, 1};
     for (int k = 0; k < K; k++) {
-        const cbm_token_attribution *t = e.concepts[k].tokens;
+        const cbm_explained_token *t = e->tokens;
+        const cbm_explained_logit *logit = &e->concepts[k].logit;
         for (int i = 0; i < 6; i++) {
             assert_int_equal(t[i].is_special, special[i]);
-            if (special[i]) assert_true(t[i].integrated_gradients == 0.0f);
-            else assert_true(t[i].integrated_gradients != 0.0f);
-            assert_true(t[i].gradient_input != 0.0f);
+            assert_true((logit->tokens[INTEGRATED_GRADIENTS][i] == 0.0f) == special[i]);
+            assert_true(logit->tokens[GRADIENT_INPUT][i] != 0.0f);
         }
         assert_string_equal(t[0].piece, "[CLS]");
         assert_string_equal(t[3].piece, "[UNK]");
         assert_int_equal(t[3].start, 13);
         assert_int_equal(t[3].end, 20);
-        assert_int_equal(e.concepts[k].words[1].first_token, 3);
+        assert_int_equal(e->words[1].first_token, 3);
     }
     cbm_context_free(ctx);
 }
@@ -224,14 +225,14 @@ static void gradient_input_agrees_with_finite_differences(void **state) {
     double largest = 0.0;
     for (int m = 0; m < 2; m++) {
         cbm_context *ctx = context_for(*cases[m].model);
-        cbm_explanation e;
+        const cbm_explanation *e;
         explain(ctx, text, NULL, &e);
-        for (int t = 0; t < e.n_tokens; t += m ? 4 : 1) {
+        for (int t = 0; t < e->n_tokens; t += m ? 4 : 1) {
             int32_t id = ctx->sequences.ids[t];
             for (int k = 0; k < K; k++) {
-                double found = (double)e.concepts[k].tokens[t].gradient_input;
+                double found = (double)e->concepts[k].logit.tokens[GRADIENT_INPUT][t];
                 double wanted = derivative_by_row(cases[m].file, "token_embd.weight", id, 0.01, text, k,
-                                                  e.concepts[k].target);
+                                                  e->concepts[k].target);
                 assert_near(found, wanted, 2e-4 + 1e-2 * fabs(wanted));
                 largest = fmax(largest, fabs(wanted));
             }
@@ -245,19 +246,19 @@ static void gradient_input_agrees_with_finite_differences(void **state) {
 static void saliency_agrees_with_finite_differences(void **state) {
     (void)state;
     cbm_context *ctx = context_for(sparse);
-    cbm_explanation e;
-    cbm_explain_options options = {0, 0, 1 << 20, NULL};
+    const cbm_explanation *e;
+    const cbm_explain_options options = {.steps = -1, .n_neurons = 1 << 20};
     int n_checked = 0, n_empty = 0;
     double largest = 0.0;
     explain(ctx, texts[0], &options, &e);
     for (int k = 0; k < K; k++) {
         double total = 0.0;
-        for (int i = 0; i < e.concepts[k].n_neurons; i++) {
-            const cbm_neuron_saliency *neuron = &e.concepts[k].neurons[i];
-            const char *name = e.subnetworks->matrices[neuron->matrix].name;
+        for (int i = 0; i < e->concepts[k].n_neurons; i++) {
+            const cbm_neuron_saliency *neuron = &e->concepts[k].neurons[i];
+            const char *name = e->subnetworks->matrices[neuron->matrix].name;
             const scbm_tensor *masks = cbm_backbone_named(&sparse->network.backbone, name)->masks;
             int kept = 0;
-            for (int64_t j = 0; j < e.subnetworks->matrices[neuron->matrix].columns; j++)
+            for (int64_t j = 0; j < e->subnetworks->matrices[neuron->matrix].columns; j++)
                 kept += cbm_mask_get(cbm_mask_row(masks, k, neuron->row), j);
             if (i) assert_true(neuron->saliency <= neuron[-1].saliency);
             total += (double)neuron->share;
@@ -265,7 +266,7 @@ static void saliency_agrees_with_finite_differences(void **state) {
             n_empty += !kept;
             if (kept != 1 || n_checked > 5 * (k + 1)) continue;
             double wanted = fabs(
-                derivative_by_row("sparse.gguf", name, neuron->row, 0.05, texts[0], k, e.concepts[k].target));
+                derivative_by_row("sparse.gguf", name, neuron->row, 0.05, texts[0], k, e->concepts[k].target));
             assert_near((double)neuron->saliency, wanted, 5e-5 + 1e-2 * wanted);
             largest = fmax(largest, wanted);
             n_checked++;
@@ -300,29 +301,28 @@ static void write_pieces(const char *from, const char *to) {
 
 static void pieces_add_up_to_words(void **state) {
     (void)state;
-    cbm_explanation e;
+    const cbm_explanation *e;
     write_pieces("sparse.gguf", "pieces.gguf");
     cbm_model *model = load(in_folder("pieces.gguf"));
     cbm_context *ctx = context_for(model);
     explain(ctx, "Kind on Monday", NULL, &e);
-    assert_int_equal(e.n_tokens, 6);
-    assert_int_equal(e.n_words, 3);
+    assert_int_equal(e->n_tokens, 6);
+    assert_int_equal(e->n_words, 3);
     for (int k = 0; k < K; k++) {
-        const cbm_word_attribution *word = &e.concepts[k].words[2];
-        const cbm_token_attribution *token = &e.concepts[k].tokens[3];
+        const cbm_explained_word *word = &e->words[2];
+        const cbm_explained_token *token = &e->tokens[3];
+        const cbm_explained_logit *logit = &e->concepts[k].logit;
         assert_string_equal(token[1].piece, "##day");
         assert_int_equal(word->first_token, 3);
         assert_int_equal(word->n_tokens, 2);
         assert_int_equal(word->start, 8);
         assert_int_equal(word->end, 14);
-        assert_true(word->integrated_gradients == token[0].integrated_gradients + token[1].integrated_gradients);
-        assert_true(word->gradient_input == token[0].gradient_input + token[1].gradient_input);
+        for (int m = 0; m < 2; m++)
+            assert_true(logit->words[m][2] == logit->tokens[m][3] + logit->tokens[m][4]);
     }
     const char *both[] = {"kind on monday", "rude on MONDAY"};
     cbm_global_report *report;
-    cbm_global_options options;
-    cbm_global_defaults(&options);
-    options.n_words = 8;
+    const cbm_global_options options = {.n_words = 8};
     assert_ok(cbm_global_report_create(&report, ctx, both, NULL, 2, &options));
     int64_t n = 0;
     for (int c = 0; c < report->n_classes; c++)
@@ -342,17 +342,17 @@ static void quantized_weights_are_explained(void **state) {
     } cases[] = {{SCBM_F16, "f16.gguf"}, {SCBM_BF16, "bf16.gguf"}, {SCBM_Q8_0, "q8.gguf"}, {SCBM_Q4_0, "q4.gguf"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        cbm_explanation e;
+        const cbm_explanation *e;
         assert_ok(cbm_quantize(in_folder("sparse.gguf"), in_folder(cases[i].file), cases[i].type, NULL, NULL));
         cbm_model *model = load(in_folder(cases[i].file));
         cbm_context *ctx = context_for(model);
         explain(ctx, texts[0], NULL, &e);
         for (int k = 0; k < K; k++) {
-            const cbm_concept_explanation *c = &e.concepts[k];
-            double sum = 0.0, delta = (double)c->target_logit - (double)c->baseline_logit;
-            for (int t = 0; t < e.n_tokens; t++) sum += (double)c->tokens[t].integrated_gradients;
+            const cbm_concept_explanation *c = &e->concepts[k];
+            double sum = 0.0, delta = (double)c->logit.value - (double)c->logit.baseline;
+            for (int t = 0; t < e->n_tokens; t++) sum += (double)c->logit.tokens[INTEGRATED_GRADIENTS][t];
             assert_near(sum, delta, 0.01 * fmax(fabs(delta), 1.0));
-            assert_near((double)c->target_logit, predicted_logit(model, texts[0], k, c->target), 1e-4);
+            assert_near((double)c->logit.value, predicted_logit(model, texts[0], k, c->target), 1e-4);
             assert_true(c->n_neurons == 5 && c->neurons[0].saliency > 0);
             assert_near(c->density, 0.1, 0.001);
         }
@@ -422,13 +422,13 @@ static void counts_of_subnetworks_agree_with_the_bits(void **state) {
 static void a_dense_model_shares_everything(void **state) {
     (void)state;
     cbm_context *ctx = context_for(dense);
-    cbm_explanation e;
+    const cbm_explanation *e;
     float map[4];
     explain(ctx, texts[0], NULL, &e);
-    const cbm_subnetworks *s = e.subnetworks;
+    const cbm_subnetworks *s = e->subnetworks;
     assert_false(s->is_sparse);
     for (int k = 0; k < K; k++) {
-        assert_true(e.concepts[k].density == 1.0 && s->density[k] == 1.0 && s->own[k] == 0.0);
+        assert_true(e->concepts[k].density == 1.0 && s->density[k] == 1.0 && s->own[k] == 0.0);
         for (int j = 0; j < K; j++) assert_true(s->overlap[k * K + j] == 1.0);
         assert_int_equal(s->kept[k * s->n_matrices], (int64_t)s->matrices[0].rows * s->matrices[0].columns);
     }
@@ -471,18 +471,32 @@ static void mask_maps_are_densities_of_cells(void **state) {
  * Determinism, options, bounds
  * ---------------------------------------------------------------------------------------- */
 
+static void assert_same_logit(const cbm_explanation *e, const cbm_explained_logit *a, const cbm_explained_logit *b) {
+    assert_memory_equal(&a->value, &b->value, sizeof a->value);
+    assert_memory_equal(&a->baseline, &b->baseline, sizeof a->baseline);
+    assert_int_equal(a->steps, b->steps);
+    assert_int_equal(a->converged, b->converged);
+    for (int m = 0; m < N_METHODS; m++) {
+        assert_int_equal(a->tokens[m] != NULL, b->tokens[m] != NULL);
+        if (!a->tokens[m]) continue;
+        if (e->n_tokens) assert_memory_equal(a->tokens[m], b->tokens[m], (size_t)e->n_tokens * sizeof(float));
+        if (e->n_words) assert_memory_equal(a->words[m], b->words[m], (size_t)e->n_words * sizeof(float));
+    }
+}
+
 static void assert_same_explanation(const cbm_explanation *a, const cbm_explanation *b) {
     assert_int_equal(a->n_tokens, b->n_tokens);
-    for (int k = 0; k < K; k++) {
+    assert_int_equal(a->n_labels, b->n_labels);
+    assert_int_equal(a->n_concepts, b->n_concepts);
+    for (int k = 0; k < a->n_concepts; k++) {
         const cbm_concept_explanation *x = &a->concepts[k], *y = &b->concepts[k];
-        assert_memory_equal(&x->target_logit, &y->target_logit, sizeof x->target_logit);
-        assert_memory_equal(&x->baseline_logit, &y->baseline_logit, sizeof x->baseline_logit);
-        assert_int_equal(x->steps, y->steps);
-        for (int t = 0; t < a->n_tokens; t++) {
-            assert_memory_equal(&x->tokens[t].gradient_input, &y->tokens[t].gradient_input, sizeof(float));
-            assert_memory_equal(&x->tokens[t].integrated_gradients, &y->tokens[t].integrated_gradients, sizeof(float));
-        }
-        assert_memory_equal(x->neurons, y->neurons, (size_t)x->n_neurons * sizeof *x->neurons);
+        assert_same_logit(a, &x->logit, &y->logit);
+        assert_int_equal(x->n_neurons, y->n_neurons);
+        if (x->n_neurons) assert_memory_equal(x->neurons, y->neurons, (size_t)x->n_neurons * sizeof *x->neurons);
+    }
+    for (int i = 0; i < a->n_labels; i++) {
+        assert_int_equal(a->labels[i].label, b->labels[i].label);
+        assert_same_logit(a, &a->labels[i].logit, &b->labels[i].logit);
     }
 }
 
@@ -492,7 +506,7 @@ static void results_do_not_depend_on_threads_or_batches(void **state) {
     for (int is_sparse = 0; is_sparse < 2; is_sparse++) {
         cbm_context *ctx = context_for(is_sparse ? sparse : dense), *small, *threads;
         const cbm_context_options small_batches = {.max_batch_tokens = 64};
-        cbm_explanation a, b, c;
+        const cbm_explanation *a, *b, *c;
         assert_ok(cbm_context_create(&small, is_sparse ? sparse : dense, &small_batches));
         cbm_model *model = load_with(in_folder(is_sparse ? "sparse.gguf" : "dense.gguf"), &three_threads);
         threads = context_for(model);
@@ -502,8 +516,8 @@ static void results_do_not_depend_on_threads_or_batches(void **state) {
             explain(ctx, texts[i], NULL, &a);
             explain(small, texts[i], NULL, &b);
             explain(threads, texts[i], NULL, &c);
-            assert_same_explanation(&a, &b);
-            assert_same_explanation(&a, &c);
+            assert_same_explanation(a, b);
+            assert_same_explanation(a, c);
         }
         cbm_context_free(ctx);
         cbm_context_free(small);
@@ -515,39 +529,79 @@ static void results_do_not_depend_on_threads_or_batches(void **state) {
 static void steps_are_doubled_until_they_converge(void **state) {
     (void)state;
     cbm_context *ctx = context_for(dense);
-    cbm_explanation e;
-    cbm_explain_options options = {1, 1, 0, NULL};
+    const cbm_explanation *e;
+    cbm_explain_options options = {.steps = 1, .max_steps = -1, .n_neurons = -1};
     int doubled = 0;
     explain(ctx, texts[0], &options, &e);
-    for (int k = 0; k < K; k++) assert_int_equal(e.concepts[k].steps, 1);
+    for (int k = 0; k < K; k++) assert_int_equal(e->concepts[k].logit.steps, 1);
     options.max_steps = 512;
     for (int i = 0; i < N_TEXTS; i++) {
         explain(ctx, texts[i], &options, &e);
         for (int k = 0; k < K; k++) {
-            assert_true(e.concepts[k].converged);
-            doubled += e.concepts[k].steps > 1;
+            assert_true(e->concepts[k].logit.converged);
+            doubled += e->concepts[k].logit.steps > 1;
         }
     }
     assert_true(doubled > 0);
-    options.steps = options.max_steps = 0;
+    options.steps = -1;
     explain(ctx, texts[0], &options, &e);
-    assert_true(e.concepts[0].tokens[1].gradient_input != 0 && e.concepts[0].tokens[1].integrated_gradients == 0);
-    assert_false(e.concepts[0].converged);
-    assert_int_equal(e.concepts[0].n_neurons, 0);
+    assert_true(e->concepts[0].logit.tokens[GRADIENT_INPUT][1] != 0);
+    assert_null(e->concepts[0].logit.tokens[INTEGRATED_GRADIENTS]);
+    assert_int_equal(e->concepts[0].logit.steps, 0);
+    assert_false(e->concepts[0].logit.converged);
+    assert_int_equal(e->concepts[0].n_neurons, 0);
     cbm_context_free(ctx);
+}
+
+static void zeros_are_the_defaults(void **state) {
+    (void)state;
+    static const int predicted[K] = {-1, -1}, methods[] = {GRADIENT_INPUT, INTEGRATED_GRADIENTS};
+    const cbm_explain_options zeros = {0}, given = {.steps = 32,
+                                                    .max_steps = 512,
+                                                    .n_neurons = 5,
+                                                    .target = predicted,
+                                                    .methods = methods,
+                                                    .n_methods = 2};
+    const cbm_explain_options *const same[] = {&zeros, &given};
+    for (int m = 0; m < N_MODELS; m++) {
+        cbm_context *ctx = context_for(*models[m]), *other = context_for(*models[m]);
+        const cbm_explanation *a, *b;
+        for (int i = 0; i < 2; i++) {
+            explain(ctx, texts[0], NULL, &a);
+            explain(other, texts[0], same[i], &b);
+            assert_same_explanation(a, b);
+        }
+        cbm_context_free(ctx);
+        cbm_context_free(other);
+    }
+}
+
+static void methods_are_found_by_name(void **state) {
+    (void)state;
+    static const char *const names[] = {"gradient_input", "integrated_gradients", "attention", "random"};
+    assert_int_equal(cbm_n_attribution_methods(), N_METHODS);
+    for (int m = 0; m < N_METHODS; m++) {
+        assert_int_equal(cbm_find_attribution_method(names[m]), m);
+        assert_string_equal(cbm_attribution_method_at(m)->name, names[m]);
+        assert_int_equal(cbm_attribution_method_at(m)->is_baseline, m >= ATTENTION);
+        assert_int_equal(cbm_attribution_method_at(m)->adds_up, m == INTEGRATED_GRADIENTS);
+    }
+    assert_int_equal(cbm_find_attribution_method("lime"), -1);
+    assert_null(cbm_attribution_method_at(N_METHODS));
+    assert_null(cbm_attribution_method_at(-1));
 }
 
 static void another_class_can_be_explained(void **state) {
     (void)state;
     cbm_context *ctx = context_for(sparse);
-    cbm_explanation e;
+    const cbm_explanation *e;
     int target[K] = {2, -1};
-    const cbm_explain_options options = {32, 512, 0, target};
+    const cbm_explain_options options = {.n_neurons = -1, .target = target};
     explain(ctx, texts[0], &options, &e);
-    assert_int_equal(e.concepts[0].target, 2);
-    assert_string_equal(e.concepts[0].target_name, "unknown");
-    assert_near((double)e.concepts[0].target_logit, predicted_logit(sparse, texts[0], 0, 2), 1e-5);
-    assert_int_equal(e.concepts[1].target, e.concepts[1].result->class_index);
+    assert_int_equal(e->concepts[0].target, 2);
+    assert_string_equal(e->concepts[0].target_name, "unknown");
+    assert_near((double)e->concepts[0].logit.value, predicted_logit(sparse, texts[0], 0, 2), 1e-5);
+    assert_int_equal(e->concepts[1].target, e->concepts[1].result->class_index);
     target[1] = 2; /* staff has two classes */
     assert_error(cbm_explain(ctx, texts[0], &options, &e), SCBM_ERROR_ARGUMENT, "staff");
     target[1] = -2;
@@ -558,38 +612,50 @@ static void another_class_can_be_explained(void **state) {
 static void empty_and_long_texts_are_explained(void **state) {
     (void)state;
     cbm_context *ctx = context_for(sparse);
-    cbm_explanation e;
+    const cbm_explanation *e;
     explain(ctx, "", NULL, &e);
-    assert_int_equal(e.n_tokens, 2);
-    assert_int_equal(e.n_words, 0);
+    assert_int_equal(e->n_tokens, 2);
+    assert_int_equal(e->n_words, 0);
     for (int k = 0; k < K; k++) {
-        assert_true(e.concepts[k].converged);
-        assert_true(e.concepts[k].target_logit == e.concepts[k].baseline_logit);
+        assert_true(e->concepts[k].logit.converged);
+        assert_true(e->concepts[k].logit.value == e->concepts[k].logit.baseline);
     }
     explain(ctx, texts[5], NULL, &e);
-    assert_true(e.prediction.truncated);
-    assert_int_equal(e.n_tokens, SMALL_MAX_TOKENS);
-    assert_int_equal(e.n_words, SMALL_MAX_TOKENS - 2);
+    assert_true(e->prediction->truncated);
+    assert_int_equal(e->n_tokens, SMALL_MAX_TOKENS);
+    assert_int_equal(e->n_words, SMALL_MAX_TOKENS - 2);
     cbm_context_free(ctx);
     const cbm_context_options short_texts = {.max_tokens = 2};
     assert_ok(cbm_context_create(&ctx, sparse, &short_texts));
     explain(ctx, texts[0], NULL, &e);
-    assert_int_equal(e.n_tokens, 2);
+    assert_int_equal(e->n_tokens, 2);
     cbm_context_free(ctx);
 }
 
 static void what_cannot_be_explained_is_an_error(void **state) {
     (void)state;
     cbm_model *vanilla;
-    cbm_explanation e;
+    const cbm_explanation *e;
     const cbm_subnetworks *s;
-    cbm_faithfulness f;
+    const cbm_faithfulness *f;
     cbm_global_report *report;
     cbm_context *ctx = context_for(sparse);
     assert_error(cbm_explain(ctx, NULL, NULL, &e), SCBM_ERROR_ARGUMENT, "NULL");
     assert_error(cbm_explain(ctx, "\xff", NULL, &e), SCBM_ERROR_FORMAT, "UTF-8");
-    const cbm_explain_options wrong[] = {{-1, 2, 0, NULL}, {1, 1 << 21, 0, NULL}, {1, 1, -1, NULL}};
-    for (int i = 0; i < 3; i++) assert_int_equal(cbm_explain(ctx, "tasty", &wrong[i], &e), SCBM_ERROR_ARGUMENT);
+    static const int integrated[] = {INTEGRATED_GRADIENTS}, unknown[] = {N_METHODS}, many[] = {SMALL_LABELS}, few[] = {-2};
+    const cbm_explain_options wrong[] = {{.steps = 1 << 21},
+                                         {.max_steps = 1 << 21},
+                                         {.methods = integrated, .n_methods = 1, .steps = -1},
+                                         {.methods = unknown, .n_methods = 1},
+                                         {.n_labels = 1},
+                                         {.labels = many, .n_labels = 1},
+                                         {.labels = few, .n_labels = 1},
+                                         {.n_methods = -1},
+                                         {.reserved = {0, 1}}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_int_equal(cbm_explain(ctx, "tasty", &wrong[i], &e), SCBM_ERROR_ARGUMENT);
+        assert_null(e);
+    }
     assert_error(cbm_global_report_create(&report, ctx, texts, NULL, 0, NULL), SCBM_ERROR_ARGUMENT, "no texts");
     explain(ctx, "tasty", NULL, &e); /* the context works on */
     cbm_context_free(ctx);
@@ -598,17 +664,241 @@ static void what_cannot_be_explained_is_an_error(void **state) {
     cbm_model *const without[] = {vanilla, encoder};
     for (int i = 0; i < 2; i++) {
         ctx = context_for(without[i]);
-        assert_error(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no concepts");
-        assert_non_null(strstr(cbm_context_error(ctx), "no concepts"));
         assert_error(cbm_describe_subnetworks(ctx, &s), SCBM_ERROR_UNSUPPORTED, "no concepts");
+        assert_non_null(strstr(cbm_context_error(ctx), "no concepts"));
         assert_null(s);
-        assert_error(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, 1, &f), SCBM_ERROR_UNSUPPORTED,
+        assert_error(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, &f), SCBM_ERROR_UNSUPPORTED,
                      "no concepts");
         assert_error(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED,
                      "no concepts");
+        if (i) assert_error(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no label");
         cbm_context_free(ctx);
     }
     cbm_model_free(vanilla);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Labels, vanilla models, contributions
+ * ---------------------------------------------------------------------------------------- */
+
+/* The label's logit by a prediction. */
+static double predicted_label_logit(const cbm_model *model, const char *text, int y) {
+    cbm_context *ctx = context_for(model);
+    const cbm_prediction *p;
+    assert_ok(cbm_predict(ctx, text, &p));
+    double logit = (double)p->logits[y];
+    cbm_context_free(ctx);
+    return logit;
+}
+
+static void check_label(const cbm_model *model, const cbm_explanation *e, const cbm_label_explanation *label,
+                        const char *masked) {
+    double sum = 0.0, delta = (double)label->logit.value - (double)label->logit.baseline;
+    assert_string_equal(label->name, cbm_model_label(model, label->label));
+    assert_near((double)label->logit.value, (double)e->prediction->logits[label->label], 1e-4);
+    assert_near((double)label->logit.baseline, predicted_label_logit(model, masked, label->label), 1e-4);
+    for (int t = 0; t < e->n_tokens; t++) sum += (double)label->logit.tokens[INTEGRATED_GRADIENTS][t];
+    assert_true(label->logit.converged);
+    assert_near(sum, delta, 0.01 * fmax(fabs(delta), 1.0));
+}
+
+static void words_attributed_to_labels_add_up_to_the_difference_of_their_logits(void **state) {
+    (void)state;
+    static const int labels[] = {-1, 0, 2};
+    const cbm_explain_options options = {.labels = labels, .n_labels = 3};
+    double largest = 0.0;
+    for (int m = 0; m < N_MODELS; m++) {
+        cbm_context *ctx = context_for(*models[m]);
+        const cbm_explanation *e;
+        explain(ctx, "tasty soup kind waiter", &options, &e);
+        assert_int_equal(e->n_labels, 3);
+        assert_int_equal(e->labels[0].label, e->prediction->label_index);
+        assert_int_equal(e->labels[2].label, 2);
+        for (int i = 0; i < 3; i++) {
+            check_label(*models[m], e, &e->labels[i], "[MASK] [MASK] [MASK] [MASK]");
+            largest = fmax(largest, fabs((double)e->labels[i].logit.value - (double)e->labels[i].logit.baseline));
+        }
+        cbm_context_free(ctx);
+    }
+    assert_true(largest > 0.3);
+}
+
+/* In joint mode the label reads the logits, so it is the sum of what its head makes of every class of every concept. */
+static void a_labels_attributions_are_those_of_the_classes_through_its_head(void **state) {
+    (void)state;
+    static const int label[] = {1};
+    const float *weight;
+    cbm_context *ctx = context_for(sparse);
+    double wanted[2][SMALL_MAX_TOKENS] = {{0}};
+    const cbm_explanation *e;
+    assert_ok(cbm_model_label_head(sparse, &weight, NULL, NULL));
+    cbm_explain_options options = {.steps = 64, .max_steps = -1, .n_neurons = -1};
+    for (int c = 0; c < 3; c++) {
+        int target[K] = {c, c < 2 ? c : 0};
+        options.target = target;
+        explain(ctx, texts[0], &options, &e);
+        for (int k = 0; k < K && (k == 0 || c < 2); k++)
+            for (int m = 0; m < 2; m++)
+                for (int t = 0; t < e->n_tokens; t++)
+                    wanted[m][t] += (double)weight[1 * SMALL_CLASSES + cbm_model_first_class(sparse, k) + c] *
+                                    (double)e->concepts[k].logit.tokens[m][t];
+    }
+    options.target = NULL;
+    options.labels = label;
+    options.n_labels = 1;
+    explain(ctx, texts[0], &options, &e);
+    for (int m = 0; m < 2; m++)
+        for (int t = 0; t < e->n_tokens; t++)
+            assert_near((double)e->labels[0].logit.tokens[m][t], wanted[m][t], 2e-5);
+    cbm_context_free(ctx);
+}
+
+static void a_vanilla_model_explains_its_label(void **state) {
+    (void)state;
+    cbm_model *vanilla = small_model(encoder, CBM_VANILLA, 0.0, in_folder("words.gguf"));
+    cbm_context *ctx = context_for(vanilla);
+    const cbm_explanation *e;
+    static const int labels[] = {0, 1};
+    const cbm_explain_options options = {.labels = labels, .n_labels = 2};
+    explain(ctx, "tasty soup kind waiter", NULL, &e);
+    assert_true(e->n_concepts == 0 && e->concepts == NULL && e->subnetworks == NULL && e->n_labels == 1);
+    assert_int_equal(e->labels[0].label, e->prediction->label_index);
+    check_label(vanilla, e, &e->labels[0], "[MASK] [MASK] [MASK] [MASK]");
+    explain(ctx, "tasty soup kind waiter", &options, &e);
+    assert_int_equal(e->n_labels, 2);
+    for (int i = 0; i < 2; i++) check_label(vanilla, e, &e->labels[i], "[MASK] [MASK] [MASK] [MASK]");
+    explain(ctx, "", NULL, &e);
+    assert_int_equal(e->n_words, 0);
+    cbm_context_free(ctx);
+    cbm_model_free(vanilla);
+}
+
+static void contributions_to_every_label_add_up_in_both_forms(void **state) {
+    (void)state;
+    for (int m = 0; m < N_MODELS; m++) {
+        const cbm_model *model = *models[m];
+        cbm_context *ctx = context_for(model);
+        const float *weight, *bias, *mean;
+        assert_ok(cbm_model_label_head(model, &weight, &bias, &mean));
+        for (int i = 0; i < N_TEXTS; i++) {
+            const cbm_prediction *p;
+            const cbm_contributions *c;
+            assert_ok(cbm_predict(ctx, texts[i], &p));
+            assert_ok(cbm_contributions_of(ctx, p, &c));
+            assert_true(c->n_concepts == K && c->n_labels == SMALL_LABELS);
+            for (int y = 0; y < SMALL_LABELS; y++) {
+                double raw = c->raw_bias[y], centred = c->centred_bias[y];
+                for (int k = 0; k < K; k++) {
+                    raw += c->raw[k * SMALL_LABELS + y];
+                    centred += c->centred[k * SMALL_LABELS + y];
+                }
+                assert_near(raw, c->logits[y], 1e-12 * fmax(1.0, fabs(c->logits[y])));
+                assert_near(centred, c->logits[y], 1e-12 * fmax(1.0, fabs(c->logits[y])));
+                assert_true((float)c->logits[y] == p->logits[y]);
+                assert_true(c->raw_bias[y] == (double)bias[y]);
+            }
+            for (int k = 0; k < K; k++) {
+                int first = cbm_model_first_class(model, k), y = p->label_index;
+                double product = 0.0;
+                for (int j = 0; j < p->concepts[k].n_classes; j++)
+                    product += (double)weight[y * SMALL_CLASSES + first + j] *
+                               ((double)p->concepts[k].values[j] - (double)mean[first + j]);
+                assert_near(c->centred[k * SMALL_LABELS + y], product, 1e-12);
+                assert_true((float)c->centred[k * SMALL_LABELS + y] == p->concepts[k].contribution);
+            }
+            assert_true((float)c->centred_bias[p->label_index] == p->bias);
+        }
+        cbm_context_free(ctx);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Several texts
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct batch {
+    cbm_context *alone; /* explains each text by itself */
+    const cbm_explain_options *options;
+    const char *const *text;
+    size_t n, fails_at;
+} batch;
+
+static scbm_status compare_with_alone(void *user, size_t i, const cbm_explanation *explanation) {
+    batch *b = user;
+    const cbm_explanation *alone;
+    assert_int_equal(i, b->n);
+    if (b->n++ == b->fails_at) return scbm_fail(SCBM_ERROR_IO, "no more room");
+    explain(b->alone, b->text[i], b->options, &alone);
+    assert_same_explanation(alone, explanation);
+    assert_string_equal(alone->prediction->label, explanation->prediction->label);
+    assert_memory_equal(alone->prediction->logits, explanation->prediction->logits, SMALL_LABELS * sizeof(float));
+    return SCBM_OK;
+}
+
+static void a_batch_has_the_bits_of_its_texts_alone(void **state) {
+    (void)state;
+    enum { N = 90 };
+    static const int labels[] = {-1}, methods[] = {GRADIENT_INPUT, INTEGRATED_GRADIENTS, ATTENTION};
+    const cbm_explain_options options = {
+        .steps = 4, .n_neurons = 2, .labels = labels, .n_labels = 1, .methods = methods, .n_methods = 3};
+    const char *many[N];
+    for (int i = 0; i < N; i++) many[i] = i % 7 == 5 ? "" : texts[i % N_TEXTS];
+    for (int m = 0; m < N_MODELS; m += 2) {
+        cbm_context *ctx = context_for(*models[m]);
+        batch b = {context_for(*models[m]), &options, many, 0, N};
+        assert_ok(cbm_explain_batch(ctx, many, NULL, N, &options, compare_with_alone, &b));
+        assert_int_equal(b.n, N);
+        cbm_context_free(ctx);
+        cbm_context_free(b.alone);
+    }
+}
+
+static void a_batch_ends_where_its_function_or_a_text_fails(void **state) {
+    (void)state;
+    const char *bad[] = {"tasty", "rude", "\xff", "kind"};
+    const cbm_explain_options options = {.steps = -1, .n_neurons = -1};
+    cbm_context *ctx = context_for(sparse);
+    batch b = {context_for(sparse), &options, texts, 0, 2};
+    assert_error(cbm_explain_batch(ctx, texts, NULL, N_TEXTS, &options, compare_with_alone, &b), SCBM_ERROR_IO, "room");
+    assert_int_equal(b.n, 3);
+    b.n = 0;
+    b.fails_at = N_TEXTS;
+    assert_error(cbm_explain_batch(ctx, bad, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_FORMAT, "text 3 of 4");
+    assert_int_equal(cbm_context_error_text(ctx), 2);
+    bad[2] = NULL;
+    assert_error(cbm_explain_batch(ctx, bad, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_ARGUMENT, "NULL");
+    b.n = 0;
+    assert_ok(cbm_explain_batch(ctx, texts, NULL, N_TEXTS, &options, compare_with_alone, &b));
+    assert_int_equal(b.n, N_TEXTS);
+    cbm_context_free(ctx);
+    cbm_context_free(b.alone);
+}
+
+static scbm_status pass_over(void *user, size_t i, const cbm_explanation *explanation) {
+    (void)user, (void)i, (void)explanation;
+    return SCBM_OK;
+}
+
+/* One text of many must not pass for the one that was explained last. */
+static void only_a_single_explanation_leaves_a_text_to_intervene_on(void **state) {
+    (void)state;
+    const cbm_explain_options short_options = {.steps = 1, .max_steps = -1, .n_neurons = -1};
+    const cbm_global_options options = {.explain = short_options};
+    cbm_context *ctx = context_for(sparse);
+    const cbm_explanation *e;
+    const cbm_faithfulness *f;
+    cbm_global_report *report;
+    for (int call = 0; call < 4; call++) {
+        explain(ctx, texts[0], &short_options, &e);
+        assert_int_equal(ctx->n_computed, 1);
+        if (call == 0) assert_ok(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, &short_options, &f));
+        if (call == 1) assert_ok(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, &options));
+        if (call == 1) cbm_global_report_free(report);
+        if (call == 2) assert_ok(cbm_explain_batch(ctx, texts, NULL, 1, &short_options, pass_over, NULL));
+        if (call == 3) assert_int_equal(cbm_explain(ctx, "\xff", &short_options, &e), SCBM_ERROR_FORMAT);
+        assert_int_equal(ctx->n_computed, 0);
+    }
+    cbm_context_free(ctx);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -617,17 +907,19 @@ static void what_cannot_be_explained_is_an_error(void **state) {
 
 static void attention_that_tokens_receive_adds_up_to_one(void **state) {
     (void)state;
-    float received[K * SMALL_MAX_TOKENS];
+    static const int methods[] = {ATTENTION}, labels[] = {-1};
+    const cbm_explain_options options = {.methods = methods, .n_methods = 1, .labels = labels, .n_labels = 1};
     cbm_context *ctx = context_for(sparse);
-    cbm_prediction p;
-    assert_ok(predict_value(ctx, texts[0], &p));
-    assert_ok(cbm_attention_received(ctx, received));
-    for (int k = 0; k < K; k++) {
+    const cbm_explanation *e;
+    explain(ctx, texts[0], &options, &e);
+    for (int k = 0; k <= K; k++) {
+        const cbm_explained_logit *logit = k < K ? &e->concepts[k].logit : &e->labels[0].logit;
         double sum = 0.0;
-        for (int t = 0; t < p.n_tokens; t++) sum += (double)received[k * p.n_tokens + t];
+        assert_null(logit->tokens[GRADIENT_INPUT]);
+        for (int t = 0; t < e->n_tokens; t++) sum += (double)logit->tokens[ATTENTION][t];
         assert_near(sum, 1.0, 1e-5);
     }
-    assert_true(received[0] != received[p.n_tokens]); /* each concept has its own */
+    assert_true(e->concepts[0].logit.tokens[ATTENTION][0] != e->concepts[1].logit.tokens[ATTENTION][0]); /* its own */
     cbm_context_free(ctx);
 }
 
@@ -646,19 +938,19 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
     static const char *const text = "tasty soup and rude waiter monday";
     double comprehensiveness = 0.0, sufficiency = 0.0;
     cbm_context *ctx = context_for(sparse);
-    cbm_explanation e;
-    cbm_faithfulness f, again;
+    const cbm_explanation *e;
+    const cbm_faithfulness *f;
     explain(ctx, text, NULL, &e);
     for (int k = 0; k < K; k++) {
         int is_taken[N] = {0};
         char without[256], alone[256];
-        double p = (double)e.concepts[k].result->probability;
-        int class_index = e.concepts[k].result->class_index;
+        double p = (double)e->concepts[k].result->probability;
+        int class_index = e->concepts[k].result->class_index;
         for (int taken = 0; taken < N / 2; taken++) {
             int best = -1;
             for (int i = 0; i < N; i++)
-                if (!is_taken[i] && (best < 0 || e.concepts[k].words[i].integrated_gradients >
-                                                     e.concepts[k].words[best].integrated_gradients))
+                if (!is_taken[i] && (best < 0 || e->concepts[k].logit.words[INTEGRATED_GRADIENTS][i] >
+                                                     e->concepts[k].logit.words[INTEGRATED_GRADIENTS][best]))
                     best = i;
             is_taken[best] = 1;
         }
@@ -673,18 +965,25 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
         cbm_context_free(other);
     }
     const char *const only[] = {text, ""};
-    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, 1, &f));
-    assert_int_equal(f.n, 1); /* the empty text has nothing to take away */
-    assert_true(f.share[4] == 0.5);
-    assert_near(f.comprehensiveness[CBM_ATTRIBUTE_INTEGRATED_GRADIENTS][4], comprehensiveness, 1e-6);
-    assert_near(f.sufficiency[CBM_ATTRIBUTE_INTEGRATED_GRADIENTS][4], sufficiency, 1e-6);
-    assert_true(fabs(comprehensiveness) > 1e-3);
-    for (int m = 0; m < CBM_ATTRIBUTION_METHODS; m++) { /* 1, 5 and 10 % are one token each, 20 % too */
-        assert_true(f.comprehensiveness[m][0] == f.comprehensiveness[m][3]);
-        assert_true(f.comprehensiveness[m][4] != f.comprehensiveness[m][0]);
+    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, &f));
+    assert_int_equal(f->n, 1); /* the empty text has nothing to take away */
+    assert_true(f->n_shares == 5 && f->share[4] == 0.5);
+    assert_int_equal(f->n_methods, N_METHODS);
+    double first[N_METHODS][5];
+    for (int m = 0; m < N_METHODS; m++) { /* 1, 5 and 10 % are one token each, 20 % too */
+        assert_string_equal(f->methods[m].name, cbm_attribution_method_at(m)->name);
+        assert_true(f->methods[m].comprehensiveness[0] == f->methods[m].comprehensiveness[3]);
+        assert_true(f->methods[m].comprehensiveness[4] != f->methods[m].comprehensiveness[0]);
+        memcpy(first[m], f->methods[m].comprehensiveness, sizeof first[m]);
     }
-    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, 1, &again));
-    assert_memory_equal(&f, &again, sizeof f);
+    assert_near(f->methods[INTEGRATED_GRADIENTS].comprehensiveness[4], comprehensiveness, 1e-6);
+    assert_near(f->methods[INTEGRATED_GRADIENTS].sufficiency[4], sufficiency, 1e-6);
+    assert_true(fabs(comprehensiveness) > 1e-3);
+    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, &f));
+    for (int m = 0; m < N_METHODS; m++) assert_memory_equal(f->methods[m].comprehensiveness, first[m], sizeof first[m]);
+    const cbm_explain_options no_steps = {.steps = -1};
+    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, &no_steps, &f));
+    assert_int_equal(f->n_methods, N_METHODS - 1);
     cbm_context_free(ctx);
 }
 
@@ -694,7 +993,6 @@ static void a_global_report_counts_what_predictions_say(void **state) {
     cbm_dataset data;
     cbm_context *ctx = context_for(sparse);
     cbm_global_report *report;
-    cbm_global_options options;
     cbm_prediction p[N];
     double sum[K][Y] = {{0}}, absolute[K] = {0};
     int64_t labels[Y] = {0}, classes[C] = {0}, words = 0, wanted_words = 0;
@@ -710,10 +1008,7 @@ static void a_global_report_counts_what_predictions_say(void **state) {
         const char *kind = strstr(data.text[i], "kind");
         wanted_words += kind != NULL && i % 2 == 0;
     }
-    cbm_global_defaults(&options);
-    options.sample = N / 2;
-    options.n_words = 32;
-    options.faithfulness = 1;
+    const cbm_global_options options = {.sample = N / 2, .n_words = 32, .faithfulness = 1};
     assert_ok(cbm_global_report_create(&report, ctx, (const char *const *)data.text, data.text_length, N, &options));
     assert_int_equal(report->n_texts, N);
     assert_int_equal(report->n_explained, N / 2);
@@ -747,13 +1042,12 @@ static void a_global_report_counts_what_predictions_say(void **state) {
 static scbm_status explain_everything(const scbm_hooks *hooks) {
     cbm_model *model = NULL;
     cbm_context *ctx = NULL;
-    cbm_explanation e;
+    const cbm_explanation *e;
     cbm_global_report *report = NULL;
-    cbm_global_options options;
-    cbm_global_defaults(&options);
-    options.explain = (cbm_explain_options){2, 2, 0, NULL};
-    options.faithfulness = 1;
-    const cbm_explain_options explain_options = {2, 2, 3, NULL};
+    static const int labels[] = {-1, 0};
+    const cbm_global_options options = {.explain = {.steps = 2, .max_steps = 2}, .faithfulness = 1};
+    const cbm_explain_options explain_options = {
+        .steps = 2, .max_steps = 2, .n_neurons = 3, .labels = labels, .n_labels = 2};
     const cbm_load_options load_options = {.hooks = hooks, .unpacked = 1}; /* packing does without memory */
     scbm_status status = cbm_model_load(&model, in_folder("sparse.gguf"), &load_options);
     if (!status) status = cbm_context_create(&ctx, model, NULL);
@@ -784,8 +1078,8 @@ static void a_context_works_on_after_a_failure(void **state) {
     (void)state;
     counting_allocator allocator = {0};
     const scbm_hooks hooks = allocator_hooks(&allocator);
-    const cbm_explain_options options = {4, 4, 3, NULL};
-    cbm_explanation wanted, e;
+    const cbm_explain_options options = {.steps = 4, .max_steps = 4, .n_neurons = 3};
+    const cbm_explanation *wanted, *e;
     cbm_context *reference = context_for(sparse);
     explain(reference, texts[0], &options, &wanted);
     cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
@@ -797,30 +1091,71 @@ static void a_context_works_on_after_a_failure(void **state) {
         assert_true(failed || fails_at > 20);
         allocator.fails_at = 0;
         explain(ctx, texts[0], &options, &e);
-        assert_same_explanation(&wanted, &e);
+        assert_same_explanation(wanted, e);
         cbm_context_free(ctx);
     }
     cbm_model_free(model);
     cbm_context_free(reference);
 }
 
-static int cancel_explain(void *user, const char *what, int64_t done, int64_t total) {
-    (void)user, (void)done, (void)total;
-    return strcmp(what, "explain") == 0;
+/* Cancels at the n-th call; calls count from 1, and their numbers must make sense. */
+typedef struct canceller {
+    int64_t calls, at, last_done;
+} canceller;
+
+static int cancel_at(void *user, const char *what, int64_t done, int64_t total) {
+    canceller *c = user;
+    assert_true(done >= c->last_done && done <= total);
+    if (strcmp(what, "explain") == 0) c->last_done = done;
+    return ++c->calls == c->at;
 }
 
-static void the_progress_hook_cancels(void **state) {
-    (void)state;
-    cbm_explanation e;
+static scbm_status explain_cancellably(cbm_context *ctx, int call) {
+    static const int labels[] = {-1, 0};
+    const cbm_explain_options options = {.steps = 8, .max_steps = 8, .labels = labels, .n_labels = 2};
+    const cbm_global_options global = {.explain = {.steps = 8, .max_steps = 8}, .faithfulness = 1};
+    const cbm_explanation *e;
+    const cbm_faithfulness *f;
     cbm_global_report *report;
-    const scbm_hooks hooks = {.progress = cancel_explain, .n_workers = 1};
-    cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
-    cbm_context *ctx = context_for(model);
-    assert_int_equal(cbm_explain(ctx, texts[0], NULL, &e), SCBM_ERROR_CANCELLED);
-    assert_int_equal(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_CANCELLED);
-    assert_null(report);
-    cbm_context_free(ctx);
-    cbm_model_free(model);
+    scbm_status status;
+    switch (call) {
+    case 0: return cbm_explain(ctx, texts[0], &options, &e);
+    case 1: return cbm_explain_batch(ctx, texts, NULL, N_TEXTS, &options, pass_over, NULL);
+    case 2: return cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, &options, &f);
+    default:
+        status = cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, &global);
+        if (status) assert_null(report);
+        cbm_global_report_free(report);
+        return status;
+    }
+}
+
+static void every_call_of_the_progress_hook_can_cancel(void **state) {
+    (void)state;
+    canceller c = {0};
+    const cbm_explanation *wanted, *e;
+    cbm_context *reference = context_for(sparse);
+    explain(reference, texts[0], NULL, &wanted);
+    scbm_hooks hooks = {.progress = cancel_at, .user = &c, .n_workers = 1};
+    const cbm_context_options options = {.hooks = &hooks};
+    for (int call = 0; call < 4; call++) {
+        cbm_context *ctx;
+        assert_ok(cbm_context_create(&ctx, sparse, &options));
+        c = (canceller){0};
+        assert_ok(explain_cancellably(ctx, call));
+        int64_t n = c.calls;
+        assert_true(n >= 3);
+        for (int64_t at = 1; at <= n; at++) {
+            c = (canceller){.at = at};
+            assert_int_equal(explain_cancellably(ctx, call), SCBM_ERROR_CANCELLED);
+            assert_int_equal(c.calls, at);
+        }
+        c = (canceller){0};
+        explain(ctx, texts[0], NULL, &e);
+        assert_same_explanation(wanted, e);
+        cbm_context_free(ctx);
+    }
+    cbm_context_free(reference);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -928,15 +1263,24 @@ int main(void) {
         cmocka_unit_test(mask_maps_are_densities_of_cells),
         cmocka_unit_test(results_do_not_depend_on_threads_or_batches),
         cmocka_unit_test(steps_are_doubled_until_they_converge),
+        cmocka_unit_test(zeros_are_the_defaults),
+        cmocka_unit_test(methods_are_found_by_name),
         cmocka_unit_test(another_class_can_be_explained),
         cmocka_unit_test(empty_and_long_texts_are_explained),
         cmocka_unit_test(what_cannot_be_explained_is_an_error),
+        cmocka_unit_test(words_attributed_to_labels_add_up_to_the_difference_of_their_logits),
+        cmocka_unit_test(a_labels_attributions_are_those_of_the_classes_through_its_head),
+        cmocka_unit_test(a_vanilla_model_explains_its_label),
+        cmocka_unit_test(contributions_to_every_label_add_up_in_both_forms),
+        cmocka_unit_test(a_batch_has_the_bits_of_its_texts_alone),
+        cmocka_unit_test(a_batch_ends_where_its_function_or_a_text_fails),
+        cmocka_unit_test(only_a_single_explanation_leaves_a_text_to_intervene_on),
         cmocka_unit_test(attention_that_tokens_receive_adds_up_to_one),
         cmocka_unit_test(faithfulness_is_that_of_texts_without_words),
         cmocka_unit_test(a_global_report_counts_what_predictions_say),
         cmocka_unit_test(running_out_of_memory_is_an_error_without_leaks),
         cmocka_unit_test(a_context_works_on_after_a_failure),
-        cmocka_unit_test(the_progress_hook_cancels),
+        cmocka_unit_test(every_call_of_the_progress_hook_can_cancel),
         cmocka_unit_test(json_has_the_promised_keys),
         cmocka_unit_test(text_output_and_errors_of_the_command),
     };

@@ -72,12 +72,13 @@ static int tear_down(void **state) {
     return remove_folder(state);
 }
 
+/* steps 0: without integrated gradients. */
 static cbm_context *explain(const cbm_model *model, const char *text, int steps, cbm_explanation *e) {
     cbm_context *ctx = context_for(model);
-    cbm_explain_options options;
-    cbm_explain_defaults(&options);
-    options.steps = steps;
-    if (cbm_explain(ctx, text, &options, e)) fail_msg("%s", cbm_context_error(ctx));
+    const cbm_explain_options options = {.steps = steps ? steps : -1};
+    const cbm_explanation *explanation;
+    if (cbm_explain(ctx, text, &options, &explanation)) fail_msg("%s", cbm_context_error(ctx));
+    *e = *explanation;
     return ctx;
 }
 
@@ -107,10 +108,8 @@ static void global_texts(cbm_dataset *data) {
 
 static cbm_context *explain_all(const cbm_model *model, int faithfulness, cbm_global_report **report) {
     cbm_dataset data;
-    cbm_global_options options;
+    const cbm_global_options options = {.faithfulness = faithfulness};
     cbm_context *ctx = context_for(model);
-    cbm_global_defaults(&options);
-    options.faithfulness = faithfulness;
     global_texts(&data);
     assert_ok(
         cbm_global_report_create(report, ctx, (const char *const *)data.text, data.text_length, data.n, &options));
@@ -450,7 +449,7 @@ static void contributions_are_the_predictions_and_add_up(void **state) {
             cbm_explanation e;
             cbm_context *ctx = explain(models[m], texts[i], 0, &e);
             char *page = page_of(models[m], texts[i], &e);
-            check_contributions(page, &e.prediction);
+            check_contributions(page, e.prediction);
             free(page);
             cbm_context_free(ctx);
         }
@@ -469,16 +468,18 @@ static void shown_contributions_add_up_where_rounding_would_not(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         cbm_concept_result concepts[K];
         float logits[SMALL_LABELS];
+        cbm_prediction prediction = *e.prediction;
         cbm_explanation changed = e;
-        memcpy(concepts, e.prediction.concepts, sizeof concepts);
-        memcpy(logits, e.prediction.logits, sizeof logits);
+        changed.prediction = &prediction;
+        memcpy(concepts, prediction.concepts, sizeof concepts);
+        memcpy(logits, prediction.logits, sizeof logits);
         for (int k = 0; k < K; k++) concepts[k].contribution = cases[i][k + 1];
-        logits[e.prediction.label_index] = cases[i][0] + cases[i][1] + cases[i][2];
-        changed.prediction.bias = cases[i][0];
-        changed.prediction.concepts = concepts;
-        changed.prediction.logits = logits;
+        logits[prediction.label_index] = cases[i][0] + cases[i][1] + cases[i][2];
+        prediction.bias = cases[i][0];
+        prediction.concepts = concepts;
+        prediction.logits = logits;
         char *page = page_of(sparse, "tasty", &changed);
-        check_contributions(page, &changed.prediction);
+        check_contributions(page, &prediction);
         free(page);
     }
     cbm_context_free(ctx);
@@ -567,20 +568,24 @@ static void the_strongest_word_has_the_full_colour(void **state) {
     const char *text = "the soup was tasty and the waiter rude";
     cbm_context *ctx = explain(sparse, text, 8, &e);
     char *page = page_of(sparse, text, &e), wanted[160];
+    const int methods[2] = {cbm_find_attribution_method("integrated_gradients"),
+                            cbm_find_attribution_method("gradient_input")};
     for (int method = 0; method < 2; method++) {
-        const cbm_word_attribution *best = NULL;
+        const float *const *best = NULL;
+        int word = 0;
         for (int k = 0; k < K; k++)
             for (int i = 0; i < e.n_words; i++) {
-                const cbm_word_attribution *w = &e.concepts[k].words[i];
-                float value = method ? w->gradient_input : w->integrated_gradients;
-                if (!best || fabsf(value) > fabsf(method ? best->gradient_input : best->integrated_gradients)) best = w;
+                const float *const *values = e.concepts[k].logit.words;
+                if (best && fabsf(values[methods[method]][i]) <= fabsf(best[methods[method]][word])) continue;
+                best = values;
+                word = i;
             }
-        float value = method ? best->gradient_input : best->integrated_gradients;
+        float value = best[methods[method]][word];
         cbm_page numbers = {.next_number = 0};
         snprintf(wanted, sizeof wanted, "integrated gradients %s, gradient \xC3\x97 input %s\">%.*s</span>",
-                 cbm_page_signed(&numbers, (double)best->integrated_gradients, 3),
-                 cbm_page_signed(&numbers, (double)best->gradient_input, 3), best->end - best->start,
-                 text + best->start);
+                 cbm_page_signed(&numbers, (double)best[methods[0]][word], 3),
+                 cbm_page_signed(&numbers, (double)best[methods[1]][word], 3), e.words[word].end - e.words[word].start,
+                 text + e.words[word].start);
         const char *found = strstr(page, wanted), *begin = found;
         assert_non_null(found);
         while (*begin != '<') begin--;
@@ -600,7 +605,7 @@ static void what_was_cut_off_is_shown_apart(void **state) {
         "it was on monday there";
     cbm_explanation e;
     cbm_context *ctx = explain(sparse, text, 0, &e);
-    assert_true(e.prediction.truncated);
+    assert_true(e.prediction->truncated);
     char *page = page_of(sparse, text, &e);
     assert_has(page, "the model reads 24 tokens");
     assert_has(page, "friends and the waiter was \xE2\x80\xA6</blockquote>"); /* 22 words and two special tokens */
@@ -616,13 +621,13 @@ static void attributions_that_have_not_converged_say_so(void **state) {
     cbm_context *ctx = explain(sparse, "tasty soup", 8, &e);
     cbm_concept_explanation concepts[K];
     memcpy(concepts, e.concepts, sizeof concepts);
-    for (int k = 0; k < K; k++) concepts[k].converged = 1;
+    for (int k = 0; k < K; k++) concepts[k].logit.converged = 1;
     e.concepts = concepts;
     char *page = page_of(sparse, "tasty soup", &e);
     assert_null(strstr(page, "not enough for the attributions to converge"));
     free(page);
-    concepts[1].converged = 0;
-    concepts[1].steps = 512;
+    concepts[1].logit.converged = 0;
+    concepts[1].logit.steps = 512;
     page = page_of(sparse, "tasty soup", &e);
     assert_int_equal(count(page, "512 steps were not enough for the attributions to converge"), 1);
     free(page);
@@ -692,7 +697,7 @@ static void maps_are_as_dark_as_masks_are_dense(void **state) {
     cbm_context *ctx = explain(sparse, "tasty", 0, &e);
     char *page = page_of(sparse, "tasty", &e);
     const char *at = page;
-    const cbm_concept_result *c = e.prediction.concepts;
+    const cbm_concept_result *c = e.prediction->concepts;
     int first = fabsf(c[1].contribution) > fabsf(c[0].contribution);
     const int streams[3] = {first, 1 - first, CBM_ALL_CONCEPTS};
     for (int block = 0; block < SMALL_LAYERS; block++)
@@ -803,7 +808,7 @@ static void pictures_show_the_subnetworks(void **state) {
 
 typedef struct everything {
     cbm_context *ctx;
-    cbm_explanation explanation;
+    const cbm_explanation *explanation;
     cbm_global_report *global;
 } everything;
 
@@ -822,9 +827,9 @@ static void free_everything(everything *all) {
 enum { KINDS = 3 };
 
 static scbm_status write_report(const everything *all, int kind, const char *path, const scbm_hooks *hooks) {
-    if (kind == 0) return cbm_report_html(path, "model", sparse, "tasty", 5, &all->explanation, hooks);
+    if (kind == 0) return cbm_report_html(path, "model", sparse, "tasty", 5, all->explanation, hooks);
     if (kind == 1) return cbm_report_global_html(path, "model", sparse, all->global, hooks);
-    return cbm_report_png(path, "model", sparse, all->explanation.subnetworks, hooks);
+    return cbm_report_png(path, "model", sparse, all->explanation->subnetworks, hooks);
 }
 
 static void a_path_that_cannot_be_written_is_an_error(void **state) {

@@ -28,7 +28,8 @@ static void explain_label(const cbm_model *model, cbm_prediction *p, cbm_concept
     p->bias = (float)bias;
 }
 
-static void fill_concepts(const cbm_heads *heads, const float *logits, float *probabilities, cbm_concept_result *results) {
+static void fill_concepts(const cbm_heads *heads, const float *logits, float *probabilities, const float *values,
+                          cbm_concept_result *results) {
     for (int k = 0; k < heads->n_concepts; k++) {
         int first = heads->groups[k], n = heads->groups[k + 1] - first;
         cbm_concept_result *result = &results[k];
@@ -37,6 +38,7 @@ static void fill_concepts(const cbm_heads *heads, const float *logits, float *pr
         result->n_classes = n;
         result->logits = logits + first;
         result->probabilities = probabilities + first;
+        result->values = values + first;
         result->class_index = cbm_largest(logits + first, n);
         result->class_name = heads->class_name[first + result->class_index];
         result->probability = result->probabilities[result->class_index];
@@ -54,7 +56,7 @@ void cbm_fill_prediction(const cbm_model *model, const float *computed, const fl
         memcpy(logits, computed, n_labels * sizeof *logits);
     } else {
         memcpy(concept_logits, computed, n_classes * sizeof *concept_logits);
-        fill_concepts(heads, concept_logits, concept_logits + n_classes, concepts);
+        fill_concepts(heads, concept_logits, concept_logits + n_classes, values, concepts);
         if (given) memcpy(values, given, n_classes * sizeof *values);
         else cbm_concept_values(heads, concept_logits, values);
         cbm_label_logits(heads, values, logits);
@@ -179,6 +181,7 @@ static void copy_prediction(copy_place *place, const cbm_prediction *p) {
         concept.class_name = put_text(place, concept.class_name);
         concept.logits = put_floats(place, concept.logits, concept.n_classes);
         concept.probabilities = put_floats(place, concept.probabilities, concept.n_classes);
+        concept.values = put_floats(place, concept.values, concept.n_classes);
         if (concepts) concepts[k] = concept;
     }
     if (copy) *copy = filled;

@@ -1,29 +1,25 @@
 /*
- * models/explain/faithfulness.c - whether attributions tell what the model goes by: the text without its most important tokens,
- * and these alone (DeYoung et al., ERASER, ACL 2020)
+ * models/explain/faithfulness.c - whether attributions tell what the model goes by: the text without its most important
+ * tokens, and these alone (DeYoung et al., ERASER, ACL 2020)
  */
 #include "models/explain/explain.h"
 
 #include <math.h>
 #include <string.h>
 
-static const double shares[CBM_FAITHFULNESS_SHARES] = {0.01, 0.05, 0.1, 0.2, 0.5};
-
-const char *cbm_attribution_name(cbm_attribution_method method) {
-    static const char *const names[] = {"gradient_input", "integrated_gradients", "attention", "random"};
-    return (unsigned)method < CBM_ATTRIBUTION_METHODS ? names[method] : "unknown";
-}
+enum { N_SHARES = 5 };
+static const double shares[N_SHARES] = {0.01, 0.05, 0.1, 0.2, 0.5};
 
 void cbm_ablation_clear(cbm_ablation *a, const scbm_hooks *hooks) {
+    void *const memory[] = {a->logits, a->order, a->place, a->chosen, a->comprehensiveness, a->sufficiency, a->methods};
     cbm_sequences_clear(&a->variants, hooks);
-    scbm_release(hooks, a->logits);
-    scbm_release(hooks, a->attention);
-    scbm_release(hooks, a->score);
-    scbm_release(hooks, a->order);
-    scbm_release(hooks, a->place);
-    scbm_release(hooks, a->chosen);
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) scbm_release(hooks, memory[i]);
     memset(a, 0, sizeof *a);
 }
+
+/* ------------------------------------------------------------------------------------------
+ * The variants of a text
+ * ---------------------------------------------------------------------------------------- */
 
 /* How many of n tokens a share is: at least one. */
 static int64_t count_of_share(int i, int64_t n) {
@@ -31,66 +27,68 @@ static int64_t count_of_share(int i, int64_t n) {
     return count > 1 ? count : 1;
 }
 
-/* What a method says of each candidate token. */
-static void set_scores(cbm_ablation *a, const cbm_explanation *e, int k, cbm_attribution_method method, int64_t n,
-                       uint64_t seed, uint64_t number) {
-    const cbm_token_attribution *tokens = e->concepts[k].tokens;
-    scbm_random random = {seed, number * (uint64_t)e->n_concepts + (uint64_t)k, 0};
-    for (int64_t i = 0; i < n; i++) {
-        int32_t t = a->place[i];
-        switch (method) {
-        case CBM_ATTRIBUTE_GRADIENT_INPUT: a->score[i] = (double)tokens[t].gradient_input; break;
-        case CBM_ATTRIBUTE_INTEGRATED_GRADIENTS: a->score[i] = (double)tokens[t].integrated_gradients; break;
-        case CBM_ATTRIBUTE_ATTENTION: a->score[i] = (double)a->attention[k * e->n_tokens + t]; break;
-        default: a->score[i] = scbm_random_uniform(&random); break;
-        }
-    }
-}
-
-/* The candidates by score, the largest first, the first of equal ones first: insertion, for there are few. */
-static void sort_candidates(cbm_ablation *a, int64_t n) {
+/* The candidates by attribution, the largest first, the first of equal ones first: insertion, for there are few. */
+static void sort_candidates(cbm_ablation *a, int64_t n, const float *attribution) {
     for (int32_t i = 0; i < n; i++) {
         int64_t at = i;
-        for (; at > 0 && a->score[i] > a->score[a->order[at - 1]]; at--) a->order[at] = a->order[at - 1];
+        float value = attribution[a->place[i]];
+        for (; at > 0 && value > attribution[a->place[a->order[at - 1]]]; at--) a->order[at] = a->order[at - 1];
         a->order[at] = i;
     }
 }
 
 /* Adds the text's tokens whose `chosen` is `keep`, with those that are no candidates (chosen is 2). */
-static scbm_status add_variant(cbm_sequences *v, const cbm_sequences *text, const uint8_t *chosen, int keep,
-                               const scbm_hooks *hooks) {
-    size_t length = (size_t)cbm_sequence_length(text, 0), start = v->n ? v->first[v->n] : 0, end = start;
-    scbm_status status = scbm_grow(hooks, (void **)&v->ids, &v->ids_capacity, start + length, sizeof *v->ids);
+static scbm_status add_variant(cbm_ablation *a, const cbm_explanation *e, int keep, const scbm_hooks *hooks) {
+    cbm_sequences *v = &a->variants;
+    size_t start = v->n ? v->first[v->n] : 0, end = start, most = start + (size_t)e->n_tokens;
+    scbm_status status = scbm_grow(hooks, (void **)&v->ids, &v->ids_capacity, most, sizeof *v->ids);
     if (!status) status = scbm_grow(hooks, (void **)&v->first, &v->first_capacity, v->n + 2, sizeof *v->first);
     if (status) return status;
-    for (size_t t = 0; t < length; t++)
-        if (chosen[t] == 2 || chosen[t] == keep) v->ids[end++] = text->ids[t];
+    for (int t = 0; t < e->n_tokens; t++)
+        if (a->chosen[t] == 2 || a->chosen[t] == keep) v->ids[end++] = e->tokens[t].id;
     v->first[v->n++] = start;
     v->first[v->n] = end;
     return SCBM_OK;
 }
 
 /* Two variants for each share, but none for a share of as many tokens as the one before. */
-static scbm_status add_variants(cbm_context *ctx, cbm_ablation *a, int64_t n) {
+static scbm_status add_variants(cbm_ablation *a, const cbm_explanation *e, int64_t n, const scbm_hooks *hooks) {
     int64_t done = 0;
     for (int64_t i = 0; i < n; i++) a->chosen[a->place[i]] = 0;
-    for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) {
+    for (int s = 0; s < N_SHARES; s++) {
         int64_t count = count_of_share(s, n);
         if (count == done) continue;
         for (; done < count; done++) a->chosen[a->place[a->order[done]]] = 1;
-        scbm_status status = add_variant(&a->variants, &ctx->sequences, a->chosen, 0, &ctx->hooks);
-        if (!status) status = add_variant(&a->variants, &ctx->sequences, a->chosen, 1, &ctx->hooks);
+        scbm_status status = add_variant(a, e, 0, hooks);
+        if (!status) status = add_variant(a, e, 1, hooks);
         if (status) return status;
     }
     return SCBM_OK;
 }
 
-/* Adds the drops of probability of concept k, method by method, from variant *next on. */
+static scbm_status list_variants(cbm_ablation *a, const cbm_explanation *e, int64_t n, const scbm_hooks *hooks) {
+    scbm_status status = SCBM_OK;
+    cbm_sequences_reset(&a->variants);
+    for (int k = 0; k < e->n_concepts; k++) {
+        for (int m = 0; m < e->n_methods && !status; m++) {
+            if (!e->concepts[k].logit.tokens[m]) continue;
+            sort_candidates(a, n, e->concepts[k].logit.tokens[m]);
+            status = add_variants(a, e, n, hooks);
+        }
+    }
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What the concepts say of them
+ * ---------------------------------------------------------------------------------------- */
+
+/* Adds a method's drops of probability of concept k, from variant *next on. */
 static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept_result *result, int k, int method,
                       int64_t n, size_t *next) {
     double drop[2] = {0.0, 0.0};
     int64_t done = 0;
-    for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) {
+    for (int s = 0; s < N_SHARES; s++) {
         int64_t count = count_of_share(s, n);
         for (int alone = 0; alone < 2 && count != done; alone++) {
             float *logits = a->logits + (*next)++ * (size_t)heads->n_classes + heads->groups[k];
@@ -98,17 +96,18 @@ static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept
             drop[alone] = (double)result->probability - (double)logits[result->class_index];
         }
         done = count;
-        a->comprehensiveness[method][s] += drop[0];
-        a->sufficiency[method][s] += drop[1];
+        a->comprehensiveness[method * N_SHARES + s] += drop[0];
+        a->sufficiency[method * N_SHARES + s] += drop[1];
     }
 }
 
-static scbm_status take_room(cbm_context *ctx, cbm_ablation *a, size_t tokens) {
-    const scbm_hooks *hooks = &ctx->hooks;
-    size_t n_concepts = (size_t)ctx->model->network.heads.n_concepts;
-    scbm_status status = scbm_grow(hooks, (void **)&a->attention, &a->attention_capacity, n_concepts * tokens,
-                                   sizeof *a->attention);
-    if (!status) status = scbm_grow(hooks, (void **)&a->score, &a->score_capacity, tokens, sizeof *a->score);
+static scbm_status take_room(cbm_ablation *a, size_t tokens, const scbm_hooks *hooks) {
+    const size_t n_methods = (size_t)cbm_n_attribution_methods();
+    if (!a->comprehensiveness)
+        a->comprehensiveness = scbm_alloc_array(hooks, n_methods * N_SHARES, sizeof *a->comprehensiveness);
+    if (!a->sufficiency) a->sufficiency = scbm_alloc_array(hooks, n_methods * N_SHARES, sizeof *a->sufficiency);
+    if (!a->methods) a->methods = scbm_alloc_array(hooks, n_methods, sizeof *a->methods);
+    scbm_status status = a->comprehensiveness && a->sufficiency && a->methods ? SCBM_OK : SCBM_ERROR_MEMORY;
     if (!status) status = scbm_grow(hooks, (void **)&a->order, &a->order_capacity, tokens, sizeof *a->order);
     if (!status) status = scbm_grow(hooks, (void **)&a->place, &a->place_capacity, tokens, sizeof *a->place);
     if (!status) status = scbm_grow(hooks, (void **)&a->chosen, &a->chosen_capacity, tokens, sizeof *a->chosen);
@@ -119,28 +118,26 @@ static scbm_status take_room(cbm_context *ctx, cbm_ablation *a, size_t tokens) {
 static int64_t list_candidates(cbm_ablation *a, const cbm_explanation *e) {
     int64_t n = 0;
     for (int32_t t = 0; t < e->n_tokens; t++) {
-        a->chosen[t] = e->concepts[0].tokens[t].is_special ? 2 : 0;
+        a->chosen[t] = e->tokens[t].is_special ? 2 : 0;
         if (!a->chosen[t]) a->place[n++] = t;
     }
     return n;
 }
 
-scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explanation *e, uint64_t seed,
-                             uint64_t number) {
+scbm_status cbm_ablation_create(cbm_ablation *a, const scbm_hooks *hooks) {
+    memset(a, 0, sizeof *a);
+    scbm_status status = take_room(a, 1, hooks);
+    if (status) cbm_ablation_clear(a, hooks);
+    return status;
+}
+
+scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explanation *e) {
     const cbm_heads *heads = &ctx->model->network.heads;
     const scbm_hooks *hooks = &ctx->hooks;
-    scbm_status status = take_room(ctx, a, (size_t)e->n_tokens);
+    scbm_status status = take_room(a, (size_t)e->n_tokens, hooks);
     int64_t n = status ? 0 : list_candidates(a, e);
     if (!n) return status;
-    status = cbm_attention_received(ctx, a->attention);
-    cbm_sequences_reset(&a->variants);
-    for (int k = 0; k < e->n_concepts; k++) {
-        for (int method = 0; method < CBM_ATTRIBUTION_METHODS && !status; method++) {
-            set_scores(a, e, k, (cbm_attribution_method)method, n, seed, number);
-            sort_candidates(a, n);
-            status = add_variants(ctx, a, n);
-        }
-    }
+    status = list_variants(a, e, n, hooks);
     if (!status)
         status = scbm_grow(hooks, (void **)&a->logits, &a->logits_capacity, a->variants.n * (size_t)heads->n_classes,
                            sizeof *a->logits);
@@ -148,55 +145,89 @@ scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explan
     if (status) return status;
     size_t next = 0;
     for (int k = 0; k < e->n_concepts; k++)
-        for (int method = 0; method < CBM_ATTRIBUTION_METHODS; method++)
-            add_drops(a, heads, e->concepts[k].result, k, method, n, &next);
+        for (int m = 0; m < e->n_methods; m++)
+            if (e->concepts[k].logit.tokens[m]) add_drops(a, heads, e->concepts[k].result, k, m, n, &next);
     a->n++;
     return SCBM_OK;
 }
 
-void cbm_ablation_finish(const cbm_ablation *a, int n_concepts, cbm_faithfulness *f) {
-    double n = (double)a->n * n_concepts;
-    memset(f, 0, sizeof *f);
-    f->n = a->n;
-    memcpy(f->share, shares, sizeof shares);
-    for (int method = 0; method < CBM_ATTRIBUTION_METHODS && a->n; method++) {
-        for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) {
-            f->comprehensiveness[method][s] = a->comprehensiveness[method][s] / n;
-            f->sufficiency[method][s] = a->sufficiency[method][s] / n;
-            f->mean_comprehensiveness[method] += f->comprehensiveness[method][s] / CBM_FAITHFULNESS_SHARES;
-            f->mean_sufficiency[method] += f->sufficiency[method][s] / CBM_FAITHFULNESS_SHARES;
-        }
+/* ------------------------------------------------------------------------------------------
+ * Means
+ * ---------------------------------------------------------------------------------------- */
+
+/* Sums become means; returns the mean over the shares. */
+static double take_means(double *values, double n) {
+    double mean = 0.0;
+    for (int s = 0; s < N_SHARES; s++) {
+        if (n > 0) values[s] /= n;
+        mean += values[s] / N_SHARES;
     }
+    return mean;
+}
+
+const cbm_faithfulness *cbm_ablation_finish(cbm_ablation *a, int n_concepts, uint64_t methods) {
+    const double n = (double)a->n * n_concepts;
+    cbm_faithfulness *f = &a->result;
+    *f = (cbm_faithfulness){a->n, 0, N_SHARES, shares, a->methods};
+    for (int m = 0; m < cbm_n_attribution_methods(); m++) {
+        const cbm_attribution_method *shown = cbm_attribution_method_at(m);
+        double *comprehensiveness = a->comprehensiveness + m * N_SHARES, *sufficiency = a->sufficiency + m * N_SHARES;
+        if (!(methods >> m & 1)) continue;
+        double mean_comprehensiveness = take_means(comprehensiveness, n), mean_sufficiency = take_means(sufficiency, n);
+        a->methods[f->n_methods++] = (cbm_method_faithfulness){
+            m, shown->name, shown->title, comprehensiveness, sufficiency, mean_comprehensiveness, mean_sufficiency};
+    }
+    return f;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The public function
+ * ---------------------------------------------------------------------------------------- */
+
+/* What a context keeps of its last measurement. */
+static void free_ablation(cbm_context *ctx, void *state) {
+    cbm_ablation_clear(state, &ctx->hooks);
+    scbm_release(&ctx->hooks, state);
+}
+
+static scbm_status find_ablation(cbm_context *ctx, cbm_ablation **ablation) {
+    const scbm_hooks *hooks = &ctx->hooks;
+    *ablation = cbm_context_find_part(ctx, free_ablation);
+    if (*ablation) cbm_ablation_clear(*ablation, hooks);
+    if (*ablation) return cbm_ablation_create(*ablation, hooks);
+    *ablation = scbm_alloc(hooks, sizeof **ablation);
+    if (!*ablation) return SCBM_ERROR_MEMORY;
+    scbm_status status = cbm_context_set_part(ctx, free_ablation, *ablation);
+    if (status) scbm_release(hooks, *ablation);
+    return status ? status : cbm_ablation_create(*ablation, hooks);
+}
+
+typedef struct measurement {
+    cbm_context *ctx;
+    cbm_ablation *ablation;
+} measurement;
+
+static scbm_status add_text(void *user, size_t i, const cbm_explanation *explanation) {
+    const measurement *m = user;
+    (void)i;
+    return cbm_ablation_add(m->ctx, m->ablation, explanation);
 }
 
 static scbm_status measure(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                           const cbm_explain_options *given, uint64_t seed, cbm_ablation *a) {
-    const scbm_hooks *hooks = &ctx->hooks;
-    cbm_explain_options options;
-    cbm_explain_defaults(&options);
-    if (given) options = *given;
-    options.n_neurons = 0;
-    options.target = NULL;
+                           const cbm_explain_options *options, const cbm_faithfulness **faithfulness) {
+    cbm_explain_plan plan;
+    measurement m = {.ctx = ctx};
     scbm_status status = cbm_check_concepts(ctx->model);
-    for (size_t i = 0; i < n && !status; i++) {
-        cbm_explanation e;
-        if (!texts[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "text %zu of %zu is NULL", i + 1, n);
-        status = cbm_explain_as(ctx, texts[i], lengths ? lengths[i] : strlen(texts[i]), &options, "graph", &e);
-        if (!status) status = cbm_ablation_add(ctx, a, &e, seed, i);
-        if (!status && hooks->progress && hooks->progress(hooks->user, "faithfulness", (int64_t)i + 1, (int64_t)n))
-            status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu of %zu texts", i + 1, n);
-    }
+    if (!status) status = cbm_plan_measurement(&plan, ctx->model, options);
+    if (!status) status = find_ablation(ctx, &m.ablation);
+    plan.what = "faithfulness";
+    if (!status) status = cbm_explain_each(ctx, texts, lengths, n, &plan, add_text, &m);
+    if (!status) *faithfulness = cbm_ablation_finish(m.ablation, ctx->model->network.heads.n_concepts, plan.methods);
     return status;
 }
 
 scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                                     const cbm_explain_options *options, uint64_t seed,
-                                     cbm_faithfulness *faithfulness) {
-    cbm_ablation ablation;
-    memset(&ablation, 0, sizeof ablation);
-    memset(faithfulness, 0, sizeof *faithfulness);
-    scbm_status status = measure(ctx, texts, lengths, n, options, seed, &ablation);
-    if (!status) cbm_ablation_finish(&ablation, ctx->model->network.heads.n_concepts, faithfulness);
-    cbm_ablation_clear(&ablation, &ctx->hooks);
-    return cbm_context_result(ctx, status);
+                                     const cbm_explain_options *options, const cbm_faithfulness **faithfulness) {
+    *faithfulness = NULL;
+    return cbm_context_result(ctx, measure(ctx, texts, lengths, n, options, faithfulness));
 }

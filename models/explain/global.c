@@ -8,6 +8,9 @@
 
 #include <string.h>
 
+#define DEFAULT_SAMPLE 200
+#define DEFAULT_WORDS 10
+
 /* A word and a class that its texts' concept reads. */
 typedef struct word_entry {
     char *text;
@@ -25,8 +28,9 @@ typedef struct global_report {
     int64_t *label_count, *class_count;
     double *contribution, *absolute, *importance;
     cbm_word_influence *words;
-    cbm_faithfulness faithfulness;
     cbm_ablation ablation;
+    int method;               /* of attribution, that words are ranked by */
+    const char *const *texts; /* the sample's */
     word_entry *entry;
     size_t n_entries, entry_capacity;
     size_t *table;
@@ -37,14 +41,6 @@ typedef struct global_report {
 
 static const scbm_hooks *hooks_of(const global_report *r) {
     return &r->ctx->hooks;
-}
-
-void cbm_global_defaults(cbm_global_options *options) {
-    memset(options, 0, sizeof *options);
-    options->sample = 200;
-    options->n_words = 10;
-    options->seed = 42;
-    cbm_explain_defaults(&options->explain);
 }
 
 void cbm_global_report_free(cbm_global_report *report) {
@@ -144,14 +140,13 @@ static scbm_status count_word(global_report *r, int32_t class_number, double att
 }
 
 /* The word as the tokenizer normalizes it: its pieces put together; what the vocabulary cannot write is as in the text. */
-static scbm_status write_word(global_report *r, const char *text, const cbm_token_attribution *tokens,
-                              const cbm_word_attribution *word) {
+static scbm_status write_word(global_report *r, const char *text, const cbm_explained_token *tokens,
+                              const cbm_explained_word *word) {
     const cbm_tokenizer *tokenizer = r->ctx->model->tokenizer;
-    const int32_t *ids = r->ctx->sequences.ids;
     size_t length = 0;
     for (int t = word->first_token; t < word->first_token + word->n_tokens; t++) {
-        int is_unknown = ids[t] == cbm_tokenizer_special(tokenizer, CBM_TOKEN_UNKNOWN);
-        const char *part = is_unknown ? text + tokens[t].start : cbm_token_text(tokenizer, ids[t]);
+        int is_unknown = tokens[t].id == cbm_tokenizer_special(tokenizer, CBM_TOKEN_UNKNOWN);
+        const char *part = is_unknown ? text + tokens[t].start : cbm_token_text(tokenizer, tokens[t].id);
         size_t n = is_unknown ? (size_t)(tokens[t].end - tokens[t].start) : strlen(part);
         scbm_status status = scbm_grow(hooks_of(r), (void **)&r->word, &r->word_capacity, length + n + 1, 1);
         if (status) return status;
@@ -165,36 +160,69 @@ static scbm_status write_word(global_report *r, const char *text, const cbm_toke
 static scbm_status count_words(global_report *r, const char *text, const cbm_explanation *e) {
     scbm_status status = SCBM_OK;
     for (int i = 0; i < e->n_words && !status; i++) {
-        status = write_word(r, text, e->concepts[0].tokens, &e->concepts[0].words[i]);
+        status = write_word(r, text, e->tokens, &e->words[i]);
         for (int k = 0; k < e->n_concepts && !status; k++)
             status = count_word(r, r->first_class[k] + e->concepts[k].target,
-                                (double)e->concepts[k].words[i].integrated_gradients);
+                                (double)e->concepts[k].logit.words[r->method][i]);
     }
     return status;
 }
 
-static scbm_status explain_sample(global_report *r, const char *const *texts, const size_t *lengths, size_t n_texts) {
-    const cbm_global_options *options = r->options;
-    const scbm_hooks *hooks = hooks_of(r);
-    size_t n = cbm_sample_size(options->sample, n_texts);
-    cbm_explain_options explain = options->explain;
-    explain.n_neurons = 0;
-    explain.target = NULL;
-    scbm_status status = SCBM_OK;
-    for (size_t i = 0; i < n && !status; i++) {
-        cbm_explanation e;
+static scbm_status count_text(void *user, size_t i, const cbm_explanation *e) {
+    global_report *r = user;
+    scbm_status status = count_words(r, r->texts[i], e);
+    if (!status && r->options->faithfulness) status = cbm_ablation_add(r->ctx, &r->ablation, e);
+    return status;
+}
+
+/* The texts of a sample, whose random numbers are drawn by their rows. */
+typedef struct text_sample {
+    const char **text;
+    size_t *length;
+    uint64_t *row;
+    size_t n;
+} text_sample;
+
+static void clear_sample(text_sample *sample, const scbm_hooks *hooks) {
+    scbm_release(hooks, (void *)sample->text);
+    scbm_release(hooks, sample->length);
+    scbm_release(hooks, sample->row);
+}
+
+static scbm_status take_sample(text_sample *sample, const char *const *texts, const size_t *lengths, size_t n_texts,
+                               size_t most, const scbm_hooks *hooks) {
+    size_t n = sample->n = cbm_sample_size(most, n_texts);
+    sample->text = scbm_alloc_array(hooks, n, sizeof *sample->text);
+    sample->length = scbm_alloc_array(hooks, n, sizeof *sample->length);
+    sample->row = scbm_alloc_array(hooks, n, sizeof *sample->row);
+    if (!sample->text || !sample->length || !sample->row) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < n; i++) {
         size_t row = cbm_sample_row(i, n, n_texts);
-        status = cbm_explain_as(r->ctx, texts[row], lengths ? lengths[row] : strlen(texts[row]), &explain, "graph", &e);
-        if (!status) status = count_words(r, texts[row], &e);
-        if (!status && options->faithfulness) status = cbm_ablation_add(r->ctx, &r->ablation, &e, options->seed, row);
-        if (!status && hooks->progress && hooks->progress(hooks->user, "explain", (int64_t)i + 1, (int64_t)n))
-            status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu of %zu texts", i + 1, n);
+        sample->row[i] = row;
+        sample->text[i] = texts[row];
+        sample->length[i] = lengths ? lengths[row] : strlen(texts[row]);
     }
-    r->report.n_explained = n;
-    if (options->faithfulness && !status) {
-        cbm_ablation_finish(&r->ablation, r->report.n_concepts, &r->faithfulness);
-        r->report.faithfulness = &r->faithfulness;
-    }
+    return SCBM_OK;
+}
+
+static scbm_status explain_sample(global_report *r, cbm_explain_plan *plan, const char *const *texts,
+                                  const size_t *lengths, size_t n_texts) {
+    const scbm_hooks *hooks = hooks_of(r);
+    const uint64_t measured = plan->methods;
+    text_sample sample = {0};
+    const int64_t given = r->options->sample;
+    const size_t most = given < 0 ? 0 : given ? (size_t)given : DEFAULT_SAMPLE;
+    scbm_status status = take_sample(&sample, texts, lengths, n_texts, most, hooks);
+    if (!r->options->faithfulness) plan->methods = UINT64_C(1) << r->method;
+    plan->number = sample.row;
+    r->texts = sample.text;
+    if (!status && r->options->faithfulness) status = cbm_ablation_create(&r->ablation, hooks);
+    if (!status) status = cbm_explain_each(r->ctx, sample.text, sample.length, sample.n, plan, count_text, r);
+    r->report.n_explained = sample.n;
+    if (!status && r->options->faithfulness)
+        r->report.faithfulness = cbm_ablation_finish(&r->ablation, r->report.n_concepts, measured);
+    clear_sample(&sample, hooks);
+    r->texts = NULL;
     return status;
 }
 
@@ -236,20 +264,21 @@ static scbm_status take_memory(global_report *r) {
     return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
-static scbm_status fill_report(global_report *r, const char *const *texts, const size_t *lengths, size_t n) {
+static scbm_status fill_report(global_report *r, cbm_explain_plan *plan, const char *const *texts,
+                               const size_t *lengths, size_t n) {
     const cbm_heads *heads = &r->ctx->model->network.heads;
     cbm_global_report *report = &r->report;
     report->n_texts = n;
     report->n_concepts = heads->n_concepts;
     report->n_labels = heads->n_labels;
     report->n_classes = heads->n_classes;
-    report->most_words = r->options->n_words;
+    report->most_words = r->options->n_words ? r->options->n_words : DEFAULT_WORDS;
     scbm_status status = cbm_describe_subnetworks(r->ctx, &report->subnetworks);
     if (!status) status = take_memory(r);
     if (status) return status;
     for (int k = 0; k <= heads->n_concepts; k++) r->first_class[k] = heads->groups[k];
     status = count_predictions(r, texts, lengths, n);
-    if (!status) status = explain_sample(r, texts, lengths, n);
+    if (!status) status = explain_sample(r, plan, texts, lengths, n);
     for (size_t i = 0; i < r->n_entries && !status; i++) rank_word(r, &r->entry[i]);
     report->first_class = r->first_class;
     report->n_words = r->n_words;
@@ -262,19 +291,27 @@ static scbm_status fill_report(global_report *r, const char *const *texts, const
     return status;
 }
 
+static scbm_status check_options(const cbm_global_options *options) {
+    if (options->n_words < 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "%d words of a class", options->n_words);
+    if (options->explain.steps < 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "words are ranked by integrated gradients, which need steps");
+    return cbm_check_reserved(options->reserved, "cbm_global_options");
+}
+
 static scbm_status create_report(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
                                  const size_t *lengths, size_t n, const cbm_global_options *options) {
+    cbm_explain_plan plan;
     scbm_status status = cbm_check_concepts(ctx->model);
+    if (!status && !n) status = scbm_fail(SCBM_ERROR_ARGUMENT, "there are no texts to explain");
+    if (!status) status = check_options(options);
+    if (!status) status = cbm_plan_measurement(&plan, ctx->model, &options->explain);
     if (status) return status;
-    if (!n) return scbm_fail(SCBM_ERROR_ARGUMENT, "there are no texts to explain");
-    if (options->n_words < 1) return scbm_fail(SCBM_ERROR_ARGUMENT, "%d words of a class", options->n_words);
-    if (options->explain.steps < 1)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "words are ranked by integrated gradients, which need steps");
     global_report *r = scbm_alloc(&ctx->hooks, sizeof *r);
     if (!r) return SCBM_ERROR_MEMORY;
     r->ctx = ctx;
     r->options = options;
-    status = fill_report(r, texts, lengths, n);
+    r->method = cbm_find_attribution_method("integrated_gradients");
+    status = fill_report(r, &plan, texts, lengths, n);
     r->options = NULL;
     if (status) cbm_global_report_free(&r->report);
     else *report = &r->report;
@@ -283,8 +320,9 @@ static scbm_status create_report(cbm_global_report **report, cbm_context *ctx, c
 
 scbm_status cbm_global_report_create(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
                                      const size_t *lengths, size_t n, const cbm_global_options *options) {
-    cbm_global_options defaults;
-    cbm_global_defaults(&defaults);
+    static const cbm_global_options defaults; /* zeros */
     *report = NULL;
-    return cbm_context_result(ctx, create_report(report, ctx, texts, lengths, n, options ? options : &defaults));
+    scbm_status status = create_report(report, ctx, texts, lengths, n, options ? options : &defaults);
+    ctx->n_computed = 0; /* its texts are many: there is none to intervene on */
+    return cbm_context_result(ctx, status);
 }

@@ -36,7 +36,7 @@ static scbm_status build_saliency(cbm_explainer *x, cbm_explain_graph *made) {
     int n = 0;
     scbm_status status = cbm_explain_start_graph(x, made, NULL);
     if (status) return status;
-    scbm_tensor *loss = cbm_explain_add_target_logits(x, made);
+    scbm_tensor *loss = cbm_explain_add_wanted(x, made);
     scbm_tensor **weights = scbm_alloc_array(cbm_explainer_hooks(x), (size_t)x->subnetworks.n_matrices,
                                              sizeof *weights);
     if (!weights) return SCBM_ERROR_MEMORY;
@@ -91,30 +91,30 @@ static void choose_neurons(const cbm_explainer *x, const double *saliency, int n
     }
 }
 
-scbm_status cbm_find_neurons(cbm_explainer *x, const cbm_explain_options *options) {
-    int n_concepts = cbm_explainer_network(x)->heads.n_concepts;
-    int n = options->n_neurons < x->rows.n_neurons ? options->n_neurons : (int)x->rows.n_neurons;
+/* The `n` most salient neurons of concept k. */
+static void list_neurons(const cbm_explainer *x, int k, int n, int64_t *best, cbm_neuron_saliency *neurons) {
+    const double *saliency = x->rows.saliency + k * x->rows.n_neurons;
+    double total = 0.0;
+    for (int64_t i = 0; i < x->rows.n_neurons; i++) total += saliency[i];
+    choose_neurons(x, saliency, n, best);
+    for (int i = 0; i < n; i++) neurons[i] = find_neuron(&x->subnetworks, best[i], saliency[best[i]], total);
+}
+
+scbm_status cbm_find_neurons(cbm_explainer *x, int text) {
+    const int n_concepts = cbm_explainer_concepts(x);
+    const int n = x->plan.n_neurons < x->rows.n_neurons ? x->plan.n_neurons : (int)x->rows.n_neurons;
+    cbm_concept_explanation *concepts = x->result.concepts + text * n_concepts;
     scbm_status status = prepare_saliency(x);
-    if (!status) status = cbm_explain_prepare_graph(x, &x->saliency, x->text.n_tokens, 1, build_saliency);
-    if (!status)
-        status = scbm_grow(cbm_explainer_hooks(x), (void **)&x->result.neurons, &x->result.neurons_capacity,
-                           (size_t)n * (size_t)n_concepts, sizeof *x->result.neurons);
-    if (status) return status;
-    cbm_explain_fill_graph(x, &x->saliency, 1);
-    cbm_explain_write_point(x, x->saliency.embeddings->data, 0, x->text.n_tokens, 1.0);
-    status = scbm_graph_run(x->saliency.graph, x->text.n_tokens, 1);
+    if (!status) status = cbm_explain_prepare_graph(x, &x->saliency, x->group.text[text].n_tokens, 1, build_saliency);
+    if (!status) status = cbm_explain_run_text(x, &x->saliency, text);
     int64_t *best = status ? NULL : scbm_alloc_array(cbm_explainer_hooks(x), (size_t)n, sizeof *best);
     if (!best) return status ? status : SCBM_ERROR_MEMORY;
     for (int k = 0; k < n_concepts; k++) {
-        const double *saliency = x->rows.saliency + k * x->rows.n_neurons;
-        double total = 0.0;
-        for (int64_t i = 0; i < x->rows.n_neurons; i++) total += saliency[i];
-        choose_neurons(x, saliency, n, best);
-        for (int i = 0; i < n; i++)
-            x->result.neurons[k * n + i] = find_neuron(&x->subnetworks, best[i], saliency[best[i]], total);
-        x->result.concepts[k].neurons = x->result.neurons + k * n;
-        x->result.concepts[k].n_neurons = n;
+        cbm_neuron_saliency *neurons = x->result.neurons + ((int64_t)text * n_concepts + k) * n;
+        list_neurons(x, k, n, best, neurons);
+        concepts[k].neurons = neurons;
+        concepts[k].n_neurons = n;
     }
     scbm_release(cbm_explainer_hooks(x), best);
-    return SCBM_OK;
+    return cbm_explain_tell(x, 1);
 }

@@ -128,7 +128,7 @@ static void set_densities(counting *c) {
     }
 }
 
-scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model) {
+scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model, const scbm_hooks *hooks) {
     const cbm_backbone *backbone = &model->network.backbone;
     counting c;
     memset(s, 0, sizeof *s);
@@ -142,7 +142,7 @@ scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model) {
     c.n_concepts = (size_t)s->n_concepts;
     c.n_blocks = (size_t)s->n_blocks;
     c.n_matrices = (size_t)s->n_matrices;
-    scbm_status status = take_memory(&c, &model->hooks);
+    scbm_status status = take_memory(&c, hooks);
     if (!status) {
         count_matrices(&c);
         set_densities(&c);
@@ -151,11 +151,11 @@ scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model) {
             set_shares(&c, block, 1, c.block_overlap + block * c.n_concepts * c.n_concepts,
                        c.block_kept_by + block * (c.n_concepts + 1));
     }
-    scbm_release(&model->hooks, c.both);
-    scbm_release(&model->hooks, c.either);
-    scbm_release(&model->hooks, c.shared);
-    scbm_release(&model->hooks, c.alone);
-    scbm_release(&model->hooks, c.block_weights);
+    scbm_release(hooks, c.both);
+    scbm_release(hooks, c.either);
+    scbm_release(hooks, c.shared);
+    scbm_release(hooks, c.alone);
+    scbm_release(hooks, c.block_weights);
     s->matrices = c.matrices;
     s->kept = c.kept;
     s->density = c.density;
@@ -165,7 +165,7 @@ scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model) {
     s->kept_by = c.kept_by;
     s->block_kept_by = c.block_kept_by;
     s->own = c.own;
-    if (status) cbm_subnetworks_clear(s, &model->hooks);
+    if (status) cbm_subnetworks_clear(s, hooks);
     return status;
 }
 

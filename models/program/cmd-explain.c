@@ -113,8 +113,9 @@ static const char *title(const explain_command *x) {
  * ---------------------------------------------------------------------------------------- */
 
 /* What a token is called: its part of the text, or what was added ("[CLS]"). */
-static scbm_status add_token(cJSON *array, const char *text, const cbm_token_attribution *token,
-                             const scbm_hooks *hooks) {
+static scbm_status add_token(cJSON *array, const char *text, const cbm_explanation *e, const cbm_explained_logit *logit,
+                             int t, const scbm_hooks *hooks) {
+    const cbm_explained_token *token = &e->tokens[t];
     size_t length = (size_t)(token->end - token->start);
     char *part = scbm_alloc(hooks, length + 1);
     if (!part) return SCBM_ERROR_MEMORY;
@@ -123,8 +124,9 @@ static scbm_status add_token(cJSON *array, const char *text, const cbm_token_att
     cJSON_AddStringToObject(object, "text", length ? part : token->piece);
     cJSON_AddItemToObject(object, "start", cli_json_int(token->start));
     cJSON_AddItemToObject(object, "end", cli_json_int(token->end));
-    cJSON_AddItemToObject(object, "gradient_input", cli_json_float(token->gradient_input));
-    cJSON_AddItemToObject(object, "integrated_gradients", cli_json_float(token->integrated_gradients));
+    for (int m = 0; m < e->n_methods; m++)
+        if (logit->tokens[m])
+            cJSON_AddItemToObject(object, cbm_attribution_method_at(m)->name, cli_json_float(logit->tokens[m][t]));
     cJSON_AddItemToArray(array, object);
     scbm_release(hooks, part);
     return SCBM_OK;
@@ -132,16 +134,16 @@ static scbm_status add_token(cJSON *array, const char *text, const cbm_token_att
 
 static scbm_status print_explanation_json(const explain_command *x, const char *text, const cbm_explanation *e) {
     scbm_status status = SCBM_OK;
-    cJSON *object = cli_json_prediction(&e->prediction);
+    cJSON *object = cli_json_prediction(e->prediction);
     cJSON *concept = cJSON_GetObjectItemCaseSensitive(object, "concepts");
     concept = concept ? concept->child : NULL;
     for (int k = 0; k < e->n_concepts && concept && !status; k++, concept = concept->next) {
         const cbm_concept_explanation *c = &e->concepts[k];
         cJSON_AddItemToObject(concept, "density", cli_json_double(c->density));
         cJSON *tokens = cJSON_AddArrayToObject(concept, "tokens");
-        for (int t = 0; t < e->n_tokens && !status; t++) status = add_token(tokens, text, &c->tokens[t], &x->in.hooks);
-        cJSON_AddItemToObject(concept, "baseline_logit", cli_json_float(c->baseline_logit));
-        cJSON_AddItemToObject(concept, "target_logit", cli_json_float(c->target_logit));
+        for (int t = 0; t < e->n_tokens && !status; t++) status = add_token(tokens, text, e, &c->logit, t, &x->in.hooks);
+        cJSON_AddItemToObject(concept, "baseline_logit", cli_json_float(c->logit.baseline));
+        cJSON_AddItemToObject(concept, "target_logit", cli_json_float(c->logit.value));
     }
     add_overlaps(object, x->in.model, e->subnetworks);
     if (!status) return cli_json_print(object);
@@ -149,20 +151,23 @@ static scbm_status print_explanation_json(const explain_command *x, const char *
     return status;
 }
 
-/* A word's attribution: by integrated gradients, or by gradient × input where there were no steps. */
-static double word_value(const explain_command *x, const cbm_word_attribution *word) {
-    return (double)(x->steps ? word->integrated_gradients : word->gradient_input);
+/* The words' attributions that are shown: by the first method whose values add up, or else by the first. */
+static const float *shown_values(const cbm_explained_logit *logit, int n_methods) {
+    const float *first = NULL;
+    for (int m = 0; m < n_methods; m++) {
+        if (logit->words[m] && cbm_attribution_method_at(m)->adds_up) return logit->words[m];
+        if (!first) first = logit->words[m];
+    }
+    return first;
 }
 
 /* Marks the n words with the largest |attribution|; the first of equal ones first. */
-static void choose_words(const explain_command *x, const cbm_explanation *e, const cbm_word_attribution *words,
-                         uint8_t *chosen) {
-    memset(chosen, 0, (size_t)e->n_words);
+static void choose_words(const explain_command *x, const float *values, int n_words, uint8_t *chosen) {
+    memset(chosen, 0, (size_t)n_words);
     for (int64_t n = 0; n < x->n_words; n++) {
         int best = -1;
-        for (int i = 0; i < e->n_words; i++)
-            if (!chosen[i] && (best < 0 || fabs(word_value(x, &words[i])) > fabs(word_value(x, &words[best]))))
-                best = i;
+        for (int i = 0; i < n_words; i++)
+            if (!chosen[i] && (best < 0 || fabsf(values[i]) > fabsf(values[best]))) best = i;
         if (best < 0) return;
         chosen[best] = 1;
     }
@@ -170,22 +175,25 @@ static void choose_words(const explain_command *x, const cbm_explanation *e, con
 
 /* The most important words, in the text's order. */
 static void print_words(const explain_command *x, const char *text, const cbm_explanation *e,
-                        const cbm_word_attribution *words, uint8_t *chosen) {
+                        const cbm_explained_logit *logit, uint8_t *chosen) {
+    const float *values = shown_values(logit, e->n_methods);
     int width = 8;
     double largest = 0;
-    choose_words(x, e, words, chosen);
+    if (!values) return;
+    choose_words(x, values, e->n_words, chosen);
     for (int i = 0; i < e->n_words; i++) {
-        int n = width_of(text + words[i].start, words[i].end - words[i].start);
+        const cbm_explained_word *word = &e->words[i];
+        int n = width_of(text + word->start, word->end - word->start);
         if (!chosen[i]) continue;
         if (n > width) width = n;
-        if (fabs(word_value(x, &words[i])) > largest) largest = fabs(word_value(x, &words[i]));
+        if (fabs((double)values[i]) > largest) largest = fabs((double)values[i]);
     }
     for (int i = 0; i < e->n_words; i++) {
         if (!chosen[i]) continue;
         printf("    ");
-        print_padded(text + words[i].start, words[i].end - words[i].start, width);
-        printf("  %+8.3f  ", word_value(x, &words[i]));
-        cli_print_bar(word_value(x, &words[i]), largest);
+        print_padded(text + e->words[i].start, e->words[i].end - e->words[i].start, width);
+        printf("  %+8.3f  ", (double)values[i]);
+        cli_print_bar((double)values[i], largest);
     }
 }
 
@@ -203,17 +211,17 @@ static scbm_status print_explanation(const explain_command *x, const char *text,
     uint8_t *chosen = scbm_alloc(&x->in.hooks, (size_t)e->n_words + 1);
     if (!chosen) return SCBM_ERROR_MEMORY;
     if (x->in.n_printed) putchar('\n');
-    cli_print_prediction(text, length, &e->prediction);
+    cli_print_prediction(text, length, e->prediction);
     for (int k = 0; k < e->n_concepts; k++) {
         const cbm_concept_explanation *c = &e->concepts[k];
         printf("\n  %s reads %s: logit %+.3f, with every word masked %+.3f", c->result->name, c->target_name,
-               (double)c->target_logit, (double)c->baseline_logit);
+               (double)c->logit.value, (double)c->logit.baseline);
         if (e->subnetworks->is_sparse) printf("; keeps %.1f %% of the weights", 100 * c->density);
         putchar('\n');
-        print_words(x, text, e, c->words, chosen);
-        if (x->steps && !c->converged)
+        print_words(x, text, e, &c->logit, chosen);
+        if (c->logit.steps && !c->logit.converged)
             printf("    integrated gradients have not converged in %d steps: they do not add up to the difference\n",
-                   c->steps);
+                   c->logit.steps);
         print_neurons(e, c);
     }
     scbm_release(&x->in.hooks, chosen);
@@ -226,16 +234,16 @@ static scbm_status explain_texts(void *user, const char *const *texts, const siz
     if (n > 1 || x->in.n_printed) x->has_many = 1;
     if (x->html_path && x->has_many) return scbm_fail(SCBM_ERROR_ARGUMENT, "%s", one_text);
     for (size_t i = 0; i < n && !status; i++) {
-        cbm_explanation e;
+        const cbm_explanation *e;
         status = cbm_explain_text(x->in.context, texts[i], lengths[i], &x->options, &e);
         cli_progress_clear(&x->in.progress);
         if (!status && x->html_path)
-            status = cbm_report_html(x->html_path, title(x), x->in.model, texts[i], lengths[i], &e, &x->in.hooks);
+            status = cbm_report_html(x->html_path, title(x), x->in.model, texts[i], lengths[i], e, &x->in.hooks);
         if (status) break;
-        status = x->in.json ? print_explanation_json(x, texts[i], &e) : print_explanation(x, texts[i], lengths[i], &e);
+        status = x->in.json ? print_explanation_json(x, texts[i], e) : print_explanation(x, texts[i], lengths[i], e);
         x->in.n_printed++;
         ++*done;
-        x->in.n_truncated += e.prediction.truncated != 0;
+        x->in.n_truncated += e->prediction->truncated != 0;
     }
     return status ? status : cli_flush();
 }
@@ -311,14 +319,14 @@ static cJSON *json_numbers(const double *numbers, int n) {
 static cJSON *json_faithfulness(const cbm_faithfulness *f) {
     cJSON *object = cJSON_CreateObject();
     cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)f->n));
-    cJSON_AddItemToObject(object, "shares", json_numbers(f->share, CBM_FAITHFULNESS_SHARES));
-    for (int m = 0; m < CBM_ATTRIBUTION_METHODS; m++) {
-        cJSON *method = cJSON_AddObjectToObject(object, cbm_attribution_name((cbm_attribution_method)m));
-        cJSON_AddItemToObject(method, "comprehensiveness",
-                              json_numbers(f->comprehensiveness[m], CBM_FAITHFULNESS_SHARES));
-        cJSON_AddItemToObject(method, "sufficiency", json_numbers(f->sufficiency[m], CBM_FAITHFULNESS_SHARES));
-        cJSON_AddItemToObject(method, "mean_comprehensiveness", cli_json_double(f->mean_comprehensiveness[m]));
-        cJSON_AddItemToObject(method, "mean_sufficiency", cli_json_double(f->mean_sufficiency[m]));
+    cJSON_AddItemToObject(object, "shares", json_numbers(f->share, f->n_shares));
+    for (int m = 0; m < f->n_methods; m++) {
+        const cbm_method_faithfulness *of = &f->methods[m];
+        cJSON *method = cJSON_AddObjectToObject(object, of->name);
+        cJSON_AddItemToObject(method, "comprehensiveness", json_numbers(of->comprehensiveness, f->n_shares));
+        cJSON_AddItemToObject(method, "sufficiency", json_numbers(of->sufficiency, f->n_shares));
+        cJSON_AddItemToObject(method, "mean_comprehensiveness", cli_json_double(of->mean_comprehensiveness));
+        cJSON_AddItemToObject(method, "mean_sufficiency", cli_json_double(of->mean_sufficiency));
     }
     return object;
 }
@@ -390,24 +398,24 @@ static void print_influences(const explain_command *x, const cbm_global_report *
     }
 }
 
-static void print_drops(const char *name, const double drops[CBM_ATTRIBUTION_METHODS][CBM_FAITHFULNESS_SHARES],
-                        const double *means) {
-    puts(name);
-    for (int m = 0; m < CBM_ATTRIBUTION_METHODS; m++) {
-        printf("    %-20s", cbm_attribution_name((cbm_attribution_method)m));
-        for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) printf("  %7.3f", drops[m][s]);
-        printf("  %7.3f\n", means[m]);
-    }
+static void print_drops(const char *name, const double *drops, int n, double mean) {
+    printf("    %-20s", name);
+    for (int s = 0; s < n; s++) printf("  %7.3f", drops[s]);
+    printf("  %7.3f\n", mean);
 }
 
 static void print_faithfulness(const cbm_faithfulness *f) {
     printf("\nfaithfulness: the drop of the read class's probability, over %zu texts and all concepts\n    %-20s", f->n,
            "share of the tokens");
-    for (int s = 0; s < CBM_FAITHFULNESS_SHARES; s++) printf("  %5.0f %%", 100 * f->share[s]);
+    for (int s = 0; s < f->n_shares; s++) printf("  %5.0f %%", 100 * f->share[s]);
     printf("  %7s\n", "mean");
-    print_drops("  comprehensiveness: without these tokens (larger is better)", f->comprehensiveness,
-                f->mean_comprehensiveness);
-    print_drops("  sufficiency: with these tokens alone (smaller is better)", f->sufficiency, f->mean_sufficiency);
+    puts("  comprehensiveness: without these tokens (larger is better)");
+    for (int m = 0; m < f->n_methods; m++)
+        print_drops(f->methods[m].name, f->methods[m].comprehensiveness, f->n_shares,
+                    f->methods[m].mean_comprehensiveness);
+    puts("  sufficiency: with these tokens alone (smaller is better)");
+    for (int m = 0; m < f->n_methods; m++)
+        print_drops(f->methods[m].name, f->methods[m].sufficiency, f->n_shares, f->methods[m].mean_sufficiency);
 }
 
 static scbm_status print_global(const explain_command *x, const cbm_global_report *r) {
@@ -455,13 +463,11 @@ static scbm_status write_global(explain_command *x, const cbm_global_report *r) 
 
 static scbm_status explain_global(explain_command *x) {
     cbm_global_report *report = NULL;
-    cbm_global_options options;
-    cbm_global_defaults(&options);
-    options.sample = (size_t)x->sample;
-    options.n_words = (int)x->n_words;
-    options.faithfulness = x->faithfulness;
-    options.seed = (uint64_t)x->seed;
-    options.explain = x->options;
+    cbm_global_options options = {.sample = x->sample ? x->sample : -1,
+                                  .n_words = (int)x->n_words,
+                                  .faithfulness = x->faithfulness,
+                                  .explain = x->options};
+    options.explain.seed = (uint64_t)x->seed;
     cli_catch_interrupt();
     scbm_status status = cbm_global_report_create(&report, x->in.context, (const char *const *)x->texts.text,
                                                   x->texts.text_length, x->texts.n, &options);
@@ -475,6 +481,11 @@ static scbm_status explain_global(explain_command *x) {
  * The command
  * ---------------------------------------------------------------------------------------- */
 
+/* For the library 0 is the default, and a negative number is none. */
+static int number_or_none(int64_t n) {
+    return n ? (int)n : -1;
+}
+
 static int check_options(explain_command *x) {
     const cli_command *command = x->in.command;
     if (!x->global && x->faithfulness)
@@ -483,9 +494,9 @@ static int check_options(explain_command *x) {
         return cli_misuse(command, "--global ranks words by integrated gradients: --steps cannot be 0");
     if (x->global && !x->n_words) return cli_misuse(command, "--global wants at least one word: --words");
     if (!x->global && x->html_path && x->in.texts.argument.n > 1) return cli_misuse(command, "%s", one_text);
-    x->options.steps = (int)x->steps;
-    x->options.max_steps = (int)(x->max_steps > x->steps ? x->max_steps : x->steps);
-    x->options.n_neurons = (int)x->n_neurons;
+    x->options.steps = number_or_none(x->steps);
+    x->options.max_steps = number_or_none(x->max_steps);
+    x->options.n_neurons = number_or_none(x->n_neurons);
     return CLI_GO_ON;
 }
 

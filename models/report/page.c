@@ -16,8 +16,6 @@
  * Style: page.css, and the highlights of words
  * ---------------------------------------------------------------------------------------- */
 
-enum { MOST_CHOICES = CBM_ATTRIBUTION_METHODS };
-
 /* The line under a word says its sign as well: whole for positive, dashed for negative; the weakest words have none. */
 static void put_highlight(cbm_page *page, int choice, int is_negative, int level) {
     cbm_page_put(page, html_highlight, "choice", cbm_page_integer(page, choice), "sign", is_negative ? "n" : "p",
@@ -31,7 +29,7 @@ static void put_highlight(cbm_page *page, int choice, int is_negative, int level
 
 static void put_style(cbm_page *page) {
     for (const char *const *line = css_page; *line; line++) scbm_output_write(page->out, *line, strlen(*line));
-    for (int choice = 1; choice <= MOST_CHOICES; choice++) {
+    for (int choice = 1; choice <= cbm_n_attribution_methods(); choice++) {
         cbm_page_put(page, html_chosen, "choice", cbm_page_integer(page, choice), NULL);
         for (int is_negative = 0; is_negative < 2; is_negative++)
             for (int level = 1; level <= CBM_HIGHLIGHTS; level++) put_highlight(page, choice, is_negative, level);

@@ -128,7 +128,7 @@ scbm_status cbm_page_subnetworks(cbm_page *page, const cbm_subnetworks *subnetwo
 /* (with maps of a sparse model's masks) … */
 scbm_status cbm_page_maps(cbm_page *page, const cbm_subnetworks *subnetworks);
 /* … on what each concept saw in the words of a text, … */
-void cbm_page_words(cbm_page *page, const char *text, size_t length, const cbm_explanation *explanation);
+scbm_status cbm_page_words(cbm_page *page, const char *text, size_t length, const cbm_explanation *explanation);
 /* … and on how faithful attributions are. */
 void cbm_page_faithfulness(cbm_page *page, const cbm_faithfulness *faithfulness);
 

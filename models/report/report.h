@@ -11,15 +11,13 @@
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct cbm_global_options {
-    size_t sample;               /* texts whose words are attributed, evenly spaced over the data; 0: all */
-    int n_words;                 /* of each class at most */
+    int64_t sample;              /* texts whose words are attributed, evenly spaced over the data; 0: 200; negative: all */
+    int n_words;                 /* of each class at most; 0: 10 */
     int faithfulness;            /* 1: measure it on the sample too */
-    uint64_t seed;               /* of faithfulness's random baseline */
-    cbm_explain_options explain; /* steps of integrated gradients; targets and neurons are not looked at */
+    cbm_explain_options explain; /* steps of integrated gradients, and the seed of faithfulness's random baseline, which
+                                    draws by a text's row; the rest is not looked at */
+    uint64_t reserved[8];        /* zeros */
 } cbm_global_options;
-
-/* 200, 10, 0, 42, and cbm_explain_defaults */
-void cbm_global_defaults(cbm_global_options *options);
 
 /* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class. Words are
  * compared as the tokenizer normalizes them. */

@@ -33,8 +33,8 @@ static void put_probability(cbm_page *page, const char *name, float probability,
 /* Where the part of the text ends that the model has read. */
 static size_t read_length(const text_report *r) {
     const cbm_explanation *x = r->explanation;
-    if (!x->prediction.truncated || !x->n_words) return r->length;
-    int end = x->concepts[0].words[x->n_words - 1].end;
+    if (!x->prediction->truncated || !x->n_words) return r->length;
+    int end = x->words[x->n_words - 1].end;
     return end > 0 && (size_t)end < r->length ? (size_t)end : r->length;
 }
 
@@ -44,8 +44,8 @@ static void put_whole_text(text_report *r) {
     cbm_page_begin(page, html_whole_text, NULL);
     cbm_page_escape(page, r->text, end);
     cbm_page_end(page, html_whole_text, "goes-on", end < r->length ? "" : NULL, NULL);
-    if (!r->explanation->prediction.truncated) return;
-    cbm_page_begin(page, html_unread, "tokens", cbm_page_integer(page, r->explanation->prediction.n_tokens), NULL);
+    if (!r->explanation->prediction->truncated) return;
+    cbm_page_begin(page, html_unread, "tokens", cbm_page_integer(page, r->explanation->prediction->n_tokens), NULL);
     cbm_page_escape(page, r->text + end, r->length - end);
     cbm_page_end(page, html_unread, NULL);
 }
@@ -65,7 +65,7 @@ static void put_labels(cbm_page *page, const cbm_prediction *p) {
 
 static void put_header(text_report *r) {
     cbm_page *page = &r->page;
-    const cbm_prediction *p = &r->explanation->prediction;
+    const cbm_prediction *p = r->explanation->prediction;
     cbm_page_begin(page, html_header, "title", page->title, "label", page->label[p->label_index], "probability",
                    cbm_page_percent(page, (double)p->probability), NULL);
     cbm_page_begin(page, html_text_column, NULL);
@@ -89,7 +89,7 @@ static int64_t to_thousandths(double value) {
 /* Thousandths of the bias (first) and each concept in the page's order, rounded so that they add up to the rounded
  * logit: those that are nearest to the next number give way. */
 static void round_to_sum(const text_report *r, int64_t *thousandths, double *rest) {
-    const cbm_prediction *p = &r->explanation->prediction;
+    const cbm_prediction *p = r->explanation->prediction;
     int64_t sum = 0, wanted = to_thousandths((double)p->logits[p->label_index]);
     int n = r->page.n_concepts;
     for (int i = 0; i <= n; i++) {
@@ -110,7 +110,7 @@ static void round_to_sum(const text_report *r, int64_t *thousandths, double *res
 
 /* The range of the running sum, zero included, and a little room. */
 static void find_range(const text_report *r, double range[2]) {
-    const cbm_prediction *p = &r->explanation->prediction;
+    const cbm_prediction *p = r->explanation->prediction;
     double at = (double)p->bias;
     range[0] = fmin(0.0, at);
     range[1] = fmax(0.0, at);
@@ -155,7 +155,7 @@ static void put_addend(cbm_page *page, const double range[2], const addend *a, j
 
 static void put_waterfall(text_report *r, const int64_t *thousandths) {
     cbm_page *page = &r->page;
-    const cbm_prediction *p = &r->explanation->prediction;
+    const cbm_prediction *p = r->explanation->prediction;
     double range[2], at = (double)p->bias;
     int64_t sum = thousandths[0];
     find_range(r, range);
@@ -214,7 +214,7 @@ static void put_readings(text_report *r) {
     cbm_page_begin(page, html_readings, NULL);
     for (int i = 0; i < page->n_concepts; i++) {
         int k = page->order[i];
-        const cbm_concept_result *c = &r->explanation->prediction.concepts[k];
+        const cbm_concept_result *c = &r->explanation->prediction->concepts[k];
         cbm_page_begin(page, html_card, "title", page->concept[k], NULL);
         cbm_page_begin(page, html_bars, NULL);
         for (int j = 0; j < c->n_classes; j++)
@@ -232,7 +232,7 @@ static scbm_status put_concepts(text_report *r) {
     double *rest = scbm_alloc_array(r->page.hooks, n, sizeof *rest);
     if (thousandths && rest) {
         round_to_sum(r, thousandths, rest);
-        cbm_page_begin(&r->page, html_concepts, "label", r->page.label[r->explanation->prediction.label_index], NULL);
+        cbm_page_begin(&r->page, html_concepts, "label", r->page.label[r->explanation->prediction->label_index], NULL);
         put_waterfall(r, thousandths);
         put_sum(r, thousandths);
         put_readings(r);
@@ -291,17 +291,15 @@ scbm_status cbm_report_html(const char *path, const char *title, const cbm_model
     text_report r = {.text = text, .length = length, .explanation = explanation};
     double *importance = scbm_alloc_array(hooks, (size_t)(n > 0 ? n : 1), sizeof *importance);
     if (!importance) return SCBM_ERROR_MEMORY;
-    for (int k = 0; k < n; k++) importance[k] = fabs((double)explanation->prediction.concepts[k].contribution);
+    for (int k = 0; k < n; k++) importance[k] = fabs((double)explanation->prediction->concepts[k].contribution);
     scbm_status status = cbm_page_open(&r.page, path, title, model, importance, hooks);
     scbm_release(hooks, importance);
     if (status) return status;
     put_header(&r);
     cbm_page_begin(&r.page, html_main, NULL);
     status = put_concepts(&r);
-    if (!status) {
-        if (explanation->n_words) cbm_page_words(&r.page, text, length, explanation);
-        status = cbm_page_subnetworks(&r.page, explanation->subnetworks);
-    }
+    if (!status && explanation->n_words) status = cbm_page_words(&r.page, text, length, explanation);
+    if (!status && explanation->subnetworks) status = cbm_page_subnetworks(&r.page, explanation->subnetworks);
     if (!status) put_neurons(&r);
     cbm_page_end(&r.page, html_main, NULL);
     return cbm_page_close(&r.page, status);

@@ -9,45 +9,39 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Ways to attribute, in the order in which a reader may choose between them. */
-typedef struct method {
-    const char *title, *name; /* of its button, and in a hint */
-    int has_baseline; /* its values add up to the difference from a text without words, where they have converged */
-} method;
-
-enum { INTEGRATED_GRADIENTS, GRADIENT_INPUT, N_METHODS };
-
-static const method methods[N_METHODS] = {
-    [INTEGRATED_GRADIENTS] = {"Integrated gradients", "integrated gradients", 1},
-    [GRADIENT_INPUT] = {"Gradient × input", "gradient × input", 0},
-};
-
-static double value_of(const cbm_word_attribution *word, int m) {
-    return (double)(m == INTEGRATED_GRADIENTS ? word->integrated_gradients : word->gradient_input);
-}
-
 typedef struct words {
     cbm_page *page;
     const char *text;
     size_t length;
     const cbm_explanation *explanation;
-    int shown[N_METHODS], n_shown; /* the methods that were computed: choice i + 1 is shown[i] */
-    double largest[N_METHODS];     /* the largest |attribution| of a word */
+    int *shown, n_shown; /* the methods that were computed: choice i + 1 is shown[i] */
+    double *largest;     /* [methods]: the largest |attribution| of a word */
 } words;
 
-static void find_largest(words *w) {
-    const cbm_explanation *x = w->explanation;
-    for (int m = 0; m < N_METHODS; m++)
-        for (int k = 0; k < x->n_concepts; k++)
-            for (int i = 0; i < x->n_words; i++)
-                w->largest[m] = fmax(w->largest[m], fabs(value_of(&x->concepts[k].words[i], m)));
+/* The logits that are explained: the concepts' in the page's order, then the labels'. */
+static int n_logits(const words *w) {
+    return w->explanation->n_concepts + w->explanation->n_labels;
 }
 
+static const cbm_explained_logit *logit_at(const words *w, int i) {
+    const cbm_explanation *x = w->explanation;
+    return i < x->n_concepts ? &x->concepts[w->page->order[i]].logit : &x->labels[i - x->n_concepts].logit;
+}
+
+static void find_largest(words *w) {
+    for (int i = 0; i < w->n_shown; i++)
+        for (int k = 0; k < n_logits(w); k++)
+            for (int j = 0; j < w->explanation->n_words; j++)
+                w->largest[w->shown[i]] = fmax(w->largest[w->shown[i]],
+                                               fabs((double)logit_at(w, k)->words[w->shown[i]][j]));
+}
+
+/* Those whose values add up come first. */
 static void choose_methods(words *w) {
-    int has_steps = 0;
-    for (int k = 0; k < w->explanation->n_concepts; k++) has_steps |= w->explanation->concepts[k].steps > 0;
-    for (int m = 0; m < N_METHODS; m++)
-        if (m != INTEGRATED_GRADIENTS || has_steps) w->shown[w->n_shown++] = m;
+    for (int adds_up = 1; adds_up >= 0; adds_up--)
+        for (int m = 0; m < w->explanation->n_methods; m++)
+            if (cbm_attribution_method_at(m)->adds_up == adds_up && n_logits(w) && logit_at(w, 0)->words[m])
+                w->shown[w->n_shown++] = m;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -66,15 +60,18 @@ static void add(char *text, size_t size, const char *between, const char *more) 
     snprintf(text + length, size - length, "%s%s", length ? between : "", more);
 }
 
-/* Its classes say how strong it is by each method. */
-static void put_word(words *w, const cbm_word_attribution *word) {
-    enum { PART = 64 };
-    char classes[PART * N_METHODS] = "", hint[PART * N_METHODS] = "", part[PART];
+/* Word `j`; its classes say how strong it is by each method. */
+static void put_word(words *w, const cbm_explained_logit *logit, int j) {
+    enum { PART = 64, PARTS = 16 };
+    const cbm_explained_word *word = &w->explanation->words[j];
+    char classes[PART * PARTS] = "", hint[PART * PARTS] = "", part[PART];
     for (int i = 0; i < w->n_shown; i++) {
-        int m = w->shown[i], level = strength(value_of(word, m), w->largest[m]);
-        snprintf(part, sizeof part, "m%d%c%d", i + 1, value_of(word, m) < 0 ? 'n' : 'p', level);
+        double value = (double)logit->words[w->shown[i]][j];
+        int level = strength(value, w->largest[w->shown[i]]);
+        snprintf(part, sizeof part, "m%d%c%d", i + 1, value < 0 ? 'n' : 'p', level);
         if (level) add(classes, sizeof classes, " ", part);
-        snprintf(part, sizeof part, "%s %s", methods[m].name, cbm_page_signed(w->page, value_of(word, m), 3));
+        snprintf(part, sizeof part, "%s %s", cbm_attribution_method_at(w->shown[i])->title,
+                 cbm_page_signed(w->page, value, 3));
         add(hint, sizeof hint, ", ", part);
     }
     cbm_page_begin(w->page, html_word, "classes", *classes ? classes : NULL, "hint", hint, NULL);
@@ -83,19 +80,19 @@ static void put_word(words *w, const cbm_word_attribution *word) {
 }
 
 /* Whether a word lies in the text, behind `at`. */
-static int is_placed(const words *w, const cbm_word_attribution *word, size_t at) {
+static int is_placed(const words *w, const cbm_explained_word *word, size_t at) {
     return word->start >= 0 && word->end >= word->start && (size_t)word->start >= at && (size_t)word->end <= w->length;
 }
 
-static void put_highlighted(words *w, const cbm_concept_explanation *concept) {
-    int is_truncated = w->explanation->prediction.truncated;
+static void put_highlighted(words *w, const cbm_explained_logit *logit) {
+    int is_truncated = w->explanation->prediction->truncated;
     size_t at = 0;
     cbm_page_begin(w->page, html_text, NULL);
-    for (int i = 0; i < w->explanation->n_words; i++) {
-        const cbm_word_attribution *word = &concept->words[i];
+    for (int j = 0; j < w->explanation->n_words; j++) {
+        const cbm_explained_word *word = &w->explanation->words[j];
         if (!is_placed(w, word, at)) continue;
         cbm_page_escape(w->page, w->text + at, (size_t)word->start - at);
-        put_word(w, word);
+        put_word(w, logit, j);
         at = (size_t)word->end;
     }
     if (!is_truncated) cbm_page_escape(w->page, w->text + at, w->length - at);
@@ -103,39 +100,54 @@ static void put_highlighted(words *w, const cbm_concept_explanation *concept) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * What the words of a concept add up to
+ * What the words of a concept, or of a label, add up to
  * ---------------------------------------------------------------------------------------- */
 
-static void put_sum(words *w, const cbm_concept_explanation *concept, int choice) {
+static void put_sum(words *w, const cbm_explained_logit *logit, int choice) {
     cbm_page *page = w->page;
     int m = w->shown[choice - 1];
-    double sum = 0.0, target = (double)concept->target_logit, baseline = (double)concept->baseline_logit;
-    for (int i = 0; i < w->explanation->n_words; i++) sum += value_of(&concept->words[i], m);
-    if (methods[m].has_baseline)
+    double sum = 0.0, value = (double)logit->value, baseline = (double)logit->baseline;
+    for (int j = 0; j < w->explanation->n_words; j++) sum += (double)logit->words[m][j];
+    if (cbm_attribution_method_at(m)->adds_up)
         cbm_page_put(page, html_difference, "choice", cbm_page_integer(page, choice), "sum",
                      cbm_page_signed(page, sum, 3), "baseline", cbm_page_number(page, baseline, 3), "logit",
-                     cbm_page_number(page, target, 3), "difference",
-                     concept->converged ? NULL : cbm_page_signed(page, target - baseline, 3), "steps",
-                     cbm_page_integer(page, concept->steps), NULL);
+                     cbm_page_number(page, value, 3), "difference",
+                     logit->converged ? NULL : cbm_page_signed(page, value - baseline, 3), "steps",
+                     cbm_page_integer(page, logit->steps), NULL);
     else
         cbm_page_put(page, html_sum, "choice", cbm_page_integer(page, choice), "sum", cbm_page_signed(page, sum, 3),
-                     "logit", cbm_page_number(page, target, 3), NULL);
+                     "logit", cbm_page_number(page, value, 3), NULL);
+}
+
+static void put_logit(words *w, const cbm_explained_logit *logit) {
+    put_highlighted(w, logit);
+    cbm_page_begin(w->page, html_sums, NULL);
+    for (int choice = 1; choice <= w->n_shown; choice++) put_sum(w, logit, choice);
+    cbm_page_end(w->page, html_sums, NULL);
+    cbm_page_end(w->page, html_concept, NULL);
 }
 
 static void put_concept(words *w, int k) {
     cbm_page *page = w->page;
     const cbm_concept_explanation *concept = &w->explanation->concepts[k];
-    const cbm_concept_result *result = &w->explanation->prediction.concepts[k];
+    const cbm_concept_result *result = concept->result;
     char *const *class_name = page->class_name + page->first_class[k];
     int is_read = concept->target == result->class_index;
     cbm_page_begin(page, html_concept, "concept", page->concept[k], "target", class_name[concept->target],
                    "probability", is_read ? cbm_page_percent(page, (double)result->probability) : NULL, "reads",
                    is_read ? NULL : class_name[result->class_index], NULL);
-    put_highlighted(w, concept);
-    cbm_page_begin(page, html_sums, NULL);
-    for (int choice = 1; choice <= w->n_shown; choice++) put_sum(w, concept, choice);
-    cbm_page_end(page, html_sums, NULL);
-    cbm_page_end(page, html_concept, NULL);
+    put_logit(w, &concept->logit);
+}
+
+/* The same for a label, whose words work through all concepts. */
+static void put_label(words *w, const cbm_label_explanation *label) {
+    cbm_page *page = w->page;
+    const cbm_prediction *p = w->explanation->prediction;
+    int is_predicted = label->label == p->label_index;
+    cbm_page_begin(page, html_concept, "concept", "the label", "target", page->label[label->label], "probability",
+                   cbm_page_percent(page, (double)p->probabilities[label->label]), "reads",
+                   is_predicted ? NULL : page->label[p->label_index], NULL);
+    put_logit(w, &label->logit);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -159,18 +171,17 @@ static void put_legend(words *w, int choice) {
     cbm_page_end(page, html_legend, NULL);
 }
 
-static void put_row(words *w, int i) {
+static void put_row(words *w, int j) {
     cbm_page *page = w->page;
-    const cbm_explanation *x = w->explanation;
-    const cbm_word_attribution *word = &x->concepts[0].words[i];
+    const cbm_explained_word *word = &w->explanation->words[j];
     cbm_page_begin(page, html_word_row, NULL);
     cbm_page_begin(page, html_word_name, NULL);
     cbm_page_escape(page, w->text + word->start, (size_t)(word->end - word->start));
     cbm_page_end(page, html_word_name, NULL);
-    for (int j = 0; j < page->n_concepts; j++) {
+    for (int k = 0; k < n_logits(w); k++) {
         cbm_page_begin(page, html_cell, NULL);
         for (int choice = 1; choice <= w->n_shown; choice++) {
-            double value = value_of(&x->concepts[page->order[j]].words[i], w->shown[choice - 1]);
+            double value = (double)logit_at(w, k)->words[w->shown[choice - 1]][j];
             cbm_page_put(page, html_value, "choice", cbm_page_integer(page, choice), "value",
                          cbm_page_signed(page, value, 3), NULL);
         }
@@ -181,16 +192,19 @@ static void put_row(words *w, int i) {
 
 static void put_table(words *w) {
     static const char title[] = "All numbers";
+    const cbm_explanation *x = w->explanation;
     cbm_page *page = w->page;
     cbm_page_begin(page, html_details, "summary", title, NULL);
     cbm_page_begin(page, html_table, "title", title, NULL);
     cbm_page_begin(page, html_table_head, NULL);
     cbm_page_put(page, html_column, "name", "Word", NULL);
     cbm_page_columns(page, 1);
+    for (int i = 0; i < x->n_labels; i++)
+        cbm_page_put(page, html_column, "name", page->label[x->labels[i].label], "number", "", NULL);
     cbm_page_end(page, html_table_head, NULL);
     cbm_page_begin(page, html_table_body, NULL);
-    for (int i = 0; i < w->explanation->n_words; i++)
-        if (is_placed(w, &w->explanation->concepts[0].words[i], 0)) put_row(w, i);
+    for (int j = 0; j < x->n_words; j++)
+        if (is_placed(w, &x->words[j], 0)) put_row(w, j);
     cbm_page_end(page, html_table_body, NULL);
     cbm_page_end(page, html_table, NULL);
     cbm_page_end(page, html_details, NULL);
@@ -200,22 +214,48 @@ static void put_table(words *w) {
  * The section
  * ---------------------------------------------------------------------------------------- */
 
-void cbm_page_words(cbm_page *page, const char *text, size_t length, const cbm_explanation *explanation) {
-    words w = {.page = page, .text = text, .length = length, .explanation = explanation};
-    const char *title[N_METHODS];
+/* A method's title as that of a button. Returns `button`. */
+#define BUTTON_SIZE 64
+static const char *button_title(char button[BUTTON_SIZE], int method) {
+    snprintf(button, BUTTON_SIZE, "%s", cbm_attribution_method_at(method)->title);
+    if (button[0] >= 'a' && button[0] <= 'z') button[0] = (char)(button[0] - 'a' + 'A');
+    return button;
+}
+
+static void put_section(words *w, const char **title, char (*button)[BUTTON_SIZE]) {
+    cbm_page *page = w->page;
     int has_baseline = 0;
-    choose_methods(&w);
-    find_largest(&w);
-    for (int i = 0; i < w.n_shown; i++) {
-        title[i] = methods[w.shown[i]].title;
-        has_baseline |= methods[w.shown[i]].has_baseline;
+    for (int i = 0; i < w->n_shown; i++) {
+        title[i] = button_title(button[i], w->shown[i]);
+        has_baseline |= cbm_attribution_method_at(w->shown[i])->adds_up;
     }
     cbm_page_begin(page, html_words, "baseline", has_baseline ? "" : NULL, NULL);
-    cbm_page_choices(page, title, w.n_shown);
+    cbm_page_choices(page, title, w->n_shown);
     cbm_page_begin(page, html_chosen_from, NULL);
-    for (int choice = 1; choice <= w.n_shown; choice++) put_legend(&w, choice);
-    for (int i = 0; i < page->n_concepts; i++) put_concept(&w, page->order[i]);
-    put_table(&w);
+    for (int choice = 1; choice <= w->n_shown; choice++) put_legend(w, choice);
+    for (int i = 0; i < page->n_concepts; i++) put_concept(w, page->order[i]);
+    for (int i = 0; i < w->explanation->n_labels; i++) put_label(w, &w->explanation->labels[i]);
+    put_table(w);
     cbm_page_end(page, html_chosen_from, NULL);
     cbm_page_end(page, html_words, NULL);
+}
+
+scbm_status cbm_page_words(cbm_page *page, const char *text, size_t length, const cbm_explanation *explanation) {
+    const size_t n = (size_t)explanation->n_methods;
+    words w = {.page = page, .text = text, .length = length, .explanation = explanation};
+    w.shown = scbm_alloc_array(page->hooks, n, sizeof *w.shown);
+    w.largest = scbm_alloc_array(page->hooks, n, sizeof *w.largest);
+    const char **title = scbm_alloc_array(page->hooks, n, sizeof *title);
+    char(*button)[BUTTON_SIZE] = scbm_alloc_array(page->hooks, n, sizeof *button);
+    int has_memory = w.shown && w.largest && title && button;
+    if (has_memory) {
+        choose_methods(&w);
+        find_largest(&w);
+        put_section(&w, title, button);
+    }
+    scbm_release(page->hooks, w.shown);
+    scbm_release(page->hooks, w.largest);
+    scbm_release(page->hooks, (void *)title);
+    scbm_release(page->hooks, button);
+    return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
