@@ -8307,7 +8307,8 @@ static scbm_status adamw_norm(const scbm_adamw *optimizer, const struct k_exec *
     for (int i = 0; i < optimizer->n; i++) {
         const scbm_tensor *tensor = optimizer->parameters[i].tensor, *gradient = gradients[i];
         int64_t n = scbm_tensor_elements(tensor);
-        if (!gradient || gradient->type != SCBM_F32 || !gradient->data || scbm_tensor_elements(gradient) != n)
+        if (!gradient) continue;
+        if (gradient->type != SCBM_F32 || !gradient->data || scbm_tensor_elements(gradient) != n)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: gradient %d is not of %s's shape, or has no data", i,
                              tensor->name);
         sum += k_reduce(ex, K_SUMSQ, gradient->data, n);
@@ -8335,6 +8336,7 @@ static void adamw_update(const adamw_step *step, const struct k_exec *ex) {
     a.grad_scale = is_clipped ? (float)((double)o->clip_norm / step->norm) : 1.0f;
     for (int i = 0; i < optimizer->n; i++) {
         adamw_parameter *p = &optimizer->parameters[i];
+        if (!step->gradients[i]) continue;
         a.w = p->tensor->data;
         a.m = p->moment[0].data;
         a.v = p->moment[1].data;

@@ -599,7 +599,8 @@ typedef struct scbm_adamw_options {
 scbm_status scbm_adamw_create(scbm_adamw **optimizer, scbm_context *context, scbm_tensor *const *params, int n,
                               const float *learning_rate, const float *weight_decay, const scbm_adamw_options *options);
 void scbm_adamw_free(scbm_adamw *optimizer);
-/* One step with the gradients (same order) and all learning rates times `rate`. The gradients' norm before
+/* One step with the gradients (same order; NULL leaves a parameter as it is, and counts in no norm) and all learning
+ * rates times `rate`. The gradients' norm before
  * clipping comes back in *norm (may be NULL). Not finite: SCBM_ERROR_NUMERIC, and nothing was changed. */
 scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm);
 /* The learning rate of parameter i from the next step on; 0 leaves it as it is. */

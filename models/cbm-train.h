@@ -31,20 +31,17 @@ typedef struct cbm_epoch_report {
     int is_best;
 } cbm_epoch_report;
 
-typedef enum cbm_prune_method {
-    CBM_PRUNE_NONE,              /* a dense model: one encoder for all concepts */
-    CBM_PRUNE_OBERT,             /* second order: w² / (2 [F⁻¹]_jj) (Kurtic et al., EMNLP 2022) */
-    CBM_PRUNE_MAGNITUDE,         /* |w| */
-    CBM_PRUNE_POPUP,             /* learned scores (Ramanujan et al., CVPR 2020) */
-    CBM_PRUNE_POPUP_STRUCTURED,  /* the same, whole output rows */
-    CBM_PRUNE_RANDOM             /* for comparison */
-} cbm_prune_method;
+/* The prune methods, by index from 0: "obert" (second order: w² / (2 [F⁻¹]_jj); Kurtic et al., EMNLP 2022), "magnitude" (|w|),
+ * "popup" (learned scores; Ramanujan et al., CVPR 2020), "popup-structured" (the same, whole output rows), "random" (for
+ * comparison). NULL past the last. */
+const char *cbm_prune_method_name(int index);
+const char *cbm_prune_method_help(int index);      /* a line about it */
 
 /* How the concepts' subnetworks are found. At the end of each epoch in [start, end] every matrix of every concept is pruned
  * to a sparsity that climbs linearly from initial_sparsity to sparsity; training goes on with the masks in between. Only
  * epochs from `end` on compete for the best. */
 typedef struct cbm_prune_options {
-    cbm_prune_method method;
+    const char *method;            /* a name of the above; NULL or "none": a dense model, one encoder for all concepts */
     double sparsity;               /* the share of zeros in the end: exactly floor(s n + 1/2) of a matrix's n weights; 0: 0.7 */
     double initial_sparsity;       /* 0: 0.2, or `sparsity` where that is less; negative: 0 */
     int start, end;                /* epochs count from 1; 0: 2 and 15 */
@@ -54,7 +51,7 @@ typedef struct cbm_prune_options {
     double damping;                /* δ, as a share of the matrix's mean squared gradient; 0: 0.1 */
     double damping_absolute;       /* … or as it is, where it is not 0 */
     size_t fisher_memory;          /* bytes for Fisher matrices: layers are scored in groups that fit; 0: up to 4 GiB */
-    int freeze_weights;            /* popup: only the scores learn, from `start` on */
+    int freeze_weights;            /* popup: from `start` on only scores and heads learn, the encoder stays as it is */
     double score_learning_rate;    /* popup: AdamW's learning rate of the scores; 0: 0.01; negative: 0 */
 } cbm_prune_options;
 
@@ -135,7 +132,7 @@ typedef enum cbm_setting_kind {
     CBM_SETTING_LONG,    /* int64_t */
     CBM_SETTING_REAL,    /* double */
     CBM_SETTING_MEMORY,  /* size_t, bytes; its number here counts MiB (2^20 bytes) */
-    CBM_SETTING_CHOICE,  /* an enum: names for numbers from `least` on */
+    CBM_SETTING_CHOICE,  /* an enum, or a name (CBM_SETTING_NAME): names for numbers from `least` on */
     CBM_SETTING_TEXT,    /* const char * */
     CBM_SETTING_READS,   /* const char *: a file that is read */
     CBM_SETTING_WRITES   /* const char *: a file that is written */
@@ -143,7 +140,8 @@ typedef enum cbm_setting_kind {
 
 enum {
     CBM_SETTING_HAS_ZERO = 1, /* 0 is a value that people set, by a negative number in the options */
-    CBM_SETTING_FIXED = 2     /* stands in the model file, and must be the same when a run goes on */
+    CBM_SETTING_FIXED = 2,    /* stands in the model file, and must be the same when a run goes on */
+    CBM_SETTING_NAME = 4      /* a choice whose option is its name, const char *; NULL: the first one's */
 };
 
 typedef struct cbm_train_setting {

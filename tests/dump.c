@@ -24,7 +24,9 @@
  * last step, a double's bits in I32 [2].
  */
 #include "models/intervene/intervene.h"
-#include "models/prune/prune.h"
+#include "models/prune/fisher.h"
+#include "models/prune/popup.h"
+#include "models/train/graph.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +58,9 @@ typedef struct run {
     cbm_dataset data;
     cbm_sequences sequences;
     cbm_training_graph training;
-    cbm_popup popup;
+    cbm_training_settings settings; /* of the gradients that pruning asks for */
+    cbm_prune_options prune_options;
+    cbm_prune_run pruning;
     cbm_context *predictions;
     scbm_tensor **states; /* [blocks + 1] */
     dumped *dumped;
@@ -305,14 +309,6 @@ static scbm_status copy_network(run *r) {
     return status;
 }
 
-static scbm_status find_method(const char *name, cbm_prune_method *method) {
-    for (int i = 1; cbm_prune_name((cbm_prune_method)i); i++) {
-        *method = (cbm_prune_method)i;
-        if (strcmp(cbm_prune_name(*method), name) == 0) return SCBM_OK;
-    }
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no pruning method %s", name);
-}
-
 static scbm_status prune_options(const arguments *a, cbm_mode mode, cbm_prune_options *options) {
     memset(options, 0, sizeof *options);
     options->sparsity = options->initial_sparsity = a->sparsity;
@@ -324,8 +320,8 @@ static scbm_status prune_options(const arguments *a, cbm_mode mode, cbm_prune_op
     options->damping = a->damping;
     options->damping_absolute = a->damping_absolute;
     options->score_learning_rate = a->score_lr;
-    scbm_status status = find_method(a->prune, &options->method);
-    return status ? status : cbm_prune_check(options, mode, 1);
+    options->method = a->prune;
+    return cbm_prune_check(options, mode, 1);
 }
 
 static scbm_status store_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
@@ -341,14 +337,14 @@ static void store_scores(void *user, const scbm_tensor *weight, int stream, cons
 }
 
 /* The gradients of the minibatches that pruning will draw, by a graph of our own. */
-static scbm_status compute_minibatches(run *r, const cbm_prune_job *job) {
+static scbm_status compute_minibatches(run *r) {
     int32_t *rows;
     int64_t shape[2];
-    scbm_status status = cbm_prune_draw(job, 1, &rows, &shape[0], &shape[1]);
+    scbm_status status = cbm_fisher_draw(&r->pruning, 1, &rows, &shape[0], &shape[1]);
     if (status) return status;
     scbm_tensor *kept = add(r, "", "rows", SCBM_I32, 2, shape, NULL);
     status = kept ? add_for_weights(r, "gradient.", shape[0], r->network.heads.n_concepts) : SCBM_ERROR_MEMORY;
-    cbm_training_settings settings = *job->settings;
+    cbm_training_settings settings = r->settings;
     settings.weight_gradients = SCBM_DW_MASKED;
     settings.on_gradient = store_gradient;
     settings.on_gradient_user = r;
@@ -362,25 +358,36 @@ static scbm_status compute_minibatches(run *r, const cbm_prune_job *job) {
     return status;
 }
 
-static scbm_status prune(run *r, const cbm_prune_options *options) {
-    const int64_t two = 2;
+static scbm_status give_gradients(void *user, const cbm_gradient_request *request) {
+    run *r = user;
+    const cbm_gradient_source source = {&r->network, r->context, &r->settings, &r->sequences, &r->data, NULL};
+    return cbm_gradients(&source, request);
+}
+
+static scbm_status open_pruning(run *r) {
     int64_t longest = r->model->network.backbone.max_tokens;
-    cbm_training_settings settings = training_settings((int64_t)r->data.n * longest, (int64_t)r->data.n);
-    cbm_prune_job job = {.network = &r->network,
-                         .context = r->context,
-                         .data = &r->data,
-                         .sequences = &r->sequences,
-                         .settings = &settings,
-                         .options = options,
-                         .batch_size = (int)r->data.n,
-                         .seed = (uint64_t)r->arguments->seed,
-                         .on_scores = store_scores,
-                         .on_scores_user = r};
+    r->settings = training_settings((int64_t)r->data.n * longest, (int64_t)r->data.n);
+    r->pruning = (cbm_prune_run){.backbone = &r->network.backbone,
+                                 .context = r->context,
+                                 .options = &r->prune_options,
+                                 .n_streams = r->network.heads.n_concepts,
+                                 .n_texts = (int64_t)r->data.n,
+                                 .batch_size = (int64_t)r->data.n,
+                                 .seed = (uint64_t)r->arguments->seed,
+                                 .gradients = give_gradients,
+                                 .user = r};
+    return cbm_prune_open(&r->pruning);
+}
+
+static scbm_status prune(run *r) {
+    const int64_t two = 2;
     cbm_prune_report report;
     scbm_tensor *numbers = add(r, "", "report", SCBM_F32, 1, &two, NULL);
     scbm_status status = numbers ? add_for_weights(r, "score.", 0, r->network.heads.n_concepts) : SCBM_ERROR_MEMORY;
-    if (!status && options->method == CBM_PRUNE_OBERT) status = compute_minibatches(r, &job);
-    if (!status) status = cbm_prune_epoch(&job, 1, &report);
+    r->pruning.on_scores = store_scores;
+    r->pruning.on_scores_user = r;
+    if (!status && strcmp(r->prune_options.method, "obert") == 0) status = compute_minibatches(r);
+    if (!status) status = cbm_prune_after_epoch(&r->pruning, 1, &report);
     if (status) return status;
     float *place = find(r, "", "report")->data;
     place[0] = (float)report.magnitude_overlap;
@@ -389,46 +396,44 @@ static scbm_status prune(run *r, const cbm_prune_options *options) {
 }
 
 static scbm_status store_scores_and_masks(run *r, int64_t step) {
-    const cbm_popup *popup = &r->popup;
+    const cbm_popup *popup = r->pruning.state;
     scbm_status status = SCBM_OK;
-    for (int i = 0; i < popup->n && !status; i++) {
-        const char *name = popup->parameter[i]->tensor->name;
+    for (int i = 0; i < r->pruning.n && !status; i++) {
+        const char *name = r->pruning.weight[i]->name;
         status = store(r, "score.", name, step, popup->score[i].data);
-        if (!status) status = store(r, "masks.", name, step, popup->parameter[i]->masks->data);
+        if (!status) status = store(r, "masks.", name, step, r->pruning.matrix[i]->masks->data);
     }
     return status;
 }
 
 static scbm_status popup_step(run *r, const int32_t *row, int64_t step) {
-    cbm_popup *popup = &r->popup;
+    const cbm_popup *popup = r->pruning.state;
     scbm_status status = run_batch(r, &r->network, row, (int64_t)r->arguments->rows);
-    for (int i = 0; i < popup->n && !status; i++) {
-        const char *name = popup->parameter[i]->tensor->name;
+    for (int i = 0; i < r->pruning.n && !status; i++) {
+        const char *name = r->pruning.weight[i]->name;
         status = store(r, "gradient.", name, step, popup->gradient[i].data);
         if (!status) status = store(r, "weight_gradient.", name, step, popup->weight_gradient[i].data);
     }
-    if (!status) status = cbm_popup_step(popup, 1.0f);
-    if (!status) status = cbm_popup_masks(popup, r->arguments->sparsity);
+    if (!status) status = cbm_prune_after_step(&r->pruning, 1, 1.0f);
     return status ? status : store_scores_and_masks(r, step + 1);
 }
 
-static scbm_status learn_scores(run *r, const cbm_prune_options *options) {
+static scbm_status learn_scores(run *r) {
     int64_t steps = (int64_t)r->arguments->steps, rows = (int64_t)r->arguments->rows;
     int n_streams = r->network.heads.n_concepts;
+    cbm_prune_report report;
     int32_t *row = first_rows(rows);
     if (!row) return SCBM_ERROR_MEMORY;
     cbm_training_settings settings = training_settings(count_tokens(r, row, rows), rows);
     settings.weight_gradients = SCBM_DW_DENSE;
-    settings.on_gradient = cbm_popup_gradient;
-    settings.on_gradient_user = &r->popup;
+    settings.on_gradient = cbm_prune_gradient;
+    settings.on_gradient_user = &r->pruning;
     scbm_status status = add_for_weights(r, "score.", steps + 1, n_streams);
     if (!status) status = add_for_weights(r, "gradient.", steps, n_streams);
     if (!status) status = add_for_weights(r, "weight_gradient.", steps, 0);
     if (!status) status = add_masks(r, steps + 1);
-    if (!status)
-        status = cbm_popup_create(&r->popup, &r->network, r->context, options->method == CBM_PRUNE_POPUP_STRUCTURED,
-                                  (float)options->score_learning_rate);
-    if (!status) status = cbm_popup_masks(&r->popup, options->sparsity);
+    if (!status) status = cbm_prune_begin(&r->pruning, 0);
+    if (!status) status = cbm_prune_after_epoch(&r->pruning, 1, &report);
     if (!status) status = store_scores_and_masks(r, 0);
     if (!status) status = cbm_training_graph_create(&r->training, &r->network, r->context, &settings);
     for (int64_t step = 0; step < steps && !status; step++) status = popup_step(r, row, step);
@@ -437,12 +442,11 @@ static scbm_status learn_scores(run *r, const cbm_prune_options *options) {
 }
 
 static scbm_status find_subnetworks(run *r) {
-    cbm_prune_options options;
-    scbm_status status = prune_options(r->arguments, cbm_model_mode(r->model), &options);
+    scbm_status status = prune_options(r->arguments, cbm_model_mode(r->model), &r->prune_options);
     if (!status) status = copy_network(r);
-    if (status) return status;
-    int has_scores = options.method == CBM_PRUNE_POPUP || options.method == CBM_PRUNE_POPUP_STRUCTURED;
-    return has_scores ? learn_scores(r, &options) : prune(r, &options);
+    if (!status) status = open_pruning(r);
+    if (!status) status = cbm_prune_takes_gradients(&r->pruning) ? learn_scores(r) : prune(r);
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -521,7 +525,7 @@ static scbm_status write(const run *r, const char *path) {
 static void clear(run *r) {
     cbm_context_free(r->predictions);
     cbm_training_graph_clear(&r->training, NULL);
-    cbm_popup_clear(&r->popup);
+    cbm_prune_close(&r->pruning);
     cbm_backbone_clear(&r->network.backbone, NULL);
     scbm_context_free(r->context);
     cbm_sequences_clear(&r->sequences, NULL);

@@ -241,7 +241,7 @@ static inline cbm_model *train_shortly(const cbm_model *encoder, cbm_dataset *tr
     o.learning_rate = 2e-3;
     o.head_learning_rate = 3e-2;
     o.hooks = &one_thread;
-    o.prune.method = sparsity > 0 ? CBM_PRUNE_RANDOM : CBM_PRUNE_NONE;
+    o.prune.method = sparsity > 0 ? "random" : NULL;
     o.prune.sparsity = o.prune.initial_sparsity = sparsity;
     o.prune.start = o.prune.end = 1;
     assert_ok(cbm_train(encoder, train, valid, concepts, path, &o));

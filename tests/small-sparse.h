@@ -9,7 +9,7 @@
 #include "models/prune/prune.h"
 
 /* Trains on texts 0 … n − 1 of the collection, pruned after the first epoch and the second, and writes `path`. */
-static inline void small_train(const char *path, const char *encoder_path, cbm_mode mode, cbm_prune_method method,
+static inline void small_train(const char *path, const char *encoder_path, cbm_mode mode, const char *method,
                                double sparsity, int epochs, size_t n) {
     cbm_train_options o = {0};
     cbm_dataset train, valid;

@@ -19,7 +19,7 @@ static int set_up(void **state) {
     const small_options options = {.hidden = HIDDEN};
     if (make_folder(state)) return -1;
     assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
-    small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_OBERT, 0.6, 3, N_TRAIN);
+    small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, "obert", 0.6, 3, N_TRAIN);
     assert_ok(small_data(&data, 2000, N_TEXTS));
     sparse = load(in_folder("sparse.gguf"));
     return 0;
@@ -474,7 +474,7 @@ static void quantized_subnetworks_can_be_intervened_on(void **state) {
     (void)state;
     const small_options options = {.hidden = 32};
     assert_ok(small_encoder(in_folder("encoder32.gguf"), &options));
-    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_SEQUENTIAL, CBM_PRUNE_OBERT, 0.5, 2,
+    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_SEQUENTIAL, "obert", 0.5, 2,
                 N_TRAIN);
     static const scbm_type types[] = {SCBM_Q8_0, SCBM_Q4_0, SCBM_F16};
     for (int t = 0; t < 3; t++) {
@@ -514,7 +514,7 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
     static const cbm_mode modes[] = {CBM_JOINT, CBM_INDEPENDENT};
     static const float given[3] = {0.7f, 0.2f, 0.1f};
     for (int m = 0; m < 2; m++) { /* dense models: an edit needs no masks */
-        small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], CBM_PRUNE_NONE, 0.5, 3, N_TRAIN);
+        small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], NULL, 0.5, 3, N_TRAIN);
         cbm_model *model = load(in_folder("dense.gguf"));
         cbm_context *ctx = context_for(model);
         const float *means = model->gold_means->data;
@@ -596,7 +596,7 @@ static void dense_models_are_offered_an_edit(void **state) {
     static const cbm_mode modes[] = {CBM_JOINT, CBM_VANILLA};
     cbm_prediction p;
     for (int m = 0; m < 2; m++) {
-        small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], CBM_PRUNE_NONE, 0.5, 1, N_TRAIN);
+        small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], NULL, 0.5, 1, N_TRAIN);
         cbm_model *model = load(in_folder("dense.gguf"));
         cbm_context *ctx = context_for(model);
         cbm_oracle oracle;

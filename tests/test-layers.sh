@@ -59,7 +59,6 @@ models/program/cmd-eval.c: includes models/data/metrics.h, which is not for mode
 models/program/demo/subnetworks.c: includes models/core/keys.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/core/model-file.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/train/statistics.h, which is not for models/program/
-models/prune/prune.h: includes models/train/graph.h, which is not for models/prune/
 '
 
 most_files=25 most_lines=620

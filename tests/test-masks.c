@@ -15,7 +15,7 @@ static int set_up(void **state) {
     const small_options options = {.hidden = HIDDEN};
     if (make_folder(state)) return -1;
     assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
-    small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, CBM_PRUNE_RANDOM, 0.6, 2, N_TEXTS);
+    small_train(in_folder("sparse.gguf"), in_folder("encoder.gguf"), CBM_JOINT, "random", 0.6, 2, N_TEXTS);
     return 0;
 }
 
@@ -467,7 +467,7 @@ static void quantized_weights_keep_their_masks(void **state) {
     static const double bounds[] = {5e-3, 5e-2, 5e-2};
     const small_options options = {.hidden = 32}; /* whole blocks of 32 */
     assert_ok(small_encoder(in_folder("encoder32.gguf"), &options));
-    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_JOINT, CBM_PRUNE_MAGNITUDE, 0.5, 4,
+    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_JOINT, "magnitude", 0.5, 4,
                 N_TEXTS);
     cbm_model *model = load(in_folder("sparse32.gguf"));
     cbm_context *ctx, *other;
@@ -504,7 +504,7 @@ static void quantized_weights_keep_their_masks(void **state) {
 
 static void a_sparse_model_is_an_encoder_to_train_on(void **state) {
     (void)state;
-    small_train(in_folder("again.gguf"), in_folder("sparse.gguf"), CBM_JOINT, CBM_PRUNE_NONE, 0.5, 1, N_TEXTS);
+    small_train(in_folder("again.gguf"), in_folder("sparse.gguf"), CBM_JOINT, NULL, 0.5, 1, N_TEXTS);
     cbm_model *model = load(in_folder("again.gguf"));
     assert_false(cbm_model_is_sparse(model));
     for (int64_t i = 0; i < scbm_file_n_tensors(model->file); i++)
@@ -566,7 +566,7 @@ static void masks_without_concepts_are_refused(void **state) {
     cbm_model *sparse = load(in_folder("sparse.gguf"));
     scbm_file *file;
     scbm_writer *writer;
-    small_train(in_folder("vanilla.gguf"), in_folder("encoder.gguf"), CBM_VANILLA, CBM_PRUNE_NONE, 0.5, 1, N_TEXTS);
+    small_train(in_folder("vanilla.gguf"), in_folder("encoder.gguf"), CBM_VANILLA, NULL, 0.5, 1, N_TEXTS);
     assert_ok(scbm_file_open(&file, in_folder("vanilla.gguf"), NULL));
     assert_ok(scbm_writer_create(&writer, NULL));
     scbm_writer_copy_keys(writer, file);

@@ -75,10 +75,10 @@ static void the_defaults_are_those_of_the_manual(void **state) {
     assert_true(o.learning_rate == 1e-4 && o.head_learning_rate == 1e-3 && o.weight_decay == 0.01 && o.warmup == 0.06);
     assert_true(o.concept_weight == 5 && o.max_grad_norm == 1 && o.teacher_weight == 1 && o.temperature == 2);
     assert_true(o.dropout < 0 && o.mixup == 0 && o.patience == 0 && !o.resume && !o.teacher && !o.init);
-    assert_int_equal(o.prune.method, CBM_PRUNE_NONE);
+    assert_null(o.prune.method);
     assert_true(o.prune.sparsity == 0.7 && o.prune.initial_sparsity == 0.2 && o.prune.damping == 0.1);
     assert_true(o.prune.start == 2 && o.prune.end == 15 && o.prune.fisher_block == 20 && o.prune.fisher_gradients == 80);
-    const cbm_train_options pruned = {.prune = {.method = CBM_PRUNE_OBERT, .sparsity = 0.1, .end = 7}, .batch_size = 3};
+    const cbm_train_options pruned = {.prune = {.method = "obert", .sparsity = 0.1, .end = 7}, .batch_size = 3};
     assert_ok(cbm_train_settle(&pruned, NULL, &o));
     assert_true(o.epochs == 12 && o.prune.initial_sparsity == 0.1 && o.prune.fisher_texts == 3 && o.max_length == 0);
 }
@@ -145,11 +145,11 @@ static void settings_say_what_they_need(void **state) {
     assert_string_equal(unmet("temperature", o), "teacher");
     o.teacher = "teacher.gguf";
     assert_null(unmet("temperature", o));
-    o.prune.method = CBM_PRUNE_POPUP;
+    o.prune.method = "popup";
     assert_null(unmet("sparsity", o));
     assert_null(unmet("freeze_weights", o));
     assert_string_equal(unmet("fisher_block", o), "prune_method=obert");
-    o.prune.method = CBM_PRUNE_OBERT;
+    o.prune.method = "obert";
     assert_null(unmet("damping", o));
     assert_non_null(unmet("freeze_weights", o));
     o.prune.damping_absolute = 1e-7;
@@ -715,7 +715,7 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
         o.epochs = 4;
         o.mixup = way == 1 ? 0.4 : 0;
         o.patience = way == 6 ? 2 : 0;
-        o.prune.method = way == 5 ? CBM_PRUNE_MAGNITUDE : CBM_PRUNE_NONE;
+        o.prune.method = way == 5 ? "magnitude" : NULL;
         o.prune.start = 1;
         o.prune.end = 3;
         o.step_log = in_folder("whole.csv");

@@ -184,6 +184,16 @@ scbm_status cbm_masks_create(cbm_backbone *backbone, int n, const scbm_hooks *ho
     return status;
 }
 
+void cbm_masks_remove(cbm_backbone *backbone, const scbm_hooks *hooks) {
+    for (int i = 0; backbone->owns_tensors && i < backbone->n_parameters; i++) {
+        scbm_tensor *masks = backbone->parameters[i].masks;
+        scbm_masks_unpack(masks, hooks);
+        if (masks) scbm_release(hooks, masks->data);
+        scbm_release(hooks, masks);
+        backbone->parameters[i].masks = NULL;
+    }
+}
+
 /* Bits past a row's end would count as weights that are not there. */
 static scbm_status check_padding(const scbm_file *file, const scbm_tensor *masks, int64_t in) {
     for (int s = 0; s < (int)masks->shape[0]; s++) {

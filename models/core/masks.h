@@ -21,6 +21,8 @@ int cbm_masks_streams(const cbm_backbone *backbone);
 
 /* Gives every prunable matrix of a backbone that owns its tensors `n` masks of ones; cbm_backbone_clear frees them. */
 scbm_status cbm_masks_create(cbm_backbone *backbone, int n, const scbm_hooks *hooks);
+/* Makes a backbone that owns its tensors dense again. */
+void cbm_masks_remove(cbm_backbone *backbone, const scbm_hooks *hooks);
 /* Finds the masks of a backbone in the file that it was read from. A file without any is a dense model; one with
  * some masks missing, of other shapes, for another number of concepts or with bits past a row's end is an error. */
 scbm_status cbm_masks_read(cbm_backbone *backbone, scbm_file *file, int n_concepts);

@@ -498,7 +498,7 @@ static void set_train_options(bench_command *b, cbm_train_options *options, epoc
     options->user = times;
     options->hooks = &b->hooks;
     if (b->sparsity <= 0) return;
-    options->prune.method = CBM_PRUNE_RANDOM;
+    options->prune.method = "random";
     options->prune.sparsity = options->prune.initial_sparsity = b->sparsity;
     options->prune.start = options->prune.end = 1;
 }

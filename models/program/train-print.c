@@ -17,7 +17,7 @@ static void print_json(const train_command *t, const cbm_epoch_report *r) {
     cJSON_AddItemToObject(object, "label_f1", cli_json_double(r->label_f1));
     cJSON_AddItemToObject(object, "concept_accuracy", cli_json_double(r->concept_accuracy));
     cJSON_AddItemToObject(object, "concept_f1", cli_json_double(r->concept_f1));
-    if (t->options.prune.method != CBM_PRUNE_NONE) {
+    if (t->options.prune.method) {
         cJSON_AddItemToObject(object, "sparsity", cli_json_double(r->sparsity));
         cJSON_AddItemToObject(object, "magnitude_overlap",
                               r->magnitude_overlap < 0 ? cJSON_CreateNull() : cli_json_double(r->magnitude_overlap));

@@ -7,6 +7,49 @@
 #include <string.h>
 
 #define MEBIBYTE 1048576.0
+#define RANDOM_FISHER UINT64_C(0xffff0011)
+
+/* ------------------------------------------------------------------------------------------
+ * The minibatches
+ * ---------------------------------------------------------------------------------------- */
+
+int64_t cbm_fisher_gradients(const cbm_prune_options *o) {
+    return o->fisher_gradients ? o->fisher_gradients : 4 * (int64_t)o->fisher_block;
+}
+
+int64_t cbm_fisher_batch(const cbm_prune_run *run) {
+    int64_t n = run->options->fisher_texts ? run->options->fisher_texts : run->batch_size;
+    return n < run->n_texts ? n : run->n_texts;
+}
+
+/* One shuffle of the data after the other, cut into batches. */
+scbm_status cbm_fisher_draw(const cbm_prune_run *run, int64_t epoch, int32_t **rows, int64_t *n_batches,
+                            int64_t *size) {
+    int64_t n = run->n_texts, batch = cbm_fisher_batch(run), wanted = batch * cbm_fisher_gradients(run->options);
+    *n_batches = cbm_fisher_gradients(run->options);
+    *size = batch;
+    int32_t *order = scbm_alloc_array(run->hooks, (size_t)n, sizeof *order);
+    *rows = scbm_alloc_array(run->hooks, (size_t)wanted, sizeof **rows);
+    if (!order || !*rows) {
+        scbm_release(run->hooks, order);
+        return SCBM_ERROR_MEMORY;
+    }
+    scbm_random random = {run->seed, RANDOM_FISHER << 32 | (uint64_t)epoch, 0};
+    for (int64_t done = 0; done < wanted;) {
+        int64_t take = n / batch * batch;
+        for (int64_t i = 0; i < n; i++) order[i] = (int32_t)i;
+        scbm_random_shuffle(&random, order, n);
+        if (take > wanted - done) take = wanted - done;
+        memcpy(*rows + done, order, (size_t)take * sizeof *order);
+        done += take;
+    }
+    scbm_release(run->hooks, order);
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Sums and scores
+ * ---------------------------------------------------------------------------------------- */
 
 /* Blocks are inverted LANES at a time: number t of block b stands at t * LANES + b, so that the loops over b are
  * vectors. */
@@ -47,7 +90,7 @@ scbm_status cbm_fisher_create(cbm_fisher *f, scbm_context *context, const cbm_pr
         if (!m->sums)
             return scbm_fail(
                 SCBM_ERROR_MEMORY,
-                "pruning: out of memory at %.1f MiB of Fisher matrices; --fisher-memory %.0f makes smaller "
+                "pruning: out of memory at %.1f MiB of Fisher matrices; a fisher_memory of %.0f MiB makes smaller "
                 "groups of layers",
                 (double)taken / MEBIBYTE, fmax(1.0, floor((double)taken / MEBIBYTE / 2)));
     }

@@ -9,8 +9,7 @@
 #define CBM_FISHER_H
 
 #include "models/cbm-train.h"
-#include "models/core/masks.h"
-#include "models/core/network.h"
+#include "models/prune/prune.h"
 
 typedef struct cbm_fisher_matrix {
     cbm_parameter *parameter;
@@ -29,6 +28,14 @@ typedef struct cbm_fisher {
     const scbm_tensor *gradient; /* [K, out, in], being added */
     cbm_fisher_matrix *target;
 } cbm_fisher;
+
+/* How many gradients there are, of how many texts each. */
+int64_t cbm_fisher_gradients(const cbm_prune_options *options);
+int64_t cbm_fisher_batch(const cbm_prune_run *run);
+/* The rows of the training data that the gradients are taken from after an epoch: *n_batches minibatches of *batch texts,
+ * to be released with the run's hooks. */
+scbm_status cbm_fisher_draw(const cbm_prune_run *run, int64_t epoch, int32_t **rows, int64_t *n_batches,
+                            int64_t *batch);
 
 /* What the matrices of one weight take, in bytes; and the numbers (f64) that cbm_fisher_scores works with. */
 size_t cbm_fisher_bytes(const cbm_prune_options *options, const scbm_tensor *weight, int n_streams);

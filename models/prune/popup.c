@@ -1,16 +1,17 @@
 /*
  * models/prune/popup.c - subnetworks by learned scores (edge-popup; Ramanujan et al., CVPR 2020)
  */
-#include "models/prune/prune.h"
+#include "models/prune/popup.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static int find_matrix(const cbm_popup *popup, const scbm_tensor *weight) {
-    for (int i = 0; i < popup->n; i++)
-        if (popup->parameter[i]->tensor == weight) return i;
-    return -1;
+/* Scores, gradients and two moments a concept, and the weights' own gradients. */
+static void needs_popup(const cbm_prune_run *run, cbm_prune_needs *needs) {
+    size_t tensors = 4 * (size_t)run->n_streams + !run->options->freeze_weights;
+    for (int i = 0; i < run->n; i++) needs->bytes += tensors * scbm_tensor_bytes(run->weight[i]);
+    needs->what = "learned scores";
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -42,69 +43,79 @@ static void start_scores(scbm_tensor *score, const scbm_tensor *weight) {
         for (int64_t i = 0; i < n; i++) values[s * n + i] = (float)(fabs((double)w[i]) * scale);
 }
 
-static scbm_status create_matrices(cbm_popup *popup, cbm_backbone *backbone, const scbm_hooks *hooks) {
-    size_t most = (size_t)backbone->n_parameters;
-    int n_streams = cbm_masks_streams(backbone);
-    popup->parameter = scbm_alloc_array(hooks, most, sizeof *popup->parameter);
-    popup->score = scbm_alloc_array(hooks, most, sizeof *popup->score);
-    popup->gradient = scbm_alloc_array(hooks, most, sizeof *popup->gradient);
-    popup->weight_gradient = scbm_alloc_array(hooks, most, sizeof *popup->weight_gradient);
-    popup->scores = scbm_alloc_array(hooks, most, sizeof *popup->scores);
-    popup->gradients = scbm_alloc_array(hooks, most, sizeof *popup->gradients);
-    if (!popup->parameter || !popup->score || !popup->gradient || !popup->weight_gradient || !popup->scores ||
-        !popup->gradients)
-        return SCBM_ERROR_MEMORY;
-    for (int i = 0; i < backbone->n_parameters; i++) {
-        cbm_parameter *parameter = &backbone->parameters[i];
-        if (!cbm_is_prunable(parameter)) continue;
-        int at = popup->n++;
-        popup->parameter[at] = parameter;
-        popup->scores[at] = &popup->score[at];
-        popup->gradients[at] = &popup->gradient[at];
-        scbm_status status = create_tensor(&popup->score[at], "score.", parameter->tensor, n_streams, hooks);
-        if (!status) status = create_tensor(&popup->gradient[at], "grad.", parameter->tensor, n_streams, hooks);
-        if (!status) status = create_tensor(&popup->weight_gradient[at], "grad.", parameter->tensor, 0, hooks);
-        if (status) return status;
-        start_scores(&popup->score[at], parameter->tensor);
-    }
-    return SCBM_OK;
+static scbm_status create_arrays(const cbm_prune_run *run, cbm_popup *popup) {
+    size_t n = (size_t)run->n;
+    popup->score = scbm_alloc_array(run->hooks, n, sizeof *popup->score);
+    popup->gradient = scbm_alloc_array(run->hooks, n, sizeof *popup->gradient);
+    popup->scores = scbm_alloc_array(run->hooks, n, sizeof *popup->scores);
+    popup->gradients = scbm_alloc_array(run->hooks, n, sizeof *popup->gradients);
+    if (!run->options->freeze_weights)
+        popup->weight_gradient = scbm_alloc_array(run->hooks, n, sizeof *popup->weight_gradient);
+    int has_all = popup->score && popup->gradient && popup->scores && popup->gradients;
+    return has_all && (popup->weight_gradient || run->options->freeze_weights) ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
-scbm_status cbm_popup_create(cbm_popup *popup, cbm_network *network, scbm_context *context, int structured,
-                             float rate) {
-    const scbm_hooks *hooks = scbm_context_hooks(context);
-    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, 0.0f};
-    memset(popup, 0, sizeof *popup);
-    popup->context = context;
-    popup->structured = structured;
-    scbm_status status = create_matrices(popup, &network->backbone, hooks);
-    float *rates = status ? NULL : scbm_alloc_array(hooks, 2 * (size_t)popup->n + 1, sizeof *rates);
-    if (!status && !rates) status = SCBM_ERROR_MEMORY;
-    for (int i = 0; i < popup->n && !status; i++) rates[i] = rate;
-    if (!status)
-        status = scbm_adamw_create(&popup->optimizer, context, popup->scores, popup->n, rates, rates + popup->n,
-                                   &options);
-    scbm_release(hooks, rates);
-    if (status) cbm_popup_clear(popup);
+static scbm_status create_matrices(const cbm_prune_run *run, cbm_popup *popup) {
+    scbm_status status = create_arrays(run, popup);
+    for (int i = 0; i < run->n && !status; i++) {
+        const scbm_tensor *weight = run->weight[i];
+        popup->scores[i] = &popup->score[i];
+        popup->gradients[i] = &popup->gradient[i];
+        status = create_tensor(&popup->score[i], "score.", weight, run->n_streams, run->hooks);
+        if (!status) status = create_tensor(&popup->gradient[i], "grad.", weight, run->n_streams, run->hooks);
+        if (!status && popup->weight_gradient)
+            status = create_tensor(&popup->weight_gradient[i], "grad.", weight, 0, run->hooks);
+        if (!status) start_scores(&popup->score[i], weight);
+    }
     return status;
 }
 
-void cbm_popup_clear(cbm_popup *popup) {
-    if (!popup->context) return;
-    const scbm_hooks *hooks = scbm_context_hooks(popup->context);
-    scbm_adamw_free(popup->optimizer);
-    for (int i = 0; i < popup->n; i++) {
-        scbm_release(hooks, popup->score[i].data);
-        scbm_release(hooks, popup->gradient[i].data);
-        scbm_release(hooks, popup->weight_gradient[i].data);
+/* The moments have names of their own in checkpoints. */
+static void name_moments(const cbm_prune_run *run, cbm_popup *popup) {
+    for (int i = 0; i < 2 * run->n; i++) {
+        scbm_tensor *moment = scbm_adamw_moment(popup->optimizer, i / 2, i % 2);
+        snprintf(moment->name, sizeof moment->name, "%c.%.*s", i % 2 ? 'v' : 'm', SCBM_MAX_NAME - 3,
+                 popup->score[i / 2].name);
     }
-    scbm_release(hooks, popup->parameter);
-    scbm_release(hooks, popup->score);
-    scbm_release(hooks, popup->gradient);
-    scbm_release(hooks, popup->weight_gradient);
-    scbm_release(hooks, popup->scores);
-    scbm_release(hooks, popup->gradients);
-    memset(popup, 0, sizeof *popup);
+}
+
+static scbm_status create_optimizer(const cbm_prune_run *run, cbm_popup *popup, int64_t steps) {
+    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, 0.0f};
+    float *rates = scbm_alloc_array(run->hooks, 2 * (size_t)run->n, sizeof *rates); /* and decays, which are 0 */
+    if (!rates) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < run->n; i++) rates[i] = (float)run->options->score_learning_rate;
+    scbm_status status = scbm_adamw_create(&popup->optimizer, run->context, popup->scores, run->n, rates,
+                                           rates + run->n, &options);
+    scbm_release(run->hooks, rates);
+    if (status) return status;
+    scbm_adamw_set_steps(popup->optimizer, steps);
+    name_moments(run, popup);
+    return SCBM_OK;
+}
+
+static scbm_status begin_popup(cbm_prune_run *run, int64_t steps) {
+    cbm_popup *popup = scbm_alloc(run->hooks, sizeof *popup);
+    if (!popup) return SCBM_ERROR_MEMORY;
+    run->state = popup;
+    scbm_status status = create_matrices(run, popup);
+    return status ? status : create_optimizer(run, popup, steps);
+}
+
+static void end_popup(cbm_prune_run *run) {
+    cbm_popup *popup = run->state;
+    scbm_adamw_free(popup->optimizer);
+    for (int i = 0; i < run->n; i++) {
+        if (popup->score) scbm_release(run->hooks, popup->score[i].data);
+        if (popup->gradient) scbm_release(run->hooks, popup->gradient[i].data);
+        if (popup->weight_gradient) scbm_release(run->hooks, popup->weight_gradient[i].data);
+    }
+    scbm_release(run->hooks, popup->score);
+    scbm_release(run->hooks, popup->gradient);
+    scbm_release(run->hooks, popup->weight_gradient);
+    scbm_release(run->hooks, popup->scores);
+    scbm_release(run->hooks, popup->gradients);
+    scbm_release(run->hooks, popup);
+    run->state = NULL;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -113,115 +124,112 @@ void cbm_popup_clear(cbm_popup *popup) {
 
 typedef struct gradient_run {
     const scbm_tensor *dense, *weight, *score, *masks;
-    scbm_tensor *gradient, *weight_gradient;
+    scbm_tensor *gradient, *weight_gradient; /* the latter NULL: not wanted */
 } gradient_run;
 
+/* One row of a matrix, of all concepts. */
 static void gradient_task(void *arg, int64_t row, int worker) {
     const gradient_run *r = arg;
     int64_t in = r->weight->shape[1], n = r->weight->shape[0] * in;
     const float *w = (const float *)r->weight->data + row * in;
-    float *dw = (float *)r->weight_gradient->data + row * in;
+    float *dw = r->weight_gradient ? (float *)r->weight_gradient->data + row * in : NULL;
     (void)worker;
-    memset(dw, 0, (size_t)in * sizeof *dw);
+    if (dw) memset(dw, 0, (size_t)in * sizeof *dw);
     for (int s = 0; s < (int)r->score->shape[0]; s++) {
         const float *dense = (const float *)r->dense->data + s * n + row * in;
         const float *score = (const float *)r->score->data + s * n + row * in;
         float *gradient = (float *)r->gradient->data + s * n + row * in;
         const uint8_t *bits = cbm_mask_row(r->masks, s, row);
-        for (int64_t j = 0; j < in; j++) {
-            gradient[j] = dense[j] * w[j] * (score[j] < 0.0f ? -1.0f : 1.0f);
+        for (int64_t j = 0; j < in; j++) gradient[j] = dense[j] * w[j] * (score[j] < 0.0f ? -1.0f : 1.0f);
+        for (int64_t j = 0; j < in && dw; j++)
             if (cbm_mask_get(bits, j)) dw[j] += dense[j];
-        }
     }
 }
 
-scbm_status cbm_popup_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
-    cbm_popup *popup = user;
-    int i = find_matrix(popup, weight);
-    if (i < 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "popup: %s has no scores", weight->name);
-    gradient_run run = {gradient,
-                        weight,
-                        &popup->score[i],
-                        popup->parameter[i]->masks,
-                        &popup->gradient[i],
-                        &popup->weight_gradient[i]};
-    scbm_parallel(popup->context, weight->shape[0], gradient_task, &run);
+static scbm_status take_gradient(cbm_prune_run *run, int matrix, const scbm_tensor *gradient) {
+    cbm_popup *popup = run->state;
+    gradient_run task = {gradient,
+                         run->weight[matrix],
+                         &popup->score[matrix],
+                         run->matrix[matrix]->masks,
+                         &popup->gradient[matrix],
+                         popup->weight_gradient ? &popup->weight_gradient[matrix] : NULL};
+    scbm_parallel(run->context, run->weight[matrix]->shape[0], gradient_task, &task);
     return SCBM_OK;
 }
 
-scbm_tensor *cbm_popup_weight_gradient(cbm_popup *popup, const scbm_tensor *weight) {
-    int i = find_matrix(popup, weight);
-    return i < 0 ? NULL : &popup->weight_gradient[i];
+static scbm_tensor *weight_gradient(const cbm_prune_run *run, int matrix) {
+    const cbm_popup *popup = run->state;
+    return popup && popup->weight_gradient ? &popup->weight_gradient[matrix] : NULL;
 }
 
-scbm_status cbm_popup_step(cbm_popup *popup, float rate) {
+static scbm_status step_scores(cbm_prune_run *run, float rate) {
+    cbm_popup *popup = run->state;
     return scbm_adamw_step(popup->optimizer, popup->gradients, rate, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------
- * Masks
+ * Scores
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct popup_masks {
-    cbm_popup *popup;
-    double sparsity;
-    int n_streams;
-    int64_t largest;
-    double **score; /* [workers] */
-    uint64_t **keys;
-} popup_masks;
+static const float *scores_of(const cbm_prune_run *run, int matrix, int stream) {
+    const cbm_popup *popup = run->state;
+    return (const float *)popup->score[matrix].data + stream * scbm_tensor_elements(run->weight[matrix]);
+}
 
-/* Every weight of a row has the norm of the row's scores; whole rows go, as many as fit the sparsity best. */
-static int64_t score_rows(const float *score, int64_t out, int64_t in, double sparsity, double *into) {
+static void score_weights(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
+    const float *learned = scores_of(run, matrix, stream);
+    (void)scratch;
+    for (int64_t i = 0; i < scbm_tensor_elements(run->weight[matrix]); i++) score[i] = fabs((double)learned[i]);
+}
+
+/* Every weight of a row has the norm of the row's scores. */
+static void score_rows(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
+    const float *learned = scores_of(run, matrix, stream);
+    int64_t out = run->weight[matrix]->shape[0], in = run->weight[matrix]->shape[1];
+    (void)scratch;
     for (int64_t row = 0; row < out; row++) {
         double square = 0.0;
-        for (int64_t j = 0; j < in; j++) square += (double)score[row * in + j] * (double)score[row * in + j];
-        for (int64_t j = 0; j < in; j++) into[row * in + j] = sqrt(square);
+        for (int64_t j = 0; j < in; j++) square += (double)learned[row * in + j] * (double)learned[row * in + j];
+        for (int64_t j = 0; j < in; j++) score[row * in + j] = sqrt(square);
     }
-    return cbm_prune_zeros(out, sparsity) * in;
 }
 
-static int64_t score_weights(const float *score, int64_t n, double sparsity, double *into) {
-    for (int64_t i = 0; i < n; i++) into[i] = fabs((double)score[i]);
-    return cbm_prune_zeros(n, sparsity);
+static int list_state(const cbm_prune_run *run, scbm_tensor **tensors) {
+    const cbm_popup *popup = run->state;
+    for (int i = 0; i < run->n && tensors; i++) {
+        *tensors++ = popup->scores[i];
+        *tensors++ = scbm_adamw_moment(popup->optimizer, i, 0);
+        *tensors++ = scbm_adamw_moment(popup->optimizer, i, 1);
+    }
+    return 3 * run->n;
 }
 
-static void masks_task(void *arg, int64_t index, int worker) {
-    const popup_masks *r = arg;
-    int matrix = (int)(index / r->n_streams), stream = (int)(index % r->n_streams);
-    const cbm_parameter *parameter = r->popup->parameter[matrix];
-    int64_t out = parameter->tensor->shape[0], in = parameter->tensor->shape[1];
-    const float *score = (const float *)r->popup->score[matrix].data + stream * out * in;
-    double *values = r->score[worker];
-    int64_t zeros = r->popup->structured ? score_rows(score, out, in, r->sparsity, values)
-                                         : score_weights(score, out * in, r->sparsity, values);
-    cbm_mask_fill(parameter->masks, stream, in);
-    cbm_prune_select(parameter->masks, stream, in, values, zeros, r->keys[worker]);
-}
+const cbm_prune_kind cbm_prune_popup = {
+    .name = "popup",
+    .help = "learned scores (edge-popup); what is off can come back",
+    .revives = 1,
+    .needs = needs_popup,
+    .begin = begin_popup,
+    .end = end_popup,
+    .gradient = take_gradient,
+    .weight_gradient = weight_gradient,
+    .after_step = step_scores,
+    .score = score_weights,
+    .state = list_state,
+};
 
-scbm_status cbm_popup_masks(cbm_popup *popup, double sparsity) {
-    const scbm_hooks *hooks = scbm_context_hooks(popup->context);
-    int workers = scbm_context_workers(popup->context);
-    popup_masks run = {popup, sparsity, (int)popup->score[0].shape[0], 0, NULL, NULL};
-    for (int i = 0; i < popup->n; i++) {
-        int64_t n = scbm_tensor_elements(popup->parameter[i]->tensor);
-        if (n > run.largest) run.largest = n;
-    }
-    run.score = scbm_alloc_array(hooks, (size_t)workers, sizeof *run.score);
-    run.keys = scbm_alloc_array(hooks, (size_t)workers, sizeof *run.keys);
-    scbm_status status = run.score && run.keys ? SCBM_OK : SCBM_ERROR_MEMORY;
-    for (int i = 0; i < workers && !status; i++) {
-        run.score[i] = scbm_alloc_array(hooks, (size_t)run.largest, sizeof **run.score);
-        run.keys[i] = scbm_alloc_array(hooks, (size_t)run.largest, sizeof **run.keys);
-        if (!run.score[i] || !run.keys[i]) status = SCBM_ERROR_MEMORY;
-    }
-    if (!status) scbm_parallel(popup->context, (int64_t)popup->n * run.n_streams, masks_task, &run);
-    for (int i = 0; i < popup->n && !status; i++) popup->parameter[i]->masks->generation++;
-    for (int i = 0; i < workers; i++) {
-        if (run.score) scbm_release(hooks, run.score[i]);
-        if (run.keys) scbm_release(hooks, run.keys[i]);
-    }
-    scbm_release(hooks, run.score);
-    scbm_release(hooks, run.keys);
-    return status;
-}
+const cbm_prune_kind cbm_prune_popup_structured = {
+    .name = "popup-structured",
+    .help = "the same, whole output rows by the norm of their scores",
+    .by_rows = 1,
+    .revives = 1,
+    .needs = needs_popup,
+    .begin = begin_popup,
+    .end = end_popup,
+    .gradient = take_gradient,
+    .weight_gradient = weight_gradient,
+    .after_step = step_scores,
+    .score = score_rows,
+    .state = list_state,
+};

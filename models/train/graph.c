@@ -4,6 +4,7 @@
 #include "models/core/masks.h"
 #include "models/train/graph.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Appends a tensor to those that the loss trains. */
@@ -148,24 +149,37 @@ static scbm_status build(cbm_training_graph *t, const cbm_network *network, cons
     add_losses(g, t, &network->heads, settings);
     scbm_graph_set_weight_gradients(g, settings->weight_gradients);
     scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
-    if (!status && t->watches) status = watch_gradients(t, network);
-    if (!status) status = scbm_graph_plan(g);
-    for (int i = 0; i < t->n_parameters && !status; i++)
-        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(g, t->parameters[i]);
-    return status;
+    return !status && t->watches ? watch_gradients(t, network) : status;
 }
 
-scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
-                                      const cbm_training_settings *settings) {
-    const scbm_hooks *hooks = scbm_context_hooks(context);
+/* A graph that is not planned yet; to be cleared, after a failure too. */
+static scbm_status create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
+                          const cbm_training_settings *settings) {
     memset(t, 0, sizeof *t);
     t->teacher = settings->teacher;
     t->on_gradient = settings->on_gradient;
     t->on_gradient_user = settings->on_gradient_user;
-    scbm_status status = collect_parameters(t, network, settings, hooks);
+    scbm_status status = collect_parameters(t, network, settings, scbm_context_hooks(context));
     if (!status) status = scbm_graph_create(&t->graph, context);
-    if (!status) status = build(t, network, settings);
-    if (status) cbm_training_graph_clear(t, hooks);
+    return status ? status : build(t, network, settings);
+}
+
+scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
+                                      const cbm_training_settings *settings) {
+    scbm_status status = create(t, network, context, settings);
+    if (!status) status = scbm_graph_plan(t->graph);
+    for (int i = 0; i < t->n_parameters && !status; i++)
+        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(t->graph, t->parameters[i]);
+    if (status) cbm_training_graph_clear(t, scbm_context_hooks(context));
+    return status;
+}
+
+scbm_status cbm_training_graph_measure(const cbm_network *network, scbm_context *context,
+                                       const cbm_training_settings *settings, size_t *bytes) {
+    cbm_training_graph graph;
+    scbm_status status = create(&graph, network, context, settings);
+    if (!status) status = scbm_graph_measure(graph.graph, bytes);
+    cbm_training_graph_clear(&graph, scbm_context_hooks(context));
     return status;
 }
 
@@ -196,7 +210,7 @@ int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *networ
         fill_targets(t->taught_labels, t->teacher->labels, row, n, NULL);
         fill_targets(t->taught_concepts, t->teacher->concepts, row, n, NULL);
     }
-    if (t->permutation) {
+    if (t->permutation && permutation) {
         memcpy(t->permutation->data, permutation, (size_t)n * sizeof *permutation);
         *(float *)t->beta->data = beta;
         *(float *)t->rest->data = 1.0f - beta;
@@ -204,4 +218,58 @@ int64_t cbm_training_fill(const cbm_training_graph *t, const cbm_network *networ
         fill_targets(t->mixed_concept_targets, data->concept_class, row, n, permutation);
     }
     return cbm_fill_inputs(&network->backbone, &t->encoding, sequences, row, n);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Gradients, as pruning asks for them
+ * ---------------------------------------------------------------------------------------- */
+
+/* The tokens of the longest minibatch. */
+static int64_t most_tokens(const cbm_gradient_source *source, const cbm_gradient_request *r) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < r->n_batches; i++) {
+        int64_t tokens = 0;
+        for (int64_t j = 0; j < r->batch; j++)
+            tokens += cbm_sequence_length(source->sequences, (size_t)r->rows[i * r->batch + j]);
+        if (tokens > most) most = tokens;
+    }
+    return most;
+}
+
+static cbm_training_settings settings_for(const cbm_gradient_source *source, const cbm_gradient_request *r) {
+    cbm_training_settings settings = *source->settings;
+    settings.hidden_dropout = settings.attention_dropout = 0.0f;
+    settings.mixup = 0;
+    settings.teacher = NULL;
+    settings.states = NULL;
+    settings.max_tokens = most_tokens(source, r);
+    settings.max_texts = r->batch;
+    settings.weight_gradients = SCBM_DW_MASKED;
+    settings.only = r->weights;
+    settings.n_only = r->n;
+    settings.on_gradient = r->on_gradient;
+    settings.on_gradient_user = r->user;
+    return settings;
+}
+
+scbm_status cbm_gradients(const cbm_gradient_source *source, const cbm_gradient_request *r) {
+    const cbm_training_settings settings = settings_for(source, r);
+    cbm_training_graph graph;
+    scbm_status status = cbm_training_graph_create(&graph, source->network, source->context, &settings);
+    if (status) return status;
+    for (int64_t i = 0; i < r->n_batches && !status; i++) {
+        int64_t tokens = cbm_training_fill(&graph, source->network, source->sequences, source->data,
+                                           r->rows + i * r->batch, r->batch, NULL, 1.0f);
+        status = scbm_graph_run(graph.graph, tokens, r->batch);
+        if (!status && !isfinite(*(const float *)graph.loss->data))
+            status = scbm_fail(SCBM_ERROR_NUMERIC, "pruning: the loss of a batch is not finite");
+        if (!status && r->on_batch) status = r->on_batch(r->user, i + 1);
+    }
+    cbm_training_graph_clear(&graph, source->hooks);
+    return status;
+}
+
+scbm_status cbm_gradients_measure(const cbm_gradient_source *source, const cbm_gradient_request *r, size_t *bytes) {
+    const cbm_training_settings settings = settings_for(source, r);
+    return cbm_training_graph_measure(source->network, source->context, &settings, bytes);
 }

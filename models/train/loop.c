@@ -44,7 +44,7 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
     if (!isfinite(loss)) return numeric_failure(run, "loss", step);
     float rate = scbm_linear_schedule(step, warmup > 1 ? warmup : 1, run->total_steps);
     status = scbm_adamw_step(run->optimizer, run->gradients, rate, &norm);
-    if (!status && run->popup.optimizer) status = cbm_run_step_scores(run, rate);
+    if (!status) status = cbm_prune_after_step(&run->pruning, c->epoch, rate);
     if (status == SCBM_ERROR_NUMERIC) return numeric_failure(run, "gradient", step);
     if (status) return status;
     c->step_loss[step - 1] = loss;

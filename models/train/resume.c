@@ -59,11 +59,10 @@ static scbm_status read_checkpoint(cbm_training_run *run, int *found) {
     int64_t epoch;
     cbm_checkpoint *c = &run->state;
     scbm_status status = cbm_checkpoint_epoch(run->checkpoint_path, &epoch, &run->hooks);
-    if (!status && cbm_run_prunes(run) && epoch >= run->options->prune.start) status = cbm_run_begin_subnetworks(run);
+    if (!status && cbm_run_prunes(run) && epoch >= run->options->prune.start)
+        status = cbm_run_begin_subnetworks(run, epoch);
     if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, found, &run->hooks);
     if (status || !*found) return status;
-    if (run->popup.optimizer)
-        scbm_adamw_set_steps(run->popup.optimizer, (c->epoch - run->options->prune.start) * run->steps_per_epoch);
     if (c->epoch > run->options->epochs || c->step != c->epoch * run->steps_per_epoch ||
         (c->best_epoch < 1) == cbm_run_competes(run, c->epoch))
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", run->checkpoint_path,

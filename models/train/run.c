@@ -136,7 +136,7 @@ static scbm_status create_graph(cbm_training_run *run) {
     return cbm_run_build_graph(run);
 }
 
-static int is_head(const cbm_training_run *run, const scbm_tensor *tensor) {
+int cbm_run_is_head(const cbm_training_run *run, const scbm_tensor *tensor) {
     for (int i = 0; i < N_HEAD_TENSORS; i++)
         if (tensor == &run->head_tensors[i]) return 1;
     return 0;
@@ -151,7 +151,7 @@ static scbm_status create_optimizer(cbm_training_run *run) {
     float *decays = rates + n;
     for (int i = 0; i < n; i++) {
         const scbm_tensor *parameter = run->graph.parameters[i];
-        rates[i] = (float)(is_head(run, parameter) ? o->head_learning_rate : o->learning_rate);
+        rates[i] = (float)(cbm_run_is_head(run, parameter) ? o->head_learning_rate : o->learning_rate);
         decays[i] = parameter->n_dims > 1 ? (float)o->weight_decay : 0.0f;
     }
     scbm_status status = scbm_adamw_create(&run->optimizer, run->context, run->graph.parameters, n, rates, decays,
@@ -160,48 +160,45 @@ static scbm_status create_optimizer(cbm_training_run *run) {
     return status;
 }
 
-/* Where the optimizer finds its gradients: in the graph's tensors, or in popup's. */
-static scbm_status list_gradients(cbm_training_run *run) {
+/* What the optimizer has: all that the first graph's loss is derived by. */
+static scbm_status list_trained(cbm_training_run *run) {
     const cbm_training_graph *t = &run->graph;
-    scbm_release(&run->hooks, run->gradients);
-    run->gradients = scbm_alloc_array(&run->hooks, (size_t)t->n_parameters, sizeof *run->gradients);
-    if (!run->gradients) return SCBM_ERROR_MEMORY;
-    for (int i = 0; i < t->n_parameters; i++)
-        run->gradients[i] = t->gradients[i] ? t->gradients[i]
-                                            : cbm_popup_weight_gradient(&run->popup, t->parameters[i]);
+    size_t n = (size_t)t->n_parameters;
+    if (run->trained) return SCBM_OK;
+    run->trained = scbm_alloc_array(&run->hooks, n, sizeof *run->trained);
+    run->gradients = scbm_alloc_array(&run->hooks, n, sizeof *run->gradients);
+    if (!run->trained || !run->gradients) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < t->n_parameters; i++) run->trained[i] = t->parameters[i];
+    run->state.trained = run->trained;
+    run->state.n_trained = t->n_parameters;
     return SCBM_OK;
 }
 
-/* Masks, and with learned scores these and their moments, belong to the checkpoint. */
+/* Where the optimizer finds a parameter's gradient: with the graph, or with pruning, which takes those of its matrices.
+ * NULL: neither has one, and the parameter stays as it is. */
+static scbm_tensor *gradient_of(const cbm_training_run *run, const scbm_tensor *parameter) {
+    const cbm_training_graph *t = &run->graph;
+    for (int i = 0; i < t->n_parameters; i++)
+        if (t->parameters[i] == parameter && t->gradients[i]) return t->gradients[i];
+    return cbm_prune_weight_gradient(&run->pruning, parameter);
+}
+
 static scbm_status list_extra(cbm_training_run *run) {
-    const cbm_backbone *backbone = &run->network.backbone;
     cbm_checkpoint *c = &run->state;
-    size_t most = (size_t)backbone->n_parameters + 3 * (size_t)run->popup.n;
+    int n = cbm_prune_state(&run->pruning, NULL);
     scbm_release(&run->hooks, run->extra);
-    c->extra = run->extra = scbm_alloc_array(&run->hooks, most, sizeof *run->extra);
     c->n_extra = 0;
+    c->extra = run->extra = scbm_alloc_array(&run->hooks, (size_t)n + 1, sizeof *run->extra);
     if (!run->extra) return SCBM_ERROR_MEMORY;
-    for (int i = 0; i < backbone->n_parameters; i++)
-        if (backbone->parameters[i].masks) c->extra[c->n_extra++] = backbone->parameters[i].masks;
-    for (int i = 0; i < run->popup.n; i++) {
-        c->extra[c->n_extra++] = run->popup.scores[i];
-        for (int second = 0; second < 2; second++) {
-            scbm_tensor *moment = scbm_adamw_moment(run->popup.optimizer, i, second);
-            snprintf(moment->name, sizeof moment->name, "%c.%.*s", second ? 'v' : 'm', SCBM_MAX_NAME - 3,
-                     run->popup.scores[i]->name);
-            c->extra[c->n_extra++] = moment;
-        }
-    }
+    c->n_extra = cbm_prune_state(&run->pruning, run->extra);
     return SCBM_OK;
 }
 
 scbm_status cbm_run_build_graph(cbm_training_run *run) {
-    cbm_checkpoint *c = &run->state;
     cbm_training_graph_clear(&run->graph, &run->hooks);
     scbm_status status = cbm_training_graph_create(&run->graph, &run->network, run->context, &run->settings);
-    c->trained = run->graph.parameters;
-    c->n_trained = run->graph.n_parameters;
-    if (!status) status = list_gradients(run);
+    if (!status) status = list_trained(run);
+    for (int i = 0; i < run->state.n_trained && !status; i++) run->gradients[i] = gradient_of(run, run->trained[i]);
     return status ? status : list_extra(run);
 }
 
@@ -277,6 +274,7 @@ scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_nam
 scbm_status cbm_run_prepare_steps(cbm_training_run *run) {
     scbm_status status = create_graph(run);
     if (!status) status = create_optimizer(run);
+    if (!status) status = cbm_run_prepare_pruning(run);
     if (!status) status = create_state(run);
     return status ? status : name_checkpoint(run);
 }
@@ -285,7 +283,7 @@ void cbm_run_clear(cbm_training_run *run) {
     const scbm_hooks *hooks = &run->hooks;
     cbm_runner_clear(&run->runner);
     scbm_adamw_free(run->optimizer);
-    cbm_popup_clear(&run->popup);
+    cbm_prune_close(&run->pruning);
     cbm_training_graph_clear(&run->graph, hooks);
     cbm_teacher_clear(&run->teacher, hooks);
     cbm_statistics_clear(&run->statistics, hooks);
@@ -300,7 +298,9 @@ void cbm_run_clear(cbm_training_run *run) {
     scbm_release(hooks, run->order);
     scbm_release(hooks, run->permutation);
     scbm_release(hooks, run->parameters);
+    scbm_release(hooks, run->trained);
     scbm_release(hooks, run->gradients);
+    scbm_release(hooks, run->learning);
     scbm_release(hooks, run->extra);
     for (int i = 0; i < 2; i++) scbm_release(hooks, run->label_head[i]);
     scbm_release(hooks, run->state.step_loss);

@@ -7,7 +7,6 @@
 #ifndef CBM_TRAINING_RUN_H
 #define CBM_TRAINING_RUN_H
 
-#include "models/prune/prune.h"
 #include "models/train/checkpoint.h"
 #include "models/train/statistics.h"
 #include "models/train/validation.h"
@@ -46,9 +45,12 @@ typedef struct cbm_training_run {
     int64_t steps_per_epoch, total_steps;
     scbm_tensor **parameters; /* all of the network's */
     int n_parameters;
-    cbm_popup popup;         /* with learned scores, once there are masks */
-    scbm_tensor **gradients; /* what the optimizer takes, in the order of its parameters */
-    scbm_tensor **extra;     /* of the checkpoint: masks, scores and their moments */
+    scbm_tensor **trained;   /* those that the optimizer has */
+    scbm_tensor **gradients; /* and their gradients; NULL: it stays as it is */
+    cbm_prune_run pruning;
+    cbm_gradient_source source; /* of its gradients */
+    scbm_tensor **learning;     /* where pruning freezes the encoder: what the loss is still derived by */
+    scbm_tensor **extra;        /* of the checkpoint: what pruning keeps */
     cbm_checkpoint state;
     cbm_fact facts[MAX_FACTS]; /* of the checkpoint */
     int n_facts;
@@ -68,6 +70,7 @@ void cbm_run_clear(cbm_training_run *run);
  * with it: the gradients where the optimizer finds them, and what the checkpoint holds. */
 scbm_status cbm_run_build_graph(cbm_training_run *run);
 int cbm_run_has_concepts(const cbm_training_run *run);
+int cbm_run_is_head(const cbm_training_run *run, const scbm_tensor *tensor);
 /* The order of the texts in an epoch (from 1), into run->order. */
 void cbm_run_shuffle(cbm_training_run *run, int64_t epoch);
 /* Batch `index` (from 0) of an epoch: its place in the order, and how many texts it has. */
@@ -76,16 +79,14 @@ int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first)
 /* start.c. A copy of the encoder, and heads; their weights new, or those of the model that the options start from. */
 scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *concept_names);
 
-/* subnetworks.c */
+/* subnetworks.c. Opens pruning; what it will take is said, or refused, before the first epoch. */
+scbm_status cbm_run_prepare_pruning(cbm_training_run *run);
 int cbm_run_prunes(const cbm_training_run *run);
 /* Whether an epoch's model may be the best: with subnetworks, only at their final sparsity. */
 int cbm_run_competes(const cbm_training_run *run, int64_t epoch);
-/* What pruning will take is said, or refused, before the first epoch. */
-scbm_status cbm_run_plan_pruning(cbm_training_run *run);
-/* From here on each concept has a stream and masks of its own, all ones at first: graphs are made anew. */
-scbm_status cbm_run_begin_subnetworks(cbm_training_run *run);
-/* Learned scores move with every step, and the masks with them. */
-scbm_status cbm_run_step_scores(cbm_training_run *run, float rate);
+/* From here on, `epoch` epochs into the run, each concept has a stream and masks of its own, all ones at first: graphs are
+ * made anew. */
+scbm_status cbm_run_begin_subnetworks(cbm_training_run *run, int64_t epoch);
 /* Sets the masks anew after an epoch, if it is one of those. */
 scbm_status cbm_run_prune(cbm_training_run *run);
 

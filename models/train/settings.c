@@ -19,7 +19,7 @@ static const char *loss_choice(int number) {
 }
 
 static const char *prune_choice(int number) {
-    return cbm_prune_name((cbm_prune_method)number);
+    return number > 0 ? cbm_prune_method_name(number - 1) : "none";
 }
 
 #define AT(field) offsetof(cbm_train_options, field)
@@ -27,6 +27,7 @@ static const char *prune_choice(int number) {
 #define INT(field, standard, least, most, standing) CBM_SETTING_INT, AT(field), standard, least, most, standing, NULL
 #define REAL(field, standard, least, most, standing) CBM_SETTING_REAL, AT(field), standard, least, most, standing, NULL
 #define CHOICE(field, standard, least, choice) CBM_SETTING_CHOICE, AT(field), standard, least, 99, FIXED, choice
+#define NAME(field, choice) CBM_SETTING_CHOICE, AT(field), 0, 0, 99, FIXED | CBM_SETTING_NAME, choice
 #define PATH(field, kind) kind, AT(field), 0, 0, 0, 0, NULL
 enum { FIXED = CBM_SETTING_FIXED, HAS_ZERO = CBM_SETTING_HAS_ZERO, DEPENDS = -1 };
 
@@ -68,7 +69,7 @@ static const cbm_train_setting settings[] = {
      "mode=joint", FLAG(refit_label, FIXED)},
 
     {"prune_method", "prune", NULL, "Subnetworks", "find a sparse subnetwork for each concept, by this score",
-     "mode=independent|sequential|joint", CHOICE(prune.method, CBM_PRUNE_NONE, CBM_PRUNE_NONE, prune_choice)},
+     "mode=independent|sequential|joint", NAME(prune.method, prune_choice)},
     {"sparsity", "sparsity", "X", "Subnetworks", "the share of zeros in each matrix of each subnetwork in the end",
      "prune_method", REAL(prune.sparsity, 0.7, 1e-6, 0.999999, FIXED)},
     {"initial_sparsity", "initial-sparsity", "X", "Subnetworks",
@@ -94,7 +95,8 @@ static const cbm_train_setting settings[] = {
 
     {"score_learning_rate", "score-lr", "X", "Popup", "learning rate of the scores", "prune_method=popup|popup-structured",
      REAL(prune.score_learning_rate, 0.01, 0, 100, FIXED | HAS_ZERO)},
-    {"freeze_weights", "freeze-weights", NULL, "Popup", "from the first pruning on only scores and heads learn",
+    {"freeze_weights", "freeze-weights", NULL, "Popup",
+     "from the first pruning on only scores and heads learn, the encoder stays as it is",
      "prune_method=popup|popup-structured", FLAG(prune.freeze_weights, FIXED)},
 
     {"teacher", "teacher", "FILE", "Teacher",
@@ -141,8 +143,17 @@ static int is_text(const cbm_train_setting *s) {
     return s->kind == CBM_SETTING_TEXT || s->kind == CBM_SETTING_READS || s->kind == CBM_SETTING_WRITES;
 }
 
+/* The number of a choice; -1: there is no such name. */
+static int number_of(const cbm_train_setting *s, const char *name) {
+    int i = (int)s->least;
+    while (s->choice(i) && strcmp(s->choice(i), name) != 0) i++;
+    return s->choice(i) ? i : -1;
+}
+
 double cbm_train_setting_number(const cbm_train_setting *s, const cbm_train_options *options) {
     const void *field = (const char *)options + s->offset;
+    const char *name = s->flags & CBM_SETTING_NAME ? *(const char *const *)field : NULL;
+    if (s->flags & CBM_SETTING_NAME) return name ? number_of(s, name) : s->least;
     switch (s->kind) {
     case CBM_SETTING_LONG: return (double)*(const int64_t *)field;
     case CBM_SETTING_REAL: return *(const double *)field;
@@ -153,6 +164,10 @@ double cbm_train_setting_number(const cbm_train_setting *s, const cbm_train_opti
 
 static void set_number(const cbm_train_setting *s, cbm_train_options *options, double value) {
     void *field = (char *)options + s->offset;
+    if (s->flags & CBM_SETTING_NAME) {
+        *(const char **)field = value > s->least ? s->choice((int)value) : NULL;
+        return;
+    }
     switch (s->kind) {
     case CBM_SETTING_LONG: *(int64_t *)field = (int64_t)value; break;
     case CBM_SETTING_REAL: *(double *)field = value; break;
@@ -174,8 +189,7 @@ const char *cbm_train_setting_text(const cbm_train_setting *s, const cbm_train_o
 
 void cbm_train_setting_set_text(const cbm_train_setting *s, cbm_train_options *options, const char *value) {
     if (is_text(s)) *(const char **)((char *)options + s->offset) = value;
-    for (int i = (int)s->least; s->kind == CBM_SETTING_CHOICE && s->choice(i); i++)
-        if (strcmp(s->choice(i), value) == 0) set_number(s, options, i);
+    if (s->kind == CBM_SETTING_CHOICE && number_of(s, value) >= 0) set_number(s, options, number_of(s, value));
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -222,8 +236,19 @@ const char *cbm_train_setting_unmet(const cbm_train_setting *s, const cbm_train_
  * Settling: defaults and bounds
  * ---------------------------------------------------------------------------------------- */
 
+static scbm_status refuse_name(const cbm_train_setting *s, const cbm_train_options *o) {
+    char names[256] = "";
+    for (int i = (int)s->least; s->choice(i); i++) {
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", s->choice(i));
+    }
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "training: %s is '%.64s', and must be one of %s", s->key,
+                     *(const char *const *)((const char *)o + s->offset), names);
+}
+
 static scbm_status check_number(const cbm_train_setting *s, const cbm_train_options *o) {
     double value = cbm_train_setting_number(s, o);
+    if ((s->flags & CBM_SETTING_NAME) && value < s->least) return refuse_name(s, o);
     if (s->kind == CBM_SETTING_CHOICE && !cbm_train_setting_text(s, o))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "training: %s is %d, which stands for nothing", s->key, (int)value);
     if (value >= s->least && value <= s->most) return SCBM_OK;

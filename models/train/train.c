@@ -14,7 +14,6 @@ static scbm_status train(cbm_training_run *run, const char *const *concept_names
     if (status) return status;
     if (o->epochs == 0) return cbm_run_write_start(run);
     status = cbm_run_prepare_steps(run);
-    if (!status && cbm_run_prunes(run)) status = cbm_run_plan_pruning(run);
     if (!status && o->mode == CBM_INDEPENDENT) status = cbm_run_fit_gold_head(run);
     if (!status && o->resume) status = cbm_run_resume(run);
     return status ? status : cbm_run_epochs(run);
