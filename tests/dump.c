@@ -23,6 +23,7 @@
  * [1, out, row bytes] afterwards; counts I32 [4]: steps, whether it succeeded, bits that moved, and all bits; portion, of the
  * last step, a double's bits in I32 [2].
  */
+#include "models/data/classes.h"
 #include "models/intervene/intervene.h"
 #include "models/prune/fisher.h"
 #include "models/prune/popup.h"
@@ -125,7 +126,8 @@ static scbm_status read_data(run *r, const arguments *a) {
     options.label = a->label;
     options.concepts = a->concepts;
     options.n_concepts = a->n_concepts;
-    options.drop_label = "no majority";
+    options.drop_labels = (const char *const[]){"no majority"};
+    options.n_drop_labels = 1;
     scbm_status status = cbm_dataset_read(&r->data, &options, NULL);
     const cbm_names names = cbm_heads_names(&r->model->network.heads);
     if (!status) status = cbm_dataset_check_names(&r->data, &names, a->data);

@@ -174,38 +174,23 @@ static inline void small_text(char *text, size_t size, uint64_t number, int32_t 
     *label = sum < 0 ? 0 : sum == 0 ? 1 : 2;
 }
 
-static inline scbm_status small_classes(cbm_classes *classes, const char *const *names) {
-    scbm_status status = SCBM_OK;
-    for (; *names && !status; names++) status = cbm_classes_add(classes, *names, NULL);
-    return status;
-}
-
 /* Texts first … first + n - 1; free with cbm_dataset_clear. */
 static inline scbm_status small_data(cbm_dataset *data, uint64_t first, size_t n) {
-    static const char *const labels[] = {"low", "even", "high", NULL},
-                             *const taste[] = {"bland", "tasty", "unknown", NULL},
-                             *const staff[] = {"kind", "rude", NULL};
+    static const char *labels[] = {"low", "even", "high"}, *taste[] = {"bland", "tasty", "unknown"},
+                      *staff[] = {"kind", "rude"};
+    static const cbm_classes label_classes = {labels, 3, NULL}, classes[] = {{taste, 3, NULL}, {staff, 2, NULL}};
+    static const cbm_concept_column concepts[SMALL_CONCEPTS] = {{"taste", NULL}, {"staff", NULL}};
+    const cbm_dataset_options options = {.concepts = concepts, .n_concepts = SMALL_CONCEPTS,
+                                         .label_classes = &label_classes, .concept_classes = classes};
     char text[512];
-    memset(data, 0, sizeof *data);
-    data->n_read = n;
-    data->n_concepts = SMALL_CONCEPTS;
-    data->text = scbm_alloc_array(NULL, n, sizeof *data->text);
-    data->text_length = scbm_alloc_array(NULL, n, sizeof *data->text_length);
-    data->label = scbm_alloc_array(NULL, n, sizeof *data->label);
-    data->concept_class = scbm_alloc_array(NULL, n * SMALL_CONCEPTS, sizeof *data->concept_class);
-    data->concept_classes = scbm_alloc_array(NULL, SMALL_CONCEPTS, sizeof *data->concept_classes);
-    if (!data->text || !data->text_length || !data->label || !data->concept_class || !data->concept_classes)
-        return SCBM_ERROR_MEMORY;
-    for (size_t i = 0; i < n; i++) {
-        small_text(text, sizeof text, first + i, data->concept_class + i * SMALL_CONCEPTS, &data->label[i]);
-        data->text[i] = scbm_strdup(NULL, text);
-        data->text_length[i] = strlen(text);
-        data->n++;
+    scbm_status status = cbm_dataset_create(data, &options, NULL);
+    for (size_t i = 0; i < n && !status; i++) {
+        int32_t class[SMALL_CONCEPTS], label;
+        small_text(text, sizeof text, first + i, class, &label);
+        const char *values[SMALL_CONCEPTS] = {taste[class[0]], staff[class[1]]};
+        status = cbm_dataset_add(data, text, strlen(text), labels[label], values);
     }
-    scbm_status status = small_classes(&data->label_classes, labels);
-    if (!status) status = small_classes(&data->concept_classes[0], taste);
-    if (!status) status = small_classes(&data->concept_classes[1], staff);
-    return status;
+    return status ? status : cbm_dataset_finish(data);
 }
 
 /* ------------------------------------------------------------------------------------------

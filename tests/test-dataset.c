@@ -112,11 +112,12 @@ static void line_ends_and_byte_order_marks_do_not_matter(void **state) {
 }
 
 static void json_lines_are_read(void **state) {
-    static const char content[] = "\xef\xbb\xbf{\"text\": \"a \\\"b\\\"\\n\\u00e4 \\ud83d\\ude00 \\\\u0000\", \"stars\": 10, \"f\": true, \"n\": null}\r\n"
-                                  "\n"
-                                  "  \t\r\n"
-                                  "{\"n\": \"x\", \"f\": false, \"stars\": \"2\", \"other\": {\"text\": [1, 2]}, \"text\": \"\"}\n"
-                                  "{\"text\": \"z\", \"stars\": 2.5, \"f\": \"true\", \"n\": \"x\"}";
+    static const char content[] =
+        "\xef\xbb\xbf{\"text\": \"a \\\"b\\\"\\n\\u00e4 \\ud83d\\ude00 \\\\u0000\", \"stars\": 10, \"f\": true, \"n\": null}\r\n"
+        "\n"
+        "  \t\r\n"
+        "{\"n\": \"x\", \"f\": false, \"stars\": \"2\", \"other\": {\"text\": [1, 2]}, \"text\": \"\"}\n"
+        "{\"text\": \"z\", \"stars\": 2.5, \"f\": \"true\", \"n\": \"x\"}";
     cbm_dataset data;
     (void)state;
     for (int i = 0; i < 3; i++) {
@@ -145,7 +146,8 @@ static void files_are_put_together(void **state) {
     paths[2] = file_of("three.jsonl", three, strlen(three));
     options.paths = paths;
     options.n_paths = 3;
-    options.drop_label = "no majority";
+    options.drop_labels = (const char *const[]){"no majority"};
+    options.n_drop_labels = 1;
     assert_ok(cbm_dataset_read(&data, &options, NULL));
     assert_int_equal(data.n, 3);
     assert_int_equal(data.n_read, 4);
@@ -169,7 +171,8 @@ static void long_fields_and_many_rows_are_whole(void **state) {
     for (int i = 0; i < ROWS; i++) {
         size += (size_t)snprintf(content + size, capacity - size, "%d,\"", i % 7);
         int length = i == 1500 ? LONG : i % 90;
-        for (int j = 0; j < length; j++) content[size++] = j % 3 == 0 ? ',' : j % 5 == 0 ? '\n' : (char)('a' + (i + j) % 26);
+        for (int j = 0; j < length; j++)
+            content[size++] = j % 3 == 0 ? ',' : j % 5 == 0 ? '\n' : (char)('a' + (i + j) % 26);
         size += (size_t)snprintf(content + size, capacity - size, "\",x,y\n");
     }
     assert_ok(cbm_dataset_read_memory(&data, &usual, "x.csv", content, size, NULL));
@@ -202,6 +205,380 @@ static void texts_alone_can_be_read(void **state) {
     cbm_dataset_clear(&data);
 }
 
+static void tabs_part_fields_too(void **state) {
+    static const char content[] = "text\tstars\tf\tn\r\na, b\t5\tx\ty\r\n\"tab\there\nand \"\"there\"\"\"\t1\tx\tz";
+    static const char *const names[] = {"reviews.tsv", "x.TAB"};
+    cbm_dataset data;
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        read_text(&data, &usual, names[i], content);
+        assert_int_equal(data.n, 2);
+        assert_row(&data, 0, "a, b", "5", "x", "y");
+        assert_row(&data, 1, "tab\there\nand \"there\"", "1", "x", "z");
+        cbm_dataset_clear(&data);
+    }
+}
+
+static void arrays_of_objects_are_read(void **state) {
+    static const char *const contents[] = {
+        "[{\"text\": \"a [1] {2}\", \"stars\": 2, \"f\": \"x\", \"n\": null},\n {\"n\": 1, \"f\": \"x\", \"stars\": \"10\", \"text\": \"b,]\"}]",
+        "\xef\xbb\xbf\r\n [ {\"text\":\"a [1] {2}\",\"stars\":2,\"f\":\"x\",\"n\":null}\t,\n\n{\"n\":1,\"f\":\"x\",\"stars\":10,\"text\":\"b,]\"\n}\n]\n \n",
+    };
+    cbm_dataset data;
+    (void)state;
+    for (size_t i = 0; i < sizeof contents / sizeof *contents; i++) {
+        read_text(&data, &usual, "reviews.json", contents[i]);
+        assert_int_equal(data.n, 2);
+        assert_row(&data, 0, "a [1] {2}", "2", "x", "unknown");
+        assert_row(&data, 1, "b,]", "10", "x", "1");
+        assert_int_equal(data.row[1], 2);
+        assert_classes(&data.label_classes, "2|10");
+        cbm_dataset_clear(&data);
+    }
+}
+
+static void the_format_can_be_chosen(void **state) {
+    static const struct {
+        cbm_data_format format;
+        const char *name, *content;
+    } cases[] = {
+        {CBM_DATA_CSV, "x.json", "text\na\n"},         {CBM_DATA_TSV, "x.csv", "text\tb\na\t2\n"},
+        {CBM_DATA_JSONL, "x", "{\"text\": \"a\"}"},    {CBM_DATA_JSON, "x.csv", "[{\"text\": \"a\"}]"},
+        {CBM_DATA_JSON, "x.csv", "{\"text\": \"a\"}"}, {CBM_DATA_BY_NAME, "x.json", "{\"text\": \"a\"}"},
+        {CBM_DATA_BY_NAME, "x", "text\na\n"},
+    };
+    cbm_dataset_options options = {.text = "text"};
+    cbm_dataset data;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        options.format = cases[i].format;
+        read_text(&data, &options, cases[i].name, cases[i].content);
+        assert_int_equal(data.n, 1);
+        assert_string_equal(data.text[0], "a");
+        cbm_dataset_clear(&data);
+    }
+    options.format = (cbm_data_format)9;
+    assert_int_equal(cbm_dataset_read_memory(&data, &options, "x", "text\na\n", 7, NULL), SCBM_ERROR_ARGUMENT);
+    options.format = CBM_DATA_BY_NAME;
+    options.reserved[7] = 1;
+    assert_int_equal(cbm_dataset_read_memory(&data, &options, "x", "text\na\n", 7, NULL), SCBM_ERROR_ARGUMENT);
+}
+
+/* Reads with the file as standard input. */
+static scbm_status read_from_input(cbm_dataset *data, const cbm_dataset_options *options, const char *path) {
+    int kept = dup(STDIN_FILENO), file = open(path, O_RDONLY);
+    assert_true(kept >= 0 && file >= 0);
+    dup2(file, STDIN_FILENO);
+    scbm_status status = cbm_dataset_read(data, options, NULL);
+    dup2(kept, STDIN_FILENO);
+    close(file);
+    close(kept);
+    return status;
+}
+
+static void standard_input_needs_a_format(void **state) {
+    static const char *const paths[] = {"-"};
+    const char *path = file_of("input", "text,stars\na,1\nb,x\n", 19);
+    cbm_dataset_options options = {
+        .paths = paths, .n_paths = 1, .format = CBM_DATA_CSV, .text = "text", .label = "stars"};
+    cbm_dataset data;
+    (void)state;
+    assert_ok(read_from_input(&data, &options, path));
+    assert_int_equal(data.n, 2);
+    assert_string_equal(data.text[1], "b");
+    cbm_dataset_clear(&data);
+    options.format = CBM_DATA_JSONL;
+    assert_int_equal(read_from_input(&data, &options, path), SCBM_ERROR_FORMAT);
+    assert_non_null(strstr(scbm_last_error(), "standard input, line 1: this is not JSON"));
+    options.format = CBM_DATA_BY_NAME;
+    options.format_option = "--format F";
+    assert_int_equal(read_from_input(&data, &options, path), SCBM_ERROR_ARGUMENT);
+    assert_non_null(strstr(scbm_last_error(), "it must be chosen (--format F)"));
+    options.format = CBM_DATA_TSV;
+    assert_int_equal(read_from_input(&data, &options, file_of("none", "", 0)), SCBM_ERROR_FORMAT);
+    assert_non_null(strstr(scbm_last_error(), "standard input: the file is empty"));
+}
+
+/* In one column a blank line is a row, which would shift all that follow; at the end it is none, and in more columns
+ * never. */
+static void a_blank_line_is_an_empty_cell_of_one_column(void **state) {
+    static const struct {
+        const char *content, *texts;
+    } cases[] = {
+        {"text\na\n\nb\n", "a||b"},      {"text\r\na\r\n\r\nb\r\n", "a||b"},
+        {"text\ra\r\rb", "a||b"},        {"text\n\n\na", "||a"},
+        {"\n\ntext\na\n", "a"},          {"text\na\n\n\n", "a"},
+        {"text\na\n\"\"\n", "a|"},       {"text\n\"\"\n\n\"\"", "||"},
+        {"text,b\na,\n\n\nb,\n", "a|b"},
+    };
+    const cbm_dataset_options options = {.text = "text"};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cbm_dataset data;
+        char found[64] = "";
+        read_text(&data, &options, "x.csv", cases[i].content);
+        for (size_t j = 0; j < data.n; j++) {
+            if (j) strcat(found, "|");
+            strcat(found, data.text[j]);
+            assert_int_equal(data.row[j], j + 1);
+        }
+        if (strcmp(found, cases[i].texts) != 0) fail_msg("case %zu is '%s', not '%s'", i, found, cases[i].texts);
+        cbm_dataset_clear(&data);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Rows
+ * ---------------------------------------------------------------------------------------- */
+
+static void rows_know_where_they_come_from(void **state) {
+    static const char one[] = "text,stars,name\na,x,first\nb,1,\xc3\xa4\n",
+                      two[] = "\n{\"text\": \"c\", \"stars\": 1, \"name\": 7}\n";
+    cbm_dataset_options options = {.text = "text", .label = "stars", .id = "name", .n_paths = 2};
+    const char *paths[2];
+    cbm_dataset data;
+    (void)state;
+    paths[0] = file_of("one.csv", one, strlen(one));
+    paths[1] = file_of("two.jsonl", two, strlen(two));
+    options.paths = paths;
+    options.drop_labels = (const char *const[]){"y", "x"};
+    options.n_drop_labels = 2;
+    assert_ok(cbm_dataset_read(&data, &options, NULL));
+    assert_int_equal(data.n, 2);
+    assert_int_equal(data.n_read, 3);
+    assert_int_equal(data.n_dropped, 1);
+    assert_int_equal(data.row[0], 2);
+    assert_int_equal(data.file[0], 0);
+    assert_string_equal(data.id[0], "\xc3\xa4");
+    assert_int_equal(data.row[1], 2);
+    assert_int_equal(data.file[1], 1);
+    assert_string_equal(data.id[1], "7");
+    cbm_dataset_clear(&data);
+    options.id = "key";
+    options.id_option = "--id COLUMN";
+    assert_int_equal(cbm_dataset_read(&data, &options, NULL), SCBM_ERROR_FORMAT);
+    assert_non_null(strstr(scbm_last_error(), "there is no column 'key' (--id COLUMN chooses another)"));
+}
+
+static void classes_are_counted(void **state) {
+    static const char *foods[] = {"good", "bad", "so-so", "unknown"};
+    const cbm_classes known[] = {{foods, 4, NULL}, {(const char *[]){"y"}, 1, NULL}};
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    options.concept_classes = known;
+    read_text(&data, &options, "x.csv", "text,stars,f,n\na,10,good,y\nb,9,,y\nc,9,good,y\n");
+    assert_classes(&data.label_classes, "9|10");
+    assert_int_equal(data.label_classes.count[0], 2);
+    assert_int_equal(data.label_classes.count[1], 1);
+    assert_classes(&data.concept_classes[0], "good|bad|so-so|unknown");
+    static const int64_t wanted[] = {2, 0, 0, 1};
+    assert_memory_equal(data.concept_classes[0].count, wanted, sizeof wanted);
+    assert_int_equal(data.concept_classes[1].count[0], 3);
+    assert_string_equal(data.concept_name[1], "noise level");
+    cbm_dataset_clear(&data);
+}
+
+static void reading_can_end_early(void **state) {
+    static const char *const contents[] = {
+        "text,stars,f,n\na,drop,x,y\nb,1,x,y\nc,2,x,y\nd,3,x\xff,y,z\n\"",
+        "{\"text\": \"a\", \"stars\": \"drop\", \"f\": 1, \"n\": 1}\n{\"text\": \"b\", \"stars\": 1, \"f\": 1, \"n\": 1}\n"
+        "{\"text\": \"c\", \"stars\": 2, \"f\": 1, \"n\": 1}\n{",
+        "[{\"text\": \"a\", \"stars\": \"drop\", \"f\": 1, \"n\": 1}, {\"text\": \"b\", \"stars\": 1, \"f\": 1, \"n\": 1},\n"
+        "{\"text\": \"c\", \"stars\": 2, \"f\": 1, \"n\": 1}, {",
+    };
+    static const char *const names[] = {"x.csv", "x.jsonl", "x.json"};
+    cbm_dataset_options options = usual;
+    (void)state;
+    options.drop_labels = (const char *const[]){"drop"};
+    options.n_drop_labels = 1;
+    for (int i = 0; i < 3; i++) {
+        cbm_dataset data;
+        options.limit = 2;
+        read_text(&data, &options, names[i], contents[i]);
+        assert_int_equal(data.n, 2);
+        assert_int_equal(data.n_read, 3);
+        assert_string_equal(data.text[1], "c");
+        assert_classes(&data.label_classes, "1|2");
+        cbm_dataset_clear(&data);
+        options.limit = 3;
+        assert_int_equal(cbm_dataset_read_memory(&data, &options, names[i], contents[i], strlen(contents[i]), NULL),
+                         SCBM_ERROR_FORMAT);
+    }
+}
+
+/* What is kept, as "a|b", and how many rows are bad; the first reason. */
+static void check_kept(const char *name, const char *content, size_t size, const char *kept, size_t n_bad,
+                       const char *reason) {
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    char found[256] = "";
+    options.keep_going = 1;
+    assert_ok(cbm_dataset_read_memory(&data, &options, name, content, size, NULL));
+    for (size_t i = 0; i < data.n; i++) {
+        if (i) strcat(found, "|");
+        strcat(found, data.text[i]);
+    }
+    if (strcmp(found, kept) != 0) fail_msg("%s: '%s' is kept, not '%s'", content, found, kept);
+    assert_int_equal(data.n_bad, n_bad);
+    assert_int_equal(data.n_read, data.n + data.n_bad);
+    assert_int_equal(data.n_listed, n_bad);
+    if (n_bad && !strstr(data.bad[0].reason, reason)) fail_msg("got '%s'; wanted '%s'", data.bad[0].reason, reason);
+    cbm_dataset_clear(&data);
+}
+
+static void bad_rows_can_be_left_out(void **state) {
+    static const struct {
+        const char *content, *kept;
+        size_t n_bad;
+        const char *reason;
+    } csv
+        [] =
+            {
+                {"text,stars,f,n\na,1,x,y\nb,2,x\nc,3,x,y\n", "a|c", 1, "x.csv, row 2: there are 3 fields"},
+                {"text,stars,f,n\na,1,x,y,z\nb,,x,y\nc,3,x,y\n", "c", 2, "row 1: there are 5 fields"},
+                {"text,stars,f,n\n\xff,1,x,y\nb,2,\xe4,\"y\n\"\nc,3,x,y\n", "c", 2,
+                 "row 1, column 'text': byte 1 (0xff)"},
+                {"text,stars,f,n\na,1,x\"y,z\nb,2,x,y\n", "b", 1, "row 1, column 'f': a quote"},
+                {"text,stars,f,n\na,1,x,y\n\"b,2,x,y\nc,3,x,y\nd,4,x,y\n", "a|c|d", 1,
+                 "row 2, column 'text': a field begins with a quote"},
+                {"text,stars,f,n\na,1,x,y\n\"b,2,x,y\nc,3,\"x\",y\nd,4,x,y\n", "a|c|d", 1,
+                 "row 2, column 'text': a quote"},
+                {"text,stars,f,n\na,1,x,y\nb,2,x,\"", "a", 1, "row 2, column 'n': a field begins with a quote"},
+                {"text,stars,f,n\r\n\"a\r\nb\" c,1,x,y\r\nd,4,x,y\r\n", "d", 2, "row 1, column 'text': a quote"},
+            },
+     json[] = {
+         {"{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 1}\n{x\n[]\n{\"text\": \"b\", \"stars\": 1, \"f\": 1, \"n\": 1}\n{}",
+          "a|b", 3, "x.json, line 2: this is not JSON"},
+         {"[{\"text\": 1}, 7, {\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 1}, {\"text\": \"b\\u0000\", \"stars\": 1, \"f\": 1, \"n\": 1}]",
+          "a", 3, "x.json, row 1, column 'text': there is a number"},
+     };
+    (void)state;
+    for (size_t i = 0; i < sizeof csv / sizeof *csv; i++)
+        check_kept("x.csv", csv[i].content, strlen(csv[i].content), csv[i].kept, csv[i].n_bad, csv[i].reason);
+    for (size_t i = 0; i < sizeof json / sizeof *json; i++)
+        check_kept("x.json", json[i].content, strlen(json[i].content), json[i].kept, json[i].n_bad, json[i].reason);
+}
+
+static void what_is_wrong_with_the_file_ends_reading(void **state) {
+    static const struct {
+        const char *name, *content, *words;
+    } cases[] = {
+        {"x.csv", "text,stars,f\na,1,x\n", "there is no column 'n'"},
+        {"x.csv", "text,\"stars,f,n\na,1,x\n", "column 2 of the header: a field begins with a quote"},
+        {"x.csv", "text,stars,f,n\na,1,x\nb,2,x\n",
+         "x.csv: no row is left: 2 of 2 are bad, the first because: x.csv, row 1: there are 3"},
+        {"x.json", "[{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 1}, x]",
+         "x.json: this is not JSON after row 1, at byte 45 of the file"},
+    };
+    cbm_dataset_options options = usual;
+    (void)state;
+    options.keep_going = 1;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cbm_dataset data;
+        scbm_status status = cbm_dataset_read_memory(&data, &options, cases[i].name, cases[i].content,
+                                                     strlen(cases[i].content), NULL);
+        if (status != SCBM_ERROR_FORMAT || !strstr(scbm_last_error(), cases[i].words))
+            fail_msg("got %s: '%s'; wanted '%s'", scbm_status_name(status), scbm_last_error(), cases[i].words);
+    }
+}
+
+/* A class that only bad rows have is none; a list of bad rows ends somewhere. */
+static void bad_rows_bring_no_classes_and_are_listed_to_a_bound(void **state) {
+    size_t size = 0, capacity = 100000;
+    char *content = malloc(capacity);
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    assert_non_null(content);
+    size += (size_t)snprintf(content, capacity, "text,stars,f,n\na,1,x,y\n");
+    for (int i = 0; i < 50; i++) size += (size_t)snprintf(content + size, capacity - size, "b,%d,z,\xff\n", i + 2);
+    options.keep_going = 1;
+    assert_ok(cbm_dataset_read_memory(&data, &options, "x.csv", content, size, NULL));
+    assert_int_equal(data.n, 1);
+    assert_int_equal(data.n_bad, 50);
+    assert_int_equal(data.n_listed, CBM_MAX_BAD_ROWS);
+    assert_int_equal(data.bad[CBM_MAX_BAD_ROWS - 1].row, CBM_MAX_BAD_ROWS + 1);
+    assert_classes(&data.label_classes, "1");
+    cbm_dataset_clear(&data);
+    free(content);
+}
+
+/* Hundreds of thousands of rows with thousands of classes, in few pieces of memory and little time. */
+static void many_rows_of_many_classes_take_a_second(void **state) {
+    enum { ROWS = 300000 };
+    char *content = malloc(ROWS * 40u);
+    const cbm_dataset_options options = {.text = "text", .label = "class"};
+    counting_allocator memory = {0};
+    const scbm_hooks hooks = allocator_hooks(&memory);
+    size_t size = 0;
+    cbm_dataset data;
+    (void)state;
+    assert_non_null(content);
+    size += (size_t)sprintf(content, "class,text\n");
+    for (int i = 0; i < ROWS; i++)
+        size += (size_t)sprintf(content + size, "c%d,a text %d\n", i * 7 % CBM_MAX_CLASSES, i);
+    alarm(30);
+    assert_ok(cbm_dataset_read_memory(&data, &options, "x.csv", content, size, &hooks));
+    alarm(0);
+    assert_int_equal(data.n, ROWS);
+    assert_int_equal(data.label_classes.n, CBM_MAX_CLASSES);
+    assert_string_equal(data.text[ROWS - 1], "a text 299999");
+    assert_string_equal(label_of(&data, 1), "c7");
+    assert_true(memory.n < 500);
+    cbm_dataset_clear(&data);
+    assert_int_equal(memory.held, 0);
+    free(content);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Row by row
+ * ---------------------------------------------------------------------------------------- */
+
+static void data_sets_are_made_row_by_row(void **state) {
+    static const cbm_concept_column named[] = {{"food", NULL}, {"noise", NULL}};
+    const cbm_dataset_options options = {.concepts = named, .n_concepts = 2};
+    cbm_dataset data;
+    (void)state;
+    assert_ok(cbm_dataset_create(&data, &options, NULL));
+    assert_int_equal(data.n, 0);
+    assert_ok(cbm_dataset_add(&data, "one!", 3, "10", (const char *const[]){"good", ""}));
+    assert_ok(cbm_dataset_add(&data, "two", 3, NULL, (const char *const[]){NULL, "loud"}));
+    assert_error(cbm_dataset_add(&data, "b\xff", 2, "1", (const char *const[]){"good", "loud"}), SCBM_ERROR_FORMAT,
+                 "the data set, row 3, column 'text': byte 2 (0xff) is not UTF-8");
+    assert_error(cbm_dataset_add(&data, "b", 1, "", (const char *const[]){"good", "loud"}), SCBM_ERROR_FORMAT,
+                 "row 4, column 'label': the label is empty");
+    assert_error(cbm_dataset_add(&data, "b", 1, "1", NULL), SCBM_ERROR_ARGUMENT, "needs a text and its concepts");
+    assert_ok(cbm_dataset_add(&data, "three", 5, "9", (const char *const[]){"bad", "loud"}));
+    assert_ok(cbm_dataset_finish(&data));
+    assert_int_equal(data.n, 3);
+    assert_int_equal(data.n_read, 3);
+    assert_row(&data, 0, "one", "10", "good", "unknown");
+    assert_row(&data, 2, "three", "9", "bad", "loud");
+    assert_int_equal(data.label[1], -1);
+    assert_null(concept_of(&data, 1, 0));
+    assert_string_equal(concept_of(&data, 1, 1), "loud");
+    assert_classes(&data.label_classes, "9|10");
+    assert_error(cbm_dataset_add(&data, "x", 1, NULL, (const char *const[]){"a", "b"}), SCBM_ERROR_ARGUMENT,
+                 "finished");
+    assert_error(cbm_dataset_finish(&data), SCBM_ERROR_ARGUMENT, "finished");
+    assert_int_equal(data.n, 3);
+    cbm_dataset_clear(&data);
+    assert_ok(cbm_dataset_create(&data, NULL, NULL));
+    assert_error(cbm_dataset_finish(&data), SCBM_ERROR_ARGUMENT, "the data set has no rows");
+    assert_null(data.store);
+}
+
+static void class_names_may_be_numbers(void **state) {
+    static const char *const stars[] = {"1", "2.5", "-3"}, *const others[] = {"1", "inf"}, *const words[] = {"1", "x"};
+    double values[3];
+    (void)state;
+    assert_true(cbm_class_values(stars, 3, values));
+    assert_true(values[1] == 2.5 && values[2] == -3);
+    assert_false(cbm_class_values(others, 2, values));
+    assert_false(cbm_class_values(words, 2, values));
+}
+
 /* ------------------------------------------------------------------------------------------
  * Classes
  * ---------------------------------------------------------------------------------------- */
@@ -221,7 +598,7 @@ static void classes_are_sorted(void **state) {
     (void)state;
     check_order("10\n9\n1.5\n-3\n1e1\n9\n100", "-3|1.5|9|10|1e1|100");
     check_order("10\nunknown\n9\nunknown", "9|10|unknown");
-    check_order("10\n9\nx", "10|9|x");              /* not all are numbers: by bytes */
+    check_order("10\n9\nx", "10|9|x"); /* not all are numbers: by bytes */
     check_order("b\nB\n\xc3\xa4\na b\na", "B|a|a b|b|\xc3\xa4");
     check_order("zoo\nunknown\nUnknown", "Unknown|zoo|unknown");
     check_order("unknown", "unknown");
@@ -241,8 +618,8 @@ static void the_locale_does_not_matter(void **state) {
 }
 
 static void known_classes_keep_their_order(void **state) {
-    static char *labels[] = {"2", "1", "3"}, *foods[] = {"good", "unknown", "bad"}, *noises[] = {"y"};
-    const cbm_classes label_classes = {labels, 3, 3}, concept_classes[] = {{foods, 3, 3}, {noises, 1, 1}};
+    static const char *labels[] = {"2", "1", "3"}, *foods[] = {"good", "unknown", "bad"}, *noises[] = {"y"};
+    const cbm_classes label_classes = {labels, 3, NULL}, concept_classes[] = {{foods, 3, NULL}, {noises, 1, NULL}};
     cbm_dataset_options options = usual;
     cbm_dataset data;
     (void)state;
@@ -265,8 +642,10 @@ static void labels_are_dropped_or_ignored(void **state) {
     cbm_dataset_options options = usual;
     cbm_dataset data;
     (void)state;
-    options.drop_label = "no majority";
-    options.ignore_label = "";
+    options.drop_labels = (const char *const[]){"no majority"};
+    options.n_drop_labels = 1;
+    options.ignore_labels = (const char *const[]){""};
+    options.n_ignore_labels = 1;
     read_text(&data, &options, "x.csv", content);
     assert_int_equal(data.n, 3);
     assert_int_equal(data.n_read, 4);
@@ -277,8 +656,10 @@ static void labels_are_dropped_or_ignored(void **state) {
     assert_classes(&data.label_classes, "1|2");
     assert_classes(&data.concept_classes[0], "x"); /* a row that is left out brings no class */
     cbm_dataset_clear(&data);
-    options.drop_label = "";
-    options.ignore_label = "no majority";
+    options.drop_labels = (const char *const[]){""};
+    options.n_drop_labels = 1;
+    options.ignore_labels = (const char *const[]){"no majority"};
+    options.n_ignore_labels = 1;
     read_text(&data, &options, "x.csv", content);
     assert_int_equal(data.n, 3);
     assert_int_equal(data.label[1], -1);
@@ -330,7 +711,8 @@ static void expect_failure(const cbm_dataset_options *options, const char *name,
     cbm_dataset data;
     scbm_status status = cbm_dataset_read_memory(&data, options, name, content, size, NULL);
     if (status != wanted || !strstr(scbm_last_error(), words))
-        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), scbm_last_error(), scbm_status_name(wanted), words);
+        fail_msg("got %s: '%s'; wanted %s: '%s'", scbm_status_name(status), scbm_last_error(), scbm_status_name(wanted),
+                 words);
     assert_null(strchr(scbm_last_error(), '\n'));
     assert_memory_equal(&data, &nothing, sizeof data);
 }
@@ -346,10 +728,13 @@ static void bad_csv_is_one_clear_error(void **state) {
         {"\n\r\n", "x.csv: the file is empty"},
         {"text,stars,f,n", "x.csv: there are no rows after the header"},
         {"text,stars,f,n\n\n\n", "x.csv: there are no rows after the header"},
-        {"text,stars,f,noise, n\na,1,x,y,z\n", "x.csv: there is no column 'n'; there are 'text', 'stars', 'f', 'noise', ' n'"},
+        {"text,stars,f,noise, n\na,1,x,y,z\n",
+         "x.csv: there is no column 'n'; there are 'text', 'stars', 'f', 'noise', ' n'"},
         {"text;stars;f;n\na;1;x;y\n", "x.csv: there is no column 'text'; there are 'text;stars;f;n'"},
         {"te\nxt,stars,f,n\n", "x.csv: there is no column 'text'; there are 'te'"},
-        {"\"te\nxt\",st\xff" "ars,f,n\n", "x.csv: there is no column 'text'; there are 'te\\nxt', 'st\\xffars', 'f', 'n'"},
+        {"\"te\nxt\",st\xff"
+         "ars,f,n\n",
+         "x.csv: there is no column 'text'; there are 'te\\nxt', 'st\\xffars', 'f', 'n'"},
         {"text,stars,f,n,stars\na,1,x,y,2\n", "x.csv: there are 2 columns 'stars'"},
         {"text,stars,f,n\na,1,x,y\nb,1,x\n", "x.csv, row 2: there are 3 fields, and 4 columns in the header"},
         {"text,stars,f,n\na,1,x,y,z\n", "x.csv, row 1: there are 5 fields, and 4 columns in the header"},
@@ -358,7 +743,8 @@ static void bad_csv_is_one_clear_error(void **state) {
         {"text,stars,f,n\nab\xc3,1,x,y\n", "x.csv, row 1, column 'text': byte 3 (0xc3) is not UTF-8"},
         {"text,stars,f,n\n\xed\xa0\x80,1,x,y\n", "x.csv, row 1, column 'text': byte 1 (0xed) is not UTF-8"},
         {"text,stars,f,n\n\xc0\x80,1,x,y\n", "x.csv, row 1, column 'text': byte 1 (0xc0) is not UTF-8"},
-        {"text,stars,f,n\na,1,x,y\n\"b,2,x,y\nc,3,x,y\n", "x.csv, row 2, column 'text': a field begins with a quote (\") and does not end"},
+        {"text,stars,f,n\na,1,x,y\n\"b,2,x,y\nc,3,x,y\n",
+         "x.csv, row 2, column 'text': a field begins with a quote (\") and does not end"},
         {"text,stars,f,n\na,1,x,y\nb,2,x\"y,z\n", "x.csv, row 2, column 'f': a quote (\")"},
         {"text,stars,f,n\na,1,\"x\" ,y\n", "x.csv, row 1, column 'f': a quote (\")"},
         {"te\"xt,stars,f,n\na,1,x,y\n", "x.csv: column 1 of the header: a quote (\")"},
@@ -369,11 +755,14 @@ static void bad_csv_is_one_clear_error(void **state) {
     };
     cbm_dataset_options options = usual;
     (void)state;
-    options.drop_label = "drop";
+    options.drop_labels = (const char *const[]){"drop"};
+    options.n_drop_labels = 1;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         expect_failure(&options, "x.csv", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
-    expect_failure(&usual, "x.csv", "text,stars,f,n\na\0b,1,x,y\n", 24, SCBM_ERROR_FORMAT, "x.csv, row 1, column 'text': there is a NUL byte");
-    expect_failure(&usual, "x.csv", "text\0,stars,f,n\na,1,x,y\n", 24, SCBM_ERROR_FORMAT, "x.csv: there is a NUL byte in the header");
+    expect_failure(&usual, "x.csv", "text,stars,f,n\na\0b,1,x,y\n", 24, SCBM_ERROR_FORMAT,
+                   "x.csv, row 1, column 'text': there is a NUL byte");
+    expect_failure(&usual, "x.csv", "text\0,stars,f,n\na,1,x,y\n", 24, SCBM_ERROR_FORMAT,
+                   "x.csv: there is a NUL byte in the header");
 }
 
 static void bad_json_is_one_clear_error(void **state) {
@@ -391,33 +780,63 @@ static void bad_json_is_one_clear_error(void **state) {
         {"{", "line 1: this is not JSON"},
         {"{}", "line 1: there is no key 'text'; there is none"},
         {"{\"text\": \"a\", \"f\": 1, \"n\": 2}", "line 1: there is no key 'stars'; there are 'text', 'f', 'n'"},
-        {"{\"text\": 1, \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1, column 'text': there is a number where a string is wanted"},
-        {"{\"text\": null, \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1, column 'text': there is null where a string is wanted"},
-        {"{\"text\": \"a\", \"stars\": [1], \"f\": 1, \"n\": 2}", "line 1, column 'stars': there is a list where a string, a number, true or false is wanted"},
+        {"{\"text\": 1, \"stars\": 1, \"f\": 1, \"n\": 2}",
+         "line 1, column 'text': there is a number where a string is wanted"},
+        {"{\"text\": null, \"stars\": 1, \"f\": 1, \"n\": 2}",
+         "line 1, column 'text': there is null where a string is wanted"},
+        {"{\"text\": \"a\", \"stars\": [1], \"f\": 1, \"n\": 2}",
+         "line 1, column 'stars': there is a list where a string, a number, true or false is wanted"},
         {"{\"text\": \"a\", \"stars\": 1, \"f\": {}, \"n\": 2}", "line 1, column 'f': there is an object where"},
         {"{\"text\": \"a\", \"stars\": null, \"f\": 1, \"n\": 2}", "line 1, column 'stars': the label is empty"},
-        {"{\"text\": \"a\", \"stars\": 9007199254740993000, \"f\": 1, \"n\": 2}", "line 1, column 'stars': the number is too large"},
+        {"{\"text\": \"a\", \"stars\": 9007199254740993000, \"f\": 1, \"n\": 2}",
+         "line 1, column 'stars': the number is too large"},
         {"{\"text\": \"a\", \"stars\": 1e999, \"f\": 1, \"n\": 2}", "line 1, column 'stars': the number is too large"},
         {"{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 2, \"f\": 3}", "line 1, column 'f': the key is there twice"},
-        {"{\"text\": \"a\xff\", \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1, column 'text': byte 2 (0xff) is not UTF-8"},
+        {"{\"text\": \"a\xff\", \"stars\": 1, \"f\": 1, \"n\": 2}",
+         "line 1, column 'text': byte 2 (0xff) is not UTF-8"},
         {"{\"text\": \"a\\\\\\u0000\", \"stars\": 1, \"f\": 1, \"n\": 2}", "line 1: there is a NUL byte"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         expect_failure(&usual, "x.jsonl", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
-    expect_failure(&usual, "x.jsonl", "{\"text\": \"a\0\"}", 14, SCBM_ERROR_FORMAT, "x.jsonl, line 1: there is a NUL byte");
+    expect_failure(&usual, "x.jsonl", "{\"text\": \"a\0\"}", 14, SCBM_ERROR_FORMAT,
+                   "x.jsonl, line 1: there is a NUL byte");
     char deep[5000];
     memset(deep, '[', sizeof deep);
     expect_failure(&usual, "x.jsonl", deep, sizeof deep, SCBM_ERROR_FORMAT, "line 1: this is not JSON");
 }
 
-static void a_value_that_training_never_saw_is_named(void **state) {
-    static char *labels[] = {"1", "2"}, *foods[] = {"good", "bad"};
-    const cbm_classes label_classes = {labels, 2, 2}, concept_classes[] = {{foods, 2, 2}, {foods, 2, 2}};
+static void bad_arrays_are_one_clear_error(void **state) {
     static const bad_content bad[] = {
-        {"text,stars,f,n\na,1,good,bad\nb,3,good,bad\n", "x.csv, row 2, column 'stars': '3' is not one of the known classes: '1', '2'"},
-        {"text,stars,f,n\na,1,good,Bad\n", "x.csv, row 1, column 'n': 'Bad' is not one of the known classes: 'good', 'bad'"},
-        {"text,stars,f,n\na,1,no majority,bad\n", "column 'f': 'no majority' (unknown) is not one of the known classes"},
+        {"[", "x.json: this is not JSON after row 0, at byte 2 of the file"},
+        {"[]", "x.json: the array is empty"},
+        {" [ ] x", "x.json: there is something more after row 0, at byte 6 of the file"},
+        {"[1]", "x.json, row 1: there is a number where an object is wanted: the array holds one object a row"},
+        {"[{\"text\": \"a\"}", "x.json, row 1: there is no key 'stars'"},
+        {"[{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 2}",
+         "x.json: the array does not end after row 1, at byte 43 of the file"},
+        {"[{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 2} {",
+         "x.json: there is neither , nor ] after row 1, at byte 44 of the file"},
+        {"[{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 2},]",
+         "x.json: this is not JSON after row 1, at byte 44 of the file"},
+        {"[{\"text\": \"a\", \"stars\": 1, \"f\": 1, \"n\": 2}]\n{}",
+         "x.json: there is something more after row 1, at byte 45 of the file"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_failure(&usual, "x.json", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
+}
+
+static void a_value_that_training_never_saw_is_named(void **state) {
+    static const char *labels[] = {"1", "2"}, *foods[] = {"good", "bad"};
+    const cbm_classes label_classes = {labels, 2, NULL}, concept_classes[] = {{foods, 2, NULL}, {foods, 2, NULL}};
+    static const bad_content bad[] = {
+        {"text,stars,f,n\na,1,good,bad\nb,3,good,bad\n",
+         "x.csv, row 2, column 'stars': '3' is not one of the known classes: '1', '2'"},
+        {"text,stars,f,n\na,1,good,Bad\n",
+         "x.csv, row 1, column 'n': 'Bad' is not one of the known classes: 'good', 'bad'"},
+        {"text,stars,f,n\na,1,no majority,bad\n",
+         "column 'f': 'no majority' (unknown) is not one of the known classes"},
         {"text,stars,f,n\na,\"1\n\",good,bad\n", "column 'stars': '1\\n' is not one"},
     };
     cbm_dataset_options options = usual;
@@ -435,7 +854,8 @@ static void an_empty_concept_that_is_not_unknown_is_refused(void **state) {
     (void)state;
     options.unknown = synonyms;
     options.n_unknown = 1;
-    expect_failure(&options, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT, "x.csv, row 1, column 'n': the concept is empty");
+    expect_failure(&options, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT,
+                   "x.csv, row 1, column 'n': the concept is empty");
 }
 
 static void a_column_of_texts_holds_no_classes(void **state) {
@@ -446,7 +866,8 @@ static void a_column_of_texts_holds_no_classes(void **state) {
     assert_non_null(content);
     size += (size_t)snprintf(content, capacity, "text\n");
     for (int i = 0; i < CBM_MAX_CLASSES + 1; i++) size += (size_t)snprintf(content + size, capacity - size, "%d\n", i);
-    expect_failure(&options, "x.csv", content, size, SCBM_ERROR_FORMAT, "row 4097, column 'text': there are more than 4096 different values");
+    expect_failure(&options, "x.csv", content, size, SCBM_ERROR_FORMAT,
+                   "row 4097, column 'text': there are more than 4096 different values");
     free(content);
 }
 
@@ -488,21 +909,37 @@ static void files_that_cannot_be_read_are_named(void **state) {
  * Hooks
  * ---------------------------------------------------------------------------------------- */
 
+static scbm_status add_rows(cbm_dataset *data, const scbm_hooks *hooks) {
+    const cbm_dataset_options options = {.concepts = concepts, .n_concepts = 2};
+    scbm_status status = cbm_dataset_create(data, &options, hooks);
+    for (int i = 0; i < 3 && !status; i++)
+        status = cbm_dataset_add(data, "a text", 6, i ? "1" : "2", (const char *const[]){i ? "x" : "y", "z"});
+    return status ? status : cbm_dataset_finish(data);
+}
+
 static void running_out_of_memory_is_an_error_anywhere(void **state) {
-    static const char *const names[] = {"x.csv", "x.jsonl"};
+    static const char *const names[] = {"x.csv", "x.jsonl", "x.tsv", "x.json"};
     static const char *const contents[] = {
-        "text,stars,f,n\na,1,x,y\nb,2,z,y\nc,3,,y\n",
-        "{\"text\": \"a\", \"stars\": 2, \"f\": \"x\", \"n\": 1}\n{\"text\": \"b\", \"stars\": 1, \"f\": \"\", \"n\": 1}\n",
+        "text,stars,f,n\na,1,x,y\nb,2,z,y\nb,3,z\nc,3,\",y\nc,3,,y\n",
+        "{\"text\": \"a\", \"stars\": 2, \"f\": \"x\", \"n\": 1}\n{}\n{\"text\": \"b\", \"stars\": 1, \"f\": \"\", \"n\": 1}\n",
+        "n\ttext\tstars\tf\ny\ta\t1\tx\n",
+        "[{\"text\": \"a\", \"stars\": 2, \"f\": \"x\", \"n\": 1}]",
     };
+    cbm_dataset_options options = usual;
     (void)state;
-    for (int format = 0; format < 2; format++) {
+    options.keep_going = 1;
+    options.id = "text";
+    for (int format = 0; format < 5; format++) {
         scbm_status status = SCBM_ERROR_MEMORY;
         int n = 0;
         for (; status != SCBM_OK && n < 1000; n++) {
             counting_allocator memory = {.fails_at = n + 1, .fails_on = 1};
             const scbm_hooks hooks = allocator_hooks(&memory);
             cbm_dataset data;
-            status = cbm_dataset_read_memory(&data, &usual, names[format], contents[format], strlen(contents[format]), &hooks);
+            if (format == 4) status = add_rows(&data, &hooks);
+            else
+                status = cbm_dataset_read_memory(&data, &options, names[format], contents[format],
+                                                 strlen(contents[format]), &hooks);
             if (status != SCBM_OK) assert_int_equal(status, SCBM_ERROR_MEMORY);
             cbm_dataset_clear(&data);
             assert_int_equal(memory.held, 0);
@@ -524,7 +961,8 @@ static void reading_can_be_cancelled(void **state) {
     const scbm_hooks hooks = {.user = &n_calls, .progress = cancel};
     cbm_dataset data;
     (void)state;
-    assert_int_equal(cbm_dataset_read_memory(&data, &usual, "x.csv", "text,stars,f,n\na,1,x,y\n", 23, &hooks), SCBM_ERROR_CANCELLED);
+    assert_int_equal(cbm_dataset_read_memory(&data, &usual, "x.csv", "text,stars,f,n\na,1,x,y\n", 23, &hooks),
+                     SCBM_ERROR_CANCELLED);
     assert_int_equal(n_calls, 1);
 }
 
@@ -533,23 +971,28 @@ static void reading_can_be_cancelled(void **state) {
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct lines {
-    char all[256];           /* "[one][two]" */
+    char all[256]; /* "[one][two]" */
     size_t n, longest, stop_at;
+    size_t n_more; /* lines that were said to have another one behind them */
 } lines;
 
-static scbm_status take_line(void *user, const char *text, size_t length, size_t line_number) {
+static scbm_status take_line(void *user, const char *text, size_t length, size_t line_number, int more) {
     lines *l = user;
     assert_int_equal(line_number, ++l->n);
     assert_int_equal(text[length], 0);
+    l->n_more += more != 0;
     if (length > l->longest) l->longest = length;
     if (strlen(l->all) + length + 3 < sizeof l->all) sprintf(l->all + strlen(l->all), "[%s]", text);
     return line_number == l->stop_at ? scbm_fail(SCBM_ERROR_NUMERIC, "enough") : SCBM_OK;
 }
 
 static void check_lines(const char *content, size_t size, const char *all) {
-    lines l = {"", 0, 0, 0};
+    lines l = {"", 0, 0, 0, 0};
     assert_ok(cbm_read_lines(file_of("lines.txt", content, size), take_line, &l, NULL));
     assert_string_equal(l.all, all);
+    size_t whole = 0;
+    for (size_t i = 0; i < size; i++) whole += content[i] == '\n';
+    assert_int_equal(l.n_more, whole > 1 ? whole - 1 : 0);
 }
 
 static void lines_are_read(void **state) {
@@ -565,7 +1008,7 @@ static void lines_are_read(void **state) {
 static void long_lines_are_whole(void **state) {
     enum { LONG = 5000000 };
     char *content = malloc(2 * LONG + 2);
-    lines l = {"", 0, 0, 0};
+    lines l = {"", 0, 0, 0, 0};
     (void)state;
     assert_non_null(content);
     memset(content, 'a', 2 * LONG + 2);
@@ -579,7 +1022,7 @@ static void long_lines_are_whole(void **state) {
 
 static void standard_input_is_read(void **state) {
     const char *path = file_of("stdin.txt", "a\nb", 3);
-    lines l = {"", 0, 0, 0};
+    lines l = {"", 0, 0, 0, 0};
     (void)state;
     int kept = dup(STDIN_FILENO), file = open(path, O_RDONLY);
     assert_true(kept >= 0 && file >= 0);
@@ -593,10 +1036,11 @@ static void standard_input_is_read(void **state) {
 }
 
 /* The writer sends a line only after the one before it was answered: a reader that waits for more would wait for ever. */
-static scbm_status answer_line(void *user, const char *text, size_t length, size_t line_number) {
+static scbm_status answer_line(void *user, const char *text, size_t length, size_t line_number, int more) {
     const int *answers = user;
     (void)text;
     (void)line_number;
+    assert_false(more);
     return write(*answers, length ? "+" : "0", 1) == 1 ? SCBM_OK : SCBM_ERROR_IO;
 }
 
@@ -612,7 +1056,8 @@ static void a_line_of_a_pipe_comes_at_once(void **state) {
         int fifo = open(path, O_WRONLY);
         for (int i = 0; i < 5; i++) {
             alarm(10);
-            if (write(fifo, "lin", 3) != 3 || write(fifo, "e\nnext ", 7) != 7 || read(answers[0], &byte, 1) != 1) _exit(1);
+            if (write(fifo, "lin", 3) != 3 || write(fifo, "e\nnext ", 7) != 7 || read(answers[0], &byte, 1) != 1)
+                _exit(1);
         }
         _exit(0);
     }
@@ -626,14 +1071,14 @@ static void a_line_of_a_pipe_comes_at_once(void **state) {
 }
 
 static void expect_bad_line(const char *content, size_t size, size_t n, const char *words) {
-    lines l = {"", 0, 0, 0};
+    lines l = {"", 0, 0, 0, 0};
     assert_int_equal(cbm_read_lines(file_of("bad.txt", content, size), take_line, &l, NULL), SCBM_ERROR_FORMAT);
     if (!strstr(scbm_last_error(), words)) fail_msg("got '%s'; wanted '%s'", scbm_last_error(), words);
     assert_int_equal(l.n, n);
 }
 
 static void bad_lines_are_named(void **state) {
-    lines l = {"", 0, 0, 2};
+    lines l = {"", 0, 0, 2, 0};
     (void)state;
     expect_bad_line("one\ntwo\nb\xff\nfour", 16, 2, "bad.txt, line 3: byte 2 (0xff) is not UTF-8");
     expect_bad_line("one\0\ntwo", 8, 0, "bad.txt, line 1: there is a NUL byte");
@@ -653,6 +1098,20 @@ int main(void) {
         cmocka_unit_test(files_are_put_together),
         cmocka_unit_test(long_fields_and_many_rows_are_whole),
         cmocka_unit_test(texts_alone_can_be_read),
+        cmocka_unit_test(tabs_part_fields_too),
+        cmocka_unit_test(arrays_of_objects_are_read),
+        cmocka_unit_test(the_format_can_be_chosen),
+        cmocka_unit_test(standard_input_needs_a_format),
+        cmocka_unit_test(a_blank_line_is_an_empty_cell_of_one_column),
+        cmocka_unit_test(rows_know_where_they_come_from),
+        cmocka_unit_test(classes_are_counted),
+        cmocka_unit_test(reading_can_end_early),
+        cmocka_unit_test(bad_rows_can_be_left_out),
+        cmocka_unit_test(what_is_wrong_with_the_file_ends_reading),
+        cmocka_unit_test(bad_rows_bring_no_classes_and_are_listed_to_a_bound),
+        cmocka_unit_test(many_rows_of_many_classes_take_a_second),
+        cmocka_unit_test(data_sets_are_made_row_by_row),
+        cmocka_unit_test(class_names_may_be_numbers),
         cmocka_unit_test(classes_are_sorted),
         cmocka_unit_test(the_locale_does_not_matter),
         cmocka_unit_test(known_classes_keep_their_order),
@@ -660,6 +1119,7 @@ int main(void) {
         cmocka_unit_test(unknown_has_synonyms),
         cmocka_unit_test(bad_csv_is_one_clear_error),
         cmocka_unit_test(bad_json_is_one_clear_error),
+        cmocka_unit_test(bad_arrays_are_one_clear_error),
         cmocka_unit_test(a_value_that_training_never_saw_is_named),
         cmocka_unit_test(an_empty_concept_that_is_not_unknown_is_refused),
         cmocka_unit_test(a_column_of_texts_holds_no_classes),

@@ -31,22 +31,15 @@ static const char *const bad_text = "the soup was <script>alert(\"tasty\")</scri
  * Models whose names are made to break pages
  * ---------------------------------------------------------------------------------------- */
 
-static scbm_status rename_class(cbm_classes *classes, size_t i, const char *name) {
-    scbm_release(NULL, classes->name[i]);
-    classes->name[i] = scbm_strdup(NULL, name);
-    return classes->name[i] ? SCBM_OK : SCBM_ERROR_MEMORY;
-}
-
 static scbm_status bad_data(cbm_dataset *data, uint64_t first, size_t n) {
     scbm_status status = small_data(data, first, n);
-    if (!status) status = rename_class(&data->label_classes, 0, "</title><script>low()</script>");
-    if (!status)
-        status = rename_class(&data->label_classes, 2,
-                              "\xC3\xBC"
-                              "ber-high > even");
-    if (!status) status = rename_class(&data->concept_classes[0], 0, "\"><script>bland()</script>");
-    if (!status) status = rename_class(&data->concept_classes[1], 1, "rude' onmouseover='x");
-    return status;
+    if (status) return status;
+    data->label_classes.name[0] = "</title><script>low()</script>";
+    data->label_classes.name[2] = "\xC3\xBC"
+                                  "ber-high > even";
+    data->concept_classes[0].name[0] = "\"><script>bland()</script>";
+    data->concept_classes[1].name[1] = "rude' onmouseover='x";
+    return SCBM_OK;
 }
 
 static cbm_model *bad_model(double sparsity, const char *path) {
@@ -101,8 +94,7 @@ static char *explained(const cbm_model *model, const char *text, int steps) {
 
 static void global_texts(cbm_dataset *data) {
     assert_ok(small_data(data, 2000, N_TEXTS));
-    scbm_release(NULL, data->text[3]);
-    data->text[3] = scbm_strdup(NULL, "<script>tasty</script> & \"rude\"");
+    data->text[3] = "<script>tasty</script> & \"rude\"";
     data->text_length[3] = strlen(data->text[3]);
 }
 

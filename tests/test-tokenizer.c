@@ -15,16 +15,76 @@
 #include <unistd.h>
 
 /* As in a vocab.txt: the id is the place. */
-static const char *const pieces[] = {
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "food", "was", "un", "##able", "##aff", "##ing",
-    "eat", "cafe", "caf\xc3\xa9", "caf", "##e", "##\xc3\xa9", "i", "##i", "##\xcc\x87", "a", "##a", "x",
-    "##x", "##xx", "\xe5\xa5\xbd", "\xe5\x90\x83", ",", ".", "!", "?", "'", "-", "[", "]", "#", "$", "mask",
-    "MASK", "The", "FOOD", "Caf\xc3\xa9", "\xc4\xb0", "\xc3\x9f", "##\xc3\x9f", "\xf0\x9f\x98\x80",
-    "##\xf0\x9f\x98\x80", "\xed\x95\x9c", "##\xed\x95\x9c", "\xe1\x84\x92", "##\xe1\x85\xa1",
-    "##\xe1\x86\xab", "\xcf\x83", "##\xcf\x83", "##\xcf\x82", "\xce\xbf", "##\xe3\x80\xae", "##\xe0\xa3\x94",
-    "##\xcc\x81", "\xcc\x81", "\xef\xac\x81", "##\xcc\xa3", "\xe8\xb1\x88", "\xef\xbd\x81", "\xe2\x80\xa6",
-    "\xc2\xbf", "PAD", "\x01", "##\x01"
-};
+static const char *const pieces[] = {"[PAD]",
+                                     "[UNK]",
+                                     "[CLS]",
+                                     "[SEP]",
+                                     "[MASK]",
+                                     "the",
+                                     "food",
+                                     "was",
+                                     "un",
+                                     "##able",
+                                     "##aff",
+                                     "##ing",
+                                     "eat",
+                                     "cafe",
+                                     "caf\xc3\xa9",
+                                     "caf",
+                                     "##e",
+                                     "##\xc3\xa9",
+                                     "i",
+                                     "##i",
+                                     "##\xcc\x87",
+                                     "a",
+                                     "##a",
+                                     "x",
+                                     "##x",
+                                     "##xx",
+                                     "\xe5\xa5\xbd",
+                                     "\xe5\x90\x83",
+                                     ",",
+                                     ".",
+                                     "!",
+                                     "?",
+                                     "'",
+                                     "-",
+                                     "[",
+                                     "]",
+                                     "#",
+                                     "$",
+                                     "mask",
+                                     "MASK",
+                                     "The",
+                                     "FOOD",
+                                     "Caf\xc3\xa9",
+                                     "\xc4\xb0",
+                                     "\xc3\x9f",
+                                     "##\xc3\x9f",
+                                     "\xf0\x9f\x98\x80",
+                                     "##\xf0\x9f\x98\x80",
+                                     "\xed\x95\x9c",
+                                     "##\xed\x95\x9c",
+                                     "\xe1\x84\x92",
+                                     "##\xe1\x85\xa1",
+                                     "##\xe1\x86\xab",
+                                     "\xcf\x83",
+                                     "##\xcf\x83",
+                                     "##\xcf\x82",
+                                     "\xce\xbf",
+                                     "##\xe3\x80\xae",
+                                     "##\xe0\xa3\x94",
+                                     "##\xcc\x81",
+                                     "\xcc\x81",
+                                     "\xef\xac\x81",
+                                     "##\xcc\xa3",
+                                     "\xe8\xb1\x88",
+                                     "\xef\xbd\x81",
+                                     "\xe2\x80\xa6",
+                                     "\xc2\xbf",
+                                     "PAD",
+                                     "\x01",
+                                     "##\x01"};
 enum { N_PIECES = sizeof pieces / sizeof pieces[0], N_SPECIAL = 5 };
 enum { PAD, UNK, CLS, SEP, MASK, THE, FOOD };
 enum { NORMAL = 1, UNKNOWN, CONTROL, ADDED, UNUSED };
@@ -165,15 +225,25 @@ static const expected_tokens uncased[] = {
     {"  the\tfood\r\nwas  ", "5@2-5 6@6-10 7@12-15"},
     {"Caf\xc3\xa9 CAF\xc3\x89 cafe\xcc\x81", "13@0-5 13@6-11 13@12-16"},
     {"\xe5\xa5\xbd\xe5\x90\x83\xe5\xa5\xbd", "26@0-3 27@3-6 26@6-9"},
-    {"the\xe5\xa5\xbd" "food", "5@0-3 26@3-6 6@6-10"},
+    {"the\xe5\xa5\xbd"
+     "food",
+     "5@0-3 26@3-6 6@6-10"},
     {"x\xf0\x9f\x98\x80 \xf0\x9f\x98\x80\xf0\x9f\x98\x80", "23@0-1 47@1-5 46@6-10 47@10-14"},
     {"\xed\x95\x9c \xe1\x84\x92\xe1\x85\xa1\xe1\x86\xab", "50@0-3 51@0-3 52@0-3 50@4-7 51@7-10 52@10-13"},
     {"\xc4\xb0 I\xcc\x87", "18@0-2 18@3-4"},
     {"\xce\x9f\xce\xa3 \xce\xbf\xcf\x83", "56@0-2 54@2-4 56@5-7 54@7-9"},
-    {"a\xcc\x81\xcc\xa3\xe3\x80\xae a\xe3\x80\xae\xcc\x81 \xcc\x81" "a", "21@0-1 57@3-5 21@9-10 57@10-13 21@18-19"},
-    {"a\xe2\x80\x8bx\xc2\xadx\xef\xbf\xbd" "a", "21@0-1 25@4-8 22@11-12"},
-    {"a\xc2\xa0x\xe3\x80\x80x\xe2\x80\xa8" "a", "21@0-1 23@3-4 23@7-8 21@11-12"},
-    {"a\vx\fx\xc2\x85" "a", "21@0-1 25@2-5 22@7-8"},
+    {"a\xcc\x81\xcc\xa3\xe3\x80\xae a\xe3\x80\xae\xcc\x81 \xcc\x81"
+     "a",
+     "21@0-1 57@3-5 21@9-10 57@10-13 21@18-19"},
+    {"a\xe2\x80\x8bx\xc2\xadx\xef\xbf\xbd"
+     "a",
+     "21@0-1 25@4-8 22@11-12"},
+    {"a\xc2\xa0x\xe3\x80\x80x\xe2\x80\xa8"
+     "a",
+     "21@0-1 23@3-4 23@7-8 21@11-12"},
+    {"a\vx\fx\xc2\x85"
+     "a",
+     "21@0-1 25@2-5 22@7-8"},
     {"don't [x] #a\xe2\x80\xa6\xc2\xbf", "1@0-3 32@3-4 1@4-5 34@6-7 23@7-8 35@8-9 36@10-11 21@11-12 65@12-15 66@15-17"},
     {"un-eat ##ing $", "8@0-2 33@2-3 12@3-6 36@7-8 36@8-9 1@9-12 37@13-14"},
     {"the [MASK] was [SEP][CLS]", "5@0-3 4@4-10 7@11-14 3@15-20 2@20-25"},
@@ -339,15 +409,21 @@ static void long_texts_take_linear_time(void **state) {
 
 static void bad_utf8_is_an_error_with_its_place(void **state) {
     static const char *const bad[] = {
-        "\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc3", "\xc3(", "\xe2\x82", "\xe2(\xa1", "\xe0\x80\xaf",
-        "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x9f\x98", "\xf0\x80\x80\xaf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xfe", "\xff"};
+        "\x80",         "\xbf",         "\xc0\x80",         "\xc1\xbf",         "\xc3",
+        "\xc3(",        "\xe2\x82",     "\xe2(\xa1",        "\xe0\x80\xaf",     "\xed\xa0\x80",
+        "\xed\xbf\xbf", "\xf0\x9f\x98", "\xf0\x80\x80\xaf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
+        "\xfe",         "\xff"};
     cbm_tokenizer *t = plain_tokenizer();
     cbm_tokens tokens = {0};
     char text[64];
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         for (int before = 0; before < 2; before++) {
-            int n = snprintf(text, sizeof text, "%s%s", before ? "the f\xc3\xb6\xc3\xb6" "d " : "", bad[i]);
+            int n = snprintf(text, sizeof text, "%s%s",
+                             before ? "the f\xc3\xb6\xc3\xb6"
+                                      "d "
+                                    : "",
+                             bad[i]);
             const char *place = before ? "at byte offset 11" : "at byte offset 0";
             assert_error(cbm_tokenize(t, text, (size_t)n, 512, &tokens), SCBM_ERROR_FORMAT, place);
             assert_error(cbm_tokenize(t, text, (size_t)n, 2, &tokens), SCBM_ERROR_FORMAT, place);
@@ -511,44 +587,53 @@ static cbm_tokenizer *tokenizer_of_keys(const cbm_tokenizer_keys *keys) {
 }
 
 static void added_tokens_are_found_as_by_hugging_face(void **state) {
-    static const expected_tokens table[] = {
-        {"the <l> food <r> was  <lr>  x", "5@0-3 70@3-7 6@8-12 71@13-17 7@17-20 72@20-28 23@28-29"},
-        {"<l><l> <l>", "70@0-3 70@3-6 70@6-10"},
-        {"  <r>  <r>x", "71@2-7 71@7-10 23@10-11"},
-        {"<lr> <lr>\xe3\x80\x80<lr>\x09", "72@0-5 72@5-12 72@12-17"},
-        {"x<w>x <w> .<w>, <w>1", "23@0-1 1@1-2 1@2-3 1@3-4 23@4-5 73@6-9 29@10-11 73@11-14 28@14-15 1@16-17 1@17-18 1@18-19 1@19-20"},
-        {"_<w> \xc3\xa9<w>x <w>\xc3\xa9", "1@0-1 1@1-2 1@2-3 1@3-4 1@5-7 1@7-8 1@8-9 1@9-10 23@10-11 1@12-13 1@13-14 1@14-15 1@15-17"},
-        {"eats eatsx xeats eats! eats", "74@0-4 1@5-10 1@11-16 74@17-21 30@21-22 74@23-27"},
-        {"TAG tag Tagx xTag tAg", "75@0-3 75@4-7 75@8-11 23@11-12 23@13-14 75@14-17 75@18-21"},
-        {"\xc3\xa9t\xc3\xa9  \xc3\x89T\xc3\x89 x ETE x", "76@0-7 76@7-13 23@13-14 76@14-19 23@19-20"},
-        {"x ete\xc2\xa0\xc3\xa9t\xc3\xa9", "23@0-1 76@1-7 76@7-12"},
-        {"foods FOODS foodsx thefoods foods.", "77@0-5 77@6-11 1@12-18 1@19-27 77@28-33 29@33-34"},
-        {"\xe5\xa5\xbdx \xe5\xa5\xbd x \xe5\xa5\xbdxx a\xe5\xa5\xbdX", "78@0-4 26@5-8 23@9-10 78@11-15 23@15-16 21@17-18 78@18-22"},
-        {"<l>x <l> x <l>y", "79@0-4 70@4-8 23@9-10 70@10-14 1@14-15"},
-        {"the<l>\xe2\x80\x83<r>\xe2\x80\x83" "food", "5@0-3 70@3-6 71@9-15 6@15-19"},
-        {"tag<l>tag", "75@0-3 70@3-6 75@6-9"},
-        {"  ete", "76@0-5"},
-        {"ete  ", "76@0-5"},
-        {"<w>foods<w>", "1@0-1 1@1-2 1@2-3 77@3-8 1@8-9 1@9-10 1@10-11"},
-        {"(<w>)\xe2\x92\xb6<w>", "1@0-1 73@1-4 1@4-5 1@5-8 1@8-9 1@9-10 1@10-11"},
-        {"\xe2\x80\x8d<w>", "1@3-4 1@4-5 1@5-6"},
-        {"foods<l>foods", "77@0-5 70@5-8 77@8-13"},
-        {"\xc4\xb0tag t\xc3\xa0g", "18@0-2 75@2-5 75@6-10"},
-        {"tag\xcc\x81 x", "75@0-3 23@6-7"},
-        {"\xe9\xa3\x9ftag", "1@0-3 75@3-6"},
-    }, cased[] = {
-        {"TAG tag Tagx xTag tAg", "1@0-3 1@4-7 75@8-11 23@11-12 23@13-14 75@14-17 1@18-21"},
-        {"\xc3\xa9t\xc3\xa9  \xc3\x89T\xc3\x89 x ETE x", "1@0-5 1@7-12 23@13-14 1@15-18 23@19-20"},
-        {"x ete\xc2\xa0\xc3\xa9t\xc3\xa9", "23@0-1 1@2-5 1@7-12"},
-        {"foods FOODS foodsx thefoods foods.", "77@0-5 1@6-11 1@12-18 1@19-27 77@28-33 29@33-34"},
-        {"\xe5\xa5\xbdx \xe5\xa5\xbd x \xe5\xa5\xbdxx a\xe5\xa5\xbdX", "78@0-4 26@5-8 23@9-10 78@11-15 23@15-16 21@17-18 26@18-21 1@21-22"},
-        {"tag<l>tag", "1@0-3 70@3-6 1@6-9"},
-        {"  ete", "1@2-5"},
-        {"ete  ", "1@0-3"},
-        {"\xc4\xb0tag t\xc3\xa0g", "1@0-5 1@6-10"},
-        {"tag\xcc\x81 x", "1@0-5 23@6-7"},
-        {"\xe9\xa3\x9ftag", "1@0-3 1@3-6"},
-    };
+    static const expected_tokens
+        table[] =
+            {
+                {"the <l> food <r> was  <lr>  x", "5@0-3 70@3-7 6@8-12 71@13-17 7@17-20 72@20-28 23@28-29"},
+                {"<l><l> <l>", "70@0-3 70@3-6 70@6-10"},
+                {"  <r>  <r>x", "71@2-7 71@7-10 23@10-11"},
+                {"<lr> <lr>\xe3\x80\x80<lr>\x09", "72@0-5 72@5-12 72@12-17"},
+                {"x<w>x <w> .<w>, <w>1",
+                 "23@0-1 1@1-2 1@2-3 1@3-4 23@4-5 73@6-9 29@10-11 73@11-14 28@14-15 1@16-17 1@17-18 1@18-19 1@19-20"},
+                {"_<w> \xc3\xa9<w>x <w>\xc3\xa9",
+                 "1@0-1 1@1-2 1@2-3 1@3-4 1@5-7 1@7-8 1@8-9 1@9-10 23@10-11 1@12-13 1@13-14 1@14-15 1@15-17"},
+                {"eats eatsx xeats eats! eats", "74@0-4 1@5-10 1@11-16 74@17-21 30@21-22 74@23-27"},
+                {"TAG tag Tagx xTag tAg", "75@0-3 75@4-7 75@8-11 23@11-12 23@13-14 75@14-17 75@18-21"},
+                {"\xc3\xa9t\xc3\xa9  \xc3\x89T\xc3\x89 x ETE x", "76@0-7 76@7-13 23@13-14 76@14-19 23@19-20"},
+                {"x ete\xc2\xa0\xc3\xa9t\xc3\xa9", "23@0-1 76@1-7 76@7-12"},
+                {"foods FOODS foodsx thefoods foods.", "77@0-5 77@6-11 1@12-18 1@19-27 77@28-33 29@33-34"},
+                {"\xe5\xa5\xbdx \xe5\xa5\xbd x \xe5\xa5\xbdxx a\xe5\xa5\xbdX",
+                 "78@0-4 26@5-8 23@9-10 78@11-15 23@15-16 21@17-18 78@18-22"},
+                {"<l>x <l> x <l>y", "79@0-4 70@4-8 23@9-10 70@10-14 1@14-15"},
+                {"the<l>\xe2\x80\x83<r>\xe2\x80\x83"
+                 "food",
+                 "5@0-3 70@3-6 71@9-15 6@15-19"},
+                {"tag<l>tag", "75@0-3 70@3-6 75@6-9"},
+                {"  ete", "76@0-5"},
+                {"ete  ", "76@0-5"},
+                {"<w>foods<w>", "1@0-1 1@1-2 1@2-3 77@3-8 1@8-9 1@9-10 1@10-11"},
+                {"(<w>)\xe2\x92\xb6<w>", "1@0-1 73@1-4 1@4-5 1@5-8 1@8-9 1@9-10 1@10-11"},
+                {"\xe2\x80\x8d<w>", "1@3-4 1@4-5 1@5-6"},
+                {"foods<l>foods", "77@0-5 70@5-8 77@8-13"},
+                {"\xc4\xb0tag t\xc3\xa0g", "18@0-2 75@2-5 75@6-10"},
+                {"tag\xcc\x81 x", "75@0-3 23@6-7"},
+                {"\xe9\xa3\x9ftag", "1@0-3 75@3-6"},
+            },
+        cased[] = {
+            {"TAG tag Tagx xTag tAg", "1@0-3 1@4-7 75@8-11 23@11-12 23@13-14 75@14-17 1@18-21"},
+            {"\xc3\xa9t\xc3\xa9  \xc3\x89T\xc3\x89 x ETE x", "1@0-5 1@7-12 23@13-14 1@15-18 23@19-20"},
+            {"x ete\xc2\xa0\xc3\xa9t\xc3\xa9", "23@0-1 1@2-5 1@7-12"},
+            {"foods FOODS foodsx thefoods foods.", "77@0-5 1@6-11 1@12-18 1@19-27 77@28-33 29@33-34"},
+            {"\xe5\xa5\xbdx \xe5\xa5\xbd x \xe5\xa5\xbdxx a\xe5\xa5\xbdX",
+             "78@0-4 26@5-8 23@9-10 78@11-15 23@15-16 21@17-18 26@18-21 1@21-22"},
+            {"tag<l>tag", "1@0-3 70@3-6 1@6-9"},
+            {"  ete", "1@2-5"},
+            {"ete  ", "1@0-3"},
+            {"\xc4\xb0tag t\xc3\xa0g", "1@0-5 1@6-10"},
+            {"tag\xcc\x81 x", "1@0-5 23@6-7"},
+            {"\xe9\xa3\x9ftag", "1@0-3 1@3-6"},
+        };
     const char *piece[N_PIECES + N_ADDED];
     uint16_t flags[N_PIECES + N_ADDED];
     cbm_tokenizer_keys keys = keys_with_added(piece, flags);

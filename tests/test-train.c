@@ -858,9 +858,9 @@ static void other_processors_and_versions_say_what_would_work(void **state) {
 static void columns_are_noted_with_every_model(void **state) {
     (void)state;
     static const cbm_concept_column concepts[] = {{"taste", "the taste"}, {"staff", "the staff"}};
-    static const char *const unknown[] = {"nix"};
+    static const char *const unknown[] = {"nix", ""};
     const cbm_dataset_options columns = {.text = "words", .label = "stars", .concepts = concepts, .n_concepts = 2,
-                                         .drop_label = "", .unknown = unknown, .n_unknown = 1, .unknown_is_missing = 1};
+                                         .drop_labels = unknown + 1, .n_drop_labels = 1, .unknown = unknown, .n_unknown = 1, .unknown_is_missing = 1};
     cbm_train_options o = options_for(CBM_JOINT, in_folder("columns.gguf"));
     stopper s = {.stop_at = 9}; /* the first step of the second epoch */
     scbm_hooks hooks = {.user = &s, .progress = stop_there, .n_workers = 1};

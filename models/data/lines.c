@@ -24,7 +24,7 @@ typedef struct line_reader {
 } line_reader;
 
 /* Hands over one line, without its line feed. The byte after it belongs to the buffer. */
-static scbm_status hand_over(line_reader *r, char *text, size_t length) {
+static scbm_status hand_over(line_reader *r, char *text, size_t length, int more) {
     size_t number = ++r->line_number;
     if (number == 1 && length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) text += 3, length -= 3;
     if (length && text[length - 1] == '\r') length--;
@@ -35,20 +35,21 @@ static scbm_status hand_over(line_reader *r, char *text, size_t length) {
         return scbm_fail(SCBM_ERROR_FORMAT, "%.200s, line %zu: byte %zu (0x%02x) is not UTF-8", r->name, number,
                          bad + 1, (unsigned)(unsigned char)text[bad]);
     text[length] = 0;
-    return r->line(r->user, text, length, number);
+    return r->line(r->user, text, length, number, more);
 }
 
 /* Hands over the whole lines among the last n bytes that were read, and what was there before them. */
 static scbm_status hand_over_lines(line_reader *r, size_t n) {
-    size_t looked_at = r->used - n;
-    for (;;) {
-        char *end = memchr(r->buffer + looked_at, '\n', r->used - looked_at);
-        if (!end) return SCBM_OK;
+    char *end = memchr(r->buffer + r->used - n, '\n', n);
+    while (end) {
         char *text = r->buffer + r->start;
-        looked_at = r->start = (size_t)(end - r->buffer) + 1;
-        scbm_status status = hand_over(r, text, (size_t)(end - text));
+        r->start = (size_t)(end - r->buffer) + 1;
+        char *next = memchr(r->buffer + r->start, '\n', r->used - r->start);
+        scbm_status status = hand_over(r, text, (size_t)(end - text), next != NULL);
         if (status) return status;
+        end = next;
     }
+    return SCBM_OK;
 }
 
 /* Room for more, with one byte to spare for a NUL. */
@@ -66,7 +67,7 @@ static scbm_status read_lines(line_reader *r) {
         scbm_status status = make_room(r);
         if (status) return status;
         ssize_t n = read(r->descriptor, r->buffer + r->used, r->capacity - r->used - 1);
-        if (n == 0) return r->used > r->start ? hand_over(r, r->buffer + r->start, r->used - r->start) : SCBM_OK;
+        if (n == 0) return r->used > r->start ? hand_over(r, r->buffer + r->start, r->used - r->start, 0) : SCBM_OK;
         if (n < 0 && errno != EINTR)
             return scbm_fail(SCBM_ERROR_IO, "%.200s: cannot be read: %s", r->name, strerror(errno));
         if (r->hooks && r->hooks->progress &&

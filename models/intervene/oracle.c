@@ -3,7 +3,7 @@
  */
 #include "models/base/sample.h"
 #include "models/cbm-train.h"
-#include "models/data/dataset.h"
+#include "models/data/classes.h"
 #include "models/intervene/intervene.h"
 
 #include <string.h>

@@ -270,7 +270,7 @@ static scbm_status print_confusion(const eval_command *e, const eval_result *r) 
 
 static void print_left_out(const eval_command *e) {
     if (e->data.n_read > e->data.n)
-        printf(" (%zu more with label \"%s\" are left out)", e->data.n_read - e->data.n, e->columns.drop_label);
+        printf(" (%zu more with label \"%s\" are left out)", e->data.n_dropped, e->columns.drop_label);
 }
 
 static void explain_columns(const eval_command *e) {

@@ -434,18 +434,10 @@ static scbm_status print_global(const explain_command *x, const cbm_global_repor
 
 static scbm_status keep_texts(void *user, const char *const *texts, const size_t *lengths, size_t n, size_t *done) {
     explain_command *x = user;
-    cbm_dataset *kept = &x->texts;
-    const scbm_hooks *hooks = &x->in.hooks;
-    scbm_status status = scbm_grow(hooks, (void **)&kept->text, &kept->text_capacity, kept->n + n, sizeof *kept->text);
-    if (!status)
-        status = scbm_grow(hooks, (void **)&kept->text_length, &kept->length_capacity, kept->n + n,
-                           sizeof *kept->text_length);
-    kept->hooks = hooks;
+    scbm_status status = x->texts.store ? SCBM_OK : cbm_dataset_create(&x->texts, NULL, &x->in.hooks);
     for (size_t i = 0; i < n && !status; i++) {
-        kept->text[kept->n] = scbm_strdup(hooks, texts[i]);
-        if (!kept->text[kept->n]) return SCBM_ERROR_MEMORY;
-        kept->text_length[kept->n++] = lengths[i];
-        ++*done;
+        status = cbm_dataset_add(&x->texts, texts[i], lengths[i], NULL, NULL);
+        *done += !status;
     }
     return status;
 }
@@ -517,8 +509,9 @@ static int explain(explain_command *x) {
     int status = cli_texts_each(x->in.command, &x->in.texts, x->global ? keep_texts : explain_texts, x, &x->in.hooks);
     if (status != CLI_DONE) return status;
     scbm_status explained = SCBM_OK;
-    if (x->global && !x->texts.n) return cli_fail(x->in.command, "there are no texts to explain");
-    if (x->global) explained = explain_global(x);
+    if (x->global && !x->texts.store) return cli_fail(x->in.command, "there are no texts to explain");
+    if (x->global) explained = cbm_dataset_finish(&x->texts);
+    if (x->global && !explained) explained = explain_global(x);
     else if (x->in.n_printed) explained = finish_texts(x);
     if (explained) return cli_fail_status(x->in.command, explained);
     if (x->html_path && x->in.n_printed) cli_say_wrote(x->in.command, x->html_path);

@@ -17,11 +17,11 @@ static char *copy_text(const char *text, size_t length) {
 void cli_columns_clear(cli_columns *columns) {
     for (int k = 0; k < columns->n_concepts; k++) {
         if (columns->concepts) free((void *)columns->concepts[k].name), free((void *)columns->concepts[k].column);
-        if (columns->concept_classes) cbm_classes_clear(&columns->concept_classes[k], NULL);
+        if (columns->concept_classes) free((void *)columns->concept_classes[k].name);
     }
     free(columns->concepts);
     free(columns->concept_classes);
-    cbm_classes_clear(&columns->label_classes, NULL);
+    free((void *)columns->label_classes.name);
     free((void *)columns->concept.item);
     free((void *)columns->unknown.item);
     memset(columns, 0, sizeof *columns);
@@ -124,15 +124,17 @@ static int read_unknown(const cli_command *command, cli_columns *columns, const 
     return CLI_GO_ON;
 }
 
-static int copy_classes(const cli_command *command, cli_columns *columns, const cbm_model *model) {
-    scbm_status status = SCBM_OK;
-    for (int y = 0; status == SCBM_OK && y < cbm_model_n_labels(model); y++)
-        status = cbm_classes_add(&columns->label_classes, cbm_model_label(model, y), NULL);
-    for (int k = 0; k < columns->n_concepts; k++) {
-        for (int c = 0; status == SCBM_OK && c < cbm_model_n_concept_classes(model, k); c++)
-            status = cbm_classes_add(&columns->concept_classes[k], cbm_model_concept_class(model, k, c), NULL);
+/* The names are the model's. */
+static int take_classes(const cli_command *command, cli_columns *columns, const cbm_model *model) {
+    for (int k = -1; k < columns->n_concepts; k++) {
+        cbm_classes *classes = k < 0 ? &columns->label_classes : &columns->concept_classes[k];
+        classes->n = (size_t)(k < 0 ? cbm_model_n_labels(model) : cbm_model_n_concept_classes(model, k));
+        classes->name = calloc(classes->n + 1, sizeof *classes->name);
+        if (!classes->name) return cli_fail(command, "out of memory");
+        for (int c = 0; c < (int)classes->n; c++)
+            classes->name[c] = k < 0 ? cbm_model_label(model, c) : cbm_model_concept_class(model, k, c);
     }
-    return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(command, status);
+    return CLI_GO_ON;
 }
 
 int cli_columns_from_model(const cli_command *command, cli_columns *columns, const cbm_model *model,
@@ -165,7 +167,7 @@ int cli_columns_from_model(const cli_command *command, cli_columns *columns, con
     }
     status = settle_labels(command, columns, is_dropped_by_option);
     if (status == CLI_GO_ON) status = read_unknown(command, columns, file);
-    return status == CLI_GO_ON ? copy_classes(command, columns, model) : status;
+    return status == CLI_GO_ON ? take_classes(command, columns, model) : status;
 }
 
 cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_list *paths) {
@@ -176,8 +178,10 @@ cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_li
         .label = columns->label,
         .concepts = columns->concepts,
         .n_concepts = columns->n_concepts,
-        .drop_label = columns->drop_label,
-        .ignore_label = columns->ignore_label,
+        .drop_labels = &columns->drop_label,
+        .n_drop_labels = columns->drop_label != NULL,
+        .ignore_labels = &columns->ignore_label,
+        .n_ignore_labels = columns->ignore_label != NULL,
         .unknown = columns->unknown.n ? columns->unknown.item : NULL,
         .n_unknown = columns->unknown.n,
         .unknown_is_missing = columns->unknown_missing,

@@ -83,7 +83,7 @@ static int more_is_there(const line_batch *batch) {
     return poll(&input, 1, 0) == 1;
 }
 
-static scbm_status take_line(void *user, const char *text, size_t length, size_t line_number) {
+static scbm_status take_line(void *user, const char *text, size_t length, size_t line_number, int more) {
     line_batch *batch = user;
     (void)line_number;
     char *copy = scbm_alloc(batch->hooks, length + 1);
@@ -91,7 +91,7 @@ static scbm_status take_line(void *user, const char *text, size_t length, size_t
     memcpy(copy, text, length);
     batch->text[batch->n] = copy;
     batch->length[batch->n++] = length;
-    if (batch->n < BATCH_TEXTS && more_is_there(batch)) return SCBM_OK;
+    if (batch->n < BATCH_TEXTS && (more || more_is_there(batch))) return SCBM_OK;
     return flush_lines(batch);
 }
 

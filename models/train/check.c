@@ -1,6 +1,7 @@
 /*
  * models/train/check.c - whether models and data fit each other
  */
+#include "models/data/classes.h"
 #include "models/train/check.h"
 
 #include <string.h>

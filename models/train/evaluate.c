@@ -1,6 +1,7 @@
 /*
  * models/train/evaluate.c - what a model says of every text of a data set
  */
+#include "models/data/classes.h"
 #include "models/cbm-train.h"
 #include "models/core/context.h"
 

@@ -62,14 +62,20 @@ void cbm_run_settle_facts(cbm_training_run *run) {
     add_int(run->facts, &run->n_facts, "version", scbm_version() / 100); /* patches compute the same */
 }
 
+/* One is a text, several are a list. */
+static void note_labels(scbm_writer *writer, const char *key, const char *const *labels, int n) {
+    if (n == 1) scbm_writer_set_string(writer, key, labels[0]);
+    else if (n > 1) scbm_writer_set_strings(writer, key, labels, n);
+}
+
 static void note_columns(const void *user, scbm_writer *writer) {
     const cbm_training_run *run = user;
     const cbm_dataset_options *c = run->options->columns;
     if (!c) return;
     if (c->text) scbm_writer_set_string(writer, CBM_KEY_TEXT_COLUMN, c->text);
     if (c->label) scbm_writer_set_string(writer, CBM_KEY_LABEL_COLUMN, c->label);
-    if (c->drop_label) scbm_writer_set_string(writer, CBM_KEY_DROP_LABEL, c->drop_label);
-    if (c->ignore_label) scbm_writer_set_string(writer, CBM_KEY_IGNORE_LABEL, c->ignore_label);
+    note_labels(writer, CBM_KEY_DROP_LABEL, c->drop_labels, c->n_drop_labels);
+    note_labels(writer, CBM_KEY_IGNORE_LABEL, c->ignore_labels, c->n_ignore_labels);
     if (run->concept_columns)
         scbm_writer_set_strings(writer, CBM_KEY_CONCEPT_COLUMNS, run->concept_columns, c->n_concepts);
     if (c->unknown) scbm_writer_set_strings(writer, CBM_KEY_UNKNOWN, c->unknown, c->n_unknown);

@@ -244,7 +244,8 @@ static scbm_status list_columns(cbm_training_run *run) {
                          run->train->n_concepts);
     run->concept_columns = scbm_alloc_array(&run->hooks, (size_t)c->n_concepts, sizeof *run->concept_columns);
     if (!run->concept_columns) return SCBM_ERROR_MEMORY;
-    for (int k = 0; k < c->n_concepts; k++) run->concept_columns[k] = c->concepts[k].column;
+    for (int k = 0; k < c->n_concepts; k++)
+        run->concept_columns[k] = c->concepts[k].column ? c->concepts[k].column : c->concepts[k].name;
     return SCBM_OK;
 }
 

@@ -3,6 +3,7 @@
  */
 #include "models/base/hash.h"
 #include "models/core/keys.h"
+#include "models/data/classes.h"
 #include "models/train/check.h"
 #include "models/train/run.h"
 

@@ -4,7 +4,7 @@
 #ifndef CHECK_DATASET_H
 #define CHECK_DATASET_H
 
-#include "models/data/dataset.h"
+#include "models/data/classes.h"
 #include "tests/fuzz/require.h"
 
 static inline void check_classes(const cbm_classes *classes, const int32_t *values, size_t n, size_t stride) {
@@ -19,8 +19,8 @@ static inline void check_classes(const cbm_classes *classes, const int32_t *valu
 
 /* Reads the bytes, without knowing classes and then with what was found as the known ones: the same must come of it. A
  * refusal is one line that begins with the file's name. Returns whether the data set was read; the caller clears it. */
-static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *options, const char *name, const void *bytes,
-                               size_t size) {
+static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *options, const char *name,
+                               const void *bytes, size_t size) {
     static const cbm_dataset nothing;
     if (cbm_dataset_read_memory(data, options, name, bytes, size, NULL) != SCBM_OK) {
         const char *message = scbm_last_error();

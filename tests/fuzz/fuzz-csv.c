@@ -11,8 +11,15 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const cbm_concept_column concepts[] = {{"concept", "c"}, {"other", "d"}};
-static const cbm_dataset_options options = {
-    .text = "t", .label = "l", .concepts = concepts, .n_concepts = 2, .drop_label = "x", .ignore_label = ""};
+static const char *const dropped[] = {"x"}, *const ignored[] = {""};
+static const cbm_dataset_options options = {.text = "t",
+                                            .label = "l",
+                                            .concepts = concepts,
+                                            .n_concepts = 2,
+                                            .drop_labels = dropped,
+                                            .n_drop_labels = 1,
+                                            .ignore_labels = ignored,
+                                            .n_ignore_labels = 1};
 
 static void write_field(FILE *stream, const char *text, const char *end) {
     fputc('"', stream);
@@ -52,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (read_checked(&set, &options, "input.csv", data, size)) check_round_trip(&set);
     cbm_dataset_clear(&set);
     missing.unknown_is_missing = 1;
-    missing.drop_label = NULL;
+    missing.n_drop_labels = 0;
     read_checked(&set, &missing, "input.csv", data, size);
     cbm_dataset_clear(&set);
     return 0;

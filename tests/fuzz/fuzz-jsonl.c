@@ -9,8 +9,15 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const cbm_concept_column concepts[] = {{"concept", "c"}, {"other", "d"}};
-static const cbm_dataset_options options = {
-    .text = "t", .label = "l", .concepts = concepts, .n_concepts = 2, .drop_label = "x", .ignore_label = ""};
+static const char *const dropped[] = {"x"}, *const ignored[] = {""};
+static const cbm_dataset_options options = {.text = "t",
+                                            .label = "l",
+                                            .concepts = concepts,
+                                            .n_concepts = 2,
+                                            .drop_labels = dropped,
+                                            .n_drop_labels = 1,
+                                            .ignore_labels = ignored,
+                                            .n_ignore_labels = 1};
 
 /* One row as a line of JSON; the classes are strings now, whatever they were. */
 static void check_row(const cbm_dataset *data, size_t i) {
@@ -20,7 +27,8 @@ static void check_row(const cbm_dataset *data, size_t i) {
     cJSON_AddStringToObject(object, "t", data->text[i]);
     cJSON_AddStringToObject(object, "l", label);
     for (size_t k = 0; k < 2; k++)
-        cJSON_AddStringToObject(object, concepts[k].column, data->concept_classes[k].name[data->concept_class[2 * i + k]]);
+        cJSON_AddStringToObject(object, concepts[k].column,
+                                data->concept_classes[k].name[data->concept_class[2 * i + k]]);
     char *line = cJSON_PrintUnformatted(object);
     cJSON_Delete(object);
     require(line != NULL);
@@ -28,7 +36,8 @@ static void check_row(const cbm_dataset *data, size_t i) {
     require(again.n == 1 && strcmp(again.text[0], data->text[i]) == 0);
     require(strcmp(again.label[0] < 0 ? "" : again.label_classes.name[0], label) == 0);
     for (size_t k = 0; k < 2; k++)
-        require(strcmp(again.concept_classes[k].name[0], data->concept_classes[k].name[data->concept_class[2 * i + k]]) == 0);
+        require(strcmp(again.concept_classes[k].name[0],
+                       data->concept_classes[k].name[data->concept_class[2 * i + k]]) == 0);
     cbm_dataset_clear(&again);
     cJSON_free(line);
 }

@@ -1,0 +1,40 @@
+/*
+ * models/data/classes.h - classes while a data set is read, and comparing them with a model's
+ */
+#ifndef CBM_CLASSES_H
+#define CBM_CLASSES_H
+
+#include "models/base/names.h"
+#include "models/data/dataset.h"
+
+#define CBM_UNKNOWN_CLASS "unknown"
+
+/* Classes by their names. */
+typedef struct cbm_class_table {
+    cbm_classes classes;
+    size_t name_capacity;
+    int32_t *slot; /* [n_slots], by the name's hash: a class's number + 1; 0: free */
+    size_t n_slots;
+} cbm_class_table;
+
+/* The class's number, -1: not there. */
+int32_t cbm_class_table_find(const cbm_class_table *table, const char *name);
+/* Adds a class that is not there yet; `name` stays the caller's. */
+scbm_status cbm_class_table_add(cbm_class_table *table, const char *name, const scbm_hooks *hooks);
+void cbm_class_table_clear(cbm_class_table *table, const scbm_hooks *hooks);
+
+/* Counts the n values, `stride` apart. */
+scbm_status cbm_class_table_count(cbm_class_table *table, const int32_t *values, size_t n, size_t stride,
+                                  const scbm_hooks *hooks);
+/* Puts counted classes in order (numbers by value if all are numbers, else by bytes; "unknown" last), leaves out those
+ * without a row, and numbers the values accordingly. The table is not searched after that. */
+scbm_status cbm_class_table_sort(cbm_class_table *table, int32_t *values, size_t n, size_t stride,
+                                 const scbm_hooks *hooks);
+
+/* The class's number, by looking at one after the other; -1: not there. */
+int32_t cbm_classes_find(const cbm_classes *classes, const char *name);
+
+/* Checks that the data set's classes are the model's, by name and order; `what` names the data in messages. */
+scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what);
+
+#endif
