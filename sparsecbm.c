@@ -1688,6 +1688,11 @@ static void backward_segment_first(scbm_graph *g, scbm_node *node, scbm_tensor *
                  result_of(NODE(g, SCBM_OP_SEGMENT_FIRST_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
 }
 
+static void backward_segment_last(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_SEGMENT_LAST_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
+}
+
 static void backward_mix_texts(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
     add_gradient(g, node->source[0],
                  result_of(NODE(g, SCBM_OP_MIX_TEXTS_BACK, NULL, NULL, dy[0], node->source[1], node->source[2])));
@@ -1778,6 +1783,8 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_SEGMENT_MEAN_BACK] = {{"segment_mean_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
     [SCBM_OP_SEGMENT_FIRST] = {{"segment_first", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_first, NULL},
     [SCBM_OP_SEGMENT_FIRST_BACK] = {{"segment_first_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_LAST] = {{"segment_last", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_last, NULL},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {{"segment_last_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
     [SCBM_OP_MIX_TEXTS] = {{"mix_texts", 3, 3, 1, 1, 0, 0}, shape_mix_texts, backward_mix_texts, NULL},
     [SCBM_OP_MIX_TEXTS_BACK] = {{"mix_texts_back", 3, 3, 1, 0, 0, 0}, shape_mix_texts, NULL, NULL},
     [SCBM_OP_CROSS_ENTROPY] = {{"cross_entropy", 3, 4, 3, 1, 0, 0}, shape_cross_entropy, backward_cross_entropy, NULL},
@@ -2022,6 +2029,10 @@ scbm_tensor *scbm_segment_mean(scbm_graph *g, scbm_tensor *x, scbm_tensor *offse
 
 scbm_tensor *scbm_segment_first(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets) {
     return result_of(NODE(g, SCBM_OP_SEGMENT_FIRST, NULL, NULL, x, offsets));
+}
+
+scbm_tensor *scbm_segment_last(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets) {
+    return result_of(NODE(g, SCBM_OP_SEGMENT_LAST, NULL, NULL, x, offsets));
 }
 
 scbm_tensor *scbm_mix_texts(scbm_graph *g, scbm_tensor *x, scbm_tensor *permutation, scbm_tensor *beta) {
@@ -7926,14 +7937,15 @@ static scbm_status cpu_segment_mean_back(const struct k_exec *ex, const scbm_ker
     return SCBM_OK;
 }
 
-/* Copies each text's first token, one way or the other. */
-static void copy_first_tokens(const scbm_kernel_call *call, const scbm_view *tokens, const scbm_view *texts,
-                              int is_back) {
+/* Copies each text's first or last token, one way or the other. */
+static void copy_one_token(const scbm_kernel_call *call, const scbm_view *tokens, const scbm_view *texts, int is_last,
+                           int is_back) {
     const int32_t *offsets = call->source[1].data;
     int64_t d = tokens->shape[2];
     for (int64_t s = 0; s < tokens->shape[0]; s++)
         for (int64_t n = 0; n < call->texts; n++) {
-            float *token = (float *)tokens->data + (s * tokens->shape[1] + offsets[n]) * d;
+            int64_t place = is_last ? k_max(offsets[n], offsets[n + 1] - 1) : offsets[n];
+            float *token = (float *)tokens->data + (s * tokens->shape[1] + place) * d;
             float *text = (float *)texts->data + (s * call->texts + n) * d;
             if (offsets[n] == offsets[n + 1]) {
                 if (!is_back) memset(text, 0, (size_t)d * sizeof *text);
@@ -7943,19 +7955,20 @@ static void copy_first_tokens(const scbm_kernel_call *call, const scbm_view *tok
         }
 }
 
-static scbm_status cpu_segment_first(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_segment_token(const struct k_exec *ex, const scbm_kernel_call *call) {
     scbm_status status = check_offsets(call, &call->source[1], call->source[0].shape[1]);
     (void)ex;
-    if (!status) copy_first_tokens(call, &call->source[0], &call->result[0], 0);
+    if (!status)
+        copy_one_token(call, &call->source[0], &call->result[0], call->node->op == SCBM_OP_SEGMENT_LAST, 0);
     return status;
 }
 
-static scbm_status cpu_segment_first_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_segment_token_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *dx = &call->result[0];
     scbm_status status = check_offsets(call, &call->source[1], dx->shape[1]);
     if (status) return status;
     k_fill(ex, dx->data, 0.0f, view_elements(dx));
-    copy_first_tokens(call, dx, &call->source[0], 1);
+    copy_one_token(call, dx, &call->source[0], call->node->op == SCBM_OP_SEGMENT_LAST_BACK, 1);
     return SCBM_OK;
 }
 
@@ -8077,8 +8090,10 @@ static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
     [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {cpu_attention_mix, NULL},
     [SCBM_OP_SEGMENT_MEAN] = {cpu_segment_mean, NULL},
     [SCBM_OP_SEGMENT_MEAN_BACK] = {cpu_segment_mean_back, NULL},
-    [SCBM_OP_SEGMENT_FIRST] = {cpu_segment_first, NULL},
-    [SCBM_OP_SEGMENT_FIRST_BACK] = {cpu_segment_first_back, NULL},
+    [SCBM_OP_SEGMENT_FIRST] = {cpu_segment_token, NULL},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {cpu_segment_token_back, NULL},
+    [SCBM_OP_SEGMENT_LAST] = {cpu_segment_token, NULL},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {cpu_segment_token_back, NULL},
     [SCBM_OP_MIX_TEXTS] = {cpu_mix_texts, NULL},
     [SCBM_OP_MIX_TEXTS_BACK] = {cpu_mix_texts, NULL},
     [SCBM_OP_CROSS_ENTROPY] = {cpu_cross_entropy, cross_entropy_scratch},

@@ -394,9 +394,10 @@ scbm_tensor *scbm_attention_mix(scbm_graph *g, scbm_tensor *p, scbm_tensor *b, s
 scbm_tensor *scbm_attention_mix_transposed(scbm_graph *g, scbm_tensor *p, scbm_tensor *a, scbm_tensor *offsets,
                                            int n_heads);
 
-/* x [S, T, d] to [S, N, d]: each text's mean, or its first token. An empty text gives zeros. */
+/* x [S, T, d] to [S, N, d]: each text's mean, its first or its last token. An empty text gives zeros. */
 scbm_tensor *scbm_segment_mean(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
 scbm_tensor *scbm_segment_first(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
+scbm_tensor *scbm_segment_last(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
 /* β x_n + (1 − β) x_π(n): x [S, N, d], permutation I32 [N], beta F32 [1] (C3M's concept-level MixUp). */
 scbm_tensor *scbm_mix_texts(scbm_graph *g, scbm_tensor *x, scbm_tensor *permutation, scbm_tensor *beta);
 
@@ -447,6 +448,8 @@ typedef enum scbm_op {
     SCBM_OP_SEGMENT_MEAN_BACK,
     SCBM_OP_SEGMENT_FIRST,
     SCBM_OP_SEGMENT_FIRST_BACK,
+    SCBM_OP_SEGMENT_LAST,
+    SCBM_OP_SEGMENT_LAST_BACK,
     SCBM_OP_MIX_TEXTS,
     SCBM_OP_MIX_TEXTS_BACK,
     SCBM_OP_CROSS_ENTROPY,

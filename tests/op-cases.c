@@ -816,7 +816,8 @@ static void cases_attention(maker *m) {
 
 static void cases_segment(maker *m) {
     static const int sizes[] = {1, 5, 33, 384};
-    int is_back = m->op == SCBM_OP_SEGMENT_MEAN_BACK || m->op == SCBM_OP_SEGMENT_FIRST_BACK;
+    int is_back = m->op == SCBM_OP_SEGMENT_MEAN_BACK || m->op == SCBM_OP_SEGMENT_FIRST_BACK ||
+                  m->op == SCBM_OP_SEGMENT_LAST_BACK;
     for (int b = 0; b < (m->small ? N_SMALL : N_BATCHES); b++)
         for (int s = 1; s <= 3; s += 2) {
             int64_t d = m->small ? 2 + b : sizes[(b + s) % COUNT_OF(sizes)];
@@ -963,6 +964,8 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_SEGMENT_MEAN_BACK] = cases_segment,
         [SCBM_OP_SEGMENT_FIRST] = cases_segment,
         [SCBM_OP_SEGMENT_FIRST_BACK] = cases_segment,
+        [SCBM_OP_SEGMENT_LAST] = cases_segment,
+        [SCBM_OP_SEGMENT_LAST_BACK] = cases_segment,
         [SCBM_OP_MIX_TEXTS] = cases_mix,
         [SCBM_OP_MIX_TEXTS_BACK] = cases_mix,
         [SCBM_OP_CROSS_ENTROPY] = cases_cross_entropy,

@@ -701,18 +701,21 @@ static void attention_mix(ref_call *c) {
  * Texts
  * ---------------------------------------------------------------------------------------- */
 
-/* The four segment ops: forward reads x [S, T, d] and gives [S, N, d], back the other way. */
+/* The six segment ops: forward reads x [S, T, d] and gives [S, N, d], back the other way. */
 static void segment(ref_call *c) {
     const ref_array *a = &c->source[0], *offsets = &c->source[1];
     ref_array *y = &c->result[0];
-    int is_back = c->op == SCBM_OP_SEGMENT_MEAN_BACK || c->op == SCBM_OP_SEGMENT_FIRST_BACK;
+    int is_last = c->op == SCBM_OP_SEGMENT_LAST || c->op == SCBM_OP_SEGMENT_LAST_BACK;
+    int is_back = c->op == SCBM_OP_SEGMENT_MEAN_BACK || c->op == SCBM_OP_SEGMENT_FIRST_BACK ||
+                  c->op == SCBM_OP_SEGMENT_LAST_BACK;
     int is_mean = c->op == SCBM_OP_SEGMENT_MEAN || c->op == SCBM_OP_SEGMENT_MEAN_BACK;
     const ref_array *tokens = is_back ? y : a, *texts = is_back ? a : y;
     int64_t d = last(a), t_n = tokens->shape[1], n_n = texts->shape[1];
     for (int64_t s = 0; s < a->shape[0]; s++)
         for (int64_t n = 0; n < n_n; n++) {
             int64_t first = (int64_t)offsets->value[n], length = (int64_t)offsets->value[n + 1] - first;
-            for (int64_t t = 0; t < (is_mean ? length : length > 0); t++)
+            int64_t from = is_last && length > 0 ? length - 1 : 0, to = is_mean || is_last ? length : length > 0;
+            for (int64_t t = from; t < to; t++)
                 for (int64_t j = 0; j < d; j++) {
                     int64_t token = (s * t_n + first + t) * d + j, text = (s * n_n + n) * d + j;
                     double weight = is_mean ? 1.0 / (double)length : 1.0;
@@ -837,6 +840,8 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_SEGMENT_MEAN_BACK] = segment,
         [SCBM_OP_SEGMENT_FIRST] = segment,
         [SCBM_OP_SEGMENT_FIRST_BACK] = segment,
+        [SCBM_OP_SEGMENT_LAST] = segment,
+        [SCBM_OP_SEGMENT_LAST_BACK] = segment,
         [SCBM_OP_MIX_TEXTS] = mix_texts,
         [SCBM_OP_MIX_TEXTS_BACK] = mix_texts,
         [SCBM_OP_CROSS_ENTROPY] = cross_entropy,

@@ -1895,6 +1895,7 @@ static int misuse(int i, const parts *p, const char **op, scbm_tensor **made) {
         MISUSE(56, "tensor", scbm_input(g, "z", SCBM_Q8_0, DIMS(3, 31), NULL))
         MISUSE(57, "tensor", scbm_input(g, "z", SCBM_F32, DIMS(INT64_MAX, 31), NULL))
         MISUSE(58, "tensor", scbm_input(g, "z", SCBM_F32, 7, (int64_t[]){1, 1, 1, 1, 1, 1, 1}, NULL))
+        MISUSE(59, "segment_last", scbm_segment_last(g, p->fixed, p->offsets))
 #undef MISUSE
     default: return 0;
     }
@@ -1925,7 +1926,7 @@ static void builders_refuse_what_does_not_fit(void **state) {
         scbm_graph_free(g);
         if (!is_there) break;
     }
-    assert_int_equal(n, 59);
+    assert_int_equal(n, 60);
     scbm_context_free(context);
 }
 
