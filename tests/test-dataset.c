@@ -4,7 +4,7 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 #include "tests/helpers.h"
 
 #include <fcntl.h>

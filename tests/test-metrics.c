@@ -2,11 +2,14 @@
  * tests/test-metrics.c - accuracy, F1, confusion matrices and bootstrap intervals against values that were worked out
  * by hand and by scikit-learn 1.9.1
  */
-#include "models/data/metrics.h"
+#define _POSIX_C_SOURCE 200809L
+
+#include "models/cbm-train.h"
 #include "tests/helpers.h"
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 static void assert_scores(const cbm_scores *got, double accuracy, double macro_f1, double macro_f1_ovr) {
     assert_near(got->accuracy, accuracy, 1e-11);
@@ -103,7 +106,7 @@ static void measures_equal_scikit_learn(void **state) {
 }
 
 static void confusion_matrices_equal_scikit_learn(void **state) {
-    static const int64_t first[36] = {121, 31, 0,  0, 30, 0, 0, 153, 0, 0, 29, 0, 0, 0, 0, 0, 0, 0,
+    static const int64_t first[36] = {121, 31, 0, 0,  30, 0, 0, 153, 0, 0, 29, 0, 0, 0, 0, 0, 0, 0,
                                       0,   14, 0, 61, 16, 0, 0, 7,   0, 0, 38, 0, 0, 0, 0, 0, 0, 0};
     static const int64_t second[9] = {209, 24, 24, 0, 0, 0, 18, 18, 157};
     int32_t gold[2 * ROWS], predicted[2 * ROWS];
@@ -221,6 +224,69 @@ static void running_out_of_memory_is_an_error(void **state) {
     assert_true(n > 5);
 }
 
+/* scikit-learn's precision_recall_fscore_support of gold 0 0 0 1 1 2, predicted 0 0 1 1 2 0; class 3 does not occur. */
+static void classes_have_precision_recall_and_f1(void **state) {
+    static const int64_t confusion[] = {2, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0};
+    static const double wanted[][3] = {{2.0 / 3, 2.0 / 3, 2.0 / 3}, {0.5, 0.5, 0.5}, {0, 0, 0}, {0, 0, 0}};
+    static const int64_t support[] = {3, 2, 1, 0}, n_predicted[] = {3, 2, 1, 0};
+    cbm_class_measures classes[4];
+    (void)state;
+    cbm_measure_classes(classes, confusion, 4);
+    for (int c = 0; c < 4; c++) {
+        assert_near(classes[c].precision, wanted[c][0], 1e-15);
+        assert_near(classes[c].recall, wanted[c][1], 1e-15);
+        assert_near(classes[c].f1, wanted[c][2], 1e-15);
+        assert_int_equal(classes[c].support, support[c]);
+        assert_int_equal(classes[c].n_predicted, n_predicted[c]);
+    }
+}
+
+static void numbers_have_a_mean_absolute_error(void **state) {
+    static const int64_t confusion[] = {2, 1, 0, 0, 1, 1, 1, 0, 0}, none[9] = {0};
+    static const double stars[] = {1, 2.5, 5};
+    (void)state;
+    assert_near(cbm_mean_absolute_error(confusion, 3, stars), (1.5 + 2.5 + 4) / 6, 1e-15);
+    assert_near(cbm_mean_absolute_error(none, 3, stars), 0, 0);
+}
+
+static int cancel_later(void *user, const char *what, int64_t done, int64_t total) {
+    assert_string_equal(what, "bootstrap");
+    assert_int_equal(total, 1000);
+    return done >= *(const int *)user;
+}
+
+static void the_bootstrap_can_be_cancelled(void **state) {
+    static const int32_t gold[] = {0, 0}, predicted[] = {0, 1};
+    const int classes = 2, stops[] = {1, 7, 1000};
+    cbm_measures m;
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        const scbm_hooks hooks = {.user = (void *)&stops[i], .progress = cancel_later};
+        assert_int_equal(cbm_measure(&m, NULL, gold, predicted, 2, 1, &classes, 1000, 3, &hooks), SCBM_ERROR_CANCELLED);
+    }
+}
+
+/* A million rows, forty times, in a second; the intervals are about what the binomial distribution says. */
+static void many_rows_are_resampled_quickly(void **state) {
+    enum { MANY = 1000000 };
+    int32_t *gold = malloc(MANY * sizeof *gold), *predicted = malloc(MANY * sizeof *predicted);
+    const int classes = 5;
+    cbm_measures m;
+    (void)state;
+    assert_true(gold && predicted);
+    for (int i = 0; i < MANY; i++) {
+        gold[i] = i % 5;
+        predicted[i] = i % 4 ? i % 5 : (i + 1) % 5;
+    }
+    alarm(60);
+    assert_ok(cbm_measure(&m, NULL, gold, predicted, MANY, 1, &classes, 40, 1, NULL));
+    alarm(0);
+    assert_near(m.value.accuracy, 0.75, 0);
+    assert_near(m.high.accuracy - m.low.accuracy, 2 * 1.96 * 4.33e-4, 8e-4);
+    free(gold);
+    free(predicted);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(measures_equal_those_worked_by_hand),
@@ -236,6 +302,10 @@ int main(void) {
         cmocka_unit_test(a_seed_gives_the_same_intervals),
         cmocka_unit_test(a_class_out_of_range_is_an_error),
         cmocka_unit_test(running_out_of_memory_is_an_error),
+        cmocka_unit_test(classes_have_precision_recall_and_f1),
+        cmocka_unit_test(numbers_have_a_mean_absolute_error),
+        cmocka_unit_test(the_bootstrap_can_be_cancelled),
+        cmocka_unit_test(many_rows_are_resampled_quickly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,7 @@
 #define CBM_CLASSES_H
 
 #include "models/base/names.h"
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 
 #define CBM_UNKNOWN_CLASS "unknown"
 

@@ -70,8 +70,7 @@ static scbm_status read_lines(line_reader *r) {
         if (n == 0) return r->used > r->start ? hand_over(r, r->buffer + r->start, r->used - r->start, 0) : SCBM_OK;
         if (n < 0 && errno != EINTR)
             return scbm_fail(SCBM_ERROR_IO, "%.200s: cannot be read: %s", r->name, strerror(errno));
-        if (r->hooks && r->hooks->progress &&
-            r->hooks->progress(r->hooks->user, "read", (int64_t)r->line_number, (int64_t)r->line_number))
+        if (scbm_progress(r->hooks, "read", (int64_t)r->line_number, (int64_t)r->line_number))
             return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu lines", r->line_number);
         if (n < 0) continue;
         r->used += (size_t)n;

@@ -126,8 +126,7 @@ const char *cbm_data_advise(const cbm_data_reader *r, int w, char advice[CBM_ADV
 }
 
 scbm_status cbm_data_report(cbm_data_reader *r, size_t done, size_t total) {
-    if (!r->hooks->progress || !r->hooks->progress(r->hooks->user, "read", (int64_t)done, (int64_t)total))
-        return SCBM_OK;
+    if (scbm_progress(r->hooks, "read", (int64_t)done, (int64_t)total) == SCBM_OK) return SCBM_OK;
     r->is_row_bad = 0;
     return r->status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled while %s was read", r->path);
 }

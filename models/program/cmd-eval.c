@@ -2,7 +2,6 @@
  * models/program/cmd-eval.c - how good a model's predictions are on labelled texts
  */
 #include "models/program/program.h"
-#include "models/data/metrics.h"
 
 #include <math.h>
 #include <stdio.h>

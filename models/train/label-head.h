@@ -5,7 +5,7 @@
 #define CBM_LABEL_HEAD_H
 
 #include "models/core/heads.h"
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 
 /* Trains the label head alone, on values u [n, C] of n texts and their labels (below 0: ignored), from zeros to close
  * to the least loss. The result does not depend on the head's weights before. */

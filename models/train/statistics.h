@@ -5,7 +5,7 @@
 #define CBM_STATISTICS_H
 
 #include "models/core/model-file.h"
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 
 scbm_status cbm_statistics_create(cbm_statistics *statistics, const cbm_heads *heads, const scbm_hooks *hooks);
 void cbm_statistics_clear(cbm_statistics *statistics, const scbm_hooks *hooks);

@@ -5,7 +5,7 @@
 #define CBM_TEACHER_H
 
 #include "models/core/heads.h"
-#include "models/data/dataset.h"
+#include "models/cbm-train.h"
 
 /* Distillation (Hinton et al., 2015): a teacher's probabilities at temperature τ, for every text of the training data.
  * The loss gets weight · τ² (CE of the label + λ CE of the concepts), of the student's logits over τ with these. */

@@ -2,7 +2,6 @@
  * models/train/validation.c - how good a network is between two epochs: losses and scores on validation data
  */
 #include "models/train/validation.h"
-#include "models/data/metrics.h"
 
 #include <math.h>
 #include <string.h>
