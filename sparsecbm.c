@@ -389,6 +389,9 @@ struct scbm_context {
     void *parallel_user;
     struct crew *crew; /* the threads that help at the moment, or NULL */
     int64_t n_loops;   /* that the default parallel loop has run */
+    int asks;              /* a graph runs: long loops ask the cancel hook, too */
+    double asked;          /* when it was asked last */
+    K_ATOMIC int is_stopped; /* and it said so: what is left of the loops is passed over */
 };
 
 typedef struct crew_loop {
@@ -607,8 +610,36 @@ const scbm_hooks *scbm_context_hooks(const scbm_context *context) {
     return &context->hooks;
 }
 
+/* A task of a loop that can be left. */
+typedef struct asking_task {
+    scbm_context *context;
+    scbm_task task;
+    void *arg;
+} asking_task;
+
+#define SECONDS_BETWEEN_QUESTIONS 0.1
+
+static void ask_and_run(void *arg, int64_t index, int worker) {
+    const asking_task *t = arg;
+    scbm_context *context = t->context;
+    if (context->is_stopped) return;
+    if (worker == 0) { /* there is one thread of this number at a time */
+        double now = scbm_seconds();
+        if (now - context->asked > SECONDS_BETWEEN_QUESTIONS) {
+            context->asked = now;
+            if (context->hooks.cancel(context->hooks.user)) context->is_stopped = 1;
+        }
+    }
+    t->task(t->arg, index, worker);
+}
+
 void scbm_parallel(scbm_context *context, int64_t n, scbm_task task, void *arg) {
-    context->parallel_for(context->parallel_user, n, task, arg);
+    if (!context->asks) {
+        context->parallel_for(context->parallel_user, n, task, arg);
+        return;
+    }
+    asking_task asking = {context, task, arg};
+    context->parallel_for(context->parallel_user, n, ask_and_run, &asking);
 }
 
 int scbm_context_workers(const scbm_context *context) {
@@ -2575,6 +2606,7 @@ static scbm_status run_nodes(scbm_graph *g) {
         if (!status) status = run_node(g, i, previous);
         previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
+        if (!status && g->context->is_stopped) status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
         double after = scbm_seconds();
         g->seconds[g->nodes[i]->op] += after - before;
         before = after;
@@ -2624,9 +2656,13 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     g->texts = texts;
     graph_run run = {g, SCBM_OK};
     int64_t before = g->context->n_loops;
+    g->context->asks = g->context->hooks.cancel != NULL;
+    g->context->asked = scbm_seconds();
+    g->context->is_stopped = 0;
     if (g->n_loops > 1) with_crew(g->context, graph_run_body, &run);
     else graph_run_body(&run);
     g->n_loops = g->context->n_loops - before;
+    g->context->asks = 0;
     g->is_running = 0;
     return run.status;
 }
@@ -8152,8 +8188,12 @@ static size_t cpu_scratch_bytes(scbm_backend *backend, const scbm_kernel_call *c
     return op->scratch ? op->scratch(&ex, call) : 0;
 }
 
-static struct k_exec exec_of(const scbm_context *context, const struct k_table *kernels, void *scratch) {
-    return (struct k_exec){context->parallel_for, context->parallel_user, scratch, context->n_workers, kernels, 0};
+static void parallel_of_context(void *user, int64_t n, scbm_task task, void *arg) {
+    scbm_parallel(user, n, task, arg);
+}
+
+static struct k_exec exec_of(scbm_context *context, const struct k_table *kernels, void *scratch) {
+    return (struct k_exec){parallel_of_context, context, scratch, context->n_workers, kernels, 0};
 }
 
 static scbm_status cpu_run(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call) {

@@ -97,8 +97,8 @@ typedef struct scbm_hooks {
     /* Called now and then in long work with how far it is (done of total, in `what`; "graph" counts the nodes of
      * one run); a return other than 0 cancels: the call in progress returns SCBM_ERROR_CANCELLED. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t total);
-    /* Asked more often than progress is told, between the nodes of a run as well; it should be quick. A return other
-     * than 0 cancels likewise. */
+    /* Asked more often than progress is told: between the nodes of a run, and inside one that takes more than 0.1 s, by
+     * whichever thread is worker 0. It should be quick. A return other than 0 cancels likewise. */
     int (*cancel)(void *user);
     /* The bytes that are held through these hooks are added here; NULL: not counted. Without atomics: one counter for
      * what one thread uses at a time (a context). Memory is released with hooks of the same counter. */

@@ -404,6 +404,47 @@ static int note_progress(void *user, const char *what, int64_t done, int64_t tot
     return j->cancel_at && j->calls == j->cancel_at;
 }
 
+typedef struct slow_machine {
+    int questions, stops_at; /* asked; the one that is answered with "stop" */
+} slow_machine;
+
+static int stop_at_question(void *user) {
+    slow_machine *m = user;
+    return ++m->questions == m->stops_at;
+}
+
+/* Tasks that take their time, until it says "stop". */
+static void slow_loop(void *user, int64_t n, scbm_task task, void *arg) {
+    const slow_machine *m = user;
+    for (int64_t i = 0; i < n; i++) {
+        double started = scbm_seconds();
+        while (m->questions < m->stops_at && scbm_seconds() < started + 0.15) {
+        }
+        task(arg, i, 0);
+    }
+}
+
+static void a_long_node_can_be_cancelled_inside(void **state) {
+    (void)state;
+    slow_machine machine = {0, 2};
+    const scbm_hooks hooks = {.user = &machine, .cancel = stop_at_question, .parallel_for = slow_loop, .n_workers = 1};
+    scbm_context *context;
+    assert_ok(scbm_context_create(&context, &hooks, NULL));
+    scbm_graph *g = new_graph(context);
+    scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(256, 4096), NULL);
+    scbm_tensor *y = scbm_output(g, scbm_scale(g, x, 2.0f)); /* the only node: it is asked once before it */
+    assert_ok(scbm_graph_plan(g));
+    memset(x->data, 0, scbm_tensor_bytes(x));
+    assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_CANCELLED, "cancelled");
+    assert_int_equal(machine.questions, 2);
+    machine.stops_at = 0;
+    ((float *)x->data)[256 * 4096 - 1] = 3.0f;
+    assert_ok(scbm_graph_run(g, 0, 0)); /* and the graph goes on working */
+    assert_true(((float *)y->data)[256 * 4096 - 1] == 6.0f);
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
 static void a_run_can_be_cancelled_at_every_node(void **state) {
     (void)state;
     journal j = {0, 0, 0, 1};
@@ -2051,6 +2092,7 @@ int main(void) {
         cmocka_unit_test(a_loop_inside_a_task_is_run_by_its_worker),
         cmocka_unit_test(memory_may_run_out_anywhere),
         cmocka_unit_test(a_run_can_be_cancelled_at_every_node),
+        cmocka_unit_test(a_long_node_can_be_cancelled_inside),
         cmocka_unit_test(dead_memory_is_used_again),
         cmocka_unit_test(planning_takes_what_was_measured),
         cmocka_unit_test(layers_that_follow_each_other_read_their_own_input),
