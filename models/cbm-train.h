@@ -348,14 +348,18 @@ void cbm_train_setting_set_text(const cbm_train_setting *setting, cbm_train_opti
 
 typedef struct cbm_evaluation {
     size_t n;                                /* texts */
-    double seconds;
-    int32_t *label, *concept_class;          /* predictions: [n], [n, K] */
+    int n_labels, n_concepts, n_classes;     /* Y, K, C = Σ R_k */
+    const int32_t *first_class;              /* [K + 1]: concept k's classes are first_class[k] … of the C */
+    const int32_t *label, *concept_class;    /* predictions: [n], [n, K] */
+    const float *label_probability;          /* [n, Y] */
+    const float *concept_probability;        /* [n, C] */
     size_t n_truncated;
+    double seconds;
 } cbm_evaluation;
 
-/* Predicts every text of the data set. Free with cbm_evaluation_clear. cbm_measure measures them. */
-scbm_status cbm_evaluate(cbm_context *ctx, const cbm_dataset *data, cbm_evaluation *evaluation);
-void cbm_evaluation_clear(cbm_context *ctx, cbm_evaluation *evaluation);
+/* Predicts every text of the data set, whose classes must be the model's. The result is the context's until its next
+ * evaluation. cbm_measure measures it against data->label and data->concept_class. The progress hook gets "evaluate". */
+scbm_status cbm_evaluate(cbm_context *ctx, const cbm_dataset *data, const cbm_evaluation **evaluation);
 
 /* The oracle: every concept of the data set's texts that the model misreads is set to its gold class. */
 typedef struct cbm_oracle {

@@ -578,18 +578,23 @@ static void the_file_says_which_pooling_is_the_default(void **state) {
 static void evaluation_is_prediction(void **state) {
     (void)state;
     cbm_context *ctx = context_for(joint), *other = context_for(joint);
-    cbm_evaluation e;
+    const cbm_evaluation *e;
     cbm_prediction p[N_TEXTS];
     assert_ok(cbm_evaluate(ctx, &texts, &e));
     predict_all(other, p);
-    assert_int_equal(e.n, N_TEXTS);
-    assert_int_equal(e.n_truncated, 1);
-    assert_true(e.seconds > 0.0);
+    assert_int_equal(e->n, N_TEXTS);
+    assert_int_equal(e->n_truncated, 1);
+    assert_true(e->seconds > 0.0);
     for (int i = 0; i < N_TEXTS; i++) {
-        assert_int_equal(e.label[i], p[i].label_index);
-        for (int k = 0; k < 2; k++) assert_int_equal(e.concept_class[i * 2 + k], p[i].concepts[k].class_index);
+        assert_int_equal(e->label[i], p[i].label_index);
+        assert_memory_equal(e->label_probability + i * SMALL_LABELS, p[i].probabilities, SMALL_LABELS * sizeof(float));
+        for (int k = 0; k < 2; k++) {
+            const cbm_concept_result *concept = &p[i].concepts[k];
+            assert_int_equal(e->concept_class[i * 2 + k], concept->class_index);
+            assert_memory_equal(e->concept_probability + i * e->n_classes + e->first_class[k], concept->probabilities,
+                                (size_t)concept->n_classes * sizeof(float));
+        }
     }
-    cbm_evaluation_clear(ctx, &e);
     cbm_dataset renamed = texts;
     const char *names[] = {"low", "even", "top"};
     renamed.label_classes.name = names;
@@ -671,7 +676,7 @@ static scbm_status use_a_model(const scbm_hooks *hooks) {
     static float vectors[N_TEXTS][32];
     const cbm_load_options options = {.hooks = hooks};
     cbm_prediction p[N_TEXTS];
-    cbm_evaluation e;
+    const cbm_evaluation *e;
     cbm_model *model = NULL;
     cbm_context *ctx = NULL;
     scbm_status status = cbm_model_load(&model, in_folder("joint.gguf"), &options);
@@ -680,7 +685,6 @@ static scbm_status use_a_model(const scbm_hooks *hooks) {
     if (!status) status = predict_values(ctx, all_texts(), NULL, N_TEXTS, p);
     if (!status) status = cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 1, vectors[0], NULL);
     if (!status) status = cbm_evaluate(ctx, &texts, &e);
-    if (!status) cbm_evaluation_clear(ctx, &e);
     cbm_context_free(ctx);
     cbm_model_free(model);
     return status;

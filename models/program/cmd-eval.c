@@ -352,7 +352,6 @@ static scbm_status write_predictions(const eval_command *e) {
  * ---------------------------------------------------------------------------------------- */
 
 static int finish(eval_command *e, int status) {
-    if (e->context) cbm_evaluation_clear(e->context, &e->evaluation);
     if (e->context) cbm_oracle_clear(e->context, &e->oracle);
     scbm_release(&e->hooks, e->gold);
     scbm_release(&e->hooks, e->n_classes);
@@ -377,7 +376,9 @@ static scbm_status evaluate(eval_command *e) {
     eval_result r;
     memset(&r, 0, sizeof r);
     scbm_status status = read_data(e);
-    if (status == SCBM_OK) status = cbm_evaluate(e->context, &e->data, &e->evaluation);
+    const cbm_evaluation *evaluation;
+    if (status == SCBM_OK) status = cbm_evaluate(e->context, &e->data, &evaluation);
+    if (status == SCBM_OK) e->evaluation = *evaluation;
     r.n = e->data.n;
     r.gold_label = e->data.label;
     r.gold_concepts = e->data.concept_class;
