@@ -108,7 +108,7 @@ room_sources = $(foreach room,$(1),$(wildcard models/$(room)/*.c))
 CORE_SOURCES    := sparsecbm.c $(filter-out $(TRAIN_ALONE),$(call room_sources,$(CORE_ROOMS)))
 LIBRARY_SOURCES := $(CORE_SOURCES) $(TRAIN_ALONE) $(call room_sources,$(TRAIN_ROOMS)) \
                    $(filter-out convert/convert-hf.c,$(wildcard convert/*.c))
-PROGRAM_SOURCES := models/main.c $(wildcard models/program/*.c models/program/*/*.c)
+PROGRAM_SOURCES := $(wildcard models/program/*.c models/program/*/*.c)
 CORE_HEADERS    := sparsecbm.h models/cbm.h
 HEADERS         := $(CORE_HEADERS) models/cbm-train.h
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -159,13 +159,18 @@ $(CORE_SHARED): $(call objects,$(CORE_SOURCES)) $(BUILD)/core.map
 $(SHARED): $(call objects,$(LIBRARY_SOURCES)) $(BUILD)/train.map
 	$(call link_shared,libsparsecbm-train,$(LIBS))
 
-$(MAIN): $(call objects,$(PROGRAM_SOURCES)) $(LIB)
+# The commands, of which each of the programs takes what it needs.
+$(BUILD)/program.a: $(call objects,$(PROGRAM_SOURCES)) Makefile
+	@rm -f $@
+	$(AR) rcs $@ $(filter %.o,$^)
+
+$(MAIN): $(BUILD)/models/main.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS) -pthread
 
-$(CONVERT): $(call objects,convert/convert-hf.c $(patsubst %,models/program/%.c,cmd-convert json options path progress)) $(LIB)
+$(CONVERT): $(BUILD)/convert/convert-hf.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ $(LIBS)
+	$(LINK) -o $@ $^ $(LIBS) -pthread
 
 ## demo           train a small concept bottleneck on generated reviews and explain it (under two minutes)
 .PHONY: demo

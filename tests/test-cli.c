@@ -194,8 +194,8 @@ static void bad_usage_has_status_2(void **state) {
     expect_error("intervene --model demo/reviews.gguf text --set food=Negative --steps 0", 2, "from 1 to");
     expect_error("intervene --model demo/reviews.gguf text --set food=Negative --method edit --steps 2", 2, "about masks");
     expect_error("intervene --model demo/reviews.gguf text --set food=Negative --edit one-hot", 2, "about edited values");
-    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --portion 0.1", 2, "go with --intervene");
-    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --whole-steps", 2, "go with --intervene");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --portion 0.1", 2, "has no effect without --intervene mask|edit");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --whole-steps", 2, "has no effect without --intervene mask|edit");
     expect_error("intervene --model demo/reviews.gguf text --set food=Negative --method edit --whole-steps", 2,
                  "are about masks");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --intervene mask --csv x.csv", 2, "without --intervene");

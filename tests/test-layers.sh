@@ -51,8 +51,6 @@ posix='dirent dlfcn fcntl poll pthread sched strings sys/ unistd'
 # What is not yet as it should be.
 known='
 models/explain/global.c: includes models/report/report.h, which is not for models/explain/
-models/program/cmd-bench.c: has more than 620 lines
-models/program/cmd-bench.c: includes models/core/masks.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/core/keys.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/core/model-file.h, which is not for models/program/
 models/program/demo/subnetworks.c: includes models/train/statistics.h, which is not for models/program/

@@ -50,7 +50,7 @@ train() {
 "$main" train --help >log
 for group in Data Model Optimization Losses Subnetworks Popup Teacher Output Run; do says "$group:"; done
 check "the groups stand in order" test "$(grep -E '^[A-Z][a-z]+:$' log | grep -v Example | tr -d '\n')" = \
-    "Data:Model:Optimization:Losses:Subnetworks:Popup:Teacher:Output:Run:"
+    "Data:Model:Optimization:Losses:Subnetworks:Popup:Teacher:Output:Run:General:"
 
 # --- what has no effect ---
 refuses 2 "--sparsity has no effect without --prune" --sparsity 0.5 -o x.gguf

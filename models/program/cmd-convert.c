@@ -2,7 +2,7 @@
  * models/program/cmd-convert.c - convert: a Hugging Face folder's encoder to a model file
  */
 #include "models/cbm-train.h"
-#include "models/program/path.h"
+#include "models/program/options/path.h"
 #include "models/program/program.h"
 
 #include <stdio.h>

@@ -22,7 +22,8 @@ typedef struct demo_command {
     const char *directory;
     int64_t seed, epochs, threads;
     int data_only;
-    char train[PATH_SIZE], dev[PATH_SIZE], test[PATH_SIZE], encoder[PATH_SIZE], model[PATH_SIZE], html[PATH_SIZE], png[PATH_SIZE];
+    char train[PATH_SIZE], dev[PATH_SIZE], test[PATH_SIZE], encoder[PATH_SIZE], model[PATH_SIZE], html[PATH_SIZE],
+        png[PATH_SIZE];
 } demo_command;
 
 static void join(char path[PATH_SIZE], const char *directory, const char *name) {
@@ -49,14 +50,16 @@ static int write_data(const demo_command *d) {
     demo_review sample;
     printf("1. Reviews from word lists and templates: %d to train on, %d to choose the best epoch by, %d held out.\n"
            "   Each has 1 to 5 stars and says something, or nothing, of food, service, noise and price; 6 %% of the\n"
-           "   stars and 3 %% of the concepts are wrong on purpose. One of them:\n\n", TRAIN_REVIEWS, DEV_REVIEWS, TEST_REVIEWS);
+           "   stars and 3 %% of the concepts are wrong on purpose. One of them:\n\n",
+           TRAIN_REVIEWS, DEV_REVIEWS, TEST_REVIEWS);
     demo_make_review(&sample, seed, 0);
     printf("   \"%s\" (%s stars)\n\n", sample.text, sample.label);
     scbm_status status = demo_write_reviews(d->train, seed, 0, TRAIN_REVIEWS, NULL);
     if (status == SCBM_OK) status = demo_write_reviews(d->dev, seed, TRAIN_REVIEWS, DEV_REVIEWS, NULL);
     if (status == SCBM_OK) status = demo_write_reviews(d->test, seed, TRAIN_REVIEWS + DEV_REVIEWS, TEST_REVIEWS, NULL);
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
-    printf("2. A small BERT-shaped encoder with random weights: %d layers, hidden size %d.\n\n", shape.layers, shape.hidden);
+    printf("2. A small BERT-shaped encoder with random weights: %d layers, hidden size %d.\n\n", shape.layers,
+           shape.hidden);
     status = demo_write_encoder(d->encoder, &shape, seed, TRAIN_REVIEWS, NULL);
     return status == SCBM_OK ? cli_finish(d->command) : cli_fail_status(d->command, status);
 }
@@ -111,8 +114,9 @@ static int train(const demo_command *d) {
     if (start < 1) start = 1;
     if (end < start) end = start;
     list.n = 0;
-    puts("3. Training: encoder, concepts and label together, from scratch. On the way each concept gets a subnetwork of its\n"
-         "   own: 70 % of the weights are masked for it, by what they count for the loss.");
+    puts(
+        "3. Training: encoder, concepts and label together, from scratch. On the way each concept gets a subnetwork of its\n"
+        "   own: 70 % of the weights are masked for it, by what they count for the loss.");
     add_option(&list, "--encoder", d->encoder);
     add_option(&list, "--data", d->train);
     add_option(&list, "--validation", d->dev);
@@ -195,7 +199,8 @@ static void say_in_words(const cbm_prediction *p) {
         printf(" (%.0f %%), which %s %s %s stars.\n", 100 * (double)c->probability, strength,
                c->contribution < 0 ? "against" : "for", p->label);
     }
-    printf("   Nothing else enters the label: contributions and bias are its logit, %.3f.\n\n", (double)p->logits[p->label_index]);
+    printf("   Nothing else enters the label: contributions and bias are its logit, %.3f.\n\n",
+           (double)p->logits[p->label_index]);
 }
 
 static int explain(const demo_command *d, cbm_context *context) {
@@ -206,8 +211,9 @@ static int explain(const demo_command *d, cbm_context *context) {
     scbm_status status = choose_review(context, (uint64_t)d->seed, &review);
     if (status == SCBM_OK) status = cbm_predict(context, review.text, &p);
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
-    puts("5. One of them, explained. The first bars show what each concept adds to the label's logit, or takes away; those below\n"
-         "   what each word did to a concept, through the concept's own subnetwork.");
+    puts(
+        "5. One of them, explained. The first bars show what each concept adds to the label's logit, or takes away; those below\n"
+        "   what each word did to a concept, through the concept's own subnetwork.");
     add_option(&list, "--model", d->model);
     add_word(&list, review.text);
     add_option(&list, "--neurons", "0");
@@ -261,9 +267,10 @@ static int correct(const demo_command *d, cbm_context *context) {
     scbm_status status = choose_mistake(context, (uint64_t)d->seed, &review, &k);
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
     if (k < 0) return CLI_DONE; /* no mistakes at all */
-    printf("6. Another one, in which the model misreads %s: it is %s. Whoever knows better says so; for this text %s's\n"
-           "   subnetwork then exchanges weights until it reads that, and the label follows (the reviewer gave %s of 5 stars).\n",
-           demo_concepts[k], review.concept[k], demo_concepts[k], review.label);
+    printf(
+        "6. Another one, in which the model misreads %s: it is %s. Whoever knows better says so; for this text %s's\n"
+        "   subnetwork then exchanges weights until it reads that, and the label follows (the reviewer gave %s of 5 stars).\n",
+        demo_concepts[k], review.concept[k], demo_concepts[k], review.label);
     snprintf(target, sizeof target, "%s=%s", demo_concepts[k], review.concept[k]);
     add_option(&list, "--model", d->model);
     add_word(&list, review.text);
@@ -332,5 +339,6 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
 
 static const char *const demo_examples[] = {"demo --dir demo", NULL};
 const cli_command cmd_demo = {
-    "demo", "train a small sparse model on generated reviews, evaluate it, explain a prediction and correct one", "[options]",
-    "Needs no data and no network; takes under two minutes on two cores.", demo_examples, run_demo};
+    "demo",        "train a small sparse model on generated reviews, evaluate it, explain a prediction and correct one",
+    "[options]",   "Needs no data and no network; takes under two minutes on two cores.",
+    demo_examples, run_demo};

@@ -13,31 +13,26 @@
 /* What was predicted for texts with known classes, and how good that is. */
 typedef struct eval_result {
     size_t n;
-    const int32_t *gold_label, *gold_concepts, *label, *concepts;   /* [n], [n, n_concepts] */
+    const int32_t *gold_label, *gold_concepts, *label, *concepts; /* [n], [n, n_concepts] */
     double seconds;
-    cbm_measures of_label, mean;     /* mean: of the concepts */
-    cbm_measures *of_concept;        /* [n_concepts] */
+    cbm_measures of_label, mean; /* mean: of the concepts */
+    cbm_measures *of_concept;    /* [n_concepts] */
 } eval_result;
 
 typedef struct eval_command {
-    const cli_command *command;
-    const char *model_path, *csv_path;
+    cli_session in;
+    const char *csv_path;
     cli_list data_paths;
     cli_columns columns;
-    int64_t threads, max_length, resamples, seed, intervene_texts;
-    int json, precision, intervene;  /* intervene: -1 no, 0 mask, 1 edit */
+    int64_t resamples, seed, intervene_texts;
+    int intervene; /* -1 no, 0 mask, 1 edit */
     cli_intervention intervention;
     cbm_intervene_options intervene_options;
-    cli_progress progress;
-    scbm_hooks hooks;
-    scbm_file *file;                 /* the model's, for the columns that training noted */
-    cbm_model *model;
-    cbm_context *context;
     cbm_dataset data;
     cbm_evaluation evaluation;
     cbm_oracle oracle;
-    int32_t *gold;                   /* of the oracle's texts: [n] labels, then [n, n_concepts] */
-    int *n_classes;                  /* [n_concepts] */
+    int32_t *gold;  /* of the oracle's texts: [n] labels, then [n, n_concepts] */
+    int *n_classes; /* [n_concepts] */
 } eval_command;
 
 /* ------------------------------------------------------------------------------------------
@@ -46,37 +41,24 @@ typedef struct eval_command {
 
 /* Loads the model, which must be a trained one, and finds the data's columns. */
 static int load_model(eval_command *e) {
-    cbm_load_options load = {.hooks = &e->hooks};
-    cbm_context_options options;
-    scbm_status status = cbm_model_load(&e->model, e->model_path, &load);
-    if (status != SCBM_OK) return cli_fail_status(e->command, status);
-    if (cbm_model_mode(e->model) == CBM_ENCODER)
-        return cli_fail(e->command, "%s is an encoder without labels; train a model on it first (%s train --help)", e->model_path,
-                        cli_program);
-    int longest = cbm_model_max_tokens(e->model);
-    if (e->max_length > longest)
-        return cli_fail(e->command, "--max-length %lld: %s reads %d tokens at most", (long long)e->max_length, e->model_path, longest);
-    status = scbm_file_open(&e->file, e->model_path, &e->hooks);
-    if (status != SCBM_OK) return cli_fail_status(e->command, status);
-    int result = cli_columns_from_model(e->command, &e->columns, e->model, e->file);
+    int result = cli_session_load(&e->in, 1);
     if (result != CLI_GO_ON) return result;
-    memset(&options, 0, sizeof options);
-    options.precision = (scbm_precision)e->precision;
-    options.max_tokens = (int)e->max_length;
-    status = cbm_context_create(&e->context, e->model, &options);
-    return status == SCBM_OK ? CLI_GO_ON : cli_fail_status(e->command, status);
+    scbm_status status = scbm_file_open(&e->in.file, e->in.model_path, &e->in.hooks);
+    if (status != SCBM_OK) return cli_fail_status(e->in.command, status);
+    return cli_columns_from_model(e->in.command, &e->columns, e->in.model, e->in.file);
 }
 
 /* Free result->of_concept. */
 static scbm_status measure(const eval_command *e, eval_result *r) {
-    int n_concepts = e->columns.n_concepts, n_labels = cbm_model_n_labels(e->model), resamples = (int)e->resamples;
+    int n_concepts = e->columns.n_concepts, n_labels = cbm_model_n_labels(e->in.model), resamples = (int)e->resamples;
     uint64_t seed = (uint64_t)e->seed;
-    r->of_concept = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *r->of_concept);
+    r->of_concept = scbm_alloc_array(&e->in.hooks, (size_t)n_concepts, sizeof *r->of_concept);
     if (!r->of_concept) return SCBM_ERROR_MEMORY;
-    scbm_status status = cbm_measure(&r->of_label, NULL, r->gold_label, r->label, r->n, 1, &n_labels, resamples, seed, &e->hooks);
+    scbm_status status = cbm_measure(&r->of_label, NULL, r->gold_label, r->label, r->n, 1, &n_labels, resamples, seed,
+                                     &e->in.hooks);
     if (status == SCBM_OK)
-        status = cbm_measure(r->of_concept, &r->mean, r->gold_concepts, r->concepts, r->n, n_concepts, e->n_classes, resamples,
-                             seed, &e->hooks);
+        status = cbm_measure(r->of_concept, &r->mean, r->gold_concepts, r->concepts, r->n, n_concepts, e->n_classes,
+                             resamples, seed, &e->in.hooks);
     return status;
 }
 
@@ -84,8 +66,8 @@ static scbm_status measure(const eval_command *e, eval_result *r) {
 static int64_t *confusion_of(const eval_command *e, const eval_result *r, int k) {
     const int32_t *gold = k < 0 ? r->gold_label : r->gold_concepts + k;
     const int32_t *predicted = k < 0 ? r->label : r->concepts + k;
-    int n = k < 0 ? cbm_model_n_labels(e->model) : e->n_classes[k];
-    int64_t *confusion = scbm_alloc_array(&e->hooks, (size_t)n * (size_t)n, sizeof *confusion);
+    int n = k < 0 ? cbm_model_n_labels(e->in.model) : e->n_classes[k];
+    int64_t *confusion = scbm_alloc_array(&e->in.hooks, (size_t)n * (size_t)n, sizeof *confusion);
     if (confusion) cbm_count_confusion(confusion, n, gold, predicted, r->n, k < 0 ? 1 : (size_t)e->columns.n_concepts);
     return confusion;
 }
@@ -114,7 +96,8 @@ static cJSON *json_confusion(const int64_t *confusion, int n) {
     cJSON *rows = cJSON_CreateArray();
     for (int gold = 0; gold < n; gold++) {
         cJSON *row = cJSON_CreateArray();
-        for (int c = 0; c < n; c++) cJSON_AddItemToArray(row, cli_json_int(confusion[(size_t)gold * (size_t)n + (size_t)c]));
+        for (int c = 0; c < n; c++)
+            cJSON_AddItemToArray(row, cli_json_int(confusion[(size_t)gold * (size_t)n + (size_t)c]));
         cJSON_AddItemToArray(rows, row);
     }
     return rows;
@@ -136,9 +119,10 @@ static cJSON *json_measures(const eval_command *e, const eval_result *r, int k) 
     int64_t *confusion = confusion_of(e, r, k);
     if (!confusion) return NULL;
     cJSON *object = json_scores(m);
-    cJSON_AddItemToObject(object, "confusion", json_confusion(confusion, k < 0 ? cbm_model_n_labels(e->model) : e->n_classes[k]));
+    cJSON_AddItemToObject(object, "confusion",
+                          json_confusion(confusion, k < 0 ? cbm_model_n_labels(e->in.model) : e->n_classes[k]));
     add_majority_and_intervals(e, object, m);
-    scbm_release(&e->hooks, confusion);
+    scbm_release(&e->in.hooks, confusion);
     return object;
 }
 
@@ -150,7 +134,7 @@ static cJSON *json_result(const eval_command *e, const eval_result *r) {
     for (int k = 0; k < e->columns.n_concepts && has_memory; k++) {
         cJSON *concept = json_measures(e, r, k);
         has_memory = concept != NULL;
-        cJSON_AddItemToObject(each, cbm_model_concept(e->model, k), concept);
+        cJSON_AddItemToObject(each, cbm_model_concept(e->in.model, k), concept);
     }
     add_majority_and_intervals(e, concepts, &r->mean);
     cJSON_AddItemToObject(concepts, "each", each);
@@ -168,7 +152,8 @@ static scbm_status print_json(const eval_command *e, const eval_result *r) {
     return object ? cli_json_print(object) : SCBM_ERROR_MEMORY;
 }
 
-static scbm_status print_interventions_json(const eval_command *e, const eval_result *before, const eval_result *after) {
+static scbm_status print_interventions_json(const eval_command *e, const eval_result *before,
+                                            const eval_result *after) {
     const cbm_oracle *o = &e->oracle;
     cJSON *object = cJSON_CreateObject(), *result[2] = {json_result(e, before), json_result(e, after)};
     int has_memory = result[0] && result[1];
@@ -209,7 +194,8 @@ static void print_score(const eval_command *e, double value, double low, double 
     printf("  %5.1f %% %-*s", 100 * value, e->resamples ? 13 : 5, interval);
 }
 
-static void print_measures(const eval_command *e, const char *name, int width, const cbm_measures *m, const char *majority) {
+static void print_measures(const eval_command *e, const char *name, int width, const cbm_measures *m,
+                           const char *majority) {
     printf("  ");
     print_padded(name, width);
     if (m->n) {
@@ -225,21 +211,23 @@ static void print_measures(const eval_command *e, const char *name, int width, c
 static void print_table(const eval_command *e, const eval_result *r) {
     int width = width_of("all concepts"), column = e->resamples ? 22 : 14;
     for (int k = 0; k < e->columns.n_concepts; k++) {
-        int n = width_of(cbm_model_concept(e->model, k));
+        int n = width_of(cbm_model_concept(e->in.model, k));
         if (n > width) width = n;
     }
-    printf("  %*s  %-*s%-*s%-*s%s\n", width, "", column, "accuracy", column, "macro_f1", column, "macro_f1_ovr", "majority");
-    print_measures(e, "label", width, &r->of_label, r->of_label.n ? cbm_model_label(e->model, r->of_label.majority_class) : "");
+    printf("  %*s  %-*s%-*s%-*s%s\n", width, "", column, "accuracy", column, "macro_f1", column, "macro_f1_ovr",
+           "majority");
+    print_measures(e, "label", width, &r->of_label,
+                   r->of_label.n ? cbm_model_label(e->in.model, r->of_label.majority_class) : "");
     for (int k = 0; k < e->columns.n_concepts; k++) {
         int most = r->of_concept[k].majority_class;
-        print_measures(e, cbm_model_concept(e->model, k), width, &r->of_concept[k],
-                       most < 0 ? "" : cbm_model_concept_class(e->model, k, most));
+        print_measures(e, cbm_model_concept(e->in.model, k), width, &r->of_concept[k],
+                       most < 0 ? "" : cbm_model_concept_class(e->in.model, k, most));
     }
     if (e->columns.n_concepts) print_measures(e, "all concepts", width, &r->mean, "");
 }
 
 static scbm_status print_confusion(const eval_command *e, const eval_result *r) {
-    int n = cbm_model_n_labels(e->model), name_width = 4, width = 5;
+    int n = cbm_model_n_labels(e->in.model), name_width = 4, width = 5;
     if (n > MOST_PRINTED_CLASSES) {
         printf("\nlabel has %d classes; --json gives their confusion matrix\n", n);
         return SCBM_OK;
@@ -247,23 +235,24 @@ static scbm_status print_confusion(const eval_command *e, const eval_result *r) 
     int64_t *confusion = confusion_of(e, r, -1);
     if (!confusion) return SCBM_ERROR_MEMORY;
     for (int y = 0; y < n; y++) {
-        int length = width_of(cbm_model_label(e->model, y));
+        int length = width_of(cbm_model_label(e->in.model, y));
         if (length > name_width) name_width = length;
         if (length > width) width = length;
     }
     printf("\nlabel: each row is a true class, each column a predicted one\n  %*s", name_width, "");
     for (int y = 0; y < n; y++) {
-        printf("  %*s", width - width_of(cbm_model_label(e->model, y)), "");
-        fputs(cbm_model_label(e->model, y), stdout);
+        printf("  %*s", width - width_of(cbm_model_label(e->in.model, y)), "");
+        fputs(cbm_model_label(e->in.model, y), stdout);
     }
     putchar('\n');
     for (int gold = 0; gold < n; gold++) {
         printf("  ");
-        print_padded(cbm_model_label(e->model, gold), name_width);
-        for (int y = 0; y < n; y++) printf("  %*lld", width, (long long)confusion[(size_t)gold * (size_t)n + (size_t)y]);
+        print_padded(cbm_model_label(e->in.model, gold), name_width);
+        for (int y = 0; y < n; y++)
+            printf("  %*lld", width, (long long)confusion[(size_t)gold * (size_t)n + (size_t)y]);
         putchar('\n');
     }
-    scbm_release(&e->hooks, confusion);
+    scbm_release(&e->in.hooks, confusion);
     return SCBM_OK;
 }
 
@@ -296,8 +285,10 @@ static scbm_status print_interventions(const eval_command *e, const eval_result 
     printf("\nWith every misread concept set to its true class (%s)\n", e->intervene ? "edit" : "mask");
     print_table(e, after);
     explain_columns(e);
-    printf("\n  concepts: %lld of %lld that were wrong were brought to the true class\n  labels: %lld fixed, %lld broken\n",
-           (long long)o->concepts_fixed, (long long)o->concepts_wrong, (long long)o->labels_fixed, (long long)o->labels_broken);
+    printf(
+        "\n  concepts: %lld of %lld that were wrong were brought to the true class\n  labels: %lld fixed, %lld broken\n",
+        (long long)o->concepts_fixed, (long long)o->concepts_wrong, (long long)o->labels_fixed,
+        (long long)o->labels_broken);
     if (!e->intervene) printf("  %lld steps, %lld mask bits moved\n", (long long)o->steps, (long long)o->moved_bits);
     printf("  %.1f s, %.1f ms for each wrong concept\n", o->seconds,
            o->concepts_wrong ? 1000 * (o->seconds - o->predict_seconds) / (double)o->concepts_wrong : 0.0);
@@ -321,26 +312,26 @@ static void write_field(scbm_output_file *output, const char *prefix, const char
 
 static scbm_status write_predictions(const eval_command *e) {
     scbm_output_file *output;
-    scbm_status status = scbm_output_open(&output, e->csv_path, &e->hooks);
+    scbm_status status = scbm_output_open(&output, e->csv_path, &e->in.hooks);
     if (status != SCBM_OK) return status;
     int n_concepts = e->columns.n_concepts;
     write_field(output, "", e->columns.text, ",");
     write_field(output, "", e->columns.label, ",");
     write_field(output, "predicted ", e->columns.label, n_concepts ? "," : "\n");
     for (int k = 0; k < n_concepts; k++) {
-        write_field(output, "", cbm_model_concept(e->model, k), ",");
-        write_field(output, "predicted ", cbm_model_concept(e->model, k), k + 1 < n_concepts ? "," : "\n");
+        write_field(output, "", cbm_model_concept(e->in.model, k), ",");
+        write_field(output, "predicted ", cbm_model_concept(e->in.model, k), k + 1 < n_concepts ? "," : "\n");
     }
     for (size_t i = 0; i < e->data.n; i++) {
-        const char *gold = cbm_model_label(e->model, e->data.label[i]); /* NULL for -1 */
+        const char *gold = cbm_model_label(e->in.model, e->data.label[i]); /* NULL for -1 */
         write_field(output, "", e->data.text[i], ",");
         write_field(output, "", gold ? gold : "", ",");
-        write_field(output, "", cbm_model_label(e->model, e->evaluation.label[i]), n_concepts ? "," : "\n");
+        write_field(output, "", cbm_model_label(e->in.model, e->evaluation.label[i]), n_concepts ? "," : "\n");
         for (int k = 0; k < n_concepts; k++) {
             size_t cell = i * (size_t)n_concepts + (size_t)k;
-            gold = cbm_model_concept_class(e->model, k, e->data.concept_class[cell]);
+            gold = cbm_model_concept_class(e->in.model, k, e->data.concept_class[cell]);
             write_field(output, "", gold ? gold : "", ",");
-            write_field(output, "", cbm_model_concept_class(e->model, k, e->evaluation.concept_class[cell]),
+            write_field(output, "", cbm_model_concept_class(e->in.model, k, e->evaluation.concept_class[cell]),
                         k + 1 < n_concepts ? "," : "\n");
         }
     }
@@ -352,24 +343,21 @@ static scbm_status write_predictions(const eval_command *e) {
  * ---------------------------------------------------------------------------------------- */
 
 static int finish(eval_command *e, int status) {
-    if (e->context) cbm_oracle_clear(e->context, &e->oracle);
-    scbm_release(&e->hooks, e->gold);
-    scbm_release(&e->hooks, e->n_classes);
+    if (e->in.context) cbm_oracle_clear(e->in.context, &e->oracle);
+    scbm_release(&e->in.hooks, e->gold);
+    scbm_release(&e->in.hooks, e->n_classes);
     cbm_dataset_clear(&e->data);
     cli_columns_clear(&e->columns);
-    cbm_context_free(e->context);
-    cbm_model_free(e->model);
-    scbm_file_close(e->file);
     free((void *)e->data_paths.item);
-    return status;
+    return cli_session_finish(&e->in, status);
 }
 
 static scbm_status read_data(eval_command *e) {
-    int n_concepts = cbm_model_n_concepts(e->model);
-    e->n_classes = scbm_alloc_array(&e->hooks, (size_t)n_concepts, sizeof *e->n_classes);
+    int n_concepts = cbm_model_n_concepts(e->in.model);
+    e->n_classes = scbm_alloc_array(&e->in.hooks, (size_t)n_concepts, sizeof *e->n_classes);
     if (!e->n_classes) return SCBM_ERROR_MEMORY;
-    for (int k = 0; k < n_concepts; k++) e->n_classes[k] = cbm_model_n_concept_classes(e->model, k);
-    return cli_columns_read(&e->columns, &e->data_paths, NULL, &e->data, &e->hooks);
+    for (int k = 0; k < n_concepts; k++) e->n_classes[k] = cbm_model_n_concept_classes(e->in.model, k);
+    return cli_columns_read(&e->columns, &e->data_paths, NULL, &e->data, &e->in.hooks);
 }
 
 static scbm_status evaluate(eval_command *e) {
@@ -377,7 +365,7 @@ static scbm_status evaluate(eval_command *e) {
     memset(&r, 0, sizeof r);
     scbm_status status = read_data(e);
     const cbm_evaluation *evaluation;
-    if (status == SCBM_OK) status = cbm_evaluate(e->context, &e->data, &evaluation);
+    if (status == SCBM_OK) status = cbm_evaluate(e->in.context, &e->data, &evaluation);
     if (status == SCBM_OK) e->evaluation = *evaluation;
     r.n = e->data.n;
     r.gold_label = e->data.label;
@@ -386,14 +374,13 @@ static scbm_status evaluate(eval_command *e) {
     r.concepts = e->evaluation.concept_class;
     r.seconds = e->evaluation.seconds;
     if (status == SCBM_OK) status = measure(e, &r);
-    cli_progress_clear(&e->progress);
+    cli_progress_clear(&e->in.progress);
     if (status == SCBM_OK && e->csv_path) status = write_predictions(e);
-    if (status == SCBM_OK && e->csv_path) cli_say_wrote(e->command, e->csv_path);
-    if (status == SCBM_OK) status = e->json ? print_json(e, &r) : print_text(e, &r);
-    scbm_release(&e->hooks, r.of_concept);
-    if (status == SCBM_OK && e->evaluation.n_truncated)
-        fprintf(stderr, "sparsecbm eval: %zu of %zu texts were longer than the model reads and were cut\n", e->evaluation.n_truncated,
-                e->evaluation.n);
+    if (status == SCBM_OK && e->csv_path) cli_say_wrote(e->in.command, e->csv_path);
+    if (status == SCBM_OK) status = e->in.json ? print_json(e, &r) : print_text(e, &r);
+    scbm_release(&e->in.hooks, r.of_concept);
+    e->in.n_printed = (int64_t)e->evaluation.n;
+    e->in.n_truncated = (int64_t)e->evaluation.n_truncated;
     return status;
 }
 
@@ -401,11 +388,12 @@ static scbm_status evaluate(eval_command *e) {
 static scbm_status gather_gold(eval_command *e) {
     const cbm_oracle *o = &e->oracle;
     size_t n_concepts = (size_t)e->columns.n_concepts;
-    e->gold = scbm_alloc_array(&e->hooks, o->n * (1 + n_concepts), sizeof *e->gold);
+    e->gold = scbm_alloc_array(&e->in.hooks, o->n * (1 + n_concepts), sizeof *e->gold);
     if (!e->gold) return SCBM_ERROR_MEMORY;
     for (size_t i = 0; i < o->n; i++) {
         e->gold[i] = e->data.label[o->row[i]];
-        memcpy(e->gold + o->n + i * n_concepts, e->data.concept_class + o->row[i] * n_concepts, n_concepts * sizeof *e->gold);
+        memcpy(e->gold + o->n + i * n_concepts, e->data.concept_class + o->row[i] * n_concepts,
+               n_concepts * sizeof *e->gold);
     }
     return SCBM_OK;
 }
@@ -416,7 +404,8 @@ static scbm_status evaluate_interventions(eval_command *e) {
     memset(&before, 0, sizeof before);
     scbm_status status = read_data(e);
     if (status == SCBM_OK)
-        status = cbm_intervene_oracle(e->context, &e->data, &e->intervene_options, (size_t)e->intervene_texts, &e->oracle);
+        status = cbm_intervene_oracle(e->in.context, &e->data, &e->intervene_options, (size_t)e->intervene_texts,
+                                      &e->oracle);
     if (status == SCBM_OK) status = gather_gold(e);
     if (status != SCBM_OK) return status;
     before.n = o->n;
@@ -431,63 +420,59 @@ static scbm_status evaluate_interventions(eval_command *e) {
     after.seconds = o->seconds;
     status = measure(e, &before);
     if (status == SCBM_OK) status = measure(e, &after);
-    cli_progress_clear(&e->progress);
+    cli_progress_clear(&e->in.progress);
     if (status == SCBM_OK)
-        status = e->json ? print_interventions_json(e, &before, &after) : print_interventions(e, &before, &after);
-    scbm_release(&e->hooks, before.of_concept);
-    scbm_release(&e->hooks, after.of_concept);
+        status = e->in.json ? print_interventions_json(e, &before, &after) : print_interventions(e, &before, &after);
+    scbm_release(&e->in.hooks, before.of_concept);
+    scbm_release(&e->in.hooks, after.of_concept);
     return status;
 }
 
-static int check_usage(eval_command *e) {
-    const cli_command *command = e->command;
-    if (!e->model_path) return cli_misuse(command, "--model FILE is required");
+static int check_usage(eval_command *e, const cli_option *options) {
+    const cli_command *command = e->in.command;
+    const cli_intervention *i = &e->intervention;
+    if (e->in.texts.argument.n)
+        return cli_misuse(command, "'%s' is one argument too many; see %s eval --help", e->in.texts.argument.item[0],
+                          cli_program);
     if (!e->data_paths.n) return cli_misuse(command, "--data FILE is required: what to evaluate on");
     if (e->intervene >= 0 && e->csv_path) return cli_misuse(command, "--csv is for an evaluation without --intervene");
-    if (e->intervene >= 0)
-        return cli_intervention_options(command, &e->intervention, e->intervene, &e->intervene_options);
-    if (e->intervene_texts || e->intervention.select >= 0 || e->intervention.edit >= 0 || e->intervention.portion >= 0 ||
-        e->intervention.steps >= 0 || e->intervention.whole_steps)
-        return cli_misuse(command, "--select, --portion, --steps, --whole-steps, --edit and --intervene-texts go with "
-                                   "--intervene mask|edit");
-    return CLI_GO_ON;
+    if (e->intervene >= 0) return cli_intervention_options(command, i, e->intervene, &e->intervene_options);
+    return cli_refuse(command, options, "without --intervene mask|edit",
+                      (const void *const[]){&e->intervene_texts, &i->select, &i->edit, &i->portion, &i->steps,
+                                            &i->whole_steps, NULL});
 }
 
 static int run_eval(const cli_command *command, int argc, char **argv) {
     eval_command e;
     memset(&e, 0, sizeof e);
-    e.command = command;
     e.resamples = 1000;
     e.seed = 42;
     e.intervene = -1;
     e.intervention = (cli_intervention)CLI_INTERVENTION_NOT_GIVEN;
     const cli_option options[] = {
-        CLI_READ_OPTION("model", &e.model_path, "the trained model (required)"),
+        CLI_MODEL_OPTION(e.in),
+        CLI_GROUP_OF("Data"),
         CLI_READ_LIST_OPTION("data", &e.data_paths,
                              "labelled texts, CSV or JSONL (required); repeated files are put together"),
         CLI_COLUMNS_OPTIONS(e.columns),
-        CLI_INT_OPTION("max-length", "N", &e.max_length, 0, 1000000,
-                       "cut texts after N tokens, special ones included; 0: as many as the model reads"),
-        CLI_CHOICE_OPTION("precision", CLI_PRECISIONS, &e.precision, "what matrix products compute with"),
+        CLI_GROUP_OF("Measuring"),
         CLI_INT_OPTION("resamples", "N", &e.resamples, 0, 100000, "draws of the 95 % bootstrap intervals; 0: none"),
         CLI_INT_OPTION("seed", "N", &e.seed, 0, 9e15, "seed of the bootstrap"),
-        CLI_WRITE_OPTION("csv", &e.csv_path, "write every text with its true and predicted classes"),
+        CLI_GROUP_OF("Interventions"),
         CLI_CHOICE_OPTION("intervene", "mask|edit", &e.intervene,
                           "set every misread concept to its true class, and measure before and after"),
         CLI_INTERVENTION_OPTIONS(e.intervention),
         CLI_INT_OPTION("intervene-texts", "N", &e.intervene_texts, 0, 1000000000,
                        "take N texts, evenly spaced; 0: all"),
-        CLI_INT_OPTION("threads", "N", &e.threads, 0, 1024, "threads; 0: all cores"),
-        CLI_FLAG_OPTION("json", &e.json, "print one JSON object"),
+        CLI_RUN_OPTIONS(e.in),
+        CLI_WRITE_OPTION("csv", &e.csv_path, "write every text with its true and predicted classes"),
         CLI_END_OPTIONS,
     };
-    int status = cli_parse(command, options, argc, argv, NULL);
-    if (status == CLI_GO_ON) status = check_usage(&e);
-    if (status != CLI_GO_ON) return finish(&e, status);
-    e.hooks = cli_hooks(&e.progress, command, e.threads);
-    status = load_model(&e);
+    int status = cli_session_start(&e.in, command, options, argc, argv);
+    if (status == CLI_GO_ON) status = check_usage(&e, options);
+    if (status == CLI_GO_ON) status = load_model(&e);
     if (status == CLI_GO_ON && e.intervene >= 0)
-        status = cli_intervention_check(command, e.model, e.model_path, &e.intervene_options, "--intervene edit");
+        status = cli_intervention_check(command, e.in.model, e.in.model_path, &e.intervene_options, "--intervene edit");
     if (status != CLI_GO_ON) return finish(&e, status);
     cli_catch_interrupt();
     scbm_status evaluated = e.intervene < 0 ? evaluate(&e) : evaluate_interventions(&e);
@@ -497,11 +482,14 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
 
 static const char *const eval_examples[] = {"eval --model demo/reviews.gguf --data demo/test.csv", NULL};
 const cli_command cmd_eval = {
-    "eval", "measure accuracy and F1 on labelled texts", "--model FILE --data FILE [options]",
+    "eval",
+    "measure accuracy and F1 on labelled texts",
+    "--model FILE --data FILE [options]",
     "The model file remembers the columns that it was trained on. macro_f1 is the mean of the classes' F1; macro_f1_ovr, of\n"
     "the SparseCBM authors' code, the mean over the classes of the macro F1 of each class against the rest.\n"
     "With --json: {label: {accuracy, macro_f1, macro_f1_ovr, confusion, majority, intervals}, concepts: {accuracy, macro_f1,\n"
     "macro_f1_ovr, majority, intervals, each: {NAME: as label}}, texts, texts_per_s}; rows of confusion are the true classes.\n"
     "With --intervene: {before, after, method, concepts_fixed, concepts_wrong, labels_fixed, labels_broken, steps, moved_bits,\n"
     "seconds}; before and after are as above.",
-    eval_examples, run_eval};
+    eval_examples,
+    run_eval};

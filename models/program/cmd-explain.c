@@ -141,7 +141,8 @@ static scbm_status print_explanation_json(const explain_command *x, const char *
         const cbm_concept_explanation *c = &e->concepts[k];
         cJSON_AddItemToObject(concept, "density", cli_json_double(c->density));
         cJSON *tokens = cJSON_AddArrayToObject(concept, "tokens");
-        for (int t = 0; t < e->n_tokens && !status; t++) status = add_token(tokens, text, e, &c->logit, t, &x->in.hooks);
+        for (int t = 0; t < e->n_tokens && !status; t++)
+            status = add_token(tokens, text, e, &c->logit, t, &x->in.hooks);
         cJSON_AddItemToObject(concept, "baseline_logit", cli_json_float(c->logit.baseline));
         cJSON_AddItemToObject(concept, "target_logit", cli_json_float(c->logit.value));
     }
@@ -531,6 +532,7 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
     const cli_option options[] = {
         CLI_MODEL_OPTION(x.in),
         CLI_TEXTS_OPTIONS(x.in.texts),
+        CLI_GROUP_OF("Explanation"),
         CLI_FLAG_OPTION("global", &x.global, "explain all texts together: contributions, influential words, overlaps"),
         CLI_WRITE_OPTION("html", &x.html_path,
                          "write a report of the one text, or with --global of all, as one HTML file"),

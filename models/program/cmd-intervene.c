@@ -9,7 +9,7 @@
 
 /* One --set, and how it went with the text at hand. */
 typedef struct setting {
-    char *concept;          /* of the option, cut at its "=" */
+    char *concept; /* of the option, cut at its "=" */
     const char *class_name;
     int k;
     int succeeded, steps;
@@ -63,7 +63,8 @@ static int check_model(intervene_command *s) {
     scbm_status status = SCBM_OK;
     for (int i = 0; i < s->sets.n && status == SCBM_OK; i++) {
         int c;
-        status = cbm_model_find_class(s->in.model, s->setting[i].concept, s->setting[i].class_name, &s->setting[i].k, &c);
+        status = cbm_model_find_class(s->in.model, s->setting[i].concept, s->setting[i].class_name, &s->setting[i].k,
+                                      &c);
     }
     if (status != SCBM_OK) return cli_fail_status(s->in.command, status);
     s->before = calloc(1 + (size_t)cbm_model_n_concepts(s->in.model), sizeof *s->before);
@@ -121,7 +122,8 @@ static void print_outcome(const intervene_command *s, const setting *set) {
 static void print_text(const intervene_command *s, const char *text, size_t length, const cbm_prediction *after) {
     int width = (int)strlen("label"), class_width = (int)strlen(s->before[0].class_name);
     for (int k = 0; k <= after->n_concepts; k++) {
-        const char *name = k ? after->concepts[k - 1].name : "", *now = k ? after->concepts[k - 1].class_name : after->label;
+        const char *name = k ? after->concepts[k - 1].name : "",
+                   *now = k ? after->concepts[k - 1].class_name : after->label;
         if ((int)strlen(name) > width) width = (int)strlen(name);
         if ((int)strlen(now) > class_width) class_width = (int)strlen(now);
         if ((int)strlen(s->before[k].class_name) > class_width) class_width = (int)strlen(s->before[k].class_name);
@@ -176,7 +178,8 @@ static scbm_status intervene(intervene_command *s, const char *text, size_t leng
     return SCBM_OK;
 }
 
-static scbm_status intervene_texts(void *user, const char *const *texts, const size_t *lengths, size_t n, size_t *done) {
+static scbm_status intervene_texts(void *user, const char *const *texts, const size_t *lengths, size_t n,
+                                   size_t *done) {
     intervene_command *s = user;
     for (size_t i = 0; i < n; i++) {
         scbm_status status = intervene(s, texts[i], lengths[i]);
@@ -194,9 +197,12 @@ static int run_intervene(const cli_command *command, int argc, char **argv) {
     const cli_option options[] = {
         CLI_MODEL_OPTION(s.in),
         CLI_TEXTS_OPTIONS(s.in.texts),
-        CLI_LIST_OPTION("set", "CONCEPT=CLASS", &s.sets, "what a concept should be (required); may be repeated for further concepts"),
-        CLI_CHOICE_OPTION("method", "mask|edit", &s.method,
-                          "change the concept's subnetwork for this text, or the values that the label is computed from"),
+        CLI_GROUP_OF("Interventions"),
+        CLI_LIST_OPTION("set", "CONCEPT=CLASS", &s.sets,
+                        "what a concept should be (required); may be repeated for further concepts"),
+        CLI_CHOICE_OPTION(
+            "method", "mask|edit", &s.method,
+            "change the concept's subnetwork for this text, or the values that the label is computed from"),
         CLI_INTERVENTION_OPTIONS(s.intervention),
         CLI_RUN_OPTIONS(s.in),
         CLI_END_OPTIONS,
@@ -214,7 +220,8 @@ static int run_intervene(const cli_command *command, int argc, char **argv) {
 static const char *const intervene_examples[] = {
     "intervene --model demo/reviews.gguf \"The soup was cold, but the waiter was lovely.\" --set food=Positive", NULL};
 const cli_command cmd_intervene = {
-    "intervene", "set a concept of a text to a class, and see what becomes of the label",
+    "intervene",
+    "set a concept of a text to a class, and see what becomes of the label",
     "--model FILE [TEXT ...] --set CONCEPT=CLASS ... [options]",
     "Texts are arguments, lines of --file or of a pipe, or a column of --data. By --method mask the concept's subnetwork\n"
     "changes, for this text alone, until the concept reads the class: weights that speak against it go, as many that speak\n"
@@ -224,4 +231,5 @@ const cli_command cmd_intervene = {
     "little training), or by 1 for the class and 0 for the others (--edit one-hot), which always is.\n"
     "With --json: {method, steps, moved_bits, total_bits, before, after}; before and after are as `predict` prints them,\n"
     "and the numbers are sums over all --set.",
-    intervene_examples, run_intervene};
+    intervene_examples,
+    run_intervene};

@@ -9,7 +9,8 @@ int cli_intervention_options(const cli_command *command, const cli_intervention 
                              cbm_intervene_options *options) {
     int edits = method == 1;
     if (edits && (given->select >= 0 || given->portion >= 0 || given->steps >= 0 || given->whole_steps))
-        return cli_misuse(command, "--select, --portion, --steps and --whole-steps are about masks, and the method is edit");
+        return cli_misuse(command,
+                          "--select, --portion, --steps and --whole-steps are about masks, and the method is edit");
     if (!edits && given->edit >= 0) return cli_misuse(command, "--edit is about edited values, and the method is mask");
     if (given->portion == 0) return cli_misuse(command, "--portion wants a number above 0 and up to 1, got 0");
     memset(options, 0, sizeof *options); /* 0 is the library's default */

@@ -16,9 +16,11 @@
 
 int cli_texts_check(const cli_command *command, cli_texts *texts, const char *column) {
     int given = (texts->argument.n > 0) + (texts->file != NULL) + (texts->data != NULL);
-    if (given > 1) return cli_misuse(command, "give texts as arguments, by --file or by --data, not by several of them");
+    if (given > 1)
+        return cli_misuse(command, "give texts as arguments, by --file or by --data, not by several of them");
     if (texts->data && !texts->column) texts->column = column;
-    if (texts->data && !texts->column) return cli_misuse(command, "--data needs --text COLUMN: which column holds the text?");
+    if (texts->data && !texts->column)
+        return cli_misuse(command, "--data needs --text COLUMN: which column holds the text?");
     if (!texts->data && texts->column) return cli_misuse(command, "--text names a column of --data, which is missing");
     if (given == 0) {
         if (isatty(STDIN_FILENO))
@@ -34,11 +36,11 @@ typedef struct line_batch {
     cli_texts_function handle;
     void *user;
     const scbm_hooks *hooks;
-    const char *source;          /* "texts.txt, line" for messages */
+    const char *source; /* "texts.txt, line" for messages */
     char *text[BATCH_TEXTS];
     size_t length[BATCH_TEXTS];
     size_t n;
-    int wait_for_more;           /* 1: a plain file; 0: ask standard input; -1: never */
+    int wait_for_more; /* 1: a plain file; 0: ask standard input; -1: never */
 } line_batch;
 
 /* Puts the place before the last error. */

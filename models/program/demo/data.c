@@ -19,17 +19,19 @@ typedef struct concept_words {
 
 const char *const demo_concepts[DEMO_CONCEPTS] = {"food", "service", "noise", "price"};
 
-static const char *const food_things[] = {"soup", "pasta", "steak", "pizza", "salad", "bread", "fish", "dessert",
-                                          "curry", "risotto", "burger", "lamb", "omelette", "chocolate cake", NULL};
-static const char *const food_good[] = {"delicious", "tasty", "fresh", "crisp", "tender", "wonderful", "superb", "lovely",
-                                        "well seasoned", NULL};
-static const char *const food_bad[] = {"bland", "cold", "greasy", "stale", "overcooked", "salty", "awful", "disappointing",
-                                       "burnt", NULL};
-static const char *const service_things[] = {"waiter", "waitress", "host", "bartender", "service", "owner", "team", NULL};
-static const char *const service_good[] = {"friendly", "attentive", "kind", "quick", "patient", "charming", "wonderful",
-                                           "lovely", NULL};
-static const char *const service_bad[] = {"rude", "slow", "careless", "cold", "impatient", "forgetful", "awful",
-                                          "disappointing", NULL};
+static const char *const food_things[] = {"soup",   "pasta", "steak",    "pizza",          "salad",
+                                          "bread",  "fish",  "dessert",  "curry",          "risotto",
+                                          "burger", "lamb",  "omelette", "chocolate cake", NULL};
+static const char *const food_good[] = {"delicious", "tasty",  "fresh",  "crisp",         "tender",
+                                        "wonderful", "superb", "lovely", "well seasoned", NULL};
+static const char *const food_bad[] = {"bland", "cold",  "greasy",        "stale", "overcooked",
+                                       "salty", "awful", "disappointing", "burnt", NULL};
+static const char *const service_things[] = {"waiter",  "waitress", "host", "bartender",
+                                             "service", "owner",    "team", NULL};
+static const char *const service_good[] = {"friendly", "attentive", "kind",   "quick", "patient",
+                                           "charming", "wonderful", "lovely", NULL};
+static const char *const service_bad[] = {"rude",      "slow",  "careless",      "cold", "impatient",
+                                          "forgetful", "awful", "disappointing", NULL};
 static const char *const noise_things[] = {"dining room", "music", "terrace", "bar", "crowd", "open kitchen", NULL};
 static const char *const noise_good[] = {"quiet", "calm", "peaceful", "relaxed", "soft", NULL};
 static const char *const noise_bad[] = {"loud", "noisy", "deafening", "hectic", "shrill", NULL};
@@ -45,16 +47,31 @@ static const concept_words words[DEMO_CONCEPTS] = {
 };
 
 /* %t: the thing; %a: a word for the judgement; %o: one for its opposite. */
-static const char *const plain_phrases[] = {
-    "the %t was %a", "the %t was really %a", "the %t was %a as always", "we found the %t %a", "I thought the %t was quite %a",
-    "once again a %a %t", "such a %a %t", "the %t could not have been more %a", NULL};
-static const char *const twisted_phrases[] = {
-    "the %t was not %o at all", "the %t was anything but %o", "nobody would call the %t %o",
-    "my sister called the %t %o, but to me it was %a", "the guide promised a %o %t, and what we got was %a",
-    "last year the %t was %o, this time it was %a", NULL};
-static const char *const fillers[] = {
-    "We came on a Tuesday.", "A friend had told us about this place.", "It was our anniversary.", "The parking lot was full.",
-    "We sat near the window.", "My parents joined us.", "We had booked a week ahead.", "It rained all evening.", NULL};
+static const char *const plain_phrases[] = {"the %t was %a",
+                                            "the %t was really %a",
+                                            "the %t was %a as always",
+                                            "we found the %t %a",
+                                            "I thought the %t was quite %a",
+                                            "once again a %a %t",
+                                            "such a %a %t",
+                                            "the %t could not have been more %a",
+                                            NULL};
+static const char *const twisted_phrases[] = {"the %t was not %o at all",
+                                              "the %t was anything but %o",
+                                              "nobody would call the %t %o",
+                                              "my sister called the %t %o, but to me it was %a",
+                                              "the guide promised a %o %t, and what we got was %a",
+                                              "last year the %t was %o, this time it was %a",
+                                              NULL};
+static const char *const fillers[] = {"We came on a Tuesday.",
+                                      "A friend had told us about this place.",
+                                      "It was our anniversary.",
+                                      "The parking lot was full.",
+                                      "We sat near the window.",
+                                      "My parents joined us.",
+                                      "We had booked a week ahead.",
+                                      "It rained all evening.",
+                                      NULL};
 static const char *const verdicts[3][4] = {{"I will not be back.", "Never again.", "What a letdown.", NULL},
                                            {"It was fine.", "Maybe I will try it again.", "Nothing more to say.", NULL},
                                            {"We will be back.", "What an evening.", "Go there.", NULL}};
@@ -238,7 +255,8 @@ static void make_vocabulary(vocabulary *v, uint64_t seed, uint64_t n) {
 
 static void write_vocabulary(scbm_writer *writer, const vocabulary *v) {
     enum { NORMAL = 1, CONTROL = 3 };
-    static const char *const id_keys[] = {"padding", "unknown", "cls", "seperator", "mask"}; /* sic: the key's spelling */
+    static const char *const id_keys[] = {"padding", "unknown", "cls", "seperator",
+                                          "mask"}; /* sic: the key's spelling */
     const char *tokens[MOST_TOKENS];
     int64_t types[MOST_TOKENS];
     char key[64];
@@ -327,7 +345,8 @@ static void write_shape(scbm_writer *writer, const demo_shape *shape) {
     scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, shape->max_tokens);
 }
 
-scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n, const scbm_hooks *hooks) {
+scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n,
+                               const scbm_hooks *hooks) {
     encoder e = {NULL, 0, 5 + 16 * shape->layers, seed + 1, hooks, SCBM_OK};
     scbm_writer *writer = NULL;
     vocabulary *v = scbm_alloc(hooks, sizeof *v);

@@ -9,13 +9,13 @@
 #define DEMO_CONCEPTS 4
 #define DEMO_REVIEW_SIZE 1024
 
-extern const char *const demo_concepts[DEMO_CONCEPTS];   /* "food", … */
+extern const char *const demo_concepts[DEMO_CONCEPTS]; /* "food", … */
 
 typedef struct demo_review {
     char text[DEMO_REVIEW_SIZE];
-    const char *label;                      /* "1" … "5", rarely "no majority" */
-    const char *concept[DEMO_CONCEPTS];     /* "Negative", "Positive" or "unknown" */
-    int is_true;                            /* nothing of it was mislabelled on purpose */
+    const char *label;                  /* "1" … "5", rarely "no majority" */
+    const char *concept[DEMO_CONCEPTS]; /* "Negative", "Positive" or "unknown" */
+    int is_true;                        /* nothing of it was mislabelled on purpose */
 } demo_review;
 
 /* Review `number` of the collection `seed`: a short text, a label of 1 to 5 stars and four concepts, some of them
@@ -30,14 +30,16 @@ typedef struct demo_shape {
 
 /* A BERT-shaped encoder with random weights, and a WordPiece vocabulary of the words in reviews 0 … n - 1
  * and of single letters, so that any text can be read. */
-scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n, const scbm_hooks *hooks);
+scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n,
+                               const scbm_hooks *hooks);
 
 #define DEMO_MOST_SUBNETWORKS 64
 /* A concept bottleneck model on this encoder with `n` concepts of 3 classes, 5 labels and random heads. Each concept keeps
  * every prunable weight with probability 1 - sparsity; where `sparsity` is 0, it is a dense model. */
 scbm_status demo_write_subnetworks(const char *path, const char *encoder_path, int n, double sparsity, uint64_t seed,
                                    const scbm_hooks *hooks);
-/* Draws every bit of the masks I8 [S, out, row bytes] of a matrix with `in` columns; `state` goes on. */
-void demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state);
+/* Draws every bit of the masks I8 [S, out, row bytes] of a matrix with `in` columns; `state` goes on. Returns how many
+ * weights the S masks keep together. */
+int64_t demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state);
 
 #endif

@@ -7,6 +7,7 @@
 #include "models/program/demo/demo.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { CLASSES = 3, LABELS = 5, NAME_SIZE = 24 };
 
@@ -27,18 +28,22 @@ static uint64_t next_random(uint64_t *state) {
     return z ^ z >> 31;
 }
 
-void demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state) {
+int64_t demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state) {
     const uint64_t zeros = (uint64_t)(sparsity * 65536 + 0.5);
-    for (int s = 0; s < (int)masks->shape[0]; s++) {
-        for (int64_t row = 0; row < masks->shape[1]; row++) {
-            uint8_t *bits = cbm_mask_row(masks, s, row);
-            uint64_t random = 0;
-            for (int64_t j = 0; j < in; j++, random >>= 16) {
-                if (j % 4 == 0) random = next_random(state);
-                cbm_mask_set(bits, j, (random & 0xffff) >= zeros);
-            }
+    const int64_t row_bytes = masks->shape[2], n_rows = masks->shape[0] * masks->shape[1];
+    int64_t n_kept = 0;
+    for (int64_t row = 0; row < n_rows; row++) {
+        uint8_t *bits = (uint8_t *)masks->data + row * row_bytes;
+        uint64_t random = 0;
+        memset(bits, 0, (size_t)row_bytes);
+        for (int64_t j = 0; j < in; j++, random >>= 16) {
+            if (j % 4 == 0) random = next_random(state);
+            int kept = (random & 0xffff) >= zeros;
+            bits[j >> 3] |= (uint8_t)(kept << (j & 7));
+            n_kept += kept;
         }
     }
+    return n_kept;
 }
 
 static scbm_status draw_backbone(subnetworks *s, const cbm_model *encoder, int n, double sparsity, uint64_t seed) {

@@ -1,5 +1,5 @@
 /*
- * models/program/path.h - questions about files before they are written, for the programs
+ * models/program/options/path.h - questions about files before they are written, for the programs
  */
 #ifndef CBM_CLI_PATH_H
 #define CBM_CLI_PATH_H

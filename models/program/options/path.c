@@ -1,9 +1,9 @@
 /*
- * models/program/path.c - which file a path names, and whether it can be written
+ * models/program/options/path.c - which file a path names, and whether it can be written
  */
 #define _XOPEN_SOURCE 700
 
-#include "models/program/path.h"
+#include "models/program/options/path.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,16 +1,11 @@
 /*
- * models/program/cmd-file.c - inspect and quantize: what is in a model file, and making it smaller
+ * models/program/cmd-inspect.c - inspect: what is in a model file
  */
 #include "models/program/program.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-/* ------------------------------------------------------------------------------------------
- * inspect
- * ---------------------------------------------------------------------------------------- */
 
 static const char *const value_names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
                                           "bool", "string", "array", "u64", "i64", "f64"};
@@ -28,7 +23,8 @@ static cJSON *element_json(const scbm_file *file, int64_t key, int64_t i) {
     case SCBM_VALUE_F64:
         return scbm_file_float_at(file, key, i, &real) == SCBM_OK ? cli_json_double(real) : cJSON_CreateNull();
     case SCBM_VALUE_BOOL:
-        return scbm_file_int_at(file, key, i, &integer) == SCBM_OK ? cJSON_CreateBool(integer != 0) : cJSON_CreateNull();
+        return scbm_file_int_at(file, key, i, &integer) == SCBM_OK ? cJSON_CreateBool(integer != 0)
+                                                                   : cJSON_CreateNull();
     default:
         if (scbm_file_int_at(file, key, i, &integer) == SCBM_OK) return cli_json_int(integer);
         return cJSON_CreateString("?"); /* beyond 63 bits */
@@ -73,13 +69,15 @@ static int starts_with(const char *text, const char *start) {
 }
 
 /* What a reader wants to know first, before all the keys. */
-static void print_overview(const char *path, const cbm_model *model, const scbm_file *file, double elements, double bytes) {
+static void print_overview(const char *path, const cbm_model *model, const scbm_file *file, double elements,
+                           double bytes) {
     char size[32], weights[32];
     printf("%s: %s, %s on a %s encoder\n", path, megabytes((double)scbm_file_size(file), size),
            cbm_model_mode(model) == CBM_ENCODER ? "no labels" : cbm_mode_name(cbm_model_mode(model)),
            scbm_file_string_or(file, "general.architecture", "?"));
-    printf("  %lld tensors, %.0f weights, %s; hidden size %d, texts of up to %d tokens\n", (long long)scbm_file_n_tensors(file),
-           elements, megabytes(bytes, weights), cbm_model_hidden_size(model), cbm_model_max_tokens(model));
+    printf("  %lld tensors, %.0f weights, %s; hidden size %d, texts of up to %d tokens\n",
+           (long long)scbm_file_n_tensors(file), elements, megabytes(bytes, weights), cbm_model_hidden_size(model),
+           cbm_model_max_tokens(model));
     if (cbm_model_n_labels(model)) {
         printf("  label: ");
         for (int y = 0; y < cbm_model_n_labels(model); y++) printf("%s%s", y ? ", " : "", cbm_model_label(model, y));
@@ -176,10 +174,12 @@ static void print_file(const char *path, const cbm_model *model, scbm_file *file
     }
 }
 
-static scbm_status print_file_json(const char *path, const cbm_model *model, scbm_file *file, double elements, double bytes) {
+static scbm_status print_file_json(const char *path, const cbm_model *model, scbm_file *file, double elements,
+                                   double bytes) {
     cJSON *object = cJSON_CreateObject(), *keys = cJSON_CreateObject(), *tensors = cJSON_CreateArray();
     cJSON *labels = cJSON_CreateArray(), *concepts = cJSON_CreateArray();
-    for (int y = 0; y < cbm_model_n_labels(model); y++) cJSON_AddItemToArray(labels, cJSON_CreateString(cbm_model_label(model, y)));
+    for (int y = 0; y < cbm_model_n_labels(model); y++)
+        cJSON_AddItemToArray(labels, cJSON_CreateString(cbm_model_label(model, y)));
     for (int k = 0; k < cbm_model_n_concepts(model); k++) {
         cJSON *concept = cJSON_CreateObject(), *classes = cJSON_CreateArray();
         for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++)
@@ -216,62 +216,39 @@ static scbm_status print_file_json(const char *path, const cbm_model *model, scb
     return cli_json_print(object);
 }
 
-static int run_inspect(const cli_command *command, int argc, char **argv) {
-    int json = 0;
-    cli_list rest = {NULL, 0};
-    const cli_option options[] = {CLI_FLAG_OPTION("json", &json, "print one JSON object (arrays of more than 64 values are cut)"),
-                                  CLI_END_OPTIONS};
-    int result = cli_parse(command, options, argc, argv, &rest);
-    const char *path = rest.n ? rest.item[0] : NULL;
-    int n = rest.n;
-    free((void *)rest.item);
-    if (result != CLI_GO_ON) return result;
-    if (n != 1) return cli_misuse(command, "one model file is expected, got %d; see %s inspect --help", n, cli_program);
+/* Weights and bytes of all tensors; masks are no weights. */
+static void count(scbm_file *file, double *weights, double *bytes) {
+    *weights = *bytes = 0;
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+        const scbm_tensor *tensor = scbm_file_tensor(file, i);
+        if (scbm_type_of(tensor->type)->is_float) *weights += (double)scbm_tensor_elements(tensor);
+        *bytes += (double)scbm_tensor_bytes(tensor);
+    }
+}
 
+static scbm_status inspect(const char *path, int json) {
     scbm_file *file = NULL;
     cbm_model *model = NULL;
-    double elements = 0, bytes = 0;
+    double weights, bytes;
     scbm_status status = scbm_file_open(&file, path, NULL);
     if (status == SCBM_OK) status = cbm_model_load(&model, path, NULL);
     if (status == SCBM_OK) {
-        for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
-            const scbm_tensor *tensor = scbm_file_tensor(file, i);
-            if (scbm_type_of(tensor->type)->is_float) elements += (double)scbm_tensor_elements(tensor); /* masks are no weights */
-            bytes += (double)scbm_tensor_bytes(tensor);
-        }
-        if (json) status = print_file_json(path, model, file, elements, bytes);
-        else print_file(path, model, file, elements, bytes);
+        count(file, &weights, &bytes);
+        if (json) status = print_file_json(path, model, file, weights, bytes);
+        else print_file(path, model, file, weights, bytes);
     }
     cbm_model_free(model);
     scbm_file_close(file);
-    return status == SCBM_OK ? cli_finish(command) : cli_fail_status(command, status);
+    return status;
 }
 
-static const char *const inspect_examples[] = {"inspect demo/encoder.gguf", NULL};
-const cli_command cmd_inspect = {
-    "inspect", "show what is in a model file: keys, tensors, classes, subnetworks, training facts", "FILE [--json]",
-    "Rows that quantization could not cut into blocks of 32 show as f16 among quantized tensors. Of a sparse model it shows what\n"
-    "each concept's subnetwork keeps of each block, and how far two subnetworks overlap; with --json, under subnetworks:\n"
-    "{density: {CONCEPT: share}, blocks: [as density], overlaps: [{a, b, iou, blocks: [iou]}]}.", inspect_examples, run_inspect};
-
-/* ------------------------------------------------------------------------------------------
- * quantize
- * ---------------------------------------------------------------------------------------- */
-
-static double file_bytes(const char *path) {
-    struct stat facts;
-    return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
-}
-
-static int run_quantize(const cli_command *command, int argc, char **argv) {
-    static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
-    const char *output = NULL;
-    int type = -1;
+static int run_inspect(const cli_command *command, int argc, char **argv) {
+    int json = 0, devices = 0;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
-        CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &type,
-                          "what the encoder's matrices are stored as (required)"),
-        CLI_OUTPUT_OPTION(&output, "the file to write (required); it may be the one that is read"),
+        CLI_FLAG_OPTION("json", &json,
+                        "print one JSON object (arrays of more than 64 values are cut), or one a device"),
+        CLI_FLAG_OPTION("devices", &devices, "list the devices that --device may name, in place of a file"),
         CLI_END_OPTIONS,
     };
     int result = cli_parse(command, options, argc, argv, &rest);
@@ -279,23 +256,21 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     int n = rest.n;
     free((void *)rest.item);
     if (result != CLI_GO_ON) return result;
-    if (n != 1) return cli_misuse(command, "one model file is expected, got %d; see %s quantize --help", n, cli_program);
-    if (type < 0) return cli_misuse(command, "--type is required: f32, f16, bf16, q8_0 or q4_0");
-    if (!output) return cli_misuse(command, "-o FILE is required: where to write");
-
-    cli_progress progress;
-    scbm_hooks hooks = cli_hooks(&progress, command, 0);
-    int kept = 0;
-    double bytes_before = file_bytes(path); /* which may be the output's too */
-    scbm_status status = cbm_quantize(path, output, types[type], &kept, &hooks);
-    if (status != SCBM_OK) return cli_fail_status(command, status);
-    char before[32], after[32];
-    printf("%s: %s as %s, from %s\n", output, megabytes(file_bytes(output), after), scbm_type_of(types[type])->name,
-           megabytes(bytes_before, before));
-    if (kept) printf("%d matrices have rows that are no multiple of 32 and stay f16\n", kept);
-    return cli_finish(command);
+    if (devices && n) return cli_misuse(command, "--devices lists devices: leave FILE out");
+    if (!devices && n != 1)
+        return cli_misuse(command, "one model file is expected, got %d; see %s inspect --help", n, cli_program);
+    scbm_status status = devices ? cli_print_devices(json) : inspect(path, json);
+    return status == SCBM_OK ? cli_finish(command) : cli_fail_status(command, status);
 }
 
-static const char *const quantize_examples[] = {"quantize demo/reviews.gguf --type q8_0 -o demo/reviews-q8.gguf", NULL};
-const cli_command cmd_quantize = {"quantize", "store a model's matrices in fewer bits", "FILE --type TYPE -o FILE", NULL,
-                                  quantize_examples, run_quantize};
+static const char *const inspect_examples[] = {"inspect demo/encoder.gguf", "inspect --devices", NULL};
+const cli_command cmd_inspect = {
+    "inspect",
+    "show what is in a model file: keys, tensors, classes, subnetworks, training facts",
+    "FILE [--json]",
+    "Rows that quantization could not cut into blocks of 32 show as f16 among quantized tensors. Of a sparse model it shows\n"
+    "what each concept's subnetwork keeps of each block, and how far two subnetworks overlap; with --json, under\n"
+    "subnetworks: {density: {CONCEPT: share}, blocks: [as density], overlaps: [{a, b, iou, blocks: [iou]}]}.\n"
+    "With --devices --json, a device is {device, description}.",
+    inspect_examples,
+    run_inspect};

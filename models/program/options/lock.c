@@ -1,5 +1,5 @@
 /*
- * models/program/lock.c - keeps two runs from writing the same file
+ * models/program/options/lock.c - keeps two runs from writing the same file
  *
  * The lock is the system's, on a file beside the one that is written, which is itself replaced again and again. It ends
  * with the process, however that ends: a lock file that was left behind locks nothing.

@@ -1,0 +1,59 @@
+/*
+ * models/program/cmd-quantize.c - quantize: stores a model's matrices in fewer bits
+ */
+#include "models/program/program.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static double file_bytes(const char *path) {
+    struct stat facts;
+    return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
+}
+
+static const char *megabytes(double bytes, char text[32]) {
+    if (bytes >= 1048576) snprintf(text, 32, "%.1f MiB", bytes / 1048576);
+    else snprintf(text, 32, "%.1f KiB", bytes / 1024);
+    return text;
+}
+
+static int run_quantize(const cli_command *command, int argc, char **argv) {
+    static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
+    const char *output = NULL;
+    int type = -1;
+    cli_list rest = {NULL, 0};
+    const cli_option options[] = {
+        CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &type,
+                          "what the encoder's matrices are stored as (required)"),
+        CLI_OUTPUT_OPTION(&output, "the file to write (required); it may be the one that is read"),
+        CLI_END_OPTIONS,
+    };
+    int result = cli_parse(command, options, argc, argv, &rest);
+    const char *path = rest.n ? rest.item[0] : NULL;
+    int n = rest.n;
+    free((void *)rest.item);
+    if (result != CLI_GO_ON) return result;
+    if (n != 1)
+        return cli_misuse(command, "one model file is expected, got %d; see %s quantize --help", n, cli_program);
+    if (type < 0) return cli_misuse(command, "--type is required: f32, f16, bf16, q8_0 or q4_0");
+    if (!output) return cli_misuse(command, "-o FILE is required: where to write");
+
+    cli_progress progress;
+    scbm_hooks hooks = cli_hooks(&progress, command, 0);
+    int kept = 0;
+    double bytes_before = file_bytes(path); /* which may be the output's too */
+    scbm_status status = cbm_quantize(path, output, types[type], &kept, &hooks);
+    if (status != SCBM_OK) return cli_fail_status(command, status);
+    char before[32], after[32];
+    printf("%s: %s as %s, from %s\n", output, megabytes(file_bytes(output), after), scbm_type_of(types[type])->name,
+           megabytes(bytes_before, before));
+    if (kept) printf("%d matrices have rows that are no multiple of 32 and stay f16\n", kept);
+    return cli_finish(command);
+}
+
+static const char *const quantize_examples[] = {"quantize demo/reviews.gguf --type q8_0 -o demo/reviews-q8.gguf", NULL};
+const cli_command cmd_quantize = {
+    "quantize",  "store a model's matrices in fewer bits", "FILE --type TYPE -o FILE", NULL, quantize_examples,
+    run_quantize};
