@@ -7,6 +7,7 @@
 #include "convert/json-file.h"
 #include "convert/model-card.h"
 #include "models/cbm-train.h"
+#include "models/core/context.h"
 
 #include <string.h>
 
@@ -122,10 +123,12 @@ scbm_status cbm_convert(const char *folder, const char *output, const cbm_conver
     if (!folder || !output) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_convert: folder or output is NULL");
     if (!scbm_type_of(c.options->type) || !scbm_type_of(c.options->type)->is_float)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "matrices are stored as f32, f16, bf16, q8_0 or q4_0");
+    scbm_status status = cbm_check_reserved(c.options->reserved, "cbm_convert_options");
+    if (status) return status;
     c.hooks = c.options->hooks;
     if (!summary) summary = &unread;
     memset(summary, 0, sizeof *summary);
-    scbm_status status = convert(&c, folder, output, summary);
+    status = convert(&c, folder, output, summary);
     scbm_writer_free(c.writer);
     hf_card_clear(&c.card);
     hf_tokenizer_clear(&c.tokenizer);

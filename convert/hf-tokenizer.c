@@ -447,3 +447,91 @@ scbm_status hf_tokenizer_write(const hf_tokenizer *t, int64_t n_types, scbm_writ
     t->kind->set_keys(t, &keys);
     return cbm_tokenizer_write_keys(writer, &keys, &t->hooks);
 }
+
+/* ------------------------------------------------------------------------------------------
+ * The way back
+ * ---------------------------------------------------------------------------------------- */
+
+static void put_added_tokens(const cbm_tokenizer_keys *keys, json_tree *json) {
+    static const struct {
+        const char *key;
+        int flag;
+    } switches[] = {{"single_word", CBM_PIECE_SINGLE_WORD},
+                    {"lstrip", CBM_PIECE_TAKES_LEFT},
+                    {"rstrip", CBM_PIECE_TAKES_RIGHT},
+                    {"normalized", CBM_PIECE_NORMALIZED},
+                    {"special", CBM_PIECE_SPECIAL}};
+    cJSON *list = json_put(json, json->root, "added_tokens", cJSON_CreateArray());
+    for (int32_t i = 0; i < keys->n; i++) {
+        if (!(keys->flags[i] & (CBM_PIECE_SPECIAL | CBM_PIECE_ADDED))) continue;
+        cJSON *entry = json_put(json, list, NULL, cJSON_CreateObject());
+        json_put_int(json, entry, "id", i);
+        json_put_text(json, entry, "content", keys->piece[i]);
+        for (size_t s = 0; s < sizeof switches / sizeof switches[0]; s++)
+            json_put_bool(json, entry, switches[s].key, (keys->flags[i] & switches[s].flag) != 0);
+    }
+}
+
+/* {"SpecialToken": {"id": "[CLS]", "type_id": 0}} */
+static void put_template_item(json_tree *json, cJSON *list, const char *kind, const char *id, int type) {
+    cJSON *item = json_put(json, json_put(json, list, NULL, cJSON_CreateObject()), kind, cJSON_CreateObject());
+    json_put_text(json, item, "id", id);
+    json_put_int(json, item, "type_id", type);
+}
+
+/* One text between its ends, or two, of which the second has no first token. */
+static void put_template(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *processor, int texts) {
+    const int32_t first = keys->omits_first ? -1 : keys->special[CBM_TOKEN_FIRST];
+    const int32_t last = keys->omits_last ? -1 : keys->special[CBM_TOKEN_LAST];
+    cJSON *list = json_put(json, processor, texts == 1 ? "single" : "pair", cJSON_CreateArray());
+    if (first >= 0) put_template_item(json, list, "SpecialToken", keys->piece[first], 0);
+    for (int i = 0; i < texts; i++) {
+        put_template_item(json, list, "Sequence", i ? "B" : "A", i);
+        if (last >= 0) put_template_item(json, list, "SpecialToken", keys->piece[last], i);
+    }
+}
+
+static void put_template_token(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *tokens, int32_t id) {
+    if (id < 0 || json_get(tokens, keys->piece[id])) return;
+    cJSON *token = json_put(json, tokens, keys->piece[id], cJSON_CreateObject());
+    json_put_text(json, token, "id", keys->piece[id]);
+    json_put_int(json, json_put(json, token, "ids", cJSON_CreateArray()), NULL, id);
+    json_put_text(json, json_put(json, token, "tokens", cJSON_CreateArray()), NULL, keys->piece[id]);
+}
+
+static void put_post_processor(const cbm_tokenizer_keys *keys, json_tree *json) {
+    cJSON *processor = json_put(json, json->root, "post_processor", cJSON_CreateObject());
+    json_put_text(json, processor, "type", "TemplateProcessing");
+    put_template(keys, json, processor, 1);
+    put_template(keys, json, processor, 2);
+    cJSON *tokens = json_put(json, processor, "special_tokens", cJSON_CreateObject());
+    if (!keys->omits_first) put_template_token(keys, json, tokens, keys->special[CBM_TOKEN_FIRST]);
+    if (!keys->omits_last) put_template_token(keys, json, tokens, keys->special[CBM_TOKEN_LAST]);
+}
+
+scbm_status hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
+                                       const scbm_hooks *hooks) {
+    json_tree json;
+    json_start(&json, 0);
+    json_put_text(&json, json.root, "tokenizer_class", "PreTrainedTokenizerFast");
+    json_put_int(&json, json.root, "model_max_length", max_tokens);
+    for (int i = 0; i < CBM_SPECIAL_TOKENS; i++)
+        if (keys->special[i] >= 0) json_put_text(&json, json.root, special_names[i][0], keys->piece[keys->special[i]]);
+    return json_write(&json, path, hooks);
+}
+
+scbm_status hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *path, const scbm_hooks *hooks) {
+    json_tree json;
+    int k = 0;
+    while (k < COUNT_OF(kinds) && strcmp(kinds[k]->name, keys->kind) != 0) k++;
+    if (k == COUNT_OF(kinds))
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "a tokenizer of kind '%s' cannot be exported", keys->kind);
+    json_start(&json, 0);
+    json_put_text(&json, json.root, "version", "1.0");
+    json_put(&json, json.root, "truncation", cJSON_CreateNull());
+    json_put(&json, json.root, "padding", cJSON_CreateNull());
+    put_added_tokens(keys, &json);
+    kinds[k]->put_json(keys, &json);
+    put_post_processor(keys, &json);
+    return json_write(&json, path, hooks);
+}

@@ -39,6 +39,8 @@ typedef struct hf_tokenizer_kind {
     /* Reads what tokenizer_config.json says of the kind. */
     scbm_status (*parse_config)(hf_tokenizer *tokenizer, const json_file *json);
     void (*set_keys)(const hf_tokenizer *tokenizer, cbm_tokenizer_keys *keys); /* the kind's own */
+    /* The way back: tokenizer.json's model, which has its vocabulary, normalizer, pre_tokenizer and decoder. */
+    void (*put_json)(const cbm_tokenizer_keys *keys, json_tree *json);
 } hf_tokenizer_kind;
 
 extern const hf_tokenizer_kind hf_wordpiece;
@@ -49,6 +51,11 @@ scbm_status hf_tokenizer_read(hf_tokenizer *tokenizer, const char *folder, int64
 void hf_tokenizer_clear(hf_tokenizer *tokenizer);
 /* Sets the tokenizer's keys; n_types is how many token types there are. */
 scbm_status hf_tokenizer_write(const hf_tokenizer *tokenizer, int64_t n_types, scbm_writer *writer);
+
+/* Writes tokenizer.json, and tokenizer_config.json for texts of at most max_tokens tokens. */
+scbm_status hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *path, const scbm_hooks *hooks);
+scbm_status hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
+                                       const scbm_hooks *hooks);
 
 /* The steps of hf_tokenizer_read, from memory; `name` stands for the path in messages. */
 scbm_status hf_tokenizer_init(hf_tokenizer *tokenizer, int64_t n_rows, const scbm_hooks *hooks);

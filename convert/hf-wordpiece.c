@@ -138,4 +138,36 @@ static void set_keys(const hf_tokenizer *t, cbm_tokenizer_keys *keys) {
     keys->wordpiece = t->wordpiece;
 }
 
-const hf_tokenizer_kind hf_wordpiece = {"WordPiece", "bert", 1, parse_json, parse_config, set_keys};
+/* ------------------------------------------------------------------------------------------
+ * The way back
+ * ---------------------------------------------------------------------------------------- */
+
+static cJSON *put_part(json_tree *json, const char *key, const char *type) {
+    cJSON *part = json_put(json, json->root, key, cJSON_CreateObject());
+    json_put_text(json, part, "type", type);
+    return part;
+}
+
+static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
+    const cbm_wordpiece_options *o = &keys->wordpiece;
+    cJSON *part = put_part(json, "normalizer", "BertNormalizer");
+    json_put_bool(json, part, "clean_text", o->clean_text);
+    json_put_bool(json, part, "handle_chinese_chars", o->cjk_spacing);
+    json_put(json, part, "strip_accents",
+             o->strip_accents < 0 ? cJSON_CreateNull() : cJSON_CreateBool(o->strip_accents));
+    json_put_bool(json, part, "lowercase", o->lowercase);
+    put_part(json, "pre_tokenizer", "BertPreTokenizer");
+    part = put_part(json, "decoder", "WordPiece");
+    json_put_text(json, part, "prefix", "##");
+    json_put_bool(json, part, "cleanup", 1);
+    part = put_part(json, "model", "WordPiece");
+    json_put_text(json, part, "unk_token", keys->piece[keys->special[CBM_TOKEN_UNKNOWN]]);
+    json_put_text(json, part, "continuing_subword_prefix", "##");
+    json_put_int(json, part, "max_input_chars_per_word", o->max_word_characters);
+    part = json_put(json, part, "vocab", cJSON_CreateObject());
+    for (int32_t i = 0; i < keys->n; i++)
+        if (!(keys->flags[i] & (CBM_PIECE_UNUSED | CBM_PIECE_BESIDE_MODEL)))
+            json_put_int(json, part, keys->piece[i], i);
+}
+
+const hf_tokenizer_kind hf_wordpiece = {"WordPiece", "bert", 1, parse_json, parse_config, set_keys, put_json};

@@ -173,3 +173,52 @@ scbm_status json_array_or_null(const json_file *json, const cJSON *object, const
 int json_is_utf8(const char *text, size_t length) {
     return cbm_find_bad_utf8(text, length) == length && !memchr(text, 0, length);
 }
+
+/* ------------------------------------------------------------------------------------------
+ * Making files
+ * ---------------------------------------------------------------------------------------- */
+
+void json_start(json_tree *tree, int is_array) {
+    tree->root = is_array ? cJSON_CreateArray() : cJSON_CreateObject();
+    tree->failed = !tree->root;
+}
+
+cJSON *json_put(json_tree *tree, cJSON *into, const char *key, cJSON *item) {
+    if (into && item && (key ? cJSON_AddItemToObject(into, key, item) : cJSON_AddItemToArray(into, item))) return item;
+    cJSON_Delete(item);
+    tree->failed = 1;
+    return NULL;
+}
+
+void json_put_text(json_tree *tree, cJSON *into, const char *key, const char *text) {
+    json_put(tree, into, key, cJSON_CreateString(text));
+}
+
+void json_put_int(json_tree *tree, cJSON *into, const char *key, int64_t value) {
+    json_put(tree, into, key, cJSON_CreateNumber((double)value));
+}
+
+void json_put_bool(json_tree *tree, cJSON *into, const char *key, int value) {
+    json_put(tree, into, key, cJSON_CreateBool(value));
+}
+
+void json_put_float(json_tree *tree, cJSON *into, const char *key, float value) {
+    char text[32];
+    json_put(tree, into, key, cJSON_CreateRaw(scbm_print_float(value, text)));
+}
+
+scbm_status json_write(json_tree *tree, const char *path, const scbm_hooks *hooks) {
+    scbm_output_file *output;
+    char *text = tree->failed ? NULL : cJSON_Print(tree->root);
+    scbm_status status = text ? scbm_output_open(&output, path, hooks)
+                              : scbm_fail(SCBM_ERROR_MEMORY, "%.300s: out of memory", path);
+    if (!status) {
+        scbm_output_write(output, text, strlen(text));
+        scbm_output_write(output, "\n", 1);
+        status = scbm_output_commit(output);
+    }
+    cJSON_free(text);
+    cJSON_Delete(tree->root);
+    tree->root = NULL;
+    return status;
+}

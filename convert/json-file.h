@@ -1,5 +1,5 @@
 /*
- * convert/json-file.h - JSON files and their values, with errors that name file and key
+ * convert/json-file.h - JSON files and their values, with errors that name file and key; and making such files
  */
 #ifndef CONVERT_JSON_FILE_H
 #define CONVERT_JSON_FILE_H
@@ -48,5 +48,27 @@ scbm_status json_array_or_null(const json_file *json, const cJSON *object, const
 int json_is_int(const cJSON *item, int64_t least, int64_t most, int64_t *value);
 /* Whether text[0 … length) is UTF-8 without NUL. */
 int json_is_utf8(const char *text, size_t length);
+
+/* ------------------------------------------------------------------------------------------
+ * Making files
+ * ---------------------------------------------------------------------------------------- */
+
+/* A value while it is made. What there was no memory for is noted, and written by nobody. */
+typedef struct json_tree {
+    cJSON *root;
+    int failed;
+} json_tree;
+
+/* Starts an object, or an array. */
+void json_start(json_tree *tree, int is_array);
+/* Puts `item` into an object under `key`, or with NULL into an array; returns it, or NULL. */
+cJSON *json_put(json_tree *tree, cJSON *into, const char *key, cJSON *item);
+void json_put_text(json_tree *tree, cJSON *into, const char *key, const char *text);
+void json_put_int(json_tree *tree, cJSON *into, const char *key, int64_t value);
+void json_put_bool(json_tree *tree, cJSON *into, const char *key, int value);
+/* The shortest text that reads back as the same float. */
+void json_put_float(json_tree *tree, cJSON *into, const char *key, float value);
+/* Writes it to a file, and releases it in any case. */
+scbm_status json_write(json_tree *tree, const char *path, const scbm_hooks *hooks);
 
 #endif

@@ -169,6 +169,24 @@ void hf_card_write(const hf_card *card, scbm_writer *writer) {
         if (card->field[i]) scbm_writer_set_string(writer, fields[i].file, card->field[i]);
 }
 
-const char *hf_card_field(const scbm_file *file, int field) {
-    return scbm_file_string_or(file, fields[field].file, NULL);
+/* In double quotes, without what would end them. */
+static void print_value(scbm_output_file *output, const char *key, const char *value) {
+    scbm_output_print(output, "%s: \"", key);
+    for (; *value; value++)
+        if ((unsigned char)*value >= 0x20 && *value != '"' && *value != '\\' && *value != 0x7f)
+            scbm_output_write(output, value, 1);
+    scbm_output_print(output, "\"\n");
+}
+
+scbm_status hf_card_export(const scbm_file *file, const char *path, const scbm_hooks *hooks) {
+    scbm_output_file *output;
+    scbm_status status = scbm_output_open(&output, path, hooks);
+    if (status) return status;
+    scbm_output_print(output, "---\n");
+    for (int i = 0; i < HF_CARD_FIELDS; i++) {
+        const char *value = scbm_file_string_or(file, fields[i].file, NULL);
+        if (value) print_value(output, fields[i].card, value);
+    }
+    scbm_output_print(output, "library_name: transformers\n---\n\nAn encoder that sparsecbm has exported.\n");
+    return scbm_output_commit(output);
 }

@@ -30,7 +30,7 @@ void hf_card_clear(hf_card *card);
 scbm_status hf_card_set_repository(hf_card *card, const char *name);
 /* general.license, general.license.name, …link, general.source.url, …repo_url */
 void hf_card_write(const hf_card *card, scbm_writer *writer);
-/* What a model file's keys say, for a card; strings that are NULL are not said. */
-const char *hf_card_field(const scbm_file *file, int field);
+/* The way back: a README.md that says what a model file says. */
+scbm_status hf_card_export(const scbm_file *file, const char *path, const scbm_hooks *hooks);
 
 #endif

@@ -4,6 +4,7 @@
 #include "models/backbones/architecture.h"
 #include "models/base/text.h"
 #include "models/cbm-train.h"
+#include "models/core/context.h"
 #include "models/tokenizers/word-list.h"
 
 #include <stdio.h>
@@ -178,6 +179,8 @@ static scbm_status create(creation *c, const char *path) {
 
 /* What is no size and would be one. */
 static scbm_status check_options(const cbm_encoder_options *o) {
+    scbm_status status = cbm_check_reserved(o->reserved, "cbm_encoder_options");
+    if (status) return status;
     if (o->n_tokens < 0 || o->max_vocabulary < 0 || (o->n_texts && !o->texts) || (o->n_tokens && !o->tokens))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_encoder_create: a number is negative, or its list is NULL");
     if (o->deviation < 0 || !(o->deviation < 1e6))

@@ -413,6 +413,19 @@ typedef struct cbm_conversion {
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
                         cbm_conversion *conversion);
 
+/* All zeros (or NULL): the encoder as it is. */
+typedef struct cbm_export_options {
+    const char *concept;           /* W ⊙ M of this concept's subnetwork; NULL: W */
+    const scbm_hooks *hooks;       /* NULL: the default ones */
+    uint64_t reserved[8];
+} cbm_export_options;
+
+/* The way back: a model's encoder as a Hugging Face folder, which transformers (AutoModel, AutoTokenizer) and
+ * sentence-transformers open: config.json, model.safetensors (F32), tokenizer.json, tokenizer_config.json, how it pools,
+ * and README.md with licence and source. Concepts and label are left out. `folder` must not be there, or be empty; it
+ * appears when all is written. The progress hook gets "tensors written". */
+scbm_status cbm_export(const cbm_model *model, const char *folder, const cbm_export_options *options);
+
 /* ------------------------------------------------------------------------------------------
  * Encoders with random weights: to be trained from scratch, and for tests
  * ---------------------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
     ROW(embed)                                                                                                         \
     ROW(tokenize)                                                                                                      \
     ROW(convert)                                                                                                       \
+    ROW(export)                                                                                                        \
     ROW(quantize)                                                                                                      \
     ROW(inspect)                                                                                                       \
     ROW(bench)

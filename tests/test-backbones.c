@@ -6,6 +6,7 @@
  * of the hidden size, word embeddings of another width with a projection, positions that begin at row 2, no token types,
  * fused Q, K and V stored [in, out], a gate fused with the matrix beside it, a bias that may be missing.
  */
+#include "convert/export-weights.h"
 #include "convert/hf-weights.h"
 #include "models/backbones/architecture.h"
 #include "models/backbones/blocks.h"
@@ -404,6 +405,49 @@ static void an_architecture_without_positions(void **state) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * The way back
+ * ---------------------------------------------------------------------------------------- */
+
+/* What an encoder does without is not there again. */
+static int is_left_out(const char *name) {
+    return strstr(name, "lm_head") != NULL || strstr(name, ".attn.bias") != NULL;
+}
+
+static void check_exported(const safetensors *file) {
+    int n = 0;
+    for (int i = 0; i < n_sources; i++) {
+        const safetensors_entry *entry = &sources[i].entry;
+        const safetensors_tensor *tensor = safetensors_find(file, entry->name + strlen("transformer."));
+        assert_true((tensor == NULL) == is_left_out(entry->name));
+        if (!tensor) continue;
+        n++;
+        assert_int_equal(tensor->n_dims, entry->n_dims);
+        assert_memory_equal(tensor->shape, entry->shape, (size_t)entry->n_dims * sizeof *entry->shape);
+        assert_memory_equal(tensor->data, sources[i].data, tensor->bytes);
+    }
+    assert_int_equal(safetensors_n_tensors(file), n);
+}
+
+static void weights_go_back_as_they_came(void **state) {
+    (void)state;
+    for (int with_bias = 0; with_bias < 2; with_bias++) {
+        cbm_backbone backbone, settings;
+        safetensors *exported;
+        make_sources(with_bias);
+        scbm_file *file = convert_sources(&other, 1 + BLOCKS);
+        assert_ok(cbm_backbone_read_as(&backbone, &other, file, NULL));
+        set_sizes(&settings, &other);
+        assert_ok(hf_export_weights(&backbone, &settings, -1, in_folder("exported"), NULL));
+        assert_ok(safetensors_open(&exported, in_folder("exported"), NULL));
+        check_exported(exported);
+        safetensors_close(exported);
+        cbm_backbone_clear(&backbone, NULL);
+        scbm_file_close(file);
+        free_sources();
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
  * What does not fit
  * ---------------------------------------------------------------------------------------- */
 
@@ -438,7 +482,8 @@ static void tensors_that_do_not_fit(void **state) {
                    "is [6, 12], and config.json says [12, 6]");
     assert_refused(bias, "transformer.h.2.attn.c_attn.bias", 0, 0, SCBM_ERROR_UNSUPPORTED,
                    "beyond config.json's n_layer");
-    assert_refused(bias, "transformer.h.1.attn.masked_bias", 0, 0, SCBM_ERROR_UNSUPPORTED, "is not part of a other encoder");
+    assert_refused(bias, "transformer.h.1.attn.masked_bias", 0, 0, SCBM_ERROR_UNSUPPORTED,
+                   "is not part of a other encoder");
     assert_refused(bias, "transformer.h.1.attn.masked.bias", 0, 0, SCBM_ERROR_FORMAT,
                    "tensor h.1.attn.c_attn.bias is missing");
     assert_refused(bias, "transformer.h.0.attn.c_attn.bias.", 0, 0, SCBM_ERROR_UNSUPPORTED, "is not part of");
@@ -546,13 +591,10 @@ static void activations_have_their_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_architecture_unlike_bert),
-        cmocka_unit_test(an_architecture_without_positions),
-        cmocka_unit_test(tensors_that_do_not_fit),
-        cmocka_unit_test(files_that_do_not_fit),
-        cmocka_unit_test(a_row_may_have_several_times_a_size),
-        cmocka_unit_test(places_are_rows_block_by_block),
-        cmocka_unit_test(the_table_is_in_order),
+        cmocka_unit_test(an_architecture_unlike_bert),    cmocka_unit_test(an_architecture_without_positions),
+        cmocka_unit_test(weights_go_back_as_they_came),   cmocka_unit_test(tensors_that_do_not_fit),
+        cmocka_unit_test(files_that_do_not_fit),          cmocka_unit_test(a_row_may_have_several_times_a_size),
+        cmocka_unit_test(places_are_rows_block_by_block), cmocka_unit_test(the_table_is_in_order),
         cmocka_unit_test(activations_have_their_names),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

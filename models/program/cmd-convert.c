@@ -1,5 +1,5 @@
 /*
- * models/program/cmd-convert.c - convert: a Hugging Face folder's encoder to a model file
+ * models/program/cmd-convert.c - convert and export: a Hugging Face folder's encoder to a model file, and back
  */
 #include "models/cbm-train.h"
 #include "models/program/options/path.h"
@@ -9,6 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+/* ------------------------------------------------------------------------------------------
+ * convert
+ * ---------------------------------------------------------------------------------------- */
 
 static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
 
@@ -119,3 +123,56 @@ const cli_command cmd_convert = {
     "tokenizer.json; sentence-transformers' folders are known too. BERT is what this version knows.",
     convert_examples,
     run_convert};
+
+/* ------------------------------------------------------------------------------------------
+ * export
+ * ---------------------------------------------------------------------------------------- */
+
+static int export_encoder(const cli_command *command, const char *path, const char *folder, const char *concept) {
+    cli_progress progress;
+    cbm_model *model = NULL;
+    scbm_hooks hooks = cli_hooks(&progress, command, 0);
+    const cbm_load_options load = {.hooks = &hooks};
+    const cbm_export_options options = {.concept = concept, .hooks = &hooks};
+    cli_catch_interrupt();
+    scbm_status status = cbm_model_load(&model, path, &load);
+    if (status == SCBM_OK) status = cbm_export(model, folder, &options);
+    cli_progress_clear(&progress);
+    int result = status == SCBM_OK ? CLI_DONE : cli_fail_status(command, status);
+    cbm_model_free(model);
+    if (result == CLI_DONE) cli_say_wrote(command, folder);
+    return result;
+}
+
+static int run_export(const cli_command *command, int argc, char **argv) {
+    const char *folder = NULL, *concept = NULL;
+    cli_list rest = {NULL, 0};
+    const cli_option options[] = {
+        {.kind = CLI_TEXT,
+         .name = "output",
+         .argument = "FOLDER",
+         .value = &folder,
+         .help = "the folder to write (required); it may be there if it is empty",
+         .letter = 'o'},
+        CLI_TEXT_OPTION("concept", "NAME", &concept,
+                        "only the weights of this concept's subnetwork: what it does not keep is zero"),
+        CLI_END_OPTIONS,
+    };
+    int result = cli_parse(command, options, argc, argv, &rest), n = rest.n;
+    const char *path = n ? rest.item[0] : NULL;
+    free((void *)rest.item);
+    if (result != CLI_GO_ON) return result;
+    if (n != 1) return cli_misuse(command, "one model file is expected, got %d; see %s export --help", n, cli_program);
+    if (!folder) return cli_misuse(command, "-o FOLDER is required: where to write");
+    return export_encoder(command, path, folder, concept);
+}
+
+static const char *const export_examples[] = {"export demo/encoder.gguf -o demo/encoder", NULL};
+const cli_command cmd_export = {
+    "export",
+    "make a Hugging Face folder of a model's encoder",
+    "FILE -o FOLDER [--concept NAME]",
+    "transformers and sentence-transformers open the folder: AutoModel.from_pretrained(\"FOLDER\"). Concepts and label are\n"
+    "left out; matrices that are stored in fewer bits are written as f32.",
+    export_examples,
+    run_export};

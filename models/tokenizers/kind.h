@@ -59,6 +59,7 @@ typedef struct cbm_tokenizer_kind {
     /* Writing: the file's token for a piece, NUL-terminated, into `token` (NULL: only counted); its bytes with the NUL. */
     size_t (*mark)(const char *piece, int flags, char *token);
     void (*write)(scbm_writer *writer, const cbm_tokenizer_keys *keys); /* the kind's own keys */
+    void (*get_keys)(const cbm_tokenizer *tokenizer, cbm_tokenizer_keys *keys);
 } cbm_tokenizer_kind;
 
 extern const cbm_tokenizer_kind cbm_wordpiece;

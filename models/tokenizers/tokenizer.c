@@ -451,3 +451,11 @@ scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_ke
     scbm_release(hooks, number);
     return status;
 }
+
+void cbm_tokenizer_get_keys(const cbm_tokenizer *t, cbm_tokenizer_keys *keys) {
+    *keys = (cbm_tokenizer_keys){.kind = t->kind->name, .n = t->n, .piece = t->piece, .flags = t->flags};
+    memcpy(keys->special, t->special, sizeof keys->special);
+    keys->omits_first = t->first < 0;
+    keys->omits_last = t->last < 0;
+    t->kind->get_keys(t, keys);
+}

@@ -86,6 +86,8 @@ typedef struct cbm_tokenizer_keys {
 /* 1, 1, 1, -1, 100 */
 void cbm_wordpiece_defaults(cbm_wordpiece_options *options);
 scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_keys *keys, const scbm_hooks *hooks);
+/* The keys of a tokenizer, but for n_types; what they point to is the tokenizer's. Gaps have the flag CBM_PIECE_UNUSED. */
+void cbm_tokenizer_get_keys(const cbm_tokenizer *tokenizer, cbm_tokenizer_keys *keys);
 
 /* Hands over the words of text[0 … length), UTF-8, as they are when WordPiece cuts them into pieces. A status other than
  * SCBM_OK ends it and comes back. */

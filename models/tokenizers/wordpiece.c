@@ -393,6 +393,12 @@ static void encode_word(cbm_encoding *e, size_t from, size_t to, int n_character
         cbm_encoding_add(e, id[i], cbm_normal_range(&e->normal, from + (i ? end[i - 1] : 0), from + end[i]));
 }
 
+static void wordpiece_get_keys(const cbm_tokenizer *t, cbm_tokenizer_keys *keys) {
+    const wordpiece *w = t->model;
+    keys->wordpiece = w->options;
+    if (w->options.strip_accents == w->options.lowercase) keys->wordpiece.strip_accents = -1;
+}
+
 /* The first word of bytes[from … to), without the white space before it, and the number of its characters; where there
  * is none its end is where it begins. Punctuation is a word of its own. */
 static int next_word(const wordpiece *w, const char *bytes, size_t from, size_t to, size_t *word, size_t *end) {
@@ -462,4 +468,5 @@ const cbm_tokenizer_kind cbm_wordpiece = {
     .text_of = wordpiece_text,
     .mark = wordpiece_mark,
     .write = wordpiece_write,
+    .get_keys = wordpiece_get_keys,
 };
