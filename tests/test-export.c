@@ -21,7 +21,7 @@ static int set_up(void **state) {
     const cbm_encoder_options options = {.hidden = 24, .blocks = 1, .heads = 2, .max_tokens = 20, .name = "small"};
     assert_ok(cbm_encoder_create(encoder_path, &options));
     assert_ok(small_encoder(in_folder("small.gguf"), NULL));
-    small_train(sparse_path, in_folder("small.gguf"), CBM_JOINT, CBM_PRUNE_RANDOM, 0.6, 2, 40);
+    small_train(sparse_path, in_folder("small.gguf"), CBM_JOINT, "random", 0.6, 2, 40);
     return 0;
 }
 
