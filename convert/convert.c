@@ -44,11 +44,12 @@ static scbm_status settle(conversion *c) {
 }
 
 static scbm_status read_folder(conversion *c, const char *folder) {
-    scbm_status status = hf_config_read(&c->config, folder, c->hooks);
-    if (!status) status = hf_weights_open(&c->weights, &c->config.settings, c->config.folder, c->hooks);
-    if (!status) status = hf_tokenizer_read(&c->tokenizer, c->config.folder, c->config.settings.vocabulary, c->hooks);
-    if (!status) status = hf_card_read(&c->card, folder, c->hooks);
-    if (!status && c->config.name) status = hf_card_set_repository(&c->card, c->config.name);
+    scbm_status status = cbm_hf_config_read(&c->config, folder, c->hooks);
+    if (!status) status = cbm_hf_weights_open(&c->weights, &c->config.settings, c->config.folder, c->hooks);
+    if (!status)
+        status = cbm_hf_tokenizer_read(&c->tokenizer, c->config.folder, c->config.settings.vocabulary, c->hooks);
+    if (!status) status = cbm_hf_card_read(&c->card, folder, c->hooks);
+    if (!status && c->config.name) status = cbm_hf_card_set_repository(&c->card, c->config.name);
     if (status) return status;
     if (c->config.lowercases && !c->tokenizer.lowercase)
         return scbm_fail(
@@ -66,7 +67,7 @@ static scbm_status write_name(const conversion *c, const char *folder) {
     size_t length = strlen(name);
     while (length && name[length - 1] == '/') name[--length] = 0;
     const char *slash = c->config.name ? NULL : strrchr(name, '/'), *start = slash ? slash + 1 : name;
-    if (*start && *start != '.' && json_is_utf8(start, strlen(start)))
+    if (*start && *start != '.' && cbm_json_is_utf8(start, strlen(start)))
         scbm_writer_set_string(c->writer, "general.name", start);
     scbm_release(c->hooks, name);
     return SCBM_OK;
@@ -76,10 +77,10 @@ static scbm_status write_keys(const conversion *c, const char *folder) {
     const cbm_backbone *settings = &c->config.settings;
     scbm_writer_set_string(c->writer, "general.architecture", settings->architecture->name);
     scbm_status status = write_name(c, folder);
-    hf_card_write(&c->card, c->writer);
+    cbm_hf_card_write(&c->card, c->writer);
     scbm_writer_set_file_type(c->writer, c->options->type);
     cbm_settings_write(settings, c->writer);
-    return status ? status : hf_tokenizer_write(&c->tokenizer, settings->types, c->writer);
+    return status ? status : cbm_hf_tokenizer_write(&c->tokenizer, settings->types, c->writer);
 }
 
 static void summarize(const conversion *c, cbm_conversion *summary) {
@@ -96,7 +97,7 @@ static void summarize(const conversion *c, cbm_conversion *summary) {
     for (int i = 0; i < c->weights.n; i++) {
         const hf_weight *weight = &c->weights.weight[i];
         const scbm_tensor *tensor = &weight->tensor;
-        int block = scbm_type_of(hf_weights_type(weight, c->options->type))->block;
+        int block = scbm_type_of(cbm_hf_weights_type(weight, c->options->type))->block;
         if (!weight->source) continue;
         summary->n_tensors++;
         summary->n_weights += scbm_tensor_elements(tensor);
@@ -106,11 +107,11 @@ static void summarize(const conversion *c, cbm_conversion *summary) {
 
 static scbm_status convert(conversion *c, const char *folder, const char *path, cbm_conversion *summary) {
     scbm_status status = read_folder(c, folder);
-    if (!status) status = hf_weights_check(&c->weights, c->options->type);
+    if (!status) status = cbm_hf_weights_check(&c->weights, c->options->type);
     if (!status) status = scbm_writer_create(&c->writer, c->hooks);
     if (!status) status = write_keys(c, folder);
     if (status) return status;
-    hf_weights_add(&c->weights, c->options->type, c->writer);
+    cbm_hf_weights_add(&c->weights, c->options->type, c->writer);
     summarize(c, summary);
     return scbm_writer_write(c->writer, path);
 }
@@ -130,9 +131,9 @@ scbm_status cbm_convert(const char *folder, const char *output, const cbm_conver
     memset(summary, 0, sizeof *summary);
     status = convert(&c, folder, output, summary);
     scbm_writer_free(c.writer);
-    hf_card_clear(&c.card);
-    hf_tokenizer_clear(&c.tokenizer);
-    hf_weights_clear(&c.weights);
-    hf_config_clear(&c.config);
+    cbm_hf_card_clear(&c.card);
+    cbm_hf_tokenizer_clear(&c.tokenizer);
+    cbm_hf_weights_clear(&c.weights);
+    cbm_hf_config_clear(&c.config);
     return status;
 }

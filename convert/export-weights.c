@@ -93,13 +93,12 @@ static scbm_status produce(void *user, int i, float *data) {
         if (parameter) status = place_parameter(e, part, parameter, data, values);
     }
     scbm_release(e->hooks, values);
-    if (!status && e->hooks && e->hooks->progress && e->hooks->progress(e->hooks->user, "tensors written", i + 1, e->n))
-        status = scbm_fail(SCBM_ERROR_CANCELLED, "the export was stopped");
+    if (!status) status = scbm_progress(e->hooks, "tensors written", i + 1, e->n);
     return status;
 }
 
-scbm_status hf_export_weights(const cbm_backbone *backbone, const cbm_backbone *settings, int stream, const char *path,
-                              const scbm_hooks *hooks) {
+scbm_status cbm_hf_export_weights(const cbm_backbone *backbone, const cbm_backbone *settings, int stream,
+                                  const char *path, const scbm_hooks *hooks) {
     exported e = {.backbone = backbone, .settings = settings, .stream = stream, .hooks = hooks};
     int n = cbm_n_places(settings), block;
     e.entry = scbm_alloc_array(hooks, (size_t)n, sizeof *e.entry);
@@ -109,7 +108,7 @@ scbm_status hf_export_weights(const cbm_backbone *backbone, const cbm_backbone *
         const cbm_row *row = cbm_row_at(settings, i, &block);
         if (begins_entry(&e, row, block)) add_entry(&e, row, block, i);
     }
-    if (!status) status = safetensors_write(path, e.entry, e.n, produce, &e, hooks);
+    if (!status) status = cbm_safetensors_write(path, e.entry, e.n, produce, &e, hooks);
     scbm_release(hooks, e.entry);
     scbm_release(hooks, e.place);
     return status;

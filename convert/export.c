@@ -123,11 +123,11 @@ static void put_key(const cbm_backbone *settings, const cbm_key *key, json_tree 
     double value = cbm_key_get(settings, key);
     switch (key->kind) {
     case CBM_KEY_COUNT:
-    case CBM_KEY_SIZE: json_put_int(json, json->root, key->hf, (int64_t)value); break;
-    case CBM_KEY_FRACTION: json_put_float(json, json->root, key->hf, (float)value); break;
-    case CBM_KEY_SWITCH: json_put_bool(json, json->root, key->hf, value != 0); break;
+    case CBM_KEY_SIZE: cbm_json_put_int(json, json->root, key->hf, (int64_t)value); break;
+    case CBM_KEY_FRACTION: cbm_json_put_float(json, json->root, key->hf, (float)value); break;
+    case CBM_KEY_SWITCH: cbm_json_put_bool(json, json->root, key->hf, value != 0); break;
     case CBM_KEY_ACTIVATION:
-        json_put_text(json, json->root, key->hf, cbm_activation_hf_name((scbm_activation)value));
+        cbm_json_put_text(json, json->root, key->hf, cbm_activation_hf_name((scbm_activation)value));
         break;
     case CBM_KEY_POOLING: break; /* a sentence-transformers file says it */
     }
@@ -138,19 +138,19 @@ static scbm_status write_config(exporting *e) {
     const char *name = scbm_file_string_or(e->model->file, "general.name", NULL);
     char class_name[64];
     json_tree json;
-    json_start(&json, 0);
-    if (name) json_put_text(&json, json.root, "_name_or_path", name);
-    json_put_text(&json, json.root, "model_type", architecture->hf_type);
+    cbm_json_start(&json, 0);
+    if (name) cbm_json_put_text(&json, json.root, "_name_or_path", name);
+    cbm_json_put_text(&json, json.root, "model_type", architecture->hf_type);
     snprintf(class_name, sizeof class_name, "%sModel", architecture->hf_class);
-    json_put_text(&json, json_put(&json, json.root, "architectures", cJSON_CreateArray()), NULL, class_name);
-    json_put_text(&json, json.root, "torch_dtype", "float32");
+    cbm_json_put_text(&json, cbm_json_put(&json, json.root, "architectures", cJSON_CreateArray()), NULL, class_name);
+    cbm_json_put_text(&json, json.root, "torch_dtype", "float32");
     for (int i = 0; i < architecture->n_keys; i++)
         if (architecture->keys[i].hf) put_key(&e->settings, &architecture->keys[i], &json);
     for (const cbm_demand *demand = architecture->hf_demands; demand && demand->key; demand++)
-        json_put_text(&json, json.root, demand->key, demand->value);
+        cbm_json_put_text(&json, json.root, demand->key, demand->value);
     int32_t padding = cbm_tokenizer_special(e->model->tokenizer, CBM_TOKEN_PADDING);
-    if (padding >= 0) json_put_int(&json, json.root, "pad_token_id", padding);
-    return json_write(&json, path_of(e, "config.json"), e->hooks);
+    if (padding >= 0) cbm_json_put_int(&json, json.root, "pad_token_id", padding);
+    return cbm_json_write(&json, path_of(e, "config.json"), e->hooks);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -159,22 +159,22 @@ static scbm_status write_config(exporting *e) {
 
 static void put_module(json_tree *json, int index, const char *kind, const char *path) {
     char text[80];
-    cJSON *module = json_put(json, json->root, NULL, cJSON_CreateObject());
-    json_put_int(json, module, "idx", index);
+    cJSON *module = cbm_json_put(json, json->root, NULL, cJSON_CreateObject());
+    cbm_json_put_int(json, module, "idx", index);
     snprintf(text, sizeof text, "%d", index);
-    json_put_text(json, module, "name", text);
-    json_put_text(json, module, "path", path);
+    cbm_json_put_text(json, module, "name", text);
+    cbm_json_put_text(json, module, "path", path);
     snprintf(text, sizeof text, "sentence_transformers.models.%s", kind);
-    json_put_text(json, module, "type", text);
+    cbm_json_put_text(json, module, "type", text);
 }
 
 static scbm_status write_modules(exporting *e) {
     json_tree json;
-    json_start(&json, 1);
+    cbm_json_start(&json, 1);
     put_module(&json, 0, "Transformer", "");
     put_module(&json, 1, "Pooling", folders[0]);
     if (e->settings.normalize) put_module(&json, 2, "Normalize", folders[1]);
-    scbm_status status = json_write(&json, path_of(e, "modules.json"), e->hooks);
+    scbm_status status = cbm_json_write(&json, path_of(e, "modules.json"), e->hooks);
     if (!status && e->settings.normalize) status = make_folder(e, folders[1]);
     return status ? status : make_folder(e, folders[0]);
 }
@@ -183,16 +183,16 @@ static scbm_status write_sentence_files(exporting *e) {
     json_tree json;
     scbm_status status = write_modules(e);
     if (status) return status;
-    json_start(&json, 0);
-    json_put_int(&json, json.root, "word_embedding_dimension", e->settings.hidden);
-    json_put_bool(&json, json.root, "pooling_mode_cls_token", e->settings.pooling == HF_POOLING_FIRST);
-    json_put_bool(&json, json.root, "pooling_mode_mean_tokens", e->settings.pooling != HF_POOLING_FIRST);
-    status = json_write(&json, path_of(e, "1_Pooling/config.json"), e->hooks);
+    cbm_json_start(&json, 0);
+    cbm_json_put_int(&json, json.root, "word_embedding_dimension", e->settings.hidden);
+    cbm_json_put_bool(&json, json.root, "pooling_mode_cls_token", e->settings.pooling == HF_POOLING_FIRST);
+    cbm_json_put_bool(&json, json.root, "pooling_mode_mean_tokens", e->settings.pooling != HF_POOLING_FIRST);
+    status = cbm_json_write(&json, path_of(e, "1_Pooling/config.json"), e->hooks);
     if (status) return status;
-    json_start(&json, 0);
-    json_put_int(&json, json.root, "max_seq_length", e->settings.max_tokens);
-    json_put_bool(&json, json.root, "do_lower_case", 0); /* the tokenizer does it */
-    return json_write(&json, path_of(e, "sentence_bert_config.json"), e->hooks);
+    cbm_json_start(&json, 0);
+    cbm_json_put_int(&json, json.root, "max_seq_length", e->settings.max_tokens);
+    cbm_json_put_bool(&json, json.root, "do_lower_case", 0); /* the tokenizer does it */
+    return cbm_json_write(&json, path_of(e, "sentence_bert_config.json"), e->hooks);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -202,9 +202,9 @@ static scbm_status write_sentence_files(exporting *e) {
 static scbm_status write_tokenizer(exporting *e) {
     cbm_tokenizer_keys keys;
     cbm_tokenizer_get_keys(e->model->tokenizer, &keys);
-    scbm_status status = hf_tokenizer_export(&keys, path_of(e, "tokenizer.json"), e->hooks);
+    scbm_status status = cbm_hf_tokenizer_export(&keys, path_of(e, "tokenizer.json"), e->hooks);
     if (status) return status;
-    return hf_tokenizer_export_config(&keys, e->settings.max_tokens, path_of(e, "tokenizer_config.json"), e->hooks);
+    return cbm_hf_tokenizer_export_config(&keys, e->settings.max_tokens, path_of(e, "tokenizer_config.json"), e->hooks);
 }
 
 static scbm_status find_concept(exporting *e, const char *concept) {
@@ -228,9 +228,9 @@ static scbm_status write_folder(exporting *e) {
     scbm_status status = write_config(e);
     if (!status) status = write_tokenizer(e);
     if (!status) status = write_sentence_files(e);
-    if (!status) status = hf_card_export(e->model->file, path_of(e, "README.md"), e->hooks);
+    if (!status) status = cbm_hf_card_export(e->model->file, path_of(e, "README.md"), e->hooks);
     if (!status)
-        status = hf_export_weights(backbone, &e->settings, e->stream, path_of(e, "model.safetensors"), e->hooks);
+        status = cbm_hf_export_weights(backbone, &e->settings, e->stream, path_of(e, "model.safetensors"), e->hooks);
     if (!status && rename(e->folder, e->wanted) != 0) status = cannot(e->wanted, "written");
     return status;
 }

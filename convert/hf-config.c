@@ -39,10 +39,10 @@ static scbm_status find_by_type(const json_file *json, const char *type, const c
 static scbm_status find_architecture(const json_file *json, const cbm_architecture **found) {
     const char *type;
     char known[200];
-    scbm_status status = json_string_or(json, json->root, "model_type", NULL, &type);
+    scbm_status status = cbm_json_string_or(json, json->root, "model_type", NULL, &type);
     if (status) return status;
     if (type) return find_by_type(json, type, found);
-    const cJSON *first = cJSON_GetArrayItem(json_get(json->root, "architectures"), 0);
+    const cJSON *first = cJSON_GetArrayItem(cbm_json_get(json->root, "architectures"), 0);
     for (int i = 0; cJSON_IsString(first) && (*found = cbm_architecture_at(i)); i++)
         if (cbm_starts_with(first->valuestring, (*found)->hf_class)) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: model_type is missing; this version knows %s", json->path,
@@ -56,21 +56,21 @@ static scbm_status check_variants(const json_file *json, const cbm_architecture 
     scbm_status status = SCBM_OK;
     for (const cbm_demand *demand = architecture->hf_demands; demand && demand->key && !status; demand++) {
         const char *value;
-        status = json_string_or(json, json->root, demand->key, demand->value, &value);
+        status = cbm_json_string_or(json, json->root, demand->key, demand->value, &value);
         if (!status && strcmp(value, demand->value) != 0) status = unsupported(json, demand->key, value, demand->value);
     }
     for (size_t i = 0; i < COUNT_OF(switches) && !status; i++) {
         int is_on;
-        status = json_bool_or(json, json->root, switches[i], 0, &is_on);
+        status = cbm_json_bool_or(json, json->root, switches[i], 0, &is_on);
         if (!status && is_on) status = unsupported(json, switches[i], "true", "encoders only");
     }
     for (size_t i = 0; i < COUNT_OF(objects) && !status; i++) {
         const cJSON *object;
-        status = json_object_or_null(json, json->root, objects[i], &object);
+        status = cbm_json_object_or_null(json, json->root, objects[i], &object);
         if (!status && object && object->child)
             status = unsupported(json, objects[i], "not empty", "whole, unquantized checkpoints");
     }
-    if (!status && json_get(json_get(json->root, "auto_map"), "AutoModel"))
+    if (!status && cbm_json_get(cbm_json_get(json->root, "auto_map"), "AutoModel"))
         status = scbm_fail(SCBM_ERROR_UNSUPPORTED,
                            "%.300s: auto_map is set (the checkpoint needs code of its own); this version knows plain "
                            "%s encoders",
@@ -80,7 +80,7 @@ static scbm_status check_variants(const json_file *json, const cbm_architecture 
 
 /* A number of at least 0 and below 1. */
 static scbm_status read_fraction(const json_file *json, const char *key, double *value) {
-    scbm_status status = json_real_or(json, json->root, key, *value, value);
+    scbm_status status = cbm_json_real_or(json, json->root, key, *value, value);
     if (!status && !(*value >= 0 && (float)*value < 1))
         status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be at least 0 and below 1", json->path, key);
     return status;
@@ -88,15 +88,15 @@ static scbm_status read_fraction(const json_file *json, const char *key, double 
 
 static scbm_status read_size(const json_file *json, const char *key, double *value) {
     int64_t size;
-    scbm_status status = *value != 0 ? json_int_or(json, json->root, key, 1, CBM_MAX_SIZE, (int64_t)*value, &size)
-                                     : json_int(json, json->root, key, 1, CBM_MAX_SIZE, &size);
+    scbm_status status = *value != 0 ? cbm_json_int_or(json, json->root, key, 1, CBM_MAX_SIZE, (int64_t)*value, &size)
+                                     : cbm_json_int(json, json->root, key, 1, CBM_MAX_SIZE, &size);
     if (!status) *value = (double)size;
     return status;
 }
 
 static scbm_status read_switch(const json_file *json, const char *key, double *value) {
     int is_on;
-    scbm_status status = json_bool_or(json, json->root, key, *value != 0, &is_on);
+    scbm_status status = cbm_json_bool_or(json, json->root, key, *value != 0, &is_on);
     if (!status) *value = is_on;
     return status;
 }
@@ -104,7 +104,8 @@ static scbm_status read_switch(const json_file *json, const char *key, double *v
 static scbm_status read_activation(const json_file *json, const char *key, double *value) {
     const char *name;
     char known[200];
-    scbm_status status = json_string_or(json, json->root, key, cbm_activation_hf_name((scbm_activation)*value), &name);
+    scbm_status status = cbm_json_string_or(json, json->root, key, cbm_activation_hf_name((scbm_activation)*value),
+                                            &name);
     if (status) return status;
     *value = cbm_activation_parse(name);
     return *value >= 0 ? SCBM_OK : unsupported(json, key, name, cbm_activation_hf_names(known, sizeof known));
@@ -138,19 +139,19 @@ static scbm_status read_settings(const json_file *json, cbm_backbone *settings) 
 
 /* The name under which the checkpoint was published; a path says nothing to others. */
 static scbm_status read_name(const json_file *json, hf_config *config) {
-    const cJSON *name = json_get(json->root, "_name_or_path");
+    const cJSON *name = cbm_json_get(json->root, "_name_or_path");
     if (!cJSON_IsString(name) || !name->valuestring[0] || strchr("./~", name->valuestring[0])) return SCBM_OK;
     config->name = scbm_strdup(&config->hooks, name->valuestring);
     return config->name ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
-scbm_status hf_config_parse(hf_config *config, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_config_parse(hf_config *config, const void *data, size_t size, const char *name) {
     json_file json;
-    scbm_status status = json_parse(&json, data, size, name, 0, &config->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
     status = read_settings(&json, &config->settings);
     if (!status) status = read_name(&json, config);
-    json_close(&json);
+    cbm_json_close(&json);
     return status;
 }
 
@@ -163,7 +164,7 @@ static scbm_status read_pooling(const json_file *json, hf_config *config) {
     static const char start[] = "pooling_mode_";
     const char *mode, *found = NULL;
     const cJSON *item;
-    scbm_status status = json_string_or(json, json->root, "pooling_mode", NULL, &mode);
+    scbm_status status = cbm_json_string_or(json, json->root, "pooling_mode", NULL, &mode);
     if (status) return status;
     cJSON_ArrayForEach(item, json->root) {
         if (strncmp(item->string, start, sizeof start - 1) != 0 || !cJSON_IsTrue(item)) continue;
@@ -180,29 +181,29 @@ static scbm_status read_pooling(const json_file *json, hf_config *config) {
     return SCBM_OK;
 }
 
-scbm_status hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name) {
     json_file json;
     int64_t width;
-    scbm_status status = json_parse(&json, data, size, name, 0, &config->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
-    status = json_int_or(&json, json.root, "word_embedding_dimension", 1, CBM_MAX_SIZE, config->settings.hidden,
-                         &width);
+    status = cbm_json_int_or(&json, json.root, "word_embedding_dimension", 1, CBM_MAX_SIZE, config->settings.hidden,
+                             &width);
     if (!status && width != config->settings.hidden)
         status = scbm_fail(SCBM_ERROR_FORMAT,
                            "%.300s: word_embedding_dimension is %lld, and config.json's hidden_size %lld", json.path,
                            (long long)width, (long long)config->settings.hidden);
     if (!status) status = read_pooling(&json, config);
-    json_close(&json);
+    cbm_json_close(&json);
     return status;
 }
 
-scbm_status hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name) {
     json_file json;
-    scbm_status status = json_parse(&json, data, size, name, 0, &config->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
-    status = json_int_or(&json, json.root, "max_seq_length", 1, INT32_MAX, 0, &config->max_tokens);
-    if (!status) status = json_bool_or(&json, json.root, "do_lower_case", 0, &config->lowercases);
-    json_close(&json);
+    status = cbm_json_int_or(&json, json.root, "max_seq_length", 1, INT32_MAX, 0, &config->max_tokens);
+    if (!status) status = cbm_json_bool_or(&json, json.root, "do_lower_case", 0, &config->lowercases);
+    cbm_json_close(&json);
     return status;
 }
 
@@ -210,12 +211,12 @@ scbm_status hf_config_parse_sentence(hf_config *config, const void *data, size_t
 static scbm_status module_folder(const json_file *json, const cJSON *module, const char *root, const scbm_hooks *hooks,
                                  char **folder) {
     const char *path;
-    scbm_status status = json_string_or(json, module, "path", "", &path);
+    scbm_status status = cbm_json_string_or(json, module, "path", "", &path);
     if (status) return status;
     if (path[0] == '/' || strstr(path, ".."))
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: the path %.80s leads out of the folder", json->path, path);
     scbm_release(hooks, *folder);
-    *folder = path[0] ? json_join(hooks, root, path) : scbm_strdup(hooks, root);
+    *folder = path[0] ? cbm_json_join(hooks, root, path) : scbm_strdup(hooks, root);
     return *folder ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
@@ -224,7 +225,7 @@ static scbm_status read_module(const json_file *json, const cJSON *module, int i
                                hf_config *config) {
     static const char package[] = "sentence_transformers.";
     const char *type;
-    scbm_status status = json_string(json, module, "type", &type);
+    scbm_status status = cbm_json_string(json, module, "type", &type);
     if (status) return status;
     const char *dot = strrchr(type, '.'), *kind = dot ? dot + 1 : type;
     int is_known = strncmp(type, package, sizeof package - 1) == 0;
@@ -241,18 +242,18 @@ static scbm_status read_module(const json_file *json, const cJSON *module, int i
     return SCBM_OK;
 }
 
-scbm_status hf_config_parse_modules(hf_config *config, const void *data, size_t size, const char *name,
-                                    const char *root) {
+scbm_status cbm_hf_config_parse_modules(hf_config *config, const void *data, size_t size, const char *name,
+                                        const char *root) {
     json_file json;
     int index = 0;
     const cJSON *module;
-    scbm_status status = json_parse(&json, data, size, name, 1, &config->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 1, &config->hooks);
     if (status) return status;
     cJSON_ArrayForEach(module, json.root) {
         if (!status) status = read_module(&json, module, index++, root, config);
     }
     if (!status && !index) status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: there are no modules in it", json.path);
-    json_close(&json);
+    cbm_json_close(&json);
     return status;
 }
 
@@ -265,10 +266,10 @@ typedef scbm_status (*parse_function)(hf_config *config, const void *data, size_
 static scbm_status read_file(hf_config *config, const char *folder, const char *name, int is_needed,
                              parse_function parse) {
     scbm_bytes bytes;
-    char *path = json_join(&config->hooks, folder, name);
+    char *path = cbm_json_join(&config->hooks, folder, name);
     if (!path) return SCBM_ERROR_MEMORY;
     scbm_status status = SCBM_OK;
-    if (is_needed || json_file_exists(path)) {
+    if (is_needed || cbm_json_file_exists(path)) {
         status = scbm_bytes_open(&bytes, path, &config->hooks);
         if (!status) {
             status = parse(config, bytes.data, bytes.size, path);
@@ -282,7 +283,7 @@ static scbm_status read_file(hf_config *config, const char *folder, const char *
 static scbm_status parse_modules_here(hf_config *config, const void *data, size_t size, const char *name) {
     char *root = scbm_strdup(&config->hooks, config->folder);
     if (!root) return SCBM_ERROR_MEMORY;
-    scbm_status status = hf_config_parse_modules(config, data, size, name, root);
+    scbm_status status = cbm_hf_config_parse_modules(config, data, size, name, root);
     scbm_release(&config->hooks, root);
     return status;
 }
@@ -290,20 +291,20 @@ static scbm_status parse_modules_here(hf_config *config, const void *data, size_
 /* Without modules.json a pooling folder of the usual name counts too. */
 static scbm_status find_pooling(hf_config *config, const char *folder) {
     static const char usual[] = "1_Pooling";
-    char *path = config->pooling_folder ? NULL : json_join(&config->hooks, folder, usual);
+    char *path = config->pooling_folder ? NULL : cbm_json_join(&config->hooks, folder, usual);
     if (!path) return config->pooling_folder ? SCBM_OK : SCBM_ERROR_MEMORY;
-    if (json_file_exists(path)) config->pooling_folder = path;
+    if (cbm_json_file_exists(path)) config->pooling_folder = path;
     else scbm_release(&config->hooks, path);
     return SCBM_OK;
 }
 
 static scbm_status check_folder(const hf_config *config, const char *folder) {
-    char *path = json_join(&config->hooks, folder, "config.json");
-    char *modules = json_join(&config->hooks, folder, "modules.json");
+    char *path = cbm_json_join(&config->hooks, folder, "config.json");
+    char *modules = cbm_json_join(&config->hooks, folder, "modules.json");
     scbm_status status = path && modules ? SCBM_OK : SCBM_ERROR_MEMORY;
-    if (!status && !json_file_exists(folder))
+    if (!status && !cbm_json_file_exists(folder))
         status = scbm_fail(SCBM_ERROR_IO, "%.300s: there is no such folder", folder);
-    else if (!status && !json_file_exists(path) && !json_file_exists(modules))
+    else if (!status && !cbm_json_file_exists(path) && !cbm_json_file_exists(modules))
         status = scbm_fail(SCBM_ERROR_IO,
                            "%.300s: a folder with a Hugging Face checkpoint is expected; it has no config.json",
                            folder);
@@ -312,22 +313,23 @@ static scbm_status check_folder(const hf_config *config, const char *folder) {
     return status;
 }
 
-scbm_status hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks) {
+scbm_status cbm_hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks) {
     memset(config, 0, sizeof *config);
     if (hooks) config->hooks = *hooks;
     config->folder = scbm_strdup(hooks, folder);
     scbm_status status = config->folder ? check_folder(config, folder) : SCBM_ERROR_MEMORY;
     if (!status) status = read_file(config, folder, "modules.json", 0, parse_modules_here);
-    if (!status) status = read_file(config, config->folder, "config.json", 1, hf_config_parse);
-    if (!status) status = read_file(config, config->folder, "sentence_bert_config.json", 0, hf_config_parse_sentence);
+    if (!status) status = read_file(config, config->folder, "config.json", 1, cbm_hf_config_parse);
+    if (!status)
+        status = read_file(config, config->folder, "sentence_bert_config.json", 0, cbm_hf_config_parse_sentence);
     if (!status) status = find_pooling(config, folder);
     if (!status && config->pooling_folder)
-        status = read_file(config, config->pooling_folder, "config.json", 1, hf_config_parse_pooling);
-    if (status) hf_config_clear(config);
+        status = read_file(config, config->pooling_folder, "config.json", 1, cbm_hf_config_parse_pooling);
+    if (status) cbm_hf_config_clear(config);
     return status;
 }
 
-void hf_config_clear(hf_config *config) {
+void cbm_hf_config_clear(hf_config *config) {
     const scbm_hooks hooks = config->hooks;
     scbm_release(&hooks, config->name);
     scbm_release(&hooks, config->folder);

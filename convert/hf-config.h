@@ -21,15 +21,15 @@ typedef struct hf_config {
 } hf_config;
 
 /* Reads everything; on error *config is cleared. */
-scbm_status hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks);
-void hf_config_clear(hf_config *config);
+scbm_status cbm_hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks);
+void cbm_hf_config_clear(hf_config *config);
 
-/* The parts, from memory; `name` stands for the path in messages. hf_config_parse comes before pooling and sentence. */
-scbm_status hf_config_parse(hf_config *config, const void *data, size_t size, const char *name);
-scbm_status hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name);
-scbm_status hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name);
+/* The parts, from memory; `name` stands for the path in messages. cbm_hf_config_parse comes before pooling and sentence. */
+scbm_status cbm_hf_config_parse(hf_config *config, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name);
 /* Sets `normalize` and, as paths inside `root`, `folder` and `pooling_folder`. */
-scbm_status hf_config_parse_modules(hf_config *config, const void *data, size_t size, const char *name,
-                                    const char *root);
+scbm_status cbm_hf_config_parse_modules(hf_config *config, const void *data, size_t size, const char *name,
+                                        const char *root);
 
 #endif

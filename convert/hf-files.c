@@ -39,21 +39,22 @@ static scbm_status list_files(hf_index *index, const scbm_hooks *hooks) {
     return SCBM_OK;
 }
 
-scbm_status hf_index_parse(hf_index *index, const void *data, size_t size, const char *name, const scbm_hooks *hooks) {
+scbm_status cbm_hf_index_parse(hf_index *index, const void *data, size_t size, const char *name,
+                               const scbm_hooks *hooks) {
     memset(index, 0, sizeof *index);
-    scbm_status status = json_parse(&index->json, data, size, name, 0, hooks);
+    scbm_status status = cbm_json_parse(&index->json, data, size, name, 0, hooks);
     if (status) return status;
-    status = json_object_or_null(&index->json, index->json.root, "weight_map", &index->map);
+    status = cbm_json_object_or_null(&index->json, index->json.root, "weight_map", &index->map);
     if (!status && !index->map)
         status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: weight_map is missing", index->json.path);
     if (!status) status = list_files(index, hooks);
-    if (status) hf_index_clear(index);
+    if (status) cbm_hf_index_clear(index);
     return status;
 }
 
-void hf_index_clear(hf_index *index) {
+void cbm_hf_index_clear(hf_index *index) {
     scbm_release(&index->json.hooks, (void *)index->files);
-    json_close(&index->json);
+    cbm_json_close(&index->json);
     index->files = NULL;
     index->n_files = 0;
 }
@@ -69,10 +70,10 @@ static scbm_status check_index(const hf_index *index, const hf_files *files) {
     const cJSON *item;
     cJSON_ArrayForEach(item, index->map) {
         const safetensors *file = files->file[file_number(index, item->valuestring)];
-        if (!safetensors_find(file, item->string))
+        if (!cbm_safetensors_find(file, item->string))
             return scbm_fail(SCBM_ERROR_FORMAT,
                              "%.300s: tensor " NAME_FORMAT " is missing, which the index says is there",
-                             safetensors_path(file), item->string);
+                             cbm_safetensors_path(file), item->string);
     }
     return SCBM_OK;
 }
@@ -82,8 +83,8 @@ static scbm_status open_shards(hf_files *files, const char *folder, const hf_ind
     files->file = scbm_alloc_array(&files->hooks, (size_t)index->n_files, sizeof(safetensors *));
     if (!files->file) return SCBM_ERROR_MEMORY;
     for (int i = 0; i < index->n_files && !status; i++) {
-        char *path = json_join(&files->hooks, folder, index->files[i]);
-        status = path ? safetensors_open(&files->file[i], path, &files->hooks) : SCBM_ERROR_MEMORY;
+        char *path = cbm_json_join(&files->hooks, folder, index->files[i]);
+        status = path ? cbm_safetensors_open(&files->file[i], path, &files->hooks) : SCBM_ERROR_MEMORY;
         if (!status) files->n++;
         scbm_release(&files->hooks, path);
     }
@@ -95,11 +96,11 @@ static scbm_status open_index(hf_files *files, const char *folder, const char *p
     hf_index index;
     scbm_status status = scbm_bytes_open(&bytes, path, &files->hooks);
     if (status) return status;
-    status = hf_index_parse(&index, bytes.data, bytes.size, path, &files->hooks);
+    status = cbm_hf_index_parse(&index, bytes.data, bytes.size, path, &files->hooks);
     scbm_bytes_close(&bytes, &files->hooks);
     if (status) return status;
     status = open_shards(files, folder, &index);
-    hf_index_clear(&index);
+    cbm_hf_index_clear(&index);
     return status;
 }
 
@@ -110,7 +111,7 @@ static scbm_status open_index(hf_files *files, const char *folder, const char *p
 static scbm_status open_one(hf_files *files, const char *path) {
     files->file = scbm_alloc_array(&files->hooks, 1, sizeof(safetensors *));
     if (!files->file) return SCBM_ERROR_MEMORY;
-    scbm_status status = safetensors_open(&files->file[0], path, &files->hooks);
+    scbm_status status = cbm_safetensors_open(&files->file[0], path, &files->hooks);
     if (!status) files->n = 1;
     return status;
 }
@@ -119,8 +120,8 @@ static scbm_status no_weights(const hf_files *files, const char *folder) {
     static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
                                          "flax_model.msgpack"};
     for (int i = 0; i < COUNT_OF(others); i++) {
-        char *path = json_join(&files->hooks, folder, others[i]);
-        int exists = path && json_file_exists(path);
+        char *path = cbm_json_join(&files->hooks, folder, others[i]);
+        int exists = path && cbm_json_file_exists(path);
         scbm_release(&files->hooks, path);
         if (exists)
             return scbm_fail(SCBM_ERROR_UNSUPPORTED,
@@ -133,12 +134,12 @@ static scbm_status no_weights(const hf_files *files, const char *folder) {
 }
 
 static scbm_status open_files(hf_files *files, const char *folder) {
-    char *one = json_join(&files->hooks, folder, "model.safetensors");
-    char *several = json_join(&files->hooks, folder, "model.safetensors.index.json");
+    char *one = cbm_json_join(&files->hooks, folder, "model.safetensors");
+    char *several = cbm_json_join(&files->hooks, folder, "model.safetensors.index.json");
     scbm_status status = SCBM_ERROR_MEMORY;
     if (one && several) {
-        if (json_file_exists(one)) status = open_one(files, one);
-        else if (json_file_exists(several)) status = open_index(files, folder, several);
+        if (cbm_json_file_exists(one)) status = open_one(files, one);
+        else if (cbm_json_file_exists(several)) status = open_index(files, folder, several);
         else status = no_weights(files, folder);
     }
     scbm_release(&files->hooks, one);
@@ -146,28 +147,28 @@ static scbm_status open_files(hf_files *files, const char *folder) {
     return status;
 }
 
-scbm_status hf_files_open(hf_files *files, const char *folder, const scbm_hooks *hooks) {
+scbm_status cbm_hf_files_open(hf_files *files, const char *folder, const scbm_hooks *hooks) {
     memset(files, 0, sizeof *files);
     if (hooks) files->hooks = *hooks;
     scbm_status status = open_files(files, folder);
-    if (status) hf_files_close(files);
+    if (status) cbm_hf_files_close(files);
     return status;
 }
 
-scbm_status hf_files_from_one(hf_files *files, safetensors *file, const scbm_hooks *hooks) {
+scbm_status cbm_hf_files_from_one(hf_files *files, safetensors *file, const scbm_hooks *hooks) {
     memset(files, 0, sizeof *files);
     if (hooks) files->hooks = *hooks;
     files->file = scbm_alloc_array(hooks, 1, sizeof *files->file);
     if (!files->file) {
-        safetensors_close(file);
+        cbm_safetensors_close(file);
         return SCBM_ERROR_MEMORY;
     }
     files->file[files->n++] = file;
     return SCBM_OK;
 }
 
-void hf_files_close(hf_files *files) {
-    for (int i = 0; i < files->n; i++) safetensors_close(files->file[i]);
+void cbm_hf_files_close(hf_files *files) {
+    for (int i = 0; i < files->n; i++) cbm_safetensors_close(files->file[i]);
     scbm_release(&files->hooks, (void *)files->file);
     files->file = NULL;
     files->n = 0;

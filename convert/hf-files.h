@@ -15,10 +15,10 @@ typedef struct hf_files {
 } hf_files;
 
 /* Opens the folder's file or files. On error *files is closed. */
-scbm_status hf_files_open(hf_files *files, const char *folder, const scbm_hooks *hooks);
+scbm_status cbm_hf_files_open(hf_files *files, const char *folder, const scbm_hooks *hooks);
 /* One file that is open already; it is closed with the others, and on error. */
-scbm_status hf_files_from_one(hf_files *files, safetensors *file, const scbm_hooks *hooks);
-void hf_files_close(hf_files *files);
+scbm_status cbm_hf_files_from_one(hf_files *files, safetensors *file, const scbm_hooks *hooks);
+void cbm_hf_files_close(hf_files *files);
 
 /* Which file has which tensor: model.safetensors.index.json. */
 typedef struct hf_index {
@@ -28,7 +28,8 @@ typedef struct hf_index {
     int n_files;
 } hf_index;
 
-scbm_status hf_index_parse(hf_index *index, const void *data, size_t size, const char *name, const scbm_hooks *hooks);
-void hf_index_clear(hf_index *index);
+scbm_status cbm_hf_index_parse(hf_index *index, const void *data, size_t size, const char *name,
+                               const scbm_hooks *hooks);
+void cbm_hf_index_clear(hf_index *index);
 
 #endif

@@ -8,7 +8,7 @@
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-static const hf_tokenizer_kind *const kinds[] = {&hf_wordpiece};
+static const hf_tokenizer_kind *const kinds[] = {&cbm_hf_wordpiece};
 
 /* Names in tokenizer_config.json; the first that is there. */
 static const char *const special_names[CBM_SPECIAL_TOKENS][2] = {
@@ -17,7 +17,7 @@ static const char *const special_names[CBM_SPECIAL_TOKENS][2] = {
     [CBM_TOKEN_MASK] = {"mask_token", NULL},
 };
 
-scbm_status hf_tokenizer_set_special(hf_tokenizer *t, cbm_special_token which, const char *text, hf_rank rank) {
+scbm_status cbm_hf_tokenizer_set_special(hf_tokenizer *t, cbm_special_token which, const char *text, hf_rank rank) {
     if (t->special[which] && rank < t->special_rank[which]) return SCBM_OK;
     scbm_release(&t->hooks, t->special[which]);
     t->special[which] = scbm_strdup(&t->hooks, text);
@@ -25,7 +25,7 @@ scbm_status hf_tokenizer_set_special(hf_tokenizer *t, cbm_special_token which, c
     return t->special[which] ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
-scbm_status hf_tokenizer_init(hf_tokenizer *t, int64_t n_rows, const scbm_hooks *hooks) {
+scbm_status cbm_hf_tokenizer_init(hf_tokenizer *t, int64_t n_rows, const scbm_hooks *hooks) {
     memset(t, 0, sizeof *t);
     if (hooks) t->hooks = *hooks;
     t->n_rows = n_rows;
@@ -33,11 +33,11 @@ scbm_status hf_tokenizer_init(hf_tokenizer *t, int64_t n_rows, const scbm_hooks 
     t->piece = scbm_alloc_array(hooks, (size_t)n_rows, sizeof *t->piece);
     t->flags = scbm_alloc_array(hooks, (size_t)n_rows, sizeof *t->flags);
     if (t->piece && t->flags) return SCBM_OK;
-    hf_tokenizer_clear(t);
+    cbm_hf_tokenizer_clear(t);
     return SCBM_ERROR_MEMORY;
 }
 
-void hf_tokenizer_clear(hf_tokenizer *t) {
+void cbm_hf_tokenizer_clear(hf_tokenizer *t) {
     const scbm_hooks hooks = t->hooks;
     for (int64_t i = 0; t->piece && i < t->n_rows; i++) scbm_release(&hooks, t->piece[i]);
     scbm_release(&hooks, t->piece);
@@ -51,8 +51,8 @@ void hf_tokenizer_clear(hf_tokenizer *t) {
  * Tokens
  * ---------------------------------------------------------------------------------------- */
 
-scbm_status hf_tokenizer_add(hf_tokenizer *t, const char *path, int64_t id, const char *text, size_t length,
-                             int flags) {
+scbm_status cbm_hf_tokenizer_add(hf_tokenizer *t, const char *path, int64_t id, const char *text, size_t length,
+                                 int flags) {
     if (id < 0 || id >= t->n_rows)
         return scbm_fail(SCBM_ERROR_FORMAT,
                          "%.300s: token '%.*s' has the number %lld, and config.json's vocab_size is %lld", path,
@@ -85,11 +85,11 @@ static scbm_status read_rules(const json_file *json, const cJSON *entry, int *fl
                  {"single_word", CBM_PIECE_SINGLE_WORD},
                  {"normalized", CBM_PIECE_NORMALIZED}};
     int is_special, is_set;
-    scbm_status status = json_bool_or(json, entry, "special", 0, &is_special);
+    scbm_status status = cbm_json_bool_or(json, entry, "special", 0, &is_special);
     *flags = is_special ? CBM_PIECE_SPECIAL : CBM_PIECE_ADDED;
     for (int i = 0; i < COUNT_OF(rules) && !status; i++) {
         int otherwise = rules[i].flag == CBM_PIECE_NORMALIZED && !is_special;
-        status = json_bool_or(json, entry, rules[i].key, otherwise, &is_set);
+        status = cbm_json_bool_or(json, entry, rules[i].key, otherwise, &is_set);
         if (!status && is_set) *flags |= rules[i].flag;
     }
     return status;
@@ -99,11 +99,11 @@ static scbm_status read_rules(const json_file *json, const cJSON *entry, int *fl
 static scbm_status add_added_token(hf_tokenizer *t, const json_file *json, const cJSON *entry, int64_t id) {
     const char *text;
     int flags = 0;
-    scbm_status status = json_string(json, entry, "content", &text);
+    scbm_status status = cbm_json_string(json, entry, "content", &text);
     if (!status) status = read_rules(json, entry, &flags);
     if (status) return status;
     if (id < 0 || id >= t->n_rows || !t->piece[id])
-        return hf_tokenizer_add(t, json->path, id, text, strlen(text), flags | CBM_PIECE_BESIDE_MODEL);
+        return cbm_hf_tokenizer_add(t, json->path, id, text, strlen(text), flags | CBM_PIECE_BESIDE_MODEL);
     if (strcmp(t->piece[id], text) != 0)
         return scbm_fail(SCBM_ERROR_FORMAT,
                          "%.300s: added token '" HF_TOKEN_FORMAT "' has the number of token '" HF_TOKEN_FORMAT
@@ -117,17 +117,17 @@ static scbm_status add_added_token(hf_tokenizer *t, const json_file *json, const
  * tokenizer.json
  * ---------------------------------------------------------------------------------------- */
 
-scbm_status hf_refuse(const json_file *json, const char *what, const char *value, const char *known) {
+scbm_status cbm_hf_refuse(const json_file *json, const char *what, const char *value, const char *known) {
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: %s is %.80s; this version knows %s", json->path, what, value,
                      known);
 }
 
-scbm_status hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part) {
+scbm_status cbm_hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part) {
     const char *found;
-    scbm_status status = json_object_or_null(json, json->root, key, part);
-    if (!status && !*part) status = hf_refuse(json, key, "missing", type);
-    if (!status) status = json_string(json, *part, "type", &found);
-    if (!status && strcmp(found, type) != 0) status = hf_refuse(json, key, found, type);
+    scbm_status status = cbm_json_object_or_null(json, json->root, key, part);
+    if (!status && !*part) status = cbm_hf_refuse(json, key, "missing", type);
+    if (!status) status = cbm_json_string(json, *part, "type", &found);
+    if (!status && strcmp(found, type) != 0) status = cbm_hf_refuse(json, key, found, type);
     return status;
 }
 
@@ -144,18 +144,18 @@ static scbm_status read_model(hf_tokenizer *t, const json_file *json) {
     const cJSON *model = NULL;
     const char *type;
     char known[100];
-    scbm_status status = json_object_or_null(json, json->root, "model", &model);
-    if (!status && !model) status = hf_refuse(json, "model", "missing", list_kinds(known));
-    if (!status) status = json_string(json, model, "type", &type);
+    scbm_status status = cbm_json_object_or_null(json, json->root, "model", &model);
+    if (!status && !model) status = cbm_hf_refuse(json, "model", "missing", list_kinds(known));
+    if (!status) status = cbm_json_string(json, model, "type", &type);
     if (status) return status;
     for (int i = 0; i < COUNT_OF(kinds); i++)
         if (strcmp(kinds[i]->type, type) == 0) return kinds[i]->parse_json(t, json, model);
-    return hf_refuse(json, "model", type, list_kinds(known));
+    return cbm_hf_refuse(json, "model", type, list_kinds(known));
 }
 
 static scbm_status note_end(hf_tokenizer *t, cbm_special_token which, const char *text, int64_t id) {
     t->noted_id[which] = id;
-    return hf_tokenizer_set_special(t, which, text, HF_BY_TOKENIZER);
+    return cbm_hf_tokenizer_set_special(t, which, text, HF_BY_TOKENIZER);
 }
 
 /* {"type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]} */
@@ -165,9 +165,9 @@ static scbm_status read_bert_processing(hf_tokenizer *t, const json_file *json, 
         const char *key;
     } ends[] = {{CBM_TOKEN_FIRST, "cls"}, {CBM_TOKEN_LAST, "sep"}};
     for (int i = 0; i < COUNT_OF(ends); i++) {
-        const cJSON *pair = json_get(processor, ends[i].key), *text = cJSON_GetArrayItem(pair, 0);
+        const cJSON *pair = cbm_json_get(processor, ends[i].key), *text = cJSON_GetArrayItem(pair, 0);
         int64_t id;
-        if (!cJSON_IsString(text) || !json_is_int(cJSON_GetArrayItem(pair, 1), 0, INT32_MAX, &id))
+        if (!cJSON_IsString(text) || !cbm_json_is_int(cJSON_GetArrayItem(pair, 1), 0, INT32_MAX, &id))
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: post_processor.%s must be a token and its number", json->path,
                              ends[i].key);
         scbm_status status = note_end(t, ends[i].which, text->valuestring, id);
@@ -178,16 +178,16 @@ static scbm_status read_bert_processing(hf_tokenizer *t, const json_file *json, 
 
 /* {"SpecialToken": {"id": "[CLS]", "type_id": 0}}: the token's name, or NULL. */
 static const char *template_item(const cJSON *item, const char *kind) {
-    const cJSON *part = json_get(item, kind), *id = json_get(part, "id"), *type = json_get(part, "type_id");
+    const cJSON *part = cbm_json_get(item, kind), *id = cbm_json_get(part, "id"), *type = cbm_json_get(part, "type_id");
     return cJSON_IsString(id) && (!type || (cJSON_IsNumber(type) && type->valuedouble == 0)) ? id->valuestring : NULL;
 }
 
 /* One token of the template: "special_tokens" has its number. */
 static scbm_status read_template_end(hf_tokenizer *t, const json_file *json, const cJSON *processor,
                                      cbm_special_token which, const char *text) {
-    const cJSON *ids = json_get(json_get(json_get(processor, "special_tokens"), text), "ids");
+    const cJSON *ids = cbm_json_get(cbm_json_get(cbm_json_get(processor, "special_tokens"), text), "ids");
     int64_t id;
-    if (cJSON_GetArraySize(ids) != 1 || !json_is_int(cJSON_GetArrayItem(ids, 0), 0, INT32_MAX, &id))
+    if (cJSON_GetArraySize(ids) != 1 || !cbm_json_is_int(cJSON_GetArrayItem(ids, 0), 0, INT32_MAX, &id))
         return scbm_fail(SCBM_ERROR_FORMAT,
                          "%.300s: post_processor.special_tokens has no number for '" HF_TOKEN_FORMAT "'", json->path,
                          text);
@@ -197,7 +197,7 @@ static scbm_status read_template_end(hf_tokenizer *t, const json_file *json, con
 /* {"type": "TemplateProcessing", "single": [[CLS], A, [SEP]], …, "special_tokens": {"[CLS]": {"ids": [101]}, …}}: the
  * text, with one token before it or none, and one behind it or none. */
 static scbm_status read_template(hf_tokenizer *t, const json_file *json, const cJSON *processor) {
-    const cJSON *single = json_get(processor, "single");
+    const cJSON *single = cbm_json_get(processor, "single");
     const char *first = template_item(cJSON_GetArrayItem(single, 0), "SpecialToken");
     int at = first != NULL, n = cJSON_GetArraySize(single);
     const char *text = template_item(cJSON_GetArrayItem(single, at), "Sequence");
@@ -206,7 +206,7 @@ static scbm_status read_template(hf_tokenizer *t, const json_file *json, const c
     t->omits_last = !last;
     if (!text || strcmp(text, "A") != 0 || n != 1 + (first != NULL) + (last != NULL) ||
         (t->kind->needs_ends && (!first || !last)))
-        return hf_refuse(json, "post_processor.single", "something else", "[CLS], the text, [SEP]");
+        return cbm_hf_refuse(json, "post_processor.single", "something else", "[CLS], the text, [SEP]");
     scbm_status status = first ? read_template_end(t, json, processor, CBM_TOKEN_FIRST, first) : SCBM_OK;
     return status || !last ? status : read_template_end(t, json, processor, CBM_TOKEN_LAST, last);
 }
@@ -215,41 +215,41 @@ static scbm_status read_post_processor(hf_tokenizer *t, const json_file *json) {
     static const char known[] = "TemplateProcessing and BertProcessing";
     const cJSON *processor;
     const char *type;
-    scbm_status status = json_object_or_null(json, json->root, "post_processor", &processor);
+    scbm_status status = cbm_json_object_or_null(json, json->root, "post_processor", &processor);
     if (!status && !processor && !t->kind->needs_ends) {
         t->omits_first = t->omits_last = 1;
         return SCBM_OK;
     }
-    if (!status && !processor) status = hf_refuse(json, "post_processor", "missing", known);
-    if (!status) status = json_string(json, processor, "type", &type);
+    if (!status && !processor) status = cbm_hf_refuse(json, "post_processor", "missing", known);
+    if (!status) status = cbm_json_string(json, processor, "type", &type);
     if (status) return status;
     if (strcmp(type, "BertProcessing") == 0) return read_bert_processing(t, json, processor);
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(t, json, processor);
-    return hf_refuse(json, "post_processor", type, known);
+    return cbm_hf_refuse(json, "post_processor", type, known);
 }
 
 static scbm_status read_added_tokens(hf_tokenizer *t, const json_file *json) {
     const cJSON *list, *entry;
-    scbm_status status = json_array_or_null(json, json->root, "added_tokens", &list);
+    scbm_status status = cbm_json_array_or_null(json, json->root, "added_tokens", &list);
     if (status || !list) return status;
     cJSON_ArrayForEach(entry, list) {
         int64_t id;
-        status = json_int(json, entry, "id", 0, INT32_MAX, &id);
+        status = cbm_json_int(json, entry, "id", 0, INT32_MAX, &id);
         if (!status) status = add_added_token(t, json, entry, id);
         if (status) return status;
     }
     return SCBM_OK;
 }
 
-scbm_status hf_tokenizer_parse_json(hf_tokenizer *t, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_tokenizer_parse_json(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     json_file json;
-    scbm_status status = json_parse(&json, data, size, name, 0, &t->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &t->hooks);
     if (status) return status;
     t->has_json = 1;
     status = read_model(t, &json);
     if (!status) status = read_post_processor(t, &json);
     if (!status) status = read_added_tokens(t, &json);
-    json_close(&json);
+    cbm_json_close(&json);
     return status;
 }
 
@@ -259,19 +259,19 @@ scbm_status hf_tokenizer_parse_json(hf_tokenizer *t, const void *data, size_t si
 
 /* A special token is a string, or an object with a string. */
 static const char *token_text(const cJSON *item) {
-    const cJSON *content = json_get(item, "content");
+    const cJSON *content = cbm_json_get(item, "content");
     return cJSON_IsString(item) ? item->valuestring : cJSON_IsString(content) ? content->valuestring : NULL;
 }
 
 static scbm_status read_specials(hf_tokenizer *t, const json_file *json, hf_rank rank) {
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) {
         const char *name = special_names[i][0];
-        const cJSON *item = json_get(json->root, name);
+        const cJSON *item = cbm_json_get(json->root, name);
         if (!item && special_names[i][1] && !t->kind->needs_ends)
-            item = json_get(json->root, name = special_names[i][1]);
+            item = cbm_json_get(json->root, name = special_names[i][1]);
         if (!item) continue;
         if (!token_text(item)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be a token", json->path, name);
-        scbm_status status = hf_tokenizer_set_special(t, (cbm_special_token)i, token_text(item), rank);
+        scbm_status status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, token_text(item), rank);
         if (status) return status;
     }
     return SCBM_OK;
@@ -280,7 +280,7 @@ static scbm_status read_specials(hf_tokenizer *t, const json_file *json, hf_rank
 /* Beside a vocab.txt further special tokens are named here; a tokenizer.json has them itself. */
 static scbm_status read_more_specials(hf_tokenizer *t, const json_file *json) {
     const cJSON *list, *item;
-    scbm_status status = json_array_or_null(json, json->root, "additional_special_tokens", &list);
+    scbm_status status = cbm_json_array_or_null(json, json->root, "additional_special_tokens", &list);
     if (status || t->has_json || !list) return status;
     cJSON_ArrayForEach(item, list) {
         const char *text = token_text(item);
@@ -296,7 +296,7 @@ static scbm_status read_more_specials(hf_tokenizer *t, const json_file *json) {
 
 static scbm_status read_decoder(hf_tokenizer *t, const json_file *json) {
     const cJSON *decoder, *entry;
-    scbm_status status = json_object_or_null(json, json->root, "added_tokens_decoder", &decoder);
+    scbm_status status = cbm_json_object_or_null(json, json->root, "added_tokens_decoder", &decoder);
     if (status || t->has_json || !decoder) return status;
     cJSON_ArrayForEach(entry, decoder) {
         double id;
@@ -311,9 +311,9 @@ static scbm_status read_decoder(hf_tokenizer *t, const json_file *json) {
     return SCBM_OK;
 }
 
-scbm_status hf_read_switch(const hf_tokenizer *t, const json_file *json, const char *key, int *value) {
+scbm_status cbm_hf_read_switch(const hf_tokenizer *t, const json_file *json, const char *key, int *value) {
     int before = *value;
-    scbm_status status = json_bool_or(json, json->root, key, before, value);
+    scbm_status status = cbm_json_bool_or(json, json->root, key, before, value);
     if (!status && t->has_json && before >= 0 && *value != before)
         scbm_log(&t->hooks, SCBM_LOG_WARNING,
                  "%.300s: %s is %s, and tokenizer.json says otherwise; transformers, too, goes by the former",
@@ -324,31 +324,31 @@ scbm_status hf_read_switch(const hf_tokenizer *t, const json_file *json, const c
 /* Where no limit is known the file has 10^30. */
 static scbm_status read_max_tokens(hf_tokenizer *t, const json_file *json) {
     double length;
-    scbm_status status = json_real_or(json, json->root, "model_max_length", 0, &length);
+    scbm_status status = cbm_json_real_or(json, json->root, "model_max_length", 0, &length);
     if (!status) t->max_tokens = length >= 1 && length <= INT32_MAX ? (int64_t)length : 0;
     return status;
 }
 
-scbm_status hf_tokenizer_parse_config(hf_tokenizer *t, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_tokenizer_parse_config(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     json_file json;
-    scbm_status status = json_parse(&json, data, size, name, 0, &t->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &t->hooks);
     if (status) return status;
     status = t->kind->parse_config(t, &json);
     if (!status) status = read_max_tokens(t, &json);
     if (!status) status = read_specials(t, &json, HF_BY_CONFIG);
     if (!status) status = read_decoder(t, &json);
     if (!status) status = read_more_specials(t, &json);
-    json_close(&json);
+    cbm_json_close(&json);
     return status;
 }
 
-scbm_status hf_tokenizer_parse_map(hf_tokenizer *t, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_tokenizer_parse_map(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     json_file json;
-    scbm_status status = json_parse(&json, data, size, name, 0, &t->hooks);
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &t->hooks);
     if (status) return status;
     status = read_specials(t, &json, HF_BY_MAP);
     if (!status) status = read_more_specials(t, &json);
-    json_close(&json);
+    cbm_json_close(&json);
     return status;
 }
 
@@ -362,7 +362,7 @@ static int is_needed(const hf_tokenizer *t, int which) {
     return which == CBM_TOKEN_LAST ? !t->omits_last : which == CBM_TOKEN_UNKNOWN && t->special[which];
 }
 
-scbm_status hf_tokenizer_finish(hf_tokenizer *t, const char *name) {
+scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *t, const char *name) {
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) {
         const char *text = t->special[i] ? t->special[i] : "";
         int64_t id = t->special_id[i] = t->special[i] ? find_token(t, text) : -1;
@@ -382,10 +382,10 @@ typedef scbm_status (*parse_function)(hf_tokenizer *t, const void *data, size_t 
 
 static scbm_status read_if_there(hf_tokenizer *t, const char *folder, const char *name, parse_function parse) {
     scbm_bytes bytes;
-    char *path = json_join(&t->hooks, folder, name);
+    char *path = cbm_json_join(&t->hooks, folder, name);
     if (!path) return SCBM_ERROR_MEMORY;
     scbm_status status = SCBM_OK;
-    if (json_file_exists(path)) {
+    if (cbm_json_file_exists(path)) {
         status = scbm_bytes_open(&bytes, path, &t->hooks);
         if (!status) {
             status = parse(t, bytes.data, bytes.size, path);
@@ -406,9 +406,9 @@ static scbm_status refuse_files(hf_tokenizer *t, const char *folder) {
                   {"sentencepiece.bpe.model", "SentencePiece"}};
     char known[100];
     for (int i = 0; i < COUNT_OF(others); i++) {
-        char *path = json_join(&t->hooks, folder, others[i].file);
+        char *path = cbm_json_join(&t->hooks, folder, others[i].file);
         if (!path) return SCBM_ERROR_MEMORY;
-        int is_there = json_file_exists(path);
+        int is_there = cbm_json_file_exists(path);
         scbm_release(&t->hooks, path);
         if (is_there)
             return scbm_fail(SCBM_ERROR_UNSUPPORTED,
@@ -418,16 +418,16 @@ static scbm_status refuse_files(hf_tokenizer *t, const char *folder) {
     return scbm_fail(SCBM_ERROR_IO, "%.300s: it has neither tokenizer.json nor vocab.txt", folder);
 }
 
-scbm_status hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n_rows, const scbm_hooks *hooks) {
-    scbm_status status = hf_tokenizer_init(t, n_rows, hooks);
+scbm_status cbm_hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n_rows, const scbm_hooks *hooks) {
+    scbm_status status = cbm_hf_tokenizer_init(t, n_rows, hooks);
     if (status) return status;
-    status = read_if_there(t, folder, "tokenizer.json", hf_tokenizer_parse_json);
-    if (!status && !t->has_json) status = read_if_there(t, folder, "vocab.txt", hf_tokenizer_parse_vocab);
+    status = read_if_there(t, folder, "tokenizer.json", cbm_hf_tokenizer_parse_json);
+    if (!status && !t->has_json) status = read_if_there(t, folder, "vocab.txt", cbm_hf_tokenizer_parse_vocab);
     if (!status && !t->n_tokens) status = refuse_files(t, folder);
-    if (!status) status = read_if_there(t, folder, "special_tokens_map.json", hf_tokenizer_parse_map);
-    if (!status) status = read_if_there(t, folder, "tokenizer_config.json", hf_tokenizer_parse_config);
-    if (!status) status = hf_tokenizer_finish(t, folder);
-    if (status) hf_tokenizer_clear(t);
+    if (!status) status = read_if_there(t, folder, "special_tokens_map.json", cbm_hf_tokenizer_parse_map);
+    if (!status) status = read_if_there(t, folder, "tokenizer_config.json", cbm_hf_tokenizer_parse_config);
+    if (!status) status = cbm_hf_tokenizer_finish(t, folder);
+    if (status) cbm_hf_tokenizer_clear(t);
     return status;
 }
 
@@ -435,7 +435,7 @@ scbm_status hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n_row
  * Writing
  * ---------------------------------------------------------------------------------------- */
 
-scbm_status hf_tokenizer_write(const hf_tokenizer *t, int64_t n_types, scbm_writer *writer) {
+scbm_status cbm_hf_tokenizer_write(const hf_tokenizer *t, int64_t n_types, scbm_writer *writer) {
     cbm_tokenizer_keys keys = {.kind = t->kind->name,
                                .n = (int32_t)t->n_rows,
                                .piece = (const char *const *)t->piece,
@@ -461,29 +461,29 @@ static void put_added_tokens(const cbm_tokenizer_keys *keys, json_tree *json) {
                     {"rstrip", CBM_PIECE_TAKES_RIGHT},
                     {"normalized", CBM_PIECE_NORMALIZED},
                     {"special", CBM_PIECE_SPECIAL}};
-    cJSON *list = json_put(json, json->root, "added_tokens", cJSON_CreateArray());
+    cJSON *list = cbm_json_put(json, json->root, "added_tokens", cJSON_CreateArray());
     for (int32_t i = 0; i < keys->n; i++) {
         if (!(keys->flags[i] & (CBM_PIECE_SPECIAL | CBM_PIECE_ADDED))) continue;
-        cJSON *entry = json_put(json, list, NULL, cJSON_CreateObject());
-        json_put_int(json, entry, "id", i);
-        json_put_text(json, entry, "content", keys->piece[i]);
+        cJSON *entry = cbm_json_put(json, list, NULL, cJSON_CreateObject());
+        cbm_json_put_int(json, entry, "id", i);
+        cbm_json_put_text(json, entry, "content", keys->piece[i]);
         for (size_t s = 0; s < sizeof switches / sizeof switches[0]; s++)
-            json_put_bool(json, entry, switches[s].key, (keys->flags[i] & switches[s].flag) != 0);
+            cbm_json_put_bool(json, entry, switches[s].key, (keys->flags[i] & switches[s].flag) != 0);
     }
 }
 
 /* {"SpecialToken": {"id": "[CLS]", "type_id": 0}} */
 static void put_template_item(json_tree *json, cJSON *list, const char *kind, const char *id, int type) {
-    cJSON *item = json_put(json, json_put(json, list, NULL, cJSON_CreateObject()), kind, cJSON_CreateObject());
-    json_put_text(json, item, "id", id);
-    json_put_int(json, item, "type_id", type);
+    cJSON *item = cbm_json_put(json, cbm_json_put(json, list, NULL, cJSON_CreateObject()), kind, cJSON_CreateObject());
+    cbm_json_put_text(json, item, "id", id);
+    cbm_json_put_int(json, item, "type_id", type);
 }
 
 /* One text between its ends, or two, of which the second has no first token. */
 static void put_template(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *processor, int texts) {
     const int32_t first = keys->omits_first ? -1 : keys->special[CBM_TOKEN_FIRST];
     const int32_t last = keys->omits_last ? -1 : keys->special[CBM_TOKEN_LAST];
-    cJSON *list = json_put(json, processor, texts == 1 ? "single" : "pair", cJSON_CreateArray());
+    cJSON *list = cbm_json_put(json, processor, texts == 1 ? "single" : "pair", cJSON_CreateArray());
     if (first >= 0) put_template_item(json, list, "SpecialToken", keys->piece[first], 0);
     for (int i = 0; i < texts; i++) {
         put_template_item(json, list, "Sequence", i ? "B" : "A", i);
@@ -492,46 +492,47 @@ static void put_template(const cbm_tokenizer_keys *keys, json_tree *json, cJSON 
 }
 
 static void put_template_token(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *tokens, int32_t id) {
-    if (id < 0 || json_get(tokens, keys->piece[id])) return;
-    cJSON *token = json_put(json, tokens, keys->piece[id], cJSON_CreateObject());
-    json_put_text(json, token, "id", keys->piece[id]);
-    json_put_int(json, json_put(json, token, "ids", cJSON_CreateArray()), NULL, id);
-    json_put_text(json, json_put(json, token, "tokens", cJSON_CreateArray()), NULL, keys->piece[id]);
+    if (id < 0 || cbm_json_get(tokens, keys->piece[id])) return;
+    cJSON *token = cbm_json_put(json, tokens, keys->piece[id], cJSON_CreateObject());
+    cbm_json_put_text(json, token, "id", keys->piece[id]);
+    cbm_json_put_int(json, cbm_json_put(json, token, "ids", cJSON_CreateArray()), NULL, id);
+    cbm_json_put_text(json, cbm_json_put(json, token, "tokens", cJSON_CreateArray()), NULL, keys->piece[id]);
 }
 
 static void put_post_processor(const cbm_tokenizer_keys *keys, json_tree *json) {
-    cJSON *processor = json_put(json, json->root, "post_processor", cJSON_CreateObject());
-    json_put_text(json, processor, "type", "TemplateProcessing");
+    cJSON *processor = cbm_json_put(json, json->root, "post_processor", cJSON_CreateObject());
+    cbm_json_put_text(json, processor, "type", "TemplateProcessing");
     put_template(keys, json, processor, 1);
     put_template(keys, json, processor, 2);
-    cJSON *tokens = json_put(json, processor, "special_tokens", cJSON_CreateObject());
+    cJSON *tokens = cbm_json_put(json, processor, "special_tokens", cJSON_CreateObject());
     if (!keys->omits_first) put_template_token(keys, json, tokens, keys->special[CBM_TOKEN_FIRST]);
     if (!keys->omits_last) put_template_token(keys, json, tokens, keys->special[CBM_TOKEN_LAST]);
 }
 
-scbm_status hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
-                                       const scbm_hooks *hooks) {
+scbm_status cbm_hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
+                                           const scbm_hooks *hooks) {
     json_tree json;
-    json_start(&json, 0);
-    json_put_text(&json, json.root, "tokenizer_class", "PreTrainedTokenizerFast");
-    json_put_int(&json, json.root, "model_max_length", max_tokens);
+    cbm_json_start(&json, 0);
+    cbm_json_put_text(&json, json.root, "tokenizer_class", "PreTrainedTokenizerFast");
+    cbm_json_put_int(&json, json.root, "model_max_length", max_tokens);
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++)
-        if (keys->special[i] >= 0) json_put_text(&json, json.root, special_names[i][0], keys->piece[keys->special[i]]);
-    return json_write(&json, path, hooks);
+        if (keys->special[i] >= 0)
+            cbm_json_put_text(&json, json.root, special_names[i][0], keys->piece[keys->special[i]]);
+    return cbm_json_write(&json, path, hooks);
 }
 
-scbm_status hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *path, const scbm_hooks *hooks) {
+scbm_status cbm_hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *path, const scbm_hooks *hooks) {
     json_tree json;
     int k = 0;
     while (k < COUNT_OF(kinds) && strcmp(kinds[k]->name, keys->kind) != 0) k++;
     if (k == COUNT_OF(kinds))
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "a tokenizer of kind '%s' cannot be exported", keys->kind);
-    json_start(&json, 0);
-    json_put_text(&json, json.root, "version", "1.0");
-    json_put(&json, json.root, "truncation", cJSON_CreateNull());
-    json_put(&json, json.root, "padding", cJSON_CreateNull());
+    cbm_json_start(&json, 0);
+    cbm_json_put_text(&json, json.root, "version", "1.0");
+    cbm_json_put(&json, json.root, "truncation", cJSON_CreateNull());
+    cbm_json_put(&json, json.root, "padding", cJSON_CreateNull());
     put_added_tokens(keys, &json);
     kinds[k]->put_json(keys, &json);
     put_post_processor(keys, &json);
-    return json_write(&json, path, hooks);
+    return cbm_json_write(&json, path, hooks);
 }

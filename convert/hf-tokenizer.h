@@ -20,7 +20,7 @@ typedef struct hf_tokenizer {
     int64_t n_rows, n_tokens;             /* rows of the embeddings; pieces */
     char *special[CBM_SPECIAL_TOKENS];    /* NULL: none */
     hf_rank special_rank[CBM_SPECIAL_TOKENS];
-    int64_t special_id[CBM_SPECIAL_TOKENS]; /* -1: none, by hf_tokenizer_finish */
+    int64_t special_id[CBM_SPECIAL_TOKENS]; /* -1: none, by cbm_hf_tokenizer_finish */
     int64_t noted_id[CBM_SPECIAL_TOKENS];   /* what tokenizer.json's post-processor says; -1: nothing */
     int omits_first, omits_last;            /* nothing is put before a text, or behind it */
     int64_t max_tokens;                     /* of a text; 0: not said */
@@ -43,39 +43,40 @@ typedef struct hf_tokenizer_kind {
     void (*put_json)(const cbm_tokenizer_keys *keys, json_tree *json);
 } hf_tokenizer_kind;
 
-extern const hf_tokenizer_kind hf_wordpiece;
+extern const hf_tokenizer_kind cbm_hf_wordpiece;
 
 /* Reads tokenizer.json, or where there is none vocab.txt, and the files beside it. `n_rows` is how many tokens the
  * encoder's embeddings have room for. On error *tokenizer is cleared. */
-scbm_status hf_tokenizer_read(hf_tokenizer *tokenizer, const char *folder, int64_t n_rows, const scbm_hooks *hooks);
-void hf_tokenizer_clear(hf_tokenizer *tokenizer);
+scbm_status cbm_hf_tokenizer_read(hf_tokenizer *tokenizer, const char *folder, int64_t n_rows, const scbm_hooks *hooks);
+void cbm_hf_tokenizer_clear(hf_tokenizer *tokenizer);
 /* Sets the tokenizer's keys; n_types is how many token types there are. */
-scbm_status hf_tokenizer_write(const hf_tokenizer *tokenizer, int64_t n_types, scbm_writer *writer);
+scbm_status cbm_hf_tokenizer_write(const hf_tokenizer *tokenizer, int64_t n_types, scbm_writer *writer);
 
 /* Writes tokenizer.json, and tokenizer_config.json for texts of at most max_tokens tokens. */
-scbm_status hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *path, const scbm_hooks *hooks);
-scbm_status hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
-                                       const scbm_hooks *hooks);
+scbm_status cbm_hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *path, const scbm_hooks *hooks);
+scbm_status cbm_hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
+                                           const scbm_hooks *hooks);
 
-/* The steps of hf_tokenizer_read, from memory; `name` stands for the path in messages. */
-scbm_status hf_tokenizer_init(hf_tokenizer *tokenizer, int64_t n_rows, const scbm_hooks *hooks);
-scbm_status hf_tokenizer_parse_json(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
-scbm_status hf_tokenizer_parse_vocab(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
-scbm_status hf_tokenizer_parse_map(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
-scbm_status hf_tokenizer_parse_config(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+/* The steps of cbm_hf_tokenizer_read, from memory; `name` stands for the path in messages. */
+scbm_status cbm_hf_tokenizer_init(hf_tokenizer *tokenizer, int64_t n_rows, const scbm_hooks *hooks);
+scbm_status cbm_hf_tokenizer_parse_json(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_tokenizer_parse_vocab(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_tokenizer_parse_map(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_tokenizer_parse_config(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
 /* Finds the special tokens' ids. `name` is the folder. */
-scbm_status hf_tokenizer_finish(hf_tokenizer *tokenizer, const char *name);
+scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *tokenizer, const char *name);
 
 /* For the kinds. */
 #define HF_TOKEN_FORMAT "%.80s" /* of a token in a message */
 /* Takes text[0 … length) as the token of `id`, which must be free. */
-scbm_status hf_tokenizer_add(hf_tokenizer *tokenizer, const char *path, int64_t id, const char *text, size_t length,
-                             int flags);
-scbm_status hf_tokenizer_set_special(hf_tokenizer *tokenizer, cbm_special_token which, const char *text, hf_rank rank);
+scbm_status cbm_hf_tokenizer_add(hf_tokenizer *tokenizer, const char *path, int64_t id, const char *text, size_t length,
+                                 int flags);
+scbm_status cbm_hf_tokenizer_set_special(hf_tokenizer *tokenizer, cbm_special_token which, const char *text,
+                                         hf_rank rank);
 /* The object of `key` in tokenizer.json, which must be there with the given type. */
-scbm_status hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part);
-scbm_status hf_refuse(const json_file *json, const char *what, const char *value, const char *known);
+scbm_status cbm_hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part);
+scbm_status cbm_hf_refuse(const json_file *json, const char *what, const char *value, const char *known);
 /* A switch of tokenizer_config.json, which holds before tokenizer.json, as in transformers. */
-scbm_status hf_read_switch(const hf_tokenizer *tokenizer, const json_file *json, const char *key, int *value);
+scbm_status cbm_hf_read_switch(const hf_tokenizer *tokenizer, const json_file *json, const char *key, int *value);
 
 #endif

@@ -76,8 +76,8 @@ static const char *key_of(const cbm_architecture *architecture, size_t field) {
  * ---------------------------------------------------------------------------------------- */
 
 static scbm_status refuse(const safetensors *file, const safetensors_tensor *source, const char *why) {
-    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT " %s", safetensors_path(file), source->name,
-                     why);
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT " %s", cbm_safetensors_path(file),
+                     source->name, why);
 }
 
 /* "[2, 3]" */
@@ -108,7 +108,8 @@ static scbm_status check_shape(const cbm_backbone *settings, const safetensors *
     int n_dims = source_shape(settings, row, shape);
     if (source->n_dims == n_dims && memcmp(source->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tensor " NAME_FORMAT " is %s, and config.json says %s",
-                     safetensors_path(file), source->name, shape_text(source->shape, source->n_dims, got, sizeof got),
+                     cbm_safetensors_path(file), source->name,
+                     shape_text(source->shape, source->n_dims, got, sizeof got),
                      shape_text(shape, n_dims, wanted, sizeof wanted));
 }
 
@@ -124,7 +125,7 @@ static scbm_status read_type(const safetensors *file, const safetensors_tensor *
         }
     }
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT " is %s; F32, F16 and BF16 can be converted",
-                     safetensors_path(file), source->name, source->type);
+                     cbm_safetensors_path(file), source->name, source->type);
 }
 
 static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings, const safetensors *file,
@@ -178,7 +179,7 @@ static scbm_status check_complete(const hf_weights *weights) {
         const hf_weight *weight = &weights->weight[i];
         if (!weight->source && !(weight->row->flags & CBM_HF_OPTIONAL))
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s%s: tensor %s is missing",
-                             safetensors_path(weights->files.file[0]), weights->files.n > 1 ? " and its like" : "",
+                             cbm_safetensors_path(weights->files.file[0]), weights->files.n > 1 ? " and its like" : "",
                              hf_name(weight, name, sizeof name));
     }
     return SCBM_OK;
@@ -196,35 +197,35 @@ static scbm_status find_tensors(hf_weights *weights, const cbm_backbone *setting
     scbm_status status = SCBM_OK;
     for (int i = 0; i < weights->files.n; i++) {
         const safetensors *file = weights->files.file[i];
-        for (int64_t t = 0; t < safetensors_n_tensors(file) && !status; t++)
-            status = place(weights, settings, file, safetensors_get(file, t));
+        for (int64_t t = 0; t < cbm_safetensors_n_tensors(file) && !status; t++)
+            status = place(weights, settings, file, cbm_safetensors_get(file, t));
     }
     return status ? status : check_complete(weights);
 }
 
-scbm_status hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
-                            const scbm_hooks *hooks) {
+scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
+                                const scbm_hooks *hooks) {
     memset(weights, 0, sizeof *weights);
     if (hooks) weights->hooks = *hooks;
-    scbm_status status = hf_files_open(&weights->files, folder, hooks);
+    scbm_status status = cbm_hf_files_open(&weights->files, folder, hooks);
     if (!status) status = find_tensors(weights, settings);
-    if (status) hf_weights_clear(weights);
+    if (status) cbm_hf_weights_clear(weights);
     return status;
 }
 
-scbm_status hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
-                                 const scbm_hooks *hooks) {
+scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
+                                     const scbm_hooks *hooks) {
     memset(weights, 0, sizeof *weights);
     if (hooks) weights->hooks = *hooks;
-    scbm_status status = hf_files_from_one(&weights->files, file, hooks);
+    scbm_status status = cbm_hf_files_from_one(&weights->files, file, hooks);
     if (!status) status = find_tensors(weights, settings);
-    if (status) hf_weights_clear(weights);
+    if (status) cbm_hf_weights_clear(weights);
     return status;
 }
 
-void hf_weights_clear(hf_weights *weights) {
+void cbm_hf_weights_clear(hf_weights *weights) {
     const scbm_hooks hooks = weights->hooks;
-    hf_files_close(&weights->files);
+    cbm_hf_files_close(&weights->files);
     scbm_release(&hooks, weights->weight);
     memset(weights, 0, sizeof *weights);
     weights->hooks = hooks;
@@ -234,7 +235,7 @@ void hf_weights_clear(hf_weights *weights) {
  * Values
  * ---------------------------------------------------------------------------------------- */
 
-scbm_type hf_weights_type(const hf_weight *weight, scbm_type type) {
+scbm_type cbm_hf_weights_type(const hf_weight *weight, scbm_type type) {
     return weight->row->flags & CBM_QUANTIZED ? type : SCBM_F32;
 }
 
@@ -284,10 +285,7 @@ static int is_finite_as(const hf_weight *weight, scbm_type type) {
 
 static scbm_status tell(const hf_weight *weight, const char *what) {
     const hf_weights *weights = weight->weights;
-    const scbm_hooks *hooks = &weights->hooks;
-    if (hooks->progress && hooks->progress(hooks->user, what, weight - weights->weight + 1, weights->n))
-        return scbm_fail(SCBM_ERROR_CANCELLED, "the conversion was stopped");
-    return SCBM_OK;
+    return scbm_progress(&weights->hooks, what, weight - weights->weight + 1, weights->n);
 }
 
 static scbm_status check_values(const hf_weight *weight, scbm_type type) {
@@ -295,13 +293,13 @@ static scbm_status check_values(const hf_weight *weight, scbm_type type) {
     if (!is_finite_as(weight, SCBM_F32))
         return scbm_fail(SCBM_ERROR_FORMAT, "tensor %s has values that are infinite or not numbers",
                          hf_name(weight, name, sizeof name));
-    if (!is_finite_as(weight, hf_weights_type(weight, type)))
+    if (!is_finite_as(weight, cbm_hf_weights_type(weight, type)))
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "tensor %s has values that are too large for %s; f32 holds them",
                          hf_name(weight, name, sizeof name), scbm_type_of(type)->name);
     return SCBM_OK;
 }
 
-scbm_status hf_weights_check(const hf_weights *weights, scbm_type type) {
+scbm_status cbm_hf_weights_check(const hf_weights *weights, scbm_type type) {
     scbm_status status = SCBM_OK;
     for (int i = 0; i < weights->n && !status; i++) {
         const hf_weight *weight = &weights->weight[i];
@@ -337,10 +335,10 @@ static scbm_status produce(void *user, const scbm_tensor *tensor, void *data) {
     return tell(weight, "tensors written");
 }
 
-void hf_weights_add(const hf_weights *weights, scbm_type type, scbm_writer *writer) {
+void cbm_hf_weights_add(const hf_weights *weights, scbm_type type, scbm_writer *writer) {
     for (int i = 0; i < weights->n; i++) {
         hf_weight *weight = &weights->weight[i];
         if (!weight->source) continue;
-        scbm_writer_add_tensor_from(writer, &weight->tensor, hf_weights_type(weight, type), produce, weight);
+        scbm_writer_add_tensor_from(writer, &weight->tensor, cbm_hf_weights_type(weight, type), produce, weight);
     }
 }

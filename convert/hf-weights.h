@@ -27,19 +27,19 @@ typedef struct hf_weights {
 
 /* Opens the folder's file or files and finds every tensor of the encoder that `settings` describe. A tensor that is
  * missing, unknown, of another shape or of a type other than F32, F16 and BF16 is an error that names it. */
-scbm_status hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
-                            const scbm_hooks *hooks);
+scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
+                                const scbm_hooks *hooks);
 /* The same with one file that is open already; it is closed with the weights, and on error. */
-scbm_status hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
-                                 const scbm_hooks *hooks);
-void hf_weights_clear(hf_weights *weights);
+scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
+                                     const scbm_hooks *hooks);
+void cbm_hf_weights_clear(hf_weights *weights);
 
 /* Reads all values: one that is not finite, or would not be as the type that it is stored as, is an error. */
-scbm_status hf_weights_check(const hf_weights *weights, scbm_type type);
+scbm_status cbm_hf_weights_check(const hf_weights *weights, scbm_type type);
 /* What a parameter is stored as where the user asks for `type`: F32 unless its row says that it is quantized. */
-scbm_type hf_weights_type(const hf_weight *weight, scbm_type type);
+scbm_type cbm_hf_weights_type(const hf_weight *weight, scbm_type type);
 /* Adds them all to a model file. The weights must stay until it is written: one after the other is read then, turned
  * where the folder has it otherwise, and told to the progress hook. */
-void hf_weights_add(const hf_weights *weights, scbm_type type, scbm_writer *writer);
+void cbm_hf_weights_add(const hf_weights *weights, scbm_type type, scbm_writer *writer);
 
 #endif

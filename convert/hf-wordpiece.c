@@ -16,12 +16,12 @@ static scbm_status set_usual_specials(hf_tokenizer *t) {
     };
     scbm_status status = SCBM_OK;
     for (int i = 0; i < CBM_SPECIAL_TOKENS && !status; i++)
-        status = hf_tokenizer_set_special(t, (cbm_special_token)i, usual[i], HF_BY_DEFAULT);
+        status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, usual[i], HF_BY_DEFAULT);
     return status;
 }
 
 static scbm_status start(hf_tokenizer *t) {
-    t->kind = &hf_wordpiece;
+    t->kind = &cbm_hf_wordpiece;
     cbm_wordpiece_defaults(&t->wordpiece);
     t->lowercase = t->wordpiece.lowercase;
     return set_usual_specials(t);
@@ -34,15 +34,15 @@ static scbm_status start(hf_tokenizer *t) {
 static scbm_status read_vocabulary(hf_tokenizer *t, const json_file *json, const cJSON *model) {
     const cJSON *vocab, *item;
     int64_t id;
-    scbm_status status = json_object_or_null(json, model, "vocab", &vocab);
+    scbm_status status = cbm_json_object_or_null(json, model, "vocab", &vocab);
     if (!status && !vocab) status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: model.vocab is missing", json->path);
     if (status) return status;
     cJSON_ArrayForEach(item, vocab) {
-        if (!json_is_int(item, 0, INT32_MAX, &id))
+        if (!cbm_json_is_int(item, 0, INT32_MAX, &id))
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: model.vocab: token '" HF_TOKEN_FORMAT "' has no number",
                              json->path, item->string);
-        status = hf_tokenizer_add(t, json->path, id, item->string, strlen(item->string),
-                                  item->string[0] ? 0 : CBM_PIECE_UNUSED);
+        status = cbm_hf_tokenizer_add(t, json->path, id, item->string, strlen(item->string),
+                                      item->string[0] ? 0 : CBM_PIECE_UNUSED);
         if (status) return status;
     }
     return SCBM_OK;
@@ -51,11 +51,12 @@ static scbm_status read_vocabulary(hf_tokenizer *t, const json_file *json, const
 static scbm_status read_model(hf_tokenizer *t, const json_file *json, const cJSON *model) {
     const char *prefix, *unknown;
     int64_t longest = t->wordpiece.max_word_characters;
-    scbm_status status = json_string_or(json, model, "continuing_subword_prefix", "##", &prefix);
-    if (!status && strcmp(prefix, "##") != 0) status = hf_refuse(json, "model.continuing_subword_prefix", prefix, "##");
-    if (!status) status = json_int_or(json, model, "max_input_chars_per_word", 1, MAX_WORD, longest, &longest);
-    if (!status) status = json_string_or(json, model, "unk_token", "[UNK]", &unknown);
-    if (!status) status = hf_tokenizer_set_special(t, CBM_TOKEN_UNKNOWN, unknown, HF_BY_TOKENIZER);
+    scbm_status status = cbm_json_string_or(json, model, "continuing_subword_prefix", "##", &prefix);
+    if (!status && strcmp(prefix, "##") != 0)
+        status = cbm_hf_refuse(json, "model.continuing_subword_prefix", prefix, "##");
+    if (!status) status = cbm_json_int_or(json, model, "max_input_chars_per_word", 1, MAX_WORD, longest, &longest);
+    if (!status) status = cbm_json_string_or(json, model, "unk_token", "[UNK]", &unknown);
+    if (!status) status = cbm_hf_tokenizer_set_special(t, CBM_TOKEN_UNKNOWN, unknown, HF_BY_TOKENIZER);
     t->wordpiece.max_word_characters = (int)longest;
     return status ? status : read_vocabulary(t, json, model);
 }
@@ -63,11 +64,11 @@ static scbm_status read_model(hf_tokenizer *t, const json_file *json, const cJSO
 static scbm_status read_normalizer(hf_tokenizer *t, const json_file *json) {
     const cJSON *normalizer = NULL;
     cbm_wordpiece_options *o = &t->wordpiece;
-    scbm_status status = hf_get_part(json, "normalizer", "BertNormalizer", &normalizer);
-    if (!status) status = json_bool_or(json, normalizer, "lowercase", 1, &o->lowercase);
-    if (!status) status = json_bool_or(json, normalizer, "strip_accents", -1, &o->strip_accents);
-    if (!status) status = json_bool_or(json, normalizer, "handle_chinese_chars", 1, &o->cjk_spacing);
-    if (!status) status = json_bool_or(json, normalizer, "clean_text", 1, &o->clean_text);
+    scbm_status status = cbm_hf_get_part(json, "normalizer", "BertNormalizer", &normalizer);
+    if (!status) status = cbm_json_bool_or(json, normalizer, "lowercase", 1, &o->lowercase);
+    if (!status) status = cbm_json_bool_or(json, normalizer, "strip_accents", -1, &o->strip_accents);
+    if (!status) status = cbm_json_bool_or(json, normalizer, "handle_chinese_chars", 1, &o->cjk_spacing);
+    if (!status) status = cbm_json_bool_or(json, normalizer, "clean_text", 1, &o->clean_text);
     t->lowercase = o->lowercase;
     return status;
 }
@@ -77,7 +78,7 @@ static scbm_status parse_json(hf_tokenizer *t, const json_file *json, const cJSO
     scbm_status status = start(t);
     if (!status) status = read_model(t, json, model);
     if (!status) status = read_normalizer(t, json);
-    return status ? status : hf_get_part(json, "pre_tokenizer", "BertPreTokenizer", &splitter);
+    return status ? status : cbm_hf_get_part(json, "pre_tokenizer", "BertPreTokenizer", &splitter);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -89,16 +90,16 @@ static int is_blank(char c) {
 }
 
 /* A token a line. An empty line has a number and no token; those at the end count for nothing. */
-scbm_status hf_tokenizer_parse_vocab(hf_tokenizer *t, const void *data, size_t size, const char *name) {
+scbm_status cbm_hf_tokenizer_parse_vocab(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     const char *line = data, *end = line + size;
-    if (!json_is_utf8(data, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
+    if (!cbm_json_is_utf8(data, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
     scbm_status status = start(t);
     for (int64_t id = 0; line < end && !status; id++) {
         const char *line_end = memchr(line, '\n', (size_t)(end - line));
         if (!line_end) line_end = end;
         size_t length = (size_t)(line_end - line);
         while (length && is_blank(line[length - 1])) length--;
-        if (length) status = hf_tokenizer_add(t, name, id, line, length, 0);
+        if (length) status = cbm_hf_tokenizer_add(t, name, id, line, length, 0);
         line = line_end + (line_end < end);
     }
     if (status) return status;
@@ -116,20 +117,20 @@ static scbm_status check_class(const hf_tokenizer *t, const json_file *json) {
                                         "PreTrainedTokenizerFast", "TokenizersBackend"};
     const char *name;
     int splits;
-    scbm_status status = json_string_or(json, json->root, "tokenizer_class", known[0], &name);
-    if (!status) status = json_bool_or(json, json->root, "do_basic_tokenize", 1, &splits);
+    scbm_status status = cbm_json_string_or(json, json->root, "tokenizer_class", known[0], &name);
+    if (!status) status = cbm_json_bool_or(json, json->root, "do_basic_tokenize", 1, &splits);
     if (status || t->has_json) return status;
-    if (!splits) return hf_refuse(json, "do_basic_tokenize", "false", "true");
+    if (!splits) return cbm_hf_refuse(json, "do_basic_tokenize", "false", "true");
     for (int i = 0; i < COUNT_OF(known); i++)
         if (strcmp(known[i], name) == 0) return SCBM_OK;
-    return hf_refuse(json, "tokenizer_class", name, "BertTokenizer, or any with a tokenizer.json of WordPiece");
+    return cbm_hf_refuse(json, "tokenizer_class", name, "BertTokenizer, or any with a tokenizer.json of WordPiece");
 }
 
 static scbm_status parse_config(hf_tokenizer *t, const json_file *json) {
     scbm_status status = check_class(t, json);
-    if (!status) status = hf_read_switch(t, json, "do_lower_case", &t->wordpiece.lowercase);
-    if (!status) status = hf_read_switch(t, json, "strip_accents", &t->wordpiece.strip_accents);
-    if (!status) status = hf_read_switch(t, json, "tokenize_chinese_chars", &t->wordpiece.cjk_spacing);
+    if (!status) status = cbm_hf_read_switch(t, json, "do_lower_case", &t->wordpiece.lowercase);
+    if (!status) status = cbm_hf_read_switch(t, json, "strip_accents", &t->wordpiece.strip_accents);
+    if (!status) status = cbm_hf_read_switch(t, json, "tokenize_chinese_chars", &t->wordpiece.cjk_spacing);
     t->lowercase = t->wordpiece.lowercase;
     return status;
 }
@@ -143,31 +144,31 @@ static void set_keys(const hf_tokenizer *t, cbm_tokenizer_keys *keys) {
  * ---------------------------------------------------------------------------------------- */
 
 static cJSON *put_part(json_tree *json, const char *key, const char *type) {
-    cJSON *part = json_put(json, json->root, key, cJSON_CreateObject());
-    json_put_text(json, part, "type", type);
+    cJSON *part = cbm_json_put(json, json->root, key, cJSON_CreateObject());
+    cbm_json_put_text(json, part, "type", type);
     return part;
 }
 
 static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
     const cbm_wordpiece_options *o = &keys->wordpiece;
     cJSON *part = put_part(json, "normalizer", "BertNormalizer");
-    json_put_bool(json, part, "clean_text", o->clean_text);
-    json_put_bool(json, part, "handle_chinese_chars", o->cjk_spacing);
-    json_put(json, part, "strip_accents",
-             o->strip_accents < 0 ? cJSON_CreateNull() : cJSON_CreateBool(o->strip_accents));
-    json_put_bool(json, part, "lowercase", o->lowercase);
+    cbm_json_put_bool(json, part, "clean_text", o->clean_text);
+    cbm_json_put_bool(json, part, "handle_chinese_chars", o->cjk_spacing);
+    cbm_json_put(json, part, "strip_accents",
+                 o->strip_accents < 0 ? cJSON_CreateNull() : cJSON_CreateBool(o->strip_accents));
+    cbm_json_put_bool(json, part, "lowercase", o->lowercase);
     put_part(json, "pre_tokenizer", "BertPreTokenizer");
     part = put_part(json, "decoder", "WordPiece");
-    json_put_text(json, part, "prefix", "##");
-    json_put_bool(json, part, "cleanup", 1);
+    cbm_json_put_text(json, part, "prefix", "##");
+    cbm_json_put_bool(json, part, "cleanup", 1);
     part = put_part(json, "model", "WordPiece");
-    json_put_text(json, part, "unk_token", keys->piece[keys->special[CBM_TOKEN_UNKNOWN]]);
-    json_put_text(json, part, "continuing_subword_prefix", "##");
-    json_put_int(json, part, "max_input_chars_per_word", o->max_word_characters);
-    part = json_put(json, part, "vocab", cJSON_CreateObject());
+    cbm_json_put_text(json, part, "unk_token", keys->piece[keys->special[CBM_TOKEN_UNKNOWN]]);
+    cbm_json_put_text(json, part, "continuing_subword_prefix", "##");
+    cbm_json_put_int(json, part, "max_input_chars_per_word", o->max_word_characters);
+    part = cbm_json_put(json, part, "vocab", cJSON_CreateObject());
     for (int32_t i = 0; i < keys->n; i++)
         if (!(keys->flags[i] & (CBM_PIECE_UNUSED | CBM_PIECE_BESIDE_MODEL)))
-            json_put_int(json, part, keys->piece[i], i);
+            cbm_json_put_int(json, part, keys->piece[i], i);
 }
 
-const hf_tokenizer_kind hf_wordpiece = {"WordPiece", "bert", 1, parse_json, parse_config, set_keys, put_json};
+const hf_tokenizer_kind cbm_hf_wordpiece = {"WordPiece", "bert", 1, parse_json, parse_config, set_keys, put_json};

@@ -12,12 +12,12 @@
 #define MAX_FILE ((size_t)256 << 20)
 #define MAX_EXACT 9007199254740992.0 /* 2^53: up to here a double tells all integers apart */
 
-int json_file_exists(const char *path) {
+int cbm_json_file_exists(const char *path) {
     struct stat facts;
     return stat(path, &facts) == 0;
 }
 
-char *json_join(const scbm_hooks *hooks, const char *folder, const char *name) {
+char *cbm_json_join(const scbm_hooks *hooks, const char *folder, const char *name) {
     size_t length = strlen(folder), name_length = strlen(name);
     char *path = scbm_alloc(hooks, length + name_length + 2);
     if (!path) return NULL;
@@ -47,7 +47,8 @@ static scbm_status check_text(const json_file *json, const char *text, size_t si
     if (size > MAX_FILE)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %zu bytes of JSON; %zu at most are read", json->path, size,
                          MAX_FILE);
-    if (!json_is_utf8(text, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not JSON in UTF-8", json->path);
+    if (!cbm_json_is_utf8(text, size))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not JSON in UTF-8", json->path);
     return SCBM_OK;
 }
 
@@ -63,27 +64,27 @@ static scbm_status parse_text(json_file *json, const char *text, size_t size, in
     return SCBM_OK;
 }
 
-scbm_status json_parse(json_file *json, const void *data, size_t size, const char *name, int is_array,
-                       const scbm_hooks *hooks) {
+scbm_status cbm_json_parse(json_file *json, const void *data, size_t size, const char *name, int is_array,
+                           const scbm_hooks *hooks) {
     memset(json, 0, sizeof *json);
     if (hooks) json->hooks = *hooks;
     json->path = scbm_strdup(hooks, name);
     scbm_status status = json->path ? parse_text(json, data, size, is_array) : SCBM_ERROR_MEMORY;
-    if (status) json_close(json);
+    if (status) cbm_json_close(json);
     return status;
 }
 
-scbm_status json_open(json_file *json, const char *path, int is_array, const scbm_hooks *hooks) {
+scbm_status cbm_json_open(json_file *json, const char *path, int is_array, const scbm_hooks *hooks) {
     scbm_bytes bytes;
     memset(json, 0, sizeof *json);
     scbm_status status = scbm_bytes_open(&bytes, path, hooks);
     if (status) return status;
-    status = json_parse(json, bytes.data, bytes.size, path, is_array, hooks);
+    status = cbm_json_parse(json, bytes.data, bytes.size, path, is_array, hooks);
     scbm_bytes_close(&bytes, hooks);
     return status;
 }
 
-void json_close(json_file *json) {
+void cbm_json_close(json_file *json) {
     cJSON_Delete(json->root);
     scbm_release(&json->hooks, json->path);
     json->root = NULL;
@@ -94,7 +95,7 @@ void json_close(json_file *json) {
  * Values
  * ---------------------------------------------------------------------------------------- */
 
-const cJSON *json_get(const cJSON *object, const char *key) {
+const cJSON *cbm_json_get(const cJSON *object, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
     return cJSON_IsNull(item) ? NULL : item;
 }
@@ -107,29 +108,30 @@ static scbm_status not_a(const json_file *json, const char *key, const char *wha
     return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be %s", json->path, key, what);
 }
 
-int json_is_int(const cJSON *item, int64_t least, int64_t most, int64_t *value) {
+int cbm_json_is_int(const cJSON *item, int64_t least, int64_t most, int64_t *value) {
     if (!cJSON_IsNumber(item) || !(item->valuedouble >= -MAX_EXACT && item->valuedouble <= MAX_EXACT)) return 0;
     *value = (int64_t)item->valuedouble;
     return (double)*value == item->valuedouble && *value >= least && *value <= most;
 }
 
-scbm_status json_int(const json_file *json, const cJSON *object, const char *key, int64_t least, int64_t most,
-                     int64_t *value) {
-    const cJSON *item = json_get(object, key);
+scbm_status cbm_json_int(const json_file *json, const cJSON *object, const char *key, int64_t least, int64_t most,
+                         int64_t *value) {
+    const cJSON *item = cbm_json_get(object, key);
     if (!item) return missing(json, key);
-    if (json_is_int(item, least, most, value)) return SCBM_OK;
+    if (cbm_json_is_int(item, least, most, value)) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be a whole number from %lld to %lld", json->path, key,
                      (long long)least, (long long)most);
 }
 
-scbm_status json_int_or(const json_file *json, const cJSON *object, const char *key, int64_t least, int64_t most,
-                        int64_t otherwise, int64_t *value) {
+scbm_status cbm_json_int_or(const json_file *json, const cJSON *object, const char *key, int64_t least, int64_t most,
+                            int64_t otherwise, int64_t *value) {
     *value = otherwise;
-    return json_get(object, key) ? json_int(json, object, key, least, most, value) : SCBM_OK;
+    return cbm_json_get(object, key) ? cbm_json_int(json, object, key, least, most, value) : SCBM_OK;
 }
 
-scbm_status json_real_or(const json_file *json, const cJSON *object, const char *key, double otherwise, double *value) {
-    const cJSON *item = json_get(object, key);
+scbm_status cbm_json_real_or(const json_file *json, const cJSON *object, const char *key, double otherwise,
+                             double *value) {
+    const cJSON *item = cbm_json_get(object, key);
     *value = otherwise;
     if (!item) return SCBM_OK;
     if (!cJSON_IsNumber(item)) return not_a(json, key, "a number");
@@ -137,8 +139,8 @@ scbm_status json_real_or(const json_file *json, const cJSON *object, const char 
     return SCBM_OK;
 }
 
-scbm_status json_bool_or(const json_file *json, const cJSON *object, const char *key, int otherwise, int *value) {
-    const cJSON *item = json_get(object, key);
+scbm_status cbm_json_bool_or(const json_file *json, const cJSON *object, const char *key, int otherwise, int *value) {
+    const cJSON *item = cbm_json_get(object, key);
     *value = otherwise;
     if (!item) return SCBM_OK;
     if (!cJSON_IsBool(item)) return not_a(json, key, "true or false");
@@ -146,31 +148,31 @@ scbm_status json_bool_or(const json_file *json, const cJSON *object, const char 
     return SCBM_OK;
 }
 
-scbm_status json_string(const json_file *json, const cJSON *object, const char *key, const char **value) {
-    const cJSON *item = json_get(object, key);
+scbm_status cbm_json_string(const json_file *json, const cJSON *object, const char *key, const char **value) {
+    const cJSON *item = cbm_json_get(object, key);
     if (!item) return missing(json, key);
     if (!cJSON_IsString(item)) return not_a(json, key, "a string");
     *value = item->valuestring;
     return SCBM_OK;
 }
 
-scbm_status json_string_or(const json_file *json, const cJSON *object, const char *key, const char *otherwise,
-                           const char **value) {
+scbm_status cbm_json_string_or(const json_file *json, const cJSON *object, const char *key, const char *otherwise,
+                               const char **value) {
     *value = otherwise;
-    return json_get(object, key) ? json_string(json, object, key, value) : SCBM_OK;
+    return cbm_json_get(object, key) ? cbm_json_string(json, object, key, value) : SCBM_OK;
 }
 
-scbm_status json_object_or_null(const json_file *json, const cJSON *object, const char *key, const cJSON **value) {
-    *value = json_get(object, key);
+scbm_status cbm_json_object_or_null(const json_file *json, const cJSON *object, const char *key, const cJSON **value) {
+    *value = cbm_json_get(object, key);
     return *value && !cJSON_IsObject(*value) ? not_a(json, key, "an object") : SCBM_OK;
 }
 
-scbm_status json_array_or_null(const json_file *json, const cJSON *object, const char *key, const cJSON **value) {
-    *value = json_get(object, key);
+scbm_status cbm_json_array_or_null(const json_file *json, const cJSON *object, const char *key, const cJSON **value) {
+    *value = cbm_json_get(object, key);
     return *value && !cJSON_IsArray(*value) ? not_a(json, key, "an array") : SCBM_OK;
 }
 
-int json_is_utf8(const char *text, size_t length) {
+int cbm_json_is_utf8(const char *text, size_t length) {
     return cbm_find_bad_utf8(text, length) == length && !memchr(text, 0, length);
 }
 
@@ -178,36 +180,36 @@ int json_is_utf8(const char *text, size_t length) {
  * Making files
  * ---------------------------------------------------------------------------------------- */
 
-void json_start(json_tree *tree, int is_array) {
+void cbm_json_start(json_tree *tree, int is_array) {
     tree->root = is_array ? cJSON_CreateArray() : cJSON_CreateObject();
     tree->failed = !tree->root;
 }
 
-cJSON *json_put(json_tree *tree, cJSON *into, const char *key, cJSON *item) {
+cJSON *cbm_json_put(json_tree *tree, cJSON *into, const char *key, cJSON *item) {
     if (into && item && (key ? cJSON_AddItemToObject(into, key, item) : cJSON_AddItemToArray(into, item))) return item;
     cJSON_Delete(item);
     tree->failed = 1;
     return NULL;
 }
 
-void json_put_text(json_tree *tree, cJSON *into, const char *key, const char *text) {
-    json_put(tree, into, key, cJSON_CreateString(text));
+void cbm_json_put_text(json_tree *tree, cJSON *into, const char *key, const char *text) {
+    cbm_json_put(tree, into, key, cJSON_CreateString(text));
 }
 
-void json_put_int(json_tree *tree, cJSON *into, const char *key, int64_t value) {
-    json_put(tree, into, key, cJSON_CreateNumber((double)value));
+void cbm_json_put_int(json_tree *tree, cJSON *into, const char *key, int64_t value) {
+    cbm_json_put(tree, into, key, cJSON_CreateNumber((double)value));
 }
 
-void json_put_bool(json_tree *tree, cJSON *into, const char *key, int value) {
-    json_put(tree, into, key, cJSON_CreateBool(value));
+void cbm_json_put_bool(json_tree *tree, cJSON *into, const char *key, int value) {
+    cbm_json_put(tree, into, key, cJSON_CreateBool(value));
 }
 
-void json_put_float(json_tree *tree, cJSON *into, const char *key, float value) {
+void cbm_json_put_float(json_tree *tree, cJSON *into, const char *key, float value) {
     char text[32];
-    json_put(tree, into, key, cJSON_CreateRaw(scbm_print_float(value, text)));
+    cbm_json_put(tree, into, key, cJSON_CreateRaw(scbm_print_float(value, text)));
 }
 
-scbm_status json_write(json_tree *tree, const char *path, const scbm_hooks *hooks) {
+scbm_status cbm_json_write(json_tree *tree, const char *path, const scbm_hooks *hooks) {
     scbm_output_file *output;
     char *text = tree->failed ? NULL : cJSON_Print(tree->root);
     scbm_status status = text ? scbm_output_open(&output, path, hooks)

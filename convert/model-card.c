@@ -104,7 +104,7 @@ static scbm_status read_line(hf_card *card, span line, int *field) {
     return *field < 0 ? SCBM_OK : add_values(card, *field, value);
 }
 
-scbm_status hf_card_parse(hf_card *card, const void *data, size_t size, const scbm_hooks *hooks) {
+scbm_status cbm_hf_card_parse(hf_card *card, const void *data, size_t size, const scbm_hooks *hooks) {
     const char *at = data, *end = at + (size < LONGEST_CARD ? size : LONGEST_CARD);
     int n = 0, field = -1;
     scbm_status status = SCBM_OK;
@@ -119,26 +119,26 @@ scbm_status hf_card_parse(hf_card *card, const void *data, size_t size, const sc
         n++;
         at += line.length + 1;
     }
-    if (status) hf_card_clear(card);
+    if (status) cbm_hf_card_clear(card);
     return status;
 }
 
-scbm_status hf_card_read(hf_card *card, const char *folder, const scbm_hooks *hooks) {
+scbm_status cbm_hf_card_read(hf_card *card, const char *folder, const scbm_hooks *hooks) {
     scbm_bytes bytes;
     memset(card, 0, sizeof *card);
     if (hooks) card->hooks = *hooks;
-    char *path = json_join(hooks, folder, "README.md");
+    char *path = cbm_json_join(hooks, folder, "README.md");
     if (!path) return SCBM_ERROR_MEMORY;
     scbm_status status = scbm_bytes_open(&bytes, path, hooks);
     if (!status) {
-        status = hf_card_parse(card, bytes.data, bytes.size, hooks);
+        status = cbm_hf_card_parse(card, bytes.data, bytes.size, hooks);
         scbm_bytes_close(&bytes, hooks);
     }
     scbm_release(hooks, path);
     return status == SCBM_ERROR_MEMORY ? status : SCBM_OK;
 }
 
-void hf_card_clear(hf_card *card) {
+void cbm_hf_card_clear(hf_card *card) {
     for (int i = 0; i < HF_CARD_FIELDS; i++) {
         scbm_release(&card->hooks, card->field[i]);
         card->field[i] = NULL;
@@ -157,14 +157,14 @@ static int is_repository(const char *name) {
     return n_slashes == 1 && length < 200 && !strchr("./", name[0]) && name[length - 1] != '/';
 }
 
-scbm_status hf_card_set_repository(hf_card *card, const char *name) {
+scbm_status cbm_hf_card_set_repository(hf_card *card, const char *name) {
     char url[256];
     if (card->field[HF_CARD_REPOSITORY] || !is_repository(name)) return SCBM_OK;
     snprintf(url, sizeof url, "https://huggingface.co/%s", name);
     return add_value(card, HF_CARD_REPOSITORY, (span){url, strlen(url)});
 }
 
-void hf_card_write(const hf_card *card, scbm_writer *writer) {
+void cbm_hf_card_write(const hf_card *card, scbm_writer *writer) {
     for (int i = 0; i < HF_CARD_FIELDS; i++)
         if (card->field[i]) scbm_writer_set_string(writer, fields[i].file, card->field[i]);
 }
@@ -178,7 +178,7 @@ static void print_value(scbm_output_file *output, const char *key, const char *v
     scbm_output_print(output, "\"\n");
 }
 
-scbm_status hf_card_export(const scbm_file *file, const char *path, const scbm_hooks *hooks) {
+scbm_status cbm_hf_card_export(const scbm_file *file, const char *path, const scbm_hooks *hooks) {
     scbm_output_file *output;
     scbm_status status = scbm_output_open(&output, path, hooks);
     if (status) return status;

@@ -23,14 +23,14 @@ typedef struct hf_card {
 
 /* A folder without README.md, or with one that cannot be read, has a card that says nothing. The other errors are those
  * of memory. */
-scbm_status hf_card_read(hf_card *card, const char *folder, const scbm_hooks *hooks);
-scbm_status hf_card_parse(hf_card *card, const void *data, size_t size, const scbm_hooks *hooks);
-void hf_card_clear(hf_card *card);
+scbm_status cbm_hf_card_read(hf_card *card, const char *folder, const scbm_hooks *hooks);
+scbm_status cbm_hf_card_parse(hf_card *card, const void *data, size_t size, const scbm_hooks *hooks);
+void cbm_hf_card_clear(hf_card *card);
 /* The repository, where the card says none, of a model that is published under `name` ("someone/model"). */
-scbm_status hf_card_set_repository(hf_card *card, const char *name);
+scbm_status cbm_hf_card_set_repository(hf_card *card, const char *name);
 /* general.license, general.license.name, …link, general.source.url, …repo_url */
-void hf_card_write(const hf_card *card, scbm_writer *writer);
+void cbm_hf_card_write(const hf_card *card, scbm_writer *writer);
 /* The way back: a README.md that says what a model file says. */
-scbm_status hf_card_export(const scbm_file *file, const char *path, const scbm_hooks *hooks);
+scbm_status cbm_hf_card_export(const scbm_file *file, const char *path, const scbm_hooks *hooks);
 
 #endif

@@ -19,6 +19,7 @@ typedef struct random_tensor {
     scbm_random random;
     double deviation; /* of a matrix */
     float value;      /* of a vector: 1 for a norm's weight, 0 for biases */
+    const struct creation *creation;
 } random_tensor;
 
 typedef struct creation {
@@ -134,11 +135,17 @@ static scbm_status make_settings(creation *c) {
 
 static scbm_status draw(void *user, const scbm_tensor *tensor, void *data) {
     const random_tensor *t = user;
+    const creation *c = t->creation;
     scbm_random random = t->random;
+    int64_t n = scbm_tensor_elements(tensor), columns = tensor->shape[tensor->n_dims - 1];
     float *value = data;
-    for (int64_t i = 0; i < scbm_tensor_elements(tensor); i++)
+    scbm_status status = SCBM_OK;
+    for (int64_t i = 0; i < n && !status; i++) {
         value[i] = tensor->n_dims == 1 ? t->value : (float)(t->deviation * scbm_random_normal(&random));
-    return SCBM_OK;
+        if (i % columns == 0) status = scbm_cancelled(c->hooks);
+    }
+    if (status) return status;
+    return scbm_progress(c->hooks, "tensors written", t - c->tensors + 1, cbm_n_places(&c->settings));
 }
 
 static scbm_status add_tensors(creation *c) {
@@ -154,6 +161,7 @@ static scbm_status add_tensors(creation *c) {
         const cbm_row *row = cbm_row_at(&c->settings, i, &block);
         cbm_row_name(row, block, name);
         status = scbm_tensor_init(&t->tensor, name, SCBM_F32, cbm_row_shape(&c->settings, row, shape), shape);
+        t->creation = c;
         t->random = (scbm_random){c->options->seed, (uint64_t)i, 0};
         t->deviation = c->options->deviation > 0 ? c->options->deviation : DEVIATION;
         t->value = cbm_ends_with(row->name, ".weight") ? 1.0f : 0.0f;

@@ -55,7 +55,7 @@ static int is_name(const char *name) {
 /* The type's bytes times the dimensions; 0 and a message when they do not fit. */
 static scbm_status read_shape(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor,
                               uint64_t *bytes) {
-    const cJSON *shape = json_get(entry, "shape"), *item;
+    const cJSON *shape = cbm_json_get(entry, "shape"), *item;
     const struct safetensors_type *type = find_type(tensor->type);
     if (!type)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT ": its type %.40s is not known",
@@ -65,7 +65,7 @@ static scbm_status read_shape(const safetensors *file, const cJSON *entry, safet
     int is_empty = 0;
     cJSON_ArrayForEach(item, shape) {
         int64_t size;
-        if (!json_is_int(item, 0, MAX_OFFSET, &size))
+        if (!cbm_json_is_int(item, 0, MAX_OFFSET, &size))
             return damaged(file, tensor->name, "its shape has something else in it than sizes");
         if (tensor->n_dims == SAFETENSORS_MAX_DIMS) return damaged(file, tensor->name, "it has too many dimensions");
         tensor->shape[tensor->n_dims++] = size;
@@ -79,11 +79,11 @@ static scbm_status read_shape(const safetensors *file, const cJSON *entry, safet
 }
 
 static scbm_status read_offsets(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor) {
-    const cJSON *offsets = json_get(entry, "data_offsets");
+    const cJSON *offsets = cbm_json_get(entry, "data_offsets");
     int64_t begin, end;
     if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
-        !json_is_int(cJSON_GetArrayItem(offsets, 0), 0, MAX_OFFSET, &begin) ||
-        !json_is_int(cJSON_GetArrayItem(offsets, 1), 0, MAX_OFFSET, &end) || begin > end)
+        !cbm_json_is_int(cJSON_GetArrayItem(offsets, 0), 0, MAX_OFFSET, &begin) ||
+        !cbm_json_is_int(cJSON_GetArrayItem(offsets, 1), 0, MAX_OFFSET, &end) || begin > end)
         return damaged(file, tensor->name, "its data_offsets are not two ascending numbers");
     if ((uint64_t)end > file->data_bytes)
         return damaged(file, tensor->name, "its data lies behind the end of the file, which is cut off or damaged");
@@ -94,7 +94,7 @@ static scbm_status read_offsets(const safetensors *file, const cJSON *entry, saf
 }
 
 static scbm_status read_tensor(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor) {
-    const cJSON *type = json_get(entry, "dtype");
+    const cJSON *type = cbm_json_get(entry, "dtype");
     uint64_t bytes = 0;
     if (!is_name(entry->string))
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: a tensor's name is empty or has control characters in it",
@@ -181,7 +181,8 @@ static scbm_status read_header(safetensors *file, const unsigned char *data, siz
     if (length > MAX_HEADER)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: a header of %llu bytes; %llu at most are read", file->path,
                          (unsigned long long)length, (unsigned long long)MAX_HEADER);
-    scbm_status status = json_parse(&file->header, data + LENGTH_BYTES, (size_t)length, file->path, 0, &file->hooks);
+    scbm_status status = cbm_json_parse(&file->header, data + LENGTH_BYTES, (size_t)length, file->path, 0,
+                                        &file->hooks);
     if (status) return status;
     file->data = data + LENGTH_BYTES + length;
     file->data_bytes = size - LENGTH_BYTES - length;
@@ -198,48 +199,48 @@ static scbm_status create(safetensors **file, const char *path, const scbm_hooks
 
 static scbm_status finish(safetensors **file, scbm_status status) {
     if (!status) return SCBM_OK;
-    safetensors_close(*file);
+    cbm_safetensors_close(*file);
     *file = NULL;
     return status;
 }
 
-scbm_status safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks) {
+scbm_status cbm_safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks) {
     scbm_status status = create(file, path, hooks);
     if (!status) status = scbm_bytes_open(&(*file)->bytes, path, hooks);
     if (!status) status = read_header(*file, (*file)->bytes.data, (*file)->bytes.size);
     return finish(file, status);
 }
 
-scbm_status safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
-                                    const scbm_hooks *hooks) {
+scbm_status cbm_safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
+                                        const scbm_hooks *hooks) {
     scbm_status status = create(file, name, hooks);
     if (!status) status = read_header(*file, data, size);
     return finish(file, status);
 }
 
-void safetensors_close(safetensors *file) {
+void cbm_safetensors_close(safetensors *file) {
     if (!file) return;
     const scbm_hooks hooks = file->hooks;
-    json_close(&file->header);
+    cbm_json_close(&file->header);
     if (file->bytes.data) scbm_bytes_close(&file->bytes, &hooks);
     scbm_release(&hooks, file->tensors);
     scbm_release(&hooks, file->path);
     scbm_release(&hooks, file);
 }
 
-const char *safetensors_path(const safetensors *file) {
+const char *cbm_safetensors_path(const safetensors *file) {
     return file->path;
 }
 
-int64_t safetensors_n_tensors(const safetensors *file) {
+int64_t cbm_safetensors_n_tensors(const safetensors *file) {
     return file->n;
 }
 
-const safetensors_tensor *safetensors_get(const safetensors *file, int64_t index) {
+const safetensors_tensor *cbm_safetensors_get(const safetensors *file, int64_t index) {
     return index >= 0 && index < file->n ? &file->tensors[index] : NULL;
 }
 
-const safetensors_tensor *safetensors_find(const safetensors *file, const char *name) {
+const safetensors_tensor *cbm_safetensors_find(const safetensors *file, const char *name) {
     int64_t low = 0, high = file->n;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
@@ -298,8 +299,8 @@ static void write_start(const safetensors_entry *entries, int n, scbm_output_fil
     scbm_output_write(output, "        ", filled - length);
 }
 
-scbm_status safetensors_write(const char *path, const safetensors_entry *entries, int n, safetensors_produce produce,
-                              void *user, const scbm_hooks *hooks) {
+scbm_status cbm_safetensors_write(const char *path, const safetensors_entry *entries, int n,
+                                  safetensors_produce produce, void *user, const scbm_hooks *hooks) {
     scbm_output_file *output;
     scbm_status status = scbm_output_open(&output, path, hooks);
     if (status) return status;

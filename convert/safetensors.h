@@ -23,17 +23,17 @@ typedef struct safetensors_tensor {
 
 typedef struct safetensors safetensors;
 
-scbm_status safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks);
+scbm_status cbm_safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks);
 /* From memory, which must outlive the file; `name` stands for the path in messages. */
-scbm_status safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
-                                    const scbm_hooks *hooks);
-void safetensors_close(safetensors *file);
+scbm_status cbm_safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
+                                        const scbm_hooks *hooks);
+void cbm_safetensors_close(safetensors *file);
 
-const char *safetensors_path(const safetensors *file);
-int64_t safetensors_n_tensors(const safetensors *file);
+const char *cbm_safetensors_path(const safetensors *file);
+int64_t cbm_safetensors_n_tensors(const safetensors *file);
 /* In the order of their names (strcmp). */
-const safetensors_tensor *safetensors_get(const safetensors *file, int64_t index);
-const safetensors_tensor *safetensors_find(const safetensors *file, const char *name); /* NULL: not there */
+const safetensors_tensor *cbm_safetensors_get(const safetensors *file, int64_t index);
+const safetensors_tensor *cbm_safetensors_find(const safetensors *file, const char *name); /* NULL: not there */
 
 /* ------------------------------------------------------------------------------------------
  * Writing
@@ -50,7 +50,7 @@ typedef struct safetensors_entry {
 typedef scbm_status (*safetensors_produce)(void *user, int i, float *data);
 
 /* Writes `n` tensors in their order, each asked for when its turn comes. */
-scbm_status safetensors_write(const char *path, const safetensors_entry *entries, int n, safetensors_produce produce,
-                              void *user, const scbm_hooks *hooks);
+scbm_status cbm_safetensors_write(const char *path, const safetensors_entry *entries, int n,
+                                  safetensors_produce produce, void *user, const scbm_hooks *hooks);
 
 #endif

@@ -453,7 +453,7 @@ typedef struct cbm_encoder_options {
 
 /* Writes a model file with an encoder that nobody has trained, as BERT is initialized (Devlin et al., 2019): matrices and
  * embeddings are normal numbers of mean 0, norms begin as 1 and 0, biases as 0; and a WordPiece tokenizer. The same
- * options give the same bytes. `options` NULL: all defaults. */
+ * options give the same bytes. `options` NULL: all defaults. The progress hook gets "tensors written". */
 scbm_status cbm_encoder_create(const char *path, const cbm_encoder_options *options);
 
 #ifdef __cplusplus

@@ -219,7 +219,7 @@ static scbm_status give(void *user, int i, float *data) {
 static void write_sources(void) {
     safetensors_entry entries[MOST_SOURCES];
     for (int i = 0; i < n_sources; i++) entries[i] = sources[i].entry;
-    assert_ok(safetensors_write(in_folder("model.safetensors"), entries, n_sources, give, NULL, NULL));
+    assert_ok(cbm_safetensors_write(in_folder("model.safetensors"), entries, n_sources, give, NULL, NULL));
 }
 
 static void free_sources(void) {
@@ -234,15 +234,15 @@ static scbm_file *convert_sources(const cbm_architecture *architecture, int n_un
     scbm_file *file;
     set_sizes(&settings, architecture);
     write_sources();
-    assert_ok(hf_weights_open(&weights, &settings, folder, NULL));
-    assert_ok(hf_weights_check(&weights, SCBM_F32));
+    assert_ok(cbm_hf_weights_open(&weights, &settings, folder, NULL));
+    assert_ok(cbm_hf_weights_check(&weights, SCBM_F32));
     assert_int_equal(weights.n_unused, n_unused);
     assert_ok(scbm_writer_create(&writer, NULL));
     cbm_settings_write(&settings, writer);
-    hf_weights_add(&weights, SCBM_F32, writer);
+    cbm_hf_weights_add(&weights, SCBM_F32, writer);
     assert_ok(scbm_writer_write(writer, in_folder("other.gguf")));
     scbm_writer_free(writer);
-    hf_weights_clear(&weights);
+    cbm_hf_weights_clear(&weights);
     assert_ok(scbm_file_open(&file, in_folder("other.gguf"), NULL));
     return file;
 }
@@ -417,7 +417,7 @@ static void check_exported(const safetensors *file) {
     int n = 0;
     for (int i = 0; i < n_sources; i++) {
         const safetensors_entry *entry = &sources[i].entry;
-        const safetensors_tensor *tensor = safetensors_find(file, entry->name + strlen("transformer."));
+        const safetensors_tensor *tensor = cbm_safetensors_find(file, entry->name + strlen("transformer."));
         assert_true((tensor == NULL) == is_left_out(entry->name));
         if (!tensor) continue;
         n++;
@@ -425,7 +425,7 @@ static void check_exported(const safetensors *file) {
         assert_memory_equal(tensor->shape, entry->shape, (size_t)entry->n_dims * sizeof *entry->shape);
         assert_memory_equal(tensor->data, sources[i].data, tensor->bytes);
     }
-    assert_int_equal(safetensors_n_tensors(file), n);
+    assert_int_equal(cbm_safetensors_n_tensors(file), n);
 }
 
 static void weights_go_back_as_they_came(void **state) {
@@ -437,10 +437,10 @@ static void weights_go_back_as_they_came(void **state) {
         scbm_file *file = convert_sources(&other, 1 + BLOCKS);
         assert_ok(cbm_backbone_read_as(&backbone, &other, file, NULL));
         set_sizes(&settings, &other);
-        assert_ok(hf_export_weights(&backbone, &settings, -1, in_folder("exported"), NULL));
-        assert_ok(safetensors_open(&exported, in_folder("exported"), NULL));
+        assert_ok(cbm_hf_export_weights(&backbone, &settings, -1, in_folder("exported"), NULL));
+        assert_ok(cbm_safetensors_open(&exported, in_folder("exported"), NULL));
         check_exported(exported);
-        safetensors_close(exported);
+        cbm_safetensors_close(exported);
         cbm_backbone_clear(&backbone, NULL);
         scbm_file_close(file);
         free_sources();
@@ -466,7 +466,7 @@ static void assert_refused(const char *name, const char *new_name, int64_t outer
     }
     write_sources();
     set_sizes(&settings, &other);
-    assert_error(hf_weights_open(&weights, &settings, folder, NULL), status, words);
+    assert_error(cbm_hf_weights_open(&weights, &settings, folder, NULL), status, words);
     assert_null(weights.weight);
     free_sources();
 }

@@ -894,7 +894,8 @@ static void test_configurations_that_are_refused(void **state) {
 static void test_tokenizers_that_are_refused(void **state) {
     (void)state;
     static const refusal refusals[] = {
-        {"\"model\": {\"type\": \"WordPiece\"", "\"model\": {\"type\": \"BPE\"", UNKNOWN, "model is BPE; this version knows WordPiece"},
+        {"\"model\": {\"type\": \"WordPiece\"", "\"model\": {\"type\": \"BPE\"", UNKNOWN,
+         "model is BPE; this version knows WordPiece"},
         {"\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\": \"@\"", UNKNOWN,
          "continuing_subword_prefix is @"},
         {"\"max_input_chars_per_word\": 100", "\"max_input_chars_per_word\": 0", BAD, "max_input_chars_per_word"},
@@ -1111,7 +1112,7 @@ static scbm_status open_header(const char *header, size_t data_bytes, safetensor
     for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)((uint64_t)length >> (8 * i));
     memcpy(bytes + 8, header, length);
     for (size_t i = 0; i < data_bytes; i++) bytes[8 + length + i] = (unsigned char)i;
-    scbm_status status = safetensors_open_memory(file, bytes, 8 + length + data_bytes, "x.safetensors", NULL);
+    scbm_status status = cbm_safetensors_open_memory(file, bytes, 8 + length + data_bytes, "x.safetensors", NULL);
     *memory = bytes;
     return status;
 }
@@ -1125,30 +1126,30 @@ static void test_safetensors_header(void **state) {
         " [4, 16]}, \"a\": {\"dtype\": \"F32\", \"shape\": [], \"data_offsets\": [0, 4]}, \"none\": {\"dtype\":"
         " \"I64\", \"shape\": [0, 9], \"data_offsets\": [4, 4]}}   ",
         16, &file, &memory));
-    assert_int_equal(safetensors_n_tensors(file), 3);
-    const safetensors_tensor *a = safetensors_get(file, 0), *b = safetensors_find(file, "b"),
-                             *none = safetensors_get(file, 2);
+    assert_int_equal(cbm_safetensors_n_tensors(file), 3);
+    const safetensors_tensor *a = cbm_safetensors_get(file, 0), *b = cbm_safetensors_find(file, "b"),
+                             *none = cbm_safetensors_get(file, 2);
     assert_string_equal(a->name, "a");
     assert_string_equal(a->type, "F32");
     assert_int_equal(a->n_dims, 0);
     assert_int_equal(a->bytes, 4);
     assert_int_equal(a->data[3], 3);
-    assert_ptr_equal(b, safetensors_get(file, 1));
+    assert_ptr_equal(b, cbm_safetensors_get(file, 1));
     assert_int_equal(b->n_dims, 2);
     assert_int_equal(b->shape[0], 2);
     assert_int_equal(b->shape[1], 3);
     assert_int_equal(b->data[0], 4);
     assert_int_equal(none->bytes, 0);
-    assert_null(safetensors_find(file, "c"));
-    assert_null(safetensors_get(file, 3));
-    assert_null(safetensors_get(file, -1));
-    safetensors_close(file);
+    assert_null(cbm_safetensors_find(file, "c"));
+    assert_null(cbm_safetensors_get(file, 3));
+    assert_null(cbm_safetensors_get(file, -1));
+    cbm_safetensors_close(file);
     free(memory);
     assert_ok(open_header("{}", 0, &file, &memory));
-    assert_int_equal(safetensors_n_tensors(file), 0);
-    safetensors_close(file);
+    assert_int_equal(cbm_safetensors_n_tensors(file), 0);
+    cbm_safetensors_close(file);
     free(memory);
-    safetensors_close(NULL);
+    cbm_safetensors_close(NULL);
 }
 
 #define ENTRY(name, type, shape, offsets)                                                                              \
@@ -1207,18 +1208,18 @@ static void test_safetensors_header_size(void **state) {
     static const unsigned char huge[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, '{', '}'};
     static const unsigned char longer[16] = {9, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
     safetensors *file;
-    assert_error(safetensors_open_memory(&file, huge, sizeof huge, "x", NULL), SCBM_ERROR_FORMAT,
+    assert_error(cbm_safetensors_open_memory(&file, huge, sizeof huge, "x", NULL), SCBM_ERROR_FORMAT,
                  "a header of 18446744073709551615 bytes in a file of 16");
-    assert_error(safetensors_open_memory(&file, longer, sizeof longer, "x", NULL), SCBM_ERROR_FORMAT,
+    assert_error(cbm_safetensors_open_memory(&file, longer, sizeof longer, "x", NULL), SCBM_ERROR_FORMAT,
                  "a header of 9 bytes in a file of 16");
-    assert_error(safetensors_open_memory(&file, longer, 7, "x", NULL), SCBM_ERROR_FORMAT,
+    assert_error(cbm_safetensors_open_memory(&file, longer, 7, "x", NULL), SCBM_ERROR_FORMAT,
                  "7 bytes are no safetensors file");
     size_t size = 8 + ((size_t)16 << 20) + 1;
     unsigned char *bytes = calloc(1, size);
     assert_non_null(bytes);
     bytes[0] = 1;
     bytes[3] = 1; /* 2^24 + 1 */
-    assert_error(safetensors_open_memory(&file, bytes, size, "x", NULL), SCBM_ERROR_FORMAT,
+    assert_error(cbm_safetensors_open_memory(&file, bytes, size, "x", NULL), SCBM_ERROR_FORMAT,
                  "16777216 at most are read");
     free(bytes);
 }
@@ -1234,24 +1235,24 @@ static void test_every_cut_and_every_bit(void **state) {
     put_tensor(parts, "cls.weight", "BF16", 2, 3, 2);
     unsigned char *bytes = finish_safe_file(parts, &size);
     free(parts);
-    assert_ok(safetensors_open_memory(&file, bytes, size, "x", NULL));
-    safetensors_close(file);
+    assert_ok(cbm_safetensors_open_memory(&file, bytes, size, "x", NULL));
+    cbm_safetensors_close(file);
     for (size_t n = 0; n < size; n++) {
         unsigned char *cut = malloc(n ? n : 1);
         assert_non_null(cut);
         memcpy(cut, bytes, n);
-        scbm_status status = safetensors_open_memory(&file, cut, n, "x", NULL);
+        scbm_status status = cbm_safetensors_open_memory(&file, cut, n, "x", NULL);
         assert_error(status, SCBM_ERROR_FORMAT, "x: ");
         free(cut);
     }
     for (size_t bit = 0; bit < 8 * size; bit++) {
         bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
-        if (safetensors_open_memory(&file, bytes, size, "x", NULL) == SCBM_OK) {
-            for (int64_t i = 0; i < safetensors_n_tensors(file); i++) {
-                const safetensors_tensor *tensor = safetensors_get(file, i);
+        if (cbm_safetensors_open_memory(&file, bytes, size, "x", NULL) == SCBM_OK) {
+            for (int64_t i = 0; i < cbm_safetensors_n_tensors(file); i++) {
+                const safetensors_tensor *tensor = cbm_safetensors_get(file, i);
                 assert_true(tensor->data >= bytes + 8 && tensor->bytes <= (uint64_t)(bytes + size - tensor->data));
             }
-            safetensors_close(file);
+            cbm_safetensors_close(file);
         }
         bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
     }
@@ -1312,7 +1313,7 @@ static void test_progress_and_cancelling(void **state) {
         assert_int_equal(m.memory.held, 0);
         assert_true(exists(output) == !stop);
         if (stop) {
-            assert_error(status, SCBM_ERROR_CANCELLED, "stopped");
+            assert_error(status, SCBM_ERROR_CANCELLED, "cancelled");
             continue;
         }
         assert_ok(status);
@@ -1320,6 +1321,29 @@ static void test_progress_and_cancelling(void **state) {
         assert_true(m.done == m.total);
         assert_string_equal(m.what, "tensors written");
         assert_int_equal(remove(output), 0);
+    }
+}
+
+static int cancel_at(void *user) {
+    meter *m = user;
+    return ++m->n == m->stop;
+}
+
+/* Whenever the cancel hook is asked and says so, it is over, and nothing is left. */
+static void test_cancel_hook(void **state) {
+    (void)state;
+    write_checkpoint(&plain);
+    for (int stop = 0, n = 0; stop <= n; stop++) {
+        meter m = {.stop = stop};
+        scbm_hooks hooks = allocator_hooks(&m.memory);
+        hooks.cancel = cancel_at;
+        scbm_status status = convert_to(checkpoint, output, SCBM_F32, NULL, &hooks);
+        if (stop) assert_error(status, SCBM_ERROR_CANCELLED, "cancelled");
+        else assert_ok(status);
+        if (!stop) assert_true((n = m.n) >= 2 * 37);
+        assert_int_equal(m.memory.held, 0);
+        assert_true(exists(output) == !stop);
+        if (!stop) assert_int_equal(remove(output), 0);
     }
 }
 
@@ -1340,8 +1364,9 @@ static void test_options(void **state) {
     assert_key_int(file, "bert.pooling_type", 2);
     assert_key_int(file, "sparsecbm.normalize", 1);
     scbm_file_close(file);
-    write_text("modules.json", "[" MODULE(0, "0", "", ST "Transformer") ", " MODULE(1, "1", "1_Pooling", ST "Pooling") ", "
-               MODULE(2, "2", "2_Normalize", ST "Normalize") "]");
+    write_text("modules.json",
+               "[" MODULE(0, "0", "", ST "Transformer") ", " MODULE(1, "1", "1_Pooling", ST "Pooling") ", " MODULE(
+                   2, "2", "2_Normalize", ST "Normalize") "]");
     assert_int_equal(mkdir(in_checkpoint("1_Pooling"), 0777), 0);
     write_text("1_Pooling/config.json", "{\"pooling_mode_cls_token\": true}");
     assert_ok(cbm_convert(checkpoint, output, NULL, &facts)); /* NULL: as the folder says */
@@ -1393,7 +1418,9 @@ static void test_front_matter(void **state) {
         {"---\nlicense: [mit, 'gpl-3.0']\n", "mit,gpl-3.0", NULL},
         {"---\nlicense: [\nlicense_link: ]\n", "[", "]"},
         {"---\nlicense_name: x\nlicenses: y\n license: z\n", NULL, NULL},
-        {"---\nlicense: a\x01" "b\nlicense_link: \xC3(\n", NULL, NULL},
+        {"---\nlicense: a\x01"
+         "b\nlicense_link: \xC3(\n",
+         NULL, NULL},
         {"---\nlicense: 'open\n", NULL, NULL},
         {"license: mit\n", NULL, NULL},
         {"---\n---\nlicense: mit\n", NULL, NULL},
@@ -1401,12 +1428,13 @@ static void test_front_matter(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         hf_card card;
-        assert_ok(hf_card_parse(&card, cases[i].text, strlen(cases[i].text), NULL));
+        assert_ok(cbm_hf_card_parse(&card, cases[i].text, strlen(cases[i].text), NULL));
         const char *license = card.field[HF_CARD_LICENSE], *link = card.field[HF_CARD_LICENSE_LINK];
         if (!license != !cases[i].license || (license && strcmp(license, cases[i].license) != 0))
             fail_msg("%d: %s", (int)i, license ? license : "none");
-        if (!link != !cases[i].link || (link && strcmp(link, cases[i].link) != 0)) fail_msg("%d: %s", (int)i, link ? link : "none");
-        hf_card_clear(&card);
+        if (!link != !cases[i].link || (link && strcmp(link, cases[i].link) != 0))
+            fail_msg("%d: %s", (int)i, link ? link : "none");
+        cbm_hf_card_clear(&card);
     }
 }
 
@@ -1513,6 +1541,7 @@ int main(void) {
         TEST(test_every_cut_and_every_bit),
         TEST(test_out_of_memory),
         TEST(test_progress_and_cancelling),
+        TEST(test_cancel_hook),
         TEST(test_options),
         TEST(test_zero_options),
         TEST(test_licence_and_source),

@@ -266,13 +266,42 @@ static void every_failing_allocation_is_an_error(void **state) {
     }
 }
 
+typedef struct stopper {
+    counting_allocator memory;
+    int n, stop;
+} stopper;
+
+static int stop_at(void *user) {
+    stopper *s = user;
+    return ++s->n == s->stop;
+}
+
+static void a_cancelled_encoder_leaves_nothing(void **state) {
+    (void)state;
+    static const char *const texts[] = {"The waiter was lovely", "the soup was not"};
+    empty_folder();
+    for (int stop = 0, n = 0; stop <= n; stop += 1 + stop / 20) {
+        stopper s = {.stop = stop};
+        scbm_hooks hooks = allocator_hooks(&s.memory);
+        hooks.cancel = stop_at;
+        const cbm_encoder_options options = {
+            .hidden = 8, .blocks = 1, .heads = 1, .max_tokens = 4, .texts = texts, .n_texts = 2, .hooks = &hooks};
+        scbm_status status = cbm_encoder_create(path, &options);
+        if (stop) assert_error(status, SCBM_ERROR_CANCELLED, "cancelled");
+        else assert_ok(status);
+        if (!stop) n = s.n;
+        assert_int_equal(s.memory.held, 0);
+        assert_int_equal(empty_folder(), !stop);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_are_drawn_as_bert_draws_them),   cmocka_unit_test(sizes_are_those_asked_for),
         cmocka_unit_test(the_same_options_give_the_same_bytes),   cmocka_unit_test(a_created_encoder_embeds),
         cmocka_unit_test(words_come_by_how_often_they_are_there), cmocka_unit_test(texts_are_read_by_their_vocabulary),
         cmocka_unit_test(a_given_vocabulary_is_taken_as_it_is),   cmocka_unit_test(what_cannot_be_made_is_refused),
-        cmocka_unit_test(every_failing_allocation_is_an_error),
+        cmocka_unit_test(every_failing_allocation_is_an_error),   cmocka_unit_test(a_cancelled_encoder_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

@@ -162,12 +162,12 @@ static void what_the_class_needs_is_zeros(void **state) {
     safetensors *file;
     rewrite(encoder_path, in_folder("changed.gguf"), change_nothing, "token_types.weight");
     assert_ok(export_file(in_folder("changed.gguf"), NULL));
-    assert_ok(safetensors_open(&file, in_target("model.safetensors"), NULL));
-    const safetensors_tensor *tensor = safetensors_find(file, "embeddings.token_type_embeddings.weight");
+    assert_ok(cbm_safetensors_open(&file, in_target("model.safetensors"), NULL));
+    const safetensors_tensor *tensor = cbm_safetensors_find(file, "embeddings.token_type_embeddings.weight");
     assert_non_null(tensor);
     assert_int_equal(tensor->shape[0], 2);
     for (uint64_t i = 0; i < tensor->bytes; i++) assert_int_equal(tensor->data[i], 0);
-    safetensors_close(file);
+    cbm_safetensors_close(file);
     clean();
 }
 
@@ -180,14 +180,14 @@ static void check_concept(const cbm_model *model, int k) {
     safetensors *file;
     clean();
     assert_ok(cbm_export(model, target, &options));
-    assert_ok(safetensors_open(&file, in_target("model.safetensors"), NULL));
+    assert_ok(cbm_safetensors_open(&file, in_target("model.safetensors"), NULL));
     for (int block = 0; block < SMALL_LAYERS; block++) {
         char name[64];
         const cbm_parameter *parameter = cbm_backbone_find(&model->network.backbone, CBM_FEED_UP, block);
         const float *weight = parameter->tensor->data;
         int64_t in = parameter->tensor->shape[1], n_zeros = 0;
         snprintf(name, sizeof name, "encoder.layer.%d.intermediate.dense.weight", block);
-        const float *exported = (const float *)(const void *)safetensors_find(file, name)->data;
+        const float *exported = (const float *)(const void *)cbm_safetensors_find(file, name)->data;
         for (int64_t i = 0; i < scbm_tensor_elements(parameter->tensor); i++) {
             int kept = k < 0 || cbm_mask_get(cbm_mask_row(parameter->masks, k, i / in), i % in);
             float value;
@@ -197,7 +197,7 @@ static void check_concept(const cbm_model *model, int k) {
         }
         assert_true(k < 0 || n_zeros > 0);
     }
-    safetensors_close(file);
+    cbm_safetensors_close(file);
 }
 
 static void a_concept_is_its_subnetwork(void **state) {
@@ -277,7 +277,7 @@ static void a_stopped_export_leaves_nothing(void **state) {
         const cbm_export_options options = {.hooks = &hooks};
         scbm_status status = export_file(encoder_path, &options);
         assert_int_equal(s.memory.held, 0);
-        if (stop) assert_error(status, SCBM_ERROR_CANCELLED, "stopped");
+        if (stop) assert_error(status, SCBM_ERROR_CANCELLED, "cancelled");
         else assert_ok(status);
         if (!stop) assert_int_equal(n = s.n, 5 + 16);
         assert_true(exists(target) == !stop);

@@ -18,7 +18,7 @@ check() {
 
 # Sanitizers add names of their own to what they instrument.
 tools='^(__asan|__odr_asan|__ubsan|__sanitizer|_init$|_fini$)'
-ours='^(_?scbm_|_?cbm_|hf_|json_|safetensors_|__asan|__odr_asan|__ubsan|__sanitizer|_init$|_fini$)'
+ours='^(_?scbm_|_?cbm_|__asan|__odr_asan|__ubsan|__sanitizer|_init$|_fini$)'
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 

@@ -113,6 +113,7 @@ static scbm_status count_texts(text_counter *t, const cbm_wordpiece_options *opt
         size_t length = lengths ? lengths[i] : strlen(texts[i]), bad = cbm_find_bad_utf8(texts[i], length);
         if (bad < length) return scbm_fail(SCBM_ERROR_FORMAT, "text %zu is not UTF-8 at byte offset %zu", i + 1, bad);
         status = cbm_wordpiece_words(options, texts[i], length, count_word, t, t->words.hooks);
+        if (!status) status = scbm_cancelled(t->words.hooks);
     }
     return status;
 }

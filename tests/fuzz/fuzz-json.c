@@ -33,14 +33,14 @@ static void check_value(const cbm_backbone *settings, const cbm_key *key) {
 static void try_config(const void *data, size_t size) {
     hf_config config;
     memset(&config, 0, sizeof config);
-    if (is_ok(hf_config_parse(&config, data, size, "config.json"))) {
+    if (is_ok(cbm_hf_config_parse(&config, data, size, "config.json"))) {
         const cbm_backbone *settings = &config.settings;
         for (int i = 0; i < settings->architecture->n_keys; i++)
             check_value(settings, &settings->architecture->keys[i]);
         require(settings->head_size > 0 && settings->embedding_width > 0 && settings->n_blocks <= CBM_MAX_BLOCKS);
         require(cbm_n_places(settings) > 0);
     }
-    hf_config_clear(&config);
+    cbm_hf_config_clear(&config);
 }
 
 static void try_sentence_files(int which, const void *data, size_t size) {
@@ -48,22 +48,22 @@ static void try_sentence_files(int which, const void *data, size_t size) {
     memset(&config, 0, sizeof config);
     config.settings.hidden = 32;
     if (which == 0) {
-        if (is_ok(hf_config_parse_pooling(&config, data, size, "pooling"))) require(config.settings.pooling > 0);
+        if (is_ok(cbm_hf_config_parse_pooling(&config, data, size, "pooling"))) require(config.settings.pooling > 0);
     } else if (which == 1) {
-        if (is_ok(hf_config_parse_sentence(&config, data, size, "sentence"))) require(config.max_tokens >= 0);
-    } else if (is_ok(hf_config_parse_modules(&config, data, size, "modules.json", "root"))) {
+        if (is_ok(cbm_hf_config_parse_sentence(&config, data, size, "sentence"))) require(config.max_tokens >= 0);
+    } else if (is_ok(cbm_hf_config_parse_modules(&config, data, size, "modules.json", "root"))) {
         require(config.folder && strncmp(config.folder, "root", 4) == 0 && !strstr(config.folder, ".."));
     }
-    hf_config_clear(&config);
+    cbm_hf_config_clear(&config);
 }
 
 /* Writes the keys of what could be read: every token, whether there is a text for it or not. */
 static void use_tokenizer(hf_tokenizer *tokenizer) {
     scbm_writer *writer;
-    if (!is_ok(hf_tokenizer_finish(tokenizer, "folder"))) return;
+    if (!is_ok(cbm_hf_tokenizer_finish(tokenizer, "folder"))) return;
     require(tokenizer->special_id[CBM_TOKEN_FIRST] >= 0 && tokenizer->special_id[CBM_TOKEN_FIRST] < ROWS);
     if (!is_ok(scbm_writer_create(&writer, NULL))) return;
-    require(hf_tokenizer_write(tokenizer, 2, writer) == SCBM_OK);
+    require(cbm_hf_tokenizer_write(tokenizer, 2, writer) == SCBM_OK);
     scbm_writer_free(writer);
 }
 
@@ -71,31 +71,31 @@ static void use_tokenizer(hf_tokenizer *tokenizer) {
 static void try_tokenizer(int which, const void *data, size_t size) {
     static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n##ing\n";
     hf_tokenizer tokenizer;
-    if (hf_tokenizer_init(&tokenizer, ROWS, NULL) != SCBM_OK) return;
+    if (cbm_hf_tokenizer_init(&tokenizer, ROWS, NULL) != SCBM_OK) return;
     scbm_status status = SCBM_OK;
-    if (which == 0) status = hf_tokenizer_parse_json(&tokenizer, data, size, "tokenizer.json");
-    else if (which == 1) status = hf_tokenizer_parse_vocab(&tokenizer, data, size, "vocab.txt");
-    else status = hf_tokenizer_parse_vocab(&tokenizer, vocabulary, sizeof vocabulary - 1, "vocab.txt");
-    if (which == 2) status = hf_tokenizer_parse_config(&tokenizer, data, size, "tokenizer_config.json");
-    if (which == 3) status = hf_tokenizer_parse_map(&tokenizer, data, size, "special_tokens_map.json");
+    if (which == 0) status = cbm_hf_tokenizer_parse_json(&tokenizer, data, size, "tokenizer.json");
+    else if (which == 1) status = cbm_hf_tokenizer_parse_vocab(&tokenizer, data, size, "vocab.txt");
+    else status = cbm_hf_tokenizer_parse_vocab(&tokenizer, vocabulary, sizeof vocabulary - 1, "vocab.txt");
+    if (which == 2) status = cbm_hf_tokenizer_parse_config(&tokenizer, data, size, "tokenizer_config.json");
+    if (which == 3) status = cbm_hf_tokenizer_parse_map(&tokenizer, data, size, "special_tokens_map.json");
     if (is_ok(status)) use_tokenizer(&tokenizer);
-    hf_tokenizer_clear(&tokenizer);
+    cbm_hf_tokenizer_clear(&tokenizer);
 }
 
 static void try_index(const void *data, size_t size) {
     hf_index index;
-    if (!is_ok(hf_index_parse(&index, data, size, "index", NULL))) return;
+    if (!is_ok(cbm_hf_index_parse(&index, data, size, "index", NULL))) return;
     require(index.n_files > 0);
     for (int i = 0; i < index.n_files; i++) require(index.files[i][0] && !strchr(index.files[i], '/'));
-    hf_index_clear(&index);
+    cbm_hf_index_clear(&index);
 }
 
 static void try_card(const void *data, size_t size) {
     hf_card card;
-    require(hf_card_parse(&card, data, size, NULL) == SCBM_OK);
+    require(cbm_hf_card_parse(&card, data, size, NULL) == SCBM_OK);
     for (int i = 0; i < HF_CARD_FIELDS; i++)
         require(!card.field[i] || (card.field[i][0] && strlen(card.field[i]) <= 300 && !strchr(card.field[i], '\n')));
-    hf_card_clear(&card);
+    cbm_hf_card_clear(&card);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

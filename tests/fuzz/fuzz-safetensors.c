@@ -16,9 +16,9 @@ static volatile unsigned char sink;
 
 static void read_tensors(const safetensors *file, const uint8_t *data, size_t size) {
     uint64_t total = 0;
-    for (int64_t i = 0; i < safetensors_n_tensors(file); i++) {
-        const safetensors_tensor *tensor = safetensors_get(file, i);
-        require(safetensors_find(file, tensor->name) == tensor);
+    for (int64_t i = 0; i < cbm_safetensors_n_tensors(file); i++) {
+        const safetensors_tensor *tensor = cbm_safetensors_get(file, i);
+        require(cbm_safetensors_find(file, tensor->name) == tensor);
         require(tensor->n_dims >= 0 && tensor->n_dims <= SAFETENSORS_MAX_DIMS);
         require(tensor->data >= data && tensor->data <= data + size);
         require(tensor->bytes <= (uint64_t)(data + size - tensor->data));
@@ -26,7 +26,8 @@ static void read_tensors(const safetensors *file, const uint8_t *data, size_t si
         total += tensor->bytes;
     }
     require(total <= size);
-    require(safetensors_get(file, safetensors_n_tensors(file)) == NULL && safetensors_get(file, -1) == NULL);
+    require(cbm_safetensors_get(file, cbm_safetensors_n_tensors(file)) == NULL &&
+            cbm_safetensors_get(file, -1) == NULL);
 }
 
 /* The smallest encoder of an architecture: names and shapes are matched with it. */
@@ -39,22 +40,22 @@ static void find_encoder(const cbm_architecture *architecture, safetensors *file
         if (key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE) cbm_key_set(&settings, key, 1);
     }
     require(cbm_settings_settle(&settings, "settings") == SCBM_OK);
-    if (hf_weights_from_file(&weights, &settings, file, NULL) != SCBM_OK) {
+    if (cbm_hf_weights_from_file(&weights, &settings, file, NULL) != SCBM_OK) {
         check_refusal();
         return;
     }
     require(weights.n == architecture->n_rows);
     for (int i = 0; i < weights.n; i++)
         require(!weights.weight[i].source || scbm_tensor_elements(&weights.weight[i].tensor) > 0);
-    if (hf_weights_check(&weights, SCBM_F16) != SCBM_OK) check_refusal();
-    hf_weights_clear(&weights);
+    if (cbm_hf_weights_check(&weights, SCBM_F16) != SCBM_OK) check_refusal();
+    cbm_hf_weights_clear(&weights);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const cbm_architecture *architecture;
     for (int i = 0; (architecture = cbm_architecture_at(i)); i++) {
         safetensors *file = NULL;
-        if (safetensors_open_memory(&file, data, size, "input", NULL) != SCBM_OK) {
+        if (cbm_safetensors_open_memory(&file, data, size, "input", NULL) != SCBM_OK) {
             check_refusal();
             require(file == NULL);
             return 0;
