@@ -192,7 +192,7 @@ FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
 REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
 TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
-.PHONY: test test-programs test-long test-parity test-asan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
+.PHONY: test test-programs test-long test-parity test-asan test-tsan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
 
 $(TEST_PROGRAMS): $(BUILD)/tests/helpers.o
 $(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(OP_PARTS)
@@ -218,6 +218,11 @@ test-long: test-programs $(filter $(BUILD)/%,$(LONG_TESTS))
 ## test-asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 test-asan:
 	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS=-O2 SANITIZE=address,undefined test
+
+## test-tsan      two contexts on one model, threads through the parallel_for hook, under ThreadSanitizer
+test-tsan:
+	@$(MAKE) --no-print-directory BUILD=build/tsan CFLAGS=-O1 SANITIZE=thread OPENMP=0 build/tsan/tests/test-threads
+	@BUILD=build/tsan tests/run.sh build/tsan/tests/test-threads
 
 ## test-arm       the runtime's tests for AArch64, emulated (needs aarch64-linux-gnu-gcc, qemu-user-static, libraries of arm64)
 ARM_TESTS = $(patsubst %,build/arm/tests/test-%,runtime backend gradients masks)
