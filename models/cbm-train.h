@@ -185,14 +185,22 @@ typedef enum cbm_concept_loss { CBM_LOSS_PLAIN, CBM_LOSS_SIGMOID } cbm_concept_l
 
 typedef struct cbm_epoch_report {
     int epoch, epochs;
-    double seconds;                /* of training, without validation */
+    double seconds;                /* of training, without validation; 0 of epochs before a run went on */
     double train_loss, valid_loss;
     double label_accuracy, concept_accuracy, label_f1, concept_f1;   /* on the validation data */
     double sparsity;               /* of each matrix of each concept, after this epoch */
     double magnitude_overlap;      /* of what pruning kept after this epoch, the share that magnitude would keep; -1: no pruning */
     double score;                  /* what the best epoch is chosen by */
-    int is_best;
+    int is_best;                   /* so far */
 } cbm_epoch_report;
+
+/* All that a run has logged, also before it went on. */
+typedef struct cbm_train_history {
+    int n_epochs, best_epoch;         /* best_epoch: from 1; 0: none has competed */
+    const cbm_epoch_report *epoch;    /* [n_epochs] */
+    int64_t n_steps;
+    const float *step_loss, *step_norm; /* [n_steps] */
+} cbm_train_history;
 
 /* The prune methods, by index from 0: "obert" (second order: w² / (2 [F⁻¹]_jj); Kurtic et al., EMNLP 2022), "magnitude" (|w|),
  * "popup" (learned scores; Ramanujan et al., CVPR 2020), "popup-structured" (the same, whole output rows), "random" (for
@@ -242,12 +250,17 @@ typedef struct cbm_train_options {
     const char *teacher;           /* a trained model whose probabilities are targets too (distillation); NULL: none */
     double teacher_weight;         /* of that loss beside the gold classes'; 0: 1; negative: 0 */
     double temperature;            /* τ, of the teacher's probabilities and the logits that are compared with them; 0: 2 */
+    double validation_split;       /* the share of the rows to validate on where there are no validation data; 0: 0.1 */
     const char *step_log;          /* CSV file: step,loss,norm; NULL: none */
     const char *order_log;         /* text file: the rows of each step; NULL: none */
+    const char *epoch_log;         /* CSV file: a line an epoch; NULL: none */
     const cbm_dataset_options *columns; /* where the data came from, to be noted in the model file (see below); NULL: nothing */
     int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
     int resume;                    /* go on from the checkpoint beside the output, if there is one */
+    /* Each may be NULL. What is trained and validated on, before the first step; an epoch that is over; a run that is. */
+    void (*on_data)(void *user, const cbm_dataset *train, const cbm_dataset *validation);
     void (*on_epoch)(void *user, const cbm_epoch_report *report);
+    void (*on_end)(void *user, const cbm_train_history *history);
     void *user;
     const scbm_hooks *hooks;       /* NULL: the encoder's */
     scbm_backend *backend;         /* NULL: the CPU */
@@ -256,7 +269,7 @@ typedef struct cbm_train_options {
 
 /* Trains on `train`, chooses by `validation`, writes `output` (atomically, after every epoch that is the best so far) and
  * a checkpoint, output + ".checkpoint", after every epoch. `encoder` is read, not changed; it may be a trained model, whose
- * heads are left out. `concept_names` has a name for each concept of the data sets (NULL in vanilla mode). `options` NULL:
+ * heads are left out. `validation` NULL: a part of `train` is set aside (see cbm_split_create). `concept_names` has a name for each concept of the data sets (NULL in vanilla mode). `options` NULL:
  * the defaults.
  *
  * An epoch's score is the mean of label accuracy and concept accuracy on the validation data (the one alone where the
@@ -273,6 +286,18 @@ typedef struct cbm_train_options {
  * encoder and device; its model and logs are those of a run that was never stopped. */
 scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
                       const char *const *concept_names, const char *output, const cbm_train_options *options);
+
+/* Two parts of a data set: rows to validate on, about `share` of each label's, at least one in all, drawn by the seed; and the
+ * others to train on. The parts have texts and classes in common with the whole, which must outlive them; clear the split,
+ * and not the parts. Two rows are the least. */
+typedef struct cbm_split {
+    cbm_dataset train, validation;
+    scbm_hooks hooks;
+} cbm_split;
+
+scbm_status cbm_split_create(cbm_split *split, const cbm_dataset *data, double share, uint64_t seed,
+                             const scbm_hooks *hooks);
+void cbm_split_clear(cbm_split *split);
 
 /* What options->columns leave in the model file, so that more data of the kind can be read by it: texts, a list of texts (the
  * columns in the order of the model's concepts), and a flag. */

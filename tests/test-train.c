@@ -720,10 +720,12 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
         o.prune.end = 3;
         o.step_log = in_folder("whole.csv");
         o.order_log = in_folder("whole.txt");
+        o.epoch_log = in_folder("whole-epochs.csv");
         assert_ok(train(&o));
         output = in_folder("resumed.gguf");
         o.step_log = in_folder("resumed.csv");
         o.order_log = in_folder("resumed.txt");
+        o.epoch_log = in_folder("resumed-epochs.csv");
         o.resume = 1;
         for (int64_t at = 5; at <= 21; at += 16) {
             forget("resumed.gguf");
@@ -735,6 +737,7 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
             assert_true(same_files(in_folder("whole.gguf.checkpoint"), in_folder("resumed.gguf.checkpoint")));
             assert_true(same_files(in_folder("whole.csv"), o.step_log));
             assert_true(same_files(in_folder("whole.txt"), o.order_log));
+            assert_true(same_files(in_folder("whole-epochs.csv"), o.epoch_log));
         }
         reports r = {.n = 0};
         o.on_epoch = keep_report;
@@ -743,6 +746,160 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
         assert_int_equal(r.n, 0);
         assert_true(same_files(in_folder("whole.gguf"), output));
     }
+}
+
+typedef struct kept_history {
+    reports r;
+    int n_ends, best_epoch;
+    int64_t n_steps;
+    double last_norm;
+} kept_history;
+
+static void keep_history(void *user, const cbm_train_history *history) {
+    kept_history *kept = user;
+    kept->n_ends++;
+    kept->best_epoch = history->best_epoch;
+    kept->n_steps = history->n_steps;
+    kept->last_norm = (double)history->step_norm[history->n_steps - 1];
+    kept->r.n = history->n_epochs;
+    memcpy(kept->r.report, history->epoch, (size_t)history->n_epochs * sizeof *history->epoch);
+}
+
+static void same_history(const kept_history *a, const kept_history *b) {
+    assert_true(a->n_ends == 1 && b->n_ends == 1 && a->r.n == b->r.n && a->n_steps == b->n_steps);
+    assert_true(a->best_epoch == b->best_epoch && a->last_norm == b->last_norm);
+    for (int e = 0; e < a->r.n; e++) {
+        const cbm_epoch_report *x = &a->r.report[e], *y = &b->r.report[e];
+        assert_true(x->epoch == y->epoch && x->is_best == y->is_best);
+        assert_float_equal(x->train_loss, y->train_loss, 1e-6); /* a checkpoint has floats */
+        assert_float_equal(x->concept_f1, y->concept_f1, 1e-6);
+        assert_float_equal(x->score, y->score, 1e-6);
+    }
+}
+
+/* Of a run that goes on, and of one that was over, too. */
+static void a_run_tells_its_whole_history(void **state) {
+    (void)state;
+    kept_history whole = {0}, resumed = {0}, over = {0};
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("whole.gguf"));
+    char line[2000], header[400];
+    o.on_end = keep_history;
+    o.user = &whole;
+    o.epochs = 4;
+    o.epoch_log = in_folder("epochs.csv");
+    assert_ok(train(&o));
+    assert_true(whole.r.n == 4 && whole.n_steps == 32 && whole.r.report[whole.best_epoch - 1].is_best);
+    snprintf(header, sizeof header, "epoch,train_loss,validation_loss,label_accuracy,label_f1,concept_accuracy,concept_f1,"
+                                    "sparsity,magnitude_overlap,score,best\n");
+    FILE *file = fopen(o.epoch_log, "r");
+    assert_true(file && fgets(line, sizeof line, file));
+    assert_string_equal(line, header);
+    for (int e = 0; e < 4; e++) {
+        double loss, rest;
+        int epoch, best, end = 0;
+        assert_non_null(fgets(line, sizeof line, file));
+        assert_true(sscanf(line, "%d,%lf,%lf,%lf,%lf,%lf,%lf,0,,%lf,%d\n%n", &epoch, &loss, &rest, &rest, &rest, &rest, &rest, &rest, &best, &end) == 9 && end);
+        assert_true(epoch == e + 1 && best == whole.r.report[e].is_best);
+        assert_float_equal(loss, whole.r.report[e].train_loss, 1e-6);
+    }
+    fclose(file);
+    output = in_folder("resumed.gguf");
+    forget("resumed.gguf");
+    o.on_end = NULL;
+    run_in_a_process_that_dies(o, 21);
+    o.on_end = keep_history;
+    o.user = &resumed;
+    o.resume = 1;
+    assert_ok(train(&o));
+    same_history(&whole, &resumed);
+    o.user = &over;
+    assert_ok(train(&o));
+    same_history(&whole, &over);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Validation data from the training data
+ * ---------------------------------------------------------------------------------------- */
+
+static void a_split_takes_of_each_label(void **state) {
+    (void)state;
+    cbm_split split, again, other;
+    assert_ok(cbm_split_create(&split, &train_data, 0.25, 7, &one_thread));
+    assert_int_equal(split.validation.n, N_TRAIN / 4);
+    assert_int_equal(split.train.n, N_TRAIN - N_TRAIN / 4);
+    int counts[2][SMALL_LABELS] = {{0}};
+    for (size_t i = 0; i < N_TRAIN; i++) counts[0][train_data.label[i]]++;
+    for (size_t i = 0; i < split.validation.n; i++) counts[1][split.validation.label[i]]++;
+    for (int y = 0; y < SMALL_LABELS; y++) assert_true(abs(4 * counts[1][y] - counts[0][y]) <= 4);
+    size_t in_train = 0, in_validation = 0; /* each row is in one of the parts, in the order of the whole */
+    for (size_t i = 0; i < N_TRAIN; i++) {
+        int is_train = in_train < split.train.n && split.train.text[in_train] == train_data.text[i];
+        const cbm_dataset *part = is_train ? &split.train : &split.validation;
+        size_t row = is_train ? in_train++ : in_validation++;
+        assert_ptr_equal(part->text[row], train_data.text[i]);
+        assert_int_equal(part->text_length[row], train_data.text_length[i]);
+        assert_int_equal(part->label[row], train_data.label[i]);
+        for (int k = 0; k < 2; k++)
+            assert_int_equal(part->concept_class[row * 2 + (size_t)k], train_data.concept_class[i * 2 + (size_t)k]);
+    }
+    assert_true(in_validation == split.validation.n);
+    assert_ok(cbm_split_create(&again, &train_data, 0.25, 7, &one_thread));
+    assert_ok(cbm_split_create(&other, &train_data, 0.25, 8, &one_thread));
+    size_t bytes = split.validation.n * sizeof *split.validation.text;
+    assert_memory_equal(split.validation.text, again.validation.text, bytes);
+    assert_int_not_equal(memcmp(split.validation.text, other.validation.text, bytes), 0);
+    cbm_split_clear(&split);
+    cbm_split_clear(&again);
+    cbm_split_clear(&other);
+    cbm_dataset two = train_data;
+    two.n = 2;
+    for (int way = 0; way < 2; way++) {
+        assert_ok(cbm_split_create(&split, &two, way ? 0.001 : 0.999, 7, &one_thread));
+        assert_true(split.train.n == 1 && split.validation.n == 1);
+        cbm_split_clear(&split);
+    }
+    two.n = 1;
+    assert_error(cbm_split_create(&split, &two, 0.5, 7, NULL), SCBM_ERROR_ARGUMENT, "of 1 labelled texts");
+    assert_error(cbm_split_create(&split, &train_data, 1, 7, NULL), SCBM_ERROR_ARGUMENT, "the share 1");
+}
+
+static void keep_sizes(void *user, const cbm_dataset *train_part, const cbm_dataset *validation) {
+    size_t *sizes = user;
+    sizes[0] = train_part->n;
+    sizes[1] = validation->n;
+}
+
+/* The seed draws the part; a run on the same parts from elsewhere gives the same model, but for what it says of them. */
+static void without_validation_data_a_part_is_set_aside(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("split.gguf"));
+    size_t sizes[2];
+    cbm_split split;
+    o.epochs = 2;
+    o.on_data = keep_sizes;
+    o.user = sizes;
+    assert_ok(cbm_train(encoder, &train_data, NULL, small_concepts, output, &o));
+    assert_true(sizes[0] == N_TRAIN * 9 / 10 && sizes[1] == N_TRAIN / 10);
+    cbm_model *model = load(output);
+    assert_float_equal(scbm_file_float_or(model->file, "sparsecbm.train.validation_split", -1), 0.1, 1e-6);
+    assert_ok(cbm_split_create(&split, &train_data, 0.1, 42, NULL));
+    output = in_folder("parts.gguf");
+    assert_ok(cbm_train(encoder, &split.train, &split.validation, small_concepts, output, &o));
+    cbm_model *parts = load(output);
+    for (int64_t i = 0; i < scbm_file_n_tensors(parts->file); i++) {
+        const scbm_tensor *a = scbm_file_tensor(model->file, i), *b = scbm_file_tensor(parts->file, i);
+        assert_memory_equal(a->data, b->data, scbm_tensor_bytes(b));
+    }
+    assert_float_equal(scbm_file_float_or(parts->file, "sparsecbm.train.validation_split", -1), 0, 0);
+    cbm_model_free(model);
+    cbm_model_free(parts);
+    cbm_split_clear(&split);
+    o.resume = 1;
+    output = in_folder("split.gguf");
+    assert_ok(cbm_train(encoder, &train_data, NULL, small_concepts, output, &o));
+    o.validation_split = 0.2;
+    assert_error(cbm_train(encoder, &train_data, NULL, small_concepts, output, &o), SCBM_ERROR_ARGUMENT,
+                 "another validation_split (0.1, now 0.2)");
 }
 
 static void a_cancelled_run_leaves_its_last_epoch(void **state) {
@@ -1261,6 +1418,9 @@ int main(void) {
         cmocka_unit_test(vanilla_students_learn_labels_alone),
         cmocka_unit_test(the_same_seed_gives_the_same_bits),
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
+        cmocka_unit_test(a_run_tells_its_whole_history),
+        cmocka_unit_test(a_split_takes_of_each_label),
+        cmocka_unit_test(without_validation_data_a_part_is_set_aside),
         cmocka_unit_test(a_cancelled_run_leaves_its_last_epoch),
         cmocka_unit_test(going_on_with_other_settings_is_refused),
         cmocka_unit_test(going_on_beside_another_model_is_refused),

@@ -13,8 +13,6 @@
 #define CHECKPOINT_VERSION 2
 #define KEY(name) "sparsecbm.checkpoint." name
 #define FACT_PREFIX KEY("fact.")
-#define STEP_LOSS "steps.loss"
-#define STEP_NORM "steps.norm"
 
 /* The two moments of a trained parameter under names of their own. */
 static scbm_status moment_view(const cbm_checkpoint *c, int i, int second, scbm_tensor *view) {
@@ -26,9 +24,14 @@ static scbm_status moment_view(const cbm_checkpoint *c, int i, int second, scbm_
     return status;
 }
 
-static scbm_status step_view(const char *name, float *values, int64_t n, scbm_tensor *view) {
-    scbm_status status = scbm_tensor_init(view, name, SCBM_F32, 1, &n);
-    view->data = values;
+/* What is logged of steps and epochs, as tensors. */
+enum { N_LOGS = 3 };
+static scbm_status log_view(const cbm_checkpoint *c, int i, scbm_tensor *view) {
+    static const char *const names[N_LOGS] = {"steps.loss", "steps.norm", "epochs"};
+    float *const data[N_LOGS] = {c->step_loss, c->step_norm, c->epochs};
+    const int64_t shape[2] = {i < 2 ? c->step : c->epoch, CBM_EPOCH_MEASURES};
+    scbm_status status = scbm_tensor_init(view, names[i], SCBM_F32, i < 2 ? 1 : 2, shape);
+    view->data = data[i];
     return status;
 }
 
@@ -45,19 +48,17 @@ static void set_numbers(scbm_writer *writer, const cbm_checkpoint *c) {
 
 scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, const scbm_hooks *hooks) {
     scbm_writer *writer = NULL;
-    scbm_tensor loss, norm;
+    scbm_tensor logs[N_LOGS];
     scbm_tensor *moments = scbm_alloc_array(hooks, 2 * (size_t)c->n_trained, sizeof *moments);
     scbm_status status = moments ? scbm_writer_create(&writer, hooks) : SCBM_ERROR_MEMORY;
     for (int i = 0; i < 2 * c->n_trained && !status; i++) status = moment_view(c, i / 2, i % 2, &moments[i]);
-    if (!status) status = step_view(STEP_LOSS, c->step_loss, c->step, &loss);
-    if (!status) status = step_view(STEP_NORM, c->step_norm, c->step, &norm);
+    for (int i = 0; i < N_LOGS && !status; i++) status = log_view(c, i, &logs[i]);
     if (!status) {
         set_numbers(writer, c);
         for (int i = 0; i < c->n_parameters; i++) scbm_writer_add_tensor(writer, c->parameters[i], SCBM_F32);
         for (int i = 0; i < 2 * c->n_trained; i++) scbm_writer_add_tensor(writer, &moments[i], SCBM_F32);
         for (int i = 0; i < c->n_extra; i++) scbm_writer_add_tensor(writer, c->extra[i], c->extra[i]->type);
-        scbm_writer_add_tensor(writer, &loss, SCBM_F32);
-        scbm_writer_add_tensor(writer, &norm, SCBM_F32);
+        for (int i = 0; i < N_LOGS; i++) scbm_writer_add_tensor(writer, &logs[i], SCBM_F32);
         status = scbm_writer_write(writer, path);
     }
     scbm_writer_free(writer);
@@ -127,21 +128,22 @@ static scbm_status check_version(const scbm_file *file) {
     int64_t version = scbm_file_int_or(file, KEY("version"), 0);
     if (version == CHECKPOINT_VERSION) return SCBM_OK;
     if (version > 0)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         "%s: is a checkpoint of another version of this library (its format is %lld, and %s goes on from "
-                         "format %d alone): the training has to start anew",
-                         scbm_file_path(file), (long long)version, SCBM_VERSION_TEXT, CHECKPOINT_VERSION);
+        return scbm_fail(
+            SCBM_ERROR_UNSUPPORTED,
+            "%s: is a checkpoint of another version of this library (its format is %lld, and %s goes on from "
+            "format %d alone): the training has to start anew",
+            scbm_file_path(file), (long long)version, SCBM_VERSION_TEXT, CHECKPOINT_VERSION);
     return scbm_fail(SCBM_ERROR_FORMAT, "%s: is no checkpoint", scbm_file_path(file));
 }
 
-static scbm_status read_numbers(cbm_checkpoint *c, const scbm_file *file, int64_t max_steps) {
+static scbm_status read_numbers(cbm_checkpoint *c, const scbm_file *file) {
     scbm_status status = scbm_file_get_int(file, KEY("epoch"), &c->epoch);
     if (!status) status = scbm_file_get_int(file, KEY("step"), &c->step);
     if (!status) status = scbm_file_get_int(file, KEY("best_epoch"), &c->best_epoch);
     if (!status) status = scbm_file_get_int(file, KEY("epochs_since_best"), &c->epochs_since_best);
     if (!status) status = scbm_file_get_float(file, KEY("best_score"), &c->best_score);
-    if (!status && (c->step < 1 || c->step > max_steps || c->epoch < 1 || c->best_epoch < 0 ||
-                    c->best_epoch > c->epoch || c->epochs_since_best < 0))
+    if (!status && (c->step < 1 || c->step > c->max_steps || c->epoch < 1 || c->epoch > c->max_epochs ||
+                    c->best_epoch < 0 || c->best_epoch > c->epoch || c->epochs_since_best < 0))
         status = scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", scbm_file_path(file),
                            (long long)c->epoch, (long long)c->step);
     return status;
@@ -180,10 +182,10 @@ static scbm_status read_tensors(cbm_checkpoint *c, scbm_file *file) {
         if (!status) status = read_values(file, &view);
     }
     for (int i = 0; i < c->n_extra && !status; i++) status = read_extra(file, c->extra[i]);
-    if (!status) status = step_view(STEP_LOSS, c->step_loss, c->step, &view);
-    if (!status) status = read_values(file, &view);
-    if (!status) status = step_view(STEP_NORM, c->step_norm, c->step, &view);
-    if (!status) status = read_values(file, &view);
+    for (int i = 0; i < N_LOGS && !status; i++) {
+        status = log_view(c, i, &view);
+        if (!status) status = read_values(file, &view);
+    }
     if (!status) scbm_adamw_set_steps(c->optimizer, c->step);
     return status;
 }
@@ -206,8 +208,7 @@ scbm_status cbm_checkpoint_epoch(const char *path, int64_t *epoch, const scbm_ho
     return status;
 }
 
-scbm_status cbm_checkpoint_read(cbm_checkpoint *c, const char *path, int64_t max_steps, int *found,
-                                const scbm_hooks *hooks) {
+scbm_status cbm_checkpoint_read(cbm_checkpoint *c, const char *path, int *found, const scbm_hooks *hooks) {
     scbm_file *file = NULL;
     *found = file_exists(path);
     if (!*found) return SCBM_OK;
@@ -215,7 +216,7 @@ scbm_status cbm_checkpoint_read(cbm_checkpoint *c, const char *path, int64_t max
     if (status) return status;
     status = check_version(file);
     for (int i = 0; i < c->n_facts && !status; i++) status = check_fact(file, &c->facts[i]);
-    if (!status) status = read_numbers(c, file, max_steps);
+    if (!status) status = read_numbers(c, file);
     if (!status) status = read_tensors(c, file);
     scbm_file_close(file);
     return status;

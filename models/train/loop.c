@@ -116,25 +116,21 @@ static scbm_status validate(cbm_training_run *run, cbm_validation *v) {
     return status;
 }
 
-static void report_epoch(const cbm_training_run *run, const cbm_validation *v, double train_loss, double seconds,
-                         int is_best) {
-    cbm_epoch_report report;
-    if (!run->options->on_epoch) return;
-    memset(&report, 0, sizeof report);
-    report.epoch = (int)run->state.epoch;
-    report.epochs = run->options->epochs;
-    report.seconds = seconds;
-    report.train_loss = train_loss;
-    report.valid_loss = v->loss;
-    report.label_accuracy = v->label_accuracy;
-    report.concept_accuracy = v->concept_accuracy;
-    report.label_f1 = v->label_f1;
-    report.concept_f1 = v->concept_f1;
-    report.sparsity = cbm_prune_sparsity(&run->options->prune, run->state.epoch);
-    report.magnitude_overlap = run->magnitude_overlap;
-    report.score = v->score;
-    report.is_best = is_best;
-    run->options->on_epoch(run->options->user, &report);
+static cbm_epoch_report report_of(const cbm_training_run *run, const cbm_validation *v, double train_loss,
+                                  double seconds, int is_best) {
+    return (cbm_epoch_report){.epoch = (int)run->state.epoch,
+                              .epochs = run->options->epochs,
+                              .seconds = seconds,
+                              .train_loss = train_loss,
+                              .valid_loss = v->loss,
+                              .label_accuracy = v->label_accuracy,
+                              .concept_accuracy = v->concept_accuracy,
+                              .label_f1 = v->label_f1,
+                              .concept_f1 = v->concept_f1,
+                              .sparsity = cbm_prune_sparsity(&run->options->prune, run->state.epoch),
+                              .magnitude_overlap = run->magnitude_overlap,
+                              .score = v->score,
+                              .is_best = is_best};
 }
 
 /* Refitting the label head is for the model that is judged and written; training goes on with the head that it has. */
@@ -177,9 +173,12 @@ static scbm_status finish_epoch(cbm_training_run *run, double train_loss, double
         if (!status) status = cbm_run_write_model(run, &v, train_loss);
     }
     if (run->options->refit_label) restore_label_head(run);
-    if (!status) status = cbm_run_write_logs(run);
+    if (status) return status;
+    const cbm_epoch_report report = report_of(run, &v, train_loss, seconds, is_best);
+    cbm_run_keep_report(run, &report);
+    status = cbm_run_write_logs(run);
     if (!status) status = cbm_checkpoint_write(c, run->checkpoint_path, &run->hooks);
-    if (!status) report_epoch(run, &v, train_loss, seconds, is_best);
+    if (!status && run->options->on_epoch) run->options->on_epoch(run->options->user, &report);
     return status;
 }
 

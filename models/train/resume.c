@@ -61,10 +61,9 @@ static scbm_status read_checkpoint(cbm_training_run *run, int *found) {
     scbm_status status = cbm_checkpoint_epoch(run->checkpoint_path, &epoch, &run->hooks);
     if (!status && cbm_run_prunes(run) && epoch >= run->options->prune.start)
         status = cbm_run_begin_subnetworks(run, epoch);
-    if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, run->total_steps, found, &run->hooks);
+    if (!status) status = cbm_checkpoint_read(c, run->checkpoint_path, found, &run->hooks);
     if (status || !*found) return status;
-    if (c->epoch > run->options->epochs || c->step != c->epoch * run->steps_per_epoch ||
-        (c->best_epoch < 1) == cbm_run_competes(run, c->epoch))
+    if (c->step != c->epoch * run->steps_per_epoch || (c->best_epoch < 1) == cbm_run_competes(run, c->epoch))
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", run->checkpoint_path,
                          (long long)c->epoch, (long long)c->step);
     return SCBM_OK;
@@ -78,6 +77,7 @@ scbm_status cbm_run_resume(cbm_training_run *run) {
         scbm_log(&run->hooks, SCBM_LOG_INFO, "no checkpoint at %s: starting from the beginning", run->checkpoint_path);
         return SCBM_OK;
     }
+    cbm_run_read_reports(run);
     status = check_best_model(run);
     if (!status) say_where_it_goes_on(run);
     return status;

@@ -209,7 +209,11 @@ static scbm_status create_state(cbm_training_run *run) {
         return scbm_fail(SCBM_ERROR_ARGUMENT, "training: %lld steps are too many", (long long)run->total_steps);
     c->step_loss = scbm_alloc_array(&run->hooks, most, sizeof *c->step_loss);
     c->step_norm = scbm_alloc_array(&run->hooks, most, sizeof *c->step_norm);
-    if (!c->step_loss || !c->step_norm) return SCBM_ERROR_MEMORY;
+    c->epochs = scbm_alloc_array(&run->hooks, (size_t)run->options->epochs, CBM_EPOCH_MEASURES * sizeof *c->epochs);
+    run->reports = scbm_alloc_array(&run->hooks, (size_t)run->options->epochs, sizeof *run->reports);
+    if (!c->step_loss || !c->step_norm || !c->epochs || !run->reports) return SCBM_ERROR_MEMORY;
+    c->max_steps = run->total_steps;
+    c->max_epochs = run->options->epochs;
     cbm_run_settle_facts(run);
     c->parameters = run->parameters;
     c->n_parameters = run->n_parameters;
@@ -306,7 +310,10 @@ void cbm_run_clear(cbm_training_run *run) {
     for (int i = 0; i < 2; i++) scbm_release(hooks, run->label_head[i]);
     scbm_release(hooks, run->state.step_loss);
     scbm_release(hooks, run->state.step_norm);
+    scbm_release(hooks, run->state.epochs);
+    scbm_release(hooks, run->reports);
     scbm_release(hooks, run->checkpoint_path);
     scbm_release(hooks, (void *)run->concept_columns);
+    cbm_split_clear(&run->split);
     scbm_context_free(run->context);
 }

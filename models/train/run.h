@@ -12,7 +12,7 @@
 #include "models/train/validation.h"
 
 /* The streams of random numbers; dropout's have a step in their upper half, which stays below. */
-enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP };
+enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP, RANDOM_SPLIT };
 #define RANDOM_STREAM(what, number) (((uint64_t)0xffff0000u + (what)) << 32 | (uint32_t)(number))
 
 enum { CONCEPT_WEIGHT, CONCEPT_BIAS, LABEL_WEIGHT, LABEL_BIAS, N_HEAD_TENSORS };
@@ -52,11 +52,13 @@ typedef struct cbm_training_run {
     scbm_tensor **learning;     /* where pruning freezes the encoder: what the loss is still derived by */
     scbm_tensor **extra;        /* of the checkpoint: what pruning keeps */
     cbm_checkpoint state;
+    cbm_epoch_report *reports; /* [epochs], of those that are over */
     cbm_fact facts[MAX_FACTS]; /* of the checkpoint */
     int n_facts;
     char *checkpoint_path;
     char data_hash[17], start_hash[17], teacher_hash[17];
     char identity[17];            /* of what the run is, in its model and its checkpoint */
+    cbm_split split;              /* where there were no validation data */
     const char **concept_columns; /* [K] of options->columns; NULL: not to be noted */
 } cbm_training_run;
 
@@ -95,8 +97,11 @@ void cbm_run_settle_facts(cbm_training_run *run);
 /* Writes the output with what is known of the epoch; `v` NULL: before the first one. */
 scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, double train_loss);
 
-/* logs.c. The logs that the options ask for, of all steps so far. */
+/* logs.c. The logs that the options ask for, of all steps and epochs so far. */
 scbm_status cbm_run_write_logs(cbm_training_run *run);
+/* Keeps an epoch's report for logs and checkpoints; and reads all reports from the state that a checkpoint gave. */
+void cbm_run_keep_report(cbm_training_run *run, const cbm_epoch_report *report);
+void cbm_run_read_reports(cbm_training_run *run);
 
 /* resume.c. Goes on from the checkpoint, if there is one. */
 scbm_status cbm_run_resume(cbm_training_run *run);

@@ -39,6 +39,10 @@ static const cbm_train_setting settings[] = {
     {"init", "init", "FILE", "Model", "a model with the same heads to go on from, instead of new heads", NULL,
      PATH(init, CBM_SETTING_READS)},
 
+    {"validation_split", "validation-split", "X", "Data",
+     "the share of the training data to validate on, of each label, where there are no validation data (default 0.1)", NULL,
+     REAL(validation_split, 0.1, 0.001, 0.9, FIXED)},
+
     {"epochs", "epochs", "N", "Optimization",
      "passes over the training data (default 10, or 5 after the last pruning); 0 only initializes", NULL,
      INT(epochs, DEPENDS, 0, 100000, FIXED | HAS_ZERO)},
@@ -111,6 +115,9 @@ static const cbm_train_setting settings[] = {
      PATH(step_log, CBM_SETTING_WRITES)},
     {"order_log", "dump-order", "FILE", "Output", "write which rows each step used", NULL,
      PATH(order_log, CBM_SETTING_WRITES)},
+
+    {"epoch_log", "log-epochs", "FILE", "Output", "write every epoch's measures (CSV)", NULL,
+     PATH(epoch_log, CBM_SETTING_WRITES)},
 
     {"seed", "seed", "N", "Run", "seed of everything random", NULL, CBM_SETTING_LONG, AT(seed), 42, 0, 9e15,
      FIXED | HAS_ZERO, NULL},

@@ -8,15 +8,38 @@
 #include "models/train/check.h"
 #include "models/train/run.h"
 
+static void tell_history(const cbm_training_run *run) {
+    const cbm_checkpoint *c = &run->state;
+    const cbm_train_history history = {.n_epochs = (int)c->epoch,
+                                       .best_epoch = (int)c->best_epoch,
+                                       .epoch = run->reports,
+                                       .n_steps = c->step,
+                                       .step_loss = c->step_loss,
+                                       .step_norm = c->step_norm};
+    if (run->options->on_end) run->options->on_end(run->options->user, &history);
+}
+
 static scbm_status train(cbm_training_run *run, const char *const *concept_names) {
     const cbm_train_options *o = run->options;
     scbm_status status = cbm_run_create(run, concept_names);
+    if (!status && o->on_data) o->on_data(o->user, run->train, run->valid);
     if (status) return status;
     if (o->epochs == 0) return cbm_run_write_start(run);
     status = cbm_run_prepare_steps(run);
     if (!status && o->mode == CBM_INDEPENDENT) status = cbm_run_fit_gold_head(run);
     if (!status && o->resume) status = cbm_run_resume(run);
-    return status ? status : cbm_run_epochs(run);
+    if (!status) status = cbm_run_epochs(run);
+    if (!status) tell_history(run);
+    return status;
+}
+
+/* Sets a part of the training data aside where there are none to validate on. */
+static scbm_status split_data(cbm_training_run *run) {
+    const cbm_train_options *o = run->options;
+    scbm_status status = cbm_split_create(&run->split, run->train, o->validation_split, (uint64_t)o->seed, &run->hooks);
+    run->train = &run->split.train;
+    run->valid = &run->split.validation;
+    return status;
 }
 
 scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, const cbm_dataset *valid_data,
@@ -25,8 +48,10 @@ scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, c
     if (!encoder || !output) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train: the encoder or the output is NULL");
     scbm_status status = cbm_train_settle(options, encoder, &settled);
     if (!status) status = cbm_check_train_data(train_data, train_data, "training", settled.mode, concept_names);
-    if (!status) status = cbm_check_train_data(valid_data, train_data, "validation", settled.mode, concept_names);
+    if (!status && valid_data)
+        status = cbm_check_train_data(valid_data, train_data, "validation", settled.mode, concept_names);
     if (status) return status;
+    if (valid_data) settled.validation_split = 0;
     scbm_hooks hooks = settled.hooks ? *settled.hooks : encoder->hooks;
     cbm_training_run *run = scbm_alloc(&hooks, sizeof *run);
     if (!run) return SCBM_ERROR_MEMORY;
@@ -36,7 +61,8 @@ scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, c
     run->output = output;
     run->options = &settled;
     run->hooks = hooks;
-    status = train(run, concept_names);
+    status = valid_data ? SCBM_OK : split_data(run);
+    if (!status) status = train(run, concept_names);
     cbm_run_clear(run);
     scbm_release(&hooks, run);
     return status;
