@@ -135,5 +135,51 @@ check "rows without a label can be dropped" "$main" train --config saved.json --
 check "and evaluation drops them too" "$main" eval --model holes.gguf --data holes.csv --resamples 0
 refuses 2 "contradict each other" --drop-label x --no-drop-label -o y.gguf
 
+# --- the log of epochs, a part to validate on, few rows, rare classes ---
+check "an epoch log stands beside the model" grep -qx "epoch,train_loss,validation_loss,label_accuracy,label_f1,concept_accuracy,concept_f1,sparsity,magnitude_overlap,score,best" holes.gguf.epochs.csv
+check "with a line an epoch" test "$(wc -l <holes.gguf.epochs.csv)" -eq 3
+alone="--encoder demo/encoder.gguf --data train.csv --text review --label stars --concept food"
+"$main" train $alone --epochs 1 -o part.gguf >log 2>&1
+says "--validation FILE is required"
+refuses 2 "--validation-split has no effect beside --validation FILE" --validation-split 0.2 -o part.gguf
+"$main" train $alone --epochs 1 --validation-split 0.2 --save-config part.json -o part.gguf >log 2>&1 || fail "a run on a part"
+says "training on 158 texts (2 more with label \"no majority\" are left out), validation on 39"
+check "the split is saved" grep -q '"validation-split":.*0.2' part.json
+check "and drawn again" "$main" train --config part.json -o part-again.gguf
+check "to the same bits" cmp part.gguf part-again.gguf
+train --epochs 1 --limit 50 --log-epochs few.csv -o few.gguf >log 2>&1 || fail "a run on 50 rows"
+says "training on 50 texts, validation on 50"
+check "the log of epochs can be named" test -s few.csv
+{ head -n 1 train.csv; grep -E '",1,|,1,' train.csv | head -n 20; grep -E '",5,|,5,' train.csv | head -n 3; } >rare.csv
+"$main" train --encoder demo/encoder.gguf --data rare.csv --validation rare.csv --text review --label stars --concept food \
+    --epochs 1 -o rare.gguf >log 2>&1
+says "warning: label: there are only a few texts of '5' (3)"
+head -n 21 rare.csv >one.csv
+"$main" train --encoder demo/encoder.gguf --data one.csv --validation one.csv --text review --label stars --mode vanilla \
+    --epochs 1 -o one.gguf >log 2>&1
+says "warning: label: every text that is trained on is '1'"
+
+# --- several seeds ---
+refuses 2 "--seed has no effect beside --seeds" --seeds 1,2 --seed 3 -o s.gguf
+refuses 2 "--seeds wants numbers with commas between them, got '1,x'" --seeds 1,x -o s.gguf
+refuses 2 "--seeds: 1 is there twice" --seeds 1,1 -o s.gguf
+cp train.csv s-2.csv
+refuses 2 "--log-steps and --data are the same file, s-2.csv" --data s-2.csv --seeds 1,2 --log-steps s.csv -o t.gguf
+train --epochs 2 --lr 0.002 --seeds 1,2 --log-steps s.csv -o s.v1.gguf >log 2>&1 || fail "a run of two seeds"
+says "seed 2"
+says "2 seeds, best epoch of each on the validation data, mean ± deviation: label "
+for file in s.v1-1.gguf s.v1-2.gguf s.v1-1.gguf.checkpoint s.v1-2.gguf.epochs.csv s-1.csv; do check "$file is there" test -s "$file"; done
+train --epochs 2 --lr 0.002 --seeds 1,2 --save-config seeds.json -o u.gguf >log 2>&1 || fail "two seeds that save their configuration"
+check "the seeds are saved" grep -q '"seeds":.*"1,2"' seeds.json
+check "and no other seed" sh -c "! grep -q '\"seed\"' seeds.json"
+check "each seed is a run of its own" train --epochs 2 --lr 0.002 --seed 2 -o two.gguf
+check "to the same bits" cmp s.v1-2.gguf two.gguf
+refuses 1 "s.v1-1.gguf is there: --resume" --epochs 2 --lr 0.002 --seeds 1,2 -o s.v1.gguf
+rm s.v1-2.gguf s.v1-2.gguf.checkpoint
+train --epochs 2 --lr 0.002 --seeds 1,2 --resume --json -o s.v1.gguf >lines 2>log || fail "two seeds, of which one is over"
+check "only the other one runs" test "$(grep -c '"seed":2,' lines)" -eq 2 -a "$(grep -c '"seed":1,' lines)" -eq 0
+check "to the same bits" cmp s.v1-2.gguf two.gguf
+check "and both are summed up" grep -q '^{"seeds":\[1,2\],"label_accuracy":{"mean":[0-9.e-]*,"deviation":[0-9.e-]*},' lines
+
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -1,73 +1,15 @@
 /*
  * models/program/cmd-train.c - train a concept bottleneck model on labelled texts
  */
-#define _POSIX_C_SOURCE 200809L
-
-#include "models/program/train.h"
+#include "models/program/train/train.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-static int exists(const char *path) {
-    return access(path, F_OK) == 0;
-}
-
-/* A model, or a checkpoint, that stands there cost hours. */
-static int check_replaced(const train_command *t) {
-    int has_model = exists(t->output), has_checkpoint = exists(t->checkpoint_path);
-    if (t->force || (t->options.resume && has_checkpoint) || !(has_model || has_checkpoint)) return CLI_GO_ON;
-    if (has_checkpoint)
-        return cli_fail(
-            t->command,
-            "%.300s is there: --resume goes on with the run that wrote it, --force starts anew and replaces it",
-            has_model ? t->output : t->checkpoint_path);
-    return cli_fail(t->command, "%.300s is there, without a checkpoint to go on from: --force replaces it", t->output);
-}
-
-/* Names the checkpoint as the library does, and keeps other runs from it. */
-static int secure_output(train_command *t) {
-    size_t size = strlen(t->output) + sizeof ".checkpoint";
-    t->checkpoint_path = malloc(size);
-    if (!t->checkpoint_path) return cli_fail(t->command, "out of memory");
-    snprintf(t->checkpoint_path, size, "%s.checkpoint", t->output);
-    int status = cli_check_output(t->command, t->table, "-o's checkpoint", t->checkpoint_path);
-    if (status == CLI_GO_ON) status = cli_lock_output(t->command, &t->lock, t->output);
-    return status == CLI_GO_ON ? check_replaced(t) : status;
-}
-
-static scbm_status train(train_command *t, const scbm_hooks *hooks) {
-    cbm_model *encoder = NULL;
-    cbm_dataset train_data, valid_data;
-    cbm_load_options load = {.hooks = hooks};
-    const cbm_dataset_options columns = cli_columns_options(&t->columns, NULL);
-    const char **names = calloc((size_t)t->columns.n_concepts + 1, sizeof *names);
-    t->options.columns = &columns;
-    memset(&train_data, 0, sizeof train_data);
-    memset(&valid_data, 0, sizeof valid_data);
-    scbm_status status = names ? SCBM_OK : scbm_fail(SCBM_ERROR_MEMORY, "out of memory");
-    for (int k = 0; names && k < t->columns.n_concepts; k++) names[k] = t->columns.concepts[k].name;
-    if (status == SCBM_OK) status = cbm_model_load(&encoder, t->encoder_path, &load);
-    if (status == SCBM_OK) status = cli_columns_read(&t->columns, &t->data, NULL, &train_data, hooks);
-    if (status == SCBM_OK) status = cli_columns_read(&t->columns, &t->validation, &train_data, &valid_data, hooks);
-    if (status == SCBM_OK && t->save_config) status = train_save_config(t, encoder, hooks);
-    if (status == SCBM_OK) {
-        if (!t->json) train_print_data(t, &train_data, &valid_data);
-        status = train_translate_error(cbm_train(encoder, &train_data, &valid_data, names, t->output, &t->options));
-    }
-    cbm_model_free(encoder);
-    cbm_dataset_clear(&valid_data);
-    cbm_dataset_clear(&train_data);
-    free((void *)names);
-    return status;
-}
 
 static int finish(train_command *t, int status) {
     free((void *)t->data.item);
     free((void *)t->validation.item);
-    free(t->checkpoint_path);
-    cli_unlock_output(&t->lock);
+    train_clear_runs(t);
     cli_columns_clear(&t->columns);
     cJSON_Delete(t->config_values);
     free(t);
@@ -76,8 +18,9 @@ static int finish(train_command *t, int status) {
 
 /* A run that goes on from a checkpoint, or has written one, can be gone on from. */
 static void say_how_to_go_on(const train_command *t) {
-    int has_checkpoint = t->n_epochs > 0 || (t->options.resume && access(t->checkpoint_path, F_OK) == 0);
-    if (has_checkpoint)
+    int is_later = t->current > t->run; /* others are over */
+    int has_checkpoint = t->n_epochs > 0 || (t->options.resume && t->current && train_exists(t->current->checkpoint));
+    if (has_checkpoint || is_later)
         fprintf(stderr, "sparsecbm train: the same command with --resume goes on after the last whole epoch\n");
     else fprintf(stderr, "sparsecbm train: the first epoch was not over, so there is nothing to resume\n");
 }
@@ -88,8 +31,10 @@ static void make_options(train_command *t) {
         CLI_READ_LIST_OPTION("data", &t->data,
                              "training data, CSV or JSONL (required); repeated files are put together"),
         CLI_READ_LIST_OPTION("validation", &t->validation,
-                             "validation data, by which the best epoch is chosen (required)"),
+                             "validation data, by which the best epoch is chosen (required, or --validation-split)"),
         CLI_COLUMNS_OPTIONS(t->columns),
+        CLI_INT_OPTION("limit", "N", &t->limit, 0, 2147483647,
+                       "only the first N rows of each, to try something; 0: all"),
         CLI_END_OPTIONS,
     };
     const cli_option model[] = {
@@ -102,6 +47,9 @@ static void make_options(train_command *t) {
         CLI_END_OPTIONS,
     };
     const cli_option run[] = {
+        CLI_TEXT_OPTION(
+            "seeds", "N,N,...", &t->seeds,
+            "a run for each of these seeds, with files that have it in their names; then mean and deviation"),
         CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
         CLI_INT_OPTION("threads", "N", &t->threads, 0, 1024, "threads; 0: all cores. The result does not depend on it"),
         CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
@@ -133,7 +81,13 @@ static int check_usage(train_command *t) {
     const cli_command *command = t->command;
     if (!t->encoder_path) return cli_misuse(command, "--encoder FILE is required: the encoder to train");
     if (!t->data.n) return cli_misuse(command, "--data FILE is required: what to train on");
-    if (!t->validation.n) return cli_misuse(command, "--validation FILE is required: the best epoch is chosen on it");
+    if (!t->validation.n && !train_is_given(t, "validation_split"))
+        return cli_misuse(command,
+                          "--validation FILE is required: the best epoch is chosen on it (or --validation-split 0.1: "
+                          "on that part of the training data)");
+    if (t->validation.n && train_is_given(t, "validation_split"))
+        return cli_misuse(command, "--validation-split has no effect beside --validation FILE");
+    if (t->seeds && train_is_given(t, "seed")) return cli_misuse(command, "--seed has no effect beside --seeds");
     if (!t->output) return cli_misuse(command, "-o FILE is required: where the model goes");
     if (t->force && t->options.resume)
         return cli_misuse(command, "--resume goes on and --force starts anew: give one of the two");
@@ -163,22 +117,15 @@ static int run_train(const cli_command *command, int argc, char **argv) {
     make_options(t);
     int status = read_options(t, argc, argv);
     cli_catch_interrupt();
-    if (status == CLI_GO_ON) status = secure_output(t);
+    if (status == CLI_GO_ON) status = train_plan_runs(t);
     if (status != CLI_GO_ON) return finish(t, status);
-    scbm_hooks hooks = cli_hooks(&t->progress, command, t->threads);
-    t->options.on_epoch = train_print_epoch;
-    t->options.user = t;
-    t->options.hooks = &hooks;
-    scbm_status trained = train(t, &hooks);
+    t->hooks = cli_hooks(&t->progress, command, t->threads);
+    scbm_status trained = train_do_runs(t);
     cli_progress_clear(&t->progress);
-    if (trained != SCBM_OK) {
-        status = cli_fail_status(command, trained);
-        if (status > CLI_SIGNAL) say_how_to_go_on(t);
-        return finish(t, status);
-    }
-    if (!t->json && t->n_epochs) printf("wrote %s; %s can be deleted\n", t->output, t->checkpoint_path);
-    else if (!t->json) printf("wrote %s\n", t->output);
-    return finish(t, cli_finish(command));
+    if (trained == SCBM_OK) return finish(t, cli_finish(command));
+    status = cli_fail_status(command, trained);
+    if (status > CLI_SIGNAL) say_how_to_go_on(t);
+    return finish(t, status);
 }
 
 static const char *const train_examples[] = {

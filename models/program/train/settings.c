@@ -1,7 +1,7 @@
 /*
- * models/program/train-settings.c - the library's table of training settings as options of `train`
+ * models/program/train/settings.c - the library's table of training settings as options of `train`
  */
-#include "models/program/train.h"
+#include "models/program/train/train.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -79,6 +79,13 @@ void train_add_settings(train_command *t, const char *group) {
     }
 }
 
+int train_is_given(const train_command *t, const char *key) {
+    const cbm_train_setting *s;
+    for (int i = 0; (s = cbm_train_setting_at(i)) && i < TRAIN_MAX_SETTINGS; i++)
+        if (strcmp(s->key, key) == 0) return t->slot[i].given;
+    return 0;
+}
+
 void train_take_settings(train_command *t) {
     const cbm_train_setting *s;
     for (int i = 0; (s = cbm_train_setting_at(i)) && i < TRAIN_MAX_SETTINGS; i++) {
@@ -150,9 +157,17 @@ static cJSON *json_of(const cbm_train_setting *s, const cbm_train_options *settl
     return number < s->least ? NULL : cli_json_double(number);
 }
 
-/* An option of the program's own, if it was given and is not of the moment. */
+/* Whether an option changes nothing in what comes out. */
+static int is_of_the_moment(const cli_option *option) {
+    static const char *const names[] = {"force", "threads", "json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(option->name, names[i]) == 0) return 1;
+    return 0;
+}
+
+/* An option of the program's own, if it was given and has an effect. */
 static cJSON *json_of_option(const cli_option *option) {
-    if (!*option->given || strcmp(option->group, "Run") == 0) return NULL;
+    if (!*option->given || is_of_the_moment(option)) return NULL;
     const cli_list *list = option->value;
     cJSON *array;
     switch (option->kind) {
@@ -175,7 +190,7 @@ static cJSON *config_of(const train_command *t, const cbm_train_options *settled
         int is_own = option->given >= t->given && option->given < t->given + TRAIN_MAX_OPTIONS;
         cJSON *value = is_own ? json_of_option(option) : NULL;
         for (int i = 0; !is_own && (s = cbm_train_setting_at(i)); i++)
-            if (s->option == option->name) value = json_of(s, settled);
+            if (s->option == option->name && !(t->seeds && strcmp(s->key, "seed") == 0)) value = json_of(s, settled);
         if (value) cJSON_AddItemToObject(object, option->name, value);
     }
     return object;
@@ -186,6 +201,7 @@ scbm_status train_save_config(const train_command *t, const cbm_model *encoder, 
     scbm_output_file *file;
     scbm_status status = cbm_train_settle(&t->options, encoder, &settled);
     if (status != SCBM_OK) return status;
+    if (t->validation.n) settled.validation_split = 0; /* not in use */
     cJSON *object = config_of(t, &settled);
     char *text = cJSON_Print(object);
     cJSON_Delete(object);
