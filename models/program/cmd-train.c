@@ -18,9 +18,9 @@ static int finish(train_command *t, int status) {
 
 /* A run that goes on from a checkpoint, or has written one, can be gone on from. */
 static void say_how_to_go_on(const train_command *t) {
-    int is_later = t->current > t->run; /* others are over */
-    int has_checkpoint = t->n_epochs > 0 || (t->options.resume && t->current && train_exists(t->current->checkpoint));
-    if (has_checkpoint || is_later)
+    const train_run *run = t->current ? t->current : t->run;
+    int has_checkpoint = t->n_epochs > 0 || (t->options.resume && train_exists(run->checkpoint));
+    if (has_checkpoint || run > t->run) /* runs before this one are over */
         fprintf(stderr, "sparsecbm train: the same command with --resume goes on after the last whole epoch\n");
     else fprintf(stderr, "sparsecbm train: the first epoch was not over, so there is nothing to resume\n");
 }

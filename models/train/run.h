@@ -12,7 +12,7 @@
 #include "models/train/validation.h"
 
 /* The streams of random numbers; dropout's have a step in their upper half, which stays below. */
-enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP, RANDOM_SPLIT };
+enum { RANDOM_HEADS = 1, RANDOM_ORDER, RANDOM_MIXUP };
 #define RANDOM_STREAM(what, number) (((uint64_t)0xffff0000u + (what)) << 32 | (uint32_t)(number))
 
 enum { CONCEPT_WEIGHT, CONCEPT_BIAS, LABEL_WEIGHT, LABEL_BIAS, N_HEAD_TENSORS };

@@ -182,7 +182,7 @@ scbm_status train_do_runs(train_command *t) {
     if (status == SCBM_OK) status = cli_columns_read(&t->columns, &t->data, NULL, &train, &t->hooks);
     if (status == SCBM_OK && t->validation.n)
         status = cli_columns_read(&t->columns, &t->validation, &train, &validation, &t->hooks);
-    t->n_left_out = train.n_read - train.n;
+    t->n_left_out = train.n_dropped;
     if (status == SCBM_OK && t->save_config) status = train_save_config(t, encoder, &t->hooks);
     if (status == SCBM_OK) status = do_all(t, encoder, &train, &validation);
     cbm_model_free(encoder);

@@ -1,15 +1,22 @@
 /*
- * models/train/split.c - a part of the training data set aside to validate on
+ * models/data/split.c - a part of the training data set aside to validate on
  */
-#include "models/train/run.h"
+#include "models/cbm-train.h"
 
 #include <math.h>
 #include <string.h>
+
+/* The stream of random numbers; those of training lie beside it. */
+#define SPLIT_STREAM ((uint64_t)0xffff0004u << 32)
 
 /* A data set of n rows that `from` has texts and classes for. */
 static scbm_status create_part(cbm_dataset *part, const cbm_dataset *from, size_t n, const scbm_hooks *hooks) {
     size_t n_concepts = (size_t)from->n_concepts;
     *part = *from;
+    part->store = NULL;
+    part->row = NULL;
+    part->file = NULL;
+    part->id = NULL;
     part->n = part->n_read = 0;
     part->text = scbm_alloc_array(hooks, n, sizeof *part->text);
     part->text_length = scbm_alloc_array(hooks, n, sizeof *part->text_length);
@@ -76,7 +83,7 @@ scbm_status cbm_split_create(cbm_split *split, const cbm_dataset *data, double s
         return scbm_fail(SCBM_ERROR_ARGUMENT,
                          "a part to validate on: of %zu labelled texts the share %g cannot be taken",
                          data->label ? data->n : 0, share);
-    scbm_random random = {seed, RANDOM_STREAM(RANDOM_SPLIT, 0), 0};
+    scbm_random random = {seed, SPLIT_STREAM, 0};
     int32_t *order = scbm_alloc_array(&split->hooks, data->n, sizeof *order);
     uint8_t *is_validation = scbm_alloc_array(&split->hooks, data->n, sizeof *is_validation);
     size_t *wanted = scbm_alloc_array(&split->hooks, data->label_classes.n + 1, sizeof *wanted);
@@ -95,7 +102,7 @@ scbm_status cbm_split_create(cbm_split *split, const cbm_dataset *data, double s
 }
 
 static void clear_part(cbm_dataset *part, const scbm_hooks *hooks) {
-    scbm_release(hooks, part->text);
+    scbm_release(hooks, (void *)part->text);
     scbm_release(hooks, part->text_length);
     scbm_release(hooks, part->label);
     scbm_release(hooks, part->concept_class);
