@@ -404,6 +404,68 @@ scbm_status cbm_intervene_oracle(cbm_context *ctx, const cbm_dataset *data, cons
 void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle);
 
 /* ------------------------------------------------------------------------------------------
+ * A global explanation: contributions over all texts, and words over a sample of them
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cbm_global_options {
+    int64_t sample;              /* texts whose words are attributed, evenly spaced over the data; 0: 200; negative: all */
+    int n_words;                 /* of each class at most; 0: 10 */
+    int faithfulness;            /* 1: measure it on the sample too */
+    cbm_explain_options explain; /* steps of integrated gradients, and the seed of faithfulness's random baseline, which
+                                    draws by a text's row; the rest is not looked at */
+    uint64_t reserved[8];        /* zeros */
+} cbm_global_options;
+
+/* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class. Words are
+ * compared as the tokenizer normalizes them. */
+typedef struct cbm_word_influence {
+    const char *text; /* "unforgettable": the pieces put together */
+    int64_t count;    /* occurrences */
+    double mean;      /* of their attributions */
+    double score;     /* sum / (count + 2): what words are ranked by, so that one occurrence is weak evidence */
+} cbm_word_influence;
+
+typedef struct cbm_global_report {
+    const cbm_subnetworks *subnetworks; /* the context's */
+    size_t n_texts, n_explained, n_truncated;
+    int n_concepts, n_labels, n_classes; /* K, Y, C = Σ R_k; concept k's classes start at first_class[k] */
+    const int *first_class;              /* [K + 1] */
+    const int64_t *label_count;          /* [Y]: texts that are predicted this label */
+    const int64_t *class_count;          /* [C]: texts whose concept reads this class */
+    /* Over the texts that are predicted label y: the mean of concept k's contribution to the logit of y, and of its
+     * absolute value; 0 without such texts. */
+    const double *contribution;          /* [K, Y] */
+    const double *absolute_contribution; /* [K, Y] */
+    const double *importance;            /* [K]: the mean |contribution| over all texts */
+    const cbm_word_influence *words;     /* [C, most_words]: the most influential first, with positive scores only */
+    const int *n_words;                  /* [C]: how many there are */
+    int most_words;
+    const cbm_faithfulness *faithfulness; /* NULL: not measured */
+} cbm_global_report;
+
+/* `lengths` NULL: NUL-terminated texts; `options` NULL: the defaults. The report refers to the context's subnetworks;
+ * free it before the context. The progress hook gets "predict" and "explain". */
+scbm_status cbm_global_report_create(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
+                                     const size_t *lengths, size_t n, const cbm_global_options *options);
+void cbm_global_report_free(cbm_global_report *report);
+
+/* ------------------------------------------------------------------------------------------
+ * Files: written whole or not at all (scbm_output_open)
+ * ---------------------------------------------------------------------------------------- */
+
+/* One self-contained HTML file that explains a text. `title` stands at its top (the model's file name, say). The mask maps
+ * are the model's. */
+scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text,
+                            size_t length, const cbm_explanation *explanation, const scbm_hooks *hooks);
+/* The same for a data set. */
+scbm_status cbm_report_global_html(const char *path, const char *title, const cbm_model *model,
+                                   const cbm_global_report *report, const scbm_hooks *hooks);
+/* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. A dense model is
+ * SCBM_ERROR_UNSUPPORTED. */
+scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model,
+                           const cbm_subnetworks *subnetworks, const scbm_hooks *hooks);
+
+/* ------------------------------------------------------------------------------------------
  * Encoders: from other programs' files
  * ---------------------------------------------------------------------------------------- */
 
@@ -480,6 +542,23 @@ typedef struct cbm_encoder_options {
  * embeddings are normal numbers of mean 0, norms begin as 1 and 0, biases as 0; and a WordPiece tokenizer. The same
  * options give the same bytes. `options` NULL: all defaults. The progress hook gets "tensors written". */
 scbm_status cbm_encoder_create(const char *path, const cbm_encoder_options *options);
+
+/* Concept bottleneck models with random heads and masks, to measure what subnetworks cost. */
+#define CBM_RANDOM_CONCEPTS 64     /* at most */
+typedef struct cbm_random_model_options {
+    int n_concepts;                /* of three classes each; 0: 4 */
+    double sparsity;               /* each concept keeps every prunable weight with probability 1 - sparsity; 0: 0.7,
+                                      negative: no masks, a dense model */
+    uint64_t seed;
+    const scbm_hooks *hooks;       /* NULL: the default ones */
+    uint64_t reserved[8];
+} cbm_random_model_options;
+
+/* Writes a model file with the encoder of another file, 5 labels and these concepts. `options` NULL: all defaults. */
+scbm_status cbm_random_model_create(const char *path, const char *encoder_path, const cbm_random_model_options *options);
+/* Draws every bit of the masks I8 [S, out, scbm_mask_row_bytes(in)] of a matrix, which is 1 with probability 1 - sparsity;
+ * `state` is a seed and goes on. Returns how many weights the S masks keep together. */
+int64_t cbm_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state);
 
 #ifdef __cplusplus
 }

@@ -248,6 +248,32 @@ static void what_cannot_be_made_is_refused(void **state) {
     assert_error(cbm_encoder_create(in_folder("no/where.gguf"), NULL), SCBM_ERROR_IO, "no/where.gguf");
 }
 
+static void a_random_model_has_the_masks_that_were_asked_for(void **state) {
+    (void)state;
+    const cbm_encoder_options small = {.hidden = 32, .blocks = 2, .heads = 2, .max_tokens = 16};
+    const cbm_random_model_options options = {.n_concepts = 3, .sparsity = 0.6, .seed = 7}, dense = {.sparsity = -1},
+                                   none = {.n_concepts = -1}, defaults = {0};
+    const char *model_path = in_folder("model.gguf");
+    cbm_model *model;
+    assert_ok(cbm_encoder_create(path, &small));
+    assert_ok(cbm_random_model_create(model_path, path, &options));
+    assert_ok(cbm_model_load(&model, model_path, NULL));
+    assert_int_equal(cbm_model_n_concepts(model), 3);
+    assert_true(cbm_model_is_sparse(model));
+    for (int k = 0; k < 3; k++) assert_true(fabs(cbm_model_density(model, k, -1) - 0.4) < 0.02);
+    assert_true(fabs(cbm_model_overlap(model, 0, 1, -1) - 0.16 / 0.64) < 0.02);
+    cbm_model_free(model);
+    assert_ok(cbm_random_model_create(model_path, path, &dense));
+    assert_ok(cbm_model_load(&model, model_path, NULL));
+    assert_int_equal(cbm_model_n_concepts(model), 4);
+    assert_false(cbm_model_is_sparse(model));
+    cbm_model_free(model);
+    assert_ok(cbm_random_model_create(model_path, path, &defaults));
+    assert_ok(cbm_random_model_create(in_folder("null.gguf"), path, NULL));
+    assert_true(same_files(in_folder("model.gguf"), in_folder("null.gguf")));
+    assert_error(cbm_random_model_create(in_folder("x.gguf"), path, &none), SCBM_ERROR_ARGUMENT, "1 to 64");
+}
+
 static void every_failing_allocation_is_an_error(void **state) {
     (void)state;
     static const char *const texts[] = {"The waiter was lovely, the soup was not"};
@@ -297,11 +323,17 @@ static void a_cancelled_encoder_leaves_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(weights_are_drawn_as_bert_draws_them),   cmocka_unit_test(sizes_are_those_asked_for),
-        cmocka_unit_test(the_same_options_give_the_same_bytes),   cmocka_unit_test(a_created_encoder_embeds),
-        cmocka_unit_test(words_come_by_how_often_they_are_there), cmocka_unit_test(texts_are_read_by_their_vocabulary),
-        cmocka_unit_test(a_given_vocabulary_is_taken_as_it_is),   cmocka_unit_test(what_cannot_be_made_is_refused),
-        cmocka_unit_test(every_failing_allocation_is_an_error),   cmocka_unit_test(a_cancelled_encoder_leaves_nothing),
+        cmocka_unit_test(weights_are_drawn_as_bert_draws_them),
+        cmocka_unit_test(sizes_are_those_asked_for),
+        cmocka_unit_test(the_same_options_give_the_same_bytes),
+        cmocka_unit_test(a_created_encoder_embeds),
+        cmocka_unit_test(words_come_by_how_often_they_are_there),
+        cmocka_unit_test(texts_are_read_by_their_vocabulary),
+        cmocka_unit_test(a_given_vocabulary_is_taken_as_it_is),
+        cmocka_unit_test(what_cannot_be_made_is_refused),
+        cmocka_unit_test(every_failing_allocation_is_an_error),
+        cmocka_unit_test(a_random_model_has_the_masks_that_were_asked_for),
+        cmocka_unit_test(a_cancelled_encoder_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

@@ -5,7 +5,7 @@
 #define _XOPEN_SOURCE 700
 
 #include "models/explain/explain.h"
-#include "models/report/report.h"
+#include "models/cbm-train.h"
 #include "tests/small-encoder.h"
 
 #include <cjson/cJSON.h>

@@ -179,7 +179,7 @@ static int run_bench(const cli_command *command, int argc, char **argv) {
         CLI_GROUP_OF("Model"),
         CLI_READ_OPTION("model", &b.in.model_path, "the model; without it, an encoder with random weights"),
         CLI_CHOICE_OPTION("shape", "minilm|bert-base", &b.shape, "that encoder's shape"),
-        CLI_INT_OPTION("subnetworks", "K", &b.subnetworks, 1, DEMO_MOST_SUBNETWORKS,
+        CLI_INT_OPTION("subnetworks", "K", &b.subnetworks, 1, CBM_RANDOM_CONCEPTS,
                        "measure a concept bottleneck model on that encoder, with K concepts and random masks"),
         CLI_REAL_OPTION(
             "sparsity", "X", &b.sparsity, 0, 0.999,

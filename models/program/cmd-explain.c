@@ -2,7 +2,7 @@
  * models/program/cmd-explain.c - explain: why a text, or a whole data set, gets its labels
  */
 #include "models/program/program.h"
-#include "models/report/report.h"
+#include "models/cbm-train.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #ifndef CBM_REPORT_PARTS_H
 #define CBM_REPORT_PARTS_H
 
-#include "models/report/report.h"
+#include "models/cbm-train.h"
 
 #if defined(__GNUC__)
 #define CBM_ENDS_WITH_NULL __attribute__((sentinel))

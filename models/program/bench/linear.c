@@ -2,7 +2,6 @@
  * models/program/bench/linear.c - y = x Wᵀ + b as one node of a graph; with subnetworks, y[s] = x[s] (W ⊙ M[s])ᵀ + b
  */
 #include "models/program/bench/bench.h"
-#include "models/program/demo/demo.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -45,7 +44,7 @@ static scbm_status make_weights(layer *l) {
     l->work = (double)l->tokens * (double)(out * in);
     if (!l->bench->subnetworks) return SCBM_OK;
     uint64_t seed = 3;
-    l->work = (double)l->tokens * (double)demo_draw_masks(&l->masks, in, l->bench->sparsity, &seed);
+    l->work = (double)l->tokens * (double)cbm_draw_masks(&l->masks, in, l->bench->sparsity, &seed);
     return scbm_masks_pack(&l->masks, &l->weight, l->tokens <= SCBM_FEW_TOKENS, &l->bench->in.hooks);
 }
 

@@ -72,7 +72,11 @@ scbm_status bench_find_model(bench_command *b) {
     const char *encoder = b->in.model_path;
     b->in.model_path = path;
     if (!b->in.json) printf("%lld concepts, random masks, %g %% zeros\n", (long long)b->subnetworks, 100 * b->sparsity);
-    return demo_write_subnetworks(path, encoder, (int)b->subnetworks, b->sparsity, 1, &b->in.hooks);
+    const cbm_random_model_options options = {.n_concepts = (int)b->subnetworks,
+                                              .sparsity = b->sparsity > 0 ? b->sparsity : -1,
+                                              .seed = 1,
+                                              .hooks = &b->in.hooks};
+    return cbm_random_model_create(path, encoder, &options);
 }
 
 scbm_status bench_find_data(bench_command *b, int labels, cbm_dataset *data) {

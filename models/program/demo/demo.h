@@ -33,13 +33,4 @@ typedef struct demo_shape {
 scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n,
                                const scbm_hooks *hooks);
 
-#define DEMO_MOST_SUBNETWORKS 64
-/* A concept bottleneck model on this encoder with `n` concepts of 3 classes, 5 labels and random heads. Each concept keeps
- * every prunable weight with probability 1 - sparsity; where `sparsity` is 0, it is a dense model. */
-scbm_status demo_write_subnetworks(const char *path, const char *encoder_path, int n, double sparsity, uint64_t seed,
-                                   const scbm_hooks *hooks);
-/* Draws every bit of the masks I8 [S, out, row bytes] of a matrix with `in` columns; `state` goes on. Returns how many
- * weights the S masks keep together. */
-int64_t demo_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state);
-
 #endif
