@@ -569,6 +569,38 @@ static void texts_come_from_anywhere(void **state) {
     free(expected);
 }
 
+/* The same two texts as CSV, TSV, JSON Lines and an array, from files and from a pipe that names its format. */
+static void data_comes_in_many_formats(void **state) {
+    static const struct {
+        const char *file, *format, *content;
+    } forms[] = {
+        {"two.csv", "csv", "words,x\n\"Nice food, bad room.\",1\nSlow.,2\n"},
+        {"two.tsv", "tsv", "words\tx\nNice food, bad room.\t1\nSlow.\t2\n"},
+        {"two.jsonl", "jsonl", "{\"words\": \"Nice food, bad room.\"}\n{\"words\": \"Slow.\"}\n"},
+        {"two.json", "json", "[{\"words\": \"Nice food, bad room.\"},\n {\"words\": \"Slow.\"}]\n"},
+    };
+    char *wanted = output_of("tokenize --model demo/encoder.gguf --json \"Nice food, bad room.\" Slow.");
+    (void)state;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        char command[256];
+        write_file(forms[i].file, forms[i].content, strlen(forms[i].content));
+        snprintf(command, sizeof command, "tokenize --model demo/encoder.gguf --json --data %s --text words", forms[i].file);
+        char *found = output_of(command);
+        assert_string_equal(found, wanted);
+        free(found);
+        snprintf(command, sizeof command,
+                 "cat %s | \"$MAIN\" tokenize --model demo/encoder.gguf --json --data - --format %s --text words",
+                 forms[i].file, forms[i].format);
+        outcome piped = shell(command);
+        assert_int_equal(piped.status, 0);
+        assert_string_equal(piped.out, wanted);
+        forget(&piped);
+    }
+    free(wanted);
+    expect_error("tokenize --model demo/encoder.gguf --data - --text words", 1, "it must be chosen (--format FORMAT)");
+    expect_error("tokenize --model demo/encoder.gguf --format csv x", 2, "--format is the format of --data, which is missing");
+}
+
 static void the_text_column_is_remembered(void **state) {
     (void)state;
     char *lines = output_of("predict --model demo/reviews.gguf --json --data demo/test.csv");
@@ -1061,6 +1093,7 @@ int main(void) {
         cmocka_unit_test(intervene_prints_what_was_and_what_is),
         cmocka_unit_test(long_texts_can_be_intervened_on),
         cmocka_unit_test(texts_come_from_anywhere),
+        cmocka_unit_test(data_comes_in_many_formats),
         cmocka_unit_test(the_text_column_is_remembered),
         cmocka_unit_test(no_texts_are_told),
         cmocka_unit_test(a_cut_text_says_so),

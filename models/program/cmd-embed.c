@@ -39,6 +39,7 @@ static scbm_status embed_texts(void *user, const char *const *texts, const size_
     if (status == SCBM_OK)
         status = cbm_embed_batch(s->in.context, texts, lengths, n, (cbm_pooling)s->pooling, (cbm_normalize)s->normalize,
                                  s->vectors, s->truncated);
+    cli_progress_clear(&s->in.progress);
     for (size_t i = 0; status == SCBM_OK && i < n; i++) {
         status = print_vector(s, s->vectors + i * (size_t)size, size);
         s->in.n_printed++;

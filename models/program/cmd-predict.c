@@ -10,6 +10,7 @@ static scbm_status predict_texts(void *user, const char *const *texts, const siz
     cli_session *s = user;
     const cbm_prediction *const *predictions;
     scbm_status status = cbm_predict_batch(s->context, texts, lengths, n, &predictions);
+    cli_progress_clear(&s->progress);
     for (size_t i = 0; status == SCBM_OK && i < n; i++) {
         if (s->json) {
             status = cli_json_print(cli_json_prediction(predictions[i]));

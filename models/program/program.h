@@ -22,6 +22,7 @@ typedef struct cli_progress {
     char what[64];
     double started, shown; /* seconds; of this `what`, and of the last line */
     int64_t first;         /* where `what` stood when it started */
+    int64_t before, batch, whole; /* of all the texts, those before the batch at hand, and its own; whole 0: unknown */
     int to_terminal, line_open;
 } cli_progress;
 
@@ -41,14 +42,21 @@ int cli_interrupted(void);
 typedef struct cli_texts {
     cli_list argument;
     const char *file, *data, *column;
-    int64_t first; /* where the batch that is being handled starts: 1 is the first text */
+    int format;        /* a cbm_data_format, of `data` */
+    int64_t first;     /* where the batch that is being handled starts: 1 is the first text */
+    const size_t *row; /* of each text of `data`, its number in the file; NULL: as they are counted */
 } cli_texts;
+
+#define CLI_FORMATS "auto|csv|tsv|jsonl|json" /* as cbm_data_format counts them */
+#define CLI_FORMAT_OPTION(target)                                                                                      \
+    CLI_CHOICE_OPTION("format", CLI_FORMATS, target, "the format of --data; auto: by the file's name (default)")
 
 #define CLI_TEXTS_OPTIONS(texts)                                                                                       \
     CLI_GROUP_OF("Texts"),                                                                                             \
         CLI_READ_OPTION("file", &(texts).file, "read the texts from FILE, one a line; - is standard input"),           \
         CLI_READ_OPTION("data", &(texts).data,                                                                         \
-                        "read the texts from a CSV or JSONL file (texts may have several lines)"),                     \
+                        "read the texts from a CSV, TSV, JSONL or JSON file; - is standard input"),                    \
+        CLI_FORMAT_OPTION(&(texts).format),                                                                            \
         CLI_TEXT_OPTION("text", "COLUMN", &(texts).column, "the column of --data that holds the text")
 
 /* Handles `n` texts, whose results are to be printed now; counts in *done, from 0, those that were printed. */

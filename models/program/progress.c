@@ -72,6 +72,10 @@ static void show(cli_progress *progress, int64_t done, int64_t total, double now
 static int on_progress(void *user, const char *what, int64_t done, int64_t total) {
     cli_progress *progress = user;
     if (interrupted) return 1;
+    if (progress->whole && total == progress->batch) { /* the library counts the batch */
+        done += progress->before;
+        total = progress->whole;
+    }
     double now = scbm_seconds();
     if (strncmp(what, progress->what, sizeof progress->what - 1) != 0 || done < progress->first) {
         snprintf(progress->what, sizeof progress->what, "%s", what);
