@@ -388,66 +388,20 @@ scbm_status cbm_evaluate(cbm_context *ctx, const cbm_dataset *data, const cbm_ev
 
 /* The oracle: every concept of the data set's texts that the model misreads is set to its gold class. */
 typedef struct cbm_oracle {
-    size_t n;                                 /* texts */
-    size_t *row;                              /* [n]: of the data set */
-    int32_t *label_before, *label_after;      /* [n] */
-    int32_t *concept_before, *concept_after;  /* [n, K] */
+    size_t n;                                       /* texts */
+    const size_t *row;                              /* [n]: of the data set */
+    const int32_t *label_before, *label_after;      /* [n] */
+    const int32_t *concept_before, *concept_after;  /* [n, K] */
     int64_t concepts_wrong, concepts_fixed;
-    int64_t labels_fixed, labels_broken;      /* wrong → right, right → wrong */
+    int64_t labels_fixed, labels_broken;            /* wrong → right, right → wrong */
     int64_t moved_bits, steps;
-    double predict_seconds, seconds;          /* before the first intervention, and in all */
+    double predict_seconds, seconds;                /* before the first intervention, and in all */
 } cbm_oracle;
 
-/* `most` texts, evenly spaced over the data set; 0: all. Free with cbm_oracle_clear. */
+/* `most` texts, evenly spaced over the data set; 0: all. The result belongs to the context and lives until the next oracle;
+ * afterwards the context holds no text to intervene on. The progress hook gets "predict", then "intervene" with the texts. */
 scbm_status cbm_intervene_oracle(cbm_context *ctx, const cbm_dataset *data, const cbm_intervene_options *options,
-                                 size_t most, cbm_oracle *oracle);
-void cbm_oracle_clear(cbm_context *ctx, cbm_oracle *oracle);
-
-/* ------------------------------------------------------------------------------------------
- * A global explanation: contributions over all texts, and words over a sample of them
- * ---------------------------------------------------------------------------------------- */
-
-typedef struct cbm_global_options {
-    int64_t sample;              /* texts whose words are attributed, evenly spaced over the data; 0: 200; negative: all */
-    int n_words;                 /* of each class at most; 0: 10 */
-    int faithfulness;            /* 1: measure it on the sample too */
-    cbm_explain_options explain; /* steps of integrated gradients, and the seed of faithfulness's random baseline, which
-                                    draws by a text's row; the rest is not looked at */
-    uint64_t reserved[8];        /* zeros */
-} cbm_global_options;
-
-/* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class. Words are
- * compared as the tokenizer normalizes them. */
-typedef struct cbm_word_influence {
-    const char *text; /* "unforgettable": the pieces put together */
-    int64_t count;    /* occurrences */
-    double mean;      /* of their attributions */
-    double score;     /* sum / (count + 2): what words are ranked by, so that one occurrence is weak evidence */
-} cbm_word_influence;
-
-typedef struct cbm_global_report {
-    const cbm_subnetworks *subnetworks; /* the context's */
-    size_t n_texts, n_explained, n_truncated;
-    int n_concepts, n_labels, n_classes; /* K, Y, C = Σ R_k; concept k's classes start at first_class[k] */
-    const int *first_class;              /* [K + 1] */
-    const int64_t *label_count;          /* [Y]: texts that are predicted this label */
-    const int64_t *class_count;          /* [C]: texts whose concept reads this class */
-    /* Over the texts that are predicted label y: the mean of concept k's contribution to the logit of y, and of its
-     * absolute value; 0 without such texts. */
-    const double *contribution;          /* [K, Y] */
-    const double *absolute_contribution; /* [K, Y] */
-    const double *importance;            /* [K]: the mean |contribution| over all texts */
-    const cbm_word_influence *words;     /* [C, most_words]: the most influential first, with positive scores only */
-    const int *n_words;                  /* [C]: how many there are */
-    int most_words;
-    const cbm_faithfulness *faithfulness; /* NULL: not measured */
-} cbm_global_report;
-
-/* `lengths` NULL: NUL-terminated texts; `options` NULL: the defaults. The report refers to the context's subnetworks;
- * free it before the context. The progress hook gets "predict" and "explain". */
-scbm_status cbm_global_report_create(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
-                                     const size_t *lengths, size_t n, const cbm_global_options *options);
-void cbm_global_report_free(cbm_global_report *report);
+                                 size_t most, const cbm_oracle **oracle);
 
 /* ------------------------------------------------------------------------------------------
  * Files: written whole or not at all (scbm_output_open)

@@ -199,11 +199,18 @@ typedef struct cbm_intervene_options {
     int whole_steps;           /* signed: each step is of the whole portion; one after which CE is larger is undone, and the
                                   portion halved */
     cbm_edit_values edit;
-    const float *values;       /* with CBM_EDIT_GIVEN: u_k, [the concept's classes] */
+    const float *values;       /* with CBM_EDIT_GIVEN: u_k, [n_values], one a class of the concept */
+    int n_values;
+    int edit_always;           /* 1: edits replace the values even where the concept reads the class already; 0: such a
+                                  concept is left as it is, as by masks (given values always replace) */
+    uint64_t reserved[8];      /* zeros */
 } cbm_intervene_options;
 
+/* One intervention. It belongs to the context and lives, with its predictions, until the context's next intervention. */
 typedef struct cbm_intervention {
-    cbm_prediction before, after; /* of this intervention */
+    const cbm_prediction *before, *after; /* of this intervention */
+    size_t text;               /* of the context's last predictions */
+    int concept, class_index;  /* what was wanted */
     int succeeded;             /* the concept reads the wanted class now */
     int steps;                 /* that stayed */
     double portion;            /* of the last step that stayed; 0: none */
@@ -215,13 +222,20 @@ typedef struct cbm_intervention {
 scbm_status cbm_intervene_check(const cbm_model *model, const cbm_intervene_options *options);
 /* Intervenes on the text of the context's last prediction (or explanation), which must have been of one text alone. Earlier
  * interventions on its other concepts stay; the same concept starts from the model's mask again. The model is never
- * written: changed bits belong to the context. `options` NULL: masks, signed, at most 0.05, 10 steps. That the concept
- * could not be brought to the class is no error (see `succeeded`); a mask intervention on a dense model is one, and so is a
- * gold mean of a class without training texts. */
+ * written: changed bits belong to the context, and the last prediction stays as it is. `options` NULL or {0}: masks,
+ * signed, at most 0.05, 10 steps. That the concept could not be brought to the class is no error (see cbm_intervene_report);
+ * a mask intervention on a dense model is one, and so is a gold mean of a class without training texts. Where an
+ * intervention fails, or is cancelled, the text is what it was before. *after lives as a cbm_intervention does. The progress
+ * hook gets "intervene" with the steps, after each run. */
 scbm_status cbm_intervene(cbm_context *ctx, const char *concept, const char *class_name, const cbm_intervene_options *options,
-                          cbm_prediction *after);
+                          const cbm_prediction **after);
+/* The same, with its success and what it took. */
 scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const char *class_name,
-                                 const cbm_intervene_options *options, cbm_intervention *result);
+                                 const cbm_intervene_options *options, const cbm_intervention **intervention);
+/* The same by numbers, on text `text` of the context's last predictions, which may have been of many. Interventions are on
+ * one text at a time: those on another text begin anew, and what was done to the former is forgotten. */
+scbm_status cbm_intervene_on(cbm_context *ctx, size_t text, int concept, int class_index,
+                             const cbm_intervene_options *options, const cbm_intervention **intervention);
 /* Back to the prediction without interventions. */
 void cbm_intervene_reset(cbm_context *ctx);
 
@@ -426,6 +440,51 @@ typedef struct cbm_faithfulness {
  * call; afterwards the context holds no text to intervene on. */
 scbm_status cbm_measure_faithfulness(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                                      const cbm_explain_options *options, const cbm_faithfulness **faithfulness);
+
+/* ---- Many texts together: contributions over all of them, and words over a sample ---- */
+
+typedef struct cbm_global_options {
+    int64_t sample;              /* texts whose words are attributed, evenly spaced over the data; 0: 200; negative: all */
+    int n_words;                 /* of each class at most; 0: 10 */
+    int faithfulness;            /* 1: measure it on the sample too */
+    cbm_explain_options explain; /* steps of integrated gradients, and the seed of faithfulness's random baseline, which
+                                    draws by a text's row; the rest is not looked at */
+    uint64_t reserved[8];        /* zeros */
+} cbm_global_options;
+
+/* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class. Words are
+ * compared as the tokenizer normalizes them. */
+typedef struct cbm_word_influence {
+    const char *text; /* "unforgettable": the pieces put together */
+    int64_t count;    /* occurrences */
+    double mean;      /* of their attributions */
+    double score;     /* sum / (count + 2): what words are ranked by, so that one occurrence is weak evidence */
+} cbm_word_influence;
+
+typedef struct cbm_global_report {
+    const cbm_subnetworks *subnetworks; /* the context's */
+    size_t n_texts, n_explained, n_truncated;
+    int n_concepts, n_labels, n_classes; /* K, Y, C = Σ R_k; concept k's classes start at first_class[k] */
+    const int *first_class;              /* [K + 1] */
+    const int64_t *label_count;          /* [Y]: texts that are predicted this label */
+    const int64_t *class_count;          /* [C]: texts whose concept reads this class */
+    /* Over the texts that are predicted label y: the mean of concept k's contribution to the logit of y, and of its
+     * absolute value; 0 without such texts. */
+    const double *contribution;          /* [K, Y] */
+    const double *absolute_contribution; /* [K, Y] */
+    const double *importance;            /* [K]: the mean |contribution| over all texts */
+    const cbm_word_influence *words;     /* [C, most_words]: the most influential first, with positive scores only */
+    const int *n_words;                  /* [C]: how many there are */
+    int most_words;
+    const cbm_faithfulness *faithfulness; /* NULL: not measured */
+} cbm_global_report;
+
+/* `lengths` NULL: NUL-terminated texts; `options` NULL: the defaults. The report refers to the context's subnetworks;
+ * free it before the context, which afterwards holds no text to intervene on. The progress hook gets "predict" and
+ * "explain". */
+scbm_status cbm_global_report_create(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
+                                     const size_t *lengths, size_t n, const cbm_global_options *options);
+void cbm_global_report_free(cbm_global_report *report);
 
 /* ------------------------------------------------------------------------------------------
  * Quantization

@@ -472,8 +472,8 @@ static scbm_status add_prediction(run *r, const char *name, const cbm_prediction
 static scbm_status add_intervention(run *r, const cbm_intervention *result) {
     const cbm_backbone *backbone = &r->model->network.backbone;
     const int64_t two = 2, four = 4;
-    scbm_status status = add_prediction(r, "before", &result->before);
-    if (!status) status = add_prediction(r, "after", &result->after);
+    scbm_status status = add_prediction(r, "before", result->before);
+    if (!status) status = add_prediction(r, "after", result->after);
     scbm_tensor *counts = status ? NULL : add(r, "", "counts", SCBM_I32, 1, &four, NULL);
     if (!counts) return SCBM_ERROR_MEMORY;
     const int32_t values[4] = {result->steps, result->succeeded, (int32_t)result->moved_bits,
@@ -499,13 +499,13 @@ static scbm_status intervene(run *r) {
                                            .whole_steps = a->rule && strcmp(a->rule, "whole") == 0};
     char wanted[128];
     const cbm_prediction *prediction;
-    cbm_intervention result;
+    const cbm_intervention *result;
     snprintf(wanted, sizeof wanted, "%s", a->intervene);
     cbm_concept_column target = split_concept(wanted);
     scbm_status status = cbm_context_create(&r->predictions, r->model, NULL);
     if (!status) status = cbm_predict(r->predictions, r->data.text[(size_t)a->rows - 1], &prediction);
     if (!status) status = cbm_intervene_report(r->predictions, target.name, target.column, &options, &result);
-    return status ? status : add_intervention(r, &result);
+    return status ? status : add_intervention(r, result);
 }
 
 /* ------------------------------------------------------------------------------------------

@@ -497,7 +497,7 @@ static void intervene_prints_what_was_and_what_is(void **state) {
     char *lines = output_of("intervene --model demo/reviews.gguf --json --set food=Positive --set price=Negative 'The soup was cold.' 'x'");
     assert_int_equal(count_lines(lines), 2);
     cJSON *object = json_line(lines, 0);
-    expect_keys(object, "method steps moved_bits total_bits before after");
+    expect_keys(object, "method steps moved_bits total_bits interventions before after");
     cJSON *before = cJSON_GetObjectItem(object, "before"), *after = cJSON_GetObjectItem(object, "after"), *predicted = json_line(first, 0);
     assert_true(cJSON_Compare(before, predicted, 1));
     expect_keys(after, "label probability logits bias truncated concepts");

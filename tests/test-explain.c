@@ -5,7 +5,6 @@
 #define _XOPEN_SOURCE 700
 
 #include "models/explain/explain.h"
-#include "models/cbm-train.h"
 #include "tests/small-encoder.h"
 
 #include <cjson/cJSON.h>
@@ -1098,15 +1097,26 @@ static void a_context_works_on_after_a_failure(void **state) {
     cbm_context_free(reference);
 }
 
-/* Cancels at the n-th call; calls count from 1, and their numbers must make sense. */
+/* Cancels at the n-th call of a hook, which count from 1; what the progress hook is told must make sense. */
 typedef struct canceller {
+    counting_allocator memory; /* the first: what the allocator's hooks take `user` for */
     int64_t calls, at, last_done;
 } canceller;
+
+static void start_calls(canceller *c, int64_t at) {
+    c->calls = c->last_done = 0;
+    c->at = at;
+}
 
 static int cancel_at(void *user, const char *what, int64_t done, int64_t total) {
     canceller *c = user;
     assert_true(done >= c->last_done && done <= total);
     if (strcmp(what, "explain") == 0) c->last_done = done;
+    return ++c->calls == c->at;
+}
+
+static int cancel_at_question(void *user) {
+    canceller *c = user;
     return ++c->calls == c->at;
 }
 
@@ -1130,32 +1140,50 @@ static scbm_status explain_cancellably(cbm_context *ctx, int call) {
     }
 }
 
-static void every_call_of_the_progress_hook_can_cancel(void **state) {
-    (void)state;
-    canceller c = {0};
+/* Whenever a call is cancelled, nothing leaks, and the context gives what it would have given. */
+static void check_cancelling(scbm_hooks hooks, canceller *c, int64_t step_share) {
+    const cbm_explain_options options = {.steps = 8, .max_steps = 8};
     const cbm_explanation *wanted, *e;
     cbm_context *reference = context_for(sparse);
-    explain(reference, texts[0], NULL, &wanted);
-    scbm_hooks hooks = {.progress = cancel_at, .user = &c, .n_workers = 1};
-    const cbm_context_options options = {.hooks = &hooks};
+    explain(reference, texts[0], &options, &wanted);
+    hooks.n_workers = 1;
     for (int call = 0; call < 4; call++) {
+        const cbm_context_options context_options = {.hooks = &hooks};
         cbm_context *ctx;
-        assert_ok(cbm_context_create(&ctx, sparse, &options));
-        c = (canceller){0};
+        assert_ok(cbm_context_create(&ctx, sparse, &context_options));
+        start_calls(c, 0);
         assert_ok(explain_cancellably(ctx, call));
-        int64_t n = c.calls;
+        const int64_t n = c->calls;
         assert_true(n >= 3);
-        for (int64_t at = 1; at <= n; at++) {
-            c = (canceller){.at = at};
+        for (int64_t at = 1; at <= n; at += 1 + at / step_share) {
+            start_calls(c, at);
             assert_int_equal(explain_cancellably(ctx, call), SCBM_ERROR_CANCELLED);
-            assert_int_equal(c.calls, at);
+            assert_int_equal(c->calls, at);
         }
-        c = (canceller){0};
-        explain(ctx, texts[0], NULL, &e);
+        start_calls(c, 0);
+        explain(ctx, texts[0], &options, &e);
         assert_same_explanation(wanted, e);
         cbm_context_free(ctx);
+        assert_int_equal(c->memory.held, 0);
     }
     cbm_context_free(reference);
+}
+
+static void every_call_of_the_progress_hook_can_cancel(void **state) {
+    (void)state;
+    canceller c = {.memory = {.n = 0}};
+    scbm_hooks hooks = allocator_hooks(&c.memory);
+    hooks.progress = cancel_at;
+    check_cancelling(hooks, &c, INT64_MAX);
+}
+
+/* Between the nodes of a run, too. */
+static void every_question_of_the_cancel_hook_can_cancel(void **state) {
+    (void)state;
+    canceller c = {.memory = {.n = 0}};
+    scbm_hooks hooks = allocator_hooks(&c.memory);
+    hooks.cancel = cancel_at_question;
+    check_cancelling(hooks, &c, 16);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1281,6 +1309,7 @@ int main(void) {
         cmocka_unit_test(running_out_of_memory_is_an_error_without_leaks),
         cmocka_unit_test(a_context_works_on_after_a_failure),
         cmocka_unit_test(every_call_of_the_progress_hook_can_cancel),
+        cmocka_unit_test(every_question_of_the_cancel_hook_can_cancel),
         cmocka_unit_test(json_has_the_promised_keys),
         cmocka_unit_test(text_output_and_errors_of_the_command),
     };

@@ -81,10 +81,11 @@ static double cross_entropy(const reading *r, int k, int c) {
     return log(sum);
 }
 
+/* A copy; its predictions live until the context's next intervention. */
 static cbm_intervention intervene(cbm_context *ctx, int k, int c, const cbm_intervene_options *options) {
-    cbm_intervention result;
+    const cbm_intervention *result;
     assert_ok(cbm_intervene_report(ctx, small_concepts[k], class_name(k, c), options, &result));
-    return result;
+    return *result;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -116,18 +117,19 @@ static void a_concept_is_brought_to_a_class_and_the_label_follows(void **state) 
     (void)state;
     uint64_t file = checksum_of(in_folder("sparse.gguf")), tensors = checksum_of_tensors(sparse);
     cbm_context *ctx = context_for(sparse);
-    cbm_prediction p;
-    assert_ok(predict_value(ctx, "the soup was tasty and the waiter kind", &p));
-    reading before = read_of(&p);
-    const char *other = p.concepts[1].class_index ? "kind" : "rude";
+    const cbm_prediction *p;
+    assert_ok(cbm_predict(ctx, "the soup was tasty and the waiter kind", &p));
+    reading before = read_of(p);
+    const char *other = p->concepts[1].class_index ? "kind" : "rude";
     assert_ok(cbm_intervene(ctx, "staff", other, NULL, &p));
-    reading after = read_of(&p);
-    assert_string_equal(p.concepts[1].class_name, other);
+    reading after = read_of(p);
+    assert_string_equal(p->concepts[1].class_name, other);
     assert_true(after.classes[1] != before.classes[1]);
     assert_true(memcmp(after.labels, before.labels, sizeof after.labels) != 0);
     assert_memory_equal(after.concepts, before.concepts, 3 * sizeof(float)); /* the other concept's */
-    assert_true(fabs((double)p.logits[p.label_index] - ((double)p.bias + (double)p.concepts[0].contribution + (double)p.concepts[1].contribution)) < 1e-5);
-    assert_int_equal(p.n_tokens, 10);
+    assert_true(fabs((double)p->logits[p->label_index] - ((double)p->bias + (double)p->concepts[0].contribution +
+                                                         (double)p->concepts[1].contribution)) < 1e-5);
+    assert_int_equal(p->n_tokens, 10);
     assert_same(predict(ctx, "the soup was tasty and the waiter kind"), before); /* the model is what it was */
     cbm_context_free(ctx);
     assert_true(checksum_of(in_folder("sparse.gguf")) == file);
@@ -155,8 +157,8 @@ static void steps_lower_the_cross_entropy_and_keep_the_sparsity(void **state) {
         int k = i % SMALL_CONCEPTS, c = (before.classes[k] + 1) % (k ? 2 : 3);
         const cbm_intervene_options options = {.portion = portions[i % 5], .steps = 1 + i % 4};
         cbm_intervention result = intervene(ctx, k, c, &options);
-        reading after = read_of(&result.after);
-        assert_same(read_of(&result.before), before);
+        reading after = read_of(result.after);
+        assert_same(read_of(result.before), before);
         assert_true(cross_entropy(&after, k, c) <= cross_entropy(&before, k, c));
         assert_int_equal(result.succeeded, after.classes[k] == c);
         assert_in_range(result.steps, 0, options.steps);
@@ -211,7 +213,7 @@ static void a_model_with_the_moved_masks_predicts_the_same_bits(void **state) {
         assert_ok(small_rewrite(in_folder("sparse.gguf"), in_folder("moved.gguf"), put_masks, &from));
         cbm_model *moved = load(in_folder("moved.gguf"));
         assert_ok(cbm_context_create(&other, moved, &precise));
-        assert_same(predict(other, data.text[i]), read_of(&result.after));
+        assert_same(predict(other, data.text[i]), read_of(result.after));
         cbm_context_free(other);
         cbm_model_free(moved);
         cbm_context_free(ctx);
@@ -358,7 +360,7 @@ static void a_step_is_no_larger_than_it_must_be(void **state) {
         assert_true(all.portion == 0.3);
         int64_t all_bits = all.moved_bits;
         cbm_intervention least = intervene(ctx, k, c, &options);
-        reading after = read_of(&least.after);
+        reading after = read_of(least.after);
         if (!least.succeeded) continue; /* the search ended before: a larger portion was worse than none */
         assert_true(least.steps == 1 && least.moved_bits <= all_bits && least.portion <= 0.3);
         uint8_t *bits = copy_bits(ctx);
@@ -368,7 +370,7 @@ static void a_step_is_no_larger_than_it_must_be(void **state) {
         cbm_intervention again = intervene(ctx, k, c, &whole);
         uint8_t *bits_again = copy_bits(ctx);
         assert_memory_equal(bits, bits_again, N_WEIGHTS);
-        assert_same(read_of(&again.after), after);
+        assert_same(read_of(again.after), after);
         /* … and of the portions a little smaller one is not enough, unless nothing at all moves there. */
         double failing = least.portion;
         for (int j = 0; j < 40 && again.succeeded && again.moved_bits > 0; j++) {
@@ -404,11 +406,11 @@ static void nothing_moves_where_nothing_is_to_do(void **state) {
     reading before = predict(ctx, data.text[0]);
     cbm_intervention result = intervene(ctx, 0, before.classes[0], NULL); /* it reads that already */
     assert_true(result.succeeded && result.steps == 0 && result.moved_bits == 0);
-    assert_same(read_of(&result.after), before);
+    assert_same(read_of(result.after), before);
     const cbm_intervene_options little = {.portion = 0.0003}; /* 0.98 of the 3,277 weights of the largest matrices */
     result = intervene(ctx, 0, (before.classes[0] + 1) % 3, &little);
     assert_true(!result.succeeded && result.steps == 0 && result.moved_bits == 0);
-    assert_same(read_of(&result.after), before);
+    assert_same(read_of(result.after), before);
     cbm_context_free(ctx);
 }
 
@@ -418,20 +420,20 @@ static void interventions_on_several_concepts_add_up(void **state) {
     reading before = predict(ctx, data.text[3]), after[2];
     int c[2] = {(before.classes[0] + 1) % 3, 1 - before.classes[1]};
     cbm_intervention alone = intervene(ctx, 0, c[0], NULL);
-    reading first = read_of(&alone.after);
+    reading first = read_of(alone.after);
     cbm_intervene_reset(ctx);
     for (int order = 0; order < 2; order++) {
         intervene(ctx, order, c[order], NULL);
         cbm_intervention second = intervene(ctx, 1 - order, c[1 - order], NULL);
-        after[order] = read_of(&second.after);
-        if (order == 0) assert_same(read_of(&second.before), first);
+        after[order] = read_of(second.after);
+        if (order == 0) assert_same(read_of(second.before), first);
         cbm_intervene_reset(ctx);
     }
     assert_same(after[0], after[1]);
     assert_true(after[0].classes[0] == c[0] && after[0].classes[1] == c[1]);
     cbm_intervention again = intervene(ctx, 0, c[0], NULL); /* after the reset */
-    assert_same(read_of(&again.before), before);
-    assert_same(read_of(&again.after), first);
+    assert_same(read_of(again.before), before);
+    assert_same(read_of(again.after), first);
     cbm_context_free(ctx);
 }
 
@@ -441,15 +443,15 @@ static void the_same_concept_starts_from_the_models_mask_again(void **state) {
     reading before = predict(ctx, data.text[5]);
     int c = (before.classes[0] + 1) % 3, other = (before.classes[0] + 2) % 3;
     cbm_intervention result = intervene(ctx, 0, other, NULL);
-    reading first = read_of(&result.after);
+    reading first = read_of(result.after);
     int64_t moved = result.moved_bits;
     result = intervene(ctx, 0, c, NULL); /* something else first */
-    assert_same(read_of(&result.before), first);
+    assert_same(read_of(result.before), first);
     result = intervene(ctx, 0, other, NULL);
-    assert_same(read_of(&result.after), first);
+    assert_same(read_of(result.after), first);
     assert_int_equal(result.moved_bits, moved);
     result = intervene(ctx, 0, before.classes[0], NULL); /* which the model's mask reads */
-    assert_same(read_of(&result.after), before);
+    assert_same(read_of(result.after), before);
     assert_int_equal(result.moved_bits, 0);
     cbm_context_free(ctx);
 }
@@ -464,8 +466,8 @@ static void texts_of_any_length_can_be_intervened_on(void **state) {
         reading before = predict(ctx, texts[i]);
         cbm_intervention result = intervene(ctx, 1, 1 - before.classes[1], NULL);
         assert_true(result.succeeded);
-        assert_int_equal(result.after.truncated, i == 2);
-        assert_int_equal(result.after.n_tokens, i == 2 ? SMALL_MAX_TOKENS : 2 + i);
+        assert_int_equal(result.after->truncated, i == 2);
+        assert_int_equal(result.after->n_tokens, i == 2 ? SMALL_MAX_TOKENS : 2 + i);
     }
     cbm_context_free(ctx);
 }
@@ -485,7 +487,7 @@ static void quantized_subnetworks_can_be_intervened_on(void **state) {
         for (int i = 0; i < 6; i++) {
             reading before = predict(ctx, data.text[i]);
             cbm_intervention result = intervene(ctx, 1, 1 - before.classes[1], NULL);
-            reading after = read_of(&result.after);
+            reading after = read_of(result.after);
             assert_true(cross_entropy(&after, 1, 1 - before.classes[1]) <= cross_entropy(&before, 1, 1 - before.classes[1]));
             succeeded += result.succeeded;
         }
@@ -521,7 +523,8 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
         cbm_prediction p;
         float u[SMALL_CLASSES];
         for (cbm_edit_values edit = CBM_EDIT_GOLD_MEAN; edit <= CBM_EDIT_GIVEN; edit++) {
-            const cbm_intervene_options options = {.method = CBM_INTERVENE_EDIT, .edit = edit, .values = given};
+            const cbm_intervene_options options = {
+                .method = CBM_INTERVENE_EDIT, .edit = edit, .values = given, .n_values = 3, .edit_always = 1};
             assert_ok(predict_value(ctx, data.text[1], &p));
             for (int k = 0; k < SMALL_CONCEPTS; k++)
                 memcpy(u + first_class[k], m ? p.concepts[k].probabilities : p.concepts[k].logits,
@@ -530,13 +533,13 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
             cbm_intervention result = intervene(ctx, 0, 1, &options);
             for (int c = 0; c < 3; c++)
                 u[c] = edit == CBM_EDIT_GOLD_MEAN ? means[1 * 3 + c] : edit == CBM_EDIT_ONE_HOT ? (float)(c == 1) : given[c];
-            assert_labels(model, &result.after, u);
+            assert_labels(model, result.after, u);
             assert_true(result.steps == 0 && result.moved_bits == 0 && result.total_bits == 0);
-            assert_int_equal(result.after.concepts[0].class_index, cbm_largest(u, 3));
+            assert_int_equal(result.after->concepts[0].class_index, cbm_largest(u, 3));
             assert_int_equal(result.succeeded, cbm_largest(u, 3) == 1);
             if (m) /* values are probabilities */
-                for (int c = 0; c < 3; c++) assert_true(fabs((double)result.after.concepts[0].probabilities[c] - (double)u[c]) < 1e-6);
-            else assert_memory_equal(result.after.concepts[0].logits, u, 3 * sizeof *u);
+                for (int c = 0; c < 3; c++) assert_true(fabs((double)result.after->concepts[0].probabilities[c] - (double)u[c]) < 1e-6);
+            else assert_memory_equal(result.after->concepts[0].logits, u, 3 * sizeof *u);
         }
         cbm_context_free(ctx);
         cbm_model_free(model);
@@ -545,18 +548,18 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
 
 static void a_mask_and_an_edit_add_up(void **state) {
     (void)state;
-    const cbm_intervene_options edit = {.method = CBM_INTERVENE_EDIT};
+    const cbm_intervene_options edit = {.method = CBM_INTERVENE_EDIT, .edit_always = 1};
     cbm_context *ctx = context_for(sparse);
     reading before = predict(ctx, data.text[2]);
     cbm_intervention result = intervene(ctx, 0, (before.classes[0] + 1) % 3, NULL);
-    reading moved = read_of(&result.after);
+    reading moved = read_of(result.after);
     result = intervene(ctx, 1, 0, &edit);
-    reading both = read_of(&result.after);
+    reading both = read_of(result.after);
     assert_int_equal(result.total_bits, N_WEIGHTS);
     assert_memory_equal(both.concepts, moved.concepts, 3 * sizeof(float));
     assert_memory_equal(both.concepts + 3, (const float *)sparse->gold_means->data + 3 * 3, 2 * sizeof(float));
     result = intervene(ctx, 1, before.classes[1], NULL); /* masks again: the edit is gone */
-    reading back = read_of(&result.after);
+    reading back = read_of(result.after);
     assert_same(back, moved);
     cbm_context_free(ctx);
 }
@@ -572,8 +575,8 @@ static void a_class_that_training_never_saw_has_no_mean(void **state) {
     assert_ok(small_rewrite(in_folder("sparse.gguf"), in_folder("unseen.gguf"), forget_a_class, NULL));
     cbm_model *model = load(in_folder("unseen.gguf"));
     cbm_context *ctx = context_for(model);
-    cbm_intervene_options edit = {.method = CBM_INTERVENE_EDIT};
-    cbm_prediction p;
+    cbm_intervene_options edit = {.method = CBM_INTERVENE_EDIT, .edit_always = 1};
+    const cbm_prediction *p;
     reading before = predict(ctx, data.text[2]);
     assert_error(cbm_intervene(ctx, "staff", "rude", &edit, &p), SCBM_ERROR_ARGUMENT,
                  "no training text has class 'rude' of concept 'staff'");
@@ -581,8 +584,8 @@ static void a_class_that_training_never_saw_has_no_mean(void **state) {
     assert_ok(cbm_intervene(ctx, "staff", "kind", &edit, &p));
     edit.edit = CBM_EDIT_ONE_HOT;
     assert_ok(cbm_intervene(ctx, "staff", "rude", &edit, &p));
-    assert_int_equal(p.concepts[1].class_index, 1);
-    assert_memory_equal(p.concepts[0].logits, before.concepts, 3 * sizeof(float));
+    assert_int_equal(p->concepts[1].class_index, 1);
+    assert_memory_equal(p->concepts[0].logits, before.concepts, 3 * sizeof(float));
     cbm_context_free(ctx);
     cbm_model_free(model);
 }
@@ -594,13 +597,13 @@ static void a_class_that_training_never_saw_has_no_mean(void **state) {
 static void dense_models_are_offered_an_edit(void **state) {
     (void)state;
     static const cbm_mode modes[] = {CBM_JOINT, CBM_VANILLA};
-    cbm_prediction p;
+    const cbm_prediction *p;
     for (int m = 0; m < 2; m++) {
         small_train(in_folder("dense.gguf"), in_folder("encoder.gguf"), modes[m], NULL, 0.5, 1, N_TRAIN);
         cbm_model *model = load(in_folder("dense.gguf"));
         cbm_context *ctx = context_for(model);
-        cbm_oracle oracle;
-        assert_ok(predict_value(ctx, data.text[0], &p));
+        const cbm_oracle *oracle;
+        assert_ok(cbm_predict(ctx, data.text[0], &p));
         const char *words = m ? "a model in vanilla mode has no concepts" : "edit the concept";
         assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &p), SCBM_ERROR_UNSUPPORTED, words);
         assert_error(cbm_intervene_check(model, NULL), SCBM_ERROR_UNSUPPORTED, words);
@@ -618,7 +621,8 @@ static void what_makes_no_sense_is_refused(void **state) {
     static const double portions[] = {-0.1, 1.01, NAN};
     const cbm_intervene_options defaults = {.method = CBM_INTERVENE_MASK};
     cbm_context *ctx = context_for(sparse);
-    cbm_prediction p;
+    const cbm_prediction *p;
+    const cbm_intervention *by_number;
     reading before = predict(ctx, data.text[0]);
     assert_error(cbm_intervene(ctx, "stuff", "rude", NULL, &p), SCBM_ERROR_ARGUMENT,
                  "there is no concept 'stuff'; the model has taste, staff");
@@ -640,11 +644,24 @@ static void what_makes_no_sense_is_refused(void **state) {
     o = defaults;
     o.method = CBM_INTERVENE_EDIT;
     o.edit = CBM_EDIT_GIVEN;
-    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "there are none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "0 values are given for concept 'staff'");
     o.values = (const float[2]){0.0f, INFINITY};
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "0 values");
+    o.n_values = 3;
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "which has 2 classes");
+    o.n_values = 2;
     assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "not finite");
+    assert_null(p);
+    o = defaults;
+    o.reserved[7] = 1;
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "reserved");
+    assert_error(cbm_intervene_on(ctx, 0, 2, 0, NULL, &by_number), SCBM_ERROR_ARGUMENT, "no concept 2 among 2");
+    assert_error(cbm_intervene_on(ctx, 0, -1, 0, NULL, &by_number), SCBM_ERROR_ARGUMENT, "no concept -1");
+    assert_error(cbm_intervene_on(ctx, 0, 1, 2, NULL, &by_number), SCBM_ERROR_ARGUMENT, "has no class 2");
+    assert_error(cbm_intervene_on(ctx, 1, 1, 1, NULL, &by_number), SCBM_ERROR_ARGUMENT, "no text 1 among the 1");
+    assert_null(by_number);
     cbm_intervention result = intervene(ctx, 0, before.classes[0], NULL); /* none of it left a trace */
-    assert_same(read_of(&result.after), before);
+    assert_same(read_of(result.after), before);
     cbm_context_free(ctx);
 }
 
@@ -652,20 +669,21 @@ static void there_must_be_a_text(void **state) {
     (void)state;
     static const char *const texts[] = {"kind", "rude"};
     float vector[2 * HIDDEN];
+    const cbm_prediction *after;
     cbm_prediction p[2];
     cbm_context *ctx = context_for(sparse);
-    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT,
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &after), SCBM_ERROR_ARGUMENT,
                  "the last cbm_predict, and there is none");
     assert_ok(predict_values(ctx, texts, NULL, 2, p));
-    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &after), SCBM_ERROR_ARGUMENT, "there is none");
     assert_ok(predict_value(ctx, "kind", p));
     assert_ok(cbm_embed_batch(ctx, texts + 1, NULL, 1, CBM_POOL_MEAN, 0, vector, NULL));
-    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &after), SCBM_ERROR_ARGUMENT, "there is none");
     assert_ok(predict_value(ctx, "kind", p));
     assert_error(predict_value(ctx, "\xff", p), SCBM_ERROR_FORMAT, "UTF-8");
-    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, p), SCBM_ERROR_ARGUMENT, "there is none");
+    assert_error(cbm_intervene(ctx, "staff", "rude", NULL, &after), SCBM_ERROR_ARGUMENT, "there is none");
     assert_ok(predict_value(ctx, "kind", p));
-    assert_ok(cbm_intervene(ctx, "staff", "rude", NULL, p));
+    assert_ok(cbm_intervene(ctx, "staff", "rude", NULL, &after));
     cbm_context_free(ctx);
 }
 
@@ -676,7 +694,7 @@ static void no_memory_is_an_error_and_the_context_goes_on(void **state) {
     int failures = 0;
     cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
     for (long at = 1;; at += 1 + at / 8) {
-        cbm_prediction p;
+        const cbm_prediction *p;
         long held = allocator.held;
         cbm_context *ctx = context_for(model);
         reading before = predict(ctx, data.text[0]);
@@ -685,7 +703,7 @@ static void no_memory_is_an_error_and_the_context_goes_on(void **state) {
         scbm_status status = cbm_intervene(ctx, "staff", class_name(1, c), NULL, &p);
         allocator.fails_at = 0;
         if (status) assert_ok(cbm_intervene(ctx, "staff", class_name(1, c), NULL, &p)); /* now there is memory */
-        assert_int_equal(p.concepts[1].class_index, c);
+        assert_int_equal(p->concepts[1].class_index, c);
         cbm_context_free(ctx);
         assert_int_equal(allocator.held, held);
         if (!status) break;
@@ -695,6 +713,154 @@ static void no_memory_is_an_error_and_the_context_goes_on(void **state) {
     assert_true(failures > 15);
     cbm_model_free(model);
     assert_int_equal(allocator.held, 0);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * By numbers, of a batch; what fails leaves no trace
+ * ---------------------------------------------------------------------------------------- */
+
+static void texts_of_a_batch_are_intervened_on_by_their_numbers(void **state) {
+    (void)state;
+    enum { N = 5 };
+    cbm_context *ctx = context_for(sparse), *alone = context_for(sparse);
+    static cbm_prediction p[N];
+    const cbm_intervention *result;
+    assert_ok(predict_values(ctx, (const char *const *)data.text, data.text_length, N, p));
+    for (size_t i = 0; i < N; i++) {
+        reading before = predict(alone, data.text[i]);
+        int k = (int)i % 2, c = (before.classes[k] + 1) % (k ? 2 : 3), other = 1 - k;
+        cbm_intervention wanted = intervene(alone, k, c, NULL);
+        assert_ok(cbm_intervene_on(ctx, i, k, c, NULL, &result));
+        assert_true(result->text == i && result->concept == k && result->class_index == c);
+        assert_same(read_of(result->before), before);
+        assert_same(read_of(result->after), read_of(wanted.after));
+        assert_true(result->succeeded == wanted.succeeded && result->moved_bits == wanted.moved_bits);
+        int other_class = before.classes[other]; /* of the same text: what was done to it stays */
+        assert_ok(cbm_intervene_on(ctx, i, other, other_class, NULL, &result));
+        assert_same(read_of(result->before), read_of(wanted.after));
+    }
+    reading first = predict(alone, data.text[0]); /* another text in between: the first begins anew */
+    assert_ok(cbm_intervene_on(ctx, 0, 1, first.classes[1], NULL, &result));
+    assert_same(read_of(result->after), first);
+    assert_error(cbm_intervene_on(ctx, N, 0, 0, NULL, &result), SCBM_ERROR_ARGUMENT, "no text 5 among the 5");
+    assert_memory_equal(p[0].logits, first.labels, sizeof first.labels); /* predictions are left alone */
+    cbm_context_free(ctx);
+    cbm_context_free(alone);
+}
+
+static void zeros_are_the_defaults(void **state) {
+    (void)state;
+    const cbm_intervene_options zeros = {0}, given = {.portion = 0.05, .steps = 10};
+    const cbm_intervene_options *const same[] = {&zeros, &given};
+    cbm_context *ctx = context_for(sparse);
+    for (int i = 0; i < 6; i++) {
+        reading before = predict(ctx, data.text[i]);
+        int k = i % 2, c = (before.classes[k] + 1) % (k ? 2 : 3);
+        cbm_intervention wanted = intervene(ctx, k, c, NULL);
+        reading after = read_of(wanted.after);
+        for (int j = 0; j < 2; j++) {
+            cbm_intervention again = intervene(ctx, k, c, same[j]);
+            assert_same(read_of(again.after), after);
+            assert_true(again.moved_bits == wanted.moved_bits && again.steps == wanted.steps);
+        }
+    }
+    cbm_context_free(ctx);
+}
+
+static void a_concept_that_reads_the_class_is_left_by_masks_and_by_edits(void **state) {
+    (void)state;
+    const cbm_intervene_options mask = {0}, mean = {.method = CBM_INTERVENE_EDIT},
+                                one_hot = {.method = CBM_INTERVENE_EDIT, .edit = CBM_EDIT_ONE_HOT},
+                                always = {.method = CBM_INTERVENE_EDIT, .edit = CBM_EDIT_ONE_HOT, .edit_always = 1};
+    const cbm_intervene_options *const left[] = {&mask, &mean, &one_hot};
+    cbm_context *ctx = context_for(sparse);
+    for (int i = 0; i < 6; i++) {
+        for (int j = 0; j < 3; j++) {
+            reading before = predict(ctx, data.text[i]);
+            cbm_intervention result = intervene(ctx, i % 2, before.classes[i % 2], left[j]);
+            assert_true(result.succeeded && result.steps == 0);
+            assert_same(read_of(result.after), before);
+            intervene(ctx, i % 2, (before.classes[i % 2] + 1) % 2, &one_hot); /* an edit, and back again */
+            result = intervene(ctx, i % 2, before.classes[i % 2], left[j]);
+            assert_same(read_of(result.after), before);
+        }
+        reading before = predict(ctx, data.text[i]);
+        cbm_intervention result = intervene(ctx, i % 2, before.classes[i % 2], &always);
+        assert_true(memcmp(result.after->logits, before.labels, sizeof before.labels) != 0);
+    }
+    cbm_context_free(ctx);
+}
+
+/* Cancels at the n-th call of a hook, which count from 1. */
+typedef struct canceller {
+    int64_t calls, at, last_done;
+} canceller;
+
+static int cancel_at(void *user, const char *what, int64_t done, int64_t total) {
+    canceller *c = user;
+    assert_string_equal(what, "intervene");
+    assert_true(done >= c->last_done && done <= total);
+    c->last_done = done;
+    return ++c->calls == c->at;
+}
+
+static int cancel_at_question(void *user) {
+    canceller *c = user;
+    return ++c->calls == c->at;
+}
+
+/* Whenever it is cancelled, the text is what it was: other interventions go on from there. */
+static void check_cancelling(const scbm_hooks *hooks, canceller *c, int64_t step_share) {
+    const cbm_intervene_options small_steps = {.portion = 0.001, .steps = 12, .whole_steps = 1};
+    const cbm_context_options options = {.hooks = hooks};
+    cbm_context *ctx, *alone = context_for(sparse);
+    assert_ok(cbm_context_create(&ctx, sparse, &options));
+    int text = -1, taste, staff;
+    reading before, first, both;
+    for (int n_steps = 0; n_steps < 2;) { /* a text that takes several of them */
+        assert_true(++text < N_TEXTS);
+        before = predict(alone, data.text[text]);
+        taste = (before.classes[0] + 1) % 3;
+        staff = 1 - before.classes[1];
+        cbm_intervention one = intervene(alone, 1, staff, NULL);
+        first = read_of(one.after);
+        cbm_intervention two = intervene(alone, 0, taste, &small_steps);
+        both = read_of(two.after);
+        n_steps = two.steps;
+    }
+    for (int64_t at = 1;; at += 1 + at / step_share) {
+        const cbm_intervention *result;
+        predict(ctx, data.text[text]);
+        *c = (canceller){0};
+        cbm_intervention again = intervene(ctx, 1, staff, NULL);
+        assert_same(read_of(again.after), first);
+        *c = (canceller){.at = at};
+        scbm_status status = cbm_intervene_on(ctx, 0, 0, taste, &small_steps, &result);
+        *c = (canceller){0};
+        if (!status) {
+            assert_true(at > 4); /* two runs a step */
+            break;
+        }
+        assert_int_equal(status, SCBM_ERROR_CANCELLED);
+        assert_null(result);
+        again = intervene(ctx, 0, before.classes[0], NULL); /* which it reads: nothing was left behind */
+        assert_same(read_of(again.before), first);
+        assert_same(read_of(again.after), first);
+        *c = (canceller){0};
+        again = intervene(ctx, 0, taste, &small_steps);
+        assert_same(read_of(again.after), both);
+    }
+    cbm_context_free(ctx);
+    cbm_context_free(alone);
+}
+
+static void an_intervention_that_is_cancelled_leaves_no_trace(void **state) {
+    (void)state;
+    canceller c = {0};
+    const scbm_hooks progress = {.user = &c, .progress = cancel_at, .n_workers = 1},
+                     questions = {.user = &c, .cancel = cancel_at_question, .n_workers = 1};
+    check_cancelling(&progress, &c, INT64_MAX);
+    check_cancelling(&questions, &c, 16);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -752,38 +918,36 @@ static void other_threads_see_nothing_of_it(void **state) {
 
 /* The same text by text, through the public functions. */
 static void check_oracle(cbm_context *ctx, const cbm_intervene_options *options, size_t most) {
-    cbm_oracle o;
+    const cbm_oracle *o;
     int64_t wrong = 0, fixed = 0, labels_fixed = 0, labels_broken = 0, moved = 0, steps = 0;
     assert_ok(cbm_intervene_oracle(ctx, &data, options, most, &o));
-    assert_int_equal(o.n, most ? most : N_TEXTS);
-    for (size_t i = 0; i < o.n; i++) {
-        size_t row = o.row[i];
+    assert_int_equal(o->n, most ? most : N_TEXTS);
+    for (size_t i = 0; i < o->n; i++) {
+        size_t row = o->row[i];
         const int32_t *gold = data.concept_class + row * SMALL_CONCEPTS;
-        assert_int_equal(row, i * N_TEXTS / o.n);
+        assert_int_equal(row, i * N_TEXTS / o->n);
         reading before = predict(ctx, data.text[row]), after = before;
         for (int k = 0; k < SMALL_CONCEPTS; k++) {
-            assert_int_equal(o.concept_before[i * SMALL_CONCEPTS + (size_t)k], before.classes[k]);
+            assert_int_equal(o->concept_before[i * SMALL_CONCEPTS + (size_t)k], before.classes[k]);
             if (gold[k] >= 0 && before.classes[k] != gold[k]) {
                 cbm_intervention result = intervene(ctx, k, gold[k], options);
-                after = read_of(&result.after);
+                after = read_of(result.after);
                 wrong++;
                 fixed += result.succeeded;
                 moved += result.moved_bits;
                 steps += result.steps;
             }
-            assert_int_equal(o.concept_after[i * SMALL_CONCEPTS + (size_t)k], after.classes[k]);
+            assert_int_equal(o->concept_after[i * SMALL_CONCEPTS + (size_t)k], after.classes[k]);
         }
-        assert_int_equal(o.label_before[i], before.label);
-        assert_int_equal(o.label_after[i], after.label);
+        assert_int_equal(o->label_before[i], before.label);
+        assert_int_equal(o->label_after[i], after.label);
         labels_fixed += before.label != data.label[row] && after.label == data.label[row] && data.label[row] >= 0;
         labels_broken += before.label == data.label[row] && after.label != data.label[row];
     }
-    assert_true(o.concepts_wrong == wrong && o.concepts_fixed == fixed && wrong > 2);
-    assert_true(o.labels_fixed == labels_fixed && o.labels_broken == labels_broken);
-    assert_true(o.moved_bits == moved && o.steps == steps);
-    assert_true(o.seconds >= o.predict_seconds && o.predict_seconds > 0);
-    cbm_oracle_clear(ctx, &o);
-    assert_null(o.row);
+    assert_true(o->concepts_wrong == wrong && o->concepts_fixed == fixed && wrong > 2);
+    assert_true(o->labels_fixed == labels_fixed && o->labels_broken == labels_broken);
+    assert_true(o->moved_bits == moved && o->steps == steps);
+    assert_true(o->seconds >= o->predict_seconds && o->predict_seconds > 0);
 }
 
 static void the_oracle_corrects_every_misread_concept(void **state) {
@@ -805,20 +969,19 @@ static void the_oracle_corrects_every_misread_concept(void **state) {
 
 static int cancel_later(void *user, const char *what, int64_t done, int64_t total) {
     int *calls = user;
-    (void)total;
-    return strcmp(what, "intervene") == 0 && done == 3 && ++*calls;
+    return strcmp(what, "intervene") == 0 && total == N_TEXTS && done == 3 && ++*calls;
 }
 
 static void the_oracle_can_be_cancelled(void **state) {
     (void)state;
     int calls = 0;
     const scbm_hooks hooks = {.user = &calls, .progress = cancel_later, .n_workers = 1};
-    cbm_oracle o;
+    const cbm_oracle *o;
     cbm_model *model = load_with(in_folder("sparse.gguf"), &hooks);
     cbm_context *ctx = context_for(model);
-    assert_error(cbm_intervene_oracle(ctx, &data, NULL, 0, &o), SCBM_ERROR_CANCELLED, "cancelled after 3 of 24 texts");
+    assert_error(cbm_intervene_oracle(ctx, &data, NULL, 0, &o), SCBM_ERROR_CANCELLED, "cancelled: intervene, 3 of 24");
     assert_int_equal(calls, 1);
-    assert_null(o.row);
+    assert_null(o);
     cbm_context_free(ctx);
     cbm_model_free(model);
 }
@@ -843,6 +1006,10 @@ int main(void) {
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(there_must_be_a_text),
         cmocka_unit_test(no_memory_is_an_error_and_the_context_goes_on),
+        cmocka_unit_test(texts_of_a_batch_are_intervened_on_by_their_numbers),
+        cmocka_unit_test(zeros_are_the_defaults),
+        cmocka_unit_test(a_concept_that_reads_the_class_is_left_by_masks_and_by_edits),
+        cmocka_unit_test(an_intervention_that_is_cancelled_leaves_no_trace),
         cmocka_unit_test(other_threads_see_nothing_of_it),
         cmocka_unit_test(the_oracle_corrects_every_misread_concept),
         cmocka_unit_test(the_oracle_can_be_cancelled),

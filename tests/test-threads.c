@@ -173,23 +173,24 @@ static scbm_status use_text(job *j, cbm_context *ctx, const char *text) {
     if (status) return status;
     note_prediction(j, prediction);
     const char *other = staff[prediction->concepts[1].class_index == 0];
-    cbm_intervention result;
+    const cbm_intervention *result;
     status = cbm_intervene_report(ctx, "staff", other, NULL, &result);
     if (status) return status;
-    note(j, (double)result.moved_bits);
-    note_prediction(j, &result.after);
+    note(j, (double)result->moved_bits);
+    note_prediction(j, result->after);
     cbm_intervene_reset(ctx);
     return SCBM_OK;
 }
 
 static scbm_status use_model(job *j, cbm_context *ctx) {
     const cbm_prediction *const *predictions;
+    const cbm_intervention *refused;
     scbm_status status = SCBM_OK;
     for (int i = 0; i < N_TEXTS && !status; i++) status = use_text(j, ctx, texts[i]);
     if (!status) status = cbm_predict_batch(ctx, texts, NULL, N_TEXTS, &predictions);
     for (int i = 0; i < N_TEXTS && !status; i++) note_prediction(j, predictions[i]);
     for (int k = 0; k < SMALL_CONCEPTS && !status; k++) note(j, cbm_model_density(j->model, k, -1));
-    if (!status && cbm_intervene_report(ctx, "nobody", "kind", NULL, &(cbm_intervention){0}) != SCBM_ERROR_ARGUMENT)
+    if (!status && cbm_intervene_report(ctx, "nobody", "kind", NULL, &refused) != SCBM_ERROR_ARGUMENT)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "an unknown concept was taken");
     if (!status && !strstr(cbm_context_error(ctx), "nobody"))
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "another context's error: %.300s", cbm_context_error(ctx));

@@ -4,7 +4,6 @@
 #include "models/base/hash.h"
 #include "models/base/sample.h"
 #include "models/explain/explain.h"
-#include "models/cbm-train.h"
 
 #include <string.h>
 

@@ -17,14 +17,11 @@ int64_t cbm_explain_run_tokens(const cbm_explainer *x) {
 }
 
 scbm_status cbm_explain_tell(cbm_explainer *x, int64_t n_points) {
-    const scbm_hooks *hooks = cbm_explainer_hooks(x);
     cbm_explain_progress *p = &x->progress;
     p->points_done += n_points;
-    int counts_texts = p->n_texts > 1;
-    int64_t done = counts_texts ? p->texts_done : p->points_done, total = counts_texts ? p->n_texts : p->n_points;
-    if (!hooks->progress || !hooks->progress(hooks->user, p->what, done, total)) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %lld of %lld %s", (long long)done, (long long)total,
-                     counts_texts ? "texts" : "steps");
+    const int counts_texts = p->n_texts > 1;
+    return scbm_progress(cbm_explainer_hooks(x), p->what, counts_texts ? p->texts_done : p->points_done,
+                         counts_texts ? p->n_texts : p->n_points);
 }
 
 /* ------------------------------------------------------------------------------------------

@@ -109,12 +109,13 @@ static scbm_status step_masks(const mask_intervention *m, double *portion, int *
 }
 
 /* Steps until the concept reads the class, or nothing more can be moved. */
-static scbm_status take_steps(const mask_intervention *m, int steps, cbm_intervention *result) {
+static scbm_status take_steps(const mask_intervention *m, int steps) {
     cbm_overlay *o = m->overlay;
     int reads_class = 0;
     for (int step = 0; step < steps && !reads_class && o->portion * (double)m->largest_kept >= 1.0; step++) {
         double portion;
         int is_undone;
+        if (!o->progress.counts_texts) o->progress.done = step;
         scbm_status status = step_masks(m, &portion, &is_undone, &reads_class);
         if (status || portion == 0) return status;
         if (is_undone) {
@@ -122,8 +123,8 @@ static scbm_status take_steps(const mask_intervention *m, int steps, cbm_interve
             reads_class = 0;
             continue;
         }
-        result->steps++;
-        result->portion = portion;
+        o->result.steps++;
+        o->result.portion = portion;
         take_logits(o, o->forward.logits->data, m->concept);
     }
     return SCBM_OK;
@@ -136,17 +137,18 @@ static int64_t largest_kept(const cbm_overlay *o) {
     return most;
 }
 
-static scbm_status intervene_masks(cbm_overlay *o, int concept, int class_index, cbm_intervention *result) {
+static scbm_status intervene_masks(cbm_overlay *o, int concept, int class_index) {
     const cbm_intervene_options *options = o->options;
     cbm_overlay_load_masks(o, concept);
     take_logits(o, o->text.base, concept);
     o->portion = options->portion > 0 ? options->portion : DEFAULT_PORTION;
     int steps = options->steps ? options->steps : options->rule == CBM_SELECT_ABS ? 1 : DEFAULT_STEPS;
     const mask_intervention m = {o, concept, class_index, largest_kept(o)};
+    if (!o->progress.counts_texts) o->progress.total = steps;
     scbm_status status = cbm_overlay_prepare_graphs(o);
     if (!status && cbm_concept_reads(cbm_overlay_heads(o), o->text.computed, concept) != class_index)
-        status = take_steps(&m, steps, result);
-    result->moved_bits = cbm_overlay_count_moved(o, concept);
+        status = take_steps(&m, steps);
+    o->result.moved_bits = cbm_overlay_count_moved(o, concept);
     return status;
 }
 
@@ -166,42 +168,73 @@ static scbm_status gold_mean(const cbm_model *model, int concept, int class_inde
     return SCBM_OK;
 }
 
-/* Replaces u_k. The concept's logits become those that say the same. */
-static scbm_status intervene_edit(cbm_overlay *o, int concept, int class_index) {
-    const cbm_heads *heads = cbm_overlay_heads(o);
-    int first = heads->groups[concept], n = heads->groups[concept + 1] - first;
-    float *values = o->text.values + first, *logits = o->text.computed + first;
-    if (o->options->edit == CBM_EDIT_GIVEN) {
-        if (!o->options->values) return scbm_fail(SCBM_ERROR_ARGUMENT, "an edit with given values, and there are none");
-        for (int c = 0; c < n; c++)
-            if (!isfinite(o->options->values[c]))
-                return scbm_fail(SCBM_ERROR_ARGUMENT, "value %d that is given for concept '%s' is not finite", c,
-                                 heads->concept_name[concept]);
-        memcpy(values, o->options->values, (size_t)n * sizeof *values);
-    } else if (o->options->edit == CBM_EDIT_ONE_HOT) {
-        for (int c = 0; c < n; c++) values[c] = c == class_index ? 1.0f : 0.0f;
-    } else {
-        scbm_status status = gold_mean(o->ctx->model, concept, class_index, values, n);
-        if (status) return status;
-    }
-    for (int c = 0; c < n; c++) {
-        int is_probability = heads->mode == CBM_INDEPENDENT;
-        logits[c] = !is_probability ? values[c] : values[c] > 1e-30f ? logf(values[c]) : logf(1e-30f);
-    }
+/* The caller's values for a concept's u. */
+static scbm_status take_given(const cbm_overlay *o, int concept, float *values, int n) {
+    const cbm_intervene_options *options = o->options;
+    const char *name = cbm_overlay_heads(o)->concept_name[concept];
+    if (!options->values || options->n_values != n)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%d values are given for concept '%s', which has %d classes",
+                         options->values ? options->n_values : 0, name, n);
+    for (int c = 0; c < n; c++)
+        if (!isfinite(options->values[c]))
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "value %d that is given for concept '%s' is not finite", c, name);
+    memcpy(values, options->values, (size_t)n * sizeof *values);
     return SCBM_OK;
 }
 
-scbm_status cbm_intervene_text(cbm_overlay *o, int concept, int class_index, const cbm_intervene_options *options,
-                               cbm_intervention *result) {
-    memset(result, 0, sizeof *result);
+/* Replaces u_k. The concept's logits become those that say the same. */
+static scbm_status intervene_edit(cbm_overlay *o, int concept, int class_index) {
+    const cbm_heads *heads = cbm_overlay_heads(o);
+    const cbm_edit_values edit = o->options->edit;
+    int first = heads->groups[concept], n = heads->groups[concept + 1] - first;
+    float *values = o->text.values + first, *logits = o->text.computed + first;
+    scbm_status status = SCBM_OK;
+    take_logits(o, o->text.base, concept);
+    if (edit != CBM_EDIT_GIVEN && !o->options->edit_always &&
+        cbm_concept_reads(heads, o->text.base, concept) == class_index)
+        return SCBM_OK;
+    if (edit == CBM_EDIT_GIVEN) status = take_given(o, concept, values, n);
+    else if (edit == CBM_EDIT_GOLD_MEAN) status = gold_mean(o->ctx->model, concept, class_index, values, n);
+    else
+        for (int c = 0; c < n; c++) values[c] = c == class_index ? 1.0f : 0.0f;
+    for (int c = 0; c < n && !status; c++) {
+        int is_probability = heads->mode == CBM_INDEPENDENT;
+        logits[c] = !is_probability ? values[c] : values[c] > 1e-30f ? logf(values[c]) : logf(1e-30f);
+    }
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * An intervention on the overlay's text
+ * ---------------------------------------------------------------------------------------- */
+
+/* The concept's logits and values are kept, or put back. */
+static void keep_concept(cbm_overlay *o, int concept, int put_back) {
+    const cbm_heads *heads = cbm_overlay_heads(o);
+    const size_t first = (size_t)heads->groups[concept], n = (size_t)heads->groups[concept + 1] - first;
+    float *const now[2] = {o->text.computed + first, o->text.values + first};
+    for (int i = 0; i < 2; i++) {
+        float *former = o->former + i * heads->max_classes;
+        memcpy(put_back ? now[i] : former, put_back ? former : now[i], n * sizeof(float));
+    }
+}
+
+scbm_status cbm_intervene_text(cbm_overlay *o, int concept, int class_index, const cbm_intervene_options *options) {
     o->options = options;
-    result->total_bits = o->n_matrices ? cbm_masks_weights(&o->backbone, -1) : 0;
-    cbm_overlay_predict(o, 0, &result->before);
-    scbm_status status = options->method == CBM_INTERVENE_MASK ? intervene_masks(o, concept, class_index, result)
+    o->result = (cbm_intervention){.text = o->text.number,
+                                   .concept = concept,
+                                   .class_index = class_index,
+                                   .total_bits = o->n_matrices ? cbm_masks_weights(&o->backbone, -1) : 0};
+    o->result.before = cbm_overlay_predict(o, 0);
+    keep_concept(o, concept, 0);
+    scbm_status status = options->method == CBM_INTERVENE_MASK ? intervene_masks(o, concept, class_index)
                                                                : intervene_edit(o, concept, class_index);
-    if (status) return status;
-    cbm_overlay_predict(o, 1, &result->after);
-    result->succeeded = cbm_concept_reads(cbm_overlay_heads(o), o->text.computed, concept) == class_index;
+    if (status) {
+        keep_concept(o, concept, 1);
+        return status;
+    }
+    o->result.after = cbm_overlay_predict(o, 1);
+    o->result.succeeded = cbm_concept_reads(cbm_overlay_heads(o), o->text.computed, concept) == class_index;
     return SCBM_OK;
 }
 
@@ -229,39 +262,64 @@ scbm_status cbm_intervene_check(const cbm_model *model, const cbm_intervene_opti
         return scbm_fail(
             SCBM_ERROR_UNSUPPORTED,
             "a dense model has no subnetworks whose masks could change: edit the concept's values instead");
+    return cbm_check_reserved(options->reserved, "cbm_intervene_options");
+}
+
+static scbm_status check_class(const cbm_heads *heads, int concept, int class_index) {
+    if (concept < 0 || concept >= heads->n_concepts)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no concept %d among %d", concept, heads->n_concepts);
+    int n = heads->groups[concept + 1] - heads->groups[concept];
+    if (class_index < 0 || class_index >= n)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "concept '%s' has no class %d; it has %d classes",
+                         heads->concept_name[concept], class_index, n);
     return SCBM_OK;
 }
 
-static scbm_status intervene_by_name(cbm_context *ctx, const char *concept, const char *class_name,
-                                     const cbm_intervene_options *options, cbm_intervention *result) {
-    int k, c;
+/* On a text of the context's last predictions; the options have been checked. */
+static scbm_status intervene(cbm_context *ctx, size_t text, int concept, int class_index,
+                             const cbm_intervene_options *options, const cbm_intervention **intervention) {
+    scbm_status status = check_class(&ctx->model->network.heads, concept, class_index);
+    if (!status) status = cbm_overlay_create(ctx);
+    if (status) return status;
+    cbm_overlay *o = cbm_overlay_of(ctx);
+    if (o->text.run != ctx->n_runs || o->text.number != text) status = cbm_overlay_load_text(o, text);
+    o->progress = (cbm_overlay_progress){0, 0, 1};
+    if (!status) status = cbm_intervene_text(o, concept, class_index, options);
+    if (!status) *intervention = &o->result;
+    return status;
+}
+
+scbm_status cbm_intervene_on(cbm_context *ctx, size_t text, int concept, int class_index,
+                             const cbm_intervene_options *options, const cbm_intervention **intervention) {
     if (!options) options = &default_options;
+    *intervention = NULL;
+    scbm_status status = cbm_intervene_check(ctx->model, options);
+    if (!status && text >= ctx->n_computed)
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "there is no text %zu among the %zu of the context's last prediction",
+                           text, ctx->n_computed);
+    if (!status) status = intervene(ctx, text, concept, class_index, options, intervention);
+    return cbm_context_result(ctx, status);
+}
+
+scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const char *class_name,
+                                 const cbm_intervene_options *options, const cbm_intervention **intervention) {
+    int k = 0, c = 0;
+    if (!options) options = &default_options;
+    *intervention = NULL;
     scbm_status status = cbm_intervene_check(ctx->model, options);
     if (!status) status = cbm_model_find_class(ctx->model, concept, class_name, &k, &c);
     if (!status && ctx->n_computed != 1)
         status = scbm_fail(SCBM_ERROR_ARGUMENT,
                            "an intervention is on the text of the last cbm_predict, and there is none");
-    if (!status) status = cbm_overlay_create(ctx);
-    if (status) return status;
-    cbm_overlay *o = cbm_overlay_of(ctx);
-    if (o->text.run != ctx->n_runs) {
-        status = cbm_overlay_load_text(o, 0);
-        if (status) return status;
-        o->text.run = ctx->n_runs;
-    }
-    return cbm_intervene_text(o, k, c, options, result);
-}
-
-scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const char *class_name,
-                                 const cbm_intervene_options *options, cbm_intervention *result) {
-    return cbm_context_result(ctx, intervene_by_name(ctx, concept, class_name, options, result));
+    if (!status) status = intervene(ctx, 0, k, c, options, intervention);
+    return cbm_context_result(ctx, status);
 }
 
 scbm_status cbm_intervene(cbm_context *ctx, const char *concept, const char *class_name,
-                          const cbm_intervene_options *options, cbm_prediction *after) {
-    cbm_intervention result;
-    scbm_status status = cbm_intervene_report(ctx, concept, class_name, options, &result);
-    if (!status) *after = result.after;
+                          const cbm_intervene_options *options, const cbm_prediction **after) {
+    const cbm_intervention *intervention;
+    scbm_status status = cbm_intervene_report(ctx, concept, class_name, options, &intervention);
+    *after = status ? NULL : intervention->after;
     return status;
 }
 

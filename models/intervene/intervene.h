@@ -74,11 +74,18 @@ typedef struct cbm_overlay_graph {
 
 /* The text, and what it reads now. */
 typedef struct cbm_overlay_text {
-    uint64_t run; /* of the context, that brought it; 0: there is none */
+    uint64_t run;  /* of the context, that brought it; 0: there is none */
+    size_t number; /* of that run's */
     cbm_sequences sequence;
     float *base;              /* [C]: the concepts' logits without interventions */
     float *computed, *values; /* [C]: their logits now, and u */
 } cbm_overlay_text;
+
+/* What the progress hook is told: steps of one intervention, or texts of an oracle. */
+typedef struct cbm_overlay_progress {
+    int counts_texts;
+    int64_t done, total;
+} cbm_overlay_progress;
 
 struct cbm_overlay {
     cbm_context *ctx;
@@ -92,8 +99,12 @@ struct cbm_overlay {
     const cbm_intervene_options *options;
     double portion; /* of the step at hand, at most */
     cbm_move_scratch scratch;
-    /* What the predictions before and after it point to: */
-    float *place_numbers[2];
+    cbm_overlay_progress progress;
+    float *former; /* [2 max R]: the concept's logits and values before it, for where it fails */
+    /* What the caller gets: */
+    cbm_intervention result;
+    cbm_prediction predictions[2]; /* before, after */
+    float *place_numbers[2];       /* what they point to */
     cbm_concept_result *place_concepts[2];
 };
 
@@ -110,8 +121,10 @@ int64_t cbm_overlay_count_moved(const cbm_overlay *overlay, int concept);
 scbm_status cbm_overlay_prepare_graphs(cbm_overlay *overlay);
 /* The cross-entropy of a concept with a class under the overlay's masks; the gradient's graph also chooses the moves. */
 scbm_status cbm_overlay_run(cbm_overlay *overlay, cbm_overlay_graph *graph, int concept, int class_index, double *loss);
-/* What the text reads now; `place` 0 or 1 is what the prediction points to. */
-void cbm_overlay_predict(cbm_overlay *overlay, int place, cbm_prediction *prediction);
+/* Asks the progress hook. */
+scbm_status cbm_overlay_tell(cbm_overlay *overlay);
+/* What the text reads now, as prediction 0 or 1 of the overlay's. */
+const cbm_prediction *cbm_overlay_predict(cbm_overlay *overlay, int place);
 
 /* The masks I8 [1, out, row bytes] of a weight as the last mask intervention left them; NULL: there are none. */
 const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *weight);
@@ -128,9 +141,10 @@ static inline const cbm_heads *cbm_overlay_heads(const cbm_overlay *overlay) {
  * One intervention (intervene.c)
  * ---------------------------------------------------------------------------------------- */
 
-/* On the overlay's text; the options have been checked. */
-scbm_status cbm_intervene_text(cbm_overlay *overlay, int concept, int class_index, const cbm_intervene_options *options,
-                               cbm_intervention *result);
+/* On the overlay's text, which is what it was before where this fails; the options have been checked. The result is the
+ * overlay's. */
+scbm_status cbm_intervene_text(cbm_overlay *overlay, int concept, int class_index,
+                               const cbm_intervene_options *options);
 /* The class that a concept reads. */
 int cbm_concept_reads(const cbm_heads *heads, const float *logits, int concept);
 

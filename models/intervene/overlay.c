@@ -28,6 +28,7 @@ static void free_overlay(cbm_context *ctx, void *state) {
     scbm_release(hooks, o->text.base);
     scbm_release(hooks, o->text.computed);
     scbm_release(hooks, o->text.values);
+    scbm_release(hooks, o->former);
     scbm_release(hooks, o->matrix);
     scbm_release(hooks, o->backbone.parameters);
     scbm_release(hooks, o);
@@ -84,7 +85,8 @@ scbm_status cbm_overlay_create(cbm_context *ctx) {
     o->text.base = scbm_alloc_array(hooks, n_classes, sizeof *o->text.base);
     o->text.computed = scbm_alloc_array(hooks, n_classes, sizeof *o->text.computed);
     o->text.values = scbm_alloc_array(hooks, n_classes, sizeof *o->text.values);
-    int has_memory = o->text.base && o->text.computed && o->text.values;
+    o->former = scbm_alloc_array(hooks, 2 * (size_t)heads->max_classes, sizeof *o->former);
+    int has_memory = o->text.base && o->text.computed && o->text.values && o->former;
     for (int i = 0; i < 2; i++) {
         o->place_numbers[i] = scbm_alloc_array(hooks, cbm_prediction_numbers(heads), sizeof(float));
         o->place_concepts[i] = scbm_alloc_array(hooks, (size_t)heads->n_concepts, sizeof **o->place_concepts);
@@ -180,6 +182,10 @@ scbm_status cbm_overlay_prepare_graphs(cbm_overlay *o) {
     return status;
 }
 
+scbm_status cbm_overlay_tell(cbm_overlay *o) {
+    return scbm_progress(cbm_overlay_hooks(o), "intervene", o->progress.done, o->progress.total);
+}
+
 scbm_status cbm_overlay_run(cbm_overlay *o, cbm_overlay_graph *graph, int concept, int class_index, double *loss) {
     const int32_t row = 0;
     const cbm_heads *heads = cbm_overlay_heads(o);
@@ -187,11 +193,12 @@ scbm_status cbm_overlay_run(cbm_overlay *o, cbm_overlay_graph *graph, int concep
     for (int k = 0; k < heads->n_concepts; k++) targets[k] = k == concept ? class_index : -1;
     int64_t tokens = cbm_fill_inputs(&o->backbone, &graph->encoding, &o->text.sequence, &row, 1);
     scbm_status status = scbm_graph_run(graph->graph, tokens, 1);
-    if (!status) *loss = (double)*(const float *)graph->loss->data;
-    if (!status && !isfinite(*loss))
-        status = scbm_fail(SCBM_ERROR_NUMERIC, "the cross-entropy of concept '%s' is not finite",
-                           heads->concept_name[concept]);
-    return status;
+    if (status) return status;
+    *loss = (double)*(const float *)graph->loss->data;
+    if (!isfinite(*loss))
+        return scbm_fail(SCBM_ERROR_NUMERIC, "the cross-entropy of concept '%s' is not finite",
+                         heads->concept_name[concept]);
+    return cbm_overlay_tell(o);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -204,6 +211,7 @@ scbm_status cbm_overlay_load_text(cbm_overlay *o, size_t i) {
     const scbm_hooks *hooks = cbm_overlay_hooks(o);
     cbm_sequences *to = &o->text.sequence;
     size_t n = (size_t)cbm_sequence_length(from, i), n_classes = (size_t)heads->n_classes;
+    o->text.run = 0; /* until all of it is there */
     const float *logits = o->ctx->logits + i * n_classes;
     scbm_status status = scbm_grow(hooks, (void **)&to->ids, &to->ids_capacity, n, sizeof *to->ids);
     if (!status) status = scbm_grow(hooks, (void **)&to->first, &to->first_capacity, 2, sizeof *to->first);
@@ -214,16 +222,20 @@ scbm_status cbm_overlay_load_text(cbm_overlay *o, size_t i) {
     to->first[0] = 0;
     to->first[1] = n;
     to->truncated[0] = from->truncated[i];
+    o->text.run = o->ctx->n_runs;
+    o->text.number = i;
     memcpy(o->text.base, logits, n_classes * sizeof *logits);
     memcpy(o->text.computed, logits, n_classes * sizeof *logits);
     cbm_concept_values(heads, logits, o->text.values);
     return SCBM_OK;
 }
 
-void cbm_overlay_predict(cbm_overlay *o, int place, cbm_prediction *p) {
+const cbm_prediction *cbm_overlay_predict(cbm_overlay *o, int place) {
+    cbm_prediction *p = &o->predictions[place];
     memset(p, 0, sizeof *p);
     cbm_fill_prediction(o->ctx->model, o->text.computed, o->text.values, o->place_numbers[place],
                         o->place_concepts[place], p);
     p->truncated = o->text.sequence.truncated[0];
     p->n_tokens = (int)cbm_sequence_length(&o->text.sequence, 0);
+    return p;
 }

@@ -228,11 +228,11 @@ static int explain(const demo_command *d, cbm_context *context) {
 /* What one intervention on a review would do, and how good that is: 2 when concept and label become right, 1 when only the
  * concept does, 0 when neither. */
 static scbm_status try_correction(cbm_context *context, const demo_review *review, int k, int *worth) {
-    cbm_intervention result;
+    const cbm_intervention *result;
     scbm_status status = cbm_intervene_report(context, demo_concepts[k], review->concept[k], NULL, &result);
     if (status != SCBM_OK) return status;
-    int label_was_right = strcmp(result.before.label, review->label) == 0;
-    *worth = !result.succeeded ? 0 : !label_was_right && strcmp(result.after.label, review->label) == 0 ? 2 : 1;
+    int label_was_right = strcmp(result->before->label, review->label) == 0;
+    *worth = !result->succeeded ? 0 : !label_was_right && strcmp(result->after->label, review->label) == 0 ? 2 : 1;
     cbm_intervene_reset(context);
     return SCBM_OK;
 }

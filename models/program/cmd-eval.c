@@ -30,7 +30,7 @@ typedef struct eval_command {
     cbm_intervene_options intervene_options;
     cbm_dataset data;
     cbm_evaluation evaluation;
-    cbm_oracle oracle;
+    const cbm_oracle *oracle; /* the context's */
     int32_t *gold;  /* of the oracle's texts: [n] labels, then [n, n_concepts] */
     int *n_classes; /* [n_concepts] */
 } eval_command;
@@ -154,7 +154,7 @@ static scbm_status print_json(const eval_command *e, const eval_result *r) {
 
 static scbm_status print_interventions_json(const eval_command *e, const eval_result *before,
                                             const eval_result *after) {
-    const cbm_oracle *o = &e->oracle;
+    const cbm_oracle *o = e->oracle;
     cJSON *object = cJSON_CreateObject(), *result[2] = {json_result(e, before), json_result(e, after)};
     int has_memory = result[0] && result[1];
     cJSON_AddItemToObject(object, "before", result[0]);
@@ -276,7 +276,7 @@ static scbm_status print_text(const eval_command *e, const eval_result *r) {
 }
 
 static scbm_status print_interventions(const eval_command *e, const eval_result *before, const eval_result *after) {
-    const cbm_oracle *o = &e->oracle;
+    const cbm_oracle *o = e->oracle;
     printf("%zu texts", e->data.n);
     print_left_out(e);
     if (o->n < e->data.n) printf(", %zu of them taken evenly", o->n);
@@ -343,7 +343,6 @@ static scbm_status write_predictions(const eval_command *e) {
  * ---------------------------------------------------------------------------------------- */
 
 static int finish(eval_command *e, int status) {
-    if (e->in.context) cbm_oracle_clear(e->in.context, &e->oracle);
     scbm_release(&e->in.hooks, e->gold);
     scbm_release(&e->in.hooks, e->n_classes);
     cbm_dataset_clear(&e->data);
@@ -386,7 +385,7 @@ static scbm_status evaluate(eval_command *e) {
 
 /* The true classes of the oracle's texts. */
 static scbm_status gather_gold(eval_command *e) {
-    const cbm_oracle *o = &e->oracle;
+    const cbm_oracle *o = e->oracle;
     size_t n_concepts = (size_t)e->columns.n_concepts;
     e->gold = scbm_alloc_array(&e->in.hooks, o->n * (1 + n_concepts), sizeof *e->gold);
     if (!e->gold) return SCBM_ERROR_MEMORY;
@@ -400,7 +399,6 @@ static scbm_status gather_gold(eval_command *e) {
 
 static scbm_status evaluate_interventions(eval_command *e) {
     eval_result before, after;
-    const cbm_oracle *o = &e->oracle;
     memset(&before, 0, sizeof before);
     scbm_status status = read_data(e);
     if (status == SCBM_OK)
@@ -408,6 +406,7 @@ static scbm_status evaluate_interventions(eval_command *e) {
                                       &e->oracle);
     if (status == SCBM_OK) status = gather_gold(e);
     if (status != SCBM_OK) return status;
+    const cbm_oracle *o = e->oracle;
     before.n = o->n;
     before.gold_label = e->gold;
     before.gold_concepts = e->gold + o->n;

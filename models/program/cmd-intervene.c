@@ -84,17 +84,26 @@ static int finish(intervene_command *s, int status) {
  * ---------------------------------------------------------------------------------------- */
 
 static scbm_status print_json(const intervene_command *s, cJSON *before, const cbm_prediction *after) {
-    cJSON *object = cJSON_CreateObject();
+    cJSON *object = cJSON_CreateObject(), *interventions = cJSON_CreateArray();
     int64_t steps = 0, moved = 0, total = 0;
     for (int i = 0; i < s->sets.n; i++) {
-        steps += s->setting[i].steps;
-        moved += s->setting[i].moved_bits;
-        total += s->setting[i].total_bits;
+        const setting *set = &s->setting[i];
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddStringToObject(one, "concept", set->concept);
+        cJSON_AddStringToObject(one, "class", set->class_name);
+        cJSON_AddBoolToObject(one, "succeeded", set->succeeded);
+        cJSON_AddItemToObject(one, "steps", cli_json_int(set->steps));
+        cJSON_AddItemToObject(one, "moved_bits", cli_json_int(set->moved_bits));
+        cJSON_AddItemToArray(interventions, one);
+        steps += set->steps;
+        moved += set->moved_bits;
+        total += set->total_bits;
     }
     cJSON_AddStringToObject(object, "method", s->method ? "edit" : "mask");
     cJSON_AddItemToObject(object, "steps", cli_json_int(steps));
     cJSON_AddItemToObject(object, "moved_bits", cli_json_int(moved));
     cJSON_AddItemToObject(object, "total_bits", cli_json_int(total));
+    cJSON_AddItemToObject(object, "interventions", interventions);
     cJSON_AddItemToObject(object, "before", before);
     cJSON_AddItemToObject(object, "after", cli_json_prediction(after));
     return cli_json_print(object);
@@ -153,7 +162,7 @@ static void keep_reading(intervene_command *s, const cbm_prediction *p) {
 
 static scbm_status intervene(intervene_command *s, const char *text, size_t length) {
     const cbm_prediction *const *before;
-    cbm_intervention result;
+    const cbm_intervention *result = NULL;
     cJSON *json = NULL;
     scbm_status status = cbm_predict_batch(s->in.context, &text, &length, 1, &before);
     if (status != SCBM_OK) return status;
@@ -163,18 +172,18 @@ static scbm_status intervene(intervene_command *s, const char *text, size_t leng
         setting *set = &s->setting[i];
         status = cbm_intervene_report(s->in.context, set->concept, set->class_name, &s->options, &result);
         if (status != SCBM_OK) continue;
-        set->succeeded = result.succeeded;
-        set->steps = result.steps;
-        set->moved_bits = result.moved_bits;
-        set->total_bits = result.total_bits;
+        set->succeeded = result->succeeded;
+        set->steps = result->steps;
+        set->moved_bits = result->moved_bits;
+        set->total_bits = result->total_bits;
     }
     if (status != SCBM_OK) {
         cJSON_Delete(json);
         return status;
     }
-    s->in.n_truncated += result.after.truncated != 0;
-    if (s->in.json) return print_json(s, json, &result.after);
-    print_text(s, text, length, &result.after);
+    s->in.n_truncated += result->after->truncated != 0;
+    if (s->in.json) return print_json(s, json, result->after);
+    print_text(s, text, length, result->after);
     return SCBM_OK;
 }
 
@@ -229,7 +238,7 @@ const cli_command cmd_intervene = {
     "never changed. A dense model has no subnetworks; --method edit replaces the concept's values: by the mean values of\n"
     "the training texts with that class (--edit mean), which is not always enough for the concept to read the class (after\n"
     "little training), or by 1 for the class and 0 for the others (--edit one-hot), which always is.\n"
-    "With --json: {method, steps, moved_bits, total_bits, before, after}; before and after are as `predict` prints them,\n"
-    "and the numbers are sums over all --set.",
+    "With --json: {method, steps, moved_bits, total_bits, interventions: [{concept, class, succeeded, steps, moved_bits}],\n"
+    "before, after}; before and after are as `predict` prints them, and the first numbers are sums over all --set.",
     intervene_examples,
     run_intervene};

@@ -69,15 +69,24 @@ static void read_tensors(scbm_file *file) {
 static void intervene(cbm_context *context, const cbm_model *model) {
     const cbm_intervene_options options = {.method = cbm_model_is_sparse(model) ? CBM_INTERVENE_MASK : CBM_INTERVENE_EDIT,
                                            .portion = 0.5};
-    cbm_intervention result;
+    const cbm_intervention *result;
     int n = cbm_model_n_concept_classes(model, 0);
     if (cbm_intervene_report(context, cbm_model_concept(model, 0), cbm_model_concept_class(model, 0, n - 1), &options, &result)) {
         check_refusal();
         return;
     }
-    require(result.moved_bits >= 0 && result.moved_bits <= result.total_bits && result.steps <= 10);
+    require(result->moved_bits >= 0 && result->moved_bits <= result->total_bits && result->steps <= 10);
     double density = cbm_model_density(model, 0, -1), overlap = cbm_model_overlap(model, 0, cbm_model_n_concepts(model) - 1, 0);
     require(density >= 0 && density <= 1 && overlap >= 0 && overlap <= 1);
+}
+
+/* Explains a text by its words, whatever the model's mode. */
+static void explain(cbm_context *context, const cbm_model *model) {
+    const int labels[] = {-1};
+    const cbm_explain_options options = {.steps = 1, .max_steps = -1, .labels = labels, .n_labels = 1};
+    const cbm_explanation *explanation;
+    if (cbm_explain(context, "good food", &options, &explanation)) check_refusal();
+    else require(explanation->n_concepts == cbm_model_n_concepts(model) && explanation->n_labels == 1);
 }
 
 /* Predicts where there is a label, else embeds; the weights may be anything, so that the result may be too. */
@@ -95,6 +104,7 @@ static void use_model(const cbm_model *model) {
             require(strcmp(predictions[1]->label, cbm_model_label(model, predictions[1]->label_index)) == 0);
         else check_refusal();
     }
+    if (cbm_model_mode(model) != CBM_ENCODER) explain(context, model);
     if (cbm_model_n_concepts(model) > 0 && cbm_predict(context, texts[0], &prediction) == SCBM_OK) intervene(context, model);
     float *vectors = malloc(2 * sizeof(float) * (size_t)cbm_model_hidden_size(model));
     if (vectors && cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_DEFAULT, 1, vectors, NULL) != SCBM_OK)
