@@ -5,11 +5,11 @@
  * was said plus chance. A quarter of the phrases name the opposite judgement ("was not bland", "my sister found it
  * awful, but ..."), so that single words do not give the answer away, and a few labels are simply wrong.
  */
+#include "models/cbm-train.h"
 #include "models/program/demo/demo.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct concept_words {
@@ -203,167 +203,30 @@ scbm_status demo_write_reviews(const char *path, uint64_t seed, uint64_t first, 
  * The encoder
  * ---------------------------------------------------------------------------------------- */
 
-#define WORD_SIZE 32
-#define MOST_TOKENS 4096
-#define FIRST_WORD "\xE2\x96\x81" /* U+2581: how llama.cpp marks the start of a word */
-
-typedef struct vocabulary {
-    char token[MOST_TOKENS][WORD_SIZE + 4];
-    int n, n_special;
-} vocabulary;
-
-static void add_token(vocabulary *v, const char *mark, const char *text, size_t length) {
-    char token[WORD_SIZE + 4];
-    if (length >= WORD_SIZE || v->n == MOST_TOKENS) return;
-    snprintf(token, sizeof token, "%s%.*s", mark, (int)length, text);
-    for (int i = 0; i < v->n; i++) {
-        if (strcmp(v->token[i], token) == 0) return;
-    }
-    memcpy(v->token[v->n++], token, sizeof token);
-}
-
-static int is_letter(char c) {
-    return c >= 'a' && c <= 'z';
-}
-
-/* Special tokens, letters and marks first, then the reviews' words in the order in which they come up. */
-static void make_vocabulary(vocabulary *v, uint64_t seed, uint64_t n) {
-    static const char *const special[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
-    demo_review review;
-    v->n = 0;
-    for (int i = 0; i < 5; i++) add_token(v, "", special[i], strlen(special[i]));
-    v->n_special = v->n;
-    for (char c = '!'; c <= '~'; c++) {
-        if (!strchr(letters, c) && !(c >= 'A' && c <= 'Z')) add_token(v, FIRST_WORD, &c, 1);
-    }
-    for (const char *c = letters; *c; c++) add_token(v, FIRST_WORD, c, 1);
-    for (const char *c = letters; *c; c++) add_token(v, "", c, 1); /* inside a word */
-    for (uint64_t i = 0; i < n; i++) {
-        demo_make_review(&review, seed, i);
-        for (char *c = review.text; *c; c++) {
-            if (*c >= 'A' && *c <= 'Z') *c = (char)(*c - 'A' + 'a');
-        }
-        for (const char *c = review.text; *c;) {
-            size_t length = 0;
-            while (is_letter(c[length])) length++;
-            if (length) add_token(v, FIRST_WORD, c, length);
-            c += length ? length : 1;
-        }
-    }
-}
-
-static void write_vocabulary(scbm_writer *writer, const vocabulary *v) {
-    enum { NORMAL = 1, CONTROL = 3 };
-    static const char *const id_keys[] = {"padding", "unknown", "cls", "seperator",
-                                          "mask"}; /* sic: the key's spelling */
-    const char *tokens[MOST_TOKENS];
-    int64_t types[MOST_TOKENS];
-    char key[64];
-    for (int i = 0; i < v->n; i++) {
-        tokens[i] = v->token[i];
-        types[i] = i < v->n_special ? CONTROL : NORMAL;
-    }
-    scbm_writer_set_string(writer, "tokenizer.ggml.model", "bert");
-    scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", tokens, v->n);
-    scbm_writer_set_ints(writer, "tokenizer.ggml.token_type", SCBM_VALUE_I32, types, v->n);
-    scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32, 2);
-    for (int i = 0; i < 5; i++) {
-        snprintf(key, sizeof key, "tokenizer.ggml.%s_token_id", id_keys[i]);
-        scbm_writer_set_int(writer, key, SCBM_VALUE_U32, i);
-    }
-    scbm_writer_set_bool(writer, "sparsecbm.tokenizer.lowercase", 1);
-}
-
-/* Every tensor of the encoder: its name, and its data in one block. */
-typedef struct encoder {
-    scbm_tensor *tensor;
-    int n, capacity;
-    uint64_t seed;
-    const scbm_hooks *hooks;
-    scbm_status status;
-} encoder;
-
-/* A matrix [rows, columns] of normal numbers with deviation `spread`, or (rows 0) a vector of `value`. */
-static void add_tensor(encoder *e, const char *name, int64_t rows, int64_t columns, double spread, float value) {
-    int64_t shape[2] = {rows ? rows : columns, columns};
-    if (e->status != SCBM_OK) return;
-    scbm_tensor *tensor = &e->tensor[e->n++];
-    e->status = scbm_tensor_init(tensor, name, SCBM_F32, rows ? 2 : 1, shape);
-    if (e->status != SCBM_OK) return;
-    int64_t n = scbm_tensor_elements(tensor);
-    float *data = scbm_alloc_array(e->hooks, (size_t)n, sizeof *data);
-    if (!data) {
-        e->status = SCBM_ERROR_MEMORY;
-        return;
-    }
-    scbm_random random = {e->seed, (uint64_t)e->n, 0};
-    for (int64_t i = 0; i < n; i++) data[i] = rows ? (float)(spread * scbm_random_normal(&random)) : value;
-    tensor->data = data;
-}
-
-static void add_layer(encoder *e, int layer, const char *part, int64_t rows, int64_t columns) {
-    char name[SCBM_MAX_NAME];
-    snprintf(name, sizeof name, "blk.%d.%s.weight", layer, part);
-    if (rows) add_tensor(e, name, rows, columns, 1 / sqrt((double)columns) / 2, 0);
-    else add_tensor(e, name, 0, columns, 0, 1);
-    snprintf(name, sizeof name, "blk.%d.%s.bias", layer, part);
-    add_tensor(e, name, 0, rows ? rows : columns, 0, 0);
-}
-
-static void make_weights(encoder *e, const demo_shape *shape, int n_tokens) {
-    static const char *const square[] = {"attn_q", "attn_k", "attn_v", "attn_output"};
-    int64_t d = shape->hidden;
-    add_tensor(e, "token_embd.weight", n_tokens, d, 0.1, 0);
-    add_tensor(e, "position_embd.weight", shape->max_tokens, d, 0.02, 0);
-    add_tensor(e, "token_types.weight", 2, d, 0.02, 0);
-    add_tensor(e, "token_embd_norm.weight", 0, d, 0, 1);
-    add_tensor(e, "token_embd_norm.bias", 0, d, 0, 0);
-    for (int l = 0; l < shape->layers; l++) {
-        for (int i = 0; i < 4; i++) add_layer(e, l, square[i], d, d);
-        add_layer(e, l, "attn_output_norm", 0, d);
-        add_layer(e, l, "ffn_up", shape->feed_forward, d);
-        add_layer(e, l, "ffn_down", d, shape->feed_forward);
-        add_layer(e, l, "layer_output_norm", 0, d);
-    }
-}
-
-static void write_shape(scbm_writer *writer, const demo_shape *shape) {
-    scbm_writer_set_string(writer, "general.architecture", "bert");
-    scbm_writer_set_string(writer, "general.name", "random weights for the demonstration");
-    scbm_writer_set_int(writer, "bert.context_length", SCBM_VALUE_U32, shape->max_tokens);
-    scbm_writer_set_int(writer, "bert.embedding_length", SCBM_VALUE_U32, shape->hidden);
-    scbm_writer_set_int(writer, "bert.feed_forward_length", SCBM_VALUE_U32, shape->feed_forward);
-    scbm_writer_set_int(writer, "bert.block_count", SCBM_VALUE_U32, shape->layers);
-    scbm_writer_set_int(writer, "bert.attention.head_count", SCBM_VALUE_U32, shape->heads);
-    scbm_writer_set_float(writer, "bert.attention.layer_norm_epsilon", SCBM_VALUE_F32, 1e-12);
-    scbm_writer_set_bool(writer, "bert.attention.causal", 0);
-    scbm_writer_set_int(writer, "bert.pooling_type", SCBM_VALUE_U32, 1);
-    scbm_writer_set_string(writer, "sparsecbm.activation", "gelu");
-    scbm_writer_set_float(writer, "sparsecbm.hidden_dropout", SCBM_VALUE_F32, 0.1);
-    scbm_writer_set_float(writer, "sparsecbm.attention_dropout", SCBM_VALUE_F32, 0.1);
-    scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, shape->max_tokens);
-}
-
 scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64_t seed, uint64_t n,
                                const scbm_hooks *hooks) {
-    encoder e = {NULL, 0, 5 + 16 * shape->layers, seed + 1, hooks, SCBM_OK};
-    scbm_writer *writer = NULL;
-    vocabulary *v = scbm_alloc(hooks, sizeof *v);
-    e.tensor = scbm_alloc_array(hooks, (size_t)e.capacity, sizeof *e.tensor);
-    if (!v || !e.tensor) e.status = SCBM_ERROR_MEMORY;
-    if (e.status == SCBM_OK) e.status = scbm_writer_create(&writer, hooks);
-    if (e.status == SCBM_OK) {
-        make_vocabulary(v, seed, n);
-        write_shape(writer, shape);
-        write_vocabulary(writer, v);
-        make_weights(&e, shape, v->n);
-        for (int i = 0; i < e.n; i++) scbm_writer_add_tensor(writer, &e.tensor[i], SCBM_F32);
+    demo_review *reviews = scbm_alloc_array(hooks, n, sizeof *reviews);
+    const char **texts = scbm_alloc_array(hooks, n, sizeof *texts);
+    scbm_status status = reviews && texts ? SCBM_OK : SCBM_ERROR_MEMORY;
+    if (status == SCBM_OK) {
+        for (uint64_t i = 0; i < n; i++) {
+            demo_make_review(&reviews[i], seed, i);
+            texts[i] = reviews[i].text;
+        }
+        const cbm_encoder_options options = {.hidden = shape->hidden,
+                                             .blocks = shape->layers,
+                                             .heads = shape->heads,
+                                             .feed_forward = shape->feed_forward,
+                                             .max_tokens = shape->max_tokens,
+                                             .seed = seed + 1,
+                                             .deviation = 0.5 / sqrt(shape->hidden), /* small ones learn sooner so */
+                                             .name = "random weights for the demonstration",
+                                             .texts = texts,
+                                             .n_texts = n,
+                                             .hooks = hooks};
+        status = cbm_encoder_create(path, &options);
     }
-    if (e.status == SCBM_OK) e.status = scbm_writer_write(writer, path);
-    scbm_writer_free(writer);
-    for (int i = 0; i < e.n; i++) scbm_release(hooks, e.tensor[i].data);
-    scbm_release(hooks, e.tensor);
-    scbm_release(hooks, v);
-    return e.status;
+    scbm_release(hooks, (void *)texts);
+    scbm_release(hooks, reviews);
+    return status;
 }
