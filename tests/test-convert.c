@@ -550,13 +550,14 @@ static void check_vocabulary(const scbm_file *file) {
     assert_key_int(file, "tokenizer.ggml.padding_token_id", 0);
     assert_key_int(file, "tokenizer.ggml.unknown_token_id", 1);
     assert_key_int(file, "tokenizer.ggml.cls_token_id", 2);
+    assert_key_int(file, "tokenizer.ggml.bos_token_id", 2);
     assert_key_int(file, "tokenizer.ggml.seperator_token_id", 3);
     assert_key_int(file, "tokenizer.ggml.mask_token_id", 4);
 }
 
 static void check_switches(const scbm_file *file, int lowercase, int strip_accents, int cjk, int clean, int longest) {
-    assert_key_int(file, "sparsecbm.tokenizer.lowercase", lowercase);
-    assert_int_equal(scbm_file_int_or(file, "sparsecbm.tokenizer.strip_accents", -1), strip_accents);
+    assert_key_int(file, "tokenizer.ggml.normalizer.lowercase", lowercase);
+    assert_int_equal(scbm_file_int_or(file, "tokenizer.ggml.normalizer.strip_accents", -1), strip_accents);
     assert_key_int(file, "sparsecbm.tokenizer.cjk_spacing", cjk);
     assert_key_int(file, "sparsecbm.tokenizer.clean_text", clean);
     assert_key_int(file, "sparsecbm.tokenizer.max_word_characters", longest);

@@ -89,8 +89,8 @@ static void change_everything(scbm_writer *writer) {
     scbm_writer_set_float(writer, "sparsecbm.hidden_dropout", SCBM_VALUE_F32, 0.3);
     scbm_writer_set_float(writer, "bert.attention.layer_norm_epsilon", SCBM_VALUE_F32, 1e-5);
     scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, 11);
-    scbm_writer_set_bool(writer, "sparsecbm.tokenizer.lowercase", 0);
-    scbm_writer_set_bool(writer, "sparsecbm.tokenizer.strip_accents", 1);
+    scbm_writer_set_bool(writer, "tokenizer.ggml.normalizer.lowercase", 0);
+    scbm_writer_set_bool(writer, "tokenizer.ggml.normalizer.strip_accents", 1);
     scbm_writer_set_bool(writer, "sparsecbm.tokenizer.cjk_spacing", 0);
     scbm_writer_set_bool(writer, "sparsecbm.tokenizer.clean_text", 0);
     scbm_writer_set_int(writer, "sparsecbm.tokenizer.max_word_characters", SCBM_VALUE_U32, 17);

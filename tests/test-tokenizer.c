@@ -299,6 +299,23 @@ static void lower_casing_can_keep_accents(void **state) {
     CHECK_TABLE(tokenizer_with(1, 0, BY_DEFAULT, BY_DEFAULT), table);
 }
 
+/* llama.cpp's keys hold before those that files of 0.1 have. */
+static void options_have_the_names_of_llama_cpp(void **state) {
+    static const expected_tokens table[] = {{"The the Caf\xc3\xa9", "40@0-3 5@4-7 1@8-13"}};
+    scbm_writer *w = start_vocabulary();
+    cbm_tokenizer *t;
+    (void)state;
+    set_special_keys(w);
+    scbm_writer_remove_key(w, "tokenizer.ggml.cls_token_id");
+    scbm_writer_set_int(w, "tokenizer.ggml.bos_token_id", SCBM_VALUE_U32, CLS);
+    scbm_writer_set_bool(w, "tokenizer.ggml.normalizer.lowercase", 0);
+    scbm_writer_set_bool(w, "tokenizer.ggml.normalizer.strip_accents", 1);
+    scbm_writer_set_bool(w, "sparsecbm.tokenizer.lowercase", 1);
+    scbm_writer_set_bool(w, "sparsecbm.tokenizer.strip_accents", 0);
+    assert_ok(read_back(w, &t, NULL));
+    CHECK_TABLE(t, table);
+}
+
 static void cleaning_and_cjk_spacing_can_be_off(void **state) {
     static const expected_tokens table[] = {
         {"\xe5\xa5\xbd\xe5\x90\x83 a\xe5\xa5\xbd", "1@0-6 1@7-11"},
@@ -838,6 +855,7 @@ int main(void) {
         cmocka_unit_test(cased_vocabularies_keep_capitals_and_accents),
         cmocka_unit_test(accents_can_be_stripped_without_lower_casing),
         cmocka_unit_test(lower_casing_can_keep_accents),
+        cmocka_unit_test(options_have_the_names_of_llama_cpp),
         cmocka_unit_test(cleaning_and_cjk_spacing_can_be_off),
         cmocka_unit_test(zero_bytes_are_removed_and_count),
         cmocka_unit_test(truncation_keeps_the_first_and_the_last_token),

@@ -424,7 +424,8 @@ static void write_flags(scbm_writer *writer, const cbm_tokenizer_keys *keys, int
 
 static void write_specials(scbm_writer *writer, const cbm_tokenizer_keys *keys) {
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++)
-        if (keys->special[i] >= 0) scbm_writer_set_int(writer, special_keys[i][0], SCBM_VALUE_U32, keys->special[i]);
+        for (int j = 0; j < 2 && keys->special[i] >= 0 && special_keys[i][j]; j++)
+            scbm_writer_set_int(writer, special_keys[i][j], SCBM_VALUE_U32, keys->special[i]);
     if (keys->omits_first) scbm_writer_set_bool(writer, "tokenizer.ggml.add_bos_token", 0);
     if (keys->omits_last) scbm_writer_set_bool(writer, "tokenizer.ggml.add_sep_token", 0);
 }

@@ -4,10 +4,11 @@
  * Ids and byte ranges are those of Hugging Face's fast tokenizer (BertNormalizer, BertPreTokenizer, WordPiece).
  *
  * In a model file's tokenizer.ggml.tokens special pieces are as they are; "▁word" (U+2581) is a piece at a word's start,
- * "ing" is "##ing", and "##▁…", which would look like a start, stays "##▁…". Keys of ours, whose defaults are what
+ * "ing" is "##ing", and "##▁…", which would look like a start, stays "##▁…". llama.cpp's keys, and their defaults:
+ *     tokenizer.ggml.normalizer.lowercase      (true)
+ *     tokenizer.ggml.normalizer.strip_accents  (as lowercase)
+ * which files of 0.1 call sparsecbm.tokenizer.lowercase and .strip_accents; and keys of ours, whose defaults are what
  * llama.cpp does:
- *     sparsecbm.tokenizer.lowercase            (true)
- *     sparsecbm.tokenizer.strip_accents        (as lowercase)
  *     sparsecbm.tokenizer.cjk_spacing          (true)   every ideograph is a word
  *     sparsecbm.tokenizer.clean_text           (true)   control characters are removed
  *     sparsecbm.tokenizer.max_word_characters  (100)    longer words are [UNK]
@@ -24,6 +25,8 @@
 
 #include <utf8proc.h>
 
+#define LOWERCASE_KEY "tokenizer.ggml.normalizer.lowercase"
+#define STRIP_ACCENTS_KEY "tokenizer.ggml.normalizer.strip_accents"
 #define CONTINUED "##"
 #define LONGEST_WORD 1000 /* characters; what max_word_characters may be */
 
@@ -159,8 +162,10 @@ static scbm_status read_options(wordpiece *w, const scbm_file *file) {
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: sparsecbm.tokenizer.max_word_characters is %lld, not 1 to %d",
                          scbm_file_path(file), (long long)longest, LONGEST_WORD);
     o->max_word_characters = (int)longest;
-    o->lowercase = scbm_file_int_or(file, "sparsecbm.tokenizer.lowercase", 1) != 0;
-    o->strip_accents = scbm_file_int_or(file, "sparsecbm.tokenizer.strip_accents", o->lowercase) != 0;
+    int64_t lowercase = scbm_file_int_or(file, "sparsecbm.tokenizer.lowercase", 1);
+    o->lowercase = scbm_file_int_or(file, LOWERCASE_KEY, lowercase) != 0;
+    int64_t strips = scbm_file_int_or(file, "sparsecbm.tokenizer.strip_accents", o->lowercase);
+    o->strip_accents = scbm_file_int_or(file, STRIP_ACCENTS_KEY, strips) != 0;
     o->cjk_spacing = scbm_file_int_or(file, "sparsecbm.tokenizer.cjk_spacing", 1) != 0;
     o->clean_text = scbm_file_int_or(file, "sparsecbm.tokenizer.clean_text", 1) != 0;
     set_tables(w);
@@ -207,8 +212,8 @@ static size_t wordpiece_mark(const char *piece, int flags, char *token) {
 
 static void wordpiece_write(scbm_writer *writer, const cbm_tokenizer_keys *keys) {
     const cbm_wordpiece_options *o = &keys->wordpiece;
-    scbm_writer_set_bool(writer, "sparsecbm.tokenizer.lowercase", o->lowercase);
-    if (o->strip_accents >= 0) scbm_writer_set_bool(writer, "sparsecbm.tokenizer.strip_accents", o->strip_accents);
+    scbm_writer_set_bool(writer, LOWERCASE_KEY, o->lowercase);
+    if (o->strip_accents >= 0) scbm_writer_set_bool(writer, STRIP_ACCENTS_KEY, o->strip_accents);
     scbm_writer_set_bool(writer, "sparsecbm.tokenizer.cjk_spacing", o->cjk_spacing);
     scbm_writer_set_bool(writer, "sparsecbm.tokenizer.clean_text", o->clean_text);
     scbm_writer_set_int(writer, "sparsecbm.tokenizer.max_word_characters", SCBM_VALUE_U32, o->max_word_characters);
