@@ -14,7 +14,13 @@ static inline void check_classes(const cbm_classes *classes, const int32_t *valu
         require(cbm_classes_find(classes, classes->name[c]) == (int32_t)c); /* no name is there twice */
         if (strcmp(classes->name[c], "unknown") == 0) require(c == classes->n - 1);
     }
-    for (size_t i = 0; i < n; i++) require(values[i * stride] >= -1 && values[i * stride] < (int32_t)classes->n);
+    int64_t counted = 0, with_class = 0;
+    for (size_t c = 0; c < classes->n; c++) counted += classes->count[c];
+    for (size_t i = 0; i < n; i++) {
+        require(values[i * stride] >= -1 && values[i * stride] < (int32_t)classes->n);
+        with_class += values[i * stride] >= 0;
+    }
+    require(counted == with_class);
 }
 
 /* Reads the bytes, without knowing classes and then with what was found as the known ones: the same must come of it. A
@@ -28,7 +34,11 @@ static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *opt
         require(memcmp(data, &nothing, sizeof nothing) == 0);
         return 0;
     }
-    require(data->n > 0 && data->n <= data->n_read && data->n_concepts == options->n_concepts);
+    require(data->n > 0 && data->n_concepts == options->n_concepts);
+    require(data->n_read == data->n + data->n_dropped + data->n_bad);
+    require(data->n_listed == (data->n_bad < CBM_MAX_BAD_ROWS ? data->n_bad : CBM_MAX_BAD_ROWS));
+    for (size_t i = 0; i < data->n_listed; i++) require(!strchr(data->bad[i].reason, '\n') && data->bad[i].row > 0);
+    for (size_t i = 1; i < data->n; i++) require(data->row[i] > data->row[i - 1]);
     for (size_t i = 0; i < data->n; i++) require(strlen(data->text[i]) == data->text_length[i]);
     check_classes(&data->label_classes, data->label, data->n, 1);
     for (int k = 0; k < data->n_concepts; k++)

@@ -62,5 +62,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     missing.n_drop_labels = 0;
     read_checked(&set, &missing, "input.csv", data, size);
     cbm_dataset_clear(&set);
+    read_checked(&set, &options, "input.tsv", data, size);
+    cbm_dataset_clear(&set);
+    missing = options;
+    missing.keep_going = 1;
+    if (read_checked(&set, &missing, "input.csv", data, size)) check_round_trip(&set);
+    cbm_dataset_clear(&set);
+    const cbm_dataset_options texts = {.text = "t", .id = "t", .keep_going = 1};
+    read_checked(&set, &texts, "input.csv", data, size);
+    cbm_dataset_clear(&set);
     return 0;
 }

@@ -48,5 +48,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (size_t i = 0; i < set.n && i < 20; i++) check_row(&set, i);
     }
     cbm_dataset_clear(&set);
+    cbm_dataset_options lenient = options;
+    lenient.keep_going = 1;
+    lenient.limit = 3;
+    for (int array = 0; array < 2; array++) {
+        const char *name = array ? "input.json" : "input.jsonl";
+        if (read_checked(&set, array ? &options : &lenient, name, data, size)) check_row(&set, 0);
+        cbm_dataset_clear(&set);
+    }
     return 0;
 }
