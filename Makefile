@@ -172,6 +172,17 @@ $(CONVERT): $(BUILD)/convert/convert-hf.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS) -pthread
 
+## documents      the manual page and the completion for bash, of the commands' tables (part of `make install`)
+MANUAL     = $(BUILD)/sparsecbm.1
+COMPLETION = $(BUILD)/sparsecbm.bash
+RELEASED  := $(shell sed -nE 's/^## .*([0-9]{4}-[0-9]{2}-[0-9]{2}).*/\1/p' CHANGELOG.md | head -n 1)
+.PHONY: documents
+documents: $(MANUAL) $(COMPLETION)
+$(MANUAL): $(MAIN) CHANGELOG.md
+	$(MAIN) help --man $(RELEASED) > $@
+$(COMPLETION): $(MAIN)
+	$(MAIN) help --bash-completion > $@
+
 ## demo           train a small concept bottleneck on generated reviews and explain it (under two minutes)
 .PHONY: demo
 demo: all
@@ -279,7 +290,7 @@ define install_library
 endef
 
 ## install        libraries, headers, pkg-config files and programs: make install [PREFIX=/usr/local] [DESTDIR=]
-install: all
+install: all documents
 	@install -d '$(ROOT)/lib/pkgconfig' '$(ROOT)/include' '$(ROOT)/bin' && test -w '$(ROOT)/lib' && test -w '$(ROOT)/bin' || \
 	    { echo "make install: $(ROOT) cannot be written: use sudo, or a folder of yours: make install PREFIX=\$$HOME/.local" >&2; exit 1; }
 	$(call install_library,libsparsecbm,$(CORE_LIB),$(CORE_SHARED),Sparse concept bottleneck models: prediction and explanation,$(CORE_LIBS))
@@ -289,6 +300,10 @@ install: all
 	    chmod 644 '$(ROOT)/include/'$$header || exit 1; done
 	install -m 755 $(MAIN) '$(ROOT)/bin/sparsecbm'
 	install -m 755 $(CONVERT) '$(ROOT)/bin/sparsecbm-convert-hf'
+	@install -d '$(ROOT)/share/man/man1' '$(ROOT)/share/bash-completion/completions' '$(ROOT)/share/doc/sparsecbm'
+	install -m 644 $(MANUAL) '$(ROOT)/share/man/man1/sparsecbm.1'
+	install -m 644 $(COMPLETION) '$(ROOT)/share/bash-completion/completions/sparsecbm'
+	install -m 644 README.md CHANGELOG.md LICENSE '$(ROOT)/share/doc/sparsecbm/'
 	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 
 ## uninstall      remove what install has put there
@@ -296,7 +311,9 @@ uninstall:
 	rm -f '$(ROOT)/lib/'libsparsecbm.a '$(ROOT)/lib/'libsparsecbm.so* '$(ROOT)/lib/pkgconfig/sparsecbm.pc' \
 	    '$(ROOT)/lib/'libsparsecbm-train.a '$(ROOT)/lib/'libsparsecbm-train.so* '$(ROOT)/lib/pkgconfig/sparsecbm-train.pc' \
 	    '$(ROOT)/include/sparsecbm.h' '$(ROOT)/include/cbm.h' '$(ROOT)/include/cbm-train.h' \
-	    '$(ROOT)/bin/sparsecbm' '$(ROOT)/bin/sparsecbm-convert-hf'
+	    '$(ROOT)/bin/sparsecbm' '$(ROOT)/bin/sparsecbm-convert-hf' '$(ROOT)/share/man/man1/sparsecbm.1' \
+	    '$(ROOT)/share/bash-completion/completions/sparsecbm'
+	rm -rf '$(ROOT)/share/doc/sparsecbm'
 
 ## clean          remove what was built
 clean:

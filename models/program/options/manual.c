@@ -48,12 +48,36 @@ static void put(const char *text) {
     put_text(text, strlen(text));
 }
 
-/* Lines of text, whose line breaks are the page's to choose. */
+enum { LINE = 70 };
+
+/* Words, in lines of the source that are not too long; `between` is what ends a line: a line break, or one that troff does
+ * not see. Columns are kept as they are after the beginning of a line. */
+static void put_words(const char *text, size_t length, const char *between) {
+    const char *end = text + length;
+    size_t column = 0;
+    while (text < end && *text == ' ') text++;
+    while (text < end) {
+        size_t n = strcspn(text, " ");
+        if (n > (size_t)(end - text)) n = (size_t)(end - text);
+        int is_new = column > 0 && column + n > LINE;
+        if (is_new) fputs(between, stdout);
+        else if (column) putchar(' ');
+        column = is_new ? n : column + n + 1;
+        put_text(text, n);
+        text += n;
+        while (text < end && *text == ' ') text++;
+    }
+    putchar('\n');
+}
+
+/* Lines of text, whose line breaks are the page's to choose, but for lines with columns. */
 static void put_paragraph(const char *text) {
+    const char *start = text;
     while (*text) {
         size_t length = strcspn(text, "\n");
-        put_text(text, length);
-        putchar('\n');
+        const char *columns = strstr(text, "   ");
+        if (text > start && *text != ' ' && columns && columns < text + length) puts(".br");
+        put_words(text, length, "\n");
         text += length + (text[length] == '\n');
     }
 }
@@ -98,11 +122,10 @@ static void put_command(const cli_command *command, const cli_option *options) {
     put(command->name);
     fputs("\n\\fBsparsecbm ", stdout);
     put(command->name);
-    fputs("\\fR ", stdout);
-    put(command->usage);
-    fputs("\n.PP\n", stdout);
-    put(command->summary);
-    fputs(".\n", stdout);
+    fputs("\\fR\n", stdout);
+    put_paragraph(command->usage);
+    fputs(".PP\n", stdout);
+    put_paragraph(command->summary);
     put_options(options);
     if (command->details) {
         puts(".PP");
@@ -110,9 +133,8 @@ static void put_command(const cli_command *command, const cli_option *options) {
     }
     puts(".PP\nExample:\n.PP\n.nf\n.RS 4");
     for (int i = 0; command->examples[i]; i++) {
-        fputs("sparsecbm ", stdout);
-        put(command->examples[i]);
-        putchar('\n');
+        fputs("sparsecbm \\\n", stdout);
+        put_words(command->examples[i], strlen(command->examples[i]), " \\\n");
     }
     puts(".RE\n.fi");
 }
@@ -122,7 +144,7 @@ static void put_command(const cli_command *command, const cli_option *options) {
  * ---------------------------------------------------------------------------------------- */
 
 static const char synopsis[] = ".SH NAME\n"
-                               "sparsecbm \\- train concept bottleneck models on texts and explain what they predict\n"
+                               "sparsecbm \\- train and explain concept bottleneck models of texts\n"
                                ".SH SYNOPSIS\n"
                                ".B sparsecbm\n"
                                ".I command\n"
