@@ -347,6 +347,7 @@ typedef struct cbm_train_setting {
     double least, most;      /* of numbers, when they are set */
     unsigned flags;
     const char *(*choice)(int number); /* of choices: NULL past the last one */
+    const char *(*choice_help)(int number); /* a few words about one, or NULL; NULL: there are none about any */
 } cbm_train_setting;
 
 /* The rows, by group; NULL past the last one, or where there is no such key. */

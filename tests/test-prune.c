@@ -75,6 +75,21 @@ static void sparsity_climbs_linearly_from_start_to_end(void **state) {
     assert_true(cbm_prune_sparsity(&o, 9) == 0.0);
 }
 
+static void methods_have_names_and_help(void **state) {
+    (void)state;
+    int n = 0;
+    for (; cbm_prune_method_name(n); n++) {
+        const cbm_prune_kind *kind;
+        assert_ok(cbm_prune_find(cbm_prune_method_name(n), &kind));
+        assert_string_equal(kind->name, cbm_prune_method_name(n));
+        assert_true(strlen(cbm_prune_method_help(n)) > 5);
+        assert_true(!kind->gradient == !kind->after_step); /* what learns from steps changes masks after them */
+    }
+    assert_true(n >= 5);
+    assert_null(cbm_prune_method_help(n));
+    assert_null(cbm_prune_method_name(-1));
+}
+
 typedef struct item {
     double score;
     int64_t place;
@@ -618,6 +633,11 @@ static void what_pruning_takes_is_said_or_refused_beforehand(void **state) {
     r.run.available_memory = 100000;
     assert_error(cbm_prune_plan(&r.run), SCBM_ERROR_MEMORY, "for graphs), and 0.1 MiB are free");
     clear_rig(&r);
+    make_rig(&r, "popup", &hooks); /* 6,400 weights: for both concepts score, gradient and moments; and weights' gradients */
+    l.log[0] = 0;
+    assert_ok(cbm_prune_plan(&r.run));
+    assert_true(number_before(l.log, " for learned scores") == 0.2);
+    clear_rig(&r);
     make_rig(&r, "magnitude", &hooks); /* which takes little */
     r.run.available_memory = 400000;
     assert_ok(cbm_prune_plan(&r.run));
@@ -1126,6 +1146,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(zeros_are_rounded_to_the_nearest_weight),
         cmocka_unit_test(sparsity_climbs_linearly_from_start_to_end),
+        cmocka_unit_test(methods_have_names_and_help),
         cmocka_unit_test(the_choice_is_that_of_a_sort),
         cmocka_unit_test(equal_scores_go_in_order_of_place),
         cmocka_unit_test(ranks_are_those_of_the_sorted_values),

@@ -17,6 +17,6 @@ static void score_magnitude(const cbm_prune_run *run, int matrix, int stream, do
 
 const cbm_prune_kind cbm_prune_magnitude = {
     .name = "magnitude",
-    .help = "the smallest weights go, the same for every concept",
+    .help = "|w|, the same for every concept",
     .score = score_magnitude,
 };

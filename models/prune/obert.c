@@ -159,7 +159,7 @@ static scbm_status request_obert(const cbm_prune_run *run, cbm_gradient_request 
 
 const cbm_prune_kind cbm_prune_obert = {
     .name = "obert",
-    .help = "second order: w² / (2 [F⁻¹]_jj), by the empirical Fisher matrix in blocks",
+    .help = "w² / (2 [F⁻¹]_jj), second order, by the empirical Fisher matrix in blocks",
     .needs = needs_obert,
     .request = request_obert,
     .score = score_obert,

@@ -207,7 +207,7 @@ static int list_state(const cbm_prune_run *run, scbm_tensor **tensors) {
 
 const cbm_prune_kind cbm_prune_popup = {
     .name = "popup",
-    .help = "learned scores (edge-popup); what is off can come back",
+    .help = "learned scores (edge-popup), what is off can come back",
     .revives = 1,
     .needs = needs_popup,
     .begin = begin_popup,

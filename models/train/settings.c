@@ -22,13 +22,18 @@ static const char *prune_choice(int number) {
     return number > 0 ? cbm_prune_method_name(number - 1) : "none";
 }
 
+static const char *prune_help(int number) {
+    return cbm_prune_method_help(number - 1);
+}
+
 #define AT(field) offsetof(cbm_train_options, field)
-#define FLAG(field, standing) CBM_SETTING_FLAG, AT(field), 0, 0, 1, standing, NULL
-#define INT(field, standard, least, most, standing) CBM_SETTING_INT, AT(field), standard, least, most, standing, NULL
-#define REAL(field, standard, least, most, standing) CBM_SETTING_REAL, AT(field), standard, least, most, standing, NULL
-#define CHOICE(field, standard, least, choice) CBM_SETTING_CHOICE, AT(field), standard, least, 99, FIXED, choice
-#define NAME(field, choice) CBM_SETTING_CHOICE, AT(field), 0, 0, 99, FIXED | CBM_SETTING_NAME, choice
-#define PATH(field, kind) kind, AT(field), 0, 0, 0, 0, NULL
+#define PLAIN NULL, NULL /* no choice, and so no help on any */
+#define FLAG(field, standing) CBM_SETTING_FLAG, AT(field), 0, 0, 1, standing, PLAIN
+#define INT(field, standard, least, most, standing) CBM_SETTING_INT, AT(field), standard, least, most, standing, PLAIN
+#define REAL(field, standard, least, most, standing) CBM_SETTING_REAL, AT(field), standard, least, most, standing, PLAIN
+#define CHOICE(field, standard, least, choice) CBM_SETTING_CHOICE, AT(field), standard, least, 99, FIXED, choice, NULL
+#define NAME(field, choice, help) CBM_SETTING_CHOICE, AT(field), 0, 0, 99, FIXED | CBM_SETTING_NAME, choice, help
+#define PATH(field, kind) kind, AT(field), 0, 0, 0, 0, PLAIN
 enum { FIXED = CBM_SETTING_FIXED, HAS_ZERO = CBM_SETTING_HAS_ZERO, DEPENDS = -1 };
 
 /* clang-format off */
@@ -73,7 +78,7 @@ static const cbm_train_setting settings[] = {
      "mode=joint", FLAG(refit_label, FIXED)},
 
     {"prune_method", "prune", NULL, "Subnetworks", "find a sparse subnetwork for each concept, by this score",
-     "mode=independent|sequential|joint", NAME(prune.method, prune_choice)},
+     "mode=independent|sequential|joint", NAME(prune.method, prune_choice, prune_help)},
     {"sparsity", "sparsity", "X", "Subnetworks", "the share of zeros in each matrix of each subnetwork in the end",
      "prune_method", REAL(prune.sparsity, 0.7, 1e-6, 0.999999, FIXED)},
     {"initial_sparsity", "initial-sparsity", "X", "Subnetworks",
@@ -95,7 +100,7 @@ static const cbm_train_setting settings[] = {
      "prune_method=obert,!damping_absolute", REAL(prune.damping, 0.1, 1e-30, 1e9, FIXED)},
     {"fisher_memory", "fisher-memory", "MIB", "Subnetworks",
      "obert: memory for Fisher matrices; layers are scored in groups that fit, to the same masks; 0: up to 4096",
-     "prune_method=obert", CBM_SETTING_MEMORY, AT(prune.fisher_memory), 0, 0, 1e8, 0, NULL},
+     "prune_method=obert", CBM_SETTING_MEMORY, AT(prune.fisher_memory), 0, 0, 1e8, 0, PLAIN},
 
     {"score_learning_rate", "score-lr", "X", "Popup", "learning rate of the scores", "prune_method=popup|popup-structured",
      REAL(prune.score_learning_rate, 0.01, 0, 100, FIXED | HAS_ZERO)},
@@ -120,7 +125,7 @@ static const cbm_train_setting settings[] = {
      PATH(epoch_log, CBM_SETTING_WRITES)},
 
     {"seed", "seed", "N", "Run", "seed of everything random", NULL, CBM_SETTING_LONG, AT(seed), 42, 0, 9e15,
-     FIXED | HAS_ZERO, NULL},
+     FIXED | HAS_ZERO, PLAIN},
     {"resume", "resume", NULL, "Run", "go on from the checkpoint of a run that was stopped, to the same bits", NULL,
      FLAG(resume, 0)},
 };

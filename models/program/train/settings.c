@@ -35,6 +35,18 @@ static void list_choices(const cbm_train_setting *s, char *text, size_t size) {
         n += (size_t)snprintf(text + n, size - n, "%s%s", n ? "|" : "", s->choice(i));
 }
 
+/* The help of a setting, and after it that of its choices. */
+static const char *help_of(const cbm_train_setting *s, char *text, size_t size) {
+    size_t n = (size_t)snprintf(text, size, "%s", s->help);
+    const char *between = ". ", *help;
+    for (int i = (int)s->least; s->choice(i) && n < size; i++) {
+        if (!s->choice_help || !(help = s->choice_help(i))) continue;
+        n += (size_t)snprintf(text + n, size - n, "%s%s: %s", between, s->choice(i), help);
+        between = "; ";
+    }
+    return text;
+}
+
 /* The option of a setting; its variable holds the default, for the help. */
 static cli_option option_of(const cbm_train_setting *s, train_slot *slot) {
     cli_option option = CLI_OPTION(CLI_INT, s->option, s->argument, &slot->integer, s->help, s->least, s->most, 0,
@@ -56,6 +68,7 @@ static cli_option option_of(const cbm_train_setting *s, train_slot *slot) {
         slot->number = (int)(s->standard - s->least);
         option.kind = CLI_CHOICE;
         option.argument = slot->choices;
+        option.help = help_of(s, slot->help, sizeof slot->help);
         option.value = &slot->number;
     } else if (s->kind == CBM_SETTING_TEXT || is_file(s)) {
         option.kind = CLI_TEXT;

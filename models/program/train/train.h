@@ -17,6 +17,7 @@ typedef struct train_slot {
     int number; /* of a flag or a choice */
     int given;
     char choices[200];
+    char help[800]; /* of a choice, with words about each */
 } train_slot;
 
 /* One run. With several seeds each has files of its own, with the seed in their names. */
