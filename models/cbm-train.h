@@ -234,6 +234,8 @@ typedef struct cbm_train_options {
     const char *init;              /* a model with the same heads to start from; NULL: the encoder with new heads */
     int epochs;                    /* 0: 10, or 5 after the last pruning; negative: none, which only initializes */
     int batch_size;                /* texts in a step; 0: 16 */
+    int accumulate;                /* batches of a step, see cbm_train; 0: 1 */
+    const char *freeze;            /* "embeddings", or "2": they and the lowest 2 blocks do not learn; NULL: all learns */
     double learning_rate;          /* of the encoder; 0: 1e-4; negative: 0 */
     double head_learning_rate;     /* of the concept and label heads; 0: 1e-3; negative: 0 */
     double weight_decay;           /* on matrices; 0: 0.01; negative: 0 */
@@ -280,6 +282,11 @@ typedef struct cbm_train_options {
  * With a teacher the loss gets teacher_weight · τ² (CE of the label + λ CE of the concepts), each of the logits over τ
  * with the teacher's probabilities at temperature τ (Hinton et al., 2015); the teacher may be any model with the same
  * concepts and classes.  Class weights are n / (classes · the class's count).
+ *
+ * With `accumulate` N a step takes N batches, whose gradients are added up so that they are those of one batch N times the
+ * size, up to rounding (each loss is the mean over all texts of the step); MixUp mixes within each batch, and dropout draws
+ * for each. What `freeze` names is not in the optimizer, the gradient's norm and the checkpoint; learned scores of frozen
+ * blocks stay as they begin.
  *
  * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
  * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,

@@ -159,6 +159,12 @@ head -n 21 rare.csv >one.csv
     --epochs 1 -o one.gguf >log 2>&1
 says "warning: label: every text that is trained on is '1'"
 
+# --- batches that are added up, and parts that do not learn ---
+train --epochs 1 --batch-size 4 --accumulate 4 --freeze embeddings --save-config sum.json -o sum.gguf >log 2>&1 || fail "accumulated batches"
+check "what does not learn is saved" grep -q '"freeze":.*"embeddings"' sum.json
+refuses 2 "--freeze is '0', and must be embeddings or a number of blocks" --freeze 0 -o y.gguf
+refuses 1 "freeze is 99, and the encoder has" --freeze 99 -o y.gguf
+
 # --- several seeds ---
 refuses 2 "--seed has no effect beside --seeds" --seeds 1,2 --seed 3 -o s.gguf
 refuses 2 "--seeds wants numbers with commas between them, got '1,x'" --seeds 1,x -o s.gguf

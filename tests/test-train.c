@@ -705,8 +705,8 @@ static void forget(const char *name) {
 /* 8 steps an epoch, 4 epochs: dies in the first and in the third epoch. */
 static void a_killed_run_goes_on_to_the_same_bits(void **state) {
     (void)state;
-    static const char *const names[] = {"joint", "mixup", "sequential", "independent", "vanilla", "pruned", "patient"};
-    for (int way = 0; way < 7; way++) {
+    static const char *const names[] = {"joint", "mixup", "sequential", "independent", "vanilla", "pruned", "patient", "accumulated", "frozen"};
+    for (int way = 0; way < 9; way++) {
         cbm_train_options o = options_for(way == 2   ? CBM_SEQUENTIAL
                                           : way == 3 ? CBM_INDEPENDENT
                                           : way == 4 ? CBM_VANILLA
@@ -715,6 +715,9 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
         o.epochs = 4;
         o.mixup = way == 1 ? 0.4 : 0;
         o.patience = way == 6 ? 2 : 0;
+        o.batch_size = way == 7 ? 8 : 16;
+        o.accumulate = way == 7 ? 2 : 1;
+        o.freeze = way == 8 ? "1" : NULL;
         o.prune.method = way == 5 ? "magnitude" : NULL;
         o.prune.start = 1;
         o.prune.end = 3;
@@ -815,6 +818,109 @@ static void a_run_tells_its_whole_history(void **state) {
     o.user = &over;
     assert_ok(train(&o));
     same_history(&whole, &over);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Batches that are added up, and parts that do not learn
+ * ---------------------------------------------------------------------------------------- */
+
+/* The loss and norm of the first two steps. */
+static void first_steps(const char *path, double loss[2], double norm[2]) {
+    char *log = read_file(path, NULL);
+    assert_int_equal(sscanf(log, "step,loss,norm\n1,%lf,%lf\n2,%lf,%lf", &loss[0], &norm[0], &loss[1], &norm[1]), 4);
+    free(log);
+}
+
+/* 120 texts: batches of 16 in steps of three (48, 48, 24) are batches of 48, whatever is missing or weighted. */
+static void accumulated_batches_are_one_large_one(void **state) {
+    (void)state;
+    static const char *const ways[] = {"joint", "weighted", "vanilla", "sequential", "taught", "popup"};
+    int32_t labels[N_TRAIN], concepts[N_TRAIN * 2];
+    char teacher[128];
+    snprintf(teacher, sizeof teacher, "%s", in_folder("teacher.gguf"));
+    cbm_train_options lesson = options_for(CBM_JOINT, teacher);
+    lesson.seed = 7;
+    lesson.epochs = 1;
+    assert_ok(train(&lesson));
+    memcpy(labels, train_data.label, sizeof labels);
+    memcpy(concepts, train_data.concept_class, sizeof concepts);
+    for (size_t row = 0; row < N_TRAIN; row += 3) {
+        if (row < 60) train_data.label[row] = -1;
+        train_data.concept_class[2 * row + row % 2] = -1;
+    }
+    for (int way = 0; way < 6; way++) {
+        double loss[2][2], norm[2][2];
+        for (int small = 0; small < 2; small++) {
+            cbm_train_options o = options_for(way == 2 ? CBM_VANILLA : way == 3 ? CBM_SEQUENTIAL : CBM_JOINT, in_folder("sum.gguf"));
+            o.epochs = 2;
+            o.dropout = -1;
+            o.class_weights = way == 1;
+            o.teacher = way == 4 ? teacher : NULL;
+            o.prune.method = way == 5 ? "popup" : NULL;
+            o.prune.start = o.prune.end = 1;
+            o.prune.score_learning_rate = 0.1;
+            o.batch_size = small ? 16 : 48;
+            o.accumulate = small ? 3 : 1;
+            o.step_log = in_folder(small ? "small.csv" : "large.csv");
+            o.order_log = in_folder(small ? "small.txt" : "large.txt");
+            output = in_folder(small ? "small.gguf" : "large.gguf");
+            assert_ok(train(&o));
+            first_steps(o.step_log, loss[small], norm[small]);
+        }
+        for (int step = 0; step < 2; step++) {
+            if (fabs(loss[1][step] - loss[0][step]) > 1e-4 * loss[0][step] || fabs(norm[1][step] - norm[0][step]) > 1e-3 * norm[0][step])
+                fail_msg("%s, step %d: loss %g and norm %g, in one batch %g and %g", ways[way], step + 1, loss[1][step],
+                         norm[1][step], loss[0][step], norm[0][step]);
+        }
+        assert_true(same_files(in_folder("small.txt"), in_folder("large.txt"))); /* the rows of each step */
+        cbm_model *small = load(in_folder("small.gguf")), *large = load(in_folder("large.gguf"));
+        const float *a = small->network.heads.label_weight->data, *b = large->network.heads.label_weight->data;
+        for (int i = 0; i < SMALL_LABELS * SMALL_CLASSES; i++) assert_float_equal(a[i], b[i], 2e-2);
+        cbm_model_free(small);
+        cbm_model_free(large);
+    }
+    memcpy(train_data.label, labels, sizeof labels);
+    memcpy(train_data.concept_class, concepts, sizeof concepts);
+}
+
+static int same_in(const cbm_model *model, const char *name) {
+    const scbm_tensor *a = scbm_file_find_tensor(encoder->file, name), *b = scbm_file_find_tensor(model->file, name);
+    assert_true(a && b);
+    return memcmp(a->data, b->data, scbm_tensor_bytes(a)) == 0;
+}
+
+static void frozen_parts_do_not_learn(void **state) {
+    (void)state;
+    static const char *const ways[] = {"embeddings", "1", "2"};
+    for (int way = 0; way < 3; way++) {
+        cbm_train_options o = options_for(CBM_JOINT, in_folder("cold.gguf"));
+        char path[200];
+        scbm_file *checkpoint;
+        o.freeze = ways[way];
+        o.epochs = 2;
+        assert_ok(train(&o));
+        cbm_model *model = load(output);
+        assert_true(same_in(model, "token_embd.weight") && same_in(model, "token_embd_norm.bias"));
+        assert_int_equal(same_in(model, "blk.0.attn_q.weight"), way >= 1);
+        assert_int_equal(same_in(model, "blk.1.ffn_down.bias"), way == 2);
+        assert_string_equal(scbm_file_string_or(model->file, "sparsecbm.train.freeze", ""), ways[way]);
+        cbm_model_free(model);
+        snprintf(path, sizeof path, "%s.checkpoint", output);
+        assert_ok(scbm_file_open(&checkpoint, path, NULL));
+        assert_null(scbm_file_find_tensor(checkpoint, "token_embd.weight"));
+        assert_null(scbm_file_find_tensor(checkpoint, "m.token_embd.weight"));
+        assert_int_equal(scbm_file_find_tensor(checkpoint, "v.blk.0.attn_q.weight") == NULL, way >= 1);
+        assert_int_equal(scbm_file_find_tensor(checkpoint, "blk.1.attn_q.weight") == NULL, way == 2);
+        scbm_file_close(checkpoint);
+    }
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("cold.gguf"));
+    o.resume = 1;
+    o.epochs = 2;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "another freeze (2, now none)");
+    o.freeze = "3";
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "freeze is 3, and the encoder has 2 blocks");
+    o.freeze = "0";
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "freeze is '0', and must be embeddings or a number of blocks");
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1419,6 +1525,8 @@ int main(void) {
         cmocka_unit_test(the_same_seed_gives_the_same_bits),
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
         cmocka_unit_test(a_run_tells_its_whole_history),
+        cmocka_unit_test(accumulated_batches_are_one_large_one),
+        cmocka_unit_test(frozen_parts_do_not_learn),
         cmocka_unit_test(a_split_takes_of_each_label),
         cmocka_unit_test(without_validation_data_a_part_is_set_aside),
         cmocka_unit_test(a_cancelled_run_leaves_its_last_epoch),

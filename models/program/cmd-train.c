@@ -139,8 +139,10 @@ const cli_command cmd_train = {
     "The best epoch by validation is kept. A run that was killed goes on with --resume and ends with the same bits as one\n"
     "that was not. Its state is in FILE.checkpoint (three times the size of the model), which stays when training is over, so\n"
     "that --resume then does nothing; delete it when the model is done. FILE.lock keeps a second run from the same files\n"
-    "while this one lasts. Of an --encoder or --init with subnetworks the weights are taken, and not the masks.\n"
+    "while this one lasts, FILE.epochs.csv has every epoch's measures. Of an --encoder or --init with subnetworks the weights\n"
+    "are taken, and not the masks. A --config is one JSON object whose keys are these options, without dashes.\n"
     "With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
-    "concept_accuracy, concept_f1, score, best}.",
+    "concept_accuracy, concept_f1, score, best}, with --prune also sparsity and magnitude_overlap, with --seeds also seed;\n"
+    "and with --seeds the last line is {seeds, label_accuracy: {mean, deviation}, ...}.",
     train_examples,
     run_train};

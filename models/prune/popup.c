@@ -125,6 +125,7 @@ static void end_popup(cbm_prune_run *run) {
 typedef struct gradient_run {
     const scbm_tensor *dense, *weight, *score, *masks;
     scbm_tensor *gradient, *weight_gradient; /* the latter NULL: not wanted */
+    int adds;                                /* to the scores' gradient; the weights' is whoever trains's to add */
 } gradient_run;
 
 /* One row of a matrix, of all concepts. */
@@ -140,7 +141,10 @@ static void gradient_task(void *arg, int64_t row, int worker) {
         const float *score = (const float *)r->score->data + s * n + row * in;
         float *gradient = (float *)r->gradient->data + s * n + row * in;
         const uint8_t *bits = cbm_mask_row(r->masks, s, row);
-        for (int64_t j = 0; j < in; j++) gradient[j] = dense[j] * w[j] * (score[j] < 0.0f ? -1.0f : 1.0f);
+        for (int64_t j = 0; j < in; j++) {
+            float part = dense[j] * w[j] * (score[j] < 0.0f ? -1.0f : 1.0f);
+            gradient[j] = r->adds ? gradient[j] + part : part;
+        }
         for (int64_t j = 0; j < in && dw; j++)
             if (cbm_mask_get(bits, j)) dw[j] += dense[j];
     }
@@ -153,7 +157,8 @@ static scbm_status take_gradient(cbm_prune_run *run, int matrix, const scbm_tens
                          &popup->score[matrix],
                          run->matrix[matrix]->masks,
                          &popup->gradient[matrix],
-                         popup->weight_gradient ? &popup->weight_gradient[matrix] : NULL};
+                         popup->weight_gradient ? &popup->weight_gradient[matrix] : NULL,
+                         run->adds_gradients};
     scbm_parallel(run->context, run->weight[matrix]->shape[0], gradient_task, &task);
     return SCBM_OK;
 }

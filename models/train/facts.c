@@ -22,7 +22,7 @@ static void add_text(cbm_fact *facts, int *n, const char *key, const char *value
 static void add_setting(cbm_fact *facts, int *n, const cbm_train_setting *s, const cbm_train_options *settled) {
     const char *text = cbm_train_setting_text(s, settled);
     double number = cbm_train_setting_number(s, settled);
-    if (text) add_text(facts, n, s->key, text);
+    if (text || s->kind == CBM_SETTING_TEXT) add_text(facts, n, s->key, text ? text : "none");
     else if (s->kind == CBM_SETTING_REAL) add_real(facts, n, s->key, number);
     else add_int(facts, n, s->key, (int64_t)number);
 }

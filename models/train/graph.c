@@ -5,11 +5,33 @@
 #include "models/train/graph.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Appends a tensor to those that the loss trains. */
 static void add_parameter(cbm_training_graph *t, scbm_tensor *tensor) {
     if (tensor) t->parameters[t->n_parameters++] = tensor;
+}
+
+scbm_status cbm_frozen_part(const char *freeze, const cbm_backbone *backbone, int *frozen) {
+    int n = 0, end = 0;
+    *frozen = 0;
+    if (!freeze) return SCBM_OK;
+    *frozen = 1;
+    if (strcmp(freeze, "embeddings") == 0) return SCBM_OK;
+    if (freeze[0] < '0' || freeze[0] > '9' || sscanf(freeze, "%5d%n", &n, &end) != 1 || freeze[end] || n < 1)
+        return scbm_fail(SCBM_ERROR_ARGUMENT,
+                         "training: freeze is '%.64s', and must be embeddings or a number of blocks", freeze);
+    if (backbone && n > backbone->n_blocks)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "training: freeze is %d, and the encoder has %d blocks", n,
+                         backbone->n_blocks);
+    *frozen = n + 1;
+    return SCBM_OK;
+}
+
+int cbm_is_frozen(const cbm_parameter *parameter, int frozen) {
+    if (parameter->block >= 0) return parameter->block < frozen - 1;
+    return frozen > 0 && parameter->role != CBM_FINAL_NORM && parameter->role != CBM_FINAL_NORM_BIAS;
 }
 
 static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *network,
@@ -24,7 +46,10 @@ static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *
         for (int i = 0; i < settings->n_only; i++) add_parameter(t, settings->only[i]);
         return SCBM_OK;
     }
-    for (int i = 0; i < network->backbone.n_parameters; i++) add_parameter(t, network->backbone.parameters[i].tensor);
+    for (int i = 0; i < network->backbone.n_parameters; i++) {
+        const cbm_parameter *parameter = &network->backbone.parameters[i];
+        if (parameter->tensor && !cbm_is_frozen(parameter, settings->frozen)) add_parameter(t, parameter->tensor);
+    }
     add_parameter(t, heads->concept_weight);
     add_parameter(t, heads->concept_bias);
     if (heads->mode == CBM_JOINT || heads->mode == CBM_VANILLA) {
@@ -60,12 +85,25 @@ static void add_mixup_inputs(scbm_graph *g, cbm_training_graph *t) {
     t->pooled = scbm_mix_texts(g, t->pooled, t->permutation, t->beta);
 }
 
+/* The loss of a batch as its part of the step's, the mean over all batches. */
+static scbm_tensor *part_of_step(scbm_graph *g, scbm_tensor *loss, scbm_tensor *share) {
+    return share ? scbm_mul(g, loss, share) : loss;
+}
+
+static void add_shares(scbm_graph *g, cbm_training_graph *t) {
+    const int64_t one = 1;
+    t->label_share = scbm_input(g, "label share", SCBM_F32, 1, &one, NULL);
+    t->concept_share = scbm_input(g, "concept share", SCBM_F32, 1, &one, NULL);
+    t->text_share = scbm_input(g, "text share", SCBM_F32, 1, &one, NULL);
+}
+
 /* What the loss gets of a teacher: τ² CE(logits / τ, targets), times the weight. */
 static scbm_tensor *add_teacher_loss(scbm_graph *g, const cbm_training_graph *t, scbm_tensor *loss, scbm_tensor *logits,
                                      scbm_tensor *targets, const scbm_tensor *groups) {
     float temperature = t->teacher->temperature;
     scbm_tensor *taught = scbm_cross_entropy(g, scbm_scale(g, logits, 1.0f / temperature), targets,
                                              (scbm_tensor *)groups, NULL);
+    taught = part_of_step(g, taught, t->text_share);
     return scbm_add(g, loss, scbm_scale(g, taught, t->teacher->weight * temperature * temperature));
 }
 
@@ -81,6 +119,7 @@ static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const
     if (settings->concept_loss == CBM_LOSS_SIGMOID) scores = scbm_activate(g, scores, SCBM_SIGMOID);
     scbm_tensor *loss = mixed_loss(g, t, scores, t->concept_targets, t->mixed_concept_targets, &heads->group_tensor,
                                    settings->concept_weights);
+    loss = part_of_step(g, loss, t->concept_share);
     if (!t->teacher) return loss;
     t->taught_concepts = targets_of(g, "taught concepts", SCBM_F32, heads->n_classes);
     return add_teacher_loss(g, t, loss, t->concept_logits, t->taught_concepts, &heads->group_tensor);
@@ -98,6 +137,7 @@ static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const c
     scbm_output(g, t->label_logits);
     scbm_tensor *loss = mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets,
                                    &heads->label_group_tensor, settings->label_weights);
+    loss = part_of_step(g, loss, t->label_share);
     if (!t->teacher) return loss;
     t->taught_labels = targets_of(g, "taught labels", SCBM_F32, heads->n_labels);
     return add_teacher_loss(g, t, loss, t->label_logits, t->taught_labels, &heads->label_group_tensor);
@@ -146,6 +186,7 @@ static scbm_status build(cbm_training_graph *t, const cbm_network *network, cons
     t->pooled = scbm_segment_mean(g, t->encoding.hidden, t->encoding.offsets);
     if (settings->states) scbm_output(g, t->pooled);
     if (settings->mixup) add_mixup_inputs(g, t);
+    if (settings->has_shares) add_shares(g, t);
     add_losses(g, t, &network->heads, settings);
     scbm_graph_set_weight_gradients(g, settings->weight_gradients);
     scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
@@ -240,6 +281,7 @@ static cbm_training_settings settings_for(const cbm_gradient_source *source, con
     cbm_training_settings settings = *source->settings;
     settings.hidden_dropout = settings.attention_dropout = 0.0f;
     settings.mixup = 0;
+    settings.has_shares = 0;
     settings.teacher = NULL;
     settings.states = NULL;
     settings.max_tokens = most_tokens(source, r);

@@ -21,6 +21,8 @@ typedef struct cbm_training_settings {
     scbm_precision precision;
     int64_t max_tokens, max_texts; /* the capacity */
     scbm_tensor **states;          /* see cbm_encode_options */
+    int frozen;                    /* see cbm_frozen_part */
+    int has_shares;                /* each loss counts by its share of a step of several batches */
     /* What is wanted of the gradients: */
     scbm_tensor *const *only; /* [n_only]: of these parameters alone; NULL: of all */
     int n_only;
@@ -44,6 +46,7 @@ typedef struct cbm_training_graph {
     scbm_tensor *concept_targets, *label_targets;             /* inputs: I32 [texts, K], [texts, 1]; NULL: not in use */
     scbm_tensor *mixed_concept_targets, *mixed_label_targets; /* MixUp: those of the permuted texts */
     scbm_tensor *permutation, *beta, *rest;                   /* I32 [texts], F32 [1] β and 1 − β */
+    scbm_tensor *label_share, *concept_share, *text_share;    /* F32 [1]; NULL: all of them are the batch's */
     const cbm_teacher *teacher;
     scbm_tensor *taught_concepts, *taught_labels; /* F32 [texts, C], [texts, Y]: what the teacher says */
     scbm_tensor *pooled, *concept_logits, *label_logits, *loss;
@@ -53,6 +56,11 @@ typedef struct cbm_training_graph {
     scbm_status (*on_gradient)(void *user, const scbm_tensor *weight, const scbm_tensor *gradient);
     void *on_gradient_user;
 } cbm_training_graph;
+
+/* What "embeddings", "2" or NULL of cbm_train_options.freeze stands for: 0: nothing, 1: the embeddings, n + 1: they and the
+ * lowest n blocks; checked against the backbone (may be NULL). */
+scbm_status cbm_frozen_part(const char *freeze, const cbm_backbone *backbone, int *frozen);
+int cbm_is_frozen(const cbm_parameter *parameter, int frozen);
 
 scbm_status cbm_training_graph_create(cbm_training_graph *training, const cbm_network *network, scbm_context *context,
                                       const cbm_training_settings *settings);

@@ -24,8 +24,8 @@ static scbm_status write_order_log(cbm_training_run *run) {
     if (status) return status;
     for (int64_t step = 0; step < run->state.step; step++) {
         size_t first;
-        int64_t batch = step % run->steps_per_epoch, n = cbm_run_batch(run, batch, &first);
-        if (batch == 0) cbm_run_shuffle(run, step / run->steps_per_epoch + 1);
+        int64_t index = step % run->steps_per_epoch, n = cbm_run_step_texts(run, index, &first);
+        if (index == 0) cbm_run_shuffle(run, step / run->steps_per_epoch + 1);
         for (int64_t i = 0; i < n; i++)
             scbm_output_print(file, i + 1 < n ? "%d " : "%d\n", (int)run->order[first + (size_t)i]);
     }
@@ -36,7 +36,10 @@ static scbm_status write_order_log(cbm_training_run *run) {
  * Epochs. In a checkpoint a report is a row of numbers: without times, so that the same run writes the same bytes.
  * ---------------------------------------------------------------------------------------- */
 
-enum { N_MEASURES = CBM_EPOCH_MEASURES - 1, BEST = N_MEASURES }; /* the last number of a row says whether it is the best */
+enum {
+    N_MEASURES = CBM_EPOCH_MEASURES - 1,
+    BEST = N_MEASURES
+}; /* the last number of a row says whether it is the best */
 
 static const struct {
     const char *name;

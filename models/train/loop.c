@@ -11,9 +11,9 @@
  * Steps
  * ---------------------------------------------------------------------------------------- */
 
-/* One β and one permutation for the batch, by the number of the step. */
-static float draw_mixup(cbm_training_run *run, int64_t step, int64_t n) {
-    scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_MIXUP, step), 0};
+/* One β and one permutation for the batch, by its number. */
+static float draw_mixup(cbm_training_run *run, int64_t number, int64_t n) {
+    scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_MIXUP, number), 0};
     for (int64_t i = 0; i < n; i++) run->permutation[i] = (int32_t)i;
     scbm_random_shuffle(&random, run->permutation, n);
     double a = (double)(float)run->options->mixup;
@@ -26,24 +26,98 @@ static scbm_status numeric_failure(const cbm_training_run *run, const char *what
                      (long long)step, (long long)run->total_steps);
 }
 
-/* Step `step` (from 1): batch `index` of its epoch, whose order stands in run->order. */
-static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step) {
+/* Runs a batch; `number` (from 1, over all epochs) is what its random numbers are drawn by. */
+static scbm_status run_batch(cbm_training_run *run, size_t first, int64_t n, int64_t number, int64_t step,
+                             float *loss) {
     cbm_training_graph *t = &run->graph;
-    cbm_checkpoint *c = &run->state;
-    size_t first;
-    float beta = 1.0f, norm = 0.0f;
-    int64_t n = cbm_run_batch(run, index, &first),
-            warmup = (int64_t)floor((double)(float)run->options->warmup * (double)run->total_steps + 0.5);
-    if (run->settings.mixup) beta = draw_mixup(run, step, n);
+    float beta = run->settings.mixup ? draw_mixup(run, number, n) : 1.0f;
     int64_t tokens = cbm_training_fill(t, &run->network, &run->train_sequences, run->train, run->order + first, n,
                                        run->permutation, beta);
-    scbm_graph_set_random(t->graph, (uint64_t)run->options->seed, (uint64_t)step);
+    scbm_graph_set_random(t->graph, (uint64_t)run->options->seed, (uint64_t)number);
     scbm_status status = scbm_graph_run(t->graph, tokens, n);
     if (status) return status;
-    float loss = *(const float *)t->loss->data;
-    if (!isfinite(loss)) return numeric_failure(run, "loss", step);
+    *loss = *(const float *)t->loss->data;
+    return isfinite(*loss) ? SCBM_OK : numeric_failure(run, "loss", step);
+}
+
+/* What the losses of some texts are divided by: the weights of the classes that are known. */
+typedef struct loss_weights {
+    double label, concept, texts;
+} loss_weights;
+
+static double weight_of(const scbm_tensor *weights, int at, int32_t target) {
+    if (target < 0) return 0.0;
+    return weights ? (double)((const float *)weights->data)[at + target] : 1.0;
+}
+
+static loss_weights weigh(const cbm_training_run *run, size_t first, int64_t n) {
+    const cbm_heads *heads = &run->network.heads;
+    size_t n_concepts = (size_t)heads->n_concepts;
+    loss_weights sum = {0.0, 0.0, (double)n};
+    for (int64_t i = 0; i < n; i++) {
+        size_t row = (size_t)run->order[first + (size_t)i];
+        sum.label += weight_of(run->settings.label_weights, 0, run->train->label[row]);
+        for (size_t k = 0; k < n_concepts; k++)
+        sum.concept += weight_of(run->settings.concept_weights, heads->groups[k],
+                                 run->train->concept_class[row * n_concepts + k]);
+    }
+    return sum;
+}
+
+static void set_share(scbm_tensor *share, double part, double whole) {
+    if (share) *(float *)share->data = whole > 0.0 ? (float)(part / whole) : 0.0f;
+}
+
+/* Adds the gradients of a batch to the step's; the first one's replace them. */
+static void add_gradients(cbm_training_run *run, int is_first) {
+    for (int i = 0; i < run->state.n_trained; i++) {
+        const scbm_tensor *gradient = run->gradients[i];
+        run->sums[i] = gradient ? &run->accumulated[i] : NULL;
+        if (!gradient) continue;
+        const float *from = gradient->data;
+        float *into = run->accumulated[i].data;
+        int64_t n = scbm_tensor_elements(gradient);
+        if (is_first) memcpy(into, from, (size_t)n * sizeof *into);
+        for (int64_t j = 0; j < n && !is_first; j++) into[j] += from[j];
+    }
+}
+
+/* The batches of a step, whose losses and gradients are parts of the step's. */
+static scbm_status run_batches(cbm_training_run *run, int64_t index, int64_t step, float *loss) {
+    int64_t n_batches = run->options->accumulate, batch = index * n_batches;
+    size_t first;
+    int64_t n = cbm_run_step_texts(run, index, &first);
+    const loss_weights whole = weigh(run, first, n);
+    double sum = 0.0;
+    for (int64_t i = 0; i < n_batches && batch + i < run->batches_per_epoch; i++) {
+        n = cbm_run_batch(run, batch + i, &first);
+        const loss_weights part = weigh(run, first, n);
+        set_share(run->graph.label_share, part.label, whole.label);
+        set_share(run->graph.concept_share, part.concept, whole.concept);
+        set_share(run->graph.text_share, part.texts, whole.texts);
+        run->pruning.adds_gradients = i > 0;
+        int64_t number = run->state.epoch * run->batches_per_epoch + batch + i + 1;
+        scbm_status status = run_batch(run, first, n, number, step, loss);
+        if (status) return status;
+        add_gradients(run, i == 0);
+        sum += (double)*loss;
+    }
+    *loss = (float)sum;
+    return SCBM_OK;
+}
+
+/* Step `step` (from 1): number `index` of its epoch, whose order stands in run->order. */
+static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step) {
+    cbm_checkpoint *c = &run->state;
+    size_t first;
+    float loss = 0.0f, norm = 0.0f;
+    int64_t warmup = (int64_t)floor((double)(float)run->options->warmup * (double)run->total_steps + 0.5);
+    int64_t n = cbm_run_step_texts(run, index, &first);
+    int is_one = run->options->accumulate == 1;
+    scbm_status status = is_one ? run_batch(run, first, n, step, step, &loss) : run_batches(run, index, step, &loss);
+    if (status) return status;
     float rate = scbm_linear_schedule(step, warmup > 1 ? warmup : 1, run->total_steps);
-    status = scbm_adamw_step(run->optimizer, run->gradients, rate, &norm);
+    status = scbm_adamw_step(run->optimizer, is_one ? run->gradients : run->sums, rate, &norm);
     if (!status) status = cbm_prune_after_step(&run->pruning, c->epoch, rate);
     if (status == SCBM_ERROR_NUMERIC) return numeric_failure(run, "gradient", step);
     if (status) return status;

@@ -91,11 +91,18 @@ void cbm_run_shuffle(cbm_training_run *run, int64_t epoch) {
 }
 
 /* Batch `index` (from 0) of an epoch: its place in the order, and how many texts it has. */
-int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first) {
-    size_t most = (size_t)run->options->batch_size;
+static int64_t texts_of(const cbm_training_run *run, int64_t index, size_t most, size_t *first) {
     *first = (size_t)index * most;
     size_t left = run->train->n - *first;
     return (int64_t)(left < most ? left : most);
+}
+
+int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first) {
+    return texts_of(run, index, (size_t)run->options->batch_size, first);
+}
+
+int64_t cbm_run_step_texts(const cbm_training_run *run, int64_t index, size_t *first) {
+    return texts_of(run, index, (size_t)run->options->batch_size * (size_t)run->options->accumulate, first);
 }
 
 static scbm_status create_teacher(cbm_training_run *run) {
@@ -113,7 +120,7 @@ static int64_t largest_batch(cbm_training_run *run) {
     int64_t largest = 0;
     for (int64_t epoch = 1; epoch <= run->options->epochs; epoch++) {
         cbm_run_shuffle(run, epoch);
-        for (int64_t b = 0; b < run->steps_per_epoch; b++) {
+        for (int64_t b = 0; b < run->batches_per_epoch; b++) {
             size_t first;
             int64_t tokens = 0, n = cbm_run_batch(run, b, &first);
             for (int64_t i = 0; i < n; i++)
@@ -131,6 +138,9 @@ static scbm_status create_graph(cbm_training_run *run) {
     s->hidden_dropout = o->dropout < 0 ? backbone->hidden_dropout : (float)o->dropout;
     s->attention_dropout = o->dropout < 0 ? backbone->attention_dropout : (float)o->dropout;
     s->mixup = o->mixup > 0;
+    s->has_shares = o->accumulate > 1;
+    scbm_status status = cbm_frozen_part(o->freeze, backbone, &s->frozen);
+    if (status) return status;
     s->max_tokens = largest_batch(run);
     s->max_texts = (size_t)o->batch_size < run->train->n ? o->batch_size : (int64_t)run->train->n;
     return cbm_run_build_graph(run);
@@ -202,6 +212,35 @@ scbm_status cbm_run_build_graph(cbm_training_run *run) {
     return status ? status : list_extra(run);
 }
 
+/* What a run that goes on has from its start is in no checkpoint. */
+static scbm_status list_kept(cbm_training_run *run) {
+    cbm_checkpoint *c = &run->state;
+    c->parameters = run->kept = scbm_alloc_array(&run->hooks, (size_t)run->n_parameters, sizeof *run->kept);
+    if (!run->kept) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < run->n_parameters; i++) {
+        const cbm_parameter *parameter = cbm_backbone_named(&run->network.backbone, run->parameters[i]->name);
+        if (!parameter || !cbm_is_frozen(parameter, run->settings.frozen))
+            run->kept[c->n_parameters++] = run->parameters[i];
+    }
+    return SCBM_OK;
+}
+
+static scbm_status create_sums(cbm_training_run *run) {
+    size_t n = (size_t)run->state.n_trained;
+    run->accumulated = scbm_alloc_array(&run->hooks, n, sizeof *run->accumulated);
+    run->sums = scbm_alloc_array(&run->hooks, n, sizeof *run->sums);
+    if (!run->accumulated || !run->sums) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        const scbm_tensor *trained = run->trained[i];
+        scbm_status status = scbm_tensor_init(&run->accumulated[i], trained->name, SCBM_F32, trained->n_dims,
+                                              trained->shape);
+        if (status) return status;
+        run->accumulated[i].data = scbm_alloc_array(&run->hooks, (size_t)scbm_tensor_elements(trained), sizeof(float));
+        if (!run->accumulated[i].data) return SCBM_ERROR_MEMORY;
+    }
+    return SCBM_OK;
+}
+
 static scbm_status create_state(cbm_training_run *run) {
     cbm_checkpoint *c = &run->state;
     size_t most = (size_t)run->total_steps;
@@ -215,12 +254,11 @@ static scbm_status create_state(cbm_training_run *run) {
     c->max_steps = run->total_steps;
     c->max_epochs = run->options->epochs;
     cbm_run_settle_facts(run);
-    c->parameters = run->parameters;
-    c->n_parameters = run->n_parameters;
     c->optimizer = run->optimizer;
     c->facts = run->facts;
     c->n_facts = run->n_facts;
-    return SCBM_OK;
+    scbm_status status = list_kept(run);
+    return !status && run->options->accumulate > 1 ? create_sums(run) : status;
 }
 
 static scbm_status name_checkpoint(cbm_training_run *run) {
@@ -236,7 +274,8 @@ static void settle_settings(cbm_training_run *run) {
     run->settings.concept_weight = (float)o->concept_weight;
     run->settings.concept_loss = o->concept_loss;
     run->settings.precision = SCBM_PRECISION_F32;
-    run->steps_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
+    run->batches_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
+    run->steps_per_epoch = (run->batches_per_epoch + o->accumulate - 1) / o->accumulate;
     run->total_steps = run->steps_per_epoch * o->epochs;
 }
 
@@ -303,6 +342,10 @@ void cbm_run_clear(cbm_training_run *run) {
     scbm_release(hooks, run->order);
     scbm_release(hooks, run->permutation);
     scbm_release(hooks, run->parameters);
+    scbm_release(hooks, run->kept);
+    for (int i = 0; i < run->state.n_trained && run->accumulated; i++) scbm_release(hooks, run->accumulated[i].data);
+    scbm_release(hooks, run->accumulated);
+    scbm_release(hooks, run->sums);
     scbm_release(hooks, run->trained);
     scbm_release(hooks, run->gradients);
     scbm_release(hooks, run->learning);

@@ -42,9 +42,12 @@ typedef struct cbm_training_run {
     cbm_statistics statistics;
     int32_t *order, *permutation; /* [n], [batch] */
     double magnitude_overlap;     /* of the last pruning */
-    int64_t steps_per_epoch, total_steps;
-    scbm_tensor **parameters; /* all of the network's */
+    int64_t batches_per_epoch, steps_per_epoch, total_steps;
+    scbm_tensor *accumulated;       /* [n_trained]: the sums of a step of several batches; data NULL: without a gradient */
+    scbm_tensor **sums;             /* pointers to them, as the optimizer wants them */
+    scbm_tensor **parameters; /* all of the network's, */
     int n_parameters;
+    scbm_tensor **kept; /* and those that a checkpoint has: not the frozen ones */
     scbm_tensor **trained;   /* those that the optimizer has */
     scbm_tensor **gradients; /* and their gradients; NULL: it stays as it is */
     cbm_prune_run pruning;
@@ -75,8 +78,10 @@ int cbm_run_has_concepts(const cbm_training_run *run);
 int cbm_run_is_head(const cbm_training_run *run, const scbm_tensor *tensor);
 /* The order of the texts in an epoch (from 1), into run->order. */
 void cbm_run_shuffle(cbm_training_run *run, int64_t epoch);
-/* Batch `index` (from 0) of an epoch: its place in the order, and how many texts it has. */
+/* Batch `index` (from 0) of an epoch: its place in the order, and how many texts it has; and step `index`, of all its
+ * batches. */
 int64_t cbm_run_batch(const cbm_training_run *run, int64_t index, size_t *first);
+int64_t cbm_run_step_texts(const cbm_training_run *run, int64_t index, size_t *first);
 
 /* start.c. A copy of the encoder, and heads; their weights new, or those of the model that the options start from. */
 scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *concept_names);

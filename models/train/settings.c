@@ -4,7 +4,9 @@
  * A new setting is a field of cbm_train_options and a row here; a command line, configuration files, checkpoints and model
  * files have it then. A row that others need comes before them.
  */
+#include "models/core/context.h"
 #include "models/prune/prune.h"
+#include "models/train/graph.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -52,6 +54,11 @@ static const cbm_train_setting settings[] = {
      "passes over the training data (default 10, or 5 after the last pruning); 0 only initializes", NULL,
      INT(epochs, DEPENDS, 0, 100000, FIXED | HAS_ZERO)},
     {"batch_size", "batch-size", "N", "Optimization", "texts in a step", NULL, INT(batch_size, 16, 1, 65536, FIXED)},
+    {"accumulate", "accumulate", "N", "Optimization",
+     "batches of a step: the gradients of one batch N times the size, in the memory of one", NULL,
+     INT(accumulate, 1, 1, 65536, FIXED)},
+    {"freeze", "freeze", "embeddings|N", "Optimization", "the embeddings, or they and the lowest N blocks, do not learn", NULL,
+     CBM_SETTING_TEXT, AT(freeze), 0, 0, 0, FIXED, NULL},
     {"learning_rate", "lr", "X", "Optimization", "learning rate of the encoder", NULL,
      REAL(learning_rate, 1e-4, 0, 10, FIXED | HAS_ZERO)},
     {"head_learning_rate", "head-lr", "X", "Optimization", "learning rate of the concept and label heads", NULL,
@@ -292,6 +299,9 @@ static scbm_status check_together(const cbm_train_options *o, const cbm_model *e
     if (encoder && o->max_length > cbm_model_max_tokens(encoder))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "training: max_length is %d; the encoder reads at most %d tokens",
                          o->max_length, cbm_model_max_tokens(encoder));
+    int frozen;
+    scbm_status status = cbm_frozen_part(o->freeze, encoder ? &encoder->network.backbone : NULL, &frozen);
+    if (status) return status;
     if (o->refit_label && o->mode != CBM_JOINT)
         return scbm_fail(SCBM_ERROR_ARGUMENT,
                          "training: refit_label is for joint mode; %s mode has no label head to refit",
@@ -302,6 +312,8 @@ static scbm_status check_together(const cbm_train_options *o, const cbm_model *e
 }
 
 scbm_status cbm_train_settle(const cbm_train_options *options, const cbm_model *encoder, cbm_train_options *settled) {
+    scbm_status whole = options ? cbm_check_reserved(options->reserved, "cbm_train_options") : SCBM_OK;
+    if (whole) return whole;
     if (options) *settled = *options;
     else memset(settled, 0, sizeof *settled);
     for (int i = 0; i < N_SETTINGS; i++) {
