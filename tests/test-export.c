@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char encoder_path[128], sparse_path[128], target[128];
@@ -302,6 +303,51 @@ static void every_failing_allocation_is_an_error(void **state) {
     }
 }
 
+/* Runs the program that the environment's MAIN names; its exit status, and what it said on both channels in *text. */
+static int run_program(const char *arguments, char text[1024]) {
+    char line[1024];
+    const char *program = getenv("MAIN");
+    snprintf(line, sizeof line, "cd '%s' && '%s%s' %s 2>&1", folder, program ? "" : getenv("PWD"),
+             program ? program : "/models/main", arguments);
+    FILE *stream = popen(line, "r");
+    assert_non_null(stream);
+    size_t n = fread(text, 1, 1023, stream);
+    text[n] = 0;
+    int status = pclose(stream);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void the_program_exports(void **state) {
+    (void)state;
+    static const struct {
+        const char *arguments;
+        int status;
+        const char *message;
+    } cases[] = {
+        {"export encoder.gguf -o exported", 0, "wrote exported"},
+        {"export encoder.gguf -o exported", 1, "exported: is there already"},
+        {"convert exported -o again.gguf", 0, "1 blocks of hidden size 24 with 2 heads"},
+        {"export sparse.gguf --concept staff -o exported/staff", 0, "wrote exported/staff"},
+        {"export sparse.gguf --concept price -o exported/price", 1, "there is no concept 'price'"},
+        {"export encoder.gguf --concept staff -o exported/staff2", 1, "no subnetworks"},
+        {"export nothing.gguf -o exported/nothing", 1, "nothing.gguf"},
+        {"export encoder.gguf", 2, "-o FOLDER is required"},
+        {"export -o exported/x", 2, "one model file is expected, got 0"},
+        {"export encoder.gguf sparse.gguf -o exported/x", 2, "one model file is expected, got 2"},
+    };
+    char text[1024];
+    clean();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int status = run_program(cases[i].arguments, text);
+        if (status != cases[i].status || !strstr(text, cases[i].message))
+            fail_msg("'%s': status %d, '%s'", cases[i].arguments, status, text);
+    }
+    assert_true(exists(in_target("staff/model.safetensors")));
+    assert_false(exists(in_target("price")));
+    clean();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_encoder_comes_back),
@@ -311,6 +357,7 @@ int main(void) {
         cmocka_unit_test(what_cannot_be_exported_is_refused),
         cmocka_unit_test(a_stopped_export_leaves_nothing),
         cmocka_unit_test(every_failing_allocation_is_an_error),
+        cmocka_unit_test(the_program_exports),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
