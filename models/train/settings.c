@@ -58,7 +58,7 @@ static const cbm_train_setting settings[] = {
      "batches of a step: the gradients of one batch N times the size, in the memory of one", NULL,
      INT(accumulate, 1, 1, 65536, FIXED)},
     {"freeze", "freeze", "embeddings|N", "Optimization", "the embeddings, or they and the lowest N blocks, do not learn", NULL,
-     CBM_SETTING_TEXT, AT(freeze), 0, 0, 0, FIXED, NULL},
+     CBM_SETTING_TEXT, AT(freeze), 0, 0, 0, FIXED, PLAIN},
     {"learning_rate", "lr", "X", "Optimization", "learning rate of the encoder", NULL,
      REAL(learning_rate, 1e-4, 0, 10, FIXED | HAS_ZERO)},
     {"head_learning_rate", "head-lr", "X", "Optimization", "learning rate of the concept and label heads", NULL,
