@@ -497,7 +497,8 @@ static void files_that_do_not_fit(void **state) {
     scbm_file *file = convert_sources(&other, 1 + BLOCKS);
     assert_ok(cbm_backbone_read_as(&backbone, &other, file, NULL));
     cbm_backbone_clear(&backbone, NULL);
-    assert_error(cbm_backbone_read_as(&backbone, &cbm_bert, file, NULL), SCBM_ERROR_FORMAT, "bert.context_length");
+    assert_error(cbm_backbone_read_as(&backbone, cbm_architecture_at(0), file, NULL), SCBM_ERROR_FORMAT,
+                 "bert.context_length");
     assert_error(cbm_backbone_read(&backbone, file, NULL), SCBM_ERROR_FORMAT, "general.architecture");
     scbm_file_close(file);
     free_sources();

@@ -94,8 +94,6 @@ struct cbm_architecture {
     const cbm_demand *hf_demands;          /* ends with a NULL key; NULL: none */
 };
 
-extern const cbm_architecture cbm_bert;
-
 /* The architectures, in the table's order; NULL behind the last one. */
 const cbm_architecture *cbm_architecture_at(int index);
 /* cbm_backbone_read for a given architecture, whatever the file calls its own. */

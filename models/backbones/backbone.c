@@ -10,9 +10,13 @@
  * Architectures
  * ---------------------------------------------------------------------------------------- */
 
-static const cbm_architecture *const architectures[] = {
-    &cbm_bert,
-};
+#define ARCHITECTURES(ROW) ROW(bert)
+
+#define DECLARE(name) extern const cbm_architecture cbm_##name;
+#define ADDRESS(name) &cbm_##name,
+
+ARCHITECTURES(DECLARE)
+static const cbm_architecture *const architectures[] = {ARCHITECTURES(ADDRESS)};
 
 #define N_ARCHITECTURES ((int)(sizeof architectures / sizeof architectures[0]))
 

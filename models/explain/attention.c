@@ -5,7 +5,10 @@
 
 static scbm_status build_attention(cbm_explainer *x, cbm_explain_graph *made) {
     scbm_status status = cbm_explain_start_graph(x, made, &made->attention);
-    return status ? status : scbm_graph_plan(made->graph);
+    if (!status) status = scbm_graph_plan(made->graph);
+    if (!status && !made->attention)
+        status = scbm_fail(SCBM_ERROR_UNSUPPORTED, "the encoder has no attention to compare with");
+    return status;
 }
 
 /* What token j of a text of n tokens gets in stream s: the mean over heads and attending tokens. */
