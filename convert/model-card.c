@@ -117,7 +117,7 @@ scbm_status cbm_hf_card_parse(hf_card *card, const void *data, size_t size, cons
         if (is_fence == (n > 0)) break; /* there is no front matter, or it is over */
         if (!is_fence) status = read_line(card, line, &field);
         n++;
-        at += line.length + 1;
+        at = line_end ? line_end + 1 : end;
     }
     if (status) cbm_hf_card_clear(card);
     return status;

@@ -188,11 +188,11 @@ static void check_concept(const cbm_model *model, int k) {
         const float *weight = parameter->tensor->data;
         int64_t in = parameter->tensor->shape[1], n_zeros = 0;
         snprintf(name, sizeof name, "encoder.layer.%d.intermediate.dense.weight", block);
-        const float *exported = (const float *)(const void *)cbm_safetensors_find(file, name)->data;
+        const unsigned char *exported = cbm_safetensors_find(file, name)->data;
         for (int64_t i = 0; i < scbm_tensor_elements(parameter->tensor); i++) {
             int kept = k < 0 || cbm_mask_get(cbm_mask_row(parameter->masks, k, i / in), i % in);
             float value;
-            memcpy(&value, exported + i, sizeof value);
+            memcpy(&value, exported + i * (int64_t)sizeof value, sizeof value);
             assert_true(value == (kept ? weight[i] : 0.0f));
             n_zeros += !kept;
         }
