@@ -31,7 +31,8 @@ typedef struct cbm_prune_kind {
     /* When masks are there: makes run->state, of which `end` frees all. `steps`: see cbm_prune_begin. */
     scbm_status (*begin)(cbm_prune_run *run, int64_t steps);
     void (*end)(cbm_prune_run *run);
-    /* Takes a matrix's gradients [S, out, in] in each step. Whoever does has an after_step, too. */
+    /* Takes a matrix's gradients [S, out, in] in each step, and adds them to those before where run->adds_gradients says
+     * so. Whoever does has an after_step, too, and makes the matrix's own gradient (see cbm_prune_weight_gradient). */
     scbm_status (*gradient)(cbm_prune_run *run, int matrix, const scbm_tensor *gradient);
     scbm_tensor *(*weight_gradient)(const cbm_prune_run *run, int matrix);
     scbm_status (*after_step)(cbm_prune_run *run, float rate); /* the masks are chosen anew after it */

@@ -60,8 +60,8 @@ typedef struct cbm_prune_run {
     cbm_parameter **matrix;            /* [n]: the prunable ones, block by block */
     scbm_tensor **weight;              /* [n]: theirs */
     int n;
-    int64_t largest; /* weights of the largest */
-    void *state;     /* the method's own */
+    int64_t largest;    /* weights of the largest */
+    void *state;        /* the method's own */
     int adds_gradients; /* those that come are added to what came before, as parts of one step */
     int64_t epoch;      /* of the choice that is being made, and its sparsity */
     double sparsity;
