@@ -751,6 +751,37 @@ static void a_killed_run_goes_on_to_the_same_bits(void **state) {
     }
 }
 
+typedef struct canceller {
+    long asked, at; /* from 1; 0: never */
+} canceller;
+
+static int cancel_there(void *user) {
+    canceller *c = user;
+    return ++c->asked == c->at;
+}
+
+/* At whatever moment: nothing is left behind but whole files, and the next run is as if there had been none. */
+static void a_run_can_be_cancelled_anywhere(void **state) {
+    (void)state;
+    canceller c = {0, 0};
+    scbm_hooks hooks = {.user = &c, .cancel = cancel_there, .n_workers = 1};
+    cbm_train_options o = options_for(CBM_SEQUENTIAL, in_folder("whole.gguf"));
+    o.epochs = 1;
+    o.hooks = &hooks;
+    assert_ok(train(&o));
+    assert_true(c.asked > 50);
+    output = in_folder("cancelled.gguf");
+    for (long at = 1, n = c.asked; at <= n; at += 1 + n / 40) {
+        forget("cancelled.gguf");
+        c = (canceller){0, at};
+        assert_error(train(&o), SCBM_ERROR_CANCELLED, "cancelled");
+        assert_int_equal(c.asked, at);
+    }
+    c.at = 0;
+    assert_ok(train(&o));
+    assert_true(same_files(in_folder("whole.gguf"), output));
+}
+
 typedef struct kept_history {
     reports r;
     int n_ends, best_epoch;
@@ -1524,6 +1555,7 @@ int main(void) {
         cmocka_unit_test(vanilla_students_learn_labels_alone),
         cmocka_unit_test(the_same_seed_gives_the_same_bits),
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bits),
+        cmocka_unit_test(a_run_can_be_cancelled_anywhere),
         cmocka_unit_test(a_run_tells_its_whole_history),
         cmocka_unit_test(accumulated_batches_are_one_large_one),
         cmocka_unit_test(frozen_parts_do_not_learn),

@@ -128,7 +128,6 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
 
 /* One pass over the training data, after state.epoch of them. */
 static scbm_status train_epoch(cbm_training_run *run, double *mean_loss) {
-    const scbm_hooks *hooks = &run->hooks;
     cbm_checkpoint *c = &run->state;
     double sum = 0.0;
     cbm_run_shuffle(run, c->epoch + 1);
@@ -137,7 +136,7 @@ static scbm_status train_epoch(cbm_training_run *run, double *mean_loss) {
         scbm_status status = train_step(run, b, step);
         if (status) return status;
         sum += (double)c->step_loss[step - 1];
-        if (hooks->progress && hooks->progress(hooks->user, "train", step, run->total_steps))
+        if (scbm_progress(&run->hooks, "train", step, run->total_steps))
             return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after step %lld of %lld", (long long)step,
                              (long long)run->total_steps);
     }

@@ -116,9 +116,11 @@ static scbm_status create_teacher(cbm_training_run *run) {
 }
 
 /* The most tokens that a batch of this run will have: the graph is planned for that once. */
-static int64_t largest_batch(cbm_training_run *run) {
+static scbm_status find_largest_batch(cbm_training_run *run, int64_t *most) {
     int64_t largest = 0;
     for (int64_t epoch = 1; epoch <= run->options->epochs; epoch++) {
+        scbm_status status = scbm_cancelled(&run->hooks);
+        if (status) return status;
         cbm_run_shuffle(run, epoch);
         for (int64_t b = 0; b < run->batches_per_epoch; b++) {
             size_t first;
@@ -128,7 +130,8 @@ static int64_t largest_batch(cbm_training_run *run) {
             if (tokens > largest) largest = tokens;
         }
     }
-    return largest;
+    *most = largest;
+    return SCBM_OK;
 }
 
 static scbm_status create_graph(cbm_training_run *run) {
@@ -140,8 +143,8 @@ static scbm_status create_graph(cbm_training_run *run) {
     s->mixup = o->mixup > 0;
     s->has_shares = o->accumulate > 1;
     scbm_status status = cbm_frozen_part(o->freeze, backbone, &s->frozen);
+    if (!status) status = find_largest_batch(run, &s->max_tokens);
     if (status) return status;
-    s->max_tokens = largest_batch(run);
     s->max_texts = (size_t)o->batch_size < run->train->n ? o->batch_size : (int64_t)run->train->n;
     return cbm_run_build_graph(run);
 }

@@ -100,8 +100,6 @@ static void describe_classes(const train_command *t, const char *what, const cbm
 void train_print_data(void *user, const cbm_dataset *train, const cbm_dataset *validation) {
     train_command *t = user;
     size_t n_concepts = (size_t)t->columns.n_concepts;
-    t->train_part = train;
-    t->validation_part = validation;
     if (t->current != t->run && t->validation.n) return; /* the same for every seed */
     cli_progress_clear(&t->progress);
     if (!t->json) {

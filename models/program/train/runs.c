@@ -59,8 +59,7 @@ static int name_files(train_command *t, train_run *run) {
                  {&run->checkpoint, t->output, ".checkpoint"},
                  {&run->steps, o->step_log, ""},
                  {&run->order, o->order_log, ""},
-                 {&run->epochs, o->epoch_log ? o->epoch_log : t->output, o->epoch_log ? "" : ".epochs.csv"},
-                 {&run->html, t->html, ""}};
+                 {&run->epochs, o->epoch_log ? o->epoch_log : t->output, o->epoch_log ? "" : ".epochs.csv"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (!files[i].path) continue;
         *files[i].name = name_file(t, run, files[i].path, files[i].suffix);
@@ -87,10 +86,11 @@ static int secure_files(train_command *t, train_run *run) {
     const struct {
         const char *what, *path;
         int is_named; /* by an option, which was checked */
-    } files[] = {
-        {"-o's checkpoint", run->checkpoint, 0}, {"-o's log of epochs", run->epochs, t->options.epoch_log && !t->seeds},
-        {"-o", run->output, !t->seeds},          {"--log-steps", run->steps, !t->seeds},
-        {"--dump-order", run->order, !t->seeds}, {"--html", run->html, !t->seeds}};
+    } files[] = {{"-o's checkpoint", run->checkpoint, 0},
+                 {"-o's log of epochs", run->epochs, t->options.epoch_log && !t->seeds},
+                 {"-o", run->output, !t->seeds},
+                 {"--log-steps", run->steps, !t->seeds},
+                 {"--dump-order", run->order, !t->seeds}};
     int status = CLI_GO_ON;
     for (size_t i = 0; i < sizeof files / sizeof *files && status == CLI_GO_ON; i++)
         if (files[i].path && !files[i].is_named)
@@ -111,7 +111,7 @@ int train_plan_runs(train_command *t) {
 void train_clear_runs(train_command *t) {
     for (int i = 0; i < t->n_runs; i++) {
         train_run *run = &t->run[i];
-        char *const names[] = {run->output, run->checkpoint, run->steps, run->order, run->epochs, run->html};
+        char *const names[] = {run->output, run->checkpoint, run->steps, run->order, run->epochs};
         for (size_t j = 0; j < sizeof names / sizeof *names; j++) free(names[j]);
         cli_unlock_output(&run->lock);
     }

@@ -23,7 +23,7 @@ typedef struct train_slot {
 /* One run. With several seeds each has files of its own, with the seed in their names. */
 typedef struct train_run {
     int64_t seed;
-    char *output, *checkpoint, *steps, *order, *epochs, *html; /* the last four may be NULL */
+    char *output, *checkpoint, *steps, *order, *epochs; /* steps and order may be NULL */
     cli_lock lock;
     cbm_epoch_report best; /* epoch 0: there is none */
 } train_run;
@@ -33,7 +33,7 @@ typedef struct train_command {
     cli_option table[TRAIN_MAX_OPTIONS];
     int n_options, given[TRAIN_MAX_OPTIONS];
     train_slot slot[TRAIN_MAX_SETTINGS];
-    const char *encoder_path, *output, *config, *save_config, *seeds, *html;
+    const char *encoder_path, *output, *config, *save_config, *seeds;
     cli_list data, validation;
     cli_columns columns;
     cbm_train_options options;
@@ -46,10 +46,8 @@ typedef struct train_command {
     scbm_hooks hooks;
     /* Of the run at hand: */
     train_run *current;
-    int n_epochs; /* that it has done itself */
-    const cbm_dataset *train_part, *validation_part;
+    int n_epochs;      /* that it has done itself */
     size_t n_left_out; /* rows of the training data, for their label */
-    scbm_status page_status;
 } train_command;
 
 /* settings.c. Adds the program's own options under a heading, and those of the library's settings under it; with NULL all
