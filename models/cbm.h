@@ -297,13 +297,17 @@ int cbm_n_attribution_methods(void);
 const cbm_attribution_method *cbm_attribution_method_at(int method);   /* NULL: there is none of this number */
 int cbm_find_attribution_method(const char *name);                     /* −1: there is none of this name */
 
+/* Labels by what the text is predicted to be: of the largest logit, and of the second largest. */
+#define CBM_PREDICTED (-1)
+#define CBM_RUNNER_UP (-2)
+
 typedef struct cbm_explain_options {
     int steps;                     /* of integrated gradients to begin with; 0: 32; negative: they are left out */
     int max_steps;                 /* steps are doubled up to here until they converge; 0: 512; negative: never */
     int n_neurons;                 /* of each concept, the most salient ones; 0: 5; negative: none, which saves their gradients */
     const int *target;             /* [K]: the class of concept k that is explained, −1: the predicted one; NULL: all predicted */
-    const int *labels;             /* [n_labels]: labels to whose logits words are attributed too, −1: the predicted one. Each
-                                      takes about as long as all concepts together */
+    const int *labels;             /* [n_labels]: labels to whose logits words are attributed too: numbers, CBM_PREDICTED or
+                                      CBM_RUNNER_UP. Each takes about as long as all concepts together */
     int n_labels;                  /* 0: none, and of a vanilla model the predicted one */
     const int *methods;            /* [n_methods]: numbers of attribution methods; NULL: all that are no baselines */
     int n_methods;

@@ -641,7 +641,7 @@ static void what_cannot_be_explained_is_an_error(void **state) {
     cbm_context *ctx = context_for(sparse);
     assert_error(cbm_explain(ctx, NULL, NULL, &e), SCBM_ERROR_ARGUMENT, "NULL");
     assert_error(cbm_explain(ctx, "\xff", NULL, &e), SCBM_ERROR_FORMAT, "UTF-8");
-    static const int integrated[] = {INTEGRATED_GRADIENTS}, unknown[] = {N_METHODS}, many[] = {SMALL_LABELS}, few[] = {-2};
+    static const int integrated[] = {INTEGRATED_GRADIENTS}, unknown[] = {N_METHODS}, many[] = {SMALL_LABELS}, few[] = {-3};
     const cbm_explain_options wrong[] = {{.steps = 1 << 21},
                                          {.max_steps = 1 << 21},
                                          {.methods = integrated, .n_methods = 1, .steps = -1},
@@ -703,17 +703,21 @@ static void check_label(const cbm_model *model, const cbm_explanation *e, const 
 
 static void words_attributed_to_labels_add_up_to_the_difference_of_their_logits(void **state) {
     (void)state;
-    static const int labels[] = {-1, 0, 2};
-    const cbm_explain_options options = {.labels = labels, .n_labels = 3};
+    static const int labels[] = {CBM_PREDICTED, 0, 2, CBM_RUNNER_UP};
+    const cbm_explain_options options = {.labels = labels, .n_labels = 4};
     double largest = 0.0;
     for (int m = 0; m < N_MODELS; m++) {
         cbm_context *ctx = context_for(*models[m]);
         const cbm_explanation *e;
         explain(ctx, "tasty soup kind waiter", &options, &e);
-        assert_int_equal(e->n_labels, 3);
+        assert_int_equal(e->n_labels, 4);
         assert_int_equal(e->labels[0].label, e->prediction->label_index);
+        int larger = 0; /* logits than the runner-up's */
+        for (int y = 0; y < SMALL_LABELS; y++)
+            larger += e->prediction->logits[y] > e->prediction->logits[e->labels[3].label];
+        assert_int_equal(larger, 1);
         assert_int_equal(e->labels[2].label, 2);
-        for (int i = 0; i < 3; i++) {
+        for (int i = 0; i < 4; i++) {
             check_label(*models[m], e, &e->labels[i], "[MASK] [MASK] [MASK] [MASK]");
             largest = fmax(largest, fabs((double)e->labels[i].logit.value - (double)e->labels[i].logit.baseline));
         }
@@ -1227,9 +1231,9 @@ static void json_has_the_promised_keys(void **state) {
     second[-1] = 0;
     cJSON *object = cJSON_Parse(line);
     assert_non_null(object);
-    assert_keys(object, "label probability logits bias truncated concepts overlaps");
+    assert_keys(object, "label probability logits bias truncated concepts labels overlaps");
     const cJSON *concept = member(object, "concepts")->child, *token = member(concept, "tokens")->child;
-    assert_keys(concept, "name class probability logits contribution density tokens baseline_logit target_logit");
+    assert_keys(concept, "name class probability logits contribution classes density tokens baseline_logit target_logit converged");
     assert_keys(token, "text start end gradient_input integrated_gradients");
     assert_string_equal(member(token, "text")->valuestring, "[CLS]");
     assert_string_equal(member(token->next, "text")->valuestring, "tasty");
@@ -1253,6 +1257,54 @@ static void json_has_the_promised_keys(void **state) {
     cJSON_Delete(object);
 }
 
+static void labels_are_explained_where_they_are_asked_for(void **state) {
+    (void)state;
+    cJSON *object = cJSON_Parse(run("sparse.gguf", "--json --labels \"tasty soup\"", 0));
+    assert_non_null(object);
+    int n = 0, explained = 0;
+    const cJSON *concepts = member(object, "concepts");
+    for (const cJSON *label = member(object, "labels")->child; label; label = label->next, n++) {
+        double sum = member(label, "bias")->valuedouble, logit = member(label, "logit")->valuedouble;
+        for (const cJSON *c = member(label, "contributions")->child; c; c = c->next)
+            sum += member(c, "contribution")->valuedouble;
+        assert_near(sum, logit, 1e-5);
+        assert_near(logit, cJSON_GetArrayItem(member(object, "logits"), n)->valuedouble, 1e-6);
+        if (!cJSON_GetObjectItem(label, "tokens")) continue;
+        explained++;
+        assert_keys(label, "name logit probability bias contributions tokens baseline_logit target_logit converged");
+        assert_keys(member(label, "tokens")->child, "text start end gradient_input integrated_gradients");
+    }
+    assert_int_equal(n, SMALL_LABELS);
+    assert_int_equal(explained, 2); /* the predicted label, and the runner-up */
+    n = 0;
+    for (const cJSON *c = member(concepts->child, "classes")->child; c; c = c->next, n++)
+        assert_near(member(c, "logit")->valuedouble,
+                    cJSON_GetArrayItem(member(concepts->child, "logits"), n)->valuedouble, 1e-6);
+    assert_int_equal(n, 3);
+    cJSON_Delete(object);
+    char *output = run("sparse.gguf", "--labels \"tasty soup\" rude", 0);
+    static const char *const wanted[] = {"  why ", " and not ", "\n    bias ", "\n  label ", "with every word masked"};
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+        if (!strstr(output, wanted[i])) fail_msg("'%s' is not in:\n%s", wanted[i], output);
+}
+
+static void the_command_explains_vanilla_models(void **state) {
+    (void)state;
+    cbm_model_free(small_model(encoder, CBM_VANILLA, 0.0, in_folder("plain.gguf")));
+    char *output = run("plain.gguf", "\"tasty soup\"", 0);
+    assert_non_null(strstr(output, "\n  label "));
+    assert_null(strstr(output, "subnetworks"));
+    cJSON *object = cJSON_Parse(run("plain.gguf", "--json \"tasty soup\"", 0));
+    assert_non_null(object);
+    assert_keys(object, "label probability logits bias truncated concepts labels");
+    int explained = 0;
+    for (const cJSON *label = member(object, "labels")->child; label; label = label->next)
+        explained += cJSON_GetObjectItem(label, "tokens") != NULL;
+    assert_int_equal(explained, 1);
+    cJSON_Delete(object);
+    assert_non_null(strstr(run("plain.gguf", "--global x", 1), "a vanilla model"));
+}
+
 static void text_output_and_errors_of_the_command(void **state) {
     (void)state;
     char *output = run("sparse.gguf", "\"tasty soup\" --neurons 2 --words 1", 0);
@@ -1265,6 +1317,7 @@ static void text_output_and_errors_of_the_command(void **state) {
     static const struct {
         const char *arguments, *message;
     } wrong[] = {{"--faithfulness x", "--faithfulness needs --global"},
+                 {"--global --labels x", "--labels is about single texts"},
                  {"--global --steps 0 x", "--steps cannot be 0"},
                  {"--steps -1 x", "--steps wants"}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -1311,6 +1364,8 @@ int main(void) {
         cmocka_unit_test(every_call_of_the_progress_hook_can_cancel),
         cmocka_unit_test(every_question_of_the_cancel_hook_can_cancel),
         cmocka_unit_test(json_has_the_promised_keys),
+        cmocka_unit_test(labels_are_explained_where_they_are_asked_for),
+        cmocka_unit_test(the_command_explains_vanilla_models),
         cmocka_unit_test(text_output_and_errors_of_the_command),
     };
     return cmocka_run_group_tests_name("explain", tests, set_up, tear_down);

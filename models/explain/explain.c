@@ -106,7 +106,7 @@ static scbm_status check_targets(const cbm_heads *heads, const cbm_explain_optio
                              heads->concept_name[k], options->target[k], n);
     }
     for (int i = 0; i < options->n_labels; i++)
-        if (options->labels[i] < -1 || options->labels[i] >= heads->n_labels)
+        if (options->labels[i] < CBM_RUNNER_UP || options->labels[i] >= heads->n_labels)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no label %d among %d", options->labels[i], heads->n_labels);
     return SCBM_OK;
 }
@@ -150,7 +150,7 @@ static int number_or(int given, int otherwise) {
 
 scbm_status cbm_plan_explanation(cbm_explain_plan *plan, const cbm_model *model, const cbm_explain_options *options) {
     static const cbm_explain_options defaults; /* zeros */
-    static const int predicted[1] = {-1};
+    static const int predicted[1] = {CBM_PREDICTED};
     if (!options) options = &defaults;
     memset(plan, 0, sizeof *plan);
     scbm_status status = check_has_label(model);
@@ -208,6 +208,16 @@ static scbm_status take_group_memory(cbm_explainer *x) {
     return status;
 }
 
+/* A label by its number, or by what the text is predicted to be. Of one label alone the runner-up is the same. */
+static int find_label(const cbm_prediction *p, int label) {
+    int second = p->n_labels == 1 ? 0 : p->label_index == 0;
+    if (label >= 0) return label;
+    if (label == CBM_PREDICTED) return p->label_index;
+    for (int y = 0; y < p->n_labels; y++)
+        if (y != p->label_index && p->logits[y] > p->logits[second]) second = y;
+    return second;
+}
+
 /* What is explained of a text, and what is known of it without a gradient. */
 static void start_text(cbm_explainer *x, int i) {
     const int n_concepts = cbm_explainer_concepts(x), n_labels = x->plan.n_labels, n_units = n_concepts + n_labels;
@@ -224,7 +234,7 @@ static void start_text(cbm_explainer *x, int i) {
         text->unit[k].value = (double)p->concepts[k].logits[target[k]];
     }
     for (int j = 0; j < n_labels; j++) {
-        label[j] = x->plan.labels[j] >= 0 ? x->plan.labels[j] : p->label_index;
+        label[j] = find_label(p, x->plan.labels[j]);
         text->unit[n_concepts + j].value = (double)p->logits[label[j]];
     }
     for (int u = 0; u < n_units; u++) {
