@@ -601,6 +601,21 @@ static void data_comes_in_many_formats(void **state) {
     expect_error("tokenize --model demo/encoder.gguf --format csv x", 2, "--format is the format of --data, which is missing");
 }
 
+static void bad_rows_can_be_left_out(void **state) {
+    (void)state;
+    do_shell("{ head -n 5 demo/test.csv; echo broken,1; sed -n 6,9p demo/test.csv; } >bad.csv");
+    expect_error("eval --model demo/reviews.gguf --data bad.csv", 1, "bad.csv, row 5: there are 2 fields");
+    outcome result = run("eval --model demo/reviews.gguf --data bad.csv --keep-going --resamples 0 --json");
+    assert_int_equal(result.status, 0);
+    assert_non_null(strstr(result.err, "warning: left out: bad.csv, row 5: there are 2 fields"));
+    assert_non_null(strstr(result.err, "1 of 9 rows are left out"));
+    forget(&result);
+    result = shell("cat demo/test.csv | \"$MAIN\" eval --model demo/reviews.gguf --data - --format csv --limit 3 --resamples 0");
+    assert_int_equal(result.status, 0);
+    assert_int_equal(strncmp(result.out, "3 texts", 7), 0);
+    forget(&result);
+}
+
 static void the_text_column_is_remembered(void **state) {
     (void)state;
     char *lines = output_of("predict --model demo/reviews.gguf --json --data demo/test.csv");
@@ -1094,6 +1109,7 @@ int main(void) {
         cmocka_unit_test(long_texts_can_be_intervened_on),
         cmocka_unit_test(texts_come_from_anywhere),
         cmocka_unit_test(data_comes_in_many_formats),
+        cmocka_unit_test(bad_rows_can_be_left_out),
         cmocka_unit_test(the_text_column_is_remembered),
         cmocka_unit_test(no_texts_are_told),
         cmocka_unit_test(a_cut_text_says_so),

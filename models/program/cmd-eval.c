@@ -257,7 +257,7 @@ static scbm_status print_confusion(const eval_command *e, const eval_result *r) 
 }
 
 static void print_left_out(const eval_command *e) {
-    if (e->data.n_read > e->data.n)
+    if (e->data.n_dropped)
         printf(" (%zu more with label \"%s\" are left out)", e->data.n_dropped, e->columns.drop_label);
 }
 
@@ -454,6 +454,7 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
         CLI_READ_LIST_OPTION("data", &e.data_paths,
                              "labelled texts, CSV or JSONL (required); repeated files are put together"),
         CLI_COLUMNS_OPTIONS(e.columns),
+        CLI_INT_OPTION("limit", "N", &e.columns.limit, 0, 2147483647, "read the first N rows alone; 0: all"),
         CLI_GROUP_OF("Measuring"),
         CLI_INT_OPTION("resamples", "N", &e.resamples, 0, 100000, "draws of the 95 % bootstrap intervals; 0: none"),
         CLI_INT_OPTION("seed", "N", &e.seed, 0, 9e15, "seed of the bootstrap"),

@@ -187,10 +187,21 @@ cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_li
         .unknown_is_missing = columns->unknown_missing,
         .label_classes = columns->label_classes.n ? &columns->label_classes : NULL,
         .concept_classes = columns->label_classes.n ? columns->concept_classes : NULL,
+        .format = (cbm_data_format)columns->format,
+        .limit = (size_t)columns->limit,
+        .keep_going = columns->keep_going,
         .text_option = "--text COLUMN",
+        .format_option = "--format FORMAT",
         .label_option = "--label COLUMN",
         .concept_option = "--concept NAME=COLUMN",
     };
+}
+
+static void tell_bad_rows(const cbm_dataset *data, const scbm_hooks *hooks) {
+    if (!data->n_bad) return;
+    for (size_t i = 0; i < data->n_listed; i++) scbm_log(hooks, SCBM_LOG_WARNING, "left out: %s", data->bad[i].reason);
+    scbm_log(hooks, SCBM_LOG_WARNING, "%zu of %zu rows are left out because something is wrong with them%s",
+             data->n_bad, data->n_read, data->n_listed < data->n_bad ? "; the first are listed" : "");
 }
 
 scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, const cbm_dataset *classes,
@@ -200,5 +211,7 @@ scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, 
         options.label_classes = &classes->label_classes;
         options.concept_classes = classes->concept_classes;
     }
-    return cbm_dataset_read(data, &options, hooks);
+    scbm_status status = cbm_dataset_read(data, &options, hooks);
+    if (status == SCBM_OK) tell_bad_rows(data, hooks);
+    return status;
 }

@@ -49,7 +49,7 @@ typedef struct cli_texts {
 
 #define CLI_FORMATS "auto|csv|tsv|jsonl|json" /* as cbm_data_format counts them */
 #define CLI_FORMAT_OPTION(target)                                                                                      \
-    CLI_CHOICE_OPTION("format", CLI_FORMATS, target, "the format of --data; auto: by the file's name (default)")
+    CLI_CHOICE_OPTION("format", CLI_FORMATS, target, "the format of --data; auto: by the file's name")
 
 #define CLI_TEXTS_OPTIONS(texts)                                                                                       \
     CLI_GROUP_OF("Texts"),                                                                                             \
@@ -213,7 +213,8 @@ typedef struct cli_columns {
     int no_drop_label;
     cli_list concept; /* "name=column", or "name" for a column of that name */
     cli_list unknown;
-    int unknown_missing;
+    int unknown_missing, format, keep_going; /* format: a cbm_data_format */
+    int64_t limit;
     cbm_concept_column *concepts; /* [n_concepts], by cli_columns_from_options or _from_model */
     int n_concepts;
     cbm_classes label_classes, *concept_classes; /* of the model, by _from_model; else empty */
@@ -233,7 +234,10 @@ typedef struct cli_columns {
             "unknown", "VALUE", &(c).unknown,                                                                          \
             "a concept value that means \"unknown\"; may be repeated (default \"\", \"unknown\", \"no majority\")"),   \
         CLI_FLAG_OPTION("unknown-missing", &(c).unknown_missing,                                                       \
-                        "such values are missing and count nowhere, instead of being a class")
+                        "such values are missing and count nowhere, instead of being a class"),                        \
+        CLI_FORMAT_OPTION(&(c).format),                                                                                \
+        CLI_FLAG_OPTION("keep-going", &(c).keep_going,                                                                 \
+                        "leave out rows with something wrong in them, and say how many and which")
 
 /* The columns that the options name; the text and the label are required. An exit status, or CLI_GO_ON. */
 int cli_columns_from_options(const cli_command *command, cli_columns *columns);
@@ -242,7 +246,8 @@ int cli_columns_from_model(const cli_command *command, cli_columns *columns, con
                            const scbm_file *file);
 /* As the library takes them; `paths` NULL: none. */
 cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_list *paths);
-/* Reads data files by the columns; `classes` (NULL: the columns') are the known classes. */
+/* Reads data files by the columns; `classes` (NULL: the columns') are the known classes. Rows that were left out because
+ * something is wrong with them are told as warnings. */
 scbm_status cli_columns_read(const cli_columns *columns, const cli_list *paths, const cbm_dataset *classes,
                              cbm_dataset *data, const scbm_hooks *hooks);
 void cli_columns_clear(cli_columns *columns);
