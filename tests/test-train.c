@@ -671,6 +671,7 @@ typedef struct stopper {
 
 static int stop_there(void *user, const char *what, int64_t done, int64_t total) {
     stopper *s = user;
+    assert_string_not_equal(what, "graph"); /* progress is the training's, not that of each of its graphs */
     if (strcmp(what, "train") != 0) return 0;
     s->steps = done;
     s->total = total;

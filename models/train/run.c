@@ -307,7 +307,9 @@ static scbm_status create_arrays(cbm_training_run *run) {
 scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_names) {
     const cbm_train_options *o = run->options;
     settle_settings(run);
-    scbm_status status = scbm_context_create(&run->context, &run->hooks, o->backend);
+    scbm_hooks quiet = run->hooks; /* progress is the training's, not that of each graph */
+    quiet.progress = NULL;
+    scbm_status status = scbm_context_create(&run->context, &quiet, o->backend);
     if (!status) status = cbm_run_create_network(run, concept_names);
     if (!status) status = read_texts(run);
     if (!status) status = create_arrays(run);

@@ -77,7 +77,7 @@ def test_minilm(minilm, hard_strings, tmp_path):
     wanted = SentenceTransformer(str(minilm.folder), device="cpu").encode(texts)
     got = SentenceTransformer(str(folder), device="cpu").encode(texts)
     assert np.abs(got - wanted).max() <= 1e-6  # pooling and normalization came along
-    embedded = [row["embedding"] for row in run_json("main", "embed", "--model", minilm.gguf(), "--file", path, "--normalize")]
+    embedded = [row["embedding"] for row in run_json("main", "embed", "--model", minilm.gguf(), "--file", path, "--normalize", "yes")]
     assert cosine_distance(got, np.array(embedded)).max() <= 1e-6
 
 
