@@ -870,6 +870,9 @@ static void a_batch_ends_where_its_function_or_a_text_fails(void **state) {
     assert_int_equal(cbm_context_error_text(ctx), 2);
     bad[2] = NULL;
     assert_error(cbm_explain_batch(ctx, bad, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_error(cbm_explain_batch(ctx, texts, NULL, 4, &options, NULL, NULL), SCBM_ERROR_ARGUMENT, "function is NULL");
+    assert_error(cbm_explain_batch(ctx, NULL, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_ARGUMENT, "texts are");
+    assert_ok(cbm_explain_batch(ctx, NULL, NULL, 0, NULL, NULL, NULL));
     b.n = 0;
     assert_ok(cbm_explain_batch(ctx, texts, NULL, N_TEXTS, &options, compare_with_alone, &b));
     assert_int_equal(b.n, N_TEXTS);

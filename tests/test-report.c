@@ -589,6 +589,23 @@ static void the_strongest_word_has_the_full_colour(void **state) {
     cbm_context_free(ctx);
 }
 
+/* Labels whose words were looked at have their own highlights, and columns in the table. */
+static void labels_have_their_words_too(void **state) {
+    (void)state;
+    static const int labels[] = {CBM_PREDICTED, CBM_RUNNER_UP};
+    const cbm_explain_options options = {.labels = labels, .n_labels = 2};
+    const char *text = "the soup was tasty and the waiter rude";
+    cbm_context *ctx = context_for(sparse);
+    const cbm_explanation *e;
+    assert_ok(cbm_explain(ctx, text, &options, &e));
+    char *page = page_of(sparse, text, e);
+    check_page(page);
+    assert_int_equal(count(page, "<h3>the label</h3>"), 2);
+    assert_int_equal(count(page, "<p class=\"text\""), K + 2);
+    free(page);
+    cbm_context_free(ctx);
+}
+
 static void what_was_cut_off_is_shown_apart(void **state) {
     (void)state;
     const char *text =
@@ -891,6 +908,7 @@ int main(void) {
         cmocka_unit_test(numbers_are_printed_for_readers),
         cmocka_unit_test(highlighted_texts_are_the_text),
         cmocka_unit_test(the_strongest_word_has_the_full_colour),
+        cmocka_unit_test(labels_have_their_words_too),
         cmocka_unit_test(what_was_cut_off_is_shown_apart),
         cmocka_unit_test(attributions_that_have_not_converged_say_so),
         cmocka_unit_test(subnetworks_are_shown_where_there_are_any),

@@ -462,6 +462,8 @@ scbm_status cbm_explain_batch(cbm_context *ctx, const char *const *texts, const 
                               const cbm_explain_options *options, cbm_explained function, void *user) {
     cbm_explain_plan plan;
     scbm_status status = cbm_plan_explanation(&plan, ctx->model, options);
+    if (!status && n && (!texts || !function))
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_explain_batch: the %s NULL", texts ? "function is" : "texts are");
     if (!status) status = cbm_explain_each(ctx, texts, lengths, n, &plan, function, user);
     return cbm_context_result(ctx, status);
 }
