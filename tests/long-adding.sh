@@ -38,6 +38,34 @@ const cbm_prune_kind cbm_prune_signed = {.name = "signed", .help = "weights belo
 C
 sed -i 's/^\(#define CBM_PRUNE_METHODS(row).*\)$/\1 row(signed)/' models/prune/method.h
 
+# ---- An attribution: how far a word's embedding lies from the baseline's ----
+
+cat >models/explain/distance.c <<'C'
+/*
+ * models/explain/distance.c - the length of e - e', which knows nothing of the model
+ */
+#include "models/explain/methods.h"
+
+#include <math.h>
+
+static scbm_status compute_distance(cbm_explainer *x, float *value) {
+    const int64_t n_tokens = x->group.n_tokens, width = cbm_explainer_network(x)->backbone.embedding_width;
+    for (int64_t t = 0; t < n_tokens; t++) {
+        double sum = 0.0;
+        for (int64_t d = t * width; d < (t + 1) * width; d++)
+            sum += pow((double)x->group.embedding[d] - (double)x->group.baseline[d], 2);
+        for (int u = 0; u < cbm_explainer_units(x); u++) value[u * n_tokens + t] = (float)sqrt(sum);
+    }
+    return SCBM_OK;
+}
+
+const cbm_attribution_kind cbm_attribution_distance = {
+    .shown = {.name = "distance", .title = "distance of the embeddings"},
+    .compute = compute_distance,
+};
+C
+sed -i 's/^\(#define CBM_ATTRIBUTION_KINDS(row).*\)$/\1 row(distance)/' models/explain/methods.h
+
 # ---- Built and used ----
 
 check "it builds without a warning" make -s BUILD=build WERROR=1 CFLAGS='-O1 -DSCBM_PORTABLE_ONLY' all
@@ -53,6 +81,11 @@ check "it prunes" "$main" train $options --prune signed --sparsity 0.5 --prune-s
 check "the model says how it was pruned" grep -q 'prune_method.*signed' facts
 "$main" train $options --prune sigend --prune-start 1 --prune-end 1 -o x.gguf >error 2>&1
 check "an unknown method is refused with the known ones" grep -q 'signed' error
+
+"$main" explain --model signed.gguf --json 'The soup was cold.' >explained
+check "explanations have the attribution" grep -q '"distance":' explained
+"$main" explain --model signed.gguf --data demo/test.csv --global --sample 3 --steps 2 --faithfulness >global
+check "and so has faithfulness" grep -q '^    distance ' global
 
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" -eq 0 ]

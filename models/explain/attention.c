@@ -35,7 +35,7 @@ static void take_text(const cbm_explainer *x, const cbm_group_text *text, float 
     }
 }
 
-scbm_status cbm_compute_attention(cbm_explainer *x, float *value) {
+static scbm_status compute_attention(cbm_explainer *x, float *value) {
     scbm_status status = SCBM_OK;
     for (int i = 0; i < x->group.n_texts && !status; i++) {
         const cbm_group_text *text = &x->group.text[i];
@@ -47,3 +47,9 @@ scbm_status cbm_compute_attention(cbm_explainer *x, float *value) {
     }
     return status;
 }
+
+const cbm_attribution_kind cbm_attribution_attention = {
+    .shown = {.name = "attention", .title = "attention", .is_baseline = 1},
+    .needs = CBM_NEEDS_ATTENTION,
+    .compute = compute_attention,
+};

@@ -191,6 +191,13 @@ static int uses(const cbm_explainer *x, int method) {
     return (int)(x->plan.methods >> method & 1);
 }
 
+static int needs_gradient(const cbm_explainer *x) {
+    const cbm_attribution_kind *kind;
+    for (int m = 0; (kind = cbm_attribution_kind_at(m)); m++)
+        if (uses(x, m) && (kind->needs & CBM_NEEDS_GRADIENT)) return 1;
+    return 0;
+}
+
 /* Room for n elements and one more, so that an array of none has a place too. */
 static scbm_status take_room(const cbm_explainer *x, void **place, size_t *capacity, size_t n, size_t size) {
     return scbm_grow(cbm_explainer_hooks(x), place, capacity, n + 1, size);
@@ -200,7 +207,8 @@ static scbm_status take_group_memory(cbm_explainer *x) {
     cbm_explain_group *g = &x->group;
     const size_t n = (size_t)g->n_texts, width = (size_t)cbm_explainer_network(x)->backbone.embedding_width,
                  n_units = (size_t)cbm_explainer_units(x), n_targets = n * (size_t)cbm_explainer_concepts(x),
-                 n_labels = n * (size_t)x->plan.n_labels, n_gradients = n_units * (size_t)g->n_tokens * width;
+                 n_labels = n * (size_t)x->plan.n_labels,
+                 n_gradients = needs_gradient(x) ? n_units * (size_t)g->n_tokens * width : 0;
     scbm_status status = take_room(x, (void **)&g->target, &g->target_capacity, n_targets, sizeof *g->target);
     if (!status) status = take_room(x, (void **)&g->label, &g->label_capacity, n_labels, sizeof *g->label);
     if (!status) status = take_room(x, (void **)&g->unit, &g->unit_capacity, n * n_units, sizeof *g->unit);
@@ -246,6 +254,7 @@ static void start_text(cbm_explainer *x, int i) {
 /* Both ends of the way from baseline to text, of every text and view. */
 typedef struct end_walk {
     cbm_explainer *x;
+    int keeps_gradient;
     int text, view, end; /* the next point */
 } end_walk;
 
@@ -268,17 +277,17 @@ static void take_end(void *state, const cbm_point *point, int unit, double logit
     cbm_explain_group *g = &w->x->group;
     const cbm_group_text *text = &g->text[point->text];
     const int64_t width = cbm_explainer_network(w->x)->backbone.embedding_width;
-    float *to = g->gradient + (unit * g->n_tokens + text->first_token) * width;
-    if (point->place == 1.0) {
-        text->unit[unit].value = logit;
-        memcpy(to, gradient, (size_t)(text->n_tokens * width) * sizeof *to);
-    } else {
+    const int64_t at = (unit * g->n_tokens + text->first_token) * width;
+    if (point->place == 0.0) {
         text->unit[unit].baseline = logit;
+        return;
     }
+    text->unit[unit].value = logit;
+    if (w->keeps_gradient) memcpy(g->gradient + at, gradient, (size_t)(text->n_tokens * width) * sizeof *gradient);
 }
 
 static scbm_status start_group(cbm_explainer *x, const char *const *texts, const size_t *lengths) {
-    end_walk w = {.x = x};
+    end_walk w = {.x = x, .keeps_gradient = needs_gradient(x)};
     const cbm_walk walk = {&w, next_end, take_end};
     scbm_status status = take_group_memory(x);
     if (!status) status = cbm_predict_batch(x->ctx, texts, lengths, (size_t)x->group.n_texts, &x->group.prediction);

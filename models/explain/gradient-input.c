@@ -3,7 +3,7 @@
  */
 #include "models/explain/methods.h"
 
-scbm_status cbm_compute_gradient_input(cbm_explainer *x, float *value) {
+static scbm_status compute_gradient_input(cbm_explainer *x, float *value) {
     const int64_t n_tokens = x->group.n_tokens, width = cbm_explainer_network(x)->backbone.embedding_width;
     for (int unit = 0; unit < cbm_explainer_units(x); unit++) {
         const float *gradient = x->group.gradient + unit * n_tokens * width;
@@ -13,3 +13,9 @@ scbm_status cbm_compute_gradient_input(cbm_explainer *x, float *value) {
     }
     return SCBM_OK;
 }
+
+const cbm_attribution_kind cbm_attribution_gradient_input = {
+    .shown = {.name = "gradient_input", .title = "gradient × input"},
+    .needs = CBM_NEEDS_GRADIENT,
+    .compute = compute_gradient_input,
+};

@@ -74,7 +74,7 @@ static int64_t start_round(path_walk *w) {
     return n;
 }
 
-scbm_status cbm_compute_integrated_gradients(cbm_explainer *x, float *value) {
+static scbm_status compute_integrated_gradients(cbm_explainer *x, float *value) {
     const size_t n = (size_t)cbm_explainer_units(x) * (size_t)x->group.n_tokens;
     path_walk w = {.x = x, .n_steps = x->plan.steps};
     const cbm_walk walk = {&w, next_midpoint, add_gradient};
@@ -92,3 +92,9 @@ scbm_status cbm_compute_integrated_gradients(cbm_explainer *x, float *value) {
     scbm_release(cbm_explainer_hooks(x), w.integral);
     return status;
 }
+
+const cbm_attribution_kind cbm_attribution_integrated_gradients = {
+    .shown = {.name = "integrated_gradients", .title = "integrated gradients", .adds_up = 1},
+    .needs = CBM_NEEDS_STEPS,
+    .compute = compute_integrated_gradients,
+};

@@ -1,8 +1,8 @@
 /*
  * models/explain/methods.h - ways to attribute a logit to tokens: a table with one row a method
  *
- * A further method is a file with its compute function and a row in methods.c; explanations, faithfulness, reports and JSON
- * loop over the rows.
+ * A further method is a file that defines cbm_attribution_NAME, and its name in the list below; explanations, faithfulness,
+ * reports and JSON loop over the rows.
  */
 #ifndef CBM_METHODS_H
 #define CBM_METHODS_H
@@ -24,12 +24,14 @@ typedef struct cbm_attribution_kind {
     scbm_status (*compute)(cbm_explainer *x, float *value);
 } cbm_attribution_kind;
 
+/* The table, in the order of the methods' numbers: new ones go to the end. */
+#define CBM_ATTRIBUTION_KINDS(row) row(gradient_input) row(integrated_gradients) row(attention) row(random)
+
+#define CBM_DECLARE_KIND(name) extern const cbm_attribution_kind cbm_attribution_##name;
+CBM_ATTRIBUTION_KINDS(CBM_DECLARE_KIND)
+#undef CBM_DECLARE_KIND
+
 /* NULL: there is none of this number. */
 const cbm_attribution_kind *cbm_attribution_kind_at(int method);
-
-scbm_status cbm_compute_gradient_input(cbm_explainer *x, float *value);
-scbm_status cbm_compute_integrated_gradients(cbm_explainer *x, float *value);
-scbm_status cbm_compute_attention(cbm_explainer *x, float *value);
-scbm_status cbm_compute_random(cbm_explainer *x, float *value);
 
 #endif

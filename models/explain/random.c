@@ -3,7 +3,7 @@
  */
 #include "models/explain/methods.h"
 
-scbm_status cbm_compute_random(cbm_explainer *x, float *value) {
+static scbm_status compute_random(cbm_explainer *x, float *value) {
     const uint64_t n_units = (uint64_t)cbm_explainer_units(x);
     for (int i = 0; i < x->group.n_texts; i++) {
         const cbm_group_text *text = &x->group.text[i];
@@ -16,3 +16,8 @@ scbm_status cbm_compute_random(cbm_explainer *x, float *value) {
     }
     return SCBM_OK;
 }
+
+const cbm_attribution_kind cbm_attribution_random = {
+    .shown = {.name = "random", .title = "random", .is_baseline = 1},
+    .compute = compute_random,
+};
