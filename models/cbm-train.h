@@ -113,7 +113,7 @@ void cbm_dataset_clear(cbm_dataset *data);
 /* The same row by row: create, add rows, finish; before that *data has no rows. Of the options paths, format, text and
  * label say nothing here (labels are what is added), and their strings must stay until it is finished. Everything is
  * copied. `label` NULL: none, -1. concepts[n_concepts] are the values; one that is NULL is missing. A row that cannot be
- * added is an error, and the next one can be added after it. */
+ * added is an error (with keep_going it is left out), and the next one can be added after it. */
 scbm_status cbm_dataset_create(cbm_dataset *data, const cbm_dataset_options *options, const scbm_hooks *hooks);
 scbm_status cbm_dataset_add(cbm_dataset *data, const char *text, size_t length, const char *label,
                             const char *const *concepts);

@@ -35,25 +35,16 @@ def compare(checkpoint, texts, *source, offsets=True):
         "\n".join(map(repr, wrong[:20]))
 
 
-@pytest.fixture(scope="module")
-def untruncated(minilm):
-    """MiniLM with the 512 tokens that its positions allow."""
-    minilm.tokenizer.enable_truncation(512)
-    yield minilm
-    minilm.tokenizer.enable_truncation(minilm.max_tokens)
-
-
 @pytest.mark.parametrize("name", CEBAB_FILES)
-def test_every_review(untruncated, cebab, name):
+def test_every_review(minilm, cebab, name):
     path = cebab_file(cebab, name)
     with open(path, newline="", encoding="utf-8") as file:
         texts = [row["description"] for row in csv.DictReader(file)]
-    compare(untruncated, texts, "--data", path, "--text", "description", "--max-length", 512)
+    compare(minilm, texts, "--data", path, "--text", "description")
 
 
-def test_hard_strings(untruncated, hard_strings, tmp_path):
-    compare(untruncated, hard_strings, "--file", write_lines(tmp_path / "hard.txt", hard_strings),
-            "--max-length", 512)
+def test_hard_strings(minilm, hard_strings, tmp_path):
+    compare(minilm, hard_strings, "--file", write_lines(tmp_path / "hard.txt", hard_strings))
 
 
 def test_small_vocabularies(random_checkpoint, hard_strings, tmp_path):
@@ -128,10 +119,10 @@ def follows_unicode(character):
     return not (removed and category[0] not in "MC")
 
 
-def test_every_assigned_code_point(untruncated, tmp_path):
+def test_every_assigned_code_point(minilm, tmp_path):
     """Each between two letters, in the planes that have characters."""
     code_points = [c for plane in (range(1, 0xD800), range(0xE000, 0x20400), range(0x2F800, 0x2FA20),
                                    range(0xE0000, 0xE0200)) for c in plane if c not in (0x0A, 0x0D)]
     texts = [f"a{chr(c)}b" for c in code_points if follows_unicode(chr(c))]
     assert len(texts) > 80_000
-    compare(untruncated, texts, "--file", write_lines(tmp_path / "all.txt", texts))
+    compare(minilm, texts, "--file", write_lines(tmp_path / "all.txt", texts))
