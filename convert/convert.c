@@ -37,6 +37,8 @@ static scbm_status set_max_tokens(conversion *c) {
 /* What the caller says holds before what the folder says. */
 static scbm_status settle(conversion *c) {
     cbm_backbone *settings = &c->config.settings;
+    if (!cbm_pooling_name(c->options->pooling))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to pool", (int)c->options->pooling);
     if (c->options->pooling) settings->pooling = (int)c->options->pooling;
     settings->normalize = c->config.normalize;
     if (c->options->normalize) settings->normalize = c->options->normalize == CBM_NORMALIZE_YES;

@@ -105,6 +105,7 @@ static scbm_status find_settings(exporting *e) {
     const cbm_parameter *positions = cbm_backbone_find(backbone, CBM_POSITION_EMBEDDING, -1);
     cbm_backbone *settings = &e->settings;
     *settings = *backbone;
+    settings->pooling = (int)cbm_model_pooling(e->model);
     settings->parameters = NULL;
     settings->n_parameters = 0;
     if (positions) settings->context = positions->tensor->shape[0] - settings->first_position;
@@ -186,7 +187,8 @@ static scbm_status write_sentence_files(exporting *e) {
     cbm_json_start(&json, 0);
     cbm_json_put_int(&json, json.root, "word_embedding_dimension", e->settings.hidden);
     cbm_json_put_bool(&json, json.root, "pooling_mode_cls_token", e->settings.pooling == HF_POOLING_FIRST);
-    cbm_json_put_bool(&json, json.root, "pooling_mode_mean_tokens", e->settings.pooling != HF_POOLING_FIRST);
+    cbm_json_put_bool(&json, json.root, "pooling_mode_mean_tokens", e->settings.pooling == HF_POOLING_MEAN);
+    cbm_json_put_bool(&json, json.root, "pooling_mode_lasttoken", e->settings.pooling == HF_POOLING_LAST);
     status = cbm_json_write(&json, path_of(e, "1_Pooling/config.json"), e->hooks);
     if (status) return status;
     cbm_json_start(&json, 0);

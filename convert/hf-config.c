@@ -170,14 +170,15 @@ static scbm_status read_pooling(const json_file *json, hf_config *config) {
         if (strncmp(item->string, start, sizeof start - 1) != 0 || !cJSON_IsTrue(item)) continue;
         if (found || mode)
             return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                             "%.300s: several pooling modes; this version knows one: mean or cls", json->path);
+                             "%.300s: several pooling modes; this version knows one: mean, cls or lasttoken", json->path);
         found = item->string + sizeof start - 1;
     }
     if (!found) found = mode;
     if (!found) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: no pooling_mode is set", json->path);
     if (strcmp(found, "mean_tokens") == 0 || strcmp(found, "mean") == 0) config->settings.pooling = HF_POOLING_MEAN;
     else if (strcmp(found, "cls_token") == 0 || strcmp(found, "cls") == 0) config->settings.pooling = HF_POOLING_FIRST;
-    else return unsupported(json, "the pooling mode", found, "mean_tokens and cls_token");
+    else if (strcmp(found, "lasttoken") == 0) config->settings.pooling = HF_POOLING_LAST;
+    else return unsupported(json, "the pooling mode", found, "mean_tokens, cls_token and lasttoken");
     return SCBM_OK;
 }
 

@@ -7,7 +7,7 @@
 
 #include "models/backbones/architecture.h"
 
-enum { HF_POOLING_MEAN = 1, HF_POOLING_FIRST = 2 }; /* as a backbone has it */
+enum { HF_POOLING_MEAN = 1, HF_POOLING_FIRST = 2, HF_POOLING_LAST = 3 }; /* as a backbone has it */
 
 typedef struct hf_config {
     cbm_backbone settings; /* the architecture, and what its keys say; no parameters */

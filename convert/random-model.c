@@ -126,6 +126,7 @@ static scbm_status create(random_model *s, const char *path, const char *encoder
     cbm_model *encoder;
     scbm_status status = cbm_model_load(&encoder, encoder_path, &load);
     if (status) return status;
+    s->network.pooling = cbm_model_pooling(encoder);
     status = draw_backbone(s, encoder, n, sparsity, seed);
     if (!status) status = draw_heads(s, n, seed);
     if (!status) status = cbm_write_model(path, encoder, &s->network, &s->statistics, NULL, 0, NULL, NULL);

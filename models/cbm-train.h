@@ -231,6 +231,7 @@ typedef struct cbm_prune_options {
 typedef struct cbm_train_options {
     cbm_mode mode;                 /* 0: joint */
     int max_length;                /* tokens of a text; the trained model reads as many; 0: as many as the encoder */
+    cbm_pooling pooling;           /* what the heads read of a text's tokens; CBM_POOL_FILE: as the encoder's file says */
     const char *init;              /* a model with the same heads to start from; NULL: the encoder with new heads */
     int epochs;                    /* 0: 10, or 5 after the last pruning; negative: none, which only initializes */
     int batch_size;                /* texts in a step; 0: 16 */
@@ -435,7 +436,7 @@ scbm_status cbm_report_png(const char *path, const char *title, const cbm_model 
 typedef struct cbm_convert_options {
     scbm_type type;                /* of the matrices: SCBM_F32 (0), F16, BF16, Q8_0 or Q4_0 */
     int max_tokens;                /* longest text, special tokens included; 0: as the folder says */
-    cbm_pooling pooling;           /* CBM_POOL_DEFAULT: as the folder says, or the mean */
+    cbm_pooling pooling;           /* CBM_POOL_FILE: as the folder says, or the mean */
     cbm_normalize normalize;       /* CBM_NORMALIZE_FILE: as the folder says */
     const scbm_hooks *hooks;       /* NULL: the default ones */
     uint64_t reserved[8];

@@ -20,7 +20,7 @@
  * Errors: a call that fails returns a status and leaves one sentence, in cbm_last_error() of this thread; calls that
  * take a context leave the same sentence in cbm_context_error(ctx), where it stays until the context's next failure.
  *
- * The model (METHOD: SparseCBM, AAAI 2024): concept k's subnetwork encodes the text, mean pooling gives z_k,
+ * The model (METHOD: SparseCBM, AAAI 2024): concept k's subnetwork encodes the text, pooling gives z_k,
  * a linear head the concept's logits c_k = P_k z_k + p_k, and one linear layer on all the concepts' values u
  * the label's logits y = G u + g; u is c in joint and sequential mode, softmax(c) in independent mode.
  */
@@ -71,6 +71,16 @@ cbm_mode cbm_model_mode(const cbm_model *model);
 const char *cbm_mode_name(cbm_mode mode);                   /* "joint", … */
 int cbm_model_hidden_size(const cbm_model *model);          /* d */
 int cbm_model_max_tokens(const cbm_model *model);
+/* How a text's tokens become the vector that heads read and embeddings are: by the file's `sparsecbm.pooling`, which
+ * training writes, or else by its architecture's key (`bert.pooling_type`: 1 mean, 2 first token, 3 last), or the mean. */
+typedef enum cbm_pooling {
+    CBM_POOL_FILE, /* as the model file says */
+    CBM_POOL_MEAN,
+    CBM_POOL_FIRST, /* the first token, [CLS] */
+    CBM_POOL_LAST
+} cbm_pooling;
+cbm_pooling cbm_model_pooling(const cbm_model *model);      /* never CBM_POOL_FILE */
+const char *cbm_pooling_name(cbm_pooling pooling);          /* "file", "mean", "first", "last"; NULL: none of them */
 int cbm_model_n_concepts(const cbm_model *model);           /* K; 0 for encoders and vanilla models */
 const char *cbm_model_concept(const cbm_model *model, int k);
 int cbm_model_n_concept_classes(const cbm_model *model, int k);
@@ -141,11 +151,10 @@ scbm_status cbm_predict_batch(cbm_context *ctx, const char *const *texts, const 
 scbm_status cbm_prediction_copy(cbm_prediction **copy, const cbm_prediction *prediction);
 void cbm_prediction_free(cbm_prediction *copy);
 
-typedef enum cbm_pooling { CBM_POOL_DEFAULT, CBM_POOL_MEAN, CBM_POOL_FIRST } cbm_pooling;
-/* Whether embeddings are scaled to length 1. */
 /* Whether vectors are scaled to length 1; a vector of zeros stays. FILE: as the model file says. */
 typedef enum cbm_normalize { CBM_NORMALIZE_FILE, CBM_NORMALIZE_YES, CBM_NORMALIZE_NO } cbm_normalize;
-/* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`. `truncated` [n] may be NULL. */
+/* Pooled vectors [n, d] of the shared encoder (all-ones mask) into `vectors`. `truncated` [n] may be NULL. Another number
+ * than those of the enums is an error. */
 scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                             cbm_pooling pooling, cbm_normalize normalize, float *vectors, uint8_t *truncated);
 

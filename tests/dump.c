@@ -302,6 +302,7 @@ static scbm_status compute(run *r) {
 static scbm_status copy_network(run *r) {
     const cbm_network *model = &r->model->network;
     r->network.heads = model->heads;
+    r->network.pooling = model->pooling;
     scbm_status status = cbm_backbone_copy(&r->network.backbone, &model->backbone, NULL);
     if (!status) status = cbm_masks_create(&r->network.backbone, model->heads.n_concepts, NULL);
     for (int i = 0; i < model->backbone.n_parameters && !status; i++) {

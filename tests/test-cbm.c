@@ -539,7 +539,7 @@ static void embeddings_are_pooled_and_scaled_as_asked(void **state) {
     cbm_context *ctx = context_for(encoder);
     assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 0, mean[0], truncated));
     assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_FIRST, 0, first[0], NULL));
-    assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_DEFAULT, 0, vectors[0], NULL));
+    assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_FILE, 0, vectors[0], NULL));
     assert_ok(cbm_embed_batch(ctx, all_texts(), NULL, N_TEXTS, CBM_POOL_MEAN, 1, scaled[0], NULL));
     assert_memory_equal(vectors, mean, sizeof mean); /* the file says mean */
     assert_memory_not_equal(first, mean, sizeof mean);
@@ -565,7 +565,7 @@ static void the_file_says_which_pooling_is_the_default(void **state) {
     cbm_model *model = load(in_folder("first.gguf"));
     cbm_context *ctx = context_for(model);
     assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_FIRST, 0, first, NULL));
-    assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_DEFAULT, 0, vector, NULL));
+    assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_FILE, 0, vector, NULL));
     assert_memory_equal(first, vector, sizeof first);
     cbm_context_free(ctx);
     cbm_model_free(model);

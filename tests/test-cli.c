@@ -441,8 +441,8 @@ static void embed_prints_vectors(void **state) {
     assert_true(fabs(norm - 1) < 1e-5);
     cJSON_Delete(object);
     free(lines);
-    char *mean = output_of("embed --model demo/encoder.gguf --pooling mean 'The soup was cold.'");
-    char *first = output_of("embed --model demo/encoder.gguf --pooling cls 'The soup was cold.'");
+    char *mean = output_of("embed --model demo/encoder.gguf --pool mean 'The soup was cold.'");
+    char *first = output_of("embed --model demo/encoder.gguf --pool first 'The soup was cold.'");
     assert_string_not_equal(mean, first);
     free(mean);
     free(first);

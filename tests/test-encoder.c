@@ -117,7 +117,7 @@ static void a_created_encoder_embeds(void **state) {
     assert_ok(cbm_encoder_create(path, &options));
     assert_ok(cbm_model_load(&model, path, NULL));
     assert_ok(cbm_context_create(&context, model, NULL));
-    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_DEFAULT, 1, vectors[0], NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FILE, 1, vectors[0], NULL));
     for (int i = 0; i < 16; i++) squares += vectors[0][i] * vectors[0][i];
     assert_near(squares, 1, 1e-5);
     assert_memory_not_equal(vectors[0], vectors[1], sizeof vectors[0]);

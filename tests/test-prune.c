@@ -233,6 +233,7 @@ static void make_rig(rig *r, const char *method, const scbm_hooks *hooks) {
     assert_ok(cbm_backbone_copy(&r->network.backbone, &dense->network.backbone, &one_thread));
     assert_ok(cbm_masks_create(&r->network.backbone, K, &one_thread));
     r->network.heads = dense->network.heads;
+    r->network.pooling = dense->network.pooling;
     assert_ok(cbm_sequences_add_texts(&r->sequences, dense->tokenizer, (const char *const *)train_data.text,
                                       train_data.text_length, train_data.n, SMALL_MAX_TOKENS, &one_thread));
     r->settings.concept_weight = 5.0f;

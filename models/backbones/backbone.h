@@ -74,7 +74,7 @@ typedef struct cbm_backbone {
     float epsilon;           /* of LayerNorm */
     scbm_activation activation;
     float hidden_dropout, attention_dropout; /* in training */
-    int pooling;                             /* of embeddings: 1 mean, 2 first token */
+    int pooling;                             /* 1 mean, 2 first token, 3 last token */
     int normalize;                           /* embeddings are scaled to length 1 by default */
     cbm_parameter *parameters;               /* those outside the blocks, then block by block */
     int n_parameters;

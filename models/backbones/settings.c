@@ -144,10 +144,10 @@ static scbm_status read_activation(const scbm_file *file, const char *name, doub
 
 static scbm_status read_pooling(const scbm_file *file, const char *name, double *value) {
     int64_t pooling = scbm_file_int_or(file, name, (int64_t)*value);
-    if (pooling < 0 || pooling > 2)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s is %lld; 1 (mean) and 2 (first token) are known",
+    if (pooling < 0 || pooling > 3)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s is %lld; 1 (mean), 2 (first token) and 3 (last token) are known",
                          scbm_file_path(file), name, (long long)pooling);
-    *value = pooling == 2 ? 2 : 1;
+    *value = pooling ? (double)pooling : 1; /* 0: it says nothing */
     return SCBM_OK;
 }
 

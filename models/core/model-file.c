@@ -24,6 +24,7 @@ static scbm_status set_our_keys(scbm_writer *writer, const cbm_network *network,
     scbm_writer_remove_key(writer, CBM_KEY_FORMAT_1);
     scbm_writer_set_int(writer, CBM_KEY_FORMAT, SCBM_VALUE_U32, CBM_FILE_FORMAT);
     scbm_writer_set_string(writer, CBM_KEY_MODE, cbm_mode_name(heads->mode));
+    scbm_writer_set_string(writer, CBM_KEY_POOLING, cbm_pooling_name(network->pooling));
     scbm_writer_set_strings(writer, CBM_KEY_LABELS, heads->label_name, heads->n_labels);
     if (heads->mode == CBM_VANILLA) return SCBM_OK;
     int64_t *groups = scbm_alloc_array(hooks, (size_t)heads->n_concepts + 1, sizeof *groups);

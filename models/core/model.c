@@ -30,6 +30,7 @@ static scbm_status read_model(cbm_model *model) {
                            scbm_file_path(model->file), (int)cbm_tokenizer_size(model->tokenizer),
                            (long long)model->network.backbone.vocabulary);
     if (!status) status = cbm_heads_read(&model->network.heads, model->file, model->network.backbone.hidden, &model->hooks);
+    if (!status) status = cbm_pooling_read(&model->network, model->file);
     if (!status) status = cbm_masks_read(&model->network.backbone, model->file, model->network.heads.n_concepts);
     if (!status) status = find_statistics(model);
     return status;
@@ -106,6 +107,10 @@ cbm_mode cbm_model_mode(const cbm_model *model) {
 
 int cbm_model_hidden_size(const cbm_model *model) {
     return (int)model->network.backbone.hidden;
+}
+
+cbm_pooling cbm_model_pooling(const cbm_model *model) {
+    return model->network.pooling;
 }
 
 int cbm_model_max_tokens(const cbm_model *model) {

@@ -220,7 +220,9 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
                             cbm_pooling pooling, cbm_normalize normalize, float *vectors, uint8_t *truncated) {
     const cbm_model *model = ctx->model;
     const cbm_backbone *backbone = &model->network.backbone;
-    int first = pooling == CBM_POOL_FIRST || (pooling == CBM_POOL_DEFAULT && backbone->pooling == 2);
+    if (!cbm_pooling_name(pooling))
+        return cbm_context_result(ctx, scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to pool", (int)pooling));
+    if (pooling == CBM_POOL_FILE) pooling = model->network.pooling;
     if (normalize > CBM_NORMALIZE_NO || normalize < CBM_NORMALIZE_FILE)
         return cbm_context_result(ctx, scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to normalize", (int)normalize));
     int scales = normalize == CBM_NORMALIZE_FILE ? backbone->normalize : normalize == CBM_NORMALIZE_YES;
@@ -230,8 +232,7 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
     scbm_status status =
         cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, &ctx->hooks);
     if (!status)
-        status = cbm_runner_run(&ctx->runner, first ? CBM_FORWARD_FIRST : CBM_FORWARD_MEAN, &ctx->sequences, vectors,
-                                &ctx->hooks, "embed");
+        status = cbm_runner_run(&ctx->runner, (cbm_forward)pooling, &ctx->sequences, vectors, &ctx->hooks, "embed");
     for (size_t i = 0; i < n && !status; i++) {
         if (scales) normalize_vector(vectors + i * (size_t)backbone->hidden, backbone->hidden);
         if (truncated) truncated[i] = ctx->sequences.truncated[i];

@@ -38,21 +38,14 @@ static int64_t bucket_texts(int64_t tokens) {
 
 static scbm_status build_graph(cbm_runner *runner, cbm_forward what, cbm_forward_graph *made) {
     const cbm_network *network = runner->network;
-    const cbm_heads *heads = &network->heads;
     const cbm_encode_options options = {.use_masks = what == CBM_FORWARD_LOGITS};
     scbm_graph *g = made->graph;
     scbm_graph_set_precision(g, runner->precision);
     scbm_graph_set_capacity(g, made->max_tokens, made->max_texts);
     cbm_backbone_encode(&network->backbone, g, made->max_texts, &options, &made->encoding);
-    scbm_tensor *hidden = made->encoding.hidden, *offsets = made->encoding.offsets;
-    if (what == CBM_FORWARD_FIRST) made->result = scbm_segment_first(g, hidden, offsets);
-    else made->result = scbm_segment_mean(g, hidden, offsets);
-    if (what == CBM_FORWARD_LOGITS && heads->mode == CBM_VANILLA)
-        made->result = scbm_group_linear(g, made->result, heads->label_weight, heads->label_bias,
-                                         (scbm_tensor *)&heads->label_group_tensor);
-    else if (what == CBM_FORWARD_LOGITS)
-        made->result = scbm_group_linear(g, made->result, heads->concept_weight, heads->concept_bias,
-                                         (scbm_tensor *)&heads->group_tensor);
+    if (what == CBM_FORWARD_LOGITS)
+        made->result = cbm_network_logits(g, network, cbm_network_pool(g, network, &made->encoding));
+    else made->result = cbm_pool(g, &made->encoding, (cbm_pooling)what);
     scbm_output(g, made->result);
     return scbm_graph_plan(g);
 }

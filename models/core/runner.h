@@ -7,15 +7,22 @@
 #include "models/core/network.h"
 #include "models/core/sequences.h"
 
-/* What a graph of a runner computes. */
-typedef enum cbm_forward { CBM_FORWARD_LOGITS, CBM_FORWARD_MEAN, CBM_FORWARD_FIRST, CBM_FORWARD_KINDS } cbm_forward;
+/* What a graph of a runner computes: the heads' logits, or the shared encoder's vectors, pooled in one way (cbm_pooling has
+ * the same numbers). */
+typedef enum cbm_forward {
+    CBM_FORWARD_LOGITS = 0,
+    CBM_FORWARD_MEAN = CBM_POOL_MEAN,
+    CBM_FORWARD_FIRST = CBM_POOL_FIRST,
+    CBM_FORWARD_LAST = CBM_POOL_LAST,
+    CBM_FORWARD_KINDS
+} cbm_forward;
 
 #define CBM_MAX_BUCKETS 32
 
 typedef struct cbm_forward_graph {
     scbm_graph *graph;
     cbm_encoding encoding;
-    scbm_tensor *result;      /* [texts, C or Y]; [1, texts, d] for the two poolings */
+    scbm_tensor *result;      /* [texts, C or Y]; [1, texts, d] for the poolings */
     int64_t max_tokens, max_texts;
 } cbm_forward_graph;
 

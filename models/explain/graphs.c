@@ -42,14 +42,11 @@ static scbm_tensor *add_softmaxes(scbm_graph *g, const cbm_heads *heads, scbm_te
 }
 
 scbm_tensor *cbm_explain_add_wanted(cbm_explainer *x, cbm_explain_graph *made) {
-    const cbm_heads *heads = &cbm_explainer_network(x)->heads;
-    const int is_vanilla = heads->mode == CBM_VANILLA;
+    const cbm_network *network = cbm_explainer_network(x);
+    const cbm_heads *heads = &network->heads;
     scbm_graph *g = made->graph;
-    scbm_tensor *pooled = scbm_segment_mean(g, made->encoding.hidden, made->encoding.offsets);
-    made->logits = scbm_output(g, is_vanilla ? scbm_group_linear(g, pooled, heads->label_weight, heads->label_bias,
-                                                                 (scbm_tensor *)&heads->label_group_tensor)
-                                             : scbm_group_linear(g, pooled, heads->concept_weight, heads->concept_bias,
-                                                                 (scbm_tensor *)&heads->group_tensor));
+    scbm_tensor *pooled = cbm_network_pool(g, network, &made->encoding);
+    made->logits = scbm_output(g, cbm_network_logits(g, network, pooled));
     made->wanted = add_wanted_input(g, "wanted", cbm_n_logits(heads));
     scbm_tensor *sum = scbm_sum(g, scbm_mul(g, made->logits, made->wanted));
     if (heads->mode != CBM_INDEPENDENT) return sum;

@@ -145,7 +145,8 @@ static scbm_status add_gradients(cbm_overlay *o, cbm_overlay_graph *made) {
 }
 
 static scbm_status build_graph(cbm_overlay *o, cbm_overlay_graph *made, int with_gradients) {
-    const cbm_heads *heads = cbm_overlay_heads(o);
+    const cbm_network *network = &o->ctx->model->network; /* but for the masks */
+    const cbm_heads *heads = &network->heads;
     const cbm_encode_options options = {.use_masks = 1};
     const int64_t shape[2] = {1, heads->n_concepts};
     scbm_status status = scbm_graph_create(&made->graph, o->ctx->runtime);
@@ -154,9 +155,7 @@ static scbm_status build_graph(cbm_overlay *o, cbm_overlay_graph *made, int with
     scbm_graph_set_precision(g, o->ctx->runner.precision);
     scbm_graph_set_capacity(g, o->capacity, 1);
     cbm_backbone_encode(&o->backbone, g, 1, &options, &made->encoding);
-    scbm_tensor *pooled = scbm_segment_mean(g, made->encoding.hidden, made->encoding.offsets);
-    made->logits = scbm_group_linear(g, pooled, heads->concept_weight, heads->concept_bias,
-                                     (scbm_tensor *)&heads->group_tensor);
+    made->logits = cbm_network_logits(g, network, cbm_network_pool(g, network, &made->encoding));
     made->targets = scbm_input(g, "targets", SCBM_I32, 2, shape, (const scbm_extent[2]){SCBM_TEXTS, SCBM_FIXED});
     made->loss = scbm_cross_entropy(g, made->logits, made->targets, (scbm_tensor *)&heads->group_tensor, NULL);
     scbm_output(g, made->logits);

@@ -28,16 +28,12 @@ static double file_bytes(const char *path) {
     return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
 }
 
-static const char *pooling_name(cbm_pooling pooling) {
-    return pooling == CBM_POOL_FIRST ? "first token" : "mean";
-}
-
 static void print_conversion(const convert_command *c, const cbm_conversion *s) {
     printf("%s: %.1f MiB, %s\n", c->output, file_bytes(c->output) / 1048576, scbm_type_of(types[c->type])->name);
     printf("  %lld blocks of hidden size %lld with %lld heads, %lld weights in %d tensors\n", (long long)s->blocks,
            (long long)s->hidden, (long long)s->heads, (long long)s->n_weights, s->n_tensors);
     printf("  %lld tokens, texts of up to %lld; pooling: %s%s\n", (long long)s->tokens, (long long)s->max_tokens,
-           pooling_name(s->pooling), s->normalize ? ", normalized" : "");
+           cbm_pooling_name(s->pooling), s->normalize ? ", normalized" : "");
     if (s->n_unused) printf("  left out, not part of an encoder: %d tensors (pooler, heads)\n", s->n_unused);
     if (s->n_kept_f16) printf("  %d matrices have rows that are no multiple of 32 and stay f16\n", s->n_kept_f16);
 }
@@ -57,7 +53,7 @@ static scbm_status print_conversion_json(const convert_command *c, const cbm_con
     cJSON_AddItemToObject(object, "matrices_kept_f16", cli_json_int(s->n_kept_f16));
     cJSON_AddItemToObject(object, "tokens", cli_json_int(s->tokens));
     cJSON_AddItemToObject(object, "max_tokens", cli_json_int(s->max_tokens));
-    cJSON_AddStringToObject(object, "pooling", s->pooling == CBM_POOL_FIRST ? "cls" : "mean");
+    cJSON_AddStringToObject(object, "pooling", cbm_pooling_name(s->pooling));
     cJSON_AddBoolToObject(object, "normalize", s->normalize);
     return cli_json_print(object);
 }
@@ -78,7 +74,7 @@ static int convert(const convert_command *c) {
     cbm_conversion conversion;
     const cbm_convert_options options = {.type = types[c->type],
                                          .max_tokens = (int)c->max_tokens,
-                                         .pooling = (cbm_pooling)(c->pooling + 1),
+                                         .pooling = (cbm_pooling)c->pooling,
                                          .normalize = (cbm_normalize)c->normalize,
                                          .hooks = &hooks};
     cli_catch_interrupt();
@@ -91,15 +87,15 @@ static int convert(const convert_command *c) {
 }
 
 static int run_convert(const cli_command *command, int argc, char **argv) {
-    convert_command c = {.command = command, .pooling = -1};
+    convert_command c = {.command = command};
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
         CLI_OUTPUT_OPTION(&c.output, "the model file to write (required)"),
         CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &c.type, "what the matrices are stored as"),
         CLI_INT_OPTION("max-length", "N", &c.max_tokens, 0, 1000000,
                        "the longest text, in tokens, special ones included; 0: as the folder says"),
-        CLI_CHOICE_OPTION("pool", "mean|cls", &c.pooling,
-                          "how a text's vector is made of its tokens' (default: as the folder says, or the mean)"),
+        CLI_CHOICE_OPTION("pool", CLI_POOLINGS, &c.pooling,
+                          "how a text's vector is made of its tokens'; file: as the folder says, or the mean"),
         CLI_CHOICE_OPTION("normalize", "file|yes|no", &c.normalize, "whether embeddings are scaled to length 1"),
         CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
         CLI_END_OPTIONS,

@@ -111,8 +111,9 @@ typedef struct cli_session {
                     "where the model runs (default cpu); auto is a GPU where there is one")
 #define CLI_THREADS_OPTION(s)                                                                                          \
     CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores. The results do not depend on it")
-/* Of the commands that run the model. */
+#define CLI_POOLINGS "file|mean|first|last" /* as cbm_pooling counts them */
 #define CLI_PRECISIONS "f32|tf32|bf16|int8" /* as scbm_precision counts them */
+/* Of the commands that run the model. */
 #define CLI_RUN_OPTIONS(s)                                                                                             \
     CLI_GROUP_OF("Computing"), CLI_LENGTH_OPTION(s),                                                                   \
         CLI_CHOICE_OPTION("precision", CLI_PRECISIONS, &(s).precision, "what matrix products compute with"),           \

@@ -108,12 +108,12 @@ static scbm_tensor *add_teacher_loss(scbm_graph *g, const cbm_training_graph *t,
 }
 
 /* Concept logits and their loss. */
-static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const cbm_network *network,
                                      const cbm_training_settings *settings) {
+    const cbm_heads *heads = &network->heads;
     t->concept_targets = targets_of(g, "concept targets", SCBM_I32, heads->n_concepts);
     if (settings->mixup) t->mixed_concept_targets = targets_of(g, "mixed concept targets", SCBM_I32, heads->n_concepts);
-    t->concept_logits = scbm_group_linear(g, t->pooled, heads->concept_weight, heads->concept_bias,
-                                          (scbm_tensor *)&heads->group_tensor);
+    t->concept_logits = cbm_network_logits(g, network, t->pooled);
     scbm_output(g, t->concept_logits);
     scbm_tensor *scores = t->concept_logits;
     if (settings->concept_loss == CBM_LOSS_SIGMOID) scores = scbm_activate(g, scores, SCBM_SIGMOID);
@@ -126,13 +126,12 @@ static scbm_tensor *add_concept_loss(scbm_graph *g, cbm_training_graph *t, const
 }
 
 /* Label logits, from the concept logits or (vanilla) from the pooled text, and their loss. */
-static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const cbm_network *network,
                                    const cbm_training_settings *settings) {
+    const cbm_heads *heads = &network->heads;
     t->label_targets = targets_of(g, "label targets", SCBM_I32, 1);
     if (settings->mixup) t->mixed_label_targets = targets_of(g, "mixed label targets", SCBM_I32, 1);
-    if (heads->mode == CBM_VANILLA)
-        t->label_logits = scbm_group_linear(g, t->pooled, heads->label_weight, heads->label_bias,
-                                            (scbm_tensor *)&heads->label_group_tensor);
+    if (heads->mode == CBM_VANILLA) t->label_logits = cbm_network_logits(g, network, t->pooled);
     else t->label_logits = scbm_linear(g, t->concept_logits, heads->label_weight, heads->label_bias, NULL, SCBM_NONE);
     scbm_output(g, t->label_logits);
     scbm_tensor *loss = mixed_loss(g, t, t->label_logits, t->label_targets, t->mixed_label_targets,
@@ -143,14 +142,15 @@ static scbm_tensor *add_label_loss(scbm_graph *g, cbm_training_graph *t, const c
     return add_teacher_loss(g, t, loss, t->label_logits, t->taught_labels, &heads->label_group_tensor);
 }
 
-static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_heads *heads,
+static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_network *network,
                        const cbm_training_settings *settings) {
+    const cbm_mode mode = network->heads.mode;
     scbm_tensor *label, *concept = NULL;
-    if (heads->mode != CBM_VANILLA) concept = add_concept_loss(g, t, heads, settings);
-    if (heads->mode == CBM_VANILLA) {
-        t->loss = add_label_loss(g, t, heads, settings);
-    } else if (heads->mode == CBM_JOINT) {
-        label = add_label_loss(g, t, heads, settings);
+    if (mode != CBM_VANILLA) concept = add_concept_loss(g, t, network, settings);
+    if (mode == CBM_VANILLA) {
+        t->loss = add_label_loss(g, t, network, settings);
+    } else if (mode == CBM_JOINT) {
+        label = add_label_loss(g, t, network, settings);
         t->loss = scbm_add(g, label, scbm_scale(g, concept, settings->concept_weight));
     } else {
         t->loss = concept;
@@ -183,11 +183,11 @@ static scbm_status build(cbm_training_graph *t, const cbm_network *network, cons
     scbm_graph_set_precision(g, settings->precision);
     scbm_graph_set_capacity(g, settings->max_tokens, settings->max_texts);
     cbm_backbone_encode(&network->backbone, g, settings->max_texts, &options, &t->encoding);
-    t->pooled = scbm_segment_mean(g, t->encoding.hidden, t->encoding.offsets);
+    t->pooled = cbm_network_pool(g, network, &t->encoding);
     if (settings->states) scbm_output(g, t->pooled);
     if (settings->mixup) add_mixup_inputs(g, t);
     if (settings->has_shares) add_shares(g, t);
-    add_losses(g, t, &network->heads, settings);
+    add_losses(g, t, network, settings);
     scbm_graph_set_weight_gradients(g, settings->weight_gradients);
     scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
     return !status && t->watches ? watch_gradients(t, network) : status;

@@ -20,6 +20,10 @@ static const char *loss_choice(int number) {
     return number < 2 ? names[number] : NULL;
 }
 
+static const char *pooling_choice(int number) {
+    return cbm_pooling_name((cbm_pooling)number);
+}
+
 static const char *prune_choice(int number) {
     return number > 0 ? cbm_prune_method_name(number - 1) : "none";
 }
@@ -43,6 +47,8 @@ static const cbm_train_setting settings[] = {
     {"mode", "mode", NULL, "Model", "what is learned from what", NULL, CHOICE(mode, CBM_JOINT, CBM_VANILLA, mode_choice)},
     {"max_length", "max-length", "N", "Model", "cut texts after N tokens; 0: as many as the encoder reads", NULL,
      INT(max_length, DEPENDS, 0, 1000000, FIXED)},
+    {"pooling", "pool", NULL, "Model", "what the heads read of a text's tokens; file: as the encoder's file says", NULL,
+     CHOICE(pooling, CBM_POOL_FILE, CBM_POOL_FILE, pooling_choice)},
     {"init", "init", "FILE", "Model", "a model with the same heads to go on from, instead of new heads", NULL,
      PATH(init, CBM_SETTING_READS)},
 
@@ -291,6 +297,7 @@ static void settle_dependent(cbm_train_options *o, const cbm_model *encoder) {
     if (p->fisher_gradients < 0) p->fisher_gradients = 4 * p->fisher_block;
     if (p->fisher_texts < 0) p->fisher_texts = o->batch_size;
     if (o->epochs < 0) o->epochs = p->method ? p->end + EPOCHS_AFTER_PRUNING : EPOCHS;
+    if (o->pooling == CBM_POOL_FILE && encoder) o->pooling = cbm_model_pooling(encoder);
     if (o->max_length < 0) o->max_length = encoder ? cbm_model_max_tokens(encoder) : 0;
 }
 

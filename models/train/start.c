@@ -120,6 +120,9 @@ static scbm_status start_from_model(cbm_training_run *run) {
     if (status) return status;
     if (model->network.heads.mode == CBM_ENCODER)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s is an encoder without heads to start from", path);
+    else if (model->network.pooling != run->network.pooling)
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its heads read the %s of a text's tokens, and this run's the %s", path,
+                           cbm_pooling_name(model->network.pooling), cbm_pooling_name(run->network.pooling));
     if (!status) say_masks_stay(run, model, path);
     if (!status) status = start_backbone(&run->network.backbone, &model->network.backbone, path);
     if (!status) status = start_heads(run, &model->network.heads, path);
@@ -149,6 +152,7 @@ scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *con
     scbm_status status = cbm_backbone_copy(&run->network.backbone, &run->encoder->network.backbone, &run->hooks);
     if (status) return status;
     run->network.backbone.max_tokens = o->max_length;
+    run->network.pooling = o->pooling;
     status = create_heads(run, concept_names);
     const cbm_names names = cbm_heads_names(&run->network.heads);
     if (!status) status = cbm_dataset_check_names(run->valid, &names, "the validation data");

@@ -107,7 +107,7 @@ static void use_model(const cbm_model *model) {
     if (cbm_model_mode(model) != CBM_ENCODER) explain(context, model);
     if (cbm_model_n_concepts(model) > 0 && cbm_predict(context, texts[0], &prediction) == SCBM_OK) intervene(context, model);
     float *vectors = malloc(2 * sizeof(float) * (size_t)cbm_model_hidden_size(model));
-    if (vectors && cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_DEFAULT, 1, vectors, NULL) != SCBM_OK)
+    if (vectors && cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FILE, 1, vectors, NULL) != SCBM_OK)
         check_refusal();
     free(vectors);
     cbm_context_free(context);

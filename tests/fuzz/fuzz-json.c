@@ -27,7 +27,7 @@ static void check_value(const cbm_backbone *settings, const cbm_key *key) {
     if (key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE) require(value >= 1 && value <= CBM_MAX_SIZE);
     if (key->kind == CBM_KEY_FRACTION) require(value >= 0 && value < 1);
     if (key->kind == CBM_KEY_ACTIVATION) require(value > SCBM_NONE && value <= SCBM_SIGMOID);
-    if (key->kind == CBM_KEY_POOLING) require(value >= HF_POOLING_MEAN && value <= HF_POOLING_FIRST);
+    if (key->kind == CBM_KEY_POOLING) require(value >= HF_POOLING_MEAN && value <= HF_POOLING_LAST);
 }
 
 static void try_config(const void *data, size_t size) {

@@ -179,10 +179,10 @@ class Checkpoint:
             states = self.encoder()(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         return [state[mask.bool()].numpy() for state in states]
 
-    def bottleneck(self, tensors, data, dtype=torch.float64):
+    def bottleneck(self, tensors, data, dtype=torch.float64, pooling="mean"):
         """The reference model: Hugging Face's encoder, and the heads of a model file's tensors."""
         model = ref.ConceptBottleneck(self.encoder(dtype), len(data.concept_classes), len(data.concept_classes[0]),
-                                      len(data.label_classes)).to(dtype)
+                                      len(data.label_classes), pooling).to(dtype)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name.startswith(("concept.", "label.")):

@@ -1,7 +1,7 @@
 """The dense concept bottleneck model in PyTorch: what the C programs are compared with.
 
 Data, model, loss and training follow the method as written, with nothing of the C code in them:
-masked mean pooling over the real tokens (special ones included), K linear concept heads, one linear
+pooling over the real tokens, special ones included (the mean, the first or the last), K linear concept heads, one linear
 label head over the concatenated concept logits, L = CE(label) + lambda * mean over concepts and
 examples of CE(concept).
 """
@@ -78,10 +78,20 @@ def pad(sequences):
 # --- model ----------------------------------------------------------------------------------
 
 
+def pool(hidden, mask, pooling):
+    """[B, T, d] to [B, d], over the real tokens."""
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
 class ConceptBottleneck(nn.Module):
-    def __init__(self, encoder, n_concepts, n_classes, n_labels):
+    def __init__(self, encoder, n_concepts, n_classes, n_labels, pooling="mean"):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.pooling = encoder, pooling
         d = encoder.config.hidden_size
         self.shape = (n_concepts, n_classes)
         self.concept = nn.Linear(d, n_concepts * n_classes)
@@ -90,8 +100,7 @@ class ConceptBottleneck(nn.Module):
     def forward(self, ids, mask):
         """Returns concept logits [B, K, R], label logits [B, Y], pooled [B, d]."""
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weight = mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * weight).sum(1) / weight.sum(1)
+        pooled = pool(hidden, mask, self.pooling)
         concepts = self.concept(pooled)
         return concepts.view(-1, *self.shape), self.label(concepts), pooled
 

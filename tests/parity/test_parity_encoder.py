@@ -8,11 +8,11 @@ from conftest import (CEBAB_COLUMNS, TINY_COLUMNS, cebab_file, cebab_subset, cos
 import reference as ref
 
 
-def dump(checkpoint, data, columns, rows):
+def dump(checkpoint, data, columns, rows, pooling="mean"):
     """Trains nothing (fresh heads on the encoder), and returns what tests/dump writes of `rows` rows."""
-    init, out = checkpoint.work / "init.gguf", checkpoint.work / "dump.gguf"
+    init, out = checkpoint.work / f"init-{pooling}.gguf", checkpoint.work / "dump.gguf"
     run("main", "train", "--encoder", checkpoint.gguf(), "--data", data, "--validation", data, *columns,
-        "--mode", "joint", "--epochs", 0, "--seed", 7, "-o", init)
+        "--mode", "joint", "--epochs", 0, "--seed", 7, "--pool", pooling, "-o", init)
     run("dump", "--model", init, "--data", data, *columns, "--rows", rows, "-o", out)
     return ref.read_gguf(init), ref.read_gguf(out)
 
@@ -37,17 +37,17 @@ def test_hidden_states_of_minilm(minilm, cebab):
     check_hidden(minilm, dumped, ref.read_csv(data).texts)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 def test_pooling_of_random_models(random_checkpoint, tmp_path, pooling):
     data = tiny_csv(tmp_path / "tiny.csv")
     texts = read_tiny(data).texts
     state, wanted, start = random_checkpoint.hidden(texts)[-1], [], 0
     for ids in random_checkpoint.ids(texts):
         rows = state[start:start + len(ids)]
-        wanted.append(rows.mean(0) if pooling == "mean" else rows[0])
+        wanted.append({"mean": rows.mean(0), "first": rows[0], "last": rows[-1]}[pooling])
         start += len(ids)
     got = run_json("main", "embed", "--model", random_checkpoint.gguf(), "--data", data, "--text", "text",
-                   "--pooling", pooling)
+                   "--pool", pooling)
     assert relative_error([row["embedding"] for row in got], np.array(wanted)) <= 1e-4
 
 

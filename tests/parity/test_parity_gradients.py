@@ -1,6 +1,7 @@
 """The joint loss and every parameter's gradient equal PyTorch's."""
 
 import numpy as np
+import pytest
 import torch
 
 from conftest import CEBAB_COLUMNS, TINY_COLUMNS, cebab_file, cebab_subset, read_tiny, relative_error, tiny_csv
@@ -8,8 +9,8 @@ from test_parity_encoder import dump
 import reference as ref
 
 
-def check(checkpoint, tensors, dumped, data, rows):
-    model = checkpoint.bottleneck(tensors, data)
+def check(checkpoint, tensors, dumped, data, rows, pooling="mean"):
+    model = checkpoint.bottleneck(tensors, data, pooling=pooling)
     concept_logits, label_logits, pooled = model(*ref.pad(checkpoint.ids(data.texts[:rows])))
     loss = ref.joint_loss(concept_logits, label_logits, torch.from_numpy(data.concepts[:rows]),
                           torch.from_numpy(data.labels[:rows]), concept_weight=5.0)
@@ -32,10 +33,11 @@ def check(checkpoint, tensors, dumped, data, rows):
     assert not extra, f"gradients that PyTorch does not have: {extra}"
 
 
-def test_random_models(gradient_checkpoint, tmp_path):
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+def test_random_models(gradient_checkpoint, tmp_path, pooling):
     path = tiny_csv(tmp_path / "tiny.csv")
-    tensors, dumped = dump(gradient_checkpoint, path, TINY_COLUMNS, 24)
-    check(gradient_checkpoint, tensors, dumped, read_tiny(path), 24)
+    tensors, dumped = dump(gradient_checkpoint, path, TINY_COLUMNS, 24, pooling)
+    check(gradient_checkpoint, tensors, dumped, read_tiny(path), 24, pooling)
 
 
 def test_minilm(minilm, cebab):

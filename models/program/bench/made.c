@@ -115,7 +115,7 @@ scbm_status bench_answer(bench_command *b, size_t first, size_t n) {
     const cbm_prediction *const *predictions;
     if (cbm_model_mode(b->in.model) != CBM_ENCODER)
         return cbm_predict_batch(b->in.context, texts, lengths, n, &predictions);
-    return cbm_embed_batch(b->in.context, texts, lengths, n, CBM_POOL_DEFAULT, 0, b->vectors, NULL);
+    return cbm_embed_batch(b->in.context, texts, lengths, n, CBM_POOL_FILE, 0, b->vectors, NULL);
 }
 
 scbm_status bench_load(bench_command *b) {
