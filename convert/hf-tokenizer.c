@@ -2,6 +2,7 @@
  * convert/hf-tokenizer.c - a Hugging Face folder's tokenizer, as the keys of a model file: what all kinds share
  */
 #include "convert/hf-tokenizer.h"
+#include "models/base/text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,13 +54,14 @@ void cbm_hf_tokenizer_clear(hf_tokenizer *t) {
 
 scbm_status cbm_hf_tokenizer_add(hf_tokenizer *t, const char *path, int64_t id, const char *text, size_t length,
                                  int flags) {
+    char shown[CBM_SHOWN_SIZE], other[CBM_SHOWN_SIZE];
     if (id < 0 || id >= t->n_rows)
         return scbm_fail(SCBM_ERROR_FORMAT,
-                         "%.300s: token '%.*s' has the number %lld, and config.json's vocab_size is %lld", path,
-                         length > 80 ? 80 : (int)length, text, (long long)id, (long long)t->n_rows);
+                         "%.300s: token '%s' has the number %lld, and config.json's vocab_size is %lld", path,
+                         cbm_show(shown, text, length), (long long)id, (long long)t->n_rows);
     if (t->piece[id])
-        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tokens '" HF_TOKEN_FORMAT "' and '%.*s' both have the number %lld",
-                         path, t->piece[id], length > 80 ? 80 : (int)length, text, (long long)id);
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tokens '%s' and '%s' both have the number %lld", path,
+                         cbm_show_string(other, t->piece[id]), cbm_show(shown, text, length), (long long)id);
     t->piece[id] = scbm_alloc(&t->hooks, length + 1);
     if (!t->piece[id]) return SCBM_ERROR_MEMORY;
     memcpy(t->piece[id], text, length);
@@ -97,6 +99,7 @@ static scbm_status read_rules(const json_file *json, const cJSON *entry, int *fl
 
 /* An entry of "added_tokens" or "added_tokens_decoder": a token beside the vocabulary, or one of it that is special. */
 static scbm_status add_added_token(hf_tokenizer *t, const json_file *json, const cJSON *entry, int64_t id) {
+    char shown[CBM_SHOWN_SIZE], other[CBM_SHOWN_SIZE];
     const char *text;
     int flags = 0;
     scbm_status status = cbm_json_string(json, entry, "content", &text);
@@ -105,10 +108,8 @@ static scbm_status add_added_token(hf_tokenizer *t, const json_file *json, const
     if (id < 0 || id >= t->n_rows || !t->piece[id])
         return cbm_hf_tokenizer_add(t, json->path, id, text, strlen(text), flags | CBM_PIECE_BESIDE_MODEL);
     if (strcmp(t->piece[id], text) != 0)
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         "%.300s: added token '" HF_TOKEN_FORMAT "' has the number of token '" HF_TOKEN_FORMAT
-                         "', %lld",
-                         json->path, text, t->piece[id], (long long)id);
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: added token '%s' has the number of token '%s', %lld", json->path,
+                         cbm_show_string(shown, text), cbm_show_string(other, t->piece[id]), (long long)id);
     t->flags[id] = (uint16_t)flags;
     return SCBM_OK;
 }
@@ -185,12 +186,12 @@ static const char *template_item(const cJSON *item, const char *kind) {
 /* One token of the template: "special_tokens" has its number. */
 static scbm_status read_template_end(hf_tokenizer *t, const json_file *json, const cJSON *processor,
                                      cbm_special_token which, const char *text) {
+    char shown[CBM_SHOWN_SIZE];
     const cJSON *ids = cbm_json_get(cbm_json_get(cbm_json_get(processor, "special_tokens"), text), "ids");
     int64_t id;
     if (cJSON_GetArraySize(ids) != 1 || !cbm_json_is_int(cJSON_GetArrayItem(ids, 0), 0, INT32_MAX, &id))
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         "%.300s: post_processor.special_tokens has no number for '" HF_TOKEN_FORMAT "'", json->path,
-                         text);
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: post_processor.special_tokens has no number for '%s'", json->path,
+                         cbm_show_string(shown, text));
     return note_end(t, which, text, id);
 }
 
@@ -283,12 +284,12 @@ static scbm_status read_more_specials(hf_tokenizer *t, const json_file *json) {
     scbm_status status = cbm_json_array_or_null(json, json->root, "additional_special_tokens", &list);
     if (status || t->has_json || !list) return status;
     cJSON_ArrayForEach(item, list) {
+        char shown[CBM_SHOWN_SIZE];
         const char *text = token_text(item);
         int64_t id = text ? find_token(t, text) : -1;
         if (id < 0)
-            return scbm_fail(SCBM_ERROR_FORMAT,
-                             "%.300s: additional_special_tokens: '" HF_TOKEN_FORMAT "' is not in the vocabulary",
-                             json->path, text ? text : "?");
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: additional_special_tokens: '%s' is not in the vocabulary",
+                             json->path, cbm_show_string(shown, text ? text : "?"));
         t->flags[id] |= CBM_PIECE_SPECIAL;
     }
     return SCBM_OK;
@@ -299,12 +300,12 @@ static scbm_status read_decoder(hf_tokenizer *t, const json_file *json) {
     scbm_status status = cbm_json_object_or_null(json, json->root, "added_tokens_decoder", &decoder);
     if (status || t->has_json || !decoder) return status;
     cJSON_ArrayForEach(entry, decoder) {
+        char shown[CBM_SHOWN_SIZE];
         double id;
         if (scbm_parse_double(entry->string, strlen(entry->string), &id) || !(id >= 0 && id <= INT32_MAX) ||
             id != (double)(int64_t)id)
-            return scbm_fail(SCBM_ERROR_FORMAT,
-                             "%.300s: added_tokens_decoder: '" HF_TOKEN_FORMAT "' is not a token's number", json->path,
-                             entry->string);
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: added_tokens_decoder: '%s' is not a token's number",
+                             json->path, cbm_show_string(shown, entry->string));
         status = add_added_token(t, json, entry, (int64_t)id);
         if (status) return status;
     }
@@ -364,15 +365,15 @@ static int is_needed(const hf_tokenizer *t, int which) {
 
 scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *t, const char *name) {
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) {
+        char shown[CBM_SHOWN_SIZE];
         const char *text = t->special[i] ? t->special[i] : "";
         int64_t id = t->special_id[i] = t->special[i] ? find_token(t, text) : -1;
         if (id < 0 && is_needed(t, i))
-            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: the vocabulary has no '" HF_TOKEN_FORMAT "', which is its %s",
-                             name, text, special_names[i][0]);
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: the vocabulary has no '%s', which is its %s", name,
+                             cbm_show_string(shown, text), special_names[i][0]);
         if (t->noted_id[i] >= 0 && id != t->noted_id[i])
-            return scbm_fail(SCBM_ERROR_FORMAT,
-                             "%.300s: tokenizer.json: '" HF_TOKEN_FORMAT "' has two numbers: %lld and %lld", name, text,
-                             (long long)id, (long long)t->noted_id[i]);
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tokenizer.json: '%s' has two numbers: %lld and %lld", name,
+                             cbm_show_string(shown, text), (long long)id, (long long)t->noted_id[i]);
         if (id >= 0) t->flags[id] |= CBM_PIECE_SPECIAL;
     }
     return SCBM_OK;

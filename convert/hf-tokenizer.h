@@ -67,7 +67,6 @@ scbm_status cbm_hf_tokenizer_parse_config(hf_tokenizer *tokenizer, const void *d
 scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *tokenizer, const char *name);
 
 /* For the kinds. */
-#define HF_TOKEN_FORMAT "%.80s" /* of a token in a message */
 /* Takes text[0 … length) as the token of `id`, which must be free. */
 scbm_status cbm_hf_tokenizer_add(hf_tokenizer *tokenizer, const char *path, int64_t id, const char *text, size_t length,
                                  int flags);

@@ -2,6 +2,7 @@
  * convert/hf-wordpiece.c - BERT's WordPiece in tokenizer.json, vocab.txt and tokenizer_config.json
  */
 #include "convert/hf-tokenizer.h"
+#include "models/base/text.h"
 
 #include <string.h>
 
@@ -32,6 +33,7 @@ static scbm_status start(hf_tokenizer *t) {
  * ---------------------------------------------------------------------------------------- */
 
 static scbm_status read_vocabulary(hf_tokenizer *t, const json_file *json, const cJSON *model) {
+    char shown[CBM_SHOWN_SIZE];
     const cJSON *vocab, *item;
     int64_t id;
     scbm_status status = cbm_json_object_or_null(json, model, "vocab", &vocab);
@@ -39,8 +41,8 @@ static scbm_status read_vocabulary(hf_tokenizer *t, const json_file *json, const
     if (status) return status;
     cJSON_ArrayForEach(item, vocab) {
         if (!cbm_json_is_int(item, 0, INT32_MAX, &id))
-            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: model.vocab: token '" HF_TOKEN_FORMAT "' has no number",
-                             json->path, item->string);
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: model.vocab: token '%s' has no number", json->path,
+                             cbm_show_string(shown, item->string));
         status = cbm_hf_tokenizer_add(t, json->path, id, item->string, strlen(item->string),
                                       item->string[0] ? 0 : CBM_PIECE_UNUSED);
         if (status) return status;
