@@ -165,6 +165,18 @@ check "what does not learn is saved" grep -q '"freeze":.*"embeddings"' sum.json
 refuses 2 "--freeze is '0', and must be embeddings or a number of blocks" --freeze 0 -o y.gguf
 refuses 1 "freeze is 99, and the encoder has" --freeze 99 -o y.gguf
 
+# --- formats, and rows with something wrong in them ---
+{ cat train.csv; echo 'a row,with,too,few'; } >bad.csv
+refuses 1 "bad.csv, row 200" --data bad.csv --epochs 1 -o bad.gguf --json
+"$main" train --encoder demo/encoder.gguf --data bad.csv --validation dev.csv --text review --label stars $concepts --keep-going \
+    --epochs 1 --save-config bad-saved.json -o bad.gguf >log 2>&1 || fail "a run that keeps going"
+says "warning: 1 of 200 rows are left out because something is wrong with them"
+says "warning: left out: bad.csv, row 200"
+sed 's/,/\t/g' train.csv | awk -F'\t' 'NF == 6' >train.tsv
+"$main" train --encoder demo/encoder.gguf --data - --format tsv --validation train.tsv --text review --label stars $concepts \
+    --epochs 1 --save-config tsv.json -o tsv.gguf <train.tsv >log 2>&1 || fail "data from a pipe, with the format named"
+check "the format is saved" grep -q '"format":.*"tsv"' tsv.json
+
 # --- several seeds ---
 refuses 2 "--seed has no effect beside --seeds" --seeds 1,2 --seed 3 -o s.gguf
 refuses 2 "--seeds wants numbers with commas between them, got '1,x'" --seeds 1,x -o s.gguf

@@ -182,12 +182,18 @@ static int is_of_the_moment(const cli_option *option) {
 static cJSON *json_of_option(const cli_option *option) {
     if (!*option->given || is_of_the_moment(option)) return NULL;
     const cli_list *list = option->value;
+    const char *choice = option->argument;
+    char name[32];
     cJSON *array;
     switch (option->kind) {
     case CLI_FLAG: return cJSON_CreateBool(*(int *)option->value);
     case CLI_INT: return cli_json_int(*(int64_t *)option->value);
     case CLI_REAL: return cli_json_double(*(double *)option->value);
     case CLI_TEXT: return cJSON_CreateString(*(const char **)option->value);
+    case CLI_CHOICE:
+        for (int i = *(int *)option->value; i > 0; i--) choice += strcspn(choice, "|") + 1;
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(choice, "|"), choice);
+        return cJSON_CreateString(name);
     case CLI_LIST:
         array = cJSON_CreateArray();
         for (int i = 0; i < list->n; i++) cJSON_AddItemToArray(array, cJSON_CreateString(list->item[i]));
