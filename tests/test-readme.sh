@@ -38,9 +38,14 @@ for file in lib/libsparsecbm.a lib/libsparsecbm.so lib/libsparsecbm-train.a lib/
 done
 export PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig"
 
-# The C block after the line <!-- embedding example -->.
-awk '/<!-- embedding example -->/ { found = 1 } found && /^```$/ { exit } copy { print } found && /^```c$/ { copy = 1 }' README.md >"$work/app.c"
+# example NAME: the C block after the line <!-- NAME example -->.
+example() {
+    awk -v mark="<!-- $1 example -->" '$0 == mark { found = 1 } found && /^```$/ { exit } copy { print } found && /^```c$/ { copy = 1 }' README.md
+}
+example embedding >"$work/app.c"
+example training >"$work/learn.c"
 check "README.md has an embedding example" test -s "$work/app.c"
+check "README.md has a training example" test -s "$work/learn.c"
 cp "$work/app.c" "$work/app.cc"
 
 cd "$work" || exit 1
@@ -50,6 +55,9 @@ check "the example runs" sh -c "./app model.gguf 'The soup was cold, but the wai
 check "the example reports a missing model" sh -c "! ./app nothing.gguf text 2>message && grep -q nothing.gguf message"
 check "it links statically" sh -c "${CC:-cc} app.c -I prefix/include prefix/lib/libsparsecbm.a \
     \$(pkg-config --static --libs-only-l --libs-only-other sparsecbm | tr ' ' '\n' | grep -vE '^-lsparsecbm|^-Wl' | tr '\n' ' ') -o app-static && ./app-static model.gguf hello"
+check "the training example compiles" sh -c "${CC:-cc} -Wall -Wextra learn.c \$(pkg-config --cflags --libs sparsecbm-train) -o learn"
+check "the training example trains and measures" sh -c "./learn encoder.gguf train.csv dev.csv mine.gguf | grep -q 'label accuracy 0'"
+check "its model predicts" sh -c "./app mine.gguf 'The soup was cold, but the waiter was lovely.' | grep -q food"
 if command -v g++ >/dev/null || command -v c++ >/dev/null; then
     cxx=$(command -v g++ || command -v c++)
     check "the example compiles as C++" sh -c "$cxx -Wall -Wextra app.cc \$(pkg-config --cflags --libs sparsecbm) -o app-cc && ./app-cc model.gguf hello"
