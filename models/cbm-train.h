@@ -420,7 +420,16 @@ scbm_status cbm_intervene_oracle(cbm_context *ctx, const cbm_dataset *data, cons
  * are the model's. */
 scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text,
                             size_t length, const cbm_explanation *explanation, const scbm_hooks *hooks);
-/* The same for a data set. */
+/* A page that lists pages. `page` is where an entry's lies, as a link in HTML ("1.html"). */
+typedef struct cbm_report_entry {
+    const char *page, *text;
+    size_t length;                 /* of the text */
+    int label;
+    float probability;             /* of the label */
+} cbm_report_entry;
+scbm_status cbm_report_index_html(const char *path, const char *title, const cbm_model *model,
+                                  const cbm_report_entry *entries, size_t n, const scbm_hooks *hooks);
+/* The same as cbm_report_html for a data set. */
 scbm_status cbm_report_global_html(const char *path, const char *title, const cbm_model *model,
                                    const cbm_global_report *report, const scbm_hooks *hooks);
 /* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. A dense model is

@@ -1291,6 +1291,28 @@ static void labels_are_explained_where_they_are_asked_for(void **state) {
         if (!strstr(output, wanted[i])) fail_msg("'%s' is not in:\n%s", wanted[i], output);
 }
 
+static void a_folder_has_a_page_for_each_text_and_an_index(void **state) {
+    (void)state;
+    char options[600];
+    size_t size;
+    snprintf(options, sizeof options, "--steps 2 --pages %s \"tasty <soup>\" rude", in_folder("pages"));
+    run("sparse.gguf", options, 0);
+    char *index = read_file(in_folder("pages/index.html"), &size);
+    static const char *const wanted[] = {"<a href=\"1.html\">tasty &lt;soup&gt;</a>", "<a href=\"2.html\">rude</a>",
+                                         "2 texts", "</html>"};
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+        if (!strstr(index, wanted[i])) fail_msg("'%s' is not in:\n%s", wanted[i], strstr(index, "<body>"));
+    free(index);
+    for (int i = 1; i <= 2; i++) {
+        char *page = read_file(in_folder(i == 1 ? "pages/1.html" : "pages/2.html"), &size);
+        assert_non_null(strstr(page, i == 1 ? "tasty" : "rude"));
+        free(page);
+        unlink(in_folder(i == 1 ? "pages/1.html" : "pages/2.html"));
+    }
+    unlink(in_folder("pages/index.html"));
+    assert_int_equal(rmdir(in_folder("pages")), 0);
+}
+
 static void the_command_explains_vanilla_models(void **state) {
     (void)state;
     cbm_model_free(small_model(encoder, CBM_VANILLA, 0.0, in_folder("plain.gguf")));
@@ -1368,6 +1390,7 @@ int main(void) {
         cmocka_unit_test(every_question_of_the_cancel_hook_can_cancel),
         cmocka_unit_test(json_has_the_promised_keys),
         cmocka_unit_test(labels_are_explained_where_they_are_asked_for),
+        cmocka_unit_test(a_folder_has_a_page_for_each_text_and_an_index),
         cmocka_unit_test(the_command_explains_vanilla_models),
         cmocka_unit_test(text_output_and_errors_of_the_command),
     };

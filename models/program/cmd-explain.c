@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char one_text[] = "--html holds one text; --global explains a whole data set";
+static const char one_text[] =
+    "--html holds one text; --pages makes a page of each, --global explains a whole data set";
 
 /* The model's file name, which stands at the top of reports. */
 static const char *title(const explain_command *x) {
@@ -34,6 +35,7 @@ static scbm_status show_text(void *user, size_t i, const cbm_explanation *e) {
     cli_progress_clear(&x->in.progress);
     if (x->html_path)
         status = cbm_report_html(x->html_path, title(x), x->in.model, b->text[i], b->length[i], e, &x->in.hooks);
+    if (!status && x->pages_path) status = explain_write_page(x, title(x), b->text[i], b->length[i], e);
     if (!status)
         status = x->in.json ? explain_print_json(x, b->text[i], e) : explain_print(x, b->text[i], b->length[i], e);
     if (status) return status;
@@ -121,6 +123,7 @@ static int check_options(explain_command *x) {
     if (x->global && !x->steps)
         return cli_misuse(command, "--global ranks words by integrated gradients: --steps cannot be 0");
     if (x->global && !x->n_words) return cli_misuse(command, "--global wants at least one word: --words");
+    if (x->global && x->pages_path) return cli_misuse(command, "--pages is about single texts, not about --global");
     if (x->global && x->labels) return cli_misuse(command, "--labels is about single texts, not about --global");
     if (!x->global && x->html_path && x->in.texts.argument.n > 1) return cli_misuse(command, "%s", one_text);
     if (x->labels) {
@@ -137,9 +140,11 @@ static int check_options(explain_command *x) {
 /* What the model does not allow is said before texts are read. */
 static int check_model(const explain_command *x) {
     const cli_command *command = x->in.command;
-    if (cbm_model_mode(x->in.model) == CBM_VANILLA && (x->global || x->html_path))
+    if (cbm_model_mode(x->in.model) == CBM_VANILLA && (x->global || x->html_path || x->pages_path))
         return cli_fail(command, "%s is a vanilla model: --%s is about its concepts, and it has none", x->in.model_path,
-                        x->global ? "global" : "html");
+                        x->global      ? "global"
+                        : x->html_path ? "html"
+                                       : "pages");
     if (x->png_path && !cbm_model_is_sparse(x->in.model))
         return cli_fail(command,
                         "--png draws the masks of subnetworks, and %s is dense: leave --png out, or train with --prune",
@@ -155,6 +160,8 @@ static int explain(explain_command *x) {
     if (x->global) explained = cbm_dataset_finish(&x->texts);
     if (x->global && !explained) explained = explain_global(x);
     else if (x->in.n_printed) explained = finish_texts(x);
+    if (explained) return cli_fail_status(x->in.command, explained);
+    if (x->pages_path && x->in.n_printed) explained = explain_write_index(x, title(x));
     if (explained) return cli_fail_status(x->in.command, explained);
     if (x->html_path && x->in.n_printed) cli_say_wrote(x->in.command, x->html_path);
     if (x->png_path && x->in.n_printed) cli_say_wrote(x->in.command, x->png_path);
@@ -180,6 +187,8 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
             "also explain the label and the runner-up: what concepts and words add to each (why not the other?)"),
         CLI_WRITE_OPTION("html", &x.html_path,
                          "write a report of the one text, or with --global of all, as one HTML file"),
+        CLI_TEXT_OPTION("pages", "DIR", &x.pages_path,
+                        "write a report of each text, and an index.html, into this folder"),
         CLI_WRITE_OPTION("png", &x.png_path, "write the subnetworks' mask maps and overlaps as a picture"),
         CLI_INT_OPTION("words", "N", &x.n_words, 0, 1000,
                        "words that are shown for each concept, or with --global each class"),
@@ -201,6 +210,7 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
     if (status == CLI_GO_ON) status = check_model(&x);
     if (status == CLI_GO_ON) status = explain(&x);
     cbm_dataset_clear(&x.texts);
+    explain_clear_pages(&x);
     return cli_session_finish(&x.in, status);
 }
 
