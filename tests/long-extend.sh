@@ -144,7 +144,7 @@ sed -i 's/^    {"resume", "resume".*/    {"answer", "answer", "N", "Run", "noted
 
 check "it builds without a warning" make -s BUILD=build WERROR=1 CFLAGS='-O1 -DSCBM_PORTABLE_ONLY' all
 main=models/main
-"$main" demo --data-only --dir demo >/dev/null || exit 1
+"$main" demo --data-only --reviews 900 --dir demo >/dev/null || exit 1
 train="$main train --encoder demo/encoder.gguf --data demo/train.csv --validation demo/dev.csv --text review --label stars
     --concept food --concept service --concept noise --concept price --epochs 1 --prune-start 1 --prune-end 1"
 

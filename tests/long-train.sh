@@ -22,7 +22,7 @@ check() {
     fi
 }
 
-"$main" demo --data-only --dir demo >/dev/null || exit 1
+"$main" demo --data-only --reviews 900 --dir demo >/dev/null || exit 1
 options="--encoder demo/encoder.gguf --data demo/train.csv --validation demo/dev.csv --text review --label stars
     --concept food --concept service --concept noise --concept price --epochs 6"
 train() {

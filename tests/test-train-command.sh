@@ -36,7 +36,7 @@ says() {
     if grep -qF -- "$1" log; then ok; else fail "\"$1\" is not there"; fi
 }
 
-"$main" demo --data-only --dir demo >/dev/null || exit 1
+"$main" demo --data-only --reviews 900 --dir demo >/dev/null || exit 1
 head -n 200 demo/train.csv >train.csv
 head -n 100 demo/dev.csv >dev.csv
 data="--encoder demo/encoder.gguf --data train.csv --validation dev.csv --text review --label stars"

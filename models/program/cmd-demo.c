@@ -15,12 +15,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { TRAIN_REVIEWS = 900, DEV_REVIEWS = 200, TEST_REVIEWS = 300, MOST_WORDS = 64, PATH_SIZE = 512 };
+enum { TRAIN_REVIEWS = 8000, DEV_REVIEWS = 300, TEST_REVIEWS = 500, EPOCHS = 8, MOST_WORDS = 64, PATH_SIZE = 512 };
 
 typedef struct demo_command {
     const cli_command *command;
     const char *directory;
-    int64_t seed, epochs, threads;
+    int64_t seed, reviews, epochs, threads;
     int data_only;
     char train[PATH_SIZE], dev[PATH_SIZE], test[PATH_SIZE], encoder[PATH_SIZE], model[PATH_SIZE], html[PATH_SIZE],
         png[PATH_SIZE];
@@ -45,22 +45,23 @@ static int make_paths(demo_command *d) {
 }
 
 static int write_data(const demo_command *d) {
-    static const demo_shape shape = {64, 2, 4, 256, 128};
+    static const demo_shape shape = {48, 2, 4, 96, 128};
     uint64_t seed = (uint64_t)d->seed;
     demo_review sample;
+    const uint64_t n = (uint64_t)d->reviews;
     printf("1. Reviews from word lists and templates: %d to train on, %d to choose the best epoch by, %d held out.\n"
            "   Each has 1 to 5 stars and says something, or nothing, of food, service, noise and price; 6 %% of the\n"
            "   stars and 3 %% of the concepts are wrong on purpose. One of them:\n\n",
-           TRAIN_REVIEWS, DEV_REVIEWS, TEST_REVIEWS);
+           (int)n, DEV_REVIEWS, TEST_REVIEWS);
     demo_make_review(&sample, seed, 0);
     printf("   \"%s\" (%s stars)\n\n", sample.text, sample.label);
-    scbm_status status = demo_write_reviews(d->train, seed, 0, TRAIN_REVIEWS, NULL);
-    if (status == SCBM_OK) status = demo_write_reviews(d->dev, seed, TRAIN_REVIEWS, DEV_REVIEWS, NULL);
-    if (status == SCBM_OK) status = demo_write_reviews(d->test, seed, TRAIN_REVIEWS + DEV_REVIEWS, TEST_REVIEWS, NULL);
+    scbm_status status = demo_write_reviews(d->train, seed, 0, n, NULL);
+    if (status == SCBM_OK) status = demo_write_reviews(d->dev, seed, n, DEV_REVIEWS, NULL);
+    if (status == SCBM_OK) status = demo_write_reviews(d->test, seed, n + DEV_REVIEWS, TEST_REVIEWS, NULL);
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
     printf("2. A small BERT-shaped encoder with random weights: %d layers, hidden size %d.\n\n", shape.layers,
            shape.hidden);
-    status = demo_write_encoder(d->encoder, &shape, seed, TRAIN_REVIEWS, NULL);
+    status = demo_write_encoder(d->encoder, &shape, seed, n, NULL);
     return status == SCBM_OK ? cli_finish(d->command) : cli_fail_status(d->command, status);
 }
 
@@ -106,13 +107,11 @@ static void add_number(argument_list *list, const char *name, int64_t value) {
     add_option(list, name, text);
 }
 
-/* The masks are set at the end of the epochs in the middle: concepts must have been learned by then, and the weights that
- * are left must have time to make up for the others. */
+/* The masks are set once, after the middle: concepts must have been learned by then, and the weights that are left must have
+ * time to make up for the others. */
 static int train(const demo_command *d) {
     argument_list list;
-    int64_t start = d->epochs * 2 / 5, end = d->epochs * 7 / 10;
-    if (start < 1) start = 1;
-    if (end < start) end = start;
+    int64_t prune = (d->epochs * 4 + 3) / 7;
     list.n = 0;
     puts(
         "3. Training: encoder, concepts and label together, from scratch. On the way each concept gets a subnetwork of its\n"
@@ -127,11 +126,13 @@ static int train(const demo_command *d) {
     add_number(&list, "--epochs", d->epochs);
     add_option(&list, "--prune", "obert");
     add_option(&list, "--sparsity", "0.7");
-    add_number(&list, "--prune-start", start);
-    add_number(&list, "--prune-end", end);
+    add_number(&list, "--prune-start", prune);
+    add_number(&list, "--prune-end", prune);
     add_option(&list, "--fisher-block", "8");
-    add_option(&list, "--lr", "0.002");
+    add_option(&list, "--batch-size", "32");
+    add_option(&list, "--lr", "0.004");
     add_option(&list, "--head-lr", "0.005");
+    add_option(&list, "--dropout", "0");
     add_number(&list, "--seed", d->seed);
     if (d->threads) add_number(&list, "--threads", d->threads);
     add_option(&list, "-o", d->model);
@@ -160,28 +161,41 @@ static int count_mistakes(const cbm_prediction *p, const demo_review *review, in
     return n;
 }
 
-/* A held-out review that says something of at least three concepts, good and bad, and that the model reads well: the label,
- * and every concept if there is such a one. */
-static scbm_status choose_review(cbm_context *context, uint64_t seed, demo_review *chosen) {
-    demo_review review;
-    int fewest = DEMO_CONCEPTS + 1, k;
-    for (uint64_t i = 0; i < TEST_REVIEWS && fewest > 0; i++) {
+/* Held-out review i. */
+static void held_out(const demo_command *d, uint64_t i, demo_review *review) {
+    demo_make_review(review, (uint64_t)d->seed, (uint64_t)d->reviews + DEV_REVIEWS + i);
+}
+
+/* How much a review teaches: nothing where it does not say something good and something bad, of at least three concepts, or
+ * says all of it plainly, so that single words give the answer away; more the surer the model reads label and concepts,
+ * and first of all what it reads rightly. */
+static double lesson(const demo_review *review, const cbm_prediction *p) {
+    int bad = 0, good = 0, k;
+    for (k = 0; k < DEMO_CONCEPTS; k++) {
+        bad += strcmp(review->concept[k], "Negative") == 0;
+        good += strcmp(review->concept[k], "Positive") == 0;
+    }
+    if (bad + good < 3 || !bad || !good || !review->is_true || !review->n_twisted) return 0;
+    double sure = (double)p->probability;
+    for (k = 0; k < p->n_concepts; k++) sure *= (double)p->concepts[k].probability;
+    int mistakes = count_mistakes(p, review, &k) + (strcmp(p->label, review->label) != 0);
+    return sure + DEMO_CONCEPTS + 1 - mistakes;
+}
+
+static scbm_status choose_review(const demo_command *d, cbm_context *context, demo_review *chosen) {
+    double best = 0;
+    held_out(d, 0, chosen); /* where there is no better one */
+    for (uint64_t i = 0; i < TEST_REVIEWS; i++) {
         const cbm_prediction *p;
-        int bad = 0, good = 0;
-        demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
-        for (k = 0; k < DEMO_CONCEPTS; k++) {
-            bad += strcmp(review.concept[k], "Negative") == 0;
-            good += strcmp(review.concept[k], "Positive") == 0;
-        }
-        if (bad + good < 3 || !bad || !good || !review.is_true) continue;
+        demo_review review;
+        held_out(d, i, &review);
         scbm_status status = cbm_predict(context, review.text, &p);
         if (status != SCBM_OK) return status;
-        int n = count_mistakes(p, &review, &k) + (strcmp(p->label, review.label) != 0);
-        if (n >= fewest) continue;
-        fewest = n;
+        double worth = lesson(&review, p);
+        if (worth <= best) continue;
+        best = worth;
         *chosen = review;
     }
-    if (fewest > DEMO_CONCEPTS) demo_make_review(chosen, seed, TRAIN_REVIEWS + DEV_REVIEWS); /* any one will do */
     return SCBM_OK;
 }
 
@@ -208,7 +222,7 @@ static int explain(const demo_command *d, cbm_context *context) {
     demo_review review;
     const cbm_prediction *p;
     list.n = 0;
-    scbm_status status = choose_review(context, (uint64_t)d->seed, &review);
+    scbm_status status = choose_review(d, context, &review);
     if (status == SCBM_OK) status = cbm_predict(context, review.text, &p);
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
     puts(
@@ -238,13 +252,13 @@ static scbm_status try_correction(cbm_context *context, const demo_review *revie
 }
 
 /* A held-out review with a concept that the model misreads, if possible one whose correction corrects the label. */
-static scbm_status choose_mistake(cbm_context *context, uint64_t seed, demo_review *chosen, int *concept) {
+static scbm_status choose_mistake(const demo_command *d, cbm_context *context, demo_review *chosen, int *concept) {
     int best = 0;
     for (uint64_t i = 0; i < TEST_REVIEWS && best < 2; i++) {
         demo_review review;
         const cbm_prediction *p;
         int wrong = -1, worth = 0;
-        demo_make_review(&review, seed, TRAIN_REVIEWS + DEV_REVIEWS + i);
+        held_out(d, i, &review);
         if (!review.is_true) continue;
         scbm_status status = cbm_predict(context, review.text, &p);
         if (status == SCBM_OK && count_mistakes(p, &review, &wrong) == 1)
@@ -264,7 +278,7 @@ static int correct(const demo_command *d, cbm_context *context) {
     int k = -1;
     char target[64];
     list.n = 0;
-    scbm_status status = choose_mistake(context, (uint64_t)d->seed, &review, &k);
+    scbm_status status = choose_mistake(d, context, &review, &k);
     if (status != SCBM_OK) return cli_fail_status(d->command, status);
     if (k < 0) return CLI_DONE; /* no mistakes at all */
     printf(
@@ -314,11 +328,13 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     d.command = command;
     d.directory = "demo";
     d.seed = 42;
-    d.epochs = 20;
+    d.reviews = TRAIN_REVIEWS;
+    d.epochs = EPOCHS;
     const cli_option options[] = {
         CLI_TEXT_OPTION("dir", "DIR", &d.directory, "where everything is written (default demo)"),
         CLI_FLAG_OPTION("data-only", &d.data_only, "write the reviews and the encoder, and stop"),
-        CLI_INT_OPTION("epochs", "N", &d.epochs, 1, 1000, "passes over the training data"),
+        CLI_INT_OPTION("reviews", "N", &d.reviews, 100, 1000000, "reviews to train on"),
+        CLI_INT_OPTION("epochs", "N", &d.epochs, 1, 1000, "passes over them"),
         CLI_INT_OPTION("seed", "N", &d.seed, 0, 9e15, "seed of the reviews and of everything random"),
         CLI_INT_OPTION("threads", "N", &d.threads, 0, 1024, "threads; 0: all cores. The result does not depend on it"),
         CLI_END_OPTIONS,
@@ -326,6 +342,9 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     int status = cli_parse(command, options, argc, argv, NULL);
     double started = scbm_seconds();
     if (status == CLI_GO_ON) status = make_paths(&d);
+    if (status != CLI_GO_ON) return status;
+    const void *const unused[] = {&d.epochs, &d.threads, NULL};
+    status = d.data_only ? cli_refuse(command, options, "with --data-only", unused) : CLI_GO_ON;
     if (status != CLI_GO_ON) return status;
     status = write_data(&d);
     if (status == CLI_DONE && d.data_only) return status;

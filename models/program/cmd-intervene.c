@@ -105,7 +105,7 @@ static scbm_status print_json(const intervene_command *s, cJSON *before, const c
     cJSON_AddItemToObject(object, "total_bits", cli_json_int(total));
     cJSON_AddItemToObject(object, "interventions", interventions);
     cJSON_AddItemToObject(object, "before", before);
-    cJSON_AddItemToObject(object, "after", cli_json_prediction(after));
+    cJSON_AddItemToObject(object, "after", cli_json_prediction(s->in.model, after));
     return cli_json_print(object);
 }
 
@@ -167,7 +167,7 @@ static scbm_status intervene(intervene_command *s, const char *text, size_t leng
     scbm_status status = cbm_predict_batch(s->in.context, &text, &length, 1, &before);
     if (status != SCBM_OK) return status;
     keep_reading(s, before[0]);
-    if (s->in.json) json = cli_json_prediction(before[0]);
+    if (s->in.json) json = cli_json_prediction(s->in.model, before[0]);
     for (int i = 0; i < s->sets.n && status == SCBM_OK; i++) {
         setting *set = &s->setting[i];
         status = cbm_intervene_report(s->in.context, set->concept, set->class_name, &s->options, &result);

@@ -130,7 +130,7 @@ static int run_train(const cli_command *command, int argc, char **argv) {
 
 static const char *const train_examples[] = {
     "train --encoder demo/encoder.gguf --data demo/train.csv --validation demo/dev.csv --text review --label stars"
-    " --concept food --concept service --concept noise --concept price --epochs 20 --lr 0.002 -o demo/trained.gguf",
+    " --concept food --concept service --concept noise --concept price --epochs 3 --batch-size 32 --lr 0.004 -o demo/trained.gguf",
     NULL};
 const cli_command cmd_train = {
     "train",

@@ -39,23 +39,40 @@ cJSON *cli_json_ints(const int32_t *values, int64_t n) {
     return array;
 }
 
-cJSON *cli_json_prediction(const cbm_prediction *p) {
+/* [{name, probability, logit}] of the classes of concept k, or of the label where k is -1. */
+static cJSON *json_classes(const cbm_model *model, int k, const float *probabilities, const float *logits, int n) {
+    cJSON *array = cJSON_CreateArray();
+    for (int c = 0; c < n; c++) {
+        const char *name = k < 0 ? cbm_model_label(model, c) : cbm_model_concept_class(model, k, c);
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "name", name);
+        cJSON_AddItemToObject(object, "probability", cli_json_float(probabilities[c]));
+        cJSON_AddItemToObject(object, "logit", cli_json_float(logits[c]));
+        cJSON_AddItemToArray(array, object);
+    }
+    return array;
+}
+
+static cJSON *json_concept(const cbm_model *model, int k, const cbm_concept_result *c) {
+    cJSON *concept = cJSON_CreateObject();
+    cJSON_AddStringToObject(concept, "name", c->name);
+    cJSON_AddStringToObject(concept, "class", c->class_name);
+    cJSON_AddItemToObject(concept, "probability", cli_json_float(c->probability));
+    cJSON_AddItemToObject(concept, "logits", cli_json_floats(c->logits, c->n_classes));
+    cJSON_AddItemToObject(concept, "classes", json_classes(model, k, c->probabilities, c->logits, c->n_classes));
+    cJSON_AddItemToObject(concept, "contribution", cli_json_float(c->contribution));
+    return concept;
+}
+
+cJSON *cli_json_prediction(const cbm_model *model, const cbm_prediction *p) {
     cJSON *object = cJSON_CreateObject(), *concepts = cJSON_CreateArray();
     cJSON_AddStringToObject(object, "label", p->label);
     cJSON_AddItemToObject(object, "probability", cli_json_float(p->probability));
     cJSON_AddItemToObject(object, "logits", cli_json_floats(p->logits, p->n_labels));
+    cJSON_AddItemToObject(object, "labels", json_classes(model, -1, p->probabilities, p->logits, p->n_labels));
     cJSON_AddItemToObject(object, "bias", cli_json_float(p->bias));
     cJSON_AddBoolToObject(object, "truncated", p->truncated != 0);
-    for (int k = 0; k < p->n_concepts; k++) {
-        const cbm_concept_result *c = &p->concepts[k];
-        cJSON *concept = cJSON_CreateObject();
-        cJSON_AddStringToObject(concept, "name", c->name);
-        cJSON_AddStringToObject(concept, "class", c->class_name);
-        cJSON_AddItemToObject(concept, "probability", cli_json_float(c->probability));
-        cJSON_AddItemToObject(concept, "logits", cli_json_floats(c->logits, c->n_classes));
-        cJSON_AddItemToObject(concept, "contribution", cli_json_float(c->contribution));
-        cJSON_AddItemToArray(concepts, concept);
-    }
+    for (int k = 0; k < p->n_concepts; k++) cJSON_AddItemToArray(concepts, json_concept(model, k, &p->concepts[k]));
     cJSON_AddItemToObject(object, "concepts", concepts);
     return object;
 }

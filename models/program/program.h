@@ -20,8 +20,8 @@
 typedef struct cli_progress {
     const char *command;
     char what[64];
-    double started, shown; /* seconds; of this `what`, and of the last line */
-    int64_t first;         /* where `what` stood when it started */
+    double started, shown;        /* seconds; of this `what`, and of the last line */
+    int64_t first;                /* where `what` stood when it started */
     int64_t before, batch, whole; /* of all the texts, those before the batch at hand, and its own; whole 0: unknown */
     int to_terminal, line_open;
 } cli_progress;
@@ -42,10 +42,17 @@ int cli_interrupted(void);
 typedef struct cli_texts {
     cli_list argument;
     const char *file, *data, *column;
-    int format;        /* a cbm_data_format, of `data` */
-    int64_t first;     /* where the batch that is being handled starts: 1 is the first text */
-    const size_t *row; /* of each text of `data`, its number in the file; NULL: as they are counted */
+    int format;            /* a cbm_data_format, of `data` */
+    int64_t first;         /* where the batch that is being handled starts: 1 is the first text */
+    const size_t *row;     /* of each text of `data`, its number in the file; NULL: as they are counted */
+    const char *id_column; /* of `data`; NULL: none */
+    const char *const *id; /* of each text of `data`; NULL: none */
 } cli_texts;
+
+/* The number of text i of the batch that is being handled: of its row or line, or as arguments are counted; and its id, NULL
+ * where there is none. */
+int64_t cli_texts_row(const cli_texts *texts, size_t i);
+const char *cli_texts_id(const cli_texts *texts, size_t i);
 
 #define CLI_FORMATS "auto|csv|tsv|jsonl|json" /* as cbm_data_format counts them */
 #define CLI_FORMAT_OPTION(target)                                                                                      \
@@ -200,10 +207,28 @@ cJSON *cli_json_double(double value);
 cJSON *cli_json_floats(const float *values, int n);
 cJSON *cli_json_int(int64_t value);
 cJSON *cli_json_ints(const int32_t *values, int64_t n);
-/* {label, probability, logits, bias, truncated, concepts: [{name, class, probability, logits, contribution}]} */
-cJSON *cli_json_prediction(const cbm_prediction *prediction);
+/* {label, probability, logits, labels: [{name, probability, logit}], bias, truncated,
+ *  concepts: [{name, class, probability, logits, classes: [{name, probability, logit}], contribution}]} */
+cJSON *cli_json_prediction(const cbm_model *model, const cbm_prediction *prediction);
 /* Prints the object on a line of its own and deletes it. */
 scbm_status cli_json_print(cJSON *object);
+
+/* ------------------------------------------------------------------------------------------
+ * CSV: fields one after the other, then the end of the row
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cli_csv {
+    scbm_output_file *file;
+    int column;
+} cli_csv;
+
+void cli_csv_field(cli_csv *csv, const char *prefix, const char *text, size_t length); /* in quotes */
+void cli_csv_text(cli_csv *csv, const char *prefix, const char *text);                 /* NULL: empty */
+void cli_csv_integer(cli_csv *csv, int64_t value);
+void cli_csv_float(cli_csv *csv, float value);
+/* "food: Positive": the head of a column of a class's probability. */
+void cli_csv_class_head(cli_csv *csv, const char *of, const char *class_name);
+void cli_csv_end_row(cli_csv *csv);
 
 /* ------------------------------------------------------------------------------------------
  * Labelled data: which columns hold what. Training notes them in the model file, so that `eval` knows them.

@@ -72,7 +72,8 @@ static void show(cli_progress *progress, int64_t done, int64_t total, double now
 static int on_progress(void *user, const char *what, int64_t done, int64_t total) {
     cli_progress *progress = user;
     if (interrupted) return 1;
-    if (progress->whole && total == progress->batch) { /* the library counts the batch */
+    if (cli_quiet || strcmp(what, "graph") == 0) return 0; /* within one run: only a place to stop */
+    if (progress->whole && total == progress->batch) {     /* the library counts the batch */
         done += progress->before;
         total = progress->whole;
     }
@@ -96,6 +97,7 @@ static int on_cancel(void *user) {
 
 static void on_log(void *user, scbm_log_level level, const char *message) {
     cli_progress *progress = user;
+    if (cli_quiet && level < SCBM_LOG_WARNING) return;
     cli_progress_clear(progress);
     fprintf(stderr, "sparsecbm %s: %s%s\n", progress->command, level == SCBM_LOG_WARNING ? "warning: " : "", message);
 }
@@ -103,7 +105,7 @@ static void on_log(void *user, scbm_log_level level, const char *message) {
 scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t threads) {
     memset(progress, 0, sizeof *progress);
     progress->command = command->name;
-    progress->to_terminal = isatty(STDERR_FILENO);
+    progress->to_terminal = cli_is_terminal(stderr);
     progress->shown = scbm_seconds();
     scbm_hooks hooks;
     memset(&hooks, 0, sizeof hooks);

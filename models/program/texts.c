@@ -31,6 +31,15 @@ int cli_texts_check(const cli_command *command, cli_texts *texts, const char *co
     return CLI_GO_ON;
 }
 
+int64_t cli_texts_row(const cli_texts *texts, size_t i) {
+    size_t at = (size_t)texts->first - 1 + i;
+    return texts->row ? (int64_t)texts->row[at] : (int64_t)at + 1;
+}
+
+const char *cli_texts_id(const cli_texts *texts, size_t i) {
+    return texts->id ? texts->id[(size_t)texts->first - 1 + i] : NULL;
+}
+
 /* Lines that were read and not yet handled. */
 typedef struct line_batch {
     cli_texts *texts;
@@ -61,14 +70,15 @@ static scbm_status handle_batch(cli_texts *texts, const char *source, cli_texts_
     progress->before = texts->first - 1;
     progress->batch = (int64_t)n;
     scbm_status status = handle(user, text, length, n, &done);
+    texts->first += (int64_t)done;
     while (status != SCBM_OK && status != SCBM_ERROR_IO && status != SCBM_ERROR_CANCELLED && n > 1 && done < n) {
         size_t one = 0;
         status = handle(user, text + done, length + done, 1, &one);
         if (!one) break;
         done++;
+        texts->first++;
         if (status == SCBM_OK && done < n) status = SCBM_ERROR_FORMAT; /* the bad one is still to come */
     }
-    texts->first += (int64_t)done;
     if (status == SCBM_OK) return SCBM_OK;
     return name_place(status, source, texts->row ? (int64_t)texts->row[texts->first - 1] : texts->first);
 }
@@ -149,12 +159,15 @@ static scbm_status each_row(cli_texts *texts, cli_texts_function handle, void *u
                                          .n_paths = 1,
                                          .format = (cbm_data_format)texts->format,
                                          .text = texts->column,
+                                         .id = texts->id_column,
                                          .text_option = "--text COLUMN",
+                                         .id_option = "--id COLUMN",
                                          .format_option = "--format FORMAT"};
     scbm_status status = cbm_dataset_read(&data, &options, hooks);
     if (status != SCBM_OK) return status;
     snprintf(source, sizeof source, "%.280s, row", strcmp(texts->data, "-") == 0 ? "standard input" : texts->data);
     texts->row = data.row;
+    texts->id = data.id;
     ((cli_progress *)hooks->user)->whole = (int64_t)data.n;
     for (size_t i = 0; status == SCBM_OK && i < data.n; i += BATCH_TEXTS) {
         size_t n = data.n - i < BATCH_TEXTS ? data.n - i : BATCH_TEXTS;
@@ -162,6 +175,7 @@ static scbm_status each_row(cli_texts *texts, cli_texts_function handle, void *u
                               data.text_length + i, n);
     }
     texts->row = NULL;
+    texts->id = NULL;
     cbm_dataset_clear(&data);
     return status;
 }

@@ -126,3 +126,13 @@ def test_quantized_embeddings(minilm, cebab, tmp_path, type, most):
     assert distance.max() <= 1e-5, f"{distance.max():.2e} from PyTorch with the same weights"
     distance = cosine_distance(exact, rounded)
     assert distance.max() <= most, f"{distance.max():.2e} from the exact weights"
+
+
+def test_numpy_reads_vectors(minilm, tmp_path):
+    """embed -o writes NumPy's format: the numbers that it prints, float32 [texts, hidden size]."""
+    texts, path = ["The soup was cold.", "Kind staff!", ""], tmp_path / "vectors.npy"
+    run("main", "embed", "--model", minilm.gguf("f32"), "-o", path, *texts)
+    printed = run_json("main", "embed", "--model", minilm.gguf("f32"), *texts)
+    vectors = np.load(path)
+    assert vectors.dtype == np.float32 and vectors.shape == (3, 384)
+    assert (vectors == np.array([p["embedding"] for p in printed], dtype=np.float32)).all()

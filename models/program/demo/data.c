@@ -97,12 +97,13 @@ static void append(text_buffer *buffer, const char *text) {
     buffer->text[buffer->n] = 0;
 }
 
-/* One phrase about concept k; `good` says which way it judges. */
-static void append_phrase(text_buffer *buffer, scbm_random *random, int k, int good) {
+/* One phrase about concept k; `good` says which way it judges. Returns whether it names the opposite. */
+static int append_phrase(text_buffer *buffer, scbm_random *random, int k, int good) {
     const char *thing = pick(random, words[k].things);
     const char *word = pick(random, good ? words[k].good : words[k].bad);
     const char *opposite = pick(random, good ? words[k].bad : words[k].good);
-    const char *phrase = pick(random, chance(random, 0.25) ? twisted_phrases : plain_phrases);
+    int is_twisted = chance(random, 0.25);
+    const char *phrase = pick(random, is_twisted ? twisted_phrases : plain_phrases);
     char letter[2] = {0, 0};
     for (; *phrase; phrase++) {
         if (*phrase != '%') {
@@ -113,6 +114,7 @@ static void append_phrase(text_buffer *buffer, scbm_random *random, int k, int g
             append(buffer, *phrase == 't' ? thing : *phrase == 'a' ? word : opposite);
         }
     }
+    return is_twisted;
 }
 
 /* From here on, what was appended is a sentence: capital letter and full stop. */
@@ -133,9 +135,10 @@ static void choose_opinions(scbm_random *random, double mood, int opinion[DEMO_C
     if (!mentioned) opinion[0] = mood > 0 ? 1 : -1;
 }
 
-static void write_text(text_buffer *buffer, scbm_random *random, const int opinion[DEMO_CONCEPTS], int stars) {
+/* Returns how many phrases name the opposite. */
+static int write_text(text_buffer *buffer, scbm_random *random, const int opinion[DEMO_CONCEPTS], int stars) {
     int32_t order[DEMO_CONCEPTS] = {0, 1, 2, 3};
-    int before = 0; /* the opinion of the phrase that an open sentence ends with */
+    int n_twisted = 0, before = 0; /* the opinion of the phrase that an open sentence ends with */
     size_t start = 0;
     scbm_random_shuffle(random, order, DEMO_CONCEPTS);
     if (chance(random, 0.35)) {
@@ -151,12 +154,13 @@ static void write_text(text_buffer *buffer, scbm_random *random, const int opini
             if (before) finish_sentence(buffer, start);
             start = buffer->n;
         }
-        append_phrase(buffer, random, k, opinion[k] > 0);
+        n_twisted += append_phrase(buffer, random, k, opinion[k] > 0);
         before = opinion[k];
     }
     finish_sentence(buffer, start);
     if (chance(random, 0.3)) append(buffer, pick(random, verdicts[stars < 3 ? 0 : stars == 3 ? 1 : 2]));
     while (buffer->n && buffer->text[buffer->n - 1] == ' ') buffer->text[--buffer->n] = 0;
+    return n_twisted;
 }
 
 void demo_make_review(demo_review *review, uint64_t seed, uint64_t number) {
@@ -170,7 +174,7 @@ void demo_make_review(demo_review *review, uint64_t seed, uint64_t number) {
     double sum = 0.25 * scbm_random_normal(&random);
     for (int k = 0; k < DEMO_CONCEPTS; k++) sum += words[k].weight * opinion[k];
     int stars = sum < -1.1 ? 1 : sum < -0.35 ? 2 : sum < 0.35 ? 3 : sum < 1.1 ? 4 : 5;
-    write_text(&buffer, &random, opinion, stars);
+    review->n_twisted = write_text(&buffer, &random, opinion, stars);
     int meant = stars;
     if (chance(&random, 0.06)) stars += stars == 5 || (stars > 1 && chance(&random, 0.5)) ? -1 : 1;
     review->label = chance(&random, 0.02) ? "no majority" : stars_names[stars - 1];

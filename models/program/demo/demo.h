@@ -16,6 +16,7 @@ typedef struct demo_review {
     const char *label;                  /* "1" … "5", rarely "no majority" */
     const char *concept[DEMO_CONCEPTS]; /* "Negative", "Positive" or "unknown" */
     int is_true;                        /* nothing of it was mislabelled on purpose */
+    int n_twisted;                      /* phrases that name the opposite judgement: "was not bland" */
 } demo_review;
 
 /* Review `number` of the collection `seed`: a short text, a label of 1 to 5 stars and four concepts, some of them

@@ -53,25 +53,9 @@ static scbm_status add_logit(cJSON *object, const explain_command *x, const char
     return status;
 }
 
-/* Every class of a concept by its name. */
-static void add_classes(cJSON *object, const cbm_model *model, const cbm_concept_result *result, int k) {
-    cJSON *classes = cJSON_AddArrayToObject(object, "classes");
-    for (int c = 0; c < result->n_classes; c++) {
-        cJSON *one = cJSON_CreateObject();
-        cJSON_AddStringToObject(one, "name", cbm_model_concept_class(model, k, c));
-        cJSON_AddItemToObject(one, "logit", cli_json_float(result->logits[c]));
-        cJSON_AddItemToObject(one, "probability", cli_json_float(result->probabilities[c]));
-        cJSON_AddItemToArray(classes, one);
-    }
-}
-
-/* Every label by its name, with what each concept adds to its logit (NULL: there are no concepts). */
-static cJSON *json_label_of(const cbm_model *model, const cbm_prediction *p, const cbm_contributions *c, int y) {
-    cJSON *label = cJSON_CreateObject();
-    cJSON_AddStringToObject(label, "name", cbm_model_label(model, y));
-    cJSON_AddItemToObject(label, "logit", cli_json_float(p->logits[y]));
-    cJSON_AddItemToObject(label, "probability", cli_json_float(p->probabilities[y]));
-    if (!c) return label;
+/* What each concept adds to the logit of a label (NULL: there are no concepts). */
+static void add_contributions(cJSON *label, const cbm_model *model, const cbm_contributions *c, int y) {
+    if (!c) return;
     cJSON_AddItemToObject(label, "bias", cli_json_double(c->centred_bias[y]));
     cJSON *contributions = cJSON_AddArrayToObject(label, "contributions");
     for (int k = 0; k < c->n_concepts; k++) {
@@ -80,18 +64,17 @@ static cJSON *json_label_of(const cbm_model *model, const cbm_prediction *p, con
         cJSON_AddItemToObject(one, "contribution", cli_json_double(c->centred[k * c->n_labels + y]));
         cJSON_AddItemToArray(contributions, one);
     }
-    return label;
 }
 
-/* All labels; those whose words were looked at with what the words did. */
-static scbm_status add_labels(cJSON *object, const explain_command *x, const char *text, const cbm_explanation *e) {
+/* To all labels what concepts did; to those whose words were looked at also what the words did. */
+static scbm_status add_to_labels(cJSON *object, const explain_command *x, const char *text, const cbm_explanation *e) {
     const cbm_contributions *contributions = NULL;
-    cJSON *labels = cJSON_AddArrayToObject(object, "labels");
+    cJSON *label = cJSON_GetObjectItemCaseSensitive(object, "labels");
     scbm_status status = SCBM_OK;
+    label = label ? label->child : NULL;
     if (e->n_concepts) status = cbm_contributions_of(x->in.context, e->prediction, &contributions);
-    for (int y = 0; y < e->prediction->n_labels && !status; y++) {
-        cJSON *label = json_label_of(x->in.model, e->prediction, contributions, y);
-        cJSON_AddItemToArray(labels, label);
+    for (int y = 0; y < e->prediction->n_labels && label && !status; y++, label = label->next) {
+        add_contributions(label, x->in.model, contributions, y);
         for (int i = 0; i < e->n_labels && !status; i++)
             if (e->labels[i].label == y) status = add_logit(label, x, text, e, &e->labels[i].logit);
     }
@@ -100,16 +83,15 @@ static scbm_status add_labels(cJSON *object, const explain_command *x, const cha
 
 scbm_status explain_print_json(const explain_command *x, const char *text, const cbm_explanation *e) {
     scbm_status status = SCBM_OK;
-    cJSON *object = cli_json_prediction(e->prediction);
+    cJSON *object = cli_json_prediction(x->in.model, e->prediction);
     cJSON *concept = cJSON_GetObjectItemCaseSensitive(object, "concepts");
     concept = concept ? concept->child : NULL;
     for (int k = 0; k < e->n_concepts && concept && !status; k++, concept = concept->next) {
         const cbm_concept_explanation *c = &e->concepts[k];
-        add_classes(concept, x->in.model, c->result, k);
         cJSON_AddItemToObject(concept, "density", cli_json_double(c->density));
         status = add_logit(concept, x, text, e, &c->logit);
     }
-    if (!status) status = add_labels(object, x, text, e);
+    if (!status) status = add_to_labels(object, x, text, e);
     if (e->subnetworks) explain_add_overlaps(object, x->in.model, e->subnetworks);
     if (!status) return cli_json_print(object);
     cJSON_Delete(object);
