@@ -587,6 +587,23 @@ static void devices_are_chosen_by_name(void **state) {
     expect_error("inspect --devices demo/reviews.gguf", 2, "leave FILE out");
 }
 
+/* A wide name takes two cells a character; nothing of a text or a name reaches the terminal as a control character. */
+static void names_are_escaped_and_aligned(void **state) {
+    (void)state;
+    free(output_of(
+        "train --encoder demo/encoder.gguf --data demo/dev.csv --validation demo/dev.csv --text review --label "
+        "stars --concept service --concept '\xE6\x96\x99\xE7\x90\x86=food' --epochs 0 -o wide.gguf"));
+    char *text = output_of("predict --model wide.gguf \"$(printf 'a \\033[31mred')\" 'b\nc'");
+    assert_non_null(strstr(text, "\n  \xE6\x96\x99\xE7\x90\x86     ")); /* 4 of 7 cells, and two between columns */
+    assert_non_null(strstr(text, "a \\x1b[31mred\n"));
+    assert_null(strchr(text, 27));
+    free(text);
+    text = output_of(
+        "intervene --model wide.gguf --method edit --edit one-hot --set '\xE6\x96\x99\xE7\x90\x86=Positive' x");
+    assert_non_null(strstr(text, "\n  \xE6\x96\x99\xE7\x90\x86     "));
+    free(text);
+}
+
 static void quiet_leaves_results_and_errors(void **state) {
     (void)state;
     outcome result = run("explain --model demo/reviews.gguf --steps 1 --html quiet.html --quiet text");
@@ -1325,6 +1342,7 @@ int main(void) {
         cmocka_unit_test(predict_contributions_add_up),
         cmocka_unit_test(predictions_can_be_read_alone),
         cmocka_unit_test(devices_are_chosen_by_name),
+        cmocka_unit_test(names_are_escaped_and_aligned),
         cmocka_unit_test(quiet_leaves_results_and_errors),
         cmocka_unit_test(intervene_prints_what_was_and_what_is),
         cmocka_unit_test(long_texts_can_be_intervened_on),

@@ -47,10 +47,12 @@ static void print_key(const scbm_file *file, int64_t key) {
     int64_t n = scbm_file_array_length(file, key);
     cJSON *value = key_json(file, key, SHOWN);
     char *text = cJSON_PrintUnformatted(value);
-    printf("  %-40s ", scbm_file_key(file, key));
+    printf("  ");
+    cli_print_name(scbm_file_key(file, key), 40);
+    putchar(' ');
     if (!text) printf("?");
-    else if (strlen(text) > LONGEST) printf("%.*s...", LONGEST, text);
-    else printf("%s", text);
+    else cli_print_text(text, strlen(text) < LONGEST ? strlen(text) : LONGEST);
+    if (text && strlen(text) > LONGEST) printf("...");
     if (type == SCBM_VALUE_ARRAY)
         printf("%s  (%lld x %s)", n > SHOWN ? " ..." : "", (long long)n, value_names[scbm_file_array_type(file, key)]);
     putchar('\n');
@@ -68,6 +70,12 @@ static int starts_with(const char *text, const char *start) {
     return strncmp(text, start, strlen(start)) == 0;
 }
 
+/* Name i of a list. */
+static void print_listed(const char *name, int i) {
+    if (i) printf(", ");
+    cli_print_name(name, 0);
+}
+
 /* What a reader wants to know first, before all the keys. */
 static void print_overview(const char *path, const cbm_model *model, const scbm_file *file, double elements,
                            double bytes) {
@@ -80,27 +88,31 @@ static void print_overview(const char *path, const cbm_model *model, const scbm_
            cbm_model_max_tokens(model));
     if (cbm_model_n_labels(model)) {
         printf("  label: ");
-        for (int y = 0; y < cbm_model_n_labels(model); y++) printf("%s%s", y ? ", " : "", cbm_model_label(model, y));
+        for (int y = 0; y < cbm_model_n_labels(model); y++) print_listed(cbm_model_label(model, y), y);
         putchar('\n');
     }
     for (int k = 0; k < cbm_model_n_concepts(model); k++) {
-        printf("  concept %s: ", cbm_model_concept(model, k));
+        printf("  concept ");
+        cli_print_name(cbm_model_concept(model, k), 0);
+        printf(": ");
         for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++)
-            printf("%s%s", c ? ", " : "", cbm_model_concept_class(model, k, c));
+            print_listed(cbm_model_concept_class(model, k, c), c);
         putchar('\n');
     }
 }
 
 static int name_width(const cbm_model *model) {
     int width = 6;
-    for (int k = 0; k < cbm_model_n_concepts(model); k++)
-        if ((int)strlen(cbm_model_concept(model, k)) > width) width = (int)strlen(cbm_model_concept(model, k));
+    for (int k = 0; k < cbm_model_n_concepts(model); k++) width = cli_wider(width, cbm_model_concept(model, k));
     return width;
 }
 
 static void print_names(const cbm_model *model, const char *corner, int width) {
     printf("  %-*s", width, corner);
-    for (int k = 0; k < cbm_model_n_concepts(model); k++) printf("  %*s", width, cbm_model_concept(model, k));
+    for (int k = 0; k < cbm_model_n_concepts(model); k++) {
+        printf("  ");
+        cli_print_right(cbm_model_concept(model, k), width);
+    }
     putchar('\n');
 }
 
@@ -119,7 +131,8 @@ static void print_subnetworks(const cbm_model *model) {
     printf("\nOverlaps of the subnetworks: kept by both, of those kept by one or the other, in percent\n");
     print_names(model, "", width);
     for (int a = 0; a < n; a++) {
-        printf("  %-*s", width, cbm_model_concept(model, a));
+        printf("  ");
+        cli_print_name(cbm_model_concept(model, a), width);
         for (int b = 0; b < n; b++) printf("  %*.1f", width, 100 * cbm_model_overlap(model, a, b, -1));
         putchar('\n');
     }

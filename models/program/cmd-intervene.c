@@ -112,14 +112,23 @@ static scbm_status print_json(const intervene_command *s, cJSON *before, const c
 /* "  service  Positive   71 %  ->  Negative   88 %  set: 3 steps, ..." */
 static void print_line(const char *name, int width, int class_width, const reading *before, const char *class_name,
                        float probability) {
-    printf("  %-*s  %-*s  %3.0f %%", width, name, class_width, before->class_name, 100 * (double)before->probability);
-    if (strcmp(before->class_name, class_name) == 0 && before->probability == probability) printf("      (as it was)");
-    else printf("  ->  %-*s  %3.0f %%", class_width, class_name, 100 * (double)probability);
+    printf("  ");
+    cli_print_name(name, width);
+    printf("  ");
+    cli_print_name(before->class_name, class_width);
+    printf("  %3.0f %%", 100 * (double)before->probability);
+    if (strcmp(before->class_name, class_name) == 0 && before->probability == probability) {
+        printf("      (as it was)");
+        return;
+    }
+    printf("  ->  ");
+    cli_print_name(class_name, class_width);
+    printf("  %3.0f %%", 100 * (double)probability);
 }
 
 static void print_outcome(const intervene_command *s, const setting *set) {
-    if (set->succeeded) printf("  set to %s", set->class_name);
-    else printf("  could not be set to %s", set->class_name);
+    printf(set->succeeded ? "  set to " : "  could not be set to ");
+    cli_print_name(set->class_name, 0);
     if (s->method)
         printf(" by editing its values%s",
                set->succeeded || s->options.edit == CBM_EDIT_ONE_HOT ? "" : "; --edit one-hot can");
@@ -129,16 +138,16 @@ static void print_outcome(const intervene_command *s, const setting *set) {
 }
 
 static void print_text(const intervene_command *s, const char *text, size_t length, const cbm_prediction *after) {
-    int width = (int)strlen("label"), class_width = (int)strlen(s->before[0].class_name);
+    int width = cli_width("label"), class_width = cli_width(s->before[0].class_name);
     for (int k = 0; k <= after->n_concepts; k++) {
         const char *name = k ? after->concepts[k - 1].name : "",
                    *now = k ? after->concepts[k - 1].class_name : after->label;
-        if ((int)strlen(name) > width) width = (int)strlen(name);
-        if ((int)strlen(now) > class_width) class_width = (int)strlen(now);
-        if ((int)strlen(s->before[k].class_name) > class_width) class_width = (int)strlen(s->before[k].class_name);
+        width = cli_wider(width, name);
+        class_width = cli_wider(cli_wider(class_width, now), s->before[k].class_name);
     }
     if (s->in.n_printed) putchar('\n');
-    printf("%.*s\n", (int)(length > 100000 ? 100000 : length), text);
+    cli_print_text(text, length);
+    putchar('\n');
     print_line("label", width, class_width, &s->before[0], after->label, after->probability);
     puts(after->truncated ? "  (truncated: the model read only the beginning of this text)" : "");
     for (int k = 0; k < after->n_concepts; k++) {
