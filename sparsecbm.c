@@ -146,6 +146,10 @@ void *scbm_alloc(const scbm_hooks *hooks, size_t bytes) {
     size_t extra = ALIGNMENT + sizeof(block_note);
     block_note note = {NULL, bytes};
     unsigned char *raw = NULL;
+    if (hooks && !hooks->alloc != !hooks->free) {
+        scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: alloc and free must be set together");
+        return NULL;
+    }
     if (bytes <= SIZE_MAX - extra) {
         if (hooks && hooks->alloc) {
             raw = hooks->alloc(hooks->user, bytes + extra);

@@ -91,7 +91,7 @@ typedef void (*scbm_parallel_for)(void *user, int64_t n, scbm_task task, void *a
  * OpenMP's where the library was built with it and a plain loop where not. */
 typedef struct scbm_hooks {
     void *user;
-    void *(*alloc)(void *user, size_t bytes);       /* NULL when out of memory; any alignment of 16 */
+    void *(*alloc)(void *user, size_t bytes);       /* NULL when out of memory; any alignment of 16. Set with `free` */
     void (*free)(void *user, void *pointer);
     void (*log)(void *user, scbm_log_level level, const char *message);
     /* Called now and then in long work with how far it is (done of total, in `what`; "graph" counts the nodes of

@@ -49,7 +49,8 @@ int64_t cbm_context_error_text(const cbm_context *ctx);
 typedef enum cbm_mode { CBM_ENCODER, CBM_VANILLA, CBM_INDEPENDENT, CBM_SEQUENTIAL, CBM_JOINT } cbm_mode;
 
 typedef struct cbm_load_options {
-    const scbm_hooks *hooks;       /* NULL: the default ones; copied */
+    const scbm_hooks *hooks;       /* NULL: the default ones; copied. Contexts use them from their own threads, for
+                                      what they share, and where they have no hooks of their own. in_use is not heeded */
     int unpacked;                  /* 1: holds the kept weights of subnetworks once, in less memory, and is slower */
     int copy;                      /* 1: reads the file into memory instead of mapping it: it may then be changed, cut or
                                       removed while the model is in use */
@@ -72,7 +73,8 @@ const char *cbm_mode_name(cbm_mode mode);                   /* "joint", … */
 int cbm_model_hidden_size(const cbm_model *model);          /* d */
 int cbm_model_max_tokens(const cbm_model *model);
 /* How a text's tokens become the vector that heads read and embeddings are: by the file's `sparsecbm.pooling`, which
- * training writes, or else by its architecture's key (`bert.pooling_type`: 1 mean, 2 first token, 3 last), or the mean. */
+ * training writes, or else by its architecture's key (`bert.pooling_type`: 1 mean, 2 first token, 3 last), or the mean;
+ * models that versions 0.1.x trained pool by the mean. */
 typedef enum cbm_pooling {
     CBM_POOL_FILE, /* as the model file says */
     CBM_POOL_MEAN,
@@ -106,7 +108,8 @@ typedef struct cbm_context_options {
     scbm_precision precision;      /* 0: f32; one that the backend has not is SCBM_ERROR_UNSUPPORTED */
     int max_batch_tokens;          /* tokens of one run at most; 0: chosen for the model (512 or 1,024) */
     int max_tokens;                /* longest text, special tokens included; 0: the model's */
-    const scbm_hooks *hooks;       /* progress, cancel, log, threads and memory of this context alone; NULL: the model's */
+    const scbm_hooks *hooks;       /* progress, cancel, log, threads and memory of this context alone; NULL: the model's.
+                                      in_use is not heeded: cbm_context_memory counts */
     uint64_t reserved[8];
 } cbm_context_options;
 
@@ -163,7 +166,7 @@ typedef struct cbm_token_info {
     const char *piece;             /* as the vocabulary has it: "##ing"; the model's */
     const char *text;              /* as people should see it: "ing" */
     int start, end;                /* bytes in the text, end exclusive; 0, 0 for tokens that were added */
-    int is_special;                /* [CLS], [SEP], … */
+    int is_special;                /* [CLS], [SEP], …; not what stands for an unknown word */
 } cbm_token_info;
 
 typedef struct cbm_token_list {
@@ -328,7 +331,7 @@ typedef struct cbm_explained_token {
     int32_t id;
     const char *piece;             /* as the vocabulary has it: "##ing", "[CLS]" */
     int start, end;                /* bytes in the text; 0, 0 for tokens that were added */
-    int is_special;                /* [CLS], [SEP], … */
+    int is_special;                /* [CLS], [SEP], …; not what stands for an unknown word */
 } cbm_explained_token;
 
 typedef struct cbm_explained_word { /* the pieces of a word put together ("wait", "##ress"); special tokens are in none */

@@ -602,6 +602,15 @@ static void evaluation_is_prediction(void **state) {
     renamed = texts;
     renamed.n_concepts = 1;
     assert_error(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "the model has 2");
+    int32_t labels[N_TEXTS] = {0, -1, SMALL_LABELS}, classes[N_TEXTS * 2] = {0};
+    renamed = texts; /* arrays of the caller's own, with a class that there is not */
+    renamed.label = labels;
+    assert_error(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "row 2 has label 3, and there are 3");
+    renamed = texts;
+    renamed.concept_class = classes;
+    classes[3] = -2;
+    assert_error(cbm_evaluate(ctx, &renamed, &e), SCBM_ERROR_ARGUMENT, "row 1 has class -2 of concept 1");
+    assert_null(e);
     cbm_context_free(ctx);
     cbm_context_free(other);
 }
@@ -772,6 +781,11 @@ static void a_failed_batch_says_which_text(void **state) {
     assert_error(cbm_predict_batch(ctx, bad, NULL, 3, &p), SCBM_ERROR_FORMAT, "text 3 of 3");
     assert_int_equal(cbm_context_error_text(ctx), 2);
     assert_null(p);
+    const cbm_token_list *list;
+    assert_error(cbm_tokens_of(ctx, NULL, 0, &list), SCBM_ERROR_ARGUMENT, "NULL");
+    assert_int_equal(cbm_context_error_text(ctx), -1);
+    assert_error(cbm_predict_batch(ctx, bad + 2, NULL, 1, &p), SCBM_ERROR_FORMAT, "UTF-8"); /* there is one text alone */
+    assert_int_equal(cbm_context_error_text(ctx), -1);
     assert_ok(cbm_predict_batch(ctx, bad, NULL, 2, &p));
     assert_int_equal(cbm_context_error_text(ctx), -1);
     cbm_context_free(ctx);
@@ -831,7 +845,9 @@ static void a_copied_model_does_not_need_its_file(void **state) {
 static void the_memory_of_a_context_is_counted(void **state) {
     (void)state;
     counting_allocator memory = {0};
+    size_t in_use = 0; /* not heeded by contexts, which count for themselves */
     scbm_hooks hooks = allocator_hooks(&memory);
+    hooks.in_use = &in_use;
     const cbm_context_options options = {.hooks = &hooks};
     cbm_prediction p[N_TEXTS];
     cbm_context *ctx = create(joint, &options);
@@ -843,6 +859,7 @@ static void the_memory_of_a_context_is_counted(void **state) {
     assert_int_equal(cbm_context_memory(ctx), after);
     cbm_context_free(ctx);
     assert_int_equal(memory.held, 0); /* all of it came from the context's own hooks */
+    assert_int_equal(in_use, 0);
 }
 
 typedef struct questions {

@@ -1234,9 +1234,9 @@ static void json_has_the_promised_keys(void **state) {
     second[-1] = 0;
     cJSON *object = cJSON_Parse(line);
     assert_non_null(object);
-    assert_keys(object, "label probability logits bias truncated concepts labels overlaps");
+    assert_keys(object, "label probability logits labels bias truncated concepts overlaps");
     const cJSON *concept = member(object, "concepts")->child, *token = member(concept, "tokens")->child;
-    assert_keys(concept, "name class probability logits contribution classes density tokens baseline_logit target_logit converged");
+    assert_keys(concept, "name class probability logits classes contribution density tokens baseline_logit target_logit converged");
     assert_keys(token, "text start end gradient_input integrated_gradients");
     assert_string_equal(member(token, "text")->valuestring, "[CLS]");
     assert_string_equal(member(token->next, "text")->valuestring, "tasty");
@@ -1274,7 +1274,7 @@ static void labels_are_explained_where_they_are_asked_for(void **state) {
         assert_near(logit, cJSON_GetArrayItem(member(object, "logits"), n)->valuedouble, 1e-6);
         if (!cJSON_GetObjectItem(label, "tokens")) continue;
         explained++;
-        assert_keys(label, "name logit probability bias contributions tokens baseline_logit target_logit converged");
+        assert_keys(label, "name probability logit bias contributions tokens baseline_logit target_logit converged");
         assert_keys(member(label, "tokens")->child, "text start end gradient_input integrated_gradients");
     }
     assert_int_equal(n, SMALL_LABELS);
@@ -1321,7 +1321,7 @@ static void the_command_explains_vanilla_models(void **state) {
     assert_null(strstr(output, "subnetworks"));
     cJSON *object = cJSON_Parse(run("plain.gguf", "--json \"tasty soup\"", 0));
     assert_non_null(object);
-    assert_keys(object, "label probability logits bias truncated concepts labels");
+    assert_keys(object, "label probability logits labels bias truncated concepts");
     int explained = 0;
     for (const cJSON *label = member(object, "labels")->child; label; label = label->next)
         explained += cJSON_GetObjectItem(label, "tokens") != NULL;

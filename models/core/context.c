@@ -21,7 +21,8 @@ static int64_t default_batch_tokens(const cbm_model *model) {
 
 scbm_status cbm_context_result(cbm_context *ctx, scbm_status status) {
     if (status) snprintf(ctx->error, sizeof ctx->error, "%s", scbm_last_error());
-    ctx->error_text = status ? ctx->sequences.failed : -1;
+    ctx->error_text = status && ctx->sequences.n_asked > 1 ? ctx->sequences.failed : -1;
+    ctx->sequences.failed = -1;
     return status;
 }
 
@@ -76,11 +77,12 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
     if (!model) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_context_create: the model is NULL");
     scbm_status status = check_context_options(model, options);
     if (status) return status;
-    const scbm_hooks *given = options->hooks ? options->hooks : &model->hooks;
-    cbm_context *ctx = scbm_alloc(given, sizeof *ctx);
+    scbm_hooks hooks = options->hooks ? *options->hooks : model->hooks;
+    hooks.in_use = NULL; /* what the context holds is counted by itself */
+    cbm_context *ctx = scbm_alloc(&hooks, sizeof *ctx);
     if (!ctx) return SCBM_ERROR_MEMORY;
     ctx->model = model;
-    ctx->hooks = *given;
+    ctx->hooks = hooks;
     ctx->hooks.in_use = &ctx->memory;
     ctx->quiet = ctx->hooks;
     ctx->quiet.progress = NULL;
@@ -90,7 +92,7 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
     if (!status) status = scbm_context_check_precision(ctx->runtime, options->precision);
     if (status) {
         scbm_context_free(ctx->runtime);
-        scbm_release(given, ctx);
+        scbm_release(&hooks, ctx);
         return status;
     }
     cbm_runner_init(&ctx->runner, &model->network, ctx->runtime, options->precision,

@@ -62,9 +62,11 @@ static scbm_status load(cbm_model **out, const char *path, const void *data, siz
     if (!options) options = &none;
     scbm_status status = cbm_check_reserved(options->reserved, "cbm_load_options");
     if (status) return status;
-    cbm_model *model = scbm_alloc(options->hooks, sizeof *model);
+    scbm_hooks hooks = options->hooks ? *options->hooks : (scbm_hooks){.user = NULL};
+    hooks.in_use = NULL; /* contexts on several threads use these hooks, and the count has no atomics */
+    cbm_model *model = scbm_alloc(&hooks, sizeof *model);
     if (!model) return SCBM_ERROR_MEMORY;
-    if (options->hooks) model->hooks = *options->hooks;
+    model->hooks = hooks;
     model->unpacked = options->unpacked;
     status = open_file(model, path, data, size, options->copy);
     if (!status) status = read_model(model);

@@ -38,6 +38,7 @@ static scbm_status add_text(cbm_sequences *s, const cbm_tokenizer *tokenizer, co
 scbm_status cbm_sequences_add_texts(cbm_sequences *s, const cbm_tokenizer *tokenizer, const char *const *texts,
                                     const size_t *lengths, size_t n, int max_tokens, const scbm_hooks *hooks) {
     s->failed = -1;
+    s->n_asked = n;
     if (n > INT32_MAX) return scbm_fail(SCBM_ERROR_ARGUMENT, "%zu texts in one call are too many", n);
     for (size_t i = 0; i < n; i++) {
         scbm_status status = i % TEXTS_BETWEEN_QUESTIONS ? SCBM_OK : scbm_cancelled(hooks);

@@ -16,6 +16,7 @@ typedef struct cbm_sequences {
     cbm_tokens tokens;        /* of the text that was added last */
     size_t ids_capacity, first_capacity, truncated_capacity;
     int64_t failed;           /* of the last cbm_sequences_add_texts: the text that could not be added; -1: none */
+    size_t n_asked;           /* how many were to be added then */
 } cbm_sequences;
 
 scbm_status cbm_sequences_add(cbm_sequences *sequences, const cbm_tokenizer *tokenizer, const char *text, size_t length,

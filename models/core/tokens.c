@@ -41,13 +41,14 @@ static scbm_status list_tokens(cbm_context *ctx, const char *text, size_t length
         status = scbm_grow(&ctx->hooks, (void **)&lists->info, &lists->capacity, lists->tokens.n, sizeof *lists->info);
     if (status) return status;
     const cbm_tokens *tokens = &lists->tokens;
+    const int32_t unknown = cbm_tokenizer_special(tokenizer, CBM_TOKEN_UNKNOWN);
     for (size_t i = 0; i < tokens->n; i++)
         lists->info[i] = (cbm_token_info){.id = tokens->ids[i],
                                           .piece = cbm_token_piece(tokenizer, tokens->ids[i]),
                                           .text = cbm_token_text(tokenizer, tokens->ids[i]),
                                           .start = tokens->start[i],
                                           .end = tokens->end[i],
-                                          .is_special = cbm_token_is_special(tokenizer, tokens->ids[i])};
+                                          .is_special = cbm_token_is_special(tokenizer, tokens->ids[i]) && tokens->ids[i] != unknown};
     lists->list = (cbm_token_list){.n = (int)tokens->n, .truncated = tokens->truncated, .tokens = lists->info};
     *list = &lists->list;
     return SCBM_OK;

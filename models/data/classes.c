@@ -151,7 +151,30 @@ static scbm_status check_names(const char *what, const char *name, const char *c
     return SCBM_OK;
 }
 
-scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what) {
+static int is_class(int32_t number, const cbm_classes *classes) {
+    return number >= -1 && (number < 0 || (size_t)number < classes->n);
+}
+
+scbm_status cbm_dataset_check_rows(const cbm_dataset *data, const char *what) {
+    size_t n_concepts = (size_t)data->n_concepts;
+    if (data->n && (!data->text || !data->text_length))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: there are %zu rows without texts", what, data->n);
+    if (data->n_concepts < 0 || (n_concepts && data->n && (!data->concept_class || !data->concept_classes)))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: there are %d concepts without classes", what, data->n_concepts);
+    for (size_t i = 0; i < data->n; i++) {
+        if (!data->text[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the text of row %zu is NULL", what, i);
+        if (data->label && !is_class(data->label[i], &data->label_classes))
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: row %zu has label %d, and there are %zu", what, i,
+                             (int)data->label[i], data->label_classes.n);
+        for (size_t k = 0; k < n_concepts; k++)
+            if (!is_class(data->concept_class[i * n_concepts + k], &data->concept_classes[k]))
+                return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: row %zu has class %d of concept %zu, which has %zu", what, i,
+                                 (int)data->concept_class[i * n_concepts + k], k, data->concept_classes[k].n);
+    }
+    return SCBM_OK;
+}
+
+static scbm_status check_class_names(const cbm_dataset *data, const cbm_names *names, const char *what) {
     scbm_status status = SCBM_OK;
     if (data->label_classes.n)
         status = check_names(what, "the label", names->label_name, names->n_labels, &data->label_classes);
@@ -163,4 +186,9 @@ scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *na
         status = check_names(what, names->concept_name[k], names->class_name + names->groups[k],
                              names->groups[k + 1] - names->groups[k], &data->concept_classes[k]);
     return status;
+}
+
+scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what) {
+    scbm_status status = check_class_names(data, names, what);
+    return status ? status : cbm_dataset_check_rows(data, what);
 }

@@ -35,6 +35,9 @@ scbm_status cbm_class_table_sort(cbm_class_table *table, int32_t *values, size_t
 int32_t cbm_classes_find(const cbm_classes *classes, const char *name);
 
 /* Checks that the data set's classes are the model's, by name and order; `what` names the data in messages. */
+/* Checks that every row has a text and every class number is one of its column's (a data set may be the caller's own
+ * arrays); `what` names the data in messages. */
+scbm_status cbm_dataset_check_rows(const cbm_dataset *data, const char *what);
 scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what);
 
 #endif

@@ -2,6 +2,7 @@
  * models/data/split.c - a part of the training data set aside to validate on
  */
 #include "models/cbm-train.h"
+#include "models/data/classes.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,6 +19,8 @@ static scbm_status create_part(cbm_dataset *part, const cbm_dataset *from, size_
     part->file = NULL;
     part->id = NULL;
     part->n = part->n_read = 0;
+    part->n_dropped = part->n_bad = part->n_listed = 0;
+    part->bad = NULL;
     part->text = scbm_alloc_array(hooks, n, sizeof *part->text);
     part->text_length = scbm_alloc_array(hooks, n, sizeof *part->text_length);
     part->label = scbm_alloc_array(hooks, n, sizeof *part->label);
@@ -83,6 +86,8 @@ scbm_status cbm_split_create(cbm_split *split, const cbm_dataset *data, double s
         return scbm_fail(SCBM_ERROR_ARGUMENT,
                          "a part to validate on: of %zu labelled texts the share %g cannot be taken",
                          data->label ? data->n : 0, share);
+    scbm_status checked = cbm_dataset_check_rows(data, "a part to validate on");
+    if (checked) return checked;
     scbm_random random = {seed, SPLIT_STREAM, 0};
     int32_t *order = scbm_alloc_array(&split->hooks, data->n, sizeof *order);
     uint8_t *is_validation = scbm_alloc_array(&split->hooks, data->n, sizeof *is_validation);

@@ -4,6 +4,7 @@
 #include "models/data/classes.h"
 #include "models/train/check.h"
 
+#include <stdio.h>
 #include <string.h>
 
 scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const cbm_dataset *data, const char *path) {
@@ -19,12 +20,14 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
 
 scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
                                  const char *const *concept_names) {
+    char name[40];
+    snprintf(name, sizeof name, "the %s data", what);
     if (!data || data->n == 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "there are no %s data", what);
     if (data->n > INT32_MAX)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have %zu texts: too many", what, data->n);
     if (!data->label || data->label_classes.n == 0)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no labels", what);
-    if (mode == CBM_VANILLA) return SCBM_OK;
+    if (mode == CBM_VANILLA) return cbm_dataset_check_rows(data, name);
     if (data->n_concepts < 1 || !concept_names)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no concepts, which %s mode needs", what,
                          cbm_mode_name(mode));
@@ -34,5 +37,5 @@ scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *tra
     for (int k = 0; k < data->n_concepts; k++)
         if (data->concept_classes[k].n == 0)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "concept '%s' has no value in the %s data", concept_names[k], what);
-    return SCBM_OK;
+    return cbm_dataset_check_rows(data, name);
 }
