@@ -12,6 +12,7 @@ static int finish(train_command *t, int status) {
     train_clear_runs(t);
     cli_columns_clear(&t->columns);
     cJSON_Delete(t->config_values);
+    scbm_backend_close(t->backend);
     free(t);
     return status;
 }
@@ -52,6 +53,8 @@ static void make_options(train_command *t) {
             "a run for each of these seeds, with files that have it in their names; then mean and deviation"),
         CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
         CLI_INT_OPTION("threads", "N", &t->threads, 0, 1024, "threads; 0: all cores. The result does not depend on it"),
+        CLI_TEXT_OPTION("device", "cpu|cuda|cuda:N|auto", &t->device,
+                        "where it trains (default cpu); auto is a GPU where there is one"),
         CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
         CLI_END_OPTIONS,
     };
@@ -117,6 +120,7 @@ static int run_train(const cli_command *command, int argc, char **argv) {
     make_options(t);
     int status = read_options(t, argc, argv);
     cli_catch_interrupt();
+    if (status == CLI_GO_ON) status = cli_open_device(command, t->device, &t->backend);
     if (status == CLI_GO_ON) status = train_plan_runs(t);
     if (status != CLI_GO_ON) return finish(t, status);
     t->hooks = cli_hooks(&t->progress, command, t->threads);

@@ -147,6 +147,7 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     o.on_end = end_run;
     o.user = t;
     o.hooks = &t->hooks;
+    o.backend = t->backend;
     t->current = run;
     t->n_epochs = 0;
     if (t->seeds && !t->json) printf("%sseed %lld\n", run == t->run ? "" : "\n", (long long)run->seed);

@@ -33,7 +33,8 @@ typedef struct train_command {
     cli_option table[TRAIN_MAX_OPTIONS];
     int n_options, given[TRAIN_MAX_OPTIONS];
     train_slot slot[TRAIN_MAX_SETTINGS];
-    const char *encoder_path, *output, *config, *save_config, *seeds;
+    const char *encoder_path, *output, *config, *save_config, *seeds, *device;
+    scbm_backend *backend; /* NULL: the CPU */
     cli_list data, validation;
     cli_columns columns;
     cbm_train_options options;
