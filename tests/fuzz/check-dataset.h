@@ -50,8 +50,8 @@ static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *opt
     known.concept_classes = data->concept_classes;
     require(cbm_dataset_read_memory(&again, &known, name, bytes, size, NULL) == SCBM_OK);
     require(again.n == data->n && memcmp(again.label, data->label, data->n * sizeof *data->label) == 0);
-    require(memcmp(again.concept_class, data->concept_class,
-                   data->n * (size_t)data->n_concepts * sizeof *data->concept_class) == 0);
+    size_t n_cells = data->n * (size_t)data->n_concepts; /* without concepts there is no array */
+    require(!n_cells || memcmp(again.concept_class, data->concept_class, n_cells * sizeof *data->concept_class) == 0);
     cbm_dataset_clear(&again);
     return 1;
 }
