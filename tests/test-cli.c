@@ -412,7 +412,7 @@ static void the_examples_of_help_work(void **state) {
         for (char *line = strtok(example + strlen("Example:\n"), "\n"); line; line = strtok(NULL, "\n")) {
             outcome result = shell(line);
             if (result.status != 0) fail_msg("status %d from the example: %s: %s", result.status, line, result.err);
-            assert_true(result.out[0] != 0);
+            assert_true(result.out[0] != 0 || strcmp(commands[i], "export") == 0); /* that leaves a folder */
             forget(&result);
         }
         free(text);
