@@ -12,7 +12,7 @@ def dump(checkpoint, data, columns, rows, pooling="mean"):
     """Trains nothing (fresh heads on the encoder), and returns what tests/dump writes of `rows` rows."""
     init, out = checkpoint.work / f"init-{pooling}.gguf", checkpoint.work / "dump.gguf"
     run("main", "train", "--encoder", checkpoint.gguf(), "--data", data, "--validation", data, *columns,
-        "--mode", "joint", "--epochs", 0, "--seed", 7, "--pool", pooling, "-o", init)
+        "--mode", "joint", "--epochs", 0, "--seed", 7, "--pool", pooling, "--force", "-o", init)
     run("dump", "--model", init, "--data", data, *columns, "--rows", rows, "-o", out)
     return ref.read_gguf(init), ref.read_gguf(out)
 
