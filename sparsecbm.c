@@ -319,6 +319,19 @@ size_t scbm_tensor_bytes(const scbm_tensor *tensor) {
     return (size_t)(scbm_tensor_elements(tensor) / info->block) * (size_t)info->block_bytes;
 }
 
+void scbm_tensor_changed(scbm_tensor *tensor) {
+    tensor->generation++;
+}
+
+scbm_status scbm_tensor_fetch(scbm_tensor *tensor, scbm_context *context) {
+    (void)tensor, (void)context;
+    return SCBM_OK;
+}
+
+void scbm_tensor_forget(scbm_tensor *tensor) {
+    (void)tensor;
+}
+
 const char *scbm_shape_text(const scbm_tensor *tensor, char *text, size_t size) {
     size_t used = 0;
     if (size) text[0] = 0;
@@ -1036,6 +1049,10 @@ scbm_tensor *scbm_output(scbm_graph *g, scbm_tensor *tensor) {
     graph_tensor *ours = graph_tensor_of(g, tensor);
     if (ours) ours->is_output = 1;
     return tensor;
+}
+
+scbm_tensor *scbm_graph_fetch(scbm_graph *g, scbm_tensor *tensor) {
+    return scbm_output(g, tensor);
 }
 
 static graph_external *find_external(const scbm_graph *g, const scbm_tensor *tensor) {
@@ -8404,7 +8421,7 @@ static void adamw_update(const adamw_step *step, const struct k_exec *ex) {
         a.lr = p->learning_rate * step->rate;
         a.decay = p->weight_decay;
         k_adamw(ex, &a);
-        p->tensor->generation++;
+        scbm_tensor_changed(p->tensor);
     }
 }
 
@@ -9496,6 +9513,7 @@ scbm_status scbm_file_open_memory(scbm_file **result, const void *data, size_t s
 void scbm_file_close(scbm_file *file) {
     if (!file) return;
     const scbm_hooks hooks = file->hooks;
+    for (int64_t i = 0; file->tensors && i < file->n_tensors; i++) scbm_tensor_forget(&file->tensors[i]);
     if (file->is_mapped) scbm_bytes_close(&file->bytes, &hooks);
     scbm_release(&hooks, file->copy);
     scbm_release(&hooks, file->entries);

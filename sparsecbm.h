@@ -132,6 +132,8 @@ void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format,
 #define SCBM_MAX_DIMS 4
 #define SCBM_MAX_NAME 96
 
+typedef struct scbm_context scbm_context; /* see below */
+
 typedef enum scbm_type {
     SCBM_F32,
     SCBM_F16,
@@ -177,7 +179,7 @@ typedef struct scbm_tensor {
     int64_t shape[SCBM_MAX_DIMS];        /* outermost first; of a graph's tensor: the capacity */
     uint8_t extent[SCBM_MAX_DIMS];       /* scbm_extent of each dimension */
     void *data;                          /* in host memory; NULL until a graph is planned */
-    uint64_t generation;                 /* raise it when data changed, so that backends prepare anew */
+    uint64_t generation;                 /* of data; see scbm_tensor_changed */
     struct scbm_graph *graph;            /* whose it is; NULL for the caller's own (weights) */
     int node;                            /* of a graph's tensor: the node that computes it, else -1 */
     struct scbm_packed *packed[2];       /* of masks: what scbm_masks_pack made for many tokens, and for few */
@@ -189,6 +191,18 @@ typedef struct scbm_tensor {
 scbm_status scbm_tensor_init(scbm_tensor *tensor, const char *name, scbm_type type, int n_dims, const int64_t *shape);
 int64_t scbm_tensor_elements(const scbm_tensor *tensor);
 size_t scbm_tensor_bytes(const scbm_tensor *tensor);
+/* What the caller's own tensors (weights, masks) are on a device that has memory of its own: a copy there belongs to the
+ * backend, serves all graphs and contexts, and is made when a graph first runs. On a host's backend the tensor's own data are
+ * used, and the three calls are cheap.
+ *   changed  the host has written `data`, or given it another place: copies are made anew when a graph next reads them, and
+ *            what was derived from the data (packed masks) is made anew. Never while another thread runs a graph that reads it.
+ *   fetch    before the host reads what graphs of `context` may have updated (see scbm_op_info's `updates`): waits, and brings
+ *            `data` up to date. Until then graphs of other contexts that read the tensor are refused.
+ *   forget   before the tensor or its memory goes: drops its copies; NULL is accepted. A tensor is not moved to another
+ *            address while it has any. */
+void scbm_tensor_changed(scbm_tensor *tensor);
+scbm_status scbm_tensor_fetch(scbm_tensor *tensor, scbm_context *context);
+void scbm_tensor_forget(scbm_tensor *tensor);
 /* "[2, 3]" in `text`, which it returns. */
 const char *scbm_shape_text(const scbm_tensor *tensor, char *text, size_t size);
 
@@ -200,7 +214,6 @@ scbm_status scbm_convert(scbm_type to, void *destination, scbm_type from, const 
  * Contexts: one per thread
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct scbm_context scbm_context;
 typedef struct scbm_backend scbm_backend;
 
 /* `hooks` may be NULL. `backend` (see scbm_backend_open) is shared, and outlives the context; NULL: a "cpu" of the context's
@@ -246,7 +259,7 @@ void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n);
  * Each call has its time, and is an error at any other: a bad argument. Those of building are kept like an op's, and
  * measure, plan and run return the first one from then on.
  *     set_precision, set_capacity       before the first input or op
- *     scbm_input, ops, scbm_output      before the plan
+ *     scbm_input, ops, output, fetch    before the plan
  *     decompose, set_weight_gradients   before backward
  *     backward                          once, before the plan
  *     watch                             before the plan; of gradients: after backward
@@ -272,8 +285,11 @@ void scbm_graph_set_capacity(scbm_graph *graph, int64_t tokens, int64_t texts);
  * takes the capacity. After planning, write into input->data (row-major at the batch's size). */
 scbm_tensor *scbm_input(scbm_graph *graph, const char *name, scbm_type type, int n_dims, const int64_t *shape,
                         const scbm_extent *extent);
-/* Keeps a tensor's data after a run: tensor->data. Returns it. */
+/* Keeps a tensor's data after a run, where the backend has it. Returns it. */
 scbm_tensor *scbm_output(scbm_graph *graph, scbm_tensor *tensor);
+/* The same, and each run brings it to the host: tensor->data. What the host is to read is fetched; a tensor that is an output
+ * alone has data on a host's backend, and NULL on others. Gradients are outputs, and to be fetched where they are read. */
+scbm_tensor *scbm_graph_fetch(scbm_graph *graph, scbm_tensor *tensor);
 
 /* How linear_back_w treats streams and masks. */
 typedef enum scbm_dw_mode {

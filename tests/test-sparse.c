@@ -471,7 +471,7 @@ static void check_packed_masks(bench *b, int64_t T, int few) {
     *byte ^= 0x10; /* not told: the packed ones are read, if there are any */
     run_tokens(&r, &p, 0, T);
     if (bytes) assert_memory_equal(before, r.y->data, n);
-    p.masks.generation++;
+    scbm_tensor_changed(&p.masks);
     run_tokens(&r, &p, 0, T);
     memcpy(after, r.y->data, n);
     assert_memory_not_equal(before, after, n);
@@ -479,10 +479,10 @@ static void check_packed_masks(bench *b, int64_t T, int few) {
     run_tokens(&r, &p, 0, T);
     assert_memory_equal(after, r.y->data, n);
     *byte ^= 0x10;
-    p.masks.generation++;
+    scbm_tensor_changed(&p.masks);
     assert_ok(scbm_masks_pack(&p.masks, &p.w, few, NULL));
     w[5 * K + 28] = 0.0f;
-    p.w.generation++;
+    scbm_tensor_changed(&p.w);
     run_tokens(&r, &p, 0, T);
     assert_memory_equal(after, r.y->data, n);
     w[5 * K + 28] = value;

@@ -203,6 +203,8 @@ void cbm_backbone_clear(cbm_backbone *backbone, const scbm_hooks *hooks) {
     for (int i = 0; backbone->owns_tensors && backbone->parameters && i < backbone->n_parameters; i++) {
         scbm_tensor *tensor = backbone->parameters[i].tensor;
         scbm_tensor *masks = backbone->parameters[i].masks;
+        scbm_tensor_forget(tensor);
+        scbm_tensor_forget(masks);
         if (tensor) scbm_release(hooks, tensor->data);
         scbm_masks_unpack(masks, hooks);
         if (masks) scbm_release(hooks, masks->data);

@@ -57,7 +57,7 @@ static scbm_tensor *attention_weights(const cbm_builder *b, scbm_tensor *q, scbm
     scbm_tensor *scores = scbm_attention_scores(g, scbm_scale(g, q, scale), k, b->encoding->offsets,
                                                 b->backbone->n_heads, q ? q->shape[1] : 1, b->backbone->causal,
                                                 -INFINITY);
-    return scbm_output(g, scbm_softmax(g, scores));
+    return scbm_graph_fetch(g, scbm_softmax(g, scores));
 }
 
 static scbm_tensor *attention(const cbm_builder *b, const cbm_block_form *form, int block, scbm_tensor *x) {

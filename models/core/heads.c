@@ -44,6 +44,8 @@ scbm_status cbm_heads_finish(cbm_heads *heads) {
 }
 
 void cbm_heads_clear(cbm_heads *heads, const scbm_hooks *hooks) {
+    scbm_tensor_forget(&heads->group_tensor);
+    scbm_tensor_forget(&heads->label_group_tensor);
     scbm_release(hooks, heads->groups);
     scbm_release(hooks, (void *)heads->concept_name);
     scbm_release(hooks, (void *)heads->class_name);

@@ -187,6 +187,7 @@ scbm_status cbm_masks_create(cbm_backbone *backbone, int n, const scbm_hooks *ho
 void cbm_masks_remove(cbm_backbone *backbone, const scbm_hooks *hooks) {
     for (int i = 0; backbone->owns_tensors && i < backbone->n_parameters; i++) {
         scbm_tensor *masks = backbone->parameters[i].masks;
+        scbm_tensor_forget(masks);
         scbm_masks_unpack(masks, hooks);
         if (masks) scbm_release(hooks, masks->data);
         scbm_release(hooks, masks);

@@ -36,7 +36,7 @@ int cbm_is_masks_name(const char *name);
 
 /* ---- One matrix: `masks` as above, `in` the number of its columns ---- */
 
-/* Sets every bit of one stream. Whoever changes masks raises their generation when all is done: streams may be changed by
+/* Sets every bit of one stream. Whoever changes masks says so when all is done (scbm_tensor_changed): streams may be changed by
  * several threads at once. */
 void cbm_mask_fill(scbm_tensor *masks, int stream, int64_t in);
 /* The bits of a row; not for writing where the tensor is a file's. */

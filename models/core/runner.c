@@ -46,7 +46,7 @@ static scbm_status build_graph(cbm_runner *runner, cbm_forward what, cbm_forward
     if (what == CBM_FORWARD_LOGITS)
         made->result = cbm_network_logits(g, network, cbm_network_pool(g, network, &made->encoding));
     else made->result = cbm_pool(g, &made->encoding, (cbm_pooling)what);
-    scbm_output(g, made->result);
+    scbm_graph_fetch(g, made->result);
     return scbm_graph_plan(g);
 }
 

@@ -46,7 +46,7 @@ scbm_tensor *cbm_explain_add_wanted(cbm_explainer *x, cbm_explain_graph *made) {
     const cbm_heads *heads = &network->heads;
     scbm_graph *g = made->graph;
     scbm_tensor *pooled = cbm_network_pool(g, network, &made->encoding);
-    made->logits = scbm_output(g, cbm_network_logits(g, network, pooled));
+    made->logits = scbm_graph_fetch(g, cbm_network_logits(g, network, pooled));
     made->wanted = add_wanted_input(g, "wanted", cbm_n_logits(heads));
     scbm_tensor *sum = scbm_sum(g, scbm_mul(g, made->logits, made->wanted));
     if (heads->mode != CBM_INDEPENDENT) return sum;

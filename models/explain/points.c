@@ -145,8 +145,8 @@ static scbm_status build_attribution(cbm_explainer *x, cbm_explain_graph *made) 
     if (status) return status;
     scbm_tensor *loss = cbm_explain_add_wanted(x, made);
     status = scbm_graph_backward(made->graph, loss, &made->embeddings, 1);
+    made->gradient = scbm_graph_fetch(made->graph, scbm_graph_gradient(made->graph, made->embeddings));
     if (!status) status = scbm_graph_plan(made->graph);
-    made->gradient = scbm_graph_gradient(made->graph, made->embeddings);
     return status;
 }
 

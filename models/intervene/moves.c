@@ -215,7 +215,7 @@ void cbm_apply_moves(cbm_overlay *o, double portion, int undo) {
             cbm_mask_set(m->masks.data, m->move[j].place, undo);
             cbm_mask_set(m->masks.data, comes[j].place, !undo);
         }
-        m->masks.generation++;
+        scbm_tensor_changed(&m->masks);
     }
 }
 

@@ -16,6 +16,7 @@ static void free_overlay(cbm_context *ctx, void *state) {
     scbm_graph_free(o->forward.graph);
     scbm_graph_free(o->gradient.graph);
     for (int i = 0; i < o->n_matrices; i++) {
+        scbm_tensor_forget(&o->matrix[i].masks);
         scbm_release(hooks, o->matrix[i].masks.data);
         scbm_release(hooks, o->matrix[i].move);
     }
@@ -106,7 +107,7 @@ void cbm_overlay_load_masks(cbm_overlay *o, int concept) {
     for (int i = 0; i < o->n_matrices; i++) {
         cbm_overlay_matrix *m = &o->matrix[i];
         memcpy(m->masks.data, cbm_mask_row(m->parameter->masks, concept, 0), scbm_tensor_bytes(&m->masks));
-        m->masks.generation++;
+        scbm_tensor_changed(&m->masks);
         m->kept = cbm_mask_kept(&m->masks, 0);
         m->n_moves = 0;
     }
@@ -158,8 +159,8 @@ static scbm_status build_graph(cbm_overlay *o, cbm_overlay_graph *made, int with
     made->logits = cbm_network_logits(g, network, cbm_network_pool(g, network, &made->encoding));
     made->targets = scbm_input(g, "targets", SCBM_I32, 2, shape, (const scbm_extent[2]){SCBM_TEXTS, SCBM_FIXED});
     made->loss = scbm_cross_entropy(g, made->logits, made->targets, (scbm_tensor *)&heads->group_tensor, NULL);
-    scbm_output(g, made->logits);
-    scbm_output(g, made->loss);
+    scbm_graph_fetch(g, made->logits);
+    scbm_graph_fetch(g, made->loss);
     if (with_gradients) status = add_gradients(o, made);
     return status ? status : scbm_graph_plan(g);
 }

@@ -129,7 +129,7 @@ scbm_status cbm_prune_set_masks(cbm_prune_run *run, cbm_prune_report *report) {
     for (int i = 0; i < run->n && !status; i++) {
         scbm_tensor *masks = run->matrix[i]->masks;
         memcpy(masks->data, choice.next[i].data, scbm_tensor_bytes(masks));
-        masks->generation++;
+        scbm_tensor_changed(masks);
     }
     if (!status) report->magnitude_overlap = overlap_of(run, &choice);
     clear_choice(run, &choice);

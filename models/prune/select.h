@@ -7,7 +7,8 @@
 #include "models/core/masks.h"
 
 /* Of the n = out · in weights of stream `stream`, turns off `zeros`, by score (a NaN counts as the smallest), then position.
- * Weights that are off already go first. `keys` is scratch of n. The masks' generation is the caller's to raise. */
+ * Weights that are off already go first. `keys` is scratch of n. That the masks have changed is the caller's to say
+ * (scbm_tensor_changed). */
 void cbm_prune_select(scbm_tensor *masks, int stream, int64_t in, const double *score, int64_t zeros, uint64_t *keys);
 
 /* The scores of a stream's weights as keys of the same order (see rank.h): 0 for those that are off. */

@@ -166,7 +166,7 @@ static scbm_status read_extra(scbm_file *file, scbm_tensor *into) {
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing or of another shape", scbm_file_path(file),
                          into->name);
     memcpy(into->data, tensor->data, scbm_tensor_bytes(into));
-    into->generation++;
+    scbm_tensor_changed(into);
     return SCBM_OK;
 }
 
@@ -175,7 +175,7 @@ static scbm_status read_tensors(cbm_checkpoint *c, scbm_file *file) {
     scbm_status status = SCBM_OK;
     for (int i = 0; i < c->n_parameters && !status; i++) {
         status = read_values(file, c->parameters[i]);
-        c->parameters[i]->generation++;
+        scbm_tensor_changed(c->parameters[i]);
     }
     for (int i = 0; i < 2 * c->n_trained && !status; i++) {
         status = moment_view(c, i / 2, i % 2, &view);

@@ -155,7 +155,7 @@ static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_network *
     } else {
         t->loss = concept;
     }
-    scbm_output(g, t->loss);
+    scbm_graph_fetch(g, t->loss);
 }
 
 static scbm_status hand_over(void *user, const scbm_tensor *gradient) {
@@ -208,9 +208,10 @@ static scbm_status create(cbm_training_graph *t, const cbm_network *network, scb
 scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
                                       const cbm_training_settings *settings) {
     scbm_status status = create(t, network, context, settings);
-    if (!status) status = scbm_graph_plan(t->graph);
     for (int i = 0; i < t->n_parameters && !status; i++)
-        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(t->graph, t->parameters[i]);
+        if (!t->watches || !t->watches[i].weight)
+            t->gradients[i] = scbm_graph_fetch(t->graph, scbm_graph_gradient(t->graph, t->parameters[i]));
+    if (!status) status = scbm_graph_plan(t->graph);
     if (status) cbm_training_graph_clear(t, scbm_context_hooks(context));
     return status;
 }

@@ -39,9 +39,8 @@ static scbm_status build_fit(head_fit *fit, cbm_heads *heads, scbm_context *cont
     scbm_tensor *logits = scbm_linear(g, fit->values, heads->label_weight, heads->label_bias, NULL, SCBM_NONE);
     fit->loss = scbm_output(g, scbm_cross_entropy(g, logits, fit->labels, &heads->label_group_tensor, class_weights));
     status = scbm_graph_backward(g, fit->loss, fit->parameters, 2);
-    if (!status) status = scbm_graph_plan(g);
-    for (int i = 0; i < 2 && !status; i++) fit->gradients[i] = scbm_graph_gradient(g, fit->parameters[i]);
-    return status;
+    for (int i = 0; i < 2; i++) fit->gradients[i] = scbm_graph_fetch(g, scbm_graph_gradient(g, fit->parameters[i]));
+    return status ? status : scbm_graph_plan(g);
 }
 
 static scbm_status create_optimizer(head_fit *fit, scbm_context *context) {
@@ -60,7 +59,7 @@ static double scale_of(const float *values, size_t n) {
 
 static void clear_values(scbm_tensor *tensor) {
     memset(tensor->data, 0, scbm_tensor_bytes(tensor));
-    tensor->generation++;
+    scbm_tensor_changed(tensor);
 }
 
 scbm_status cbm_fit_label_head(cbm_heads *heads, scbm_context *context, const float *values, const int32_t *labels,
@@ -86,7 +85,7 @@ scbm_status cbm_fit_label_head(cbm_heads *heads, scbm_context *context, const fl
     float *weight = heads->label_weight->data;
     int64_t n_weights = scbm_tensor_elements(heads->label_weight);
     for (int64_t i = 0; i < n_weights && !status; i++) weight[i] = (float)((double)weight[i] / scale);
-    heads->label_weight->generation++;
+    scbm_tensor_changed(heads->label_weight);
     scbm_adamw_free(fit.optimizer);
     scbm_graph_free(fit.graph);
     return status;

@@ -212,7 +212,7 @@ static void restore_label_head(cbm_training_run *run) {
     for (int i = 0; i < 2; i++) {
         size_t bytes = scbm_tensor_bytes(head[i]);
         memcpy(head[i]->data, run->label_head[i], bytes);
-        head[i]->generation++;
+        scbm_tensor_changed(head[i]);
     }
 }
 

@@ -328,6 +328,11 @@ scbm_status cbm_run_prepare_steps(cbm_training_run *run) {
     return status ? status : name_checkpoint(run);
 }
 
+static void release_tensor(scbm_tensor *tensor, const scbm_hooks *hooks) {
+    scbm_tensor_forget(tensor);
+    scbm_release(hooks, tensor->data);
+}
+
 void cbm_run_clear(cbm_training_run *run) {
     const scbm_hooks *hooks = &run->hooks;
     cbm_runner_clear(&run->runner);
@@ -340,9 +345,9 @@ void cbm_run_clear(cbm_training_run *run) {
     cbm_sequences_clear(&run->valid_sequences, hooks);
     cbm_heads_clear(&run->network.heads, hooks);
     cbm_backbone_clear(&run->network.backbone, hooks);
-    for (int i = 0; i < N_HEAD_TENSORS; i++) scbm_release(hooks, run->head_tensors[i].data);
-    scbm_release(hooks, run->label_weights.data);
-    scbm_release(hooks, run->concept_weights.data);
+    for (int i = 0; i < N_HEAD_TENSORS; i++) release_tensor(&run->head_tensors[i], hooks);
+    release_tensor(&run->label_weights, hooks);
+    release_tensor(&run->concept_weights, hooks);
     scbm_release(hooks, run->computed);
     scbm_release(hooks, run->order);
     scbm_release(hooks, run->permutation);

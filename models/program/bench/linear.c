@@ -67,6 +67,9 @@ static void clear(layer *l) {
     const scbm_hooks *hooks = &l->bench->in.hooks;
     scbm_graph_free(l->graph);
     scbm_masks_unpack(&l->masks, hooks);
+    scbm_tensor_forget(&l->weight);
+    scbm_tensor_forget(&l->bias);
+    scbm_tensor_forget(&l->masks);
     scbm_release(hooks, l->weight.data);
     scbm_release(hooks, l->bias.data);
     scbm_release(hooks, l->masks.data);
