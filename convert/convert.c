@@ -96,6 +96,7 @@ static void summarize(const conversion *c, cbm_conversion *summary) {
     summary->pooling = (cbm_pooling)settings->pooling;
     summary->normalize = settings->normalize;
     summary->n_unused = c->weights.n_unused;
+    cbm_hf_weights_list_unused(&c->weights, summary->unused, sizeof summary->unused);
     for (int i = 0; i < c->weights.n; i++) {
         const hf_weight *weight = &c->weights.weight[i];
         const scbm_tensor *tensor = &weight->tensor;

@@ -35,7 +35,22 @@ static scbm_status find_by_type(const json_file *json, const char *type, const c
     return unsupported(json, "model_type", type, known_types(known, sizeof known));
 }
 
-/* Old checkpoints have no model_type; what they were made for tells it then. */
+/* The first architecture whose sizes config.json has all by their names there; NULL: there is none. */
+static const cbm_architecture *find_by_keys(const json_file *json) {
+    const cbm_architecture *architecture;
+    for (int i = 0; (architecture = cbm_architecture_at(i)); i++) {
+        int n_missing = 0;
+        for (int k = 0; k < architecture->n_keys; k++) {
+            const cbm_key *key = &architecture->keys[k];
+            int is_size = key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE;
+            n_missing += is_size && key->hf && key->otherwise == 0 && !cbm_json_get(json->root, key->hf);
+        }
+        if (!n_missing) break;
+    }
+    return architecture;
+}
+
+/* Old checkpoints have no model_type; what they were made for tells it then, or else the names of their sizes. */
 static scbm_status find_architecture(const json_file *json, const cbm_architecture **found) {
     const char *type;
     char known[200];
@@ -45,6 +60,13 @@ static scbm_status find_architecture(const json_file *json, const cbm_architectu
     const cJSON *first = cJSON_GetArrayItem(cbm_json_get(json->root, "architectures"), 0);
     for (int i = 0; cJSON_IsString(first) && (*found = cbm_architecture_at(i)); i++)
         if (cbm_starts_with(first->valuestring, (*found)->hf_class)) return SCBM_OK;
+    if (!cJSON_IsString(first) && (*found = find_by_keys(json))) {
+        scbm_log(&json->hooks, SCBM_LOG_WARNING,
+                 "%.300s: model_type is missing; the sizes have %s's names, and so it is read "
+                 "as one (\"model_type\": \"%s\" says it)",
+                 json->path, (*found)->title, (*found)->hf_type);
+        return SCBM_OK;
+    }
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: model_type is missing; this version knows %s", json->path,
                      known_types(known, sizeof known));
 }
@@ -170,7 +192,8 @@ static scbm_status read_pooling(const json_file *json, hf_config *config) {
         if (strncmp(item->string, start, sizeof start - 1) != 0 || !cJSON_IsTrue(item)) continue;
         if (found || mode)
             return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                             "%.300s: several pooling modes; this version knows one: mean, cls or lasttoken", json->path);
+                             "%.300s: several pooling modes; this version knows one: mean, cls or lasttoken",
+                             json->path);
         found = item->string + sizeof start - 1;
     }
     if (!found) found = mode;

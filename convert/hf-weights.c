@@ -14,8 +14,11 @@
  * Names
  * ---------------------------------------------------------------------------------------- */
 
-static const char *without_prefix(const cbm_architecture *architecture, const char *name) {
-    for (const char *const *prefix = architecture->hf_prefixes; *prefix; prefix++)
+/* A name without what stands before the encoder's names, or else without what usually stands there. */
+static const char *without_prefix(const hf_weights *weights, const char *name) {
+    size_t length = weights->prefix_length;
+    if (length && strncmp(name, weights->prefix, length) == 0) return name + length;
+    for (const char *const *prefix = weights->architecture->hf_prefixes; *prefix; prefix++)
         if (cbm_starts_with(name, *prefix)) return name + strlen(*prefix);
     return name;
 }
@@ -57,10 +60,15 @@ static int is_listed(const char *const *list, const char *name) {
     return 0;
 }
 
-/* What Hugging Face calls a parameter, without a prefix. */
+/* What the folder calls a parameter. */
 static const char *hf_name(const hf_weight *weight, char *name, size_t size) {
-    if (weight->block < 0) snprintf(name, size, "%s", weight->row->hf);
-    else snprintf(name, size, "%s%d.%s", weight->weights->architecture->hf_block, weight->block, weight->row->hf);
+    const hf_weights *weights = weight->weights;
+    int n = snprintf(name, size, "%.*s", (int)weights->prefix_length, weights->prefix ? weights->prefix : "");
+    if (n < 0 || (size_t)n >= size) return name;
+    if (weight->block < 0) snprintf(name + n, size - (size_t)n, "%s", weight->row->hf);
+    else
+        snprintf(name + n, size - (size_t)n, "%s%d.%s", weights->architecture->hf_block, weight->block,
+                 weight->row->hf);
     return name;
 }
 
@@ -69,6 +77,99 @@ static const char *key_of(const cbm_architecture *architecture, size_t field) {
     int i = 0;
     while (i < architecture->n_keys - 1 && architecture->keys[i].field != field) i++;
     return architecture->keys[i].hf;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What stands before the encoder's names
+ * ---------------------------------------------------------------------------------------- */
+
+/* Where the encoder's first parameter is, behind a prefix that ends with a dot, or none. */
+typedef struct hf_start {
+    const char *name; /* the whole one */
+    size_t prefix;    /* bytes of it */
+} hf_start;
+
+static int is_start(const cbm_architecture *architecture, const char *name, hf_start *start) {
+    const char *first = architecture->rows[0].hf;
+    size_t n = strlen(name), m = strlen(first);
+    *start = (hf_start){name, n - m};
+    return n >= m && strcmp(name + n - m, first) == 0 && (n == m || name[n - m - 1] == '.');
+}
+
+/* Whether a prefix is the architecture's own, or none, perhaps behind what DataParallel, torch.compile and the like put
+ * before it. */
+static int is_usual(const cbm_architecture *architecture, const hf_start *start) {
+    static const char *const wrappers[] = {"module.", "_orig_mod.", "model.", "0.auto_model."};
+    const char *rest = start->name, *end = start->name + start->prefix;
+    for (int i = 0; i < COUNT_OF(wrappers); i++) {
+        size_t length = strlen(wrappers[i]);
+        if ((size_t)(end - rest) < length || strncmp(rest, wrappers[i], length) != 0) continue;
+        rest += length;
+        i = -1; /* one may wrap another */
+    }
+    for (const char *const *prefix = architecture->hf_prefixes; *prefix; prefix++)
+        if ((size_t)(end - rest) == strlen(*prefix) && cbm_starts_with(rest, *prefix)) return 1;
+    return rest == end;
+}
+
+/* The only encoder, or the only one with a usual prefix. */
+static scbm_status find_prefix(hf_weights *weights) {
+    const cbm_architecture *architecture = weights->architecture;
+    hf_start found = {NULL, 0}, other = {NULL, 0}, start;
+    int found_usual = 0;
+    for (int i = 0; i < weights->files.n; i++) {
+        const safetensors *file = weights->files.file[i];
+        for (int64_t t = 0; t < cbm_safetensors_n_tensors(file); t++) {
+            if (!is_start(architecture, cbm_safetensors_get(file, t)->name, &start)) continue;
+            int usual = is_usual(architecture, &start);
+            if (found.name && (usual < found_usual || strcmp(found.name, start.name) == 0)) continue;
+            other = usual == found_usual ? found : (hf_start){NULL, 0};
+            found = start;
+            found_usual = usual;
+        }
+    }
+    if (other.name)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%.300s: there are two encoders in it, with tensors " NAME_FORMAT " and " NAME_FORMAT
+                         "; save the one that is wanted by itself",
+                         cbm_safetensors_path(weights->files.file[0]), other.name, found.name);
+    weights->prefix = found.name;
+    weights->prefix_length = found.prefix;
+    if (found.name && !found_usual)
+        scbm_log(&weights->hooks, SCBM_LOG_INFO, "the encoder's tensors are those whose names begin with %.*s",
+                 (int)found.prefix, found.name);
+    return SCBM_OK;
+}
+
+/* Bytes that a name shares with the encoder's prefix, up to a dot: "module." of "module.score.weight". */
+static size_t shared_prefix(const hf_weights *weights, const char *name) {
+    size_t shared = 0;
+    for (size_t i = 0; i < weights->prefix_length && name[i] == weights->prefix[i]; i++)
+        if (name[i] == '.') shared = i + 1;
+    return shared;
+}
+
+/* Counts a tensor that is left out with those that begin as it does; the last place takes all that find no other. */
+static void note_unused(hf_weights *weights, const char *name) {
+    char beginning[sizeof weights->unused[0].name];
+    int i = 0, n = weights->n_beginnings;
+    name += shared_prefix(weights, name);
+    snprintf(beginning, sizeof beginning, "%.*s", (int)strcspn(name, "."), name);
+    weights->n_unused++;
+    while (i < n && strcmp(weights->unused[i].name, beginning) != 0) i++;
+    if (i == HF_MOST_UNUSED) i--, snprintf(weights->unused[i].name, sizeof beginning, "others");
+    else if (i == n) snprintf(weights->unused[weights->n_beginnings++].name, sizeof beginning, "%s", beginning);
+    weights->unused[i].n++;
+}
+
+const char *cbm_hf_weights_list_unused(const hf_weights *weights, char *text, size_t size) {
+    char shown[CBM_SHOWN_SIZE];
+    size_t used = 0;
+    if (size) text[0] = 0;
+    for (int i = 0; i < weights->n_beginnings && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%s (%d)", i ? ", " : "",
+                                 cbm_show_string(shown, weights->unused[i].name), weights->unused[i].n);
+    return text;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -147,22 +248,25 @@ static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings,
  * All tensors
  * ---------------------------------------------------------------------------------------- */
 
-/* A tensor of the folder to every row that names it. */
-static scbm_status place(hf_weights *weights, const cbm_backbone *settings, const safetensors *file,
-                         const safetensors_tensor *source) {
-    const cbm_architecture *architecture = weights->architecture;
-    const char *name = without_prefix(architecture, source->name), *rest;
-    int block = split_name(architecture, name, &rest), n_found = 0;
-    scbm_status status = SCBM_OK;
-    for (int i = 0; i < weights->n && !status; i++) {
-        hf_weight *weight = &weights->weight[i];
-        if (weight->block != block || !is_name(rest, weight->row->hf)) continue;
-        status = place_tensor(weight, settings, file, source);
-        n_found++;
+/* Whether a name is one of the encoder's modules: it begins as a row does, up to the first dot. */
+static int is_inside(const hf_weights *weights, const char *name) {
+    size_t length = strcspn(name, ".") + 1;
+    for (int i = 0; i < weights->n; i++) {
+        const hf_weight *weight = &weights->weight[i];
+        const char *own = weight->block < 0 ? weight->row->hf : weights->architecture->hf_block;
+        if (strncmp(own, name, length) == 0) return 1;
     }
-    if (status || n_found) return status;
-    if (is_listed(block < 0 ? architecture->hf_unused : architecture->hf_unused_in_block, rest)) {
-        weights->n_unused++;
+    return 0;
+}
+
+/* A tensor that no row names: left out where it lies beside the encoder, an error where it is of it. */
+static scbm_status place_unknown(hf_weights *weights, const cbm_backbone *settings, const safetensors *file,
+                                 const safetensors_tensor *source, int block, const char *rest) {
+    const cbm_architecture *architecture = weights->architecture;
+    const char *name = without_prefix(weights, source->name);
+    int is_known = is_listed(block < 0 ? architecture->hf_unused : architecture->hf_unused_in_block, rest);
+    if (is_known || (block < 0 && !is_inside(weights, name))) {
+        note_unused(weights, name);
         return SCBM_OK;
     }
     char why[160];
@@ -171,6 +275,21 @@ static scbm_status place(hf_weights *weights, const cbm_backbone *settings, cons
                  key_of(architecture, offsetof(cbm_backbone, n_blocks)));
     else snprintf(why, sizeof why, "is not part of a %s encoder as this version knows it", architecture->title);
     return refuse(file, source, why);
+}
+
+/* A tensor of the folder to every row that names it. */
+static scbm_status place(hf_weights *weights, const cbm_backbone *settings, const safetensors *file,
+                         const safetensors_tensor *source) {
+    const char *rest;
+    int block = split_name(weights->architecture, without_prefix(weights, source->name), &rest), n_found = 0;
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < weights->n && !status; i++) {
+        hf_weight *weight = &weights->weight[i];
+        if (weight->block != block || !is_name(rest, weight->row->hf)) continue;
+        status = place_tensor(weight, settings, file, source);
+        n_found++;
+    }
+    return status || n_found ? status : place_unknown(weights, settings, file, source, block, rest);
 }
 
 static scbm_status check_complete(const hf_weights *weights) {
@@ -194,7 +313,7 @@ static scbm_status find_tensors(hf_weights *weights, const cbm_backbone *setting
         weights->weight[i].row = cbm_row_at(settings, i, &weights->weight[i].block);
         weights->weight[i].weights = weights;
     }
-    scbm_status status = SCBM_OK;
+    scbm_status status = find_prefix(weights);
     for (int i = 0; i < weights->files.n; i++) {
         const safetensors *file = weights->files.file[i];
         for (int64_t t = 0; t < cbm_safetensors_n_tensors(file) && !status; t++)

@@ -16,23 +16,39 @@ typedef struct hf_weight {
     const struct hf_weights *weights;
 } hf_weight;
 
+/* Tensors of one beginning that an encoder does without: "pooler", "cls". */
+typedef struct hf_unused {
+    char name[48];
+    int n;
+} hf_unused;
+
+#define HF_MOST_UNUSED 16
+
 typedef struct hf_weights {
     hf_files files;
     const cbm_architecture *architecture;
     hf_weight *weight; /* one for each place of the backbone */
     int n;
-    int n_unused; /* tensors that an encoder does without: heads, poolers and the like */
+    const char *prefix; /* before the encoder's names, the first prefix_length bytes; it belongs to the files */
+    size_t prefix_length;
+    int n_unused;                     /* tensors that an encoder does without: heads, poolers and the like */
+    hf_unused unused[HF_MOST_UNUSED]; /* which, by their beginnings */
+    int n_beginnings;                 /* of `unused`; the last stands for all further ones */
     scbm_hooks hooks;
 } hf_weights;
 
-/* Opens the folder's file or files and finds every tensor of the encoder that `settings` describe. A tensor that is
- * missing, unknown, of another shape or of a type other than F32, F16 and BF16 is an error that names it. */
+/* Opens the folder's file or files and finds every tensor of the encoder that `settings` describe, whatever stands before
+ * all its names: what wraps a model in training leaves "module." or "_orig_mod." there. Tensors beside the encoder are
+ * left out and counted. One of the encoder that is missing, unknown, of another shape or of a type other than F32, F16 and
+ * BF16 is an error that names it, and so are two encoders. */
 scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
                                 const scbm_hooks *hooks);
 /* The same with one file that is open already; it is closed with the weights, and on error. */
 scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
                                      const scbm_hooks *hooks);
 void cbm_hf_weights_clear(hf_weights *weights);
+/* What is left out, for people: "cls (5), pooler (2)". Returns `text`. */
+const char *cbm_hf_weights_list_unused(const hf_weights *weights, char *text, size_t size);
 
 /* Reads all values: one that is not finite, or would not be as the type that it is stored as, is an error. */
 scbm_status cbm_hf_weights_check(const hf_weights *weights, scbm_type type);

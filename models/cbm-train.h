@@ -458,6 +458,7 @@ typedef struct cbm_conversion {
     int64_t n_weights;
     int n_tensors;
     int n_unused;                  /* tensors that an encoder does without: pooler, heads */
+    char unused[256];              /* which, by the beginnings of their names: "cls (5), pooler (2)" */
     int n_kept_f16;                /* matrices whose rows are no multiple of 32, where a quantized type was asked for */
     cbm_pooling pooling;
     int normalize;

@@ -69,13 +69,13 @@ enum { BLOCKS = 2, VOCABULARY = 16, POSITIONS = 24, TYPES = 2, MAX_PARTS = 64 };
 typedef struct form {
     const char *type; /* of the weights: "F32", "F16", "BF16" */
     int hidden, feed_forward;
-    int prefix; /* names begin with "bert." */
-    int gamma;  /* LayerNorm's parameters are gamma and beta */
-    int extras; /* pooler, heads and buffers are there too */
-    int shards; /* number of files; 0: one, without an index */
+    const char *prefix; /* of all names; NULL: none */
+    int gamma;          /* LayerNorm's parameters are gamma and beta */
+    int extras;         /* pooler, heads and buffers are there too */
+    int shards;         /* number of files; 0: one, without an index */
 } form;
 
-static const form plain = {"F32", 32, 64, 0, 0, 0, 0};
+static const form plain = {"F32", 32, 64, NULL, 0, 0, 0};
 
 /* A safetensors file that is being put together. */
 typedef struct safe_file {
@@ -204,7 +204,7 @@ static int list_parts(const form *f, part *parts) {
 }
 
 static void full_name(const form *f, const part *p, char name[96]) {
-    snprintf(name, 96, "%s%.79s", f->prefix ? "bert." : "", p->hf);
+    snprintf(name, 96, "%s%.79s", f->prefix ? f->prefix : "", p->hf);
 }
 
 static void put_extras(safe_file *file) {
@@ -309,6 +309,29 @@ static scbm_status convert(scbm_type type) {
     return convert_to(checkpoint, output, type, NULL, NULL);
 }
 
+/* Everything that is logged, line by line, while the folder is converted. */
+static char logged[8192];
+
+static void keep_log(void *user, scbm_log_level level, const char *message) {
+    size_t used = strlen(logged);
+    (void)user;
+    snprintf(logged + used, sizeof logged - used, "%s%s\n", level == SCBM_LOG_WARNING ? "warning: " : "", message);
+}
+
+static const char *convert_and_listen(void) {
+    const scbm_hooks hooks = {.log = keep_log};
+    logged[0] = 0;
+    assert_ok(convert_to(checkpoint, output, SCBM_F32, NULL, &hooks));
+    return logged;
+}
+
+#define assert_logged(words)                                                                                           \
+    do {                                                                                                               \
+        const char *all = convert_and_listen();                                                                        \
+        if (!strstr(all, words)) fail_msg("'%s' is not in what was logged: '%s'", words, all);                         \
+    } while (0)
+#define assert_nothing_logged() assert_string_equal(convert_and_listen(), "")
+
 static scbm_file *open_output(void) {
     scbm_file *file;
     assert_ok(scbm_file_open(&file, output, NULL));
@@ -369,18 +392,82 @@ static void test_names(void **state) {
     (void)state;
     cbm_conversion summary;
     form f = plain;
-    f.prefix = f.gamma = f.extras = 1;
+    f.prefix = "bert.";
+    f.gamma = f.extras = 1;
     write_checkpoint(&f);
     assert_ok(convert_to(checkpoint, output, SCBM_F32, &summary, NULL));
     check_tensors(&f);
     assert_int_equal(summary.n_unused, 5);
+    assert_string_equal(summary.unused, "pooler (2), classifier (1), cls (1), embeddings (1)");
+}
+
+/* What wraps a model in training stands before all its names. */
+static void test_wrapped_models(void **state) {
+    (void)state;
+    static const char *const prefixes[] = {"module.",       "_orig_mod.",  "model.",   "module.bert.",
+                                           "0.auto_model.", "my.encoder.", "encoder.", "_orig_mod.module.bert."};
+    for (int i = 0; i < COUNT_OF(prefixes); i++) {
+        form f = plain;
+        f.prefix = prefixes[i];
+        f.shards = i % 2 ? 2 : 0;
+        start_anew(NULL);
+        write_checkpoint(&f);
+        assert_ok_for(convert(SCBM_F32), prefixes[i]);
+        check_tensors(&f);
+    }
+}
+
+/* Weights of an encoder with this prefix, and further tensors [3, 32] of these names (a NULL behind the last). */
+static void write_weights_and(const char *prefix, const char *const *more) {
+    part parts[MAX_PARTS];
+    int n = list_parts(&plain, parts);
+    safe_file *file = calloc(1, sizeof *file);
+    assert_non_null(file);
+    for (int i = 0; i < n; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%.40s%.80s", prefix, parts[i].hf);
+        put_tensor(file, name, "F32", parts[i].rows, parts[i].columns, i);
+    }
+    for (; *more; more++) put_tensor(file, *more, "F32", 3, 32, 99);
+    write_safe_file(file, "model.safetensors");
+    free(file);
+}
+
+/* A head that this version does not know is no reason to refuse a complete encoder: it is left out, and named. */
+static void test_heads_that_are_left_out(void **state) {
+    (void)state;
+    static const struct {
+        const char *prefix, *more[4], *unused;
+    } cases[] = {
+        {"", {"score.weight", "my_head.0.weight", "my_head.2.weight", NULL}, "my_head (2), score (1)"},
+        {"bert.", {"crf.transitions", "bert.pooler.dense.weight", NULL}, "pooler (1), crf (1)"},
+        {"module.bert.", {"module.score.weight", "module.bert.pooler.x", NULL}, "pooler (1), score (1)"},
+        {"query.", {"projection.weight", NULL}, "projection (1)"},
+    };
+    cbm_conversion summary;
+    write_checkpoint(&plain);
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        write_weights_and(cases[i].prefix, cases[i].more);
+        assert_ok_for(convert_to(checkpoint, output, SCBM_F32, &summary, NULL), cases[i].prefix);
+        check_tensors(&plain);
+        assert_string_equal(summary.unused, cases[i].unused);
+    }
+    /* Of two encoders the one with BERT's own prefix is meant; of two that differ in nothing neither is taken. */
+    write_weights_and("bert.", (const char *const[]){"teacher.embeddings.word_embeddings.weight", NULL});
+    assert_ok(convert_to(checkpoint, output, SCBM_F32, &summary, NULL));
+    assert_string_equal(summary.unused, "teacher (1)");
+    write_weights_and("a.", (const char *const[]){"b.embeddings.word_embeddings.weight", NULL});
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED,
+                 "two encoders in it, with tensors a.embeddings.word_embeddings.weight and b.embeddings");
+    write_weights_and("a.", (const char *const[]){"a.embeddings.gate.weight", NULL});
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "a.embeddings.gate.weight is not part of a BERT encoder");
 }
 
 static void test_shards(void **state) {
     (void)state;
     form f = plain;
     f.shards = 3;
-    f.prefix = 1;
+    f.prefix = "bert.";
     write_checkpoint(&f);
     assert_ok(convert(SCBM_F32));
     check_tensors(&f);
@@ -854,11 +941,28 @@ static void check_refusals(const char *name, const char *text, const refusal *re
 #define BAD SCBM_ERROR_FORMAT
 #define UNKNOWN SCBM_ERROR_UNSUPPORTED
 
+/* The names of the sizes tell what an old checkpoint is; what its tensors begin with is said, too. */
+static void test_missing_model_type(void **state) {
+    (void)state;
+    write_checkpoint(&plain);
+    assert_nothing_logged();
+    char *text = replaced(config_text(&plain), "\"model_type\": \"bert\", \"architectures\": [\"BertModel\"],", "");
+    write_text("config.json", text);
+    free(text);
+    assert_logged("warning: ");
+    assert_logged("config.json: model_type is missing; the sizes have BERT's names");
+    check_tensors(&plain);
+    write_text("config.json", config_text(&plain));
+    write_weights_and("student.", (const char *const[]){NULL});
+    assert_logged("the encoder's tensors are those whose names begin with student.");
+}
+
 static void test_configurations_that_are_refused(void **state) {
     (void)state;
     static const refusal refusals[] = {
         {"\"bert\"", "\"roberta\"", UNKNOWN, "model_type is roberta; this version knows bert"},
-        {"\"model_type\": \"bert\", \"architectures\": [\"BertModel\"],", "", UNKNOWN, "model_type is missing"},
+        {"\"model_type\": \"bert\", \"architectures\": [\"BertModel\"],", "\"architectures\": [\"Other\"],", UNKNOWN,
+         "model_type is missing"},
         {"\"bert\"", "7", BAD, "model_type must be a string"},
         {"\"absolute\"", "\"relative_key\"", UNKNOWN, "position_embedding_type is relative_key"},
         {"\"gelu\"", "\"swish\"", UNKNOWN, "hidden_act is swish"},
@@ -983,8 +1087,8 @@ static void test_weights_that_are_refused(void **state) {
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "tensor embeddings.token_type_embeddings.weight is missing");
     write_changed_weights(-1, "encoder.layer.0.attention.self.rotary", "F32", 0, 8);
     assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "tensor encoder.layer.0.attention.self.rotary is not part");
-    write_changed_weights(-1, "adapters.weight", "F32", 0, 8);
-    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "tensor adapters.weight is not part");
+    write_changed_weights(-1, "encoder.adapters.weight", "F32", 0, 8);
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "tensor encoder.adapters.weight is not part");
     write_changed_weights(-1, "encoder.layer.2.output.dense.bias", "F32", 0, 32);
     assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "encoder.layer.2.output.dense.bias is in a block beyond");
     write_changed_weights(-1, "encoder.layer.01.output.dense.bias", "F32", 0, 32);
@@ -1518,6 +1622,9 @@ int main(void) {
         TEST(test_every_weight_arrives),
         TEST(test_types_of_weights),
         TEST(test_names),
+        TEST(test_wrapped_models),
+        TEST(test_heads_that_are_left_out),
+        TEST(test_missing_model_type),
         TEST(test_shards),
         TEST(test_stored_types),
         TEST(test_keys),

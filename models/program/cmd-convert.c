@@ -34,7 +34,7 @@ static void print_conversion(const convert_command *c, const cbm_conversion *s) 
            (long long)s->hidden, (long long)s->heads, (long long)s->n_weights, s->n_tensors);
     printf("  %lld tokens, texts of up to %lld; pooling: %s%s\n", (long long)s->tokens, (long long)s->max_tokens,
            cbm_pooling_name(s->pooling), s->normalize ? ", normalized" : "");
-    if (s->n_unused) printf("  left out, not part of an encoder: %d tensors (pooler, heads)\n", s->n_unused);
+    if (s->n_unused) printf("  left out, not part of an encoder: %d tensors: %s\n", s->n_unused, s->unused);
     if (s->n_kept_f16) printf("  %d matrices have rows that are no multiple of 32 and stay f16\n", s->n_kept_f16);
 }
 
@@ -50,6 +50,7 @@ static scbm_status print_conversion_json(const convert_command *c, const cbm_con
     cJSON_AddItemToObject(object, "weights", cli_json_int(s->n_weights));
     cJSON_AddItemToObject(object, "tensors", cli_json_int(s->n_tensors));
     cJSON_AddItemToObject(object, "tensors_left_out", cli_json_int(s->n_unused));
+    cJSON_AddStringToObject(object, "left_out", s->unused);
     cJSON_AddItemToObject(object, "matrices_kept_f16", cli_json_int(s->n_kept_f16));
     cJSON_AddItemToObject(object, "tokens", cli_json_int(s->tokens));
     cJSON_AddItemToObject(object, "max_tokens", cli_json_int(s->max_tokens));
