@@ -8320,10 +8320,27 @@ static scbm_status adamw_add(scbm_adamw *optimizer, scbm_tensor *tensor, float l
     return SCBM_OK;
 }
 
-static scbm_status adamw_check(scbm_tensor *const *params, int n, const scbm_adamw_options *o) {
-    if (!(o->beta1 >= 0.0f && o->beta1 < 1.0f && o->beta2 >= 0.0f && o->beta2 < 1.0f && o->epsilon >= 0.0f &&
-          o->clip_norm >= 0.0f))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: betas are in [0, 1), epsilon and the clipping norm at least 0");
+/* What a 0 in the options stands for, or a negative number: 0. */
+static float adamw_value(float given, float standard) {
+    return given == 0.0f ? standard : given < 0.0f ? 0.0f : given;
+}
+
+/* `settled`: the options with numbers for what was left at 0. */
+static scbm_status adamw_settle(const scbm_adamw_options *options, scbm_adamw_options *settled) {
+    memset(settled, 0, sizeof *settled);
+    if (options) *settled = *options;
+    for (int i = 0; i < 8; i++)
+        if (settled->reserved[i])
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: a reserved field of its options is not zero");
+    settled->beta1 = adamw_value(settled->beta1, 0.9f);
+    settled->beta2 = adamw_value(settled->beta2, 0.999f);
+    settled->epsilon = adamw_value(settled->epsilon, 1e-8f);
+    if (settled->beta1 < 1.0f && settled->beta2 < 1.0f && settled->epsilon >= 0.0f && settled->clip_norm >= 0.0f)
+        return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: betas are below 1, epsilon is a number, the clipping norm at least 0");
+}
+
+static scbm_status adamw_check(scbm_tensor *const *params, int n) {
     for (int i = 0; i < n; i++)
         if (!params[i] || params[i]->type != SCBM_F32 || !params[i]->data)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: parameter %d is no f32 tensor with data", i);
@@ -8334,14 +8351,16 @@ scbm_status scbm_adamw_create(scbm_adamw **out, scbm_context *context, scbm_tens
                               const float *learning_rate, const float *weight_decay,
                               const scbm_adamw_options *options) {
     *out = NULL;
+    scbm_adamw_options settled;
     if (n < 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: %d parameters", n);
-    scbm_status status = adamw_check(params, n, options);
+    scbm_status status = adamw_settle(options, &settled);
+    if (!status) status = adamw_check(params, n);
     if (status) return status;
     scbm_adamw *optimizer = scbm_alloc(&context->hooks, sizeof *optimizer);
     if (!optimizer) return SCBM_ERROR_MEMORY;
     int is_cpu = context->backend->functions == &cpu_functions;
     optimizer->context = context;
-    optimizer->options = *options;
+    optimizer->options = settled;
     optimizer->kernels = is_cpu ? ((const cpu_backend *)context->backend)->kernels : k_select(NULL);
     optimizer->parameters = scbm_alloc_array(&context->hooks, (size_t)n, sizeof *optimizer->parameters);
     int64_t largest = 0;

@@ -54,7 +54,7 @@ typedef enum scbm_status {
     SCBM_ERROR_IO,          /* a file could not be opened, read, written or renamed */
     SCBM_ERROR_FORMAT,      /* a file's content is damaged or not what its header says */
     SCBM_ERROR_UNSUPPORTED, /* well-formed, but something this library or backend cannot do */
-    SCBM_ERROR_CANCELLED,   /* the progress hook asked to stop */
+    SCBM_ERROR_CANCELLED,   /* the progress or the cancel hook asked to stop */
     SCBM_ERROR_NUMERIC      /* a loss or gradient is not finite */
 } scbm_status;
 
@@ -609,12 +609,16 @@ scbm_status scbm_backend_register(const scbm_backend_entry *entry);
 
 typedef struct scbm_adamw scbm_adamw;
 
+/* Zeros, or NULL for all of them, are the defaults. */
 typedef struct scbm_adamw_options {
-    float beta1, beta2, epsilon;   /* 0.9, 0.999, 1e-8 */
+    float beta1, beta2;            /* below 1; 0: 0.9 and 0.999; negative: 0 */
+    float epsilon;                 /* 0: 1e-8; negative: 0 */
     float clip_norm;               /* the gradients' global norm is scaled down to this; 0: never */
+    uint64_t reserved[8];          /* 0 */
 } scbm_adamw_options;
 
-/* `params`: F32 tensors of the caller, updated in place. learning_rate and weight_decay: one per tensor. */
+/* `params`: F32 tensors of the caller, updated in place. learning_rate and weight_decay: one per tensor, copied. An
+ * optimizer is used by its context's thread and freed before its context; the parameters outlive it. */
 scbm_status scbm_adamw_create(scbm_adamw **optimizer, scbm_context *context, scbm_tensor *const *params, int n,
                               const float *learning_rate, const float *weight_decay, const scbm_adamw_options *options);
 void scbm_adamw_free(scbm_adamw *optimizer);
@@ -705,7 +709,7 @@ void scbm_writer_remove_key(scbm_writer *writer, const char *key);
 void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type);
 /* The same for a tensor without data: when its turn comes, `produce` fills `data`, scbm_tensor_bytes(tensor) of zeroed
  * memory that is released as soon as it is written, so that large results need the memory of one. A status other than
- * SCBM_OK ends the writing and comes back from it. */
+ * SCBM_OK ends the writing and comes back from it; say why with scbm_fail. */
 typedef scbm_status (*scbm_produce_function)(void *user, const scbm_tensor *tensor, void *data);
 void scbm_writer_add_tensor_from(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type,
                                  scbm_produce_function produce, void *user);

@@ -129,13 +129,13 @@ static scbm_status create(random_model *s, const char *path, const char *encoder
     s->network.pooling = cbm_model_pooling(encoder);
     status = draw_backbone(s, encoder, n, sparsity, seed);
     if (!status) status = draw_heads(s, n, seed);
-    if (!status) status = cbm_write_model(path, encoder, &s->network, &s->statistics, NULL, 0, NULL, NULL);
+    if (!status) status = cbm_write_model(path, encoder, &s->network, &s->statistics, NULL, 0, NULL, NULL, s->hooks);
     cbm_model_free(encoder);
     return status;
 }
 
-scbm_status cbm_random_model_create(const char *path, const char *encoder_path,
-                                    const cbm_random_model_options *options) {
+scbm_status cbm_random_model_write(const char *path, const char *encoder_path,
+                                   const cbm_random_model_options *options) {
     static const cbm_random_model_options defaults;
     const cbm_random_model_options *o = options ? options : &defaults;
     int n = o->n_concepts ? o->n_concepts : 4;

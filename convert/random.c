@@ -23,7 +23,7 @@ typedef struct random_tensor {
 } random_tensor;
 
 typedef struct creation {
-    const cbm_encoder_options *options;
+    const cbm_random_encoder_options *options;
     const scbm_hooks *hooks;
     cbm_backbone settings;
     cbm_word_list words; /* where the vocabulary is made of texts */
@@ -68,7 +68,7 @@ static scbm_status check_pieces(const cbm_tokenizer_keys *keys) {
 }
 
 static scbm_status make_vocabulary(creation *c) {
-    const cbm_encoder_options *o = c->options;
+    const cbm_random_encoder_options *o = c->options;
     cbm_tokenizer_keys *keys = &c->keys;
     scbm_status status = SCBM_OK;
     keys->kind = "bert";
@@ -109,7 +109,7 @@ static scbm_status check_size(const char *what, int value, int least, int most) 
 }
 
 static scbm_status make_settings(creation *c) {
-    const cbm_encoder_options *o = c->options;
+    const cbm_random_encoder_options *o = c->options;
     cbm_backbone *s = &c->settings;
     const cbm_architecture *architecture = find_architecture(o->architecture);
     char shown[CBM_SHOWN_SIZE];
@@ -186,20 +186,20 @@ static scbm_status create(creation *c, const char *path) {
 }
 
 /* What is no size and would be one. */
-static scbm_status check_options(const cbm_encoder_options *o) {
-    scbm_status status = cbm_check_reserved(o->reserved, "cbm_encoder_options");
+static scbm_status check_options(const cbm_random_encoder_options *o) {
+    scbm_status status = cbm_check_reserved(o->reserved, "cbm_random_encoder_options");
     if (status) return status;
     if (o->n_tokens < 0 || o->max_vocabulary < 0 || (o->n_texts && !o->texts) || (o->n_tokens && !o->tokens))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_encoder_create: a number is negative, or its list is NULL");
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_random_encoder_write: a number is negative, or its list is NULL");
     if (o->deviation < 0 || !(o->deviation < 1e6))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_encoder_create: a deviation of %g", o->deviation);
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_random_encoder_write: a deviation of %g", o->deviation);
     return SCBM_OK;
 }
 
-scbm_status cbm_encoder_create(const char *path, const cbm_encoder_options *options) {
-    static const cbm_encoder_options defaults;
+scbm_status cbm_random_encoder_write(const char *path, const cbm_random_encoder_options *options) {
+    static const cbm_random_encoder_options defaults;
     creation c = {.options = options ? options : &defaults};
-    if (!path) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_encoder_create: the path is NULL");
+    if (!path) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_random_encoder_write: the path is NULL");
     scbm_status status = check_options(c.options);
     if (status) return status;
     c.hooks = c.options->hooks;

@@ -114,7 +114,7 @@ void cbm_dataset_clear(cbm_dataset *data);
  * label say nothing here (labels are what is added), and their strings must stay until it is finished. Everything is
  * copied. `label` NULL: none, -1. concepts[n_concepts] are the values; one that is NULL is missing. A row that cannot be
  * added is an error (with keep_going it is left out), and the next one can be added after it. */
-scbm_status cbm_dataset_create(cbm_dataset *data, const cbm_dataset_options *options, const scbm_hooks *hooks);
+scbm_status cbm_dataset_begin(cbm_dataset *data, const cbm_dataset_options *options, const scbm_hooks *hooks);
 scbm_status cbm_dataset_add(cbm_dataset *data, const char *text, size_t length, const char *label,
                             const char *const *concepts);
 scbm_status cbm_dataset_finish(cbm_dataset *data); /* after an error *data is empty */
@@ -123,9 +123,9 @@ scbm_status cbm_dataset_finish(cbm_dataset *data); /* after an error *data is em
 int cbm_class_values(const char *const *names, int n, double *values);
 
 /* Lines of a text file or stream, one text a line: calls `line` for each as it comes, NUL-terminated. `more`: another one
- * has been read already, and comes without waiting. A return other than SCBM_OK stops and is passed on. Lines end in \n or
- * \r\n, the last one perhaps in nothing; they must be UTF-8 without NUL, and a byte order mark is skipped. path "-" is
- * standard input. */
+ * has been read already, and comes without waiting. `text` is there until the function returns. A return other than
+ * SCBM_OK stops and is passed on; say why with scbm_fail. Lines end in \n or \r\n, the last one perhaps in nothing; they
+ * must be UTF-8 without NUL, and a byte order mark is skipped. path "-" is standard input. */
 typedef scbm_status (*cbm_line_function)(void *user, const char *text, size_t length, size_t line_number, int more);
 scbm_status cbm_read_lines(const char *path, cbm_line_function line, void *user, const scbm_hooks *hooks);
 
@@ -224,6 +224,7 @@ typedef struct cbm_prune_options {
     size_t fisher_memory;          /* bytes for Fisher matrices: layers are scored in groups that fit; 0: up to 4 GiB */
     int freeze_weights;            /* popup: from `start` on only scores and heads learn, the encoder stays as it is */
     double score_learning_rate;    /* popup: AdamW's learning rate of the scores; 0: 0.01; negative: 0 */
+    uint64_t reserved[8];          /* 0 */
 } cbm_prune_options;
 
 /* All zeros are the defaults. Where 0 is a value that people set, a negative number stands for it. Each field but the last
@@ -260,7 +261,9 @@ typedef struct cbm_train_options {
     const cbm_dataset_options *columns; /* where the data came from, to be noted in the model file (see below); NULL: nothing */
     int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
     int resume;                    /* go on from the checkpoint beside the output, if there is one */
-    /* Each may be NULL. What is trained and validated on, before the first step; an epoch that is over; a run that is. */
+    /* Each may be NULL. What is trained and validated on, before the first step; an epoch that is over; a run that is. The
+     * data sets may be parts that the run has set aside: they, the report and the history, with all that they point to,
+     * are there until the function returns. */
     void (*on_data)(void *user, const cbm_dataset *train, const cbm_dataset *validation);
     void (*on_epoch)(void *user, const cbm_epoch_report *report);
     void (*on_end)(void *user, const cbm_train_history *history);
@@ -272,8 +275,9 @@ typedef struct cbm_train_options {
 
 /* Trains on `train`, chooses by `validation`, writes `output` (atomically, after every epoch that is the best so far) and
  * a checkpoint, output + ".checkpoint", after every epoch. `encoder` is read, not changed; it may be a trained model, whose
- * heads are left out. `validation` NULL: a part of `train` is set aside (see cbm_split_create). `concept_names` has a name for each concept of the data sets (NULL in vanilla mode). `options` NULL:
- * the defaults.
+ * heads are left out; where the options have hooks, its own are called to read the texts alone. `validation` NULL: a part
+ * of `train` is set aside (see cbm_dataset_split).
+ * `concept_names` has a name for each concept of the data sets (NULL in vanilla mode). `options` NULL: the defaults.
  *
  * An epoch's score is the mean of label accuracy and concept accuracy on the validation data (the one alone where the
  * other has no gold class); the first of the epochs with the largest score is the best. In independent and sequential
@@ -303,7 +307,7 @@ typedef struct cbm_split {
     scbm_hooks hooks;
 } cbm_split;
 
-scbm_status cbm_split_create(cbm_split *split, const cbm_dataset *data, double share, uint64_t seed,
+scbm_status cbm_dataset_split(cbm_split *split, const cbm_dataset *data, double share, uint64_t seed,
                              const scbm_hooks *hooks);
 void cbm_split_clear(cbm_split *split);
 
@@ -490,7 +494,7 @@ scbm_status cbm_export(const cbm_model *model, const char *folder, const cbm_exp
  * Encoders with random weights: to be trained from scratch, and for tests
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct cbm_encoder_options {
+typedef struct cbm_random_encoder_options {
     const char *architecture;      /* NULL: "bert" */
     int hidden, blocks, heads;     /* 0: 256, 4, 4 */
     int feed_forward;              /* neurons of its hidden layer; 0: 4 · hidden */
@@ -509,12 +513,12 @@ typedef struct cbm_encoder_options {
     int max_vocabulary;            /* of tokens made of texts; 0: 30,000 */
     const scbm_hooks *hooks;       /* NULL: the default ones */
     uint64_t reserved[8];
-} cbm_encoder_options;
+} cbm_random_encoder_options;
 
 /* Writes a model file with an encoder that nobody has trained, as BERT is initialized (Devlin et al., 2019): matrices and
  * embeddings are normal numbers of mean 0, norms begin as 1 and 0, biases as 0; and a WordPiece tokenizer. The same
  * options give the same bytes. `options` NULL: all defaults. The progress hook gets "tensors written". */
-scbm_status cbm_encoder_create(const char *path, const cbm_encoder_options *options);
+scbm_status cbm_random_encoder_write(const char *path, const cbm_random_encoder_options *options);
 
 /* Concept bottleneck models with random heads and masks, to measure what subnetworks cost. */
 #define CBM_RANDOM_CONCEPTS 64     /* at most */
@@ -528,7 +532,7 @@ typedef struct cbm_random_model_options {
 } cbm_random_model_options;
 
 /* Writes a model file with the encoder of another file, 5 labels and these concepts. `options` NULL: all defaults. */
-scbm_status cbm_random_model_create(const char *path, const char *encoder_path, const cbm_random_model_options *options);
+scbm_status cbm_random_model_write(const char *path, const char *encoder_path, const cbm_random_model_options *options);
 /* Draws every bit of the masks I8 [S, out, scbm_mask_row_bytes(in)] of a matrix, which is 1 with probability 1 - sparsity;
  * `state` is a seed and goes on. Returns how many weights the S masks keep together. */
 int64_t cbm_draw_masks(const scbm_tensor *masks, int64_t in, double sparsity, uint64_t *state);

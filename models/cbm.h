@@ -12,6 +12,10 @@
  * A loaded model is immutable and shared by threads; a context belongs to one thread at a time. Contexts are freed
  * before their model. Options: a struct that is all zeros, or NULL, is the documented defaults; `reserved` must be zero.
  *
+ * Names: X_create and X_load make an object, and X_free frees it. Structs of the caller's are filled by other functions
+ * (cbm_dataset_read, _begin, _split), and emptied by X_clear. X_write writes a file. Tables have
+ * X_at, which is NULL past the last row, and X_find.
+ *
  * Results are the library's: pointers into the context, good until the next call on it that computes anything
  * (predict, embed, explain, intervene, evaluate), whatever its outcome; names in them live as long as the model.
  * cbm_prediction_copy keeps one. Fields may be added at the end of results until 1.0 with a new minor version, which
@@ -305,9 +309,9 @@ typedef struct cbm_attribution_method {
  *     embedding of the mask token, or else the padding token, or else zeros; 0 for special tokens, which stay as they are.
  * "attention" (baseline): the attention that the token gets in the last block, the mean over heads and attending tokens.
  * "random" (baseline). */
-int cbm_n_attribution_methods(void);
+int cbm_attribution_method_count(void);
 const cbm_attribution_method *cbm_attribution_method_at(int method);   /* NULL: there is none of this number */
-int cbm_find_attribution_method(const char *name);                     /* −1: there is none of this name */
+int cbm_attribution_method_find(const char *name);                     /* −1: there is none of this name */
 
 /* Labels by what the text is predicted to be: of the largest logit, and of the second largest. */
 #define CBM_PREDICTED (-1)
@@ -397,13 +401,13 @@ scbm_status cbm_explain_text(cbm_context *ctx, const char *text, size_t length, 
                              const cbm_explanation **explanation);
 
 /* Takes an explanation, which lives until the function returns, of text `i` of the call. It must not call the context; a
- * status other than SCBM_OK ends the call and comes back from it. */
-typedef scbm_status (*cbm_explained)(void *user, size_t i, const cbm_explanation *explanation);
+ * status other than SCBM_OK ends the call and comes back from it: say why with scbm_fail. */
+typedef scbm_status (*cbm_explanation_function)(void *user, size_t i, const cbm_explanation *explanation);
 /* Explains `n` texts (lengths NULL: NUL-terminated) with the bits of cbm_explain text by text, and hands them over in their
  * order: short texts share the runs, so it is sooner done. Memory does not grow with n. Afterwards the context holds no
  * text to intervene on. */
 scbm_status cbm_explain_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                              const cbm_explain_options *options, cbm_explained function, void *user);
+                              const cbm_explain_options *options, cbm_explanation_function function, void *user);
 
 /* ---- What the label is made of ---- */
 

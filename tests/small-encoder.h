@@ -183,7 +183,7 @@ static inline scbm_status small_data(cbm_dataset *data, uint64_t first, size_t n
     const cbm_dataset_options options = {.concepts = concepts, .n_concepts = SMALL_CONCEPTS,
                                          .label_classes = &label_classes, .concept_classes = classes};
     char text[512];
-    scbm_status status = cbm_dataset_create(data, &options, NULL);
+    scbm_status status = cbm_dataset_begin(data, &options, NULL);
     for (size_t i = 0; i < n && !status; i++) {
         int32_t class[SMALL_CONCEPTS], label;
         small_text(text, sizeof text, first + i, class, &label);

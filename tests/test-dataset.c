@@ -540,7 +540,7 @@ static void data_sets_are_made_row_by_row(void **state) {
     const cbm_dataset_options options = {.concepts = named, .n_concepts = 2};
     cbm_dataset data;
     (void)state;
-    assert_ok(cbm_dataset_create(&data, &options, NULL));
+    assert_ok(cbm_dataset_begin(&data, &options, NULL));
     assert_int_equal(data.n, 0);
     assert_ok(cbm_dataset_add(&data, "one!", 3, "10", (const char *const[]){"good", ""}));
     assert_ok(cbm_dataset_add(&data, "two", 3, NULL, (const char *const[]){NULL, "loud"}));
@@ -564,7 +564,7 @@ static void data_sets_are_made_row_by_row(void **state) {
     assert_error(cbm_dataset_finish(&data), SCBM_ERROR_ARGUMENT, "finished");
     assert_int_equal(data.n, 3);
     cbm_dataset_clear(&data);
-    assert_ok(cbm_dataset_create(&data, NULL, NULL));
+    assert_ok(cbm_dataset_begin(&data, NULL, NULL));
     assert_error(cbm_dataset_finish(&data), SCBM_ERROR_ARGUMENT, "the data set has no rows");
     assert_null(data.store);
 }
@@ -911,7 +911,7 @@ static void files_that_cannot_be_read_are_named(void **state) {
 
 static scbm_status add_rows(cbm_dataset *data, const scbm_hooks *hooks) {
     const cbm_dataset_options options = {.concepts = concepts, .n_concepts = 2};
-    scbm_status status = cbm_dataset_create(data, &options, hooks);
+    scbm_status status = cbm_dataset_begin(data, &options, hooks);
     for (int i = 0; i < 3 && !status; i++)
         status = cbm_dataset_add(data, "a text", 6, i ? "1" : "2", (const char *const[]){i ? "x" : "y", "z"});
     return status ? status : cbm_dataset_finish(data);

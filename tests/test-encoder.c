@@ -18,9 +18,9 @@ static int set_up(void **state) {
     return 0;
 }
 
-static scbm_file *open_created(const cbm_encoder_options *options) {
+static scbm_file *open_created(const cbm_random_encoder_options *options) {
     scbm_file *file;
-    assert_ok(cbm_encoder_create(path, options));
+    assert_ok(cbm_random_encoder_write(path, options));
     assert_ok(scbm_file_open(&file, path, NULL));
     return file;
 }
@@ -52,7 +52,7 @@ static void weights_are_drawn_as_bert_draws_them(void **state) {
     (void)state;
     static const double deviations[] = {0, 0.1};
     for (size_t d = 0; d < 2; d++) {
-        const cbm_encoder_options options = {
+        const cbm_random_encoder_options options = {
             .hidden = 32, .blocks = 2, .heads = 2, .deviation = deviations[d], .seed = d};
         scbm_file *file = open_created(&options);
         float first = 0;
@@ -71,7 +71,7 @@ static void weights_are_drawn_as_bert_draws_them(void **state) {
 
 static void sizes_are_those_asked_for(void **state) {
     (void)state;
-    const cbm_encoder_options options = {
+    const cbm_random_encoder_options options = {
         .hidden = 24, .blocks = 3, .heads = 6, .feed_forward = 40, .max_tokens = 17, .name = "made up"};
     scbm_file *file = open_created(&options);
     int64_t value;
@@ -94,15 +94,15 @@ static void sizes_are_those_asked_for(void **state) {
 
 static void the_same_options_give_the_same_bytes(void **state) {
     (void)state;
-    cbm_encoder_options zero = {0}, small = {.hidden = 8, .blocks = 1, .heads = 1, .seed = 5};
-    assert_ok(cbm_encoder_create(path, NULL));
-    assert_ok(cbm_encoder_create(in_folder("zero.gguf"), &zero)); /* {0} is NULL */
+    cbm_random_encoder_options zero = {0}, small = {.hidden = 8, .blocks = 1, .heads = 1, .seed = 5};
+    assert_ok(cbm_random_encoder_write(path, NULL));
+    assert_ok(cbm_random_encoder_write(in_folder("zero.gguf"), &zero)); /* {0} is NULL */
     assert_true(same_files(path, in_folder("zero.gguf")));
-    assert_ok(cbm_encoder_create(path, &small));
-    assert_ok(cbm_encoder_create(in_folder("small.gguf"), &small));
+    assert_ok(cbm_random_encoder_write(path, &small));
+    assert_ok(cbm_random_encoder_write(in_folder("small.gguf"), &small));
     assert_true(same_files(path, in_folder("small.gguf")));
     small.seed = 6;
-    assert_ok(cbm_encoder_create(in_folder("small.gguf"), &small));
+    assert_ok(cbm_random_encoder_write(in_folder("small.gguf"), &small));
     assert_false(same_files(path, in_folder("small.gguf")));
 }
 
@@ -111,10 +111,10 @@ static void a_created_encoder_embeds(void **state) {
     (void)state;
     static const char *const texts[] = {"The soup was cold.", "A lovely evening!"};
     float vectors[2][16], squares = 0;
-    const cbm_encoder_options options = {.hidden = 16, .blocks = 2, .heads = 2, .texts = texts, .n_texts = 2};
+    const cbm_random_encoder_options options = {.hidden = 16, .blocks = 2, .heads = 2, .texts = texts, .n_texts = 2};
     cbm_model *model;
     cbm_context *context;
-    assert_ok(cbm_encoder_create(path, &options));
+    assert_ok(cbm_random_encoder_write(path, &options));
     assert_ok(cbm_model_load(&model, path, NULL));
     assert_ok(cbm_context_create(&context, model, NULL));
     assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FILE, 1, vectors[0], NULL));
@@ -177,10 +177,10 @@ static void words_come_by_how_often_they_are_there(void **state) {
 static void texts_are_read_by_their_vocabulary(void **state) {
     (void)state;
     static const char *const texts[] = {"The waiter was lovely"};
-    const cbm_encoder_options options = {.hidden = 8, .blocks = 1, .heads = 1, .texts = texts, .n_texts = 1};
+    const cbm_random_encoder_options options = {.hidden = 8, .blocks = 1, .heads = 1, .texts = texts, .n_texts = 1};
     cbm_tokens tokens = {0};
     cbm_model *model;
-    assert_ok(cbm_encoder_create(path, &options));
+    assert_ok(cbm_random_encoder_write(path, &options));
     assert_ok(cbm_model_load(&model, path, NULL));
     assert_ok(cbm_tokenize(model->tokenizer, texts[0], strlen(texts[0]), 64, &tokens));
     assert_int_equal(tokens.n, 6);
@@ -197,11 +197,11 @@ static void texts_are_read_by_their_vocabulary(void **state) {
 static void a_given_vocabulary_is_taken_as_it_is(void **state) {
     (void)state;
     static const char *const given[] = {"[CLS]", "the", "##s", "[SEP]", "[UNK]", "soup"};
-    const cbm_encoder_options options = {.hidden = 8, .blocks = 1, .heads = 1, .tokens = given, .n_tokens = 6};
+    const cbm_random_encoder_options options = {.hidden = 8, .blocks = 1, .heads = 1, .tokens = given, .n_tokens = 6};
     const int32_t wanted[] = {0, 1, 5, 2, 4, 3};
     cbm_tokens tokens = {0};
     cbm_model *model;
-    assert_ok(cbm_encoder_create(path, &options));
+    assert_ok(cbm_random_encoder_write(path, &options));
     assert_ok(cbm_model_load(&model, path, NULL));
     assert_ok(cbm_tokenize(model->tokenizer, "The soups!", 10, 64, &tokens));
     assert_int_equal(tokens.n, 6);
@@ -220,7 +220,7 @@ static void what_cannot_be_made_is_refused(void **state) {
     static const char *const bad_text[] = {"fine", "\xC3("}, *const no_unknown[] = {"[CLS]", "[SEP]", "a"};
     static const char *const empty[] = {"[CLS]", "[SEP]", "[UNK]", ""};
     const struct {
-        cbm_encoder_options options;
+        cbm_random_encoder_options options;
         scbm_status status;
         const char *message;
     } cases[] = {
@@ -242,36 +242,36 @@ static void what_cannot_be_made_is_refused(void **state) {
     };
     empty_folder();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        assert_error(cbm_encoder_create(path, &cases[i].options), cases[i].status, cases[i].message);
-    assert_error(cbm_encoder_create(NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
+        assert_error(cbm_random_encoder_write(path, &cases[i].options), cases[i].status, cases[i].message);
+    assert_error(cbm_random_encoder_write(NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
     assert_false(exists(path));
-    assert_error(cbm_encoder_create(in_folder("no/where.gguf"), NULL), SCBM_ERROR_IO, "no/where.gguf");
+    assert_error(cbm_random_encoder_write(in_folder("no/where.gguf"), NULL), SCBM_ERROR_IO, "no/where.gguf");
 }
 
 static void a_random_model_has_the_masks_that_were_asked_for(void **state) {
     (void)state;
-    const cbm_encoder_options small = {.hidden = 32, .blocks = 2, .heads = 2, .max_tokens = 16};
+    const cbm_random_encoder_options small = {.hidden = 32, .blocks = 2, .heads = 2, .max_tokens = 16};
     const cbm_random_model_options options = {.n_concepts = 3, .sparsity = 0.6, .seed = 7}, dense = {.sparsity = -1},
                                    none = {.n_concepts = -1}, defaults = {0};
     const char *model_path = in_folder("model.gguf");
     cbm_model *model;
-    assert_ok(cbm_encoder_create(path, &small));
-    assert_ok(cbm_random_model_create(model_path, path, &options));
+    assert_ok(cbm_random_encoder_write(path, &small));
+    assert_ok(cbm_random_model_write(model_path, path, &options));
     assert_ok(cbm_model_load(&model, model_path, NULL));
     assert_int_equal(cbm_model_n_concepts(model), 3);
     assert_true(cbm_model_is_sparse(model));
     for (int k = 0; k < 3; k++) assert_true(fabs(cbm_model_density(model, k, -1) - 0.4) < 0.02);
     assert_true(fabs(cbm_model_overlap(model, 0, 1, -1) - 0.16 / 0.64) < 0.02);
     cbm_model_free(model);
-    assert_ok(cbm_random_model_create(model_path, path, &dense));
+    assert_ok(cbm_random_model_write(model_path, path, &dense));
     assert_ok(cbm_model_load(&model, model_path, NULL));
     assert_int_equal(cbm_model_n_concepts(model), 4);
     assert_false(cbm_model_is_sparse(model));
     cbm_model_free(model);
-    assert_ok(cbm_random_model_create(model_path, path, &defaults));
-    assert_ok(cbm_random_model_create(in_folder("null.gguf"), path, NULL));
+    assert_ok(cbm_random_model_write(model_path, path, &defaults));
+    assert_ok(cbm_random_model_write(in_folder("null.gguf"), path, NULL));
     assert_true(same_files(in_folder("model.gguf"), in_folder("null.gguf")));
-    assert_error(cbm_random_model_create(in_folder("x.gguf"), path, &none), SCBM_ERROR_ARGUMENT, "1 to 64");
+    assert_error(cbm_random_model_write(in_folder("x.gguf"), path, &none), SCBM_ERROR_ARGUMENT, "1 to 64");
 }
 
 static void every_failing_allocation_is_an_error(void **state) {
@@ -282,9 +282,9 @@ static void every_failing_allocation_is_an_error(void **state) {
     for (int n = 1; status; n++) {
         counting_allocator memory = {.fails_at = n};
         const scbm_hooks hooks = allocator_hooks(&memory);
-        const cbm_encoder_options options = {
+        const cbm_random_encoder_options options = {
             .hidden = 8, .blocks = 1, .heads = 1, .texts = texts, .n_texts = 1, .hooks = &hooks};
-        status = cbm_encoder_create(path, &options);
+        status = cbm_random_encoder_write(path, &options);
         if (status && status != SCBM_ERROR_MEMORY) fail_msg("allocation %d: %s", n, scbm_last_error());
         assert_int_equal(memory.held, 0);
         assert_true(exists(path) == !status);
@@ -310,9 +310,9 @@ static void a_cancelled_encoder_leaves_nothing(void **state) {
         stopper s = {.stop = stop};
         scbm_hooks hooks = allocator_hooks(&s.memory);
         hooks.cancel = stop_at;
-        const cbm_encoder_options options = {
+        const cbm_random_encoder_options options = {
             .hidden = 8, .blocks = 1, .heads = 1, .max_tokens = 4, .texts = texts, .n_texts = 2, .hooks = &hooks};
-        scbm_status status = cbm_encoder_create(path, &options);
+        scbm_status status = cbm_random_encoder_write(path, &options);
         if (stop) assert_error(status, SCBM_ERROR_CANCELLED, "cancelled");
         else assert_ok(status);
         if (!stop) n = s.n;

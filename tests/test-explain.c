@@ -578,14 +578,14 @@ static void zeros_are_the_defaults(void **state) {
 static void methods_are_found_by_name(void **state) {
     (void)state;
     static const char *const names[] = {"gradient_input", "integrated_gradients", "attention", "random"};
-    assert_int_equal(cbm_n_attribution_methods(), N_METHODS);
+    assert_int_equal(cbm_attribution_method_count(), N_METHODS);
     for (int m = 0; m < N_METHODS; m++) {
-        assert_int_equal(cbm_find_attribution_method(names[m]), m);
+        assert_int_equal(cbm_attribution_method_find(names[m]), m);
         assert_string_equal(cbm_attribution_method_at(m)->name, names[m]);
         assert_int_equal(cbm_attribution_method_at(m)->is_baseline, m >= ATTENTION);
         assert_int_equal(cbm_attribution_method_at(m)->adds_up, m == INTEGRATED_GRADIENTS);
     }
-    assert_int_equal(cbm_find_attribution_method("lime"), -1);
+    assert_int_equal(cbm_attribution_method_find("lime"), -1);
     assert_null(cbm_attribution_method_at(N_METHODS));
     assert_null(cbm_attribution_method_at(-1));
 }

@@ -19,8 +19,9 @@ static int set_up(void **state) {
     snprintf(encoder_path, sizeof encoder_path, "%s", in_folder("encoder.gguf"));
     snprintf(sparse_path, sizeof sparse_path, "%s", in_folder("sparse.gguf"));
     snprintf(target, sizeof target, "%s", in_folder("exported"));
-    const cbm_encoder_options options = {.hidden = 24, .blocks = 1, .heads = 2, .max_tokens = 20, .name = "small"};
-    assert_ok(cbm_encoder_create(encoder_path, &options));
+    const cbm_random_encoder_options options = {
+        .hidden = 24, .blocks = 1, .heads = 2, .max_tokens = 20, .name = "small"};
+    assert_ok(cbm_random_encoder_write(encoder_path, &options));
     assert_ok(small_encoder(in_folder("small.gguf"), NULL));
     small_train(sparse_path, in_folder("small.gguf"), CBM_JOINT, "random", 0.6, 2, 40);
     return 0;

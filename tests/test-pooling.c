@@ -278,7 +278,7 @@ static void heads_that_read_something_else_are_no_start(void **state) {
 static void explanations_add_up_to_the_logits_of_the_file(void **state) {
     (void)state;
     for (int p = CBM_POOL_MEAN; p <= CBM_POOL_LAST; p++) {
-        const int place = cbm_find_attribution_method("integrated_gradients");
+        const int place = cbm_attribution_method_find("integrated_gradients");
         assert_true(place >= 0);
         cbm_context *ctx = context_for(sparse[p]);
         for (int i = 0; i < N_TEXTS; i++) {

@@ -560,8 +560,8 @@ static void the_strongest_word_has_the_full_colour(void **state) {
     const char *text = "the soup was tasty and the waiter rude";
     cbm_context *ctx = explain(sparse, text, 8, &e);
     char *page = page_of(sparse, text, &e), wanted[160];
-    const int methods[2] = {cbm_find_attribution_method("integrated_gradients"),
-                            cbm_find_attribution_method("gradient_input")};
+    const int methods[2] = {cbm_attribution_method_find("integrated_gradients"),
+                            cbm_attribution_method_find("gradient_input")};
     for (int method = 0; method < 2; method++) {
         const float *const *best = NULL;
         int word = 0;

@@ -325,7 +325,7 @@ static scbm_status train_once(const scbm_hooks *hooks, int decomposed) {
     static const scbm_extent by_token[] = {SCBM_TOKENS};
     static const int32_t token_ids[] = {0, 4, 2, 1}, starts[] = {0, 3, 4};
     static const float rates[3] = {0.1f, 0.1f, 0.1f}, decays[3] = {0.0f, 0.0f, 0.0f};
-    static const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, 1.0f};
+    static const scbm_adamw_options options = {.clip_norm = 1.0f};
     scbm_tensor t[3], masks;
     scbm_tensor *params[3] = {&t[0], &t[1], &t[2]}, *gradients[3];
     t[0] = weight_of("table", SCBM_F32, table, DIMS(5, 4));
@@ -1443,7 +1443,7 @@ static void adamw_by_hand(void **state) {
     float w = 1.0f, g = 0.5f, rate = 0.1f, decay = 0.2f, norm = 0.0f;
     scbm_tensor weight = weight_of("w", SCBM_F32, &w, DIMS(1)), gradient = weight_of("g", SCBM_F32, &g, DIMS(1));
     scbm_tensor *params[] = {&weight}, *gradients[] = {&gradient};
-    scbm_adamw_options options = {0.9f, 0.999f, 0.0f, 0.0f};
+    scbm_adamw_options options = {.epsilon = -1.0f};
     scbm_adamw *optimizer;
     assert_ok(scbm_adamw_create(&optimizer, context, params, 1, &rate, &decay, &options));
     assert_int_equal(scbm_adamw_steps(optimizer), 0);
@@ -1474,7 +1474,7 @@ static void adamw_leaves_parameters_without_gradients(void **state) {
     scbm_tensor a = weight_of("a", SCBM_F32, &w[0], DIMS(1)), b = weight_of("b", SCBM_F32, &w[1], DIMS(1));
     scbm_tensor gradient = weight_of("g", SCBM_F32, &g, DIMS(1));
     scbm_tensor *params[] = {&a, &b}, *gradients[] = {NULL, &gradient};
-    scbm_adamw_options options = {0.9f, 0.999f, 0.0f, 0.0f};
+    scbm_adamw_options options = {.epsilon = -1.0f};
     scbm_adamw *optimizer;
     assert_ok(scbm_adamw_create(&optimizer, context, params, 2, rate, decay, &options));
     uint64_t generation = a.generation;
@@ -1501,7 +1501,7 @@ static const float rates[N_PARAMS] = {0.01f, 0.1f, 0.003f}, decays[N_PARAMS] = {
 
 static void trainee_create(trainee *t, int workers, float clip_norm) {
     static const int64_t sizes[N_PARAMS] = {1, 17, 20001};
-    scbm_adamw_options options = {0.9f, 0.99f, 1e-6f, clip_norm};
+    scbm_adamw_options options = {.beta2 = 0.99f, .epsilon = 1e-6f, .clip_norm = clip_norm};
     scbm_random random = {3, 1, 0};
     memset(t, 0, sizeof *t);
     t->context = new_context(workers);
@@ -1594,7 +1594,7 @@ static void adamw_resumes_to_the_same_bits(void **state) {
     for (int step = 0; step < 6; step++) {
         if (step == 3) { /* a new optimizer with the old one's state */
             scbm_adamw *old = parts.optimizer;
-            scbm_adamw_options options = {0.9f, 0.99f, 1e-6f, 1.0f};
+            scbm_adamw_options options = {.beta2 = 0.99f, .epsilon = 1e-6f, .clip_norm = 1.0f};
             assert_ok(
                 scbm_adamw_create(&parts.optimizer, parts.context, parts.params, N_PARAMS, rates, decays, &options));
             for (int i = 0; i < N_PARAMS; i++)
@@ -1635,6 +1635,32 @@ static void a_gradient_that_is_not_finite_changes_nothing(void **state) {
     trainee_free(&clean);
 }
 
+/* No options, zeros, and the defaults spelled out; and what a negative number stands for. */
+static void adamw_of_zeros_is_that_of_the_manual(void **state) {
+    (void)state;
+    const scbm_adamw_options zeros = {0}, spelled = {.beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f};
+    const scbm_adamw_options *const all[] = {NULL, &zeros, &spelled};
+    const scbm_adamw_options plain = {.beta1 = -1.0f, .beta2 = -1.0f, .epsilon = -1.0f};
+    const float rate = 0.1f, decay = 0.0f;
+    float w[4], g = 0.5f;
+    scbm_tensor gradient = weight_of("g", SCBM_F32, &g, DIMS(1)), *gradients[] = {&gradient};
+    for (int i = 0; i < 4; i++) {
+        scbm_context *context = new_context(1);
+        scbm_tensor weight = weight_of("w", SCBM_F32, &w[i], DIMS(1)), *params[] = {&weight};
+        scbm_adamw *optimizer;
+        w[i] = 1.0f;
+        assert_ok(scbm_adamw_create(&optimizer, context, params, 1, &rate, &decay, i < 3 ? all[i] : &plain));
+        for (int step = 0; step < 3; step++) {
+            g = 0.5f - (float)step;
+            assert_ok(scbm_adamw_step(optimizer, gradients, 1.0f, NULL));
+        }
+        scbm_adamw_free(optimizer);
+        scbm_context_free(context);
+    }
+    assert_true(w[0] == w[1] && w[0] == w[2]);
+    assert_float_equal(w[3], 1.0 - 0.1 + 0.1 + 0.1, 1e-6); /* without moments each step is the gradient's sign */
+}
+
 static void adamw_checks_what_it_is_given(void **state) {
     (void)state;
     scbm_context *context = new_context(1);
@@ -1642,16 +1668,14 @@ static void adamw_checks_what_it_is_given(void **state) {
     scbm_tensor weight = weight_of("w", SCBM_F32, w, DIMS(4)), half = weight_of("h", SCBM_F16, w, DIMS(4));
     scbm_tensor empty = weight_of("e", SCBM_F32, NULL, DIMS(4)), shorter = weight_of("s", SCBM_F32, w, DIMS(3));
     scbm_tensor *bad[] = {&half, &empty, NULL}, *params[] = {&weight};
-    const scbm_adamw_options good = {0.9f, 0.999f, 1e-8f, 0.0f};
+    const scbm_adamw_options good = {0};
     scbm_adamw *optimizer = NULL;
     for (int i = 0; i < 3; i++)
         assert_error(scbm_adamw_create(&optimizer, context, &bad[i], 1, &rate, &decay, &good), SCBM_ERROR_ARGUMENT,
                      "AdamW");
-    const scbm_adamw_options wrong[] = {{1.0f, 0.9f, 0.0f, 0.0f},
-                                        {0.9f, -0.1f, 0.0f, 0.0f},
-                                        {0.9f, 0.9f, -1.0f, 0.0f},
-                                        {0.9f, 0.9f, 0.0f, -1.0f},
-                                        {NAN, 0.9f, 0.0f, 0.0f}};
+    const scbm_adamw_options wrong[] = {{.beta1 = 1.0f},        {.beta2 = 2.0f}, {.epsilon = NAN},
+                                        {.clip_norm = -1.0f},   {.beta1 = NAN},  {.clip_norm = NAN},
+                                        {.reserved = {[7] = 1}}};
     for (int i = 0; i < COUNT_OF(wrong); i++)
         assert_error(scbm_adamw_create(&optimizer, context, params, 1, &rate, &decay, &wrong[i]), SCBM_ERROR_ARGUMENT,
                      "AdamW");
@@ -2125,6 +2149,7 @@ int main(void) {
         cmocka_unit_test(adamw_follows_the_recurrences),
         cmocka_unit_test(adamw_resumes_to_the_same_bits),
         cmocka_unit_test(a_gradient_that_is_not_finite_changes_nothing),
+        cmocka_unit_test(adamw_of_zeros_is_that_of_the_manual),
         cmocka_unit_test(adamw_checks_what_it_is_given),
         cmocka_unit_test(the_schedule_rises_and_falls),
         cmocka_unit_test(sixteen_bits_come_back),

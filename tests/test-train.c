@@ -962,7 +962,7 @@ static void frozen_parts_do_not_learn(void **state) {
 static void a_split_takes_of_each_label(void **state) {
     (void)state;
     cbm_split split, again, other;
-    assert_ok(cbm_split_create(&split, &train_data, 0.25, 7, &one_thread));
+    assert_ok(cbm_dataset_split(&split, &train_data, 0.25, 7, &one_thread));
     assert_int_equal(split.validation.n, N_TRAIN / 4);
     assert_int_equal(split.train.n, N_TRAIN - N_TRAIN / 4);
     int counts[2][SMALL_LABELS] = {{0}};
@@ -981,8 +981,8 @@ static void a_split_takes_of_each_label(void **state) {
             assert_int_equal(part->concept_class[row * 2 + (size_t)k], train_data.concept_class[i * 2 + (size_t)k]);
     }
     assert_true(in_validation == split.validation.n);
-    assert_ok(cbm_split_create(&again, &train_data, 0.25, 7, &one_thread));
-    assert_ok(cbm_split_create(&other, &train_data, 0.25, 8, &one_thread));
+    assert_ok(cbm_dataset_split(&again, &train_data, 0.25, 7, &one_thread));
+    assert_ok(cbm_dataset_split(&other, &train_data, 0.25, 8, &one_thread));
     size_t bytes = split.validation.n * sizeof *split.validation.text;
     assert_memory_equal(split.validation.text, again.validation.text, bytes);
     assert_int_not_equal(memcmp(split.validation.text, other.validation.text, bytes), 0);
@@ -992,13 +992,13 @@ static void a_split_takes_of_each_label(void **state) {
     cbm_dataset two = train_data;
     two.n = 2;
     for (int way = 0; way < 2; way++) {
-        assert_ok(cbm_split_create(&split, &two, way ? 0.001 : 0.999, 7, &one_thread));
+        assert_ok(cbm_dataset_split(&split, &two, way ? 0.001 : 0.999, 7, &one_thread));
         assert_true(split.train.n == 1 && split.validation.n == 1);
         cbm_split_clear(&split);
     }
     two.n = 1;
-    assert_error(cbm_split_create(&split, &two, 0.5, 7, NULL), SCBM_ERROR_ARGUMENT, "of 1 labelled texts");
-    assert_error(cbm_split_create(&split, &train_data, 1, 7, NULL), SCBM_ERROR_ARGUMENT, "the share 1");
+    assert_error(cbm_dataset_split(&split, &two, 0.5, 7, NULL), SCBM_ERROR_ARGUMENT, "of 1 labelled texts");
+    assert_error(cbm_dataset_split(&split, &train_data, 1, 7, NULL), SCBM_ERROR_ARGUMENT, "the share 1");
 }
 
 static void keep_sizes(void *user, const cbm_dataset *train_part, const cbm_dataset *validation) {
@@ -1020,7 +1020,7 @@ static void without_validation_data_a_part_is_set_aside(void **state) {
     assert_true(sizes[0] == N_TRAIN * 9 / 10 && sizes[1] == N_TRAIN / 10);
     cbm_model *model = load(output);
     assert_float_equal(scbm_file_float_or(model->file, "sparsecbm.train.validation_split", -1), 0.1, 1e-6);
-    assert_ok(cbm_split_create(&split, &train_data, 0.1, 42, NULL));
+    assert_ok(cbm_dataset_split(&split, &train_data, 0.1, 42, NULL));
     output = in_folder("parts.gguf");
     assert_ok(cbm_train(encoder, &split.train, &split.validation, small_concepts, output, &o));
     cbm_model *parts = load(output);

@@ -75,12 +75,13 @@ static void add_head_tensors(scbm_writer *writer, const cbm_heads *heads, const 
 
 scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cbm_network *network,
                             const cbm_statistics *statistics, const cbm_fact *facts, int n_facts,
-                            void (*note)(const void *user, scbm_writer *writer), const void *user) {
+                            void (*note)(const void *user, scbm_writer *writer), const void *user,
+                            const scbm_hooks *hooks) {
     scbm_writer *writer = NULL;
-    scbm_status status = scbm_writer_create(&writer, &encoder->hooks);
+    scbm_status status = scbm_writer_create(&writer, hooks);
     if (status) return status;
     copy_encoder_keys(writer, encoder->file);
-    status = set_our_keys(writer, network, &encoder->hooks);
+    status = set_our_keys(writer, network, hooks);
     for (int i = 0; i < n_facts; i++) cbm_set_fact(writer, CBM_KEY_TRAIN, &facts[i]);
     if (note) note(user, writer);
     add_encoder_tensors(writer, encoder, &network->backbone);

@@ -21,10 +21,12 @@ typedef struct cbm_fact {
 } cbm_fact;
 
 /* Writes a whole model: everything of the encoder's file, the network's tensors in its place, heads and statistics
- * (NULL in vanilla mode), the facts, and the keys that `note` (NULL: none) sets. */
+ * (NULL in vanilla mode), the facts, and the keys that `note` (NULL: none) sets. Memory is by `hooks`, those of whoever
+ * writes: the encoder may be in use elsewhere. */
 scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cbm_network *network,
                             const cbm_statistics *statistics, const cbm_fact *facts, int n_facts,
-                            void (*note)(const void *user, scbm_writer *writer), const void *user);
+                            void (*note)(const void *user, scbm_writer *writer), const void *user,
+                            const scbm_hooks *hooks);
 /* Sets the fact as the key prefix + its own. */
 void cbm_set_fact(scbm_writer *writer, const char *prefix, const cbm_fact *fact);
 

@@ -150,7 +150,7 @@ static scbm_status start_classes(cbm_data_reader *r) {
     return status;
 }
 
-scbm_status cbm_dataset_create(cbm_dataset *data, const cbm_dataset_options *options, const scbm_hooks *hooks) {
+scbm_status cbm_dataset_begin(cbm_dataset *data, const cbm_dataset_options *options, const scbm_hooks *hooks) {
     static const cbm_dataset_options nothing;
     memset(data, 0, sizeof *data);
     if (!options) options = &nothing;
@@ -266,7 +266,7 @@ static scbm_status end_reading(cbm_dataset *data) {
 scbm_status cbm_dataset_read(cbm_dataset *data, const cbm_dataset_options *options, const scbm_hooks *hooks) {
     memset(data, 0, sizeof *data);
     scbm_status status = check_files(options, NULL);
-    if (!status) status = cbm_dataset_create(data, options, hooks);
+    if (!status) status = cbm_dataset_begin(data, options, hooks);
     if (status) return status;
     cbm_data_reader *r = data->store->reader;
     for (; r->file < options->n_paths && cbm_data_goes_on(r); r->file++)
@@ -278,7 +278,7 @@ scbm_status cbm_dataset_read_memory(cbm_dataset *data, const cbm_dataset_options
                                     const void *bytes, size_t size, const scbm_hooks *hooks) {
     memset(data, 0, sizeof *data);
     scbm_status status = check_files(options, name ? name : "");
-    if (!status) status = cbm_dataset_create(data, options, hooks);
+    if (!status) status = cbm_dataset_begin(data, options, hooks);
     if (status) return status;
     cbm_data_reader *r = data->store->reader;
     if (name) r->path = name;

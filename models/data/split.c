@@ -78,8 +78,8 @@ static scbm_status split_rows(cbm_split *split, const cbm_dataset *data, const i
     return status;
 }
 
-scbm_status cbm_split_create(cbm_split *split, const cbm_dataset *data, double share, uint64_t seed,
-                             const scbm_hooks *hooks) {
+scbm_status cbm_dataset_split(cbm_split *split, const cbm_dataset *data, double share, uint64_t seed,
+                              const scbm_hooks *hooks) {
     memset(split, 0, sizeof *split);
     if (hooks) split->hooks = *hooks;
     if (data->n < 2 || !data->label || !(share > 0 && share < 1))

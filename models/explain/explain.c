@@ -131,14 +131,14 @@ static scbm_status choose_methods(cbm_explain_plan *plan, const cbm_model *model
         const cbm_attribution_kind *kind = cbm_attribution_kind_at(options->methods[i]);
         if (!kind)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no attribution method %d among %d", options->methods[i],
-                             cbm_n_attribution_methods());
+                             cbm_attribution_method_count());
         if (!(possible >> options->methods[i] & 1))
             return scbm_fail(SCBM_ERROR_ARGUMENT, "attributions by %s need %s", kind->shown.title,
                              kind->needs & CBM_NEEDS_STEPS ? "steps, and there are to be none"
                                                            : "attention, and the encoder has none");
         plan->methods |= UINT64_C(1) << options->methods[i];
     }
-    for (int m = 0; !options->methods && m < cbm_n_attribution_methods(); m++)
+    for (int m = 0; !options->methods && m < cbm_attribution_method_count(); m++)
         if (!cbm_attribution_kind_at(m)->shown.is_baseline) plan->methods |= possible & UINT64_C(1) << m;
     return SCBM_OK;
 }
@@ -304,7 +304,7 @@ static scbm_status take_result_memory(cbm_explainer *x) {
     cbm_explain_result *r = &x->result;
     const size_t n = (size_t)x->group.n_texts, n_concepts = n * (size_t)cbm_explainer_concepts(x),
                  n_labels = n * (size_t)x->plan.n_labels, n_neurons = n_concepts * (size_t)x->plan.n_neurons,
-                 n_rows = (size_t)cbm_explainer_units(x) * (size_t)cbm_n_attribution_methods(),
+                 n_rows = (size_t)cbm_explainer_units(x) * (size_t)cbm_attribution_method_count(),
                  n_tokens = n_rows * (size_t)x->group.n_tokens, n_words = n_rows * (size_t)x->group.n_words;
     const struct {
         void **place;
@@ -332,7 +332,7 @@ static float *word_values(const cbm_explainer *x, int method) {
 
 /* What the public structure says of unit `u` of text `i`. */
 static cbm_explained_logit explained_logit(cbm_explainer *x, int i, int u) {
-    const int n_methods = cbm_n_attribution_methods();
+    const int n_methods = cbm_attribution_method_count();
     const cbm_group_text *text = &x->group.text[i];
     const cbm_unit_state *unit = &text->unit[u];
     const int64_t place = ((int64_t)i * cbm_explainer_units(x) + u) * n_methods;
@@ -365,7 +365,7 @@ static void finish_text(cbm_explainer *x, int i) {
                                                  .n_labels = n_labels,
                                                  .n_tokens = (int)text->n_tokens,
                                                  .n_words = (int)text->n_words,
-                                                 .n_methods = cbm_n_attribution_methods(),
+                                                 .n_methods = cbm_attribution_method_count(),
                                                  .tokens = x->group.tokens + text->first_token,
                                                  .words = x->group.words + text->first_word,
                                                  .concepts = n_concepts ? concepts : NULL,
@@ -376,7 +376,7 @@ static void finish_text(cbm_explainer *x, int i) {
 static scbm_status attribute(cbm_explainer *x) {
     const size_t n = (size_t)cbm_explainer_units(x) * (size_t)x->group.n_tokens;
     scbm_status status = SCBM_OK;
-    for (int m = 0; m < cbm_n_attribution_methods() && n && !status; m++) {
+    for (int m = 0; m < cbm_attribution_method_count() && n && !status; m++) {
         if (!uses(x, m)) continue;
         memset(token_values(x, m), 0, n * sizeof(float));
         status = cbm_attribution_kind_at(m)->compute(x, token_values(x, m));
@@ -413,7 +413,7 @@ static int64_t points_of_text(const cbm_explainer *x) {
 }
 
 static scbm_status explain_each(cbm_explainer *x, const char *const *texts, const size_t *lengths, size_t n,
-                                cbm_explained function, void *user) {
+                                cbm_explanation_function function, void *user) {
     scbm_status status = SCBM_OK;
     x->progress = (cbm_explain_progress){x->plan.what, 0, (int64_t)n, 0, points_of_text(x)};
     for (size_t done = 0, n_listed; done < n && !status; done += n_listed) {
@@ -429,7 +429,7 @@ static scbm_status explain_each(cbm_explainer *x, const char *const *texts, cons
 }
 
 scbm_status cbm_explain_each(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                             const cbm_explain_plan *plan, cbm_explained function, void *user) {
+                             const cbm_explain_plan *plan, cbm_explanation_function function, void *user) {
     scbm_status status = cbm_explainer_create(ctx);
     if (status) return status;
     cbm_explainer *x = cbm_explainer_of(ctx);
@@ -468,7 +468,7 @@ scbm_status cbm_explain(cbm_context *ctx, const char *text, const cbm_explain_op
 }
 
 scbm_status cbm_explain_batch(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                              const cbm_explain_options *options, cbm_explained function, void *user) {
+                              const cbm_explain_options *options, cbm_explanation_function function, void *user) {
     cbm_explain_plan plan;
     scbm_status status = cbm_plan_explanation(&plan, ctx->model, options);
     if (!status && n && (!texts || !function))

@@ -238,7 +238,7 @@ scbm_status cbm_check_concepts(const cbm_model *model);
 scbm_status cbm_plan_explanation(cbm_explain_plan *plan, const cbm_model *model, const cbm_explain_options *options);
 /* Explains text by text; the context's error text is not set, and it holds no text afterwards. */
 scbm_status cbm_explain_each(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                             const cbm_explain_plan *plan, cbm_explained function, void *user);
+                             const cbm_explain_plan *plan, cbm_explanation_function function, void *user);
 
 /* The same for a sample whose words are looked at: the predicted classes, no labels, no neurons; with every method that the
  * model and the steps allow, baselines too. */

@@ -102,7 +102,7 @@ static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept
 }
 
 static scbm_status take_room(cbm_ablation *a, size_t tokens, const scbm_hooks *hooks) {
-    const size_t n_methods = (size_t)cbm_n_attribution_methods();
+    const size_t n_methods = (size_t)cbm_attribution_method_count();
     if (!a->comprehensiveness)
         a->comprehensiveness = scbm_alloc_array(hooks, n_methods * N_SHARES, sizeof *a->comprehensiveness);
     if (!a->sufficiency) a->sufficiency = scbm_alloc_array(hooks, n_methods * N_SHARES, sizeof *a->sufficiency);
@@ -169,7 +169,7 @@ const cbm_faithfulness *cbm_ablation_finish(cbm_ablation *a, int n_concepts, uin
     const double n = (double)a->n * n_concepts;
     cbm_faithfulness *f = &a->result;
     *f = (cbm_faithfulness){a->n, 0, N_SHARES, shares, a->methods};
-    for (int m = 0; m < cbm_n_attribution_methods(); m++) {
+    for (int m = 0; m < cbm_attribution_method_count(); m++) {
         const cbm_attribution_method *shown = cbm_attribution_method_at(m);
         double *comprehensiveness = a->comprehensiveness + m * N_SHARES, *sufficiency = a->sufficiency + m * N_SHARES;
         if (!(methods >> m & 1)) continue;

@@ -309,7 +309,7 @@ static scbm_status create_report(cbm_global_report **report, cbm_context *ctx, c
     if (!r) return SCBM_ERROR_MEMORY;
     r->ctx = ctx;
     r->options = options;
-    r->method = cbm_find_attribution_method("integrated_gradients");
+    r->method = cbm_attribution_method_find("integrated_gradients");
     status = fill_report(r, &plan, texts, lengths, n);
     r->options = NULL;
     if (status) cbm_global_report_free(&r->report);

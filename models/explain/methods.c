@@ -16,7 +16,7 @@ const cbm_attribution_kind *cbm_attribution_kind_at(int method) {
     return method >= 0 && method < N_KINDS ? kinds[method] : NULL;
 }
 
-int cbm_n_attribution_methods(void) {
+int cbm_attribution_method_count(void) {
     return N_KINDS;
 }
 
@@ -24,7 +24,7 @@ const cbm_attribution_method *cbm_attribution_method_at(int method) {
     return method >= 0 && method < N_KINDS ? &kinds[method]->shown : NULL;
 }
 
-int cbm_find_attribution_method(const char *name) {
+int cbm_attribution_method_find(const char *name) {
     for (int m = 0; name && m < N_KINDS; m++)
         if (strcmp(kinds[m]->shown.name, name) == 0) return m;
     return -1;

@@ -72,7 +72,7 @@ static scbm_status finish_texts(explain_command *x) {
 
 static scbm_status keep_texts(void *user, const char *const *texts, const size_t *lengths, size_t n, size_t *done) {
     explain_command *x = user;
-    scbm_status status = x->texts.store ? SCBM_OK : cbm_dataset_create(&x->texts, NULL, &x->in.hooks);
+    scbm_status status = x->texts.store ? SCBM_OK : cbm_dataset_begin(&x->texts, NULL, &x->in.hooks);
     for (size_t i = 0; i < n && !status; i++) {
         status = cbm_dataset_add(&x->texts, texts[i], lengths[i], NULL, NULL);
         *done += !status;

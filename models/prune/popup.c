@@ -80,12 +80,11 @@ static void name_moments(const cbm_prune_run *run, cbm_popup *popup) {
 }
 
 static scbm_status create_optimizer(const cbm_prune_run *run, cbm_popup *popup, int64_t steps) {
-    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, 0.0f};
     float *rates = scbm_alloc_array(run->hooks, 2 * (size_t)run->n, sizeof *rates); /* and decays, which are 0 */
     if (!rates) return SCBM_ERROR_MEMORY;
     for (int i = 0; i < run->n; i++) rates[i] = (float)run->options->score_learning_rate;
     scbm_status status = scbm_adamw_create(&popup->optimizer, run->context, popup->scores, run->n, rates,
-                                           rates + run->n, &options);
+                                           rates + run->n, NULL);
     scbm_release(run->hooks, rates);
     if (status) return status;
     scbm_adamw_set_steps(popup->optimizer, steps);

@@ -29,7 +29,7 @@ static void put_highlight(cbm_page *page, int choice, int is_negative, int level
 
 static void put_style(cbm_page *page) {
     for (const char *const *line = css_page; *line; line++) scbm_output_write(page->out, *line, strlen(*line));
-    for (int choice = 1; choice <= cbm_n_attribution_methods(); choice++) {
+    for (int choice = 1; choice <= cbm_attribution_method_count(); choice++) {
         cbm_page_put(page, html_chosen, "choice", cbm_page_integer(page, choice), NULL);
         for (int is_negative = 0; is_negative < 2; is_negative++)
             for (int level = 1; level <= CBM_HIGHLIGHTS; level++) put_highlight(page, choice, is_negative, level);

@@ -106,5 +106,6 @@ scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, 
         add_measures(run, v, train_loss, facts, &n);
     }
     return cbm_write_model(run->output, run->encoder, &run->network,
-                           cbm_run_has_concepts(run) ? &run->statistics : NULL, facts, n, note_columns, run);
+                           cbm_run_has_concepts(run) ? &run->statistics : NULL, facts, n, note_columns, run,
+                           &run->hooks);
 }

@@ -45,8 +45,7 @@ static scbm_status build_fit(head_fit *fit, cbm_heads *heads, scbm_context *cont
 
 static scbm_status create_optimizer(head_fit *fit, scbm_context *context) {
     const float rates[2] = {FIT_RATE, FIT_RATE}, decays[2] = {FIT_WEIGHT_DECAY, 0.0f};
-    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, 0.0f};
-    return scbm_adamw_create(&fit->optimizer, context, fit->parameters, 2, rates, decays, &options);
+    return scbm_adamw_create(&fit->optimizer, context, fit->parameters, 2, rates, decays, NULL);
 }
 
 /* The root of the values' mean square; 1 where that is no scale to divide by. */

@@ -157,7 +157,7 @@ int cbm_run_is_head(const cbm_training_run *run, const scbm_tensor *tensor) {
 
 static scbm_status create_optimizer(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
-    const scbm_adamw_options options = {0.9f, 0.999f, 1e-8f, (float)o->max_grad_norm};
+    const scbm_adamw_options options = {.clip_norm = (float)o->max_grad_norm};
     int n = run->graph.n_parameters;
     float *rates = scbm_alloc_array(&run->hooks, 2 * (size_t)n, sizeof *rates);
     if (!rates) return SCBM_ERROR_MEMORY;

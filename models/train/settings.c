@@ -319,14 +319,13 @@ static scbm_status check_together(const cbm_train_options *o, const cbm_model *e
 }
 
 scbm_status cbm_train_settle(const cbm_train_options *options, const cbm_model *encoder, cbm_train_options *settled) {
-    scbm_status whole = options ? cbm_check_reserved(options->reserved, "cbm_train_options") : SCBM_OK;
-    if (whole) return whole;
+    memset(settled, 0, sizeof *settled);
     if (options) *settled = *options;
-    else memset(settled, 0, sizeof *settled);
-    for (int i = 0; i < N_SETTINGS; i++) {
-        scbm_status status = is_text(&settings[i]) ? SCBM_OK : settle_number(&settings[i], settled);
-        if (status) return status;
-    }
+    scbm_status status = cbm_check_reserved(settled->reserved, "cbm_train_options");
+    if (!status) status = cbm_check_reserved(settled->prune.reserved, "cbm_prune_options");
+    for (int i = 0; i < N_SETTINGS && !status; i++)
+        if (!is_text(&settings[i])) status = settle_number(&settings[i], settled);
+    if (status) return status;
     settle_dependent(settled, encoder);
     return check_together(settled, encoder);
 }

@@ -36,7 +36,8 @@ static scbm_status train(cbm_training_run *run, const char *const *concept_names
 /* Sets a part of the training data aside where there are none to validate on. */
 static scbm_status split_data(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
-    scbm_status status = cbm_split_create(&run->split, run->train, o->validation_split, (uint64_t)o->seed, &run->hooks);
+    scbm_status status = cbm_dataset_split(&run->split, run->train, o->validation_split, (uint64_t)o->seed,
+                                           &run->hooks);
     run->train = &run->split.train;
     run->valid = &run->split.validation;
     return status;

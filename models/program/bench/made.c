@@ -76,7 +76,7 @@ scbm_status bench_find_model(bench_command *b) {
                                               .sparsity = b->sparsity > 0 ? b->sparsity : -1,
                                               .seed = 1,
                                               .hooks = &b->in.hooks};
-    return cbm_random_model_create(path, encoder, &options);
+    return cbm_random_model_write(path, encoder, &options);
 }
 
 scbm_status bench_find_data(bench_command *b, int labels, cbm_dataset *data) {

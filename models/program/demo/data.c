@@ -217,7 +217,7 @@ scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64
             demo_make_review(&reviews[i], seed, i);
             texts[i] = reviews[i].text;
         }
-        const cbm_encoder_options options = {.hidden = shape->hidden,
+        const cbm_random_encoder_options options = {.hidden = shape->hidden,
                                              .blocks = shape->layers,
                                              .heads = shape->heads,
                                              .feed_forward = shape->feed_forward,
@@ -228,7 +228,7 @@ scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64
                                              .texts = texts,
                                              .n_texts = n,
                                              .hooks = hooks};
-        status = cbm_encoder_create(path, &options);
+        status = cbm_random_encoder_write(path, &options);
     }
     scbm_release(hooks, (void *)texts);
     scbm_release(hooks, reviews);
