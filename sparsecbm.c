@@ -12,8 +12,8 @@
 #if !defined(_XOPEN_SOURCE) && !defined(_WIN32)
 #define _XOPEN_SOURCE 700
 #endif
-#if !defined(_DEFAULT_SOURCE) && defined(__linux__)
-#define _DEFAULT_SOURCE /* syscall */
+#if !defined(_GNU_SOURCE) && defined(__linux__)
+#define _GNU_SOURCE /* syscall, sched_getaffinity */
 #endif
 
 /* Floating-point contraction is explicit here (fused multiply-adds stand where they are meant), so that a
@@ -226,6 +226,183 @@ void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format,
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     hooks->log(hooks->user, level, text);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The machine: what it leaves this process
+ * ---------------------------------------------------------------------------------------- */
+
+enum { LONGEST_PATH = 4096 };
+
+/* A tree of control groups: where it lies, and which controller names it in /proc/self/cgroup ("" in version 2, where one
+ * tree has all). */
+typedef struct group_tree {
+    const char *mount, *controller;
+    const char *limit, *soft_limit, *used, *cached; /* files of memory, and a key of memory.stat */
+} group_tree;
+
+/* What one group leaves; SIZE_MAX: it has no limit, or is not to be seen from here. */
+typedef size_t (*group_leaves)(const group_tree *tree, const char *folder);
+
+static size_t least_size(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+/* The number after `key` at the beginning of a line, times `unit`; SIZE_MAX: there is none. An empty key: the first
+ * line's. */
+static size_t read_number(const char *path, const char *key, size_t unit) {
+    FILE *file = fopen(path, "r");
+    size_t found = SIZE_MAX, length = strlen(key);
+    unsigned long long number;
+    char line[160];
+    while (file && found == SIZE_MAX && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, length) != 0) continue;
+        const char *text = line + length + strspn(line + length, " \t");
+        if (*text >= '0' && *text <= '9' && sscanf(text, "%llu", &number) == 1 && number < SIZE_MAX / unit)
+            found = (size_t)number * unit;
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+static size_t read_group_number(const char *folder, const char *name, const char *key) {
+    char path[3 * LONGEST_PATH];
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) return SIZE_MAX;
+    return read_number(path, key, 1);
+}
+
+/* Whether a list with commas has this name. */
+static int has_name(const char *list, const char *name) {
+    size_t length = strlen(name);
+    for (;; list++) {
+        size_t n = strcspn(list, ",");
+        if (n == length && strncmp(list, name, n) == 0) return 1;
+        list += n;
+        if (!*list) return 0;
+    }
+}
+
+/* The path of the process's group in a tree, of a line such as "4:cpu,memory:/path"; "" where none is told. */
+static void find_group(const char *root, const group_tree *tree, char group[LONGEST_PATH]) {
+    char path[LONGEST_PATH], line[LONGEST_PATH + 256];
+    group[0] = 0;
+    if (snprintf(path, sizeof path, "%s/proc/self/cgroup", root) >= (int)sizeof path) return;
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        char *controllers = strchr(line, ':'), *place = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!place) continue;
+        *place++ = 0;
+        place[strcspn(place, "\n")] = 0;
+        if (has_name(controllers + 1, tree->controller) && strlen(place) < LONGEST_PATH) strcpy(group, place);
+    }
+    if (file) fclose(file);
+}
+
+/* The least that the process's group and those above it leave. A container may not see the folders above its own, or see
+ * its own as the topmost: what is not there does not count. */
+static size_t groups_leave(const char *root, const group_tree *tree, group_leaves leaves) {
+    char group[LONGEST_PATH], folder[2 * LONGEST_PATH];
+    size_t left = SIZE_MAX;
+    find_group(root, tree, group);
+    if (strstr(group, "/..")) group[0] = 0; /* it lies outside of what is seen */
+    for (;;) {
+        char *end = strrchr(group, '/');
+        if (snprintf(folder, sizeof folder, "%s%s%s", root, tree->mount, group) < (int)sizeof folder)
+            left = least_size(left, leaves(tree, folder));
+        if (!end) return left;
+        *end = 0;
+    }
+}
+
+static size_t leaves_memory(const group_tree *tree, const char *folder) {
+    size_t limit = read_group_number(folder, tree->limit, "");
+    if (tree->soft_limit) limit = least_size(limit, read_group_number(folder, tree->soft_limit, ""));
+    if (limit == SIZE_MAX) return SIZE_MAX;
+    size_t used = read_group_number(folder, tree->used, "");
+    size_t cached = read_group_number(folder, "memory.stat", tree->cached);
+    if (used == SIZE_MAX) used = 0;
+    if (cached != SIZE_MAX) used = used > cached ? used - cached : 0;
+    return limit > used ? limit - used : 0;
+}
+
+size_t scbm_available_memory(const char *root) {
+    static const group_tree trees[] = {
+        {"/sys/fs/cgroup", "", "memory.max", "memory.high", "memory.current", "inactive_file "},
+        {"/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", NULL, "memory.usage_in_bytes",
+         "total_inactive_file "},
+    };
+    char path[LONGEST_PATH];
+    size_t left = SIZE_MAX;
+    if (!root) root = "";
+    if (snprintf(path, sizeof path, "%s/proc/meminfo", root) < (int)sizeof path)
+        left = read_number(path, "MemAvailable:", 1024);
+    for (int i = 0; i < COUNT_OF(trees); i++) left = least_size(left, groups_leave(root, &trees[i], leaves_memory));
+    return left;
+}
+
+/* Thousandths of a processor. Version 2 has quota and period ("max 100000") in one file, version 1 has two files, and -1 as
+ * its quota where there is none. */
+static size_t leaves_processors(const group_tree *tree, const char *folder) {
+    unsigned long long quota = 0, period = 0;
+    char path[3 * LONGEST_PATH], line[160];
+    if (tree->controller[0]) {
+        size_t of_group = read_group_number(folder, "cpu.cfs_quota_us", "");
+        size_t of_time = read_group_number(folder, "cpu.cfs_period_us", "");
+        if (of_group != SIZE_MAX && of_time != SIZE_MAX) quota = of_group, period = of_time;
+    } else if (snprintf(path, sizeof path, "%s/cpu.max", folder) < (int)sizeof path) {
+        FILE *file = fopen(path, "r");
+        if (!file || !fgets(line, sizeof line, file) || sscanf(line, "%llu %llu", &quota, &period) != 2) quota = 0;
+        if (file) fclose(file);
+    }
+    if (!quota || !period || quota > SIZE_MAX / 1000) return SIZE_MAX;
+    return (size_t)(quota * 1000 / period);
+}
+
+double scbm_processor_quota(const char *root) {
+    static const group_tree trees[] = {
+        {"/sys/fs/cgroup", "", NULL, NULL, NULL, NULL},
+        {"/sys/fs/cgroup/cpu", "cpu", NULL, NULL, NULL, NULL},
+        {"/sys/fs/cgroup/cpu,cpuacct", "cpu", NULL, NULL, NULL, NULL},
+    };
+    size_t left = SIZE_MAX;
+    for (int i = 0; i < COUNT_OF(trees); i++)
+        left = least_size(left, groups_leave(root ? root : "", &trees[i], leaves_processors));
+    return left == SIZE_MAX ? INFINITY : (double)left / 1000;
+}
+
+/* The processors that this thread may run on. */
+static int count_processors(void) {
+#if defined(__linux__)
+    cpu_set_t sets[16]; /* of 1,024 processors each */
+    if (sched_getaffinity(0, sizeof sets, sets) == 0) return CPU_COUNT_S(sizeof sets, sets);
+#endif
+#if defined(_SC_NPROCESSORS_ONLN)
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > INT_MAX ? INT_MAX : (int)n;
+#else
+    return 1;
+#endif
+}
+
+/* By the quota, to the nearest whole number; it is read once. */
+static int most_threads(void) {
+    static K_ATOMIC int most;
+    if (!most) {
+        double quota = scbm_processor_quota(NULL);
+        most = quota < 1 ? 1 : quota < 1e6 ? (int)(quota + 0.5) : INT_MAX;
+    }
+    return most;
+}
+
+int scbm_default_threads(void) {
+    int n = count_processors();
+#ifdef HAS_THREADS
+    const char *asked = getenv("OMP_NUM_THREADS");
+    n = omp_get_max_threads(); /* which knows the processors, too */
+    if (asked && *asked) return n < 1 ? 1 : n;
+#endif
+    if (n > most_threads()) n = most_threads();
+    return n < 1 ? 1 : n;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -576,15 +753,6 @@ static void parallel_for_default(void *user, int64_t n, scbm_task task, void *ar
     with_crew(loop.context, crew_loop_body, &loop);
 }
 
-static int default_workers(void) {
-#ifdef HAS_THREADS
-    int n = omp_get_max_threads();
-    return n < 1 ? 1 : n;
-#else
-    return 1;
-#endif
-}
-
 scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scbm_backend *backend) {
     *out = NULL;
     if (hooks && (!hooks->alloc != !hooks->free))
@@ -606,7 +774,7 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
         }
         context->owns_backend = 1;
     }
-    context->n_workers = context->hooks.n_workers ? context->hooks.n_workers : default_workers();
+    context->n_workers = context->hooks.n_workers ? context->hooks.n_workers : scbm_default_threads();
     context->parallel_for = context->hooks.parallel_for ? context->hooks.parallel_for : parallel_for_default;
     context->parallel_user = context->hooks.parallel_for ? context->hooks.user : context;
 #ifndef HAS_THREADS

@@ -104,7 +104,7 @@ typedef struct scbm_hooks {
      * what one thread uses at a time (a context). Memory is released with hooks of the same counter. */
     size_t *in_use;
     scbm_parallel_for parallel_for;                 /* with n_workers, or NULL */
-    int n_workers;                                  /* threads; 0: all cores (OMP_NUM_THREADS heeded) */
+    int n_workers;                                  /* threads; 0: scbm_default_threads() */
 } scbm_hooks;
 
 /* Memory by the hooks (NULL: the default ones). The result is aligned to 64 bytes and zeroed;
@@ -124,6 +124,21 @@ scbm_status scbm_progress(const scbm_hooks *hooks, const char *what, int64_t don
 scbm_status scbm_cancelled(const scbm_hooks *hooks);
 /* Formats a message for the log hook. */
 void scbm_log(const scbm_hooks *hooks, scbm_log_level level, const char *format, ...) SCBM_PRINTF(3, 4);
+
+/* ------------------------------------------------------------------------------------------
+ * The machine: what it leaves this process
+ *
+ * By the system's word, and by that of each control group (version 1 or 2) that the process lies in, up to the topmost. `root`
+ * is the folder that the system's files are looked for in; NULL: "/".
+ * ---------------------------------------------------------------------------------------- */
+
+/* Bytes that are free for the taking; what a group has cached of files counts as free. SIZE_MAX: the system does not say. */
+size_t scbm_available_memory(const char *root);
+/* The processors' worth of time that the groups' CPU quotas allow: 1.5, say. Infinite where there is no quota. */
+double scbm_processor_quota(const char *root);
+/* The threads that n_workers = 0 means: as many as the process may run on at once, by its affinity and its quota (to the
+ * nearest whole number, at least 1; read once); or as OMP_NUM_THREADS says, where the library was built with OpenMP. */
+int scbm_default_threads(void);
 
 /* ------------------------------------------------------------------------------------------
  * Tensors

@@ -117,7 +117,8 @@ typedef struct cli_session {
     CLI_TEXT_OPTION("device", "cpu|cuda|cuda:N|auto", &(s).device,                                                     \
                     "where the model runs (default cpu); auto is a GPU where there is one")
 #define CLI_THREADS_OPTION(s)                                                                                          \
-    CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024, "threads; 0: all cores. The results do not depend on it")
+    CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024,                                                              \
+                   "threads; 0: as many as the process may use. The results do not depend on it")
 #define CLI_POOLINGS "file|mean|first|last" /* as cbm_pooling counts them */
 #define CLI_PRECISIONS "f32|tf32|bf16|int8" /* as scbm_precision counts them */
 /* Of the commands that run the model. */

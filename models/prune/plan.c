@@ -2,7 +2,6 @@
  * models/prune/plan.c - what pruning will take of memory, said or refused before it begins
  */
 #include "models/prune/choose.h"
-#include "models/base/memory.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -10,7 +9,7 @@
 #define MEBIBYTE 1048576.0
 
 size_t cbm_prune_available(const cbm_prune_run *run) {
-    return run->available_memory ? run->available_memory : cbm_memory_available(NULL);
+    return run->available_memory ? run->available_memory : scbm_available_memory(NULL);
 }
 
 /* The graphs of training and of the gradients that the method asks for, with masks that are there for this alone. */

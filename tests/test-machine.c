@@ -1,12 +1,12 @@
 /*
- * tests/test-memory.c - how much memory is left, by made-up trees of /proc and /sys/fs/cgroup
+ * tests/test-machine.c - how much memory is left and how many processors may be used, by made-up trees of /proc and
+ * /sys/fs/cgroup
  */
 #define _XOPEN_SOURCE 700
 
 #include "tests/helpers.h"
 
-#include "models/base/memory.h"
-
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -34,7 +34,7 @@ static void make_machine(const char *groups) {
 }
 
 static void assert_left(size_t bytes) {
-    assert_int_equal(cbm_memory_available(folder), bytes);
+    assert_int_equal(scbm_available_memory(folder), bytes);
 }
 
 static void without_groups_it_is_what_the_machine_has(void **state) {
@@ -50,7 +50,7 @@ static void a_system_that_says_nothing_has_no_limit(void **state) {
     (void)state;
     empty_folder();
     assert_left(SIZE_MAX);
-    assert_int_equal(cbm_memory_available("/nowhere"), SIZE_MAX);
+    assert_int_equal(scbm_available_memory("/nowhere"), SIZE_MAX);
     put("/proc/meminfo", "MemTotal: many\nMemAvailable: ?\n");
     put("/proc/self/cgroup", "garbage\n:\n::\n\n0:\n");
     put("/sys/fs/cgroup/memory.max", "");
@@ -142,7 +142,77 @@ static void long_paths_are_walked_or_left_alone(void **state) {
 
 static void this_machine_has_some_memory(void **state) {
     (void)state;
-    assert_true(cbm_memory_available(NULL) > 0);
+    assert_true(scbm_available_memory(NULL) > 0);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Processors
+ * ---------------------------------------------------------------------------------------- */
+
+static void assert_quota(double processors) {
+    double quota = scbm_processor_quota(folder);
+    if (quota != processors) fail_msg("%g processors, not %g", quota, processors);
+}
+
+static void without_a_quota_there_is_none(void **state) {
+    (void)state;
+    make_machine(NULL);
+    assert_quota(INFINITY);
+    assert_true(isinf(scbm_processor_quota("/nowhere")));
+    make_machine("0::/work\n");
+    put("/sys/fs/cgroup/work/cpu.max", "max 100000\n");
+    assert_quota(INFINITY);
+    static const char *const garbage[] = {"", "\n", "50000\n", "50000 0\n", "0 100000\n", "many 100000\n", "max\n"};
+    for (int i = 0; i < COUNT_OF(garbage); i++) {
+        put("/sys/fs/cgroup/work/cpu.max", garbage[i]);
+        assert_quota(INFINITY);
+    }
+}
+
+static void the_smallest_quota_on_the_way_up_counts(void **state) {
+    (void)state;
+    make_machine("0::/pods/one/app\n");
+    put("/sys/fs/cgroup/pods/one/app/cpu.max", "400000 100000\n");
+    assert_quota(4);
+    put("/sys/fs/cgroup/pods/cpu.max", "150000 100000\n");
+    assert_quota(1.5);
+    put("/sys/fs/cgroup/pods/one/cpu.max", "max 100000\n");
+    put("/sys/fs/cgroup/other/cpu.max", "1000 100000\n"); /* not on the way */
+    assert_quota(1.5);
+    put("/sys/fs/cgroup/pods/one/app/cpu.max", "10000 20000\n");
+    assert_quota(0.5);
+    make_machine("0::/../..\n"); /* a container: what is mounted is its own group */
+    put("/sys/fs/cgroup/cpu.max", "200000 100000\n");
+    assert_quota(2);
+}
+
+static void quotas_of_version_1_are_read_too(void **state) {
+    (void)state;
+    static const char *const mounts[] = {"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"};
+    for (int i = 0; i < COUNT_OF(mounts); i++) {
+        char path[200];
+        make_machine("11:cpuset:/elsewhere\n4:cpu,cpuacct:/docker/abc\n2:cpuacct:/wrong\n0::/\n");
+        snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", mounts[i]);
+        put(path, "-1\n");
+        snprintf(path, sizeof path, "%s/docker/abc/cpu.cfs_quota_us", mounts[i]);
+        put(path, "250000\n");
+        assert_quota(INFINITY); /* without a period */
+        snprintf(path, sizeof path, "%s/docker/abc/cpu.cfs_period_us", mounts[i]);
+        put(path, "100000\n");
+        assert_quota(2.5);
+        snprintf(path, sizeof path, "%s/docker/cpu.cfs_quota_us", mounts[i]);
+        put(path, "50000\n");
+        snprintf(path, sizeof path, "%s/docker/cpu.cfs_period_us", mounts[i]);
+        put(path, "50000\n");
+        assert_quota(1);
+    }
+}
+
+static void there_is_a_thread_by_default(void **state) {
+    (void)state;
+    assert_true(scbm_default_threads() >= 1);
+    double quota = scbm_processor_quota(NULL);
+    if (!getenv("OMP_NUM_THREADS") && quota >= 1) assert_true(scbm_default_threads() <= quota + 0.5);
 }
 
 int main(void) {
@@ -155,6 +225,10 @@ int main(void) {
         cmocka_unit_test(a_container_sees_its_own_group_as_the_topmost),
         cmocka_unit_test(long_paths_are_walked_or_left_alone),
         cmocka_unit_test(this_machine_has_some_memory),
+        cmocka_unit_test(without_a_quota_there_is_none),
+        cmocka_unit_test(the_smallest_quota_on_the_way_up_counts),
+        cmocka_unit_test(quotas_of_version_1_are_read_too),
+        cmocka_unit_test(there_is_a_thread_by_default),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
