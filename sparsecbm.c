@@ -8964,6 +8964,145 @@ void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Model files: what a file is that is none of ours
+ * ---------------------------------------------------------------------------------------- */
+
+#define FILE_AS_TABLE "; save it as CSV, TSV or JSON Lines"
+#define FILE_AS_WEIGHTS "; save the model as safetensors"
+#define FILE_PACKED(by, how) "compressed with " by "; `" how "` unpacks it"
+#define FILE_IS(magic) magic, sizeof magic - 1
+
+/* What a file begins with. */
+static const struct file_kind {
+    const char *magic;
+    size_t size;
+    const char *what;
+} file_kinds[] = {
+    {FILE_IS("\x1f\x8b"), FILE_PACKED("gzip", "gunzip")},
+    {FILE_IS("BZh"), FILE_PACKED("bzip2", "bunzip2")},
+    {FILE_IS("\xfd" "7zXZ"), FILE_PACKED("xz", "unxz")},
+    {FILE_IS("\x28\xb5\x2f\xfd"), FILE_PACKED("Zstandard", "unzstd")},
+    {FILE_IS("\x04\x22\x4d\x18"), FILE_PACKED("LZ4", "unlz4")},
+    {FILE_IS("7z\xbc\xaf\x27\x1c"), "a 7-Zip archive; `7z x` unpacks it"},
+    {FILE_IS("Rar!\x1a\x07"), "a RAR archive; it has to be unpacked"},
+    {FILE_IS("PAR1"), "a Parquet table" FILE_AS_TABLE},
+    {FILE_IS("ARROW1"), "an Arrow table" FILE_AS_TABLE},
+    {FILE_IS("FEA1"), "a Feather table" FILE_AS_TABLE},
+    {FILE_IS("ORC"), "an ORC table" FILE_AS_TABLE},
+    {FILE_IS("Obj\x01"), "an Avro file" FILE_AS_TABLE},
+    {FILE_IS("SQLite format 3"), "an SQLite database" FILE_AS_TABLE},
+    {FILE_IS("\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "an Excel or Word file of old" FILE_AS_TABLE},
+    {FILE_IS("\x89HDF\r\n\x1a\n"), "an HDF5 file; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x93NUMPY"), "a NumPy array; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x80\x02"), "a Python pickle, as old PyTorch checkpoints are" FILE_AS_WEIGHTS},
+    {FILE_IS("\x80\x03"), "a Python pickle; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x80\x04"), "a Python pickle; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x80\x05"), "a Python pickle; save a model as safetensors, a table as CSV"},
+    {FILE_IS("GGUF"), "a GGUF model file"},
+    {FILE_IS("lmgg"), "a GGML file, from before GGUF; convert the model anew"},
+    {FILE_IS("tjgg"), "a GGML file, from before GGUF; convert the model anew"},
+    {FILE_IS("fmgg"), "a GGML file, from before GGUF; convert the model anew"},
+    {FILE_IS("\x89PNG"), "a picture"},
+    {FILE_IS("\xff\xd8\xff"), "a picture"},
+    {FILE_IS("\xff\xfe"), "UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
+    {FILE_IS("\xfe\xff"), "UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
+};
+
+/* What stands in place of a large file until it is fetched. */
+static const struct file_kind file_pointers[] = {
+    {FILE_IS("version https://git-lfs"), "a Git LFS pointer, not the file itself; `git lfs pull` fetches it"},
+    {FILE_IS("/annex/objects/"), "a git-annex pointer, not the file itself; `git annex get` fetches it"},
+};
+
+/* Text that is not what was asked for, in small letters. */
+static const struct file_kind file_texts[] = {
+    {FILE_IS("<!doctype html"), "a web page, perhaps one that a server sent in place of the file; download it anew"},
+    {FILE_IS("<html"), "a web page, perhaps one that a server sent in place of the file; download it anew"},
+    {FILE_IS("<?xml"), "XML, perhaps what a server sent in place of the file"},
+    {FILE_IS("%pdf-"), "a PDF document; its text has to be taken out first"},
+    {FILE_IS("{\\rtf"), "a text with formatting (RTF); save it as plain text in UTF-8"},
+    {FILE_IS("entry not found"), "a server's answer, \"Entry not found\", not the file; download it anew"},
+    {FILE_IS("repository not found"), "a server's answer, \"Repository not found\", not the file; download it anew"},
+    {FILE_IS("invalid username or password"), "a server's answer about a password, not the file; download it anew"},
+    {FILE_IS("access to model"), "a server's answer about access to the model, not the file; download it anew"},
+};
+
+/* Whether there is a control character that no text has near the beginning: "ORC" may be a word. */
+static int file_is_binary(const unsigned char *data, size_t size) {
+    for (size_t i = 0; i < size && i < 64; i++)
+        if (data[i] < '\t' || (data[i] > '\r' && data[i] < ' ')) return 1;
+    return size && data[0] >= 0x80;
+}
+
+/* The first of n kinds that the bytes begin with; `fold`: in small letters. */
+static const char *file_find_kind(const struct file_kind *kinds, int n, const unsigned char *data, size_t size,
+                                  int fold) {
+    for (int i = 0; i < n; i++) {
+        size_t j = 0;
+        for (; j < kinds[i].size && j < size; j++) {
+            unsigned char c = data[j];
+            if (fold && c >= 'A' && c <= 'Z') c = (unsigned char)(c - 'A' + 'a');
+            if (c != (unsigned char)kinds[i].magic[j]) break;
+        }
+        if (j == kinds[i].size) return kinds[i].what;
+    }
+    return NULL;
+}
+
+/* Whether the name of the first file in a zip archive has these words in it. */
+static int file_zip_begins_with(const unsigned char *data, size_t size, const char *words) {
+    enum { NAME_LENGTH = 26, NAME = 30 };
+    size_t length = size < NAME ? 0 : (size_t)(data[NAME_LENGTH] | data[NAME_LENGTH + 1] << 8), n = strlen(words);
+    if (length > size - NAME) length = size - NAME;
+    for (size_t i = 0; size >= NAME && i + n <= length; i++)
+        if (memcmp(data + NAME + i, words, n) == 0) return 1;
+    return 0;
+}
+
+static const char *file_recognize_zip(const unsigned char *data, size_t size) {
+    if (size < 4 || memcmp(data, "PK\x03\x04", 4)) return NULL;
+    if (file_zip_begins_with(data, size, "data.pkl")) return "a PyTorch checkpoint (zip)" FILE_AS_WEIGHTS;
+    if (file_zip_begins_with(data, size, ".npy")) return "NumPy arrays (.npz); save a model as safetensors, a table as CSV";
+    if (file_zip_begins_with(data, size, "[Content_Types].xml") || file_zip_begins_with(data, size, "mimetype"))
+        return "an Excel, Word or OpenDocument file" FILE_AS_TABLE;
+    return "a zip archive; `unzip` unpacks it";
+}
+
+/* safetensors: the length of a header in JSON, and the header. */
+static int file_is_safetensors(const unsigned char *data, size_t size) {
+    return size > 10 && !data[4] && !data[5] && !data[6] && !data[7] && data[8] == '{' && data[9] == '"';
+}
+
+/* What no mark at the beginning tells: text in two bytes a character, zeros, Arrow's messages (a mark that other files may
+ * have, and a length of few bytes), tar's mark in its first block. */
+static const char *file_recognize_pattern(const unsigned char *data, size_t size) {
+    enum { SAMPLE = 16, TAR = 257 };
+    size_t zeros[2] = {0, 0};
+    for (size_t i = 0; i < size && i < SAMPLE; i++) zeros[i & 1] += !data[i];
+    if (size >= SAMPLE && zeros[0] + zeros[1] == SAMPLE)
+        return "nothing but zeros at its beginning: an interrupted copy or download";
+    if (size >= SAMPLE && zeros[0] + zeros[1] == SAMPLE / 2 && (!zeros[0] || !zeros[1]))
+        return "UTF-16; save it as UTF-8 (iconv -f UTF-16LE -t UTF-8)";
+    if (size >= 8 && !memcmp(data, "\xff\xff\xff\xff", 4) && !data[7]) return "an Arrow stream" FILE_AS_TABLE;
+    return size >= TAR + 5 && !memcmp(data + TAR, "ustar", 5) ? "a tar archive; `tar xf` unpacks it" : NULL;
+}
+
+const char *scbm_bytes_recognize(const void *bytes, size_t size, int any_text) {
+    const unsigned char *data = bytes;
+    const char *found = file_find_kind(file_pointers, COUNT_OF(file_pointers), data, size, 0);
+    if (!found) found = file_recognize_zip(data, size);
+    if (!found && file_is_safetensors(data, size))
+        found = "weights in safetensors; the folder that they are from has to be converted";
+    if (!found && file_is_binary(data, size))
+        found = file_find_kind(file_kinds, COUNT_OF(file_kinds), data, size, 0);
+    if (!found) found = file_recognize_pattern(data, size);
+    if (found || any_text) return found;
+    if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3)) data += 3, size -= 3;
+    while (size && (*data == ' ' || (*data >= '\t' && *data <= '\r'))) data++, size--;
+    return file_find_kind(file_texts, COUNT_OF(file_texts), data, size, 1);
+}
+
+/* ------------------------------------------------------------------------------------------
  * Model files: files that are replaced as a whole
  * ---------------------------------------------------------------------------------------- */
 
@@ -9632,8 +9771,11 @@ static scbm_status gguf_read_file(scbm_file *file) {
     const unsigned char *data = file->bytes.data;
     size_t size = file->bytes.size;
     if (size == 0) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is empty", file->path);
-    if (size < 4 || memcmp(data, "GGUF", 4))
-        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is not a GGUF model file", file->path);
+    if (size < 4 || memcmp(data, "GGUF", 4)) {
+        const char *what = scbm_bytes_recognize(data, size, 0);
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is not a GGUF model file%s%s", file->path,
+                         what ? " but " : "", what ? what : "");
+    }
     if (size < HEADER)
         return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in its header; the file is cut off", file->path);
     uint32_t version = (uint32_t)gguf_read(data + 4, 4);

@@ -743,6 +743,10 @@ void scbm_output_abandon(scbm_output_file *output);
 typedef struct scbm_bytes { const unsigned char *data; size_t size; void *handle; } scbm_bytes;
 scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks);
 void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks);
+/* What a file of these bytes is, for a reader that wanted something else, and what to do with it: "a Git LFS pointer, not
+ * the file itself; `git lfs pull` fetches it". The first 512 bytes tell. NULL: nothing that is known. With any_text what
+ * is text is not looked at, but for pointers: a web page may be what a reader of texts wants. */
+const char *scbm_bytes_recognize(const void *data, size_t size, int any_text);
 
 /* Numbers in text, whatever the locale. parse: the whole of text[0…length) must be a number. print: the
  * shortest text that reads back as the same double (as float: the same float); returns `text`, of 32 bytes. */

@@ -322,12 +322,25 @@ static scbm_status find_pooling(hf_config *config, const char *folder) {
     return SCBM_OK;
 }
 
+/* A file in place of the folder: what it is. */
+static scbm_status refuse_file(const hf_config *config, const char *path) {
+    scbm_bytes bytes;
+    scbm_status status = scbm_bytes_open(&bytes, path, &config->hooks);
+    if (status) return status;
+    const char *what = scbm_bytes_recognize(bytes.data, bytes.size, 0);
+    status = scbm_fail(SCBM_ERROR_IO, "%.300s: a folder with a Hugging Face checkpoint is expected; this is a file%s%s",
+                       path, what ? ": " : "", what ? what : "");
+    scbm_bytes_close(&bytes, &config->hooks);
+    return status;
+}
+
 static scbm_status check_folder(const hf_config *config, const char *folder) {
     char *path = cbm_json_join(&config->hooks, folder, "config.json");
     char *modules = cbm_json_join(&config->hooks, folder, "modules.json");
     scbm_status status = path && modules ? SCBM_OK : SCBM_ERROR_MEMORY;
     if (!status && !cbm_json_file_exists(folder))
         status = scbm_fail(SCBM_ERROR_IO, "%.300s: there is no such folder", folder);
+    else if (!status && cbm_json_is_file(folder)) status = refuse_file(config, folder);
     else if (!status && !cbm_json_file_exists(path) && !cbm_json_file_exists(modules))
         status = scbm_fail(SCBM_ERROR_IO,
                            "%.300s: a folder with a Hugging Face checkpoint is expected; it has no config.json",

@@ -94,6 +94,8 @@ static int is_blank(char c) {
 /* A token a line. An empty line has a number and no token; those at the end count for nothing. */
 scbm_status cbm_hf_tokenizer_parse_vocab(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     const char *line = data, *end = line + size;
+    const char *what = scbm_bytes_recognize(data, size, 0);
+    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a vocabulary but %s", name, what);
     if (!cbm_json_is_utf8(data, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
     scbm_status status = start(t);
     for (int64_t id = 0; line < end && !status; id++) {

@@ -17,6 +17,11 @@ int cbm_json_file_exists(const char *path) {
     return stat(path, &facts) == 0;
 }
 
+int cbm_json_is_file(const char *path) {
+    struct stat facts;
+    return stat(path, &facts) == 0 && S_ISREG(facts.st_mode);
+}
+
 char *cbm_json_join(const scbm_hooks *hooks, const char *folder, const char *name) {
     size_t length = strlen(folder), name_length = strlen(name);
     char *path = scbm_alloc(hooks, length + name_length + 2);
@@ -47,6 +52,8 @@ static scbm_status check_text(const json_file *json, const char *text, size_t si
     if (size > MAX_FILE)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %zu bytes of JSON; %zu at most are read", json->path, size,
                          MAX_FILE);
+    const char *what = scbm_bytes_recognize(text, size, 0);
+    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not JSON but %s", json->path, what);
     if (!cbm_json_is_utf8(text, size))
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not JSON in UTF-8", json->path);
     return SCBM_OK;

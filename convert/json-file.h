@@ -16,6 +16,7 @@ typedef struct json_file {
 
 /* Whether there is a file (or a folder) of that name. */
 int cbm_json_file_exists(const char *path);
+int cbm_json_is_file(const char *path); /* and no folder */
 /* "folder/name", to be released by scbm_release; NULL when out of memory. */
 char *cbm_json_join(const scbm_hooks *hooks, const char *folder, const char *name);
 

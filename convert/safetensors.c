@@ -160,20 +160,14 @@ static scbm_status read_tensors(safetensors *file) {
     return status ? status : check_names(file);
 }
 
-/* What a repository holds instead of large files until they are fetched. */
-static int is_lfs_pointer(const unsigned char *data, size_t size) {
-    static const char start[] = "version https://git-lfs";
-    return size >= sizeof start - 1 && memcmp(data, start, sizeof start - 1) == 0;
-}
-
 static scbm_status read_header(safetensors *file, const unsigned char *data, size_t size) {
     uint64_t length = 0;
-    if (is_lfs_pointer(data, size))
-        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is only a Git LFS pointer; `git lfs pull` fetches the file",
-                         file->path);
+    for (int i = 0; i < LENGTH_BYTES && size >= LENGTH_BYTES; i++) length |= (uint64_t)data[i] << (8 * i);
+    int begins = size > LENGTH_BYTES && length <= size && data[LENGTH_BYTES] == '{';
+    const char *what = begins ? NULL : scbm_bytes_recognize(data, size, 0);
+    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a safetensors file but %s", file->path, what);
     if (size < LENGTH_BYTES)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %zu bytes are no safetensors file", file->path, size);
-    for (int i = 0; i < LENGTH_BYTES; i++) length |= (uint64_t)data[i] << (8 * i);
     if (length > size - LENGTH_BYTES || length < 2)
         return scbm_fail(SCBM_ERROR_FORMAT,
                          "%.300s: a header of %llu bytes in a file of %zu: it is cut off, or no safetensors file",

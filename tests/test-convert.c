@@ -1031,7 +1031,7 @@ static void test_tokenizers_that_are_refused(void **state) {
 static void test_vocabularies_that_are_refused(void **state) {
     (void)state;
     static const refusal refusals[] = {
-        {"[PAD]", "\xff\xfe", BAD, "not text in UTF-8"},
+        {"[PAD]", "\xc3(", BAD, "not text in UTF-8"},
         {"##ed\n", "a\nb\nc\nd\ne\nf\n", BAD, "token 'f' has the number 16, and config.json's vocab_size is 16"},
         {vocabulary, "\n\n", BAD, "there are no tokens in it"},
         {vocabulary, "", BAD, "there are no tokens in it"},
@@ -1605,7 +1605,7 @@ static void test_the_program(void **state) {
         {"nothing -o missing/x.gguf", 1, "missing/x.gguf (-o): cannot be written"}, /* before the work */
         {"checkpoint -o checkpoint/vocab.txt", 2, "-o checkpoint/vocab.txt is a file of FOLDER"},
         {"checkpoint -o ./checkpoint/model.safetensors", 2, "is a file of FOLDER"},
-        {"checkpoint/vocab.txt -o x.gguf", 1, "it has no config.json"},
+        {"checkpoint/vocab.txt -o x.gguf", 1, "a folder with a Hugging Face checkpoint is expected; this is a file"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int status = run_program(cases[i].arguments, 1, text);

@@ -751,7 +751,7 @@ static void bad_csv_is_one_clear_error(void **state) {
         {"text,\"stars,f,n\na,1,x,y\n", "x.csv: column 2 of the header: a field begins with a quote"},
         {"text,stars,f,n\na,,x,y\n", "x.csv, row 1, column 'stars': the label is empty"},
         {"text,stars,f,n\na,drop,x,y\nb,drop,x,y\n", "x.csv: no row is left: the label of all 2 is 'drop'"},
-        {"\xff\xfet\0e\0", "x.csv: the file is UTF-16"},
+        {"\xff\xfet\0e\0", "x.csv: is not a table of texts but UTF-16"},
     };
     cbm_dataset_options options = usual;
     (void)state;

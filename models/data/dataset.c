@@ -42,8 +42,8 @@ static size_t find_format(const cbm_data_reader *r) {
 /* One file's content. */
 static scbm_status read_content(cbm_data_reader *r, const char *data, size_t size) {
     if (size >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0) data += 3, size -= 3;
-    if (size >= 2 && (memcmp(data, "\xff\xfe", 2) == 0 || memcmp(data, "\xfe\xff", 2) == 0))
-        return cbm_data_fail_file(r, "the file is UTF-16: UTF-8 is wanted");
+    const char *what = scbm_bytes_recognize(data, size, 0);
+    if (what) return cbm_data_fail_file(r, "is not a table of texts but %s", what);
     return formats[find_format(r)].read(r, data, size);
 }
 

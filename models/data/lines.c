@@ -73,6 +73,8 @@ static scbm_status read_lines(line_reader *r) {
         if (scbm_progress(r->hooks, "read", (int64_t)r->line_number, (int64_t)r->line_number))
             return scbm_fail(SCBM_ERROR_CANCELLED, "cancelled after %zu lines", r->line_number);
         if (n < 0) continue;
+        const char *what = r->used || r->line_number ? NULL : scbm_bytes_recognize(r->buffer, (size_t)n, 1);
+        if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.200s: is not lines of text but %s", r->name, what);
         r->used += (size_t)n;
         status = hand_over_lines(r, (size_t)n);
         if (status) return status;
