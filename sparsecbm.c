@@ -1541,6 +1541,10 @@ static int shape_add_layer_norm(scbm_graph *g, scbm_node *node) {
     return norm_results(g, node, x);
 }
 
+static scbm_tensor *source_of(const scbm_node *node, int i) {
+    return i < node->n_sources ? node->source[i] : NULL;
+}
+
 /* One number for each row of x [.., d]: [.., 1]. */
 static int is_row_statistic(const scbm_tensor *t, const scbm_tensor *x) {
     int fits = is_f32(t) && t->n_dims == x->n_dims && t->shape[last_of(t)] == 1 && !t->extent[last_of(t)];
@@ -1583,12 +1587,34 @@ static int is_headed(const scbm_tensor *x, int64_t heads) {
     return is_f32(x) && x->n_dims == 3 && !x->extent[0] && !x->extent[2] && heads > 0 && x->shape[2] % heads == 0;
 }
 
+/* f32 [1, 2 C - 1, heads]: for the distances of the tokens of texts of at most C tokens. */
+static int is_distance_bias(const scbm_tensor *bias, int64_t heads) {
+    return is_f32(bias) && bias->n_dims == 3 && bias->shape[0] == 1 && bias->shape[1] % 2 == 1 &&
+           bias->shape[2] == heads && !bias->extent[0] && !bias->extent[1] && !bias->extent[2];
+}
+
+/* RMS norm: y, and 1 / rms of each row. */
+static int shape_rms_norm(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0];
+    if (!norm_fits(x, node->source[1], NULL)) return misfit(g, node, "x f32 [.., d] and gamma f32 [d] are wanted");
+    return result_like(g, node, x) && result_with(g, node, x, last_of(x), 1);
+}
+
+static int shape_rms_norm_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *x = node->source[1], *gamma = node->source[2];
+    if (!is_f32(dy) || !same_shape(dy, x) || !norm_fits(x, gamma, NULL) || !is_row_statistic(node->source[3], x))
+        return misfit(g, node, "dy, x, gamma and rstd are wanted");
+    return result_like(g, node, x) && result_like(g, node, gamma);
+}
+
 static int shape_attention(scbm_graph *g, scbm_node *node) {
     scbm_tensor *q = node->source[0];
     int64_t heads = node->integer[0];
     if (!is_headed(q, heads) || !same_shape(q, node->source[1]) || !is_f32(node->source[1]) ||
         !same_shape(q, node->source[2]) || !is_f32(node->source[2]) || !is_offsets(g, node->source[3]))
         return misfit(g, node, "q, k, v f32 [S, T, heads · size] and offsets i32 [texts + 1] are wanted");
+    if (source_of(node, 4) && !is_distance_bias(node->source[4], heads))
+        return misfit(g, node, "the bias must be f32 [1, 2 C - 1, heads]");
     if (!dropout_fits(node->scalar[1], node->integer[2]) || q->shape[0] > UINT16_MAX / heads)
         return misfit(g, node, "dropout must be at least 0 and below 1, its place and S · heads below 65536");
     int64_t shape[3] = {q->shape[0], heads, q->shape[1]};
@@ -1602,9 +1628,12 @@ static int shape_attention_back(scbm_graph *g, scbm_node *node) {
                lse->shape[1] == node->integer[0] && same_dim(lse, 2, dy, 1) && is_offsets(g, node->source[6]) &&
                dropout_fits(node->scalar[1], node->integer[2]) && dy->shape[0] <= UINT16_MAX / node->integer[0];
     for (int i = 1; i < 5 && fits; i++) fits = is_f32(node->source[i]) && same_shape(node->source[i], dy);
-    if (!fits) return misfit(g, node, "dy, y, q, k, v of one shape, the log-sum-exp and offsets are wanted");
-    return result_like(g, node, node->source[0]) && result_like(g, node, node->source[0]) &&
-           result_like(g, node, node->source[0]);
+    scbm_tensor *bias = source_of(node, 7);
+    if (!fits || (bias && !is_distance_bias(bias, node->integer[0])))
+        return misfit(g, node, "dy, y, q, k, v of one shape, the log-sum-exp, offsets and maybe a bias are wanted");
+    for (int i = 0; i < 3; i++)
+        if (!result_like(g, node, dy)) return 0;
+    return !bias || result_like(g, node, bias);
 }
 
 static int shape_attention_scores(scbm_graph *g, scbm_node *node) {
@@ -1616,6 +1645,26 @@ static int shape_attention_scores(scbm_graph *g, scbm_node *node) {
     int64_t shape[4] = {a->shape[0], heads, a->shape[1], context};
     uint8_t extent[4] = {SCBM_FIXED, SCBM_FIXED, a->extent[1], SCBM_FIXED};
     return add_result(g, node, SCBM_F32, 4, shape, extent);
+}
+
+/* The biases as scores have them: [1, heads, T, C]. */
+static int shape_attention_bias(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *bias = node->source[0];
+    int64_t heads = bias->shape[bias->n_dims - 1], context = node->integer[0];
+    if (!is_distance_bias(bias, heads) || !is_offsets(g, node->source[1]) || context < 1)
+        return misfit(g, node, "a bias f32 [1, 2 C - 1, heads] and offsets i32 [texts + 1] are wanted");
+    int64_t shape[4] = {1, heads, g->max_tokens, context};
+    uint8_t extent[4] = {SCBM_FIXED, SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 4, shape, extent);
+}
+
+static int shape_attention_bias_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *bias = node->source[2];
+    int64_t heads = bias->shape[bias->n_dims - 1];
+    if (!is_f32(dy) || dy->n_dims != 4 || dy->shape[0] != 1 || dy->shape[1] != heads || dy->extent[2] != SCBM_TOKENS ||
+        !is_offsets(g, node->source[1]) || !is_distance_bias(bias, heads))
+        return misfit(g, node, "dy f32 [1, heads, T, C], offsets i32 [texts + 1] and the bias are wanted");
+    return result_like(g, node, bias);
 }
 
 static int shape_attention_mix(scbm_graph *g, scbm_node *node) {
@@ -1860,9 +1909,24 @@ static void backward_dropout(scbm_graph *g, scbm_node *node, scbm_tensor *const 
 
 static void backward_attention(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
     scbm_node *back = NODE(g, SCBM_OP_ATTENTION_BACK, node->scalar, node->integer, dy[0], node->result[0],
-                           node->source[0], node->source[1], node->source[2], node->result[1], node->source[3]);
+                           node->source[0], node->source[1], node->source[2], node->result[1], node->source[3],
+                           source_of(node, 4));
     if (!back) return;
     for (int i = 0; i < 3; i++) add_gradient(g, node->source[i], back->result[i]);
+    if (source_of(node, 4)) add_gradient(g, node->source[4], back->result[3]);
+}
+
+static void backward_attention_bias(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0],
+                 result_of(NODE(g, SCBM_OP_ATTENTION_BIAS_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
+}
+
+static void backward_rms_norm(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_node *back = NODE(g, SCBM_OP_RMS_NORM_BACK, NULL, NULL, dy[0], node->source[0], node->source[1],
+                           node->result[1]);
+    if (!back) return;
+    add_gradient(g, node->source[0], back->result[0]);
+    add_gradient(g, node->source[1], back->result[1]);
 }
 
 /* scores, mix and mix_transposed are closed under differentiation; integers: heads, causal, context. */
@@ -1942,6 +2006,8 @@ static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
     scbm_tensor *q = scbm_scale(g, node->source[0], node->scalar[0]);
     scbm_tensor *scores = scbm_attention_scores(g, q, node->source[1], node->source[3], (int)node->integer[0],
                                                 g->max_tokens, (int)node->integer[1], -INFINITY);
+    if (source_of(node, 4))
+        scores = scbm_add(g, scores, scbm_attention_bias(g, node->source[4], node->source[3], g->max_tokens));
     scbm_tensor *p = scbm_dropout(g, scbm_softmax(g, scores), node->scalar[1]);
     return scbm_attention_mix(g, p, node->source[2], node->source[3], (int)node->integer[0]);
 }
@@ -1953,7 +2019,8 @@ static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
  *   linear, activate, activate_back: integer activation            linear_back_w: integer mode
  *   dropout: scalar p, integer place                               attention_mix…: integers heads, causal
  *   attention, attention_back: scalars scale, p; integers heads, causal, dropout's place
- *   attention_scores: scalar fill; integers heads, causal, context
+ *   attention_scores: scalar fill; integers heads, causal, context   attention_bias: integer context
+ *   rms_norm: scalar epsilon
  * ---------------------------------------------------------------------------------------- */
 
 static const op_row op_table[SCBM_OP_COUNT] = {
@@ -1988,8 +2055,15 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_SOFTMAX] = {{"softmax", 1, 1, 1, 1, 0, 1}, shape_softmax, backward_softmax, NULL},
     [SCBM_OP_SOFTMAX_BACK] = {{"softmax_back", 2, 2, 1, 0, 0, 0}, shape_same_f32, NULL, NULL},
     [SCBM_OP_DROPOUT] = {{"dropout", 1, 1, 1, 1, 0, 1}, shape_dropout, backward_dropout, NULL},
-    [SCBM_OP_ATTENTION] = {{"attention", 4, 4, 2, 1, 1, 0}, shape_attention, backward_attention, decompose_attention},
-    [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 7, 3, 0, 0, 0}, shape_attention_back, NULL, NULL},
+    [SCBM_OP_RMS_NORM] = {{"rms_norm", 2, 2, 2, 1, 0, 0}, shape_rms_norm, backward_rms_norm, NULL},
+    [SCBM_OP_RMS_NORM_BACK] = {{"rms_norm_back", 4, 4, 2, 0, 0, 0}, shape_rms_norm_back, NULL, NULL},
+    [SCBM_OP_ATTENTION] = {{"attention", 4, 5, 2, 1, 1, 0}, shape_attention, backward_attention, decompose_attention},
+    [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 8, 3, 0, 0, 0}, shape_attention_back, NULL, NULL},
+    [SCBM_OP_ATTENTION_BIAS] = {{"attention_bias", 2, 2, 1, 1, 0, 0},
+                                shape_attention_bias,
+                                backward_attention_bias,
+                                NULL},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {{"attention_bias_back", 3, 3, 1, 0, 0, 0}, shape_attention_bias_back, NULL, NULL},
     [SCBM_OP_ATTENTION_SCORES] = {{"attention_scores", 3, 3, 1, 1, 0, 0},
                                   shape_attention_scores,
                                   backward_attention_scores,
@@ -2195,6 +2269,11 @@ scbm_tensor *scbm_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, 
     return result_of(NODE(g, SCBM_OP_LAYER_NORM, scalar, NULL, x, gamma, beta));
 }
 
+scbm_tensor *scbm_rms_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, float epsilon) {
+    const float scalar[2] = {epsilon, 0.0f};
+    return result_of(NODE(g, SCBM_OP_RMS_NORM, scalar, NULL, x, gamma));
+}
+
 scbm_tensor *scbm_add_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *residual, scbm_tensor *gamma,
                                  scbm_tensor *beta, float epsilon) {
     const float scalar[2] = {epsilon, 0.0f};
@@ -2223,6 +2302,18 @@ scbm_tensor *scbm_attention(scbm_graph *g, scbm_tensor *q, scbm_tensor *k, scbm_
     const float scalar[2] = {scale, p};
     const int64_t integer[4] = {n_heads, causal != 0, p > 0.0f ? ++g->n_dropouts : 0, 0};
     return result_of(NODE(g, SCBM_OP_ATTENTION, scalar, integer, q, k, v, offsets));
+}
+
+scbm_tensor *scbm_attention_biased(scbm_graph *g, scbm_tensor *q, scbm_tensor *k, scbm_tensor *v, scbm_tensor *bias,
+                                   scbm_tensor *offsets, int n_heads, float scale, int causal, float p) {
+    const float scalar[2] = {scale, p};
+    const int64_t integer[4] = {n_heads, causal != 0, p > 0.0f ? ++g->n_dropouts : 0, 0};
+    return result_of(NODE(g, SCBM_OP_ATTENTION, scalar, integer, q, k, v, offsets, bias));
+}
+
+scbm_tensor *scbm_attention_bias(scbm_graph *g, scbm_tensor *bias, scbm_tensor *offsets, int64_t context) {
+    const int64_t integer[4] = {context, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_ATTENTION_BIAS, NULL, integer, bias, offsets));
 }
 
 scbm_tensor *scbm_attention_scores(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_tensor *offsets, int n_heads,
@@ -3002,17 +3093,19 @@ struct k_dropout_args {
 
 /* Multi-head attention, text by text: offsets[n_texts + 1] cut the T tokens. q, k, v, y and their gradients are
  * [S, T, H * D]; lse is [S, H, T]. max_len is at least the longest text. Element of the dropout: query's packed index t
- * and key j of stream s, head h have counter (j, t / 4, op * 65536 + s * H + h, step), word t % 4. */
+ * and key j of stream s, head h have counter (j, t / 4, op * 65536 + s * H + h, step), word t % 4. A bias is added to
+ * scale q k^T; where there is one, max_len <= reach + 1. */
 struct k_attention_args {
     float *y, *lse;
     const float *q, *k, *v;
+    const float *bias; /* [2 reach + 1, H]: of head h, key j and query i of a text, row reach + j - i; or NULL */
     const int32_t *offsets;
-    int64_t n_texts, max_len, S, T, H, D;
+    int64_t n_texts, max_len, S, T, H, D, reach;
     int64_t ld; /* H * D, set by the entry point */
     float scale;
-    int causal;
+    int causal, has_bias; /* also where there are no data yet */
     struct k_dropout_args dropout;
-    float *dq, *dk, *dv; /* backward only */
+    float *dq, *dk, *dv, *dbias; /* backward only; dbias where there is a bias */
     const float *dy;
 };
 
@@ -3023,12 +3116,13 @@ struct k_layer_norm_args {
     const float *x, *residual, *gamma, *beta;
     int64_t R, C, residual_rows;
     float eps;
+    int is_rms; /* the mean is taken as 0 */
 };
 
 /* From dy and what the forward normalized (x: its sum, if it had a residual). dgamma and dbeta may be NULL together. */
 struct k_layer_norm_back_args {
     float *dx, *dgamma, *dbeta;
-    const float *dy, *x, *mean, *rstd, *gamma;
+    const float *dy, *x, *mean, *rstd, *gamma; /* mean NULL: of an RMS norm, which has no beta */
     int64_t R, C;
 };
 
@@ -3093,7 +3187,7 @@ struct k_table {
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
     scbm_task linear_dx, pack_cols, linear_dw;
     scbm_task keep_weights, list_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_listed, sparse_dw;
-    scbm_task attention, attention_back;
+    scbm_task attention, attention_back, attention_bias_gather;
     scbm_task layer_norm, layer_norm_back, layer_norm_gather;
     scbm_task softmax, softmax_back;
     scbm_task act, act_back, dropout, binary, scale;
@@ -3301,6 +3395,7 @@ struct k_attention_run {
     struct k_attention_args a;
     int32_t *chunk_of; /* chunks of query rows before each text */
     int64_t n_chunks;
+    float *part; /* [S, H, 2 T] of dbias: 2 len - 1 distances of each text, from twice its first token on */
     char *worker;
     size_t worker_bytes;
 };
@@ -5601,10 +5696,20 @@ KTASK void KT(attention_drop)(float *drop, int64_t ld, int64_t n, const struct k
     }
 }
 
-/* Scores of a tile of query rows: s[mr][ld] = scale q k^T over n keys, -infinity in the lanes past them and, if
- * causal, in the keys after the query. */
+/* The biases of one head by distance, those of a text of `len` tokens: of key j and query i at len - 1 + j - i. Vectors may
+ * be read past the last one: NULL where there is no bias. */
+KFN const float *KT(attention_distances)(float *scratch, const struct k_attention_args *a, int64_t h, int64_t len) {
+    const float *first = a->bias ? a->bias + (a->reach - (len - 1)) * a->H + h : NULL;
+    if (!first) return NULL;
+    for (int64_t i = 0; i < 2 * len - 1; i++) scratch[i] = first[i * a->H];
+    memset(scratch + 2 * len - 1, 0, 32 * sizeof(float));
+    return scratch;
+}
+
+/* Scores of a tile of query rows: s[mr][ld] = scale q k^T over n keys, with the biases of their distances (or NULL),
+ * -infinity in the lanes past them and, if causal, in the keys after the query. */
 KTASK void KT(attention_scores)(float *s, int64_t ld, int mr, const struct k_attention_args *a, const float *q,
-                                const float *kt, int64_t len, int64_t n, int64_t i0) {
+                                const float *kt, int64_t len, int64_t n, int64_t i0, const float *bias) {
     const VF scale = v_set1(a->scale);
     int lanes;
     for (int64_t j = 0; j < n; j += lanes) {
@@ -5616,7 +5721,9 @@ KTASK void KT(attention_scores)(float *s, int64_t ld, int mr, const struct k_att
         const int64_t m = a->causal ? k_min(n, i0 + i + 1) : n;
         for (int64_t j = 0; j < n; j += SCBM_VL) {
             const VM seen = v_lt(v_to_f(vi_iota()), v_set1((float)(m - j)));
-            v_store(row + j, v_sel(seen, v_mul(v_load(row + j), scale), v_set1(-INFINITY)));
+            VF score = v_mul(v_load(row + j), scale);
+            if (bias) score = v_add(score, v_load(bias + len - 1 - (i0 + i) + j));
+            v_store(row + j, v_sel(seen, score, v_set1(-INFINITY)));
         }
     }
 }
@@ -5686,7 +5793,7 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
     const int64_t P = k_round(a->max_len, 32), dp = KT(padded)(D);
     float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vs = kt + P * D;
     float *sc = vs + P * k_round(D, 32), *out = sc + K_MR_MAX * P, *drop = out + K_MR_MAX * k_round(D, 32);
-    const float *v;
+    const float *v, *bias;
     int mr;
     KT(attention_where)(r, index / a->H % r->n_chunks, &text, &i0);
     t0 = a->offsets[text];
@@ -5695,6 +5802,7 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
     ld = k_round(len, 32);
     KT(pack_all)(kt, a->k + (s * a->T + t0) * a->ld + h * D, a->ld, len, D);
     v = KT(attention_rows)(vs, a->v + (s * a->T + t0) * a->ld + h * D, a->ld, len, D, &ld_v);
+    bias = KT(attention_distances)(drop + 4 * P, a, h, len);
     for (int64_t i = i0; i < i1; i += mr) {
         const float *q = a->q + (s * a->T + t0 + i) * a->ld + h * D;
         float sums[16], tops[16]; /* room for whole vectors */
@@ -5702,7 +5810,7 @@ KTASK void KT(attention)(void *arg, int64_t index, int worker) {
         int lanes;
         mr = KT(tile_rows)(i1 - i);
         n = a->causal ? k_min(len, i + mr) : len;
-        KT(attention_scores)(sc, ld, mr, a, q, kt, len, n, i);
+        KT(attention_scores)(sc, ld, mr, a, q, kt, len, n, i, bias);
         for (int j = 0; j < mr; j++) {
             float *row = sc + j * ld;
             sums[j] = KT(attention_exp)(row, n, tops + j);
@@ -5733,7 +5841,8 @@ KFN void KT(attention_put)(float *dst, int64_t ld, const float *src, int64_t dp,
 }
 
 /* A task: one stream, text and head. With P the probabilities (recomputed from lse), R the dropout's factors and
- * dP = R . (dy v^T): dS = P . (dP - sum(dy . y)) scale; dq = dS k, dk = dS^T q, dv = (R . P)^T dy. */
+ * dP = R . (dy v^T): dS = P . (dP - sum(dy . y)) scale; dq = dS k, dk = dS^T q, dv = (R . P)^T dy. A bias's gradient is
+ * dS / scale, summed over the pairs of one distance. */
 KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
     const struct k_attention_run *r = arg;
     const struct k_attention_args *a = &r->a;
@@ -5743,10 +5852,13 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
     float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vt = kt + P * D;
     float *qs = vt + P * D, *ks = qs + P * DP, *dys = ks + P * DP, *dk = dys + P * DP, *dv = dk + P * DP;
     float *pr = dv + P * DP, *ds = pr + K_ATT_ROWS * P, *out = ds + K_ATT_ROWS * P, *drop = out + K_MR_MAX * DP;
+    float *db = drop + 4 * P + 2 * P + 32;
     int64_t ld_q, ld_k, ld_dy, group = -1;
-    const float *q, *k, *dy;
+    const float *q, *k, *dy, *bias;
     int lanes;
     if (len == 0) return;
+    bias = KT(attention_distances)(drop + 4 * P, a, h, len);
+    if (bias) memset(db, 0, (size_t)(2 * len + 31) * sizeof(float));
     KT(pack_all)(kt, a->k + st * a->ld + h * D, a->ld, len, D);
     KT(pack_all)(vt, a->v + st * a->ld + h * D, a->ld, len, D);
     q = KT(attention_rows)(qs, a->q + st * a->ld + h * D, a->ld, len, D, &ld_q);
@@ -5757,7 +5869,8 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
         int mr;
         for (int64_t i = 0; i < rows; i += mr) {
             mr = KT(tile_rows)(rows - i);
-            KT(attention_scores)(pr + i * ld, ld, mr, a, a->q + (st + i0 + i) * a->ld + h * D, kt, len, n, i0 + i);
+            KT(attention_scores)
+            (pr + i * ld, ld, mr, a, a->q + (st + i0 + i) * a->ld + h * D, kt, len, n, i0 + i, bias);
             for (int64_t j = 0; j < n; j += lanes) {
                 lanes = KT(lanes)(len - j);
                 KT(gemm)
@@ -5777,9 +5890,18 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
             for (int64_t d = 0; d < D; d += SCBM_VL)
                 sum = v_fma(v_load_n(yi + d, D - d), v_load_n(dyi + d, D - d), sum);
             delta = v_set1(v_sum(sum));
+            if (a->dropout.p > 0.0f && t / 4 != group) KT(attention_drop)(drop, P, len, &a->dropout, group = t / 4, sh);
+            if (bias) {
+                float *to = db + len - 1 - (i0 + i);
+                const float *f = a->dropout.p > 0.0f ? drop + (t & 3) * P : NULL;
+                for (int64_t j = 0; j < n; j += SCBM_VL) {
+                    const VF e = KT(exp)(v_sub(v_load(p + j), lv));
+                    const VF dp_j = f ? v_mul(v_load(g + j), v_load(f + j)) : v_load(g + j);
+                    v_store(to + j, v_fma(e, v_sub(dp_j, delta), v_load(to + j)));
+                }
+            }
             if (a->dropout.p > 0.0f) {
                 const float *f = drop + (t & 3) * P;
-                if (t / 4 != group) KT(attention_drop)(drop, P, len, &a->dropout, group = t / 4, sh);
                 for (int64_t j = 0; j < n; j += SCBM_VL) {
                     const VF e = KT(exp)(v_sub(v_load(p + j), lv)), fj = v_load(f + j);
                     v_store(g + j, v_mul(v_mul(e, scale), v_sub(v_mul(v_load(g + j), fj), delta)));
@@ -5822,6 +5944,23 @@ KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
     }
     KT(attention_put)(a->dk + st * a->ld + h * D, a->ld, dk, dp, len, D);
     KT(attention_put)(a->dv + st * a->ld + h * D, a->ld, dv, dp, len, D);
+    if (bias) memcpy(r->part + (sh * a->T + t0) * 2, db, (size_t)(2 * len - 1) * sizeof(float));
+}
+
+/* The gradients of one head's biases: the texts' parts, stream by stream. */
+KTASK void KT(attention_bias_gather)(void *arg, int64_t h, int worker) {
+    const struct k_attention_run *r = arg;
+    const struct k_attention_args *a = &r->a;
+    (void)worker;
+    for (int64_t i = 0; i < 2 * a->reach + 1; i++) a->dbias[i * a->H + h] = 0.0f;
+    for (int64_t s = 0; s < a->S; s++) {
+        for (int64_t text = 0; text < a->n_texts; text++) {
+            const int64_t t0 = a->offsets[text], len = a->offsets[text + 1] - t0;
+            const float *part = r->part + ((s * a->H + h) * a->T + t0) * 2;
+            float *first = a->dbias + (a->reach - (len - 1)) * a->H + h;
+            for (int64_t i = 0; i < 2 * len - 1; i++) first[i * a->H] += part[i];
+        }
+    }
 }
 
 /* ---- Rows ---- */
@@ -5857,7 +5996,8 @@ KTASK void KT(layer_norm)(void *arg, int64_t index, int worker) {
                 v_store_n(sum + c, v_add(v_load_n(x + c, C - c), v_load_n(res + c, C - c)), C - c);
             x = sum;
         }
-        K_ROW_SUM(mean, C, v_load_n(x + c, C - c));
+        mean = 0.0f;
+        if (!a->is_rms) K_ROW_SUM(mean, C, v_load_n(x + c, C - c));
         mean *= inv;
         m = v_set1(mean);
         {
@@ -5901,7 +6041,7 @@ KTASK void KT(layer_norm_back)(void *arg, int64_t index, int worker) {
     for (int64_t r = r0; r < r1; r++) {
         const float *dy = a->dy + r * C, *x = a->x + r * C;
         float *dx = a->dx + r * C;
-        const VF m = v_set1(a->mean[r]), k = v_set1(a->rstd[r]);
+        const VF m = v_set1(a->mean ? a->mean[r] : 0.0f), k = v_set1(a->rstd[r]);
         VF s = v_zero(), sx = s, ms, msx;
         for (int64_t c = 0; c < C; c += SCBM_VL) {
             const VF d = v_load_n(dy + c, C - c), xh = v_mul(v_sub(v_load_n(x + c, C - c), m), k);
@@ -5913,7 +6053,7 @@ KTASK void KT(layer_norm_back)(void *arg, int64_t index, int worker) {
                 v_store_n(db + c, v_add(d, v_load_n(db + c, C - c)), C - c);
             }
         }
-        ms = v_set1(v_sum(s) * inv);
+        ms = a->mean ? v_set1(v_sum(s) * inv) : v_zero();
         msx = v_set1(v_sum(sx) * inv);
         for (int64_t c = 0; c < C; c += SCBM_VL) {
             const VF d = v_load_n(dy + c, C - c), xh = v_mul(v_sub(v_load_n(x + c, C - c), m), k);
@@ -5939,7 +6079,7 @@ KTASK void KT(colsum_gather)(void *arg, int64_t index, int worker) {
 KTASK void KT(layer_norm_gather)(void *arg, int64_t index, int worker) {
     const struct k_layer_norm_back_run *run = arg;
     const struct k_layer_norm_back_args *a = &run->a;
-    const int64_t C = a->C, c1 = k_min(2 * C, (index + 1) * 512);
+    const int64_t C = a->C, c1 = k_min((a->dbeta ? 2 : 1) * C, (index + 1) * 512);
     (void)worker;
     for (int64_t c = index * 512; c < c1; c++) {
         float s = 0.0f, *y = c < C ? a->dgamma + c : a->dbeta + (c - C);
@@ -6403,10 +6543,11 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 #endif
 #define K_TABLE(name, bf16, has_tiles, linear_bf16, pack_bf16)                                                         \
     {                                                                                                                  \
-        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),             \
-            KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare), KT(sparse),      \
-            K_SPARSE_FEW(sparse_few), K_SPARSE_FEW(sparse_listed), KT(sparse_dw), KT(attention), KT(attention_back), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),               \
-            KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),                 \
+        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),  \
+            KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare),           \
+            KT(sparse), K_SPARSE_FEW(sparse_few), K_SPARSE_FEW(sparse_listed), KT(sparse_dw), KT(attention),           \
+            KT(attention_back), KT(attention_bias_gather), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), \
+            KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
             KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
     }
@@ -6947,7 +7088,7 @@ static int64_t k_attention_work(const struct k_attention_args *a) {
 
 static size_t k_attention_worker(const struct k_attention_args *a) {
     const int64_t P = k_round(a->max_len, 32), DP = k_round(a->D, 32);
-    return k_floats(P * a->D + P * DP + K_MR_MAX * (P + DP) + 4 * P);
+    return k_floats(P * a->D + P * DP + K_MR_MAX * (P + DP) + 4 * P + (a->has_bias ? 2 * P + 32 : 0));
 }
 
 K_OP size_t k_attention_scratch(const struct k_exec *ex, const struct k_attention_args *a) {
@@ -6974,20 +7115,27 @@ K_OP void k_attention(const struct k_exec *ex, const struct k_attention_args *a)
 
 static size_t k_attention_back_worker(const struct k_attention_args *a) {
     const int64_t P = k_round(a->max_len, 32), DP = k_round(a->D, 32);
-    return k_floats(2 * P * a->D + 5 * P * DP + 2 * K_ATT_ROWS * P + K_MR_MAX * DP + 4 * P);
+    return k_floats(2 * P * a->D + 5 * P * DP + 2 * K_ATT_ROWS * P + K_MR_MAX * DP + 4 * P) +
+           (a->has_bias ? k_floats(2 * (2 * P + 32)) : 0);
+}
+
+static size_t k_attention_part(const struct k_attention_args *a) {
+    return a->has_bias ? k_floats(2 * a->S * a->H * a->T) : 0;
 }
 
 K_OP size_t k_attention_back_scratch(const struct k_exec *ex, const struct k_attention_args *a) {
-    return (size_t)ex->n_workers * k_attention_back_worker(a);
+    return k_attention_part(a) + (size_t)ex->n_workers * k_attention_back_worker(a);
 }
 
 K_OP void k_attention_back(const struct k_exec *ex, const struct k_attention_args *a) {
     struct k_attention_run r;
     r.a = *a;
     r.a.ld = a->H * a->D;
-    r.worker = ex->scratch;
+    r.part = ex->scratch;
+    r.worker = (char *)ex->scratch + k_attention_part(a);
     r.worker_bytes = k_attention_back_worker(a);
     k_run(ex, a->n_texts * a->S * a->H, k_attention_work(a), ex->k->attention_back, &r);
+    if (a->has_bias) k_run(ex, a->H, a->S * a->T * a->H * 2, ex->k->attention_bias_gather, &r);
 }
 
 /* ---- Rows ---- */
@@ -7023,7 +7171,8 @@ K_OP void k_layer_norm_back(const struct k_exec *ex, const struct k_layer_norm_b
     r.block = k_sum_block(a->R);
     r.n_blocks = k_ceil(a->R, r.block);
     k_run(ex, r.n_blocks, a->R * a->C, ex->k->layer_norm_back, &r);
-    if (a->dgamma) k_run(ex, k_ceil(2 * a->C, 512), 2 * r.n_blocks * a->C, ex->k->layer_norm_gather, &r);
+    if (a->dgamma)
+        k_run(ex, k_ceil((a->dbeta ? 2 : 1) * a->C, 512), 2 * r.n_blocks * a->C, ex->k->layer_norm_gather, &r);
 }
 
 K_OP void k_softmax(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C) {
@@ -7956,6 +8105,46 @@ static scbm_status cpu_layer_norm_back(const struct k_exec *ex, const scbm_kerne
     return SCBM_OK;
 }
 
+static scbm_status cpu_rms_norm(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    struct k_layer_norm_args a = {0};
+    a.y = call->result[0].data;
+    a.rstd = call->result[1].data;
+    a.x = x->data;
+    a.gamma = call->source[1].data;
+    a.R = view_rows(x);
+    a.C = view_columns(x);
+    a.eps = call->node->scalar[0];
+    a.is_rms = 1;
+    k_layer_norm(ex, &a);
+    return SCBM_OK;
+}
+
+static struct k_layer_norm_back_args rms_norm_back_args(const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[1];
+    struct k_layer_norm_back_args a = {0};
+    a.dx = call->result[0].data;
+    a.dgamma = call->result[1].data;
+    a.dy = call->source[0].data;
+    a.x = x->data;
+    a.gamma = call->source[2].data;
+    a.rstd = call->source[3].data;
+    a.R = view_rows(x);
+    a.C = view_columns(x);
+    return a;
+}
+
+static size_t rms_norm_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_layer_norm_back_args a = rms_norm_back_args(call);
+    return k_layer_norm_back_scratch(ex, &a);
+}
+
+static scbm_status cpu_rms_norm_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    struct k_layer_norm_back_args a = rms_norm_back_args(call);
+    k_layer_norm_back(ex, &a);
+    return SCBM_OK;
+}
+
 static scbm_status cpu_activate(const struct k_exec *ex, const scbm_kernel_call *call) {
     k_act(ex, call->result[0].data, call->source[0].data, (int)call->node->integer[0], view_elements(&call->source[0]));
     return SCBM_OK;
@@ -8002,9 +8191,14 @@ static void zero_outside(const scbm_kernel_call *call, const scbm_view *x, const
 }
 
 /* What forward and backward share. Without data (when planning) a text may be as long as all tokens. */
-static struct k_attention_args attention_args(const scbm_kernel_call *call, const scbm_view *q,
-                                              const int32_t *offsets) {
+static struct k_attention_args attention_args(const scbm_kernel_call *call, const scbm_view *q, const int32_t *offsets,
+                                              int bias) {
     struct k_attention_args a = {0};
+    if (bias < call->node->n_sources && call->node->source[bias]) {
+        a.bias = call->source[bias].data;
+        a.reach = (call->source[bias].shape[1] - 1) / 2;
+        a.has_bias = 1;
+    }
     a.offsets = offsets;
     a.n_texts = call->texts;
     a.S = q->shape[0];
@@ -8019,8 +8213,15 @@ static struct k_attention_args attention_args(const scbm_kernel_call *call, cons
     return a;
 }
 
+static scbm_status check_reach(const scbm_kernel_call *call, const scbm_view *bias, int64_t longest) {
+    int64_t most = (bias->shape[1] + 1) / 2;
+    if (longest <= most) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the bias's distances are for %lld",
+                     op_table[call->node->op].info.name, (long long)longest, (long long)most);
+}
+
 static size_t attention_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
-    struct k_attention_args a = attention_args(call, &call->source[0], NULL);
+    struct k_attention_args a = attention_args(call, &call->source[0], NULL, 4);
     return k_attention_scratch(ex, &a);
 }
 
@@ -8028,12 +8229,14 @@ static scbm_status cpu_attention(const struct k_exec *ex, const scbm_kernel_call
     const scbm_view *q = &call->source[0], *lse = &call->result[1];
     scbm_status status = check_offsets(call, &call->source[3], q->shape[1]);
     if (status) return status;
-    struct k_attention_args a = attention_args(call, q, call->source[3].data);
+    struct k_attention_args a = attention_args(call, q, call->source[3].data, 4);
     a.y = call->result[0].data;
     a.lse = lse->data;
     a.q = q->data;
     a.k = call->source[1].data;
     a.v = call->source[2].data;
+    if (a.has_bias) status = check_reach(call, &call->source[4], a.max_len);
+    if (status) return status;
     zero_outside(call, &call->result[0], a.offsets);
     for (int64_t i = 0; i < a.S * a.H; i++)
         for (int64_t t = 0; t < a.T; t++)
@@ -8043,7 +8246,7 @@ static scbm_status cpu_attention(const struct k_exec *ex, const scbm_kernel_call
 }
 
 static size_t attention_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
-    struct k_attention_args a = attention_args(call, &call->source[2], NULL);
+    struct k_attention_args a = attention_args(call, &call->source[2], NULL, 7);
     return k_attention_back_scratch(ex, &a);
 }
 
@@ -8051,7 +8254,7 @@ static scbm_status cpu_attention_back(const struct k_exec *ex, const scbm_kernel
     const scbm_view *q = &call->source[2];
     scbm_status status = check_offsets(call, &call->source[6], q->shape[1]);
     if (status) return status;
-    struct k_attention_args a = attention_args(call, q, call->source[6].data);
+    struct k_attention_args a = attention_args(call, q, call->source[6].data, 7);
     a.dy = call->source[0].data;
     a.y = call->source[1].data;
     a.q = q->data;
@@ -8061,6 +8264,11 @@ static scbm_status cpu_attention_back(const struct k_exec *ex, const scbm_kernel
     a.dq = call->result[0].data;
     a.dk = call->result[1].data;
     a.dv = call->result[2].data;
+    if (a.has_bias) {
+        a.dbias = call->result[3].data;
+        status = check_reach(call, &call->source[7], a.max_len);
+    }
+    if (status) return status;
     for (int i = 0; i < 3; i++) zero_outside(call, &call->result[i], a.offsets);
     k_attention_back(ex, &a);
     return SCBM_OK;
@@ -8138,6 +8346,35 @@ static scbm_status cpu_attention_mix(const struct k_exec *ex, const scbm_kernel_
     if (status) return status;
     k_fill(ex, call->result[0].data, 0.0f, view_elements(x));
     run_loop(ex, &loop, x->shape[0] * call->node->integer[0] * call->texts, 16384, attention_mix_row);
+    return SCBM_OK;
+}
+
+/* One text of scores [1, heads, T, C] and the table of distances: copied to the scores, or the scores added to it. */
+static void attention_bias_text(const scbm_kernel_call *call, const int32_t *offsets, int64_t text,
+                                const scbm_view *bias, const scbm_view *scores, int is_back) {
+    int64_t reach = (bias->shape[1] - 1) / 2, heads = bias->shape[2], context = scores->shape[3];
+    int64_t first = offsets[text], length = offsets[text + 1] - first;
+    for (int64_t h = 0; h < heads; h++) {
+        for (int64_t t = 0; t < length; t++) {
+            float *row = (float *)scores->data + (h * scores->shape[2] + first + t) * context;
+            float *at = (float *)(is_back ? call->result[0].data : bias->data) + (reach - t) * heads + h;
+            for (int64_t j = 0; j < k_min(length, context); j++) {
+                if (is_back) at[j * heads] += row[j];
+                else row[j] = at[j * heads];
+            }
+        }
+    }
+}
+
+static scbm_status cpu_attention_bias(const struct k_exec *ex, const scbm_kernel_call *call) {
+    int is_back = call->node->op == SCBM_OP_ATTENTION_BIAS_BACK;
+    const scbm_view *bias = &call->source[is_back ? 2 : 0], *scores = is_back ? &call->source[0] : &call->result[0];
+    scbm_status status = check_offsets(call, &call->source[1], scores->shape[2]);
+    const int32_t *offsets = call->source[1].data;
+    for (int64_t n = 0; n < call->texts && !status; n++) status = check_reach(call, bias, offsets[n + 1] - offsets[n]);
+    if (status) return status;
+    k_fill(ex, call->result[0].data, 0.0f, view_elements(&call->result[0]));
+    for (int64_t n = 0; n < call->texts; n++) attention_bias_text(call, offsets, n, bias, scores, is_back);
     return SCBM_OK;
 }
 
@@ -8308,6 +8545,10 @@ static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
     [SCBM_OP_SOFTMAX] = {cpu_softmax, NULL},
     [SCBM_OP_SOFTMAX_BACK] = {cpu_softmax_back, NULL},
     [SCBM_OP_DROPOUT] = {cpu_dropout, NULL},
+    [SCBM_OP_RMS_NORM] = {cpu_rms_norm, NULL},
+    [SCBM_OP_RMS_NORM_BACK] = {cpu_rms_norm_back, rms_norm_back_scratch},
+    [SCBM_OP_ATTENTION_BIAS] = {cpu_attention_bias, NULL},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {cpu_attention_bias, NULL},
     [SCBM_OP_ATTENTION] = {cpu_attention, attention_scratch},
     [SCBM_OP_ATTENTION_BACK] = {cpu_attention_back, attention_back_scratch},
     [SCBM_OP_ATTENTION_SCORES] = {cpu_attention_scores, NULL},

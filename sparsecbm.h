@@ -406,6 +406,8 @@ scbm_tensor *scbm_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, 
 /* layer_norm(x + residual): fused. residual may be [1, T, d] under x [S, T, d]. */
 scbm_tensor *scbm_add_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *residual, scbm_tensor *gamma,
                                  scbm_tensor *beta, float epsilon);
+/* x / √(mean of x² + epsilon) · gamma over the last dimension (Zhang and Sennrich, 2019). */
+scbm_tensor *scbm_rms_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, float epsilon);
 scbm_tensor *scbm_activate(scbm_graph *g, scbm_tensor *x, scbm_activation act);
 scbm_tensor *scbm_softmax(scbm_graph *g, scbm_tensor *x); /* over the last dimension; −∞ gives 0 */
 /* Elements are zeroed with the probability p, the others divided by 1 − p; by Philox at
@@ -416,14 +418,22 @@ scbm_tensor *scbm_dropout(scbm_graph *g, scbm_tensor *x, float p);
  * Fused; `p` is the dropout of the probabilities. */
 scbm_tensor *scbm_attention(scbm_graph *g, scbm_tensor *q, scbm_tensor *k, scbm_tensor *v, scbm_tensor *offsets,
                             int n_heads, float scale, int causal, float p);
+/* The same of scale · q kᵀ + a bias by distance (Raffel et al., 2020): bias F32 [1, 2 C - 1, heads], of which key j and query
+ * i of a text read row C - 1 + j - i, as scbm_get_rows makes it of a table of buckets. C: tokens of the longest text;
+ * a longer one is an error of the run. Nothing is T × T. */
+scbm_tensor *scbm_attention_biased(scbm_graph *g, scbm_tensor *q, scbm_tensor *k, scbm_tensor *v, scbm_tensor *bias,
+                                   scbm_tensor *offsets, int n_heads, float scale, int causal, float p);
 /* Its parts, for decompositions. C is the longest text that fits, `context`:
  *   scores [S, heads, T, C]: a_t · b_j for the j-th token of t's text, `fill` past its end (and after t if causal);
- *   mix    [S, T, heads · size]: Σ_j p[t, j] b_j;    mix_transposed: Σ_t p[t, j] a_t at token j. */
+ *   mix    [S, T, heads · size]: Σ_j p[t, j] b_j;    mix_transposed: Σ_t p[t, j] a_t at token j;
+ *   bias   [1, heads, T, C]: what is added to the score of the j-th token of t's text, 0 past its end. */
 scbm_tensor *scbm_attention_scores(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_tensor *offsets, int n_heads,
                                    int64_t context, int causal, float fill);
 scbm_tensor *scbm_attention_mix(scbm_graph *g, scbm_tensor *p, scbm_tensor *b, scbm_tensor *offsets, int n_heads);
 scbm_tensor *scbm_attention_mix_transposed(scbm_graph *g, scbm_tensor *p, scbm_tensor *a, scbm_tensor *offsets,
                                            int n_heads);
+
+scbm_tensor *scbm_attention_bias(scbm_graph *g, scbm_tensor *bias, scbm_tensor *offsets, int64_t context);
 
 /* x [S, T, d] to [S, N, d]: each text's mean, its first or its last token. An empty text gives zeros. */
 scbm_tensor *scbm_segment_mean(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
@@ -465,6 +475,8 @@ typedef enum scbm_op {
     SCBM_OP_LAYER_NORM,
     SCBM_OP_ADD_LAYER_NORM,
     SCBM_OP_LAYER_NORM_BACK,
+    SCBM_OP_RMS_NORM,
+    SCBM_OP_RMS_NORM_BACK,
     SCBM_OP_ACTIVATE,
     SCBM_OP_ACTIVATE_BACK,
     SCBM_OP_SOFTMAX,
@@ -475,6 +487,8 @@ typedef enum scbm_op {
     SCBM_OP_ATTENTION_SCORES,
     SCBM_OP_ATTENTION_MIX,
     SCBM_OP_ATTENTION_MIX_TRANSPOSED,
+    SCBM_OP_ATTENTION_BIAS,
+    SCBM_OP_ATTENTION_BIAS_BACK,
     SCBM_OP_SEGMENT_MEAN,
     SCBM_OP_SEGMENT_MEAN_BACK,
     SCBM_OP_SEGMENT_FIRST,

@@ -639,6 +639,21 @@ static void put_norm_statistics(op_case *c) {
     put_result(c, 4, SCBM_OP_LAYER_NORM, 3, from, 3, like, 2);
 }
 
+static void rms_case(op_case *c, int is_small, const row_shape *shape) {
+    const int from[2] = {1, 2};
+    if (c->op == SCBM_OP_RMS_NORM) {
+        put_rows(c, 0, is_small, shape);
+        put_f32(c, 1, WEIGHT | GRADIENT, DIMS(shape->d));
+        return;
+    }
+    put_f32(c, 0, INPUT, DIMS(shape->s, T_DIM, shape->d));
+    put_f32(c, 1, INPUT, DIMS(shape->s, T_DIM, shape->d));
+    put_f32(c, 2, WEIGHT, DIMS(shape->d));
+    put_f32(c, 3, INPUT, DIMS(shape->s, T_DIM, 1));
+    const scbm_tensor *const like[2] = {&c->source[1].tensor, &c->source[3].tensor};
+    put_result(c, 3, SCBM_OP_RMS_NORM, 2, from, 2, like, 1);
+}
+
 static void cases_norm(maker *m) {
     const row_shape *list = m->small ? small_norm_shapes : norm_shapes;
     for (int i = 0; i < (m->small ? COUNT_OF(small_norm_shapes) : COUNT_OF(norm_shapes)); i++) {
@@ -646,7 +661,9 @@ static void cases_norm(maker *m) {
         op_case c = start(m, m->small ? &small_batches[shape->batch] : &batches[shape->batch]);
         c.scalar[0] = m->small ? 1e-2f : i % 2 ? 1e-12f : 1e-5f;
         if (!m->small && i % 2 && shape->d > 1) c.scalar[0] = 1e-6f;
-        if (m->op == SCBM_OP_LAYER_NORM_BACK) {
+        if (m->op == SCBM_OP_RMS_NORM || m->op == SCBM_OP_RMS_NORM_BACK) {
+            rms_case(&c, m->small, shape);
+        } else if (m->op == SCBM_OP_LAYER_NORM_BACK) {
             put_f32(&c, 0, INPUT, DIMS(shape->s, T_DIM, shape->d));
             put_f32(&c, 1, INPUT, DIMS(shape->s, T_DIM, shape->d));
             put_f32(&c, 2, WEIGHT, DIMS(shape->d));
@@ -762,24 +779,35 @@ static void attention_forward(op_case *c, const attention_shape *a, int first, i
     c->depends_on_batch = a->p > 0.0f;
 }
 
-/* sources: dy, y, q, k, v, log-sum-exp, offsets */
-static void attention_backward(op_case *c, const attention_shape *a) {
-    const int from[4] = {2, 3, 4, 6};
+static int64_t longest_text(const op_case *c) {
+    int64_t longest = 1;
+    for (int64_t n = 0; n < c->texts; n++) longest = c->lengths[n] > longest ? c->lengths[n] : longest;
+    return longest;
+}
+
+/* Biases of all distances that there are, and of some that there are not. */
+static void put_bias(op_case *c, int i, int flags, const attention_shape *a, int64_t more) {
+    put_f32(c, i, flags, DIMS(1, 2 * (longest_text(c) + more) - 1, a->heads));
+}
+
+/* sources: dy, y, q, k, v, log-sum-exp, offsets, and a bias where there is one */
+static void attention_backward(op_case *c, const attention_shape *a, int with_bias) {
+    const int from[5] = {2, 3, 4, 6, 7};
     attention_forward(c, a, 2, INPUT);
+    if (with_bias) put_bias(c, 7, INPUT, a, 2);
     put_f32(c, 0, INPUT, DIMS(a->s, T_DIM, a->heads * a->size));
     put_f32(c, 1, INPUT, DIMS(a->s, T_DIM, a->heads * a->size));
     put_f32(c, 5, INPUT, DIMS(a->s, a->heads, T_DIM));
     put_offsets(c, 6);
     const scbm_tensor *const like[2] = {&c->source[1].tensor, &c->source[5].tensor};
-    put_result(c, 1, SCBM_OP_ATTENTION, 4, from, 2, like, 0);
-    put_result(c, 5, SCBM_OP_ATTENTION, 4, from, 2, like, 1);
+    put_result(c, 1, SCBM_OP_ATTENTION, 4 + with_bias, from, 2, like, 0);
+    put_result(c, 5, SCBM_OP_ATTENTION, 4 + with_bias, from, 2, like, 1);
 }
 
 /* scores, mix and mix_transposed; a context as long as the longest text, or longer. What mix reads past a text's end
  * must not count. */
 static void attention_parts(op_case *c, const attention_shape *a, int is_small, int index) {
-    int64_t row = (int64_t)a->heads * a->size, context = 1;
-    for (int64_t n = 0; n < c->texts; n++) context = c->lengths[n] > context ? c->lengths[n] : context;
+    int64_t row = (int64_t)a->heads * a->size, context = longest_text(c);
     if (index % 2) context += 3;
     c->integer[0] = a->heads;
     c->integer[1] = a->causal;
@@ -794,15 +822,31 @@ static void attention_parts(op_case *c, const attention_shape *a, int is_small, 
     put_offsets(c, 2);
 }
 
+static void bias_parts(op_case *c, const attention_shape *a, int index) {
+    int64_t context = longest_text(c) + index % 2 * 3;
+    int is_back = c->op == SCBM_OP_ATTENTION_BIAS_BACK;
+    if (is_back) put_f32(c, 0, INPUT, DIMS(1, a->heads, T_DIM, context));
+    else c->integer[0] = context;
+    put_bias(c, is_back ? 2 : 0, is_back ? WEIGHT : WEIGHT | GRADIENT, a, index % 3);
+    put_offsets(c, 1);
+}
+
+/* Attention, its backward rule and its parts; the fused ops without a bias, then with one. */
 static void cases_attention(maker *m) {
     const attention_shape *list = m->small ? small_attentions : attentions;
-    for (int i = 0; i < (m->small ? COUNT_OF(small_attentions) : COUNT_OF(attentions)); i++) {
+    int n = m->small ? COUNT_OF(small_attentions) : COUNT_OF(attentions);
+    int is_fused = m->op == SCBM_OP_ATTENTION || m->op == SCBM_OP_ATTENTION_BACK;
+    for (int j = 0; j < (is_fused ? 2 * n : n); j++) {
+        int i = j % n, with_bias = j >= n;
         op_case c = start(m, m->small ? &small_batches[list[i].batch] : &batches[list[i].batch]);
         if (m->op == SCBM_OP_ATTENTION) {
             attention_forward(&c, &list[i], 0, GRADIENT);
+            if (with_bias) put_bias(&c, 4, WEIGHT | GRADIENT, &list[i], i % 3);
             put_offsets(&c, 3);
         } else if (m->op == SCBM_OP_ATTENTION_BACK) {
-            attention_backward(&c, &list[i]);
+            attention_backward(&c, &list[i], with_bias);
+        } else if (m->op == SCBM_OP_ATTENTION_BIAS || m->op == SCBM_OP_ATTENTION_BIAS_BACK) {
+            bias_parts(&c, &list[i], i);
         } else {
             attention_parts(&c, &list[i], m->small, i);
         }
@@ -950,6 +994,8 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_LAYER_NORM] = cases_norm,
         [SCBM_OP_ADD_LAYER_NORM] = cases_norm,
         [SCBM_OP_LAYER_NORM_BACK] = cases_norm,
+        [SCBM_OP_RMS_NORM] = cases_norm,
+        [SCBM_OP_RMS_NORM_BACK] = cases_norm,
         [SCBM_OP_ACTIVATE] = cases_activate,
         [SCBM_OP_ACTIVATE_BACK] = cases_activate,
         [SCBM_OP_SOFTMAX] = cases_softmax,
@@ -960,6 +1006,8 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_ATTENTION_SCORES] = cases_attention,
         [SCBM_OP_ATTENTION_MIX] = cases_attention,
         [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = cases_attention,
+        [SCBM_OP_ATTENTION_BIAS] = cases_attention,
+        [SCBM_OP_ATTENTION_BIAS_BACK] = cases_attention,
         [SCBM_OP_SEGMENT_MEAN] = cases_segment,
         [SCBM_OP_SEGMENT_MEAN_BACK] = cases_segment,
         [SCBM_OP_SEGMENT_FIRST] = cases_segment,

@@ -178,8 +178,7 @@ static void get_rows_back(ref_call *c) {
     const ref_array *dy = &c->source[0], *ids = &c->source[1];
     int64_t d = last(dy);
     for (int64_t t = 0; t < ids->n; t++)
-        for (int64_t j = 0; j < d; j++)
-            accumulate(&c->result[0], (int64_t)ids->value[t] * d + j, dy->value[t * d + j]);
+        for (int64_t j = 0; j < d; j++) accumulate(&c->result[0], (int64_t)ids->value[t] * d + j, dy->value[t * d + j]);
     c->result[0].terms = (double)ids->n;
 }
 
@@ -204,7 +203,8 @@ static void sum_to(ref_call *c) {
     ref_array *y = &c->result[0];
     double count = y->n ? (double)a->n / (double)y->n : 0.0;
     for (int64_t i = 0; i < a->n; i++) accumulate(y, broadcast_index(a, i, y), a->value[i]);
-    for (int64_t i = 0; i < y->n && c->integer[0]; i++) set(y, i, y->value[i] / count, y->scale ? y->scale[i] / count : 0);
+    for (int64_t i = 0; i < y->n && c->integer[0]; i++)
+        set(y, i, y->value[i] / count, y->scale ? y->scale[i] / count : 0);
     y->terms = count;
 }
 
@@ -405,7 +405,8 @@ static void group_linear_back_w(ref_call *c) {
     for (int64_t n = 0; n < dy->shape[0]; n++)
         for (int64_t o = 0; o < out; o++)
             for (int64_t j = 0; j < d; j++)
-                accumulate(&c->result[0], o * d + j, dy->value[n * out + o] * z->value[head_row(z, groups, n, o) * d + j]);
+                accumulate(&c->result[0], o * d + j,
+                           dy->value[n * out + o] * z->value[head_row(z, groups, n, o) * d + j]);
     c->result[0].terms = (double)dy->shape[0];
 }
 
@@ -473,6 +474,42 @@ static void layer_norm_back(ref_call *c) {
     }
     c->result[0].terms = (double)d;
     c->result[1].terms = c->result[2].terms = (double)rows(x);
+}
+
+static void rms_norm(ref_call *c) {
+    const ref_array *x = &c->source[0], *gamma = &c->source[1];
+    int64_t d = last(x);
+    for (int64_t r = 0; r < rows(x); r++) {
+        double squares = 0.0;
+        for (int64_t j = 0; j < d; j++) squares += x->value[r * d + j] * x->value[r * d + j] / (double)d;
+        double rstd = 1.0 / sqrt(squares + c->scalar[0]);
+        for (int64_t j = 0; j < d; j++) {
+            double y = x->value[r * d + j] * rstd * gamma->value[j];
+            set(&c->result[0], r * d + j, y, fabs(y));
+        }
+        set(&c->result[1], r, rstd, rstd);
+    }
+    for (int i = 0; i < 2; i++) c->result[i].terms = (double)d;
+}
+
+static void rms_norm_back(ref_call *c) {
+    const ref_array *dy = &c->source[0], *x = &c->source[1], *gamma = &c->source[2];
+    int64_t d = last(x);
+    for (int64_t r = 0; r < rows(x); r++) {
+        double rstd = c->source[3].value[r], mean = 0.0, size = 0.0; /* of g · x̂ */
+        for (int64_t j = 0; j < d; j++) {
+            double unit = x->value[r * d + j] * rstd, product = dy->value[r * d + j] * gamma->value[j] * unit;
+            mean += product / (double)d;
+            size += fabs(product) / (double)d;
+            accumulate(&c->result[1], j, dy->value[r * d + j] * unit);
+        }
+        for (int64_t j = 0; j < d; j++) {
+            double unit = x->value[r * d + j] * rstd, g = dy->value[r * d + j] * gamma->value[j];
+            set(&c->result[0], r * d + j, rstd * (g - unit * mean), rstd * (fabs(g) + fabs(unit) * size));
+        }
+    }
+    c->result[0].terms = (double)d;
+    c->result[1].terms = (double)rows(x);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -543,8 +580,8 @@ typedef struct place {
 } place;
 
 static place place_of(const ref_call *c, const ref_array *x, const ref_array *offsets) {
-    return (place){x->shape[0], x->shape[1], c->integer[0], x->shape[2] / c->integer[0], x->shape[2], offsets,
-                   c->integer[1] != 0};
+    return (place){x->shape[0], x->shape[1], c->integer[0],     x->shape[2] / c->integer[0],
+                   x->shape[2], offsets,     c->integer[1] != 0};
 }
 
 /* First token and length of token t's text; length 0 where t is in none. */
@@ -573,7 +610,8 @@ static double dot(const double *a, const double *b, int64_t n, double *size) {
 }
 
 /* Walks (stream, head, query): `visit` gets the query's text. */
-typedef void (*visit_query)(ref_call *c, const place *p, int64_t s, int64_t h, int64_t t, int64_t first, int64_t length);
+typedef void (*visit_query)(ref_call *c, const place *p, int64_t s, int64_t h, int64_t t, int64_t first,
+                            int64_t length);
 
 static void each_query(ref_call *c, const place *p, visit_query visit) {
     int64_t first, length, texts = p->offsets->n - 1;
@@ -583,12 +621,24 @@ static void each_query(ref_call *c, const place *p, visit_query visit) {
                 if ((length = text_of(p->offsets, texts, t, &first)) > 0) visit(c, p, s, h, t, first, length);
 }
 
-/* Scaled scores of query t with the keys of its text (−∞ after it if causal), and how exact they are. */
-static void scores_of(const ref_call *c, const place *p, const ref_array *q, const ref_array *k, int64_t s, int64_t h,
-                      int64_t t, int64_t first, int64_t length, double *score, double *size) {
+/* Where the bias of key j and query t, of a text that begins at `first`, stands in source i. */
+static int64_t bias_index(const ref_call *c, int i, const place *p, int64_t h, int64_t t, int64_t first, int64_t j) {
+    const ref_array *bias = &c->source[i];
+    return (bias->n / p->heads / 2 + j - (t - first)) * p->heads + h;
+}
+
+/* Scaled scores of query t with the keys of its text (−∞ after it if causal), with the bias of source `bias` where there
+ * is one, and how exact they are. */
+static void scores_of(const ref_call *c, const place *p, int bias, const ref_array *q, const ref_array *k, int64_t s,
+                      int64_t h, int64_t t, int64_t first, int64_t length, double *score, double *size) {
     for (int64_t j = 0; j < length; j++) {
         score[j] = c->scalar[0] * dot(head(p, q, s, t, h), head(p, k, s, first + j, h), p->size, &size[j]);
         size[j] *= fabs(c->scalar[0]);
+        if (c->source[bias].value) {
+            double value = c->source[bias].value[bias_index(c, bias, p, h, t, first, j)];
+            score[j] += value;
+            size[j] += fabs(value);
+        }
         if (p->causal && first + j > t) score[j] = -INFINITY;
     }
 }
@@ -604,7 +654,7 @@ static void attention_query(ref_call *c, const place *p, int64_t s, int64_t h, i
     double *score = checked(malloc((size_t)length * 4 * sizeof *score)), *probability = score + length;
     double *size = probability + length, *inexact = size + length;
     double top = -INFINITY, largest = 0.0, sum = 0.0;
-    scores_of(c, p, &c->source[0], &c->source[1], s, h, t, first, length, score, size);
+    scores_of(c, p, 4, &c->source[0], &c->source[1], s, h, t, first, length, score, size);
     softmax_row(score, length, probability, inexact);
     for (int64_t j = 0; j < length; j++) {
         top = score[j] > top ? score[j] : top;
@@ -629,7 +679,7 @@ static void attention(ref_call *c) {
     c->result[0].terms = c->result[1].terms = (double)(p.size + p.t_n);
 }
 
-/* sources: dy, y, q, k, v, log-sum-exp, offsets */
+/* sources: dy, y, q, k, v, log-sum-exp, offsets, bias */
 static void attention_back_query(ref_call *c, const place *p, int64_t s, int64_t h, int64_t t, int64_t first,
                                  int64_t length) {
     const ref_array *q = &c->source[2], *k = &c->source[3], *v = &c->source[4];
@@ -637,7 +687,7 @@ static void attention_back_query(ref_call *c, const place *p, int64_t s, int64_t
     double lse = c->source[5].value[(s * p->heads + h) * p->t_n + t], whole_size, product_size;
     const double *dy = head(p, &c->source[0], s, t, h);
     double whole = dot(dy, head(p, &c->source[1], s, t, h), p->size, &whole_size);
-    scores_of(c, p, q, k, s, h, t, first, length, score, size);
+    scores_of(c, p, 7, q, k, s, h, t, first, length, score, size);
     for (int64_t j = 0; j < length; j++) {
         if (isinf(score[j])) continue;
         double probability = exp(score[j] - lse), keep = attention_keep(c, p, s, h, t, j);
@@ -645,6 +695,9 @@ static void attention_back_query(ref_call *c, const place *p, int64_t s, int64_t
         double dp = keep * dot(dy, head(p, v, s, first + j, h), p->size, &product_size);
         double ds = c->scalar[0] * probability * (dp - whole);
         double ds_size = fabs(c->scalar[0]) * inexact * (keep * product_size + whole_size);
+        if (c->source[7].value)
+            accumulate_scaled(&c->result[3], bias_index(c, 7, p, h, t, first, j), probability * (dp - whole),
+                              inexact * (keep * product_size + whole_size));
         for (int64_t i = 0; i < p->size; i++) {
             int64_t own = (s * p->t_n + t) * p->row + h * p->size + i;
             int64_t other = (s * p->t_n + first + j) * p->row + h * p->size + i;
@@ -660,13 +713,34 @@ static void attention_back(ref_call *c) {
     place p = place_of(c, &c->source[2], &c->source[6]);
     each_query(c, &p, attention_back_query);
     for (int i = 0; i < 3; i++) c->result[i].terms = (double)(p.size + p.t_n);
+    if (c->source[7].value) c->result[3].terms = (double)(p.size + p.s_n * p.t_n * p.t_n);
+}
+
+/* The biases in the scores' places, and the other way. sources: bias, offsets; dy, offsets, bias */
+static void attention_bias(ref_call *c) {
+    int is_back = c->op == SCBM_OP_ATTENTION_BIAS_BACK, which = is_back ? 2 : 0;
+    const ref_array *scores = is_back ? &c->source[0] : &c->result[0], *offsets = &c->source[1];
+    place p = {.heads = scores->shape[1], .t_n = scores->shape[2]};
+    int64_t first, length, context = scores->shape[3];
+    for (int64_t i = 0; i < c->result[0].n; i++) set(&c->result[0], i, 0.0, 0.0);
+    for (int64_t h = 0; h < p.heads; h++)
+        for (int64_t t = 0; t < p.t_n; t++) {
+            length = text_of(offsets, offsets->n - 1, t, &first);
+            for (int64_t j = 0; j < length && j < context; j++) {
+                int64_t bias = bias_index(c, which, &p, h, t, first, j), score = (h * p.t_n + t) * context + j;
+                if (is_back) accumulate(&c->result[0], bias, c->source[0].value[score]);
+                else set(&c->result[0], score, c->source[0].value[bias], 0.0);
+            }
+        }
+    c->result[0].terms = is_back ? (double)p.t_n : 1.0;
 }
 
 /* sources: a, b, offsets; scores [S, heads, T, C] */
 static void scores_query(ref_call *c, const place *p, int64_t s, int64_t h, int64_t t, int64_t first, int64_t length) {
     int64_t context = last(&c->result[0]), row = ((s * p->heads + h) * p->t_n + t) * context;
     for (int64_t j = 0; j < length && j < context; j++) {
-        double size, score = dot(head(p, &c->source[0], s, t, h), head(p, &c->source[1], s, first + j, h), p->size, &size);
+        double size,
+            score = dot(head(p, &c->source[0], s, t, h), head(p, &c->source[1], s, first + j, h), p->size, &size);
         if (!p->causal || first + j <= t) set(&c->result[0], row + j, score, size);
     }
 }
@@ -684,7 +758,8 @@ static void mix_query(ref_call *c, const place *p, int64_t s, int64_t h, int64_t
     const double *weight = c->source[0].value + ((s * p->heads + h) * p->t_n + t) * context;
     for (int64_t j = 0; j < length && j < context; j++) {
         if (p->causal && first + j > t) continue;
-        int64_t to = c->op == SCBM_OP_ATTENTION_MIX ? t : first + j, from = c->op == SCBM_OP_ATTENTION_MIX ? first + j : t;
+        int64_t to = c->op == SCBM_OP_ATTENTION_MIX ? t : first + j,
+                from = c->op == SCBM_OP_ATTENTION_MIX ? first + j : t;
         const double *x = head(p, &c->source[1], s, from, h);
         for (int64_t i = 0; i < p->size; i++)
             accumulate(&c->result[0], (s * p->t_n + to) * p->row + h * p->size + i, weight[j] * x[i]);
@@ -791,8 +866,9 @@ static void cross_entropy_back(ref_call *c) {
                     if (targets->type == SCBM_I32) t = from + (int64_t)targets->value[n * targets->shape[1] + k] == j;
                     else t = targets->value[n * classes + j];
                     if (pass == 0) mass += weight * t;
-                    else set(&c->result[0], n * classes + j, factor * (q * mass - weight * t),
-                             fabs(factor) * (q * mass + weight * t));
+                    else
+                        set(&c->result[0], n * classes + j, factor * (q * mass - weight * t),
+                            fabs(factor) * (q * mass + weight * t));
                 }
         }
     c->result[0].terms = (double)classes;
@@ -831,6 +907,10 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_SOFTMAX] = softmax,
         [SCBM_OP_SOFTMAX_BACK] = softmax_back,
         [SCBM_OP_DROPOUT] = dropout,
+        [SCBM_OP_RMS_NORM] = rms_norm,
+        [SCBM_OP_RMS_NORM_BACK] = rms_norm_back,
+        [SCBM_OP_ATTENTION_BIAS] = attention_bias,
+        [SCBM_OP_ATTENTION_BIAS_BACK] = attention_bias,
         [SCBM_OP_ATTENTION] = attention,
         [SCBM_OP_ATTENTION_BACK] = attention_back,
         [SCBM_OP_ATTENTION_SCORES] = attention_scores,
@@ -886,7 +966,8 @@ static int add_array(reference *r, const scbm_tensor *tensor) {
                                                      : tensor->shape[i];
     ref_array array = ref_new(tensor->n_dims, shape, 0);
     array.type = tensor->type;
-    if ((!tensor->graph || tensor->node < 0) && tensor->data) ref_decode(array.value, tensor->type, tensor->data, array.n);
+    if ((!tensor->graph || tensor->node < 0) && tensor->data)
+        ref_decode(array.value, tensor->type, tensor->data, array.n);
     r->tensor[r->n_arrays] = tensor;
     r->array[r->n_arrays] = array;
     return r->n_arrays++;
@@ -903,8 +984,7 @@ void reference_create(reference *r, const scbm_graph *graph, int64_t tokens, int
         const scbm_node *node = scbm_graph_node(graph, i);
         for (int s = 0; s < SCBM_MAX_SOURCES; s++)
             r->index[i][s] = s < node->n_sources && node->source[s] ? add_array(r, node->source[s]) : -1;
-        for (int s = 0; s < node->n_results; s++)
-            r->index[i][SCBM_MAX_SOURCES + s] = add_array(r, node->result[s]);
+        for (int s = 0; s < node->n_results; s++) r->index[i][SCBM_MAX_SOURCES + s] = add_array(r, node->result[s]);
     }
 }
 

@@ -398,6 +398,8 @@ static void bad_indices_are_errors(void **state) {
                                   SCBM_OP_ATTENTION_SCORES,
                                   SCBM_OP_ATTENTION_MIX,
                                   SCBM_OP_ATTENTION_MIX_TRANSPOSED,
+                                  SCBM_OP_ATTENTION_BIAS,
+                                  SCBM_OP_ATTENTION_BIAS_BACK,
                                   SCBM_OP_SEGMENT_MEAN,
                                   SCBM_OP_SEGMENT_MEAN_BACK,
                                   SCBM_OP_SEGMENT_FIRST,

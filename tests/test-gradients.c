@@ -248,7 +248,7 @@ typedef struct block {
 /* A transformer block over three masked streams, from token ids to the loss of three concepts. */
 static void block_build(block *b, scbm_context *in, float dropout) {
     enum { D = 8, HIDDEN = 12, HEADS = 2 };
-    static const int32_t groups[] = {0, 3, 5, 9};
+    static const int32_t groups[] = {0, 3, 5, 9}, buckets[] = {0, 0, 0, 1, 1, 2, 1, 1, 0, 2, 2};
     static const scbm_extent by_token[] = {SCBM_TOKENS}, by_text[] = {SCBM_TEXTS, SCBM_FIXED};
     model *m = &b->m;
     model_create(m, in, 12, 4);
@@ -260,7 +260,10 @@ static void block_build(block *b, scbm_context *in, float dropout) {
     x = scbm_dropout(g, normalized(m, x, NULL, D), dropout);
     scbm_tensor *q = masked_linear(m, x, D, D, SCBM_NONE), *k = masked_linear(m, x, D, D, SCBM_NONE);
     scbm_tensor *v = masked_linear(m, x, D, D, SCBM_NONE);
-    scbm_tensor *y = scbm_attention(g, q, k, v, b->offsets, HEADS, 0.5f, 0, dropout);
+    scbm_tensor *distances = scbm_get_rows(g, parameter(m, "biases", 0.0, 0.5, DIMS(3, HEADS)),
+                                           integers(m, "buckets", 11, buckets));
+    scbm_tensor *y = scbm_attention_biased(g, q, k, v, distances, b->offsets, HEADS, 0.5f, 0, dropout);
+    y = scbm_rms_norm(g, y, parameter(m, "gamma", 1.0, 0.3, DIMS(D)), 1e-3f);
     y = normalized(m, scbm_dropout(g, masked_linear(m, y, D, D, SCBM_NONE), dropout), x, D);
     scbm_tensor *hidden = masked_linear(m, y, HIDDEN, D, SCBM_GELU_ERF);
     y = normalized(m, masked_linear(m, hidden, D, HIDDEN, SCBM_NONE), y, D);
@@ -298,7 +301,7 @@ static void block_of_three_streams(void **state) {
     int n_zero = 0;
     for (int i = 0; i < b.m.n_wrt; i++)
         n_zero += compare_differences(&r, b.m.graph, b.loss, b.m.wrt[i], 6, "block") < 1e-12;
-    assert_int_equal(b.m.n_wrt, 21);
+    assert_int_equal(b.m.n_wrt, 23);
     assert_true(n_zero <= 1); /* a key bias adds the same to all scores of a query: its gradient is zero */
     reference_free(&r);
     model_free(&b.m);
