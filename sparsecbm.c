@@ -9915,7 +9915,8 @@ static scbm_status gguf_read_shape(gguf_cursor *cursor, const char *name, scbm_t
     if (type->type < 0)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
                          FILE_PATH_FORMAT
-                         ": tensor %s is of type %s; F32, F16, BF16, Q8_0, Q4_0, I8 and I32 are supported",
+                         ": tensor %s is of type %s, which is not read; the same model in F32, F16, BF16, Q8_0 or pure "
+                         "Q4_0 is",
                          path, name, type->name);
     if (scbm_tensor_init(tensor, name, (scbm_type)type->type, (int)n_dims, shape))
         return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": %s", path, scbm_last_error());

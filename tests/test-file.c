@@ -563,7 +563,7 @@ static void damaged_tensors(void **state) {
     refuse_tensor("t", 0, five, 0, 0, 64, SCBM_ERROR_FORMAT, "tensor t has 0 dimensions");
     refuse_tensor("", 1, five, 0, 0, 64, SCBM_ERROR_FORMAT, "the name of tensor 1 is empty");
     refuse_tensor(longest, 1, five, 0, 0, 64, SCBM_ERROR_FORMAT, "the name of tensor 1 has 96 bytes; 95 are possible");
-    refuse_tensor("t", 2, four_by_two, 12, 0, 64, SCBM_ERROR_UNSUPPORTED, "tensor t is of type Q4_K; F32, F16");
+    refuse_tensor("t", 2, four_by_two, 12, 0, 64, SCBM_ERROR_UNSUPPORTED, "tensor t is of type Q4_K, which is not read; the same model in F32, F16, BF16");
     refuse_tensor("t", 2, four_by_two, 99, 0, 64, SCBM_ERROR_UNSUPPORTED,
                   "tensor t is of a type that is not known (number 99)");
     refuse_tensor("t", 2, huge, 0, 0, 64, SCBM_ERROR_FORMAT, "too large");

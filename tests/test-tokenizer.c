@@ -316,6 +316,26 @@ static void options_have_the_names_of_llama_cpp(void **state) {
     CHECK_TABLE(t, table);
 }
 
+/* llama.cpp puts [CLS] and [SEP] around every text of a WordPiece model, and its converter writes these keys for BERT's
+ * usual tokenizer.json, whatever they say. */
+static void what_is_put_around_a_text_does_not_hang_on_llama_cpps_keys(void **state) {
+    static const int32_t wanted[] = {CLS, THE, SEP};
+    scbm_writer *w = start_vocabulary();
+    cbm_tokens tokens = {0};
+    cbm_tokenizer *t;
+    (void)state;
+    set_special_keys(w);
+    scbm_writer_set_bool(w, "tokenizer.ggml.add_bos_token", 0);
+    scbm_writer_set_bool(w, "tokenizer.ggml.add_eos_token", 1);
+    scbm_writer_set_bool(w, "tokenizer.ggml.add_sep_token", 0);
+    assert_ok(read_back(w, &t, NULL));
+    assert_ok(cbm_tokenize(t, "the", 3, 16, &tokens));
+    assert_int_equal(tokens.n, 3);
+    assert_memory_equal(tokens.ids, wanted, sizeof wanted);
+    cbm_tokens_clear(&tokens, NULL);
+    cbm_tokenizer_free(t);
+}
+
 static void cleaning_and_cjk_spacing_can_be_off(void **state) {
     static const expected_tokens table[] = {
         {"\xe5\xa5\xbd\xe5\x90\x83 a\xe5\xa5\xbd", "1@0-6 1@7-11"},
@@ -690,6 +710,41 @@ static void what_is_written_is_read(void **state) {
     scbm_writer_free(w);
 }
 
+/* llama.cpp ends the process where a file has two equal tokens. */
+static void equal_tokens_are_told_apart_in_files(void **state) {
+    static const char *const piece[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "x",  "##new",   "x",        "new",
+                                        "the",   "x",     NULL,    "##",    "##", "[PAD10]", "[EQUAL4]", "##e"};
+    static const uint16_t flags[COUNT_OF(piece)] = {[0] = CBM_PIECE_SPECIAL,
+                                                    [1] = CBM_PIECE_SPECIAL,
+                                                    [2] = CBM_PIECE_SPECIAL,
+                                                    [3] = CBM_PIECE_SPECIAL,
+                                                    [7] = CBM_PIECE_ADDED | CBM_PIECE_BESIDE_MODEL,
+                                                    [13] = CBM_PIECE_SPECIAL};
+    static const expected_tokens table[] = {{"x the new xnew [PAD10]", "9@0-1 8@2-5 7@6-9 9@10-11 7@11-14 13@15-22"},
+                                            {"[EQUAL4] thee", "1@0-1 1@1-7 1@7-8 8@9-12 15@12-13"}};
+    cbm_tokenizer_keys keys = {.kind = "bert",
+                               .n = COUNT_OF(piece),
+                               .piece = piece,
+                               .flags = flags,
+                               .special = {1, 2, 3, 0, -1},
+                               .n_types = 1};
+    scbm_file *file;
+    (void)state;
+    cbm_wordpiece_defaults(&keys.wordpiece);
+    CHECK_TABLE(tokenizer_of_keys(&keys), table);
+    assert_ok(scbm_file_open(&file, path, NULL));
+    int64_t key = scbm_file_find_key(file, "tokenizer.ggml.tokens");
+    for (int i = 0; i < COUNT_OF(piece); i++) {
+        for (int j = 0; j < i; j++) {
+            const char *a, *b;
+            assert_ok(scbm_file_string_at(file, key, i, &a));
+            assert_ok(scbm_file_string_at(file, key, j, &b));
+            if (strcmp(a, b) == 0) fail_msg("tokens %d and %d are '%s'", i, j, a);
+        }
+    }
+    scbm_file_close(file);
+}
+
 /* "the x" with what the file says of the first and the last token. */
 static void check_ends(int omits_first, int omits_last, const int32_t *ids, size_t n) {
     const char *piece[N_PIECES + N_ADDED];
@@ -856,6 +911,7 @@ int main(void) {
         cmocka_unit_test(accents_can_be_stripped_without_lower_casing),
         cmocka_unit_test(lower_casing_can_keep_accents),
         cmocka_unit_test(options_have_the_names_of_llama_cpp),
+        cmocka_unit_test(what_is_put_around_a_text_does_not_hang_on_llama_cpps_keys),
         cmocka_unit_test(cleaning_and_cjk_spacing_can_be_off),
         cmocka_unit_test(zero_bytes_are_removed_and_count),
         cmocka_unit_test(truncation_keeps_the_first_and_the_last_token),
@@ -869,6 +925,7 @@ int main(void) {
         cmocka_unit_test(odd_tokens_mean_what_they_mean_elsewhere),
         cmocka_unit_test(added_tokens_are_found_as_by_hugging_face),
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(equal_tokens_are_told_apart_in_files),
         cmocka_unit_test(nothing_need_be_put_around_a_text),
         cmocka_unit_test(files_without_a_wordpiece_vocabulary_are_refused),
         cmocka_unit_test(damaged_vocabularies_are_refused),

@@ -35,6 +35,9 @@ typedef struct cbm_encoding {
     cbm_normal_text normal; /* the part at hand */
 } cbm_encoding;
 
+/* tokenizer.ggml.token_type */
+enum { CBM_TYPE_NORMAL = 1, CBM_TYPE_UNKNOWN, CBM_TYPE_CONTROL, CBM_TYPE_ADDED, CBM_TYPE_UNUSED };
+
 /* The file's tokens, while a tokenizer is made of them. */
 typedef struct cbm_vocabulary {
     const scbm_file *file;
@@ -45,6 +48,7 @@ typedef struct cbm_tokenizer_kind {
     const char *name;          /* tokenizer.ggml.model: "bert" */
     const char *title;         /* "WordPiece" */
     int adds_first, adds_last; /* what is put around a text where the file does not say */
+    int has_fixed_ends;        /* llama.cpp puts both around every text, whatever its own keys say */
     int ends_at_spaces;        /* neither normalization nor a piece reaches across a space: long texts are cut there */
     const char *usual[CBM_SPECIAL_TOKENS]; /* special tokens that files without their key have; NULL: none */
     /* Sets the tokenizer's pieces, their text and the flag CBM_PIECE_CONTINUES, and its model. */
@@ -88,6 +92,21 @@ scbm_status cbm_normal_reserve(cbm_normal_text *normal, size_t n, const scbm_hoo
 scbm_status cbm_normal_add(cbm_normal_text *normal, const char *bytes, size_t n, cbm_byte_range origin,
                            const scbm_hooks *hooks);
 void cbm_normal_clear(cbm_normal_text *normal, const scbm_hooks *hooks);
+
+/* Tokens to be written that must differ from each other (unique.c): those that do not get other names. */
+typedef struct cbm_unique {
+    const char **token; /* [n], as the file is to have them */
+    int64_t *type;      /* [n] CBM_TYPE_… */
+    int32_t n;
+    int32_t n_renamed; /* that no text has any more, since a later one is equal */
+    void *places;
+    char *names;
+    size_t used;
+} cbm_unique;
+
+/* Changes `token` and `type`, which then point into *unique, too. It is to be cleared in any case. */
+scbm_status cbm_unique_make(cbm_unique *unique, const char **token, int64_t *type, int32_t n, const scbm_hooks *hooks);
+void cbm_unique_clear(cbm_unique *unique, const scbm_hooks *hooks);
 
 /* Added tokens (added.c). */
 scbm_status cbm_added_create(cbm_tokenizer *tokenizer);

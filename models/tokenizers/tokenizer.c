@@ -10,8 +10,12 @@
  *                                      without the first two: bos_token_id and eos_token_id; without any: the piece
  *                                      that is usual for the kind, "[CLS]"; any may be missing
  *     tokenizer.ggml.add_bos_token, …add_sep_token or …add_eos_token
- *                                      whether the first and the last are put around a text; else as the kind does
- * and in keys of ours, lists of ids, what Hugging Face's AddedToken says of a token (all no, where there is no list):
+ *                                      whether the first and the last are put around a text; else as the kind does.
+ *                                      WordPiece heeds none of them: llama.cpp does not, and its converter says false of
+ *                                      the last to BERT's usual tokenizer.json
+ * in keys of ours
+ *     sparsecbm.tokenizer.add_first, .add_last  the same, of any kind
+ * and in lists of ids, what Hugging Face's AddedToken says of a token (all no, where there is no list):
  *     sparsecbm.tokenizer.lstrip, .rstrip, .single_word, .normalized
  *     sparsecbm.tokenizer.beside_model  tokens that are no part of what words are made of
  */
@@ -22,9 +26,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define ADD_FIRST_KEY "sparsecbm.tokenizer.add_first"
+#define ADD_LAST_KEY "sparsecbm.tokenizer.add_last"
 #define LONGEST_PART ((size_t)1 << 16) /* bytes that are normalized at once, where the kind lets a text be cut */
-
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_ADDED, TYPE_UNUSED }; /* of tokenizer.ggml.token_type */
 
 static const cbm_tokenizer_kind *const kinds[] = {&cbm_wordpiece};
 
@@ -93,9 +97,9 @@ static scbm_status read_types(cbm_tokenizer *t, const scbm_file *file) {
         if (status) return status;
         if (type < 0 || type > UINT8_MAX)
             return scbm_fail(SCBM_ERROR_FORMAT, "%s: token %d has type %lld", path, (int)i, (long long)type);
-        if (type == TYPE_CONTROL || type == TYPE_UNKNOWN) t->flags[i] = CBM_PIECE_SPECIAL;
-        else if (type == TYPE_ADDED) t->flags[i] = CBM_PIECE_ADDED;
-        else if (type == TYPE_UNUSED) t->flags[i] = CBM_PIECE_UNUSED;
+        if (type == CBM_TYPE_CONTROL || type == CBM_TYPE_UNKNOWN) t->flags[i] = CBM_PIECE_SPECIAL;
+        else if (type == CBM_TYPE_ADDED) t->flags[i] = CBM_PIECE_ADDED;
+        else if (type == CBM_TYPE_UNUSED) t->flags[i] = CBM_PIECE_UNUSED;
     }
     return SCBM_OK;
 }
@@ -121,10 +125,10 @@ static scbm_status read_flags(cbm_tokenizer *t, const scbm_file *file) {
     return SCBM_OK;
 }
 
-/* The first token with this text, with or without the mark of a word's start; -1: none. */
+/* The last token with this text, with or without the mark of a word's start; -1: none. */
 static scbm_status find_token(const cbm_tokenizer *t, const cbm_vocabulary *v, const char *text, int64_t *id) {
     *id = -1;
-    for (int32_t i = 0; i < t->n && *id < 0; i++) {
+    for (int32_t i = t->n - 1; i >= 0 && *id < 0; i--) {
         const char *token;
         scbm_status status = scbm_file_string_at(v->file, v->tokens_key, i, &token);
         if (status) return status;
@@ -173,9 +177,14 @@ static scbm_status read_end(const cbm_tokenizer *t, const scbm_file *file, cbm_s
 }
 
 static scbm_status read_template(cbm_tokenizer *t, const scbm_file *file) {
-    int64_t first = scbm_file_int_or(file, "tokenizer.ggml.add_bos_token", t->kind->adds_first);
-    int64_t last = scbm_file_int_or(file, "tokenizer.ggml.add_eos_token", t->kind->adds_last);
-    last = scbm_file_int_or(file, "tokenizer.ggml.add_sep_token", last);
+    int64_t first = t->kind->adds_first, last = t->kind->adds_last;
+    if (!t->kind->has_fixed_ends) {
+        first = scbm_file_int_or(file, "tokenizer.ggml.add_bos_token", first);
+        last = scbm_file_int_or(file, "tokenizer.ggml.add_eos_token", last);
+        last = scbm_file_int_or(file, "tokenizer.ggml.add_sep_token", last);
+    }
+    first = scbm_file_int_or(file, ADD_FIRST_KEY, first);
+    last = scbm_file_int_or(file, ADD_LAST_KEY, last);
     scbm_status status = read_end(t, file, CBM_TOKEN_FIRST, first != 0, &t->first);
     return status ? status : read_end(t, file, CBM_TOKEN_LAST, last != 0, &t->last);
 }
@@ -384,10 +393,10 @@ void cbm_tokens_clear(cbm_tokens *tokens, const scbm_hooks *hooks) {
  * ---------------------------------------------------------------------------------------- */
 
 static int64_t type_of(int flags) {
-    return flags & CBM_PIECE_UNUSED    ? TYPE_UNUSED
-           : flags & CBM_PIECE_SPECIAL ? TYPE_CONTROL
-           : flags & CBM_PIECE_ADDED   ? TYPE_ADDED
-                                       : TYPE_NORMAL;
+    return flags & CBM_PIECE_UNUSED    ? CBM_TYPE_UNUSED
+           : flags & CBM_PIECE_SPECIAL ? CBM_TYPE_CONTROL
+           : flags & CBM_PIECE_ADDED   ? CBM_TYPE_ADDED
+                                       : CBM_TYPE_NORMAL;
 }
 
 /* The file's tokens one after the other, each with its NUL, into `text` (NULL: only counted); their bytes. */
@@ -428,10 +437,13 @@ static void write_specials(scbm_writer *writer, const cbm_tokenizer_keys *keys) 
             scbm_writer_set_int(writer, special_keys[i][j], SCBM_VALUE_U32, keys->special[i]);
     if (keys->omits_first) scbm_writer_set_bool(writer, "tokenizer.ggml.add_bos_token", 0);
     if (keys->omits_last) scbm_writer_set_bool(writer, "tokenizer.ggml.add_sep_token", 0);
+    if (keys->omits_first) scbm_writer_set_bool(writer, ADD_FIRST_KEY, 0);
+    if (keys->omits_last) scbm_writer_set_bool(writer, ADD_LAST_KEY, 0);
 }
 
 scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_keys *keys, const scbm_hooks *hooks) {
     const cbm_tokenizer_kind *kind = find_kind(keys->kind);
+    cbm_unique unique = {0};
     if (!kind) return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no kind of tokenizers called '%s'", keys->kind);
     char *text = scbm_alloc(hooks, mark_tokens(kind, keys, NULL, NULL, NULL));
     const char **token = scbm_alloc_array(hooks, (size_t)keys->n, sizeof *token);
@@ -439,6 +451,13 @@ scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_ke
     scbm_status status = text && token && number ? SCBM_OK : SCBM_ERROR_MEMORY;
     if (!status) {
         mark_tokens(kind, keys, text, token, number);
+        status = cbm_unique_make(&unique, token, number, keys->n, hooks);
+    }
+    if (!status) {
+        if (unique.n_renamed)
+            scbm_log(hooks, SCBM_LOG_INFO,
+                     "%d tokens of the vocabulary are equal to later ones, which count; no text has the former",
+                     (int)unique.n_renamed);
         scbm_writer_set_string(writer, "tokenizer.ggml.model", kind->name);
         scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", token, keys->n);
         scbm_writer_set_ints(writer, "tokenizer.ggml.token_type", SCBM_VALUE_I32, number, keys->n);
@@ -447,6 +466,7 @@ scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_ke
         write_flags(writer, keys, number);
         kind->write(writer, keys);
     }
+    cbm_unique_clear(&unique, hooks);
     scbm_release(hooks, text);
     scbm_release(hooks, (void *)token);
     scbm_release(hooks, number);

@@ -460,6 +460,7 @@ const cbm_tokenizer_kind cbm_wordpiece = {
     .title = "WordPiece",
     .adds_first = 1,
     .adds_last = 1,
+    .has_fixed_ends = 1,
     .ends_at_spaces = 1,
     .usual = {[CBM_TOKEN_UNKNOWN] = "[UNK]",
               [CBM_TOKEN_FIRST] = "[CLS]",
