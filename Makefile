@@ -129,13 +129,13 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -MMD -MP -c $< -o $@
 
-# The reports' style and templates as C: models/report/page.css becomes models/report/page.css.h in the build's folder.
-REPORT_PARTS := $(patsubst %,$(BUILD)/%.h,$(wildcard models/report/*.css models/report/*.html))
+# The reports' style and templates as C: models/report/templates/page.css becomes page.css.h in the build's folder.
+REPORT_PARTS := $(patsubst %,$(BUILD)/%.h,$(wildcard models/report/templates/*.css models/report/templates/*.html))
 $(call objects,$(wildcard models/report/*.c)): $(REPORT_PARTS)
 $(call objects,$(wildcard models/report/*.c)): FLAGS += -I$(BUILD)
-$(REPORT_PARTS): $(BUILD)/%.h: % models/report/embed.awk
+$(REPORT_PARTS): $(BUILD)/%.h: % models/report/templates/embed.awk
 	@mkdir -p $(@D)
-	@awk -f models/report/embed.awk $< > $@
+	@awk -f models/report/templates/embed.awk $< > $@
 
 $(CORE_LIB): $(call objects,$(CORE_SOURCES))
 $(LIB): $(call objects,$(LIBRARY_SOURCES))

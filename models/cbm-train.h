@@ -379,6 +379,9 @@ const char *cbm_train_setting_text(const cbm_train_setting *setting, const cbm_t
 /* Sets the option so that the setting has this value, 0 too where it may. The text must stay as long as the options. */
 void cbm_train_setting_set_number(const cbm_train_setting *setting, cbm_train_options *options, double value);
 void cbm_train_setting_set_text(const cbm_train_setting *setting, cbm_train_options *options, const char *value);
+/* The value in the run that wrote the model, as its file has it, for CBM_SETTING_FIXED ones; NULL: it had no effect. A
+ * number is written into `text`; what is a text lives as long as the model. */
+const char *cbm_train_setting_of(const cbm_train_setting *setting, const cbm_model *model, char text[32]);
 
 /* ------------------------------------------------------------------------------------------
  * Evaluation
@@ -421,7 +424,7 @@ scbm_status cbm_intervene_oracle(cbm_context *ctx, const cbm_dataset *data, cons
  * ---------------------------------------------------------------------------------------- */
 
 /* One self-contained HTML file that explains a text. `title` stands at its top (the model's file name, say). The mask maps
- * are the model's. */
+ * are the model's. Of a vanilla model the page has its labels and words. */
 scbm_status cbm_report_html(const char *path, const char *title, const cbm_model *model, const char *text,
                             size_t length, const cbm_explanation *explanation, const scbm_hooks *hooks);
 /* A page that lists pages. `page` is where an entry's lies, as a link in HTML ("1.html"). */
@@ -436,6 +439,18 @@ scbm_status cbm_report_index_html(const char *path, const char *title, const cbm
 /* The same as cbm_report_html for a data set. */
 scbm_status cbm_report_global_html(const char *path, const char *title, const cbm_model *model,
                                    const cbm_global_report *report, const scbm_hooks *hooks);
+/* What a page on a training run is made of. on_end of cbm_train_options is where the history is at hand, and the data that
+ * on_data was given are still there. */
+typedef struct cbm_training_report {
+    const cbm_train_history *history;
+    const cbm_dataset *validation;    /* what the model was evaluated on, … */
+    const cbm_evaluation *evaluation; /* … by cbm_evaluate; NULL: the page has no measures of classes and no confusion */
+} cbm_training_report;
+
+/* A page on the run that wrote `model`: curves of epochs and steps, each class's measures and the confusion of label and
+ * concepts, and the settings that had an effect. The model may be a vanilla one. */
+scbm_status cbm_report_training_html(const char *path, const char *title, const cbm_model *model,
+                                     const cbm_training_report *report, const scbm_hooks *hooks);
 /* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. A dense model is
  * SCBM_ERROR_UNSUPPORTED. */
 scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model,

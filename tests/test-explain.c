@@ -316,8 +316,7 @@ static void pieces_add_up_to_words(void **state) {
         assert_int_equal(word->n_tokens, 2);
         assert_int_equal(word->start, 8);
         assert_int_equal(word->end, 14);
-        for (int m = 0; m < 2; m++)
-            assert_true(logit->words[m][2] == logit->tokens[m][3] + logit->tokens[m][4]);
+        for (int m = 0; m < 2; m++) assert_true(logit->words[m][2] == logit->tokens[m][3] + logit->tokens[m][4]);
     }
     const char *both[] = {"kind on monday", "rude on MONDAY"};
     cbm_global_report *report;
@@ -641,7 +640,8 @@ static void what_cannot_be_explained_is_an_error(void **state) {
     cbm_context *ctx = context_for(sparse);
     assert_error(cbm_explain(ctx, NULL, NULL, &e), SCBM_ERROR_ARGUMENT, "NULL");
     assert_error(cbm_explain(ctx, "\xff", NULL, &e), SCBM_ERROR_FORMAT, "UTF-8");
-    static const int integrated[] = {INTEGRATED_GRADIENTS}, unknown[] = {N_METHODS}, many[] = {SMALL_LABELS}, few[] = {-3};
+    static const int integrated[] = {INTEGRATED_GRADIENTS}, unknown[] = {N_METHODS}, many[] = {SMALL_LABELS},
+                     few[] = {-3};
     const cbm_explain_options wrong[] = {{.steps = 1 << 21},
                                          {.max_steps = 1 << 21},
                                          {.methods = integrated, .n_methods = 1, .steps = -1},
@@ -751,8 +751,7 @@ static void a_labels_attributions_are_those_of_the_classes_through_its_head(void
     options.n_labels = 1;
     explain(ctx, texts[0], &options, &e);
     for (int m = 0; m < 2; m++)
-        for (int t = 0; t < e->n_tokens; t++)
-            assert_near((double)e->labels[0].logit.tokens[m][t], wanted[m][t], 2e-5);
+        for (int t = 0; t < e->n_tokens; t++) assert_near((double)e->labels[0].logit.tokens[m][t], wanted[m][t], 2e-5);
     cbm_context_free(ctx);
 }
 
@@ -866,12 +865,14 @@ static void a_batch_ends_where_its_function_or_a_text_fails(void **state) {
     assert_int_equal(b.n, 3);
     b.n = 0;
     b.fails_at = N_TEXTS;
-    assert_error(cbm_explain_batch(ctx, bad, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_FORMAT, "text 3 of 4");
+    assert_error(cbm_explain_batch(ctx, bad, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_FORMAT,
+                 "text 3 of 4");
     assert_int_equal(cbm_context_error_text(ctx), 2);
     bad[2] = NULL;
     assert_error(cbm_explain_batch(ctx, bad, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_ARGUMENT, "NULL");
     assert_error(cbm_explain_batch(ctx, texts, NULL, 4, &options, NULL, NULL), SCBM_ERROR_ARGUMENT, "function is NULL");
-    assert_error(cbm_explain_batch(ctx, NULL, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_ARGUMENT, "texts are");
+    assert_error(cbm_explain_batch(ctx, NULL, NULL, 4, &options, compare_with_alone, &b), SCBM_ERROR_ARGUMENT,
+                 "texts are");
     assert_ok(cbm_explain_batch(ctx, NULL, NULL, 0, NULL, NULL, NULL));
     b.n = 0;
     assert_ok(cbm_explain_batch(ctx, texts, NULL, N_TEXTS, &options, compare_with_alone, &b));
@@ -1236,7 +1237,9 @@ static void json_has_the_promised_keys(void **state) {
     assert_non_null(object);
     assert_keys(object, "label probability logits labels bias truncated concepts overlaps");
     const cJSON *concept = member(object, "concepts")->child, *token = member(concept, "tokens")->child;
-    assert_keys(concept, "name class probability logits classes contribution density tokens baseline_logit target_logit converged");
+    assert_keys(
+        concept,
+        "name class probability logits classes contribution density tokens baseline_logit target_logit converged");
     assert_keys(token, "text start end gradient_input integrated_gradients");
     assert_string_equal(member(token, "text")->valuestring, "[CLS]");
     assert_string_equal(member(token->next, "text")->valuestring, "tasty");
@@ -1328,6 +1331,10 @@ static void the_command_explains_vanilla_models(void **state) {
     assert_int_equal(explained, 1);
     cJSON_Delete(object);
     assert_non_null(strstr(run("plain.gguf", "--global x", 1), "a vanilla model"));
+    char options[256];
+    snprintf(options, sizeof options, "x --html '%s'", in_folder("plain.html"));
+    run("plain.gguf", options, 0);
+    assert_true(exists(in_folder("plain.html")));
 }
 
 static void text_output_and_errors_of_the_command(void **state) {

@@ -812,6 +812,138 @@ static void pictures_show_the_subnetworks(void **state) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Training runs and vanilla models
+ * ---------------------------------------------------------------------------------------- */
+
+enum { N_EPOCHS = 11, N_STEPS = 700 };
+
+/* A history of rising numbers; the ninth epoch is the best. */
+static const cbm_train_history *made_history(void) {
+    static cbm_epoch_report epoch[N_EPOCHS];
+    static float loss[N_STEPS], norm[N_STEPS];
+    static cbm_train_history history = {.n_epochs = N_EPOCHS,
+                                        .best_epoch = 9,
+                                        .epoch = epoch,
+                                        .n_steps = N_STEPS,
+                                        .step_loss = loss,
+                                        .step_norm = norm};
+    for (int i = 0; i < N_STEPS; i++) {
+        loss[i] = 3.0f / (float)(i + 1);
+        norm[i] = i == 40 ? NAN : 1.0f;
+    }
+    for (int i = 0; i < N_EPOCHS; i++)
+        epoch[i] = (cbm_epoch_report){.epoch = i + 1,
+                                      .epochs = N_EPOCHS,
+                                      .train_loss = 2.0 / (i + 1),
+                                      .valid_loss = i == 3 ? INFINITY : 2.5 / (i + 1),
+                                      .label_accuracy = 0.05 * i,
+                                      .concept_accuracy = 0.5,
+                                      .sparsity = i > 2 ? 0.6 : 0.0,
+                                      .magnitude_overlap = i == 2 ? 0.9 : -1};
+    return &history;
+}
+
+static char *training_page(const cbm_model *model, const cbm_training_report *report) {
+    assert_ok(cbm_report_training_html(in_folder("training.html"), "a <model> & more", model, report, NULL));
+    char *page = read_file(in_folder("training.html"), NULL);
+    assert_true(check_page(page) > 50);
+    check_ids(page);
+    assert_null(strstr(page, "{{"));
+    assert_null(strstr(page, "<script"));
+    assert_has(page, "a &lt;model&gt; &amp; more");
+    return page;
+}
+
+static void a_training_run_has_a_page(void **state) {
+    (void)state;
+    cbm_dataset data;
+    assert_ok(bad_data(&data, 500, 40));
+    const cbm_model *const models[] = {sparse, dense};
+    for (int m = 0; m < 2; m++) {
+        cbm_context *ctx = context_for(models[m]);
+        cbm_training_report report = {.history = made_history(), .validation = &data};
+        assert_ok(cbm_evaluate(ctx, &data, &report.evaluation));
+        char *page = training_page(models[m], &report), cell[64];
+        assert_has(page, "Epoch 9 of 11");
+        assert_int_equal(count(page, "<polyline"), 10); /* two in each of four charts, and the steps' two */
+        assert_int_equal(count(page, "class=\"mark\""), 4);
+        assert_int_equal(count(page, "class=\"heat\""), 1 + SMALL_CONCEPTS);
+        int64_t confusion[SMALL_LABELS * SMALL_LABELS] = {0};
+        cbm_count_confusion(confusion, SMALL_LABELS, data.label, report.evaluation->label, data.n, 1);
+        for (int i = 0; i < SMALL_LABELS * SMALL_LABELS; i++) {
+            snprintf(cell, sizeof cell, ">%lld</td>", (long long)confusion[i]);
+            assert_has(page, cell);
+        }
+        assert_has(page, "<h2>Settings</h2>");
+        assert_has(page, m ? "<th scope=\"row\">lr</th>" : "<b>0.6</b>"); /* the sparsity, which is not the default's */
+        free(page);
+        report.evaluation = NULL;
+        page = training_page(models[m], &report);
+        assert_null(strstr(page, "id=\"measures\""));
+        free(page);
+        cbm_context_free(ctx);
+    }
+    cbm_dataset_clear(&data);
+}
+
+/* Also of a run without an epoch, and of many labels that no matrix is shown of. */
+static void pages_of_vanilla_models_are_about_labels_and_words(void **state) {
+    (void)state;
+    cbm_dataset data;
+    cbm_model *vanilla = small_model(encoder, CBM_VANILLA, 0.0, in_folder("vanilla.gguf"));
+    cbm_context *ctx = context_for(vanilla);
+    const cbm_train_history none = {0};
+    const cbm_explanation *e;
+    assert_ok(small_data(&data, 500, 10));
+    cbm_training_report report = {.history = &none, .validation = &data};
+    assert_ok(cbm_evaluate(ctx, &data, &report.evaluation));
+    char *page = training_page(vanilla, &report);
+    assert_int_equal(count(page, "<polyline"), 0);
+    assert_int_equal(count(page, "class=\"heat\""), 1);
+    free(page);
+    report.history = made_history();
+    free(training_page(vanilla, &report));
+    assert_ok(cbm_explain(ctx, "tasty soup", NULL, &e));
+    page = page_of(vanilla, "tasty soup", e);
+    assert_true(check_page(page) > 20);
+    check_ids(page);
+    assert_null(strstr(page, "{{"));
+    assert_has(page, "What the words say for the label");
+    assert_null(strstr(page, "subnetworks"));
+    assert_null(strstr(page, "id=\"concepts\""));
+    free(page);
+    const cbm_report_entry entry = {.page = "1.html", .text = "tasty", .length = 5};
+    assert_ok(cbm_report_index_html(in_folder("index.html"), "vanilla", vanilla, &entry, 1, NULL));
+    assert_error(cbm_report_index_html(in_folder("index.html"), "encoder", encoder, NULL, 0, NULL),
+                 SCBM_ERROR_UNSUPPORTED, "an encoder has no labels");
+    cbm_dataset_clear(&data);
+    cbm_context_free(ctx);
+    cbm_model_free(vanilla);
+}
+
+static void an_evaluation_of_something_else_has_no_page(void **state) {
+    (void)state;
+    cbm_dataset data, other;
+    cbm_context *ctx = context_for(dense);
+    cbm_training_report report = {.history = made_history()};
+    const char *path = in_folder("none.html");
+    assert_ok(bad_data(&data, 0, 12));
+    assert_ok(bad_data(&other, 0, 11));
+    assert_ok(cbm_evaluate(ctx, &data, &report.evaluation));
+    assert_error(cbm_report_training_html(path, "x", dense, &report, NULL), SCBM_ERROR_ARGUMENT, "data set");
+    report.validation = &other;
+    assert_error(cbm_report_training_html(path, "x", dense, &report, NULL), SCBM_ERROR_ARGUMENT, "data set");
+    report.validation = &data;
+    assert_error(cbm_report_training_html(path, "x", encoder, &report, NULL), SCBM_ERROR_ARGUMENT, "another model");
+    report.history = NULL;
+    assert_error(cbm_report_training_html(path, "x", dense, &report, NULL), SCBM_ERROR_ARGUMENT, "no history");
+    assert_int_equal(exists(path), 0);
+    cbm_dataset_clear(&data);
+    cbm_dataset_clear(&other);
+    cbm_context_free(ctx);
+}
+
+/* ------------------------------------------------------------------------------------------
  * Failures
  * ---------------------------------------------------------------------------------------- */
 
@@ -819,25 +951,41 @@ typedef struct everything {
     cbm_context *ctx;
     const cbm_explanation *explanation;
     cbm_global_report *global;
+    cbm_context *evaluating;
+    cbm_dataset data;
+    cbm_training_report training;
 } everything;
 
 static everything make_everything(void) {
     everything all;
     all.ctx = explain_all(sparse, 0, &all.global);
     if (cbm_explain(all.ctx, "tasty", NULL, &all.explanation)) fail_msg("%s", cbm_context_error(all.ctx));
+    all.evaluating = context_for(sparse);
+    assert_ok(bad_data(&all.data, 500, 12));
+    all.training = (cbm_training_report){.history = made_history()};
+    assert_ok(cbm_evaluate(all.evaluating, &all.data, &all.training.evaluation));
     return all;
 }
 
 static void free_everything(everything *all) {
     cbm_global_report_free(all->global);
     cbm_context_free(all->ctx);
+    cbm_context_free(all->evaluating);
+    cbm_dataset_clear(&all->data);
 }
 
-enum { KINDS = 3 };
+enum { KINDS = 4 };
+
+static scbm_status write_training(const everything *all, const char *path, const scbm_hooks *hooks) {
+    cbm_training_report report = all->training;
+    report.validation = &all->data;
+    return cbm_report_training_html(path, "model", sparse, &report, hooks);
+}
 
 static scbm_status write_report(const everything *all, int kind, const char *path, const scbm_hooks *hooks) {
     if (kind == 0) return cbm_report_html(path, "model", sparse, "tasty", 5, all->explanation, hooks);
     if (kind == 1) return cbm_report_global_html(path, "model", sparse, all->global, hooks);
+    if (kind == 2) return write_training(all, path, hooks);
     return cbm_report_png(path, "model", sparse, all->explanation->subnetworks, hooks);
 }
 
@@ -915,6 +1063,9 @@ int main(void) {
         cmocka_unit_test(maps_are_as_dark_as_masks_are_dense),
         cmocka_unit_test(pngs_hold_the_pixels),
         cmocka_unit_test(pictures_show_the_subnetworks),
+        cmocka_unit_test(a_training_run_has_a_page),
+        cmocka_unit_test(pages_of_vanilla_models_are_about_labels_and_words),
+        cmocka_unit_test(an_evaluation_of_something_else_has_no_page),
         cmocka_unit_test(a_path_that_cannot_be_written_is_an_error),
         cmocka_unit_test(without_memory_the_old_report_stays),
         cmocka_unit_test(reports_are_the_same_again),

@@ -177,6 +177,20 @@ sed 's/,/\t/g' train.csv | awk -F'\t' 'NF == 6' >train.tsv
     --epochs 1 --save-config tsv.json -o tsv.gguf <train.tsv >log 2>&1 || fail "data from a pipe, with the format named"
 check "the format is saved" grep -q '"format":.*"tsv"' tsv.json
 
+# --- the page ---
+refuses 2 "--html has no effect with --epochs 0" --html page.html --epochs 0 -o p.gguf
+train --epochs 2 --html page.html -o p.gguf >log 2>&1 || fail "a run with a page"
+says "wrote page.html"
+check "the page has curves" grep -q "<polyline" page.html
+check "and confusion" grep -q 'class="heat"' page.html
+rm page.html
+train --epochs 2 --html page.html -o p.gguf --resume >log 2>&1 || fail "a page of a run that is over"
+check "it is there again" test -s page.html
+"$main" train --encoder demo/encoder.gguf --data train.csv --validation-split 0.2 --text review --label stars --mode vanilla \
+    --epochs 1 --seeds 1,2 --html v.html -o v.gguf >log 2>&1 || fail "pages of two vanilla runs"
+check "each has its page" test -s v-1.html -a -s v-2.html
+check "the share is one of its settings" grep -q "validation-split" v-2.html
+
 # --- several seeds ---
 refuses 2 "--seed has no effect beside --seeds" --seeds 1,2 --seed 3 -o s.gguf
 refuses 2 "--seeds wants numbers with commas between them, got '1,x'" --seeds 1,x -o s.gguf

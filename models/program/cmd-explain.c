@@ -140,11 +140,9 @@ static int check_options(explain_command *x) {
 /* What the model does not allow is said before texts are read. */
 static int check_model(const explain_command *x) {
     const cli_command *command = x->in.command;
-    if (cbm_model_mode(x->in.model) == CBM_VANILLA && (x->global || x->html_path || x->pages_path))
-        return cli_fail(command, "%s is a vanilla model: --%s is about its concepts, and it has none", x->in.model_path,
-                        x->global      ? "global"
-                        : x->html_path ? "html"
-                                       : "pages");
+    if (cbm_model_mode(x->in.model) == CBM_VANILLA && x->global)
+        return cli_fail(command, "%s is a vanilla model: --global is about its concepts, and it has none",
+                        x->in.model_path);
     if (x->png_path && !cbm_model_is_sparse(x->in.model))
         return cli_fail(command,
                         "--png draws the masks of subnetworks, and %s is dense: leave --png out, or train with --prune",

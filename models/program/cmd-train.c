@@ -45,6 +45,8 @@ static void make_options(train_command *t) {
     const cli_option output[] = {
         CLI_OUTPUT_OPTION(&t->output,
                           "the model to write (required); the checkpoint stands beside it as FILE.checkpoint"),
+        CLI_WRITE_OPTION("html", &t->html,
+                         "write a page on the run: curves, settings, measures of each class, confusion"),
         CLI_END_OPTIONS,
     };
     const cli_option run[] = {
@@ -95,6 +97,8 @@ static int check_usage(train_command *t) {
     if (!t->output) return cli_misuse(command, "-o FILE is required: where the model goes");
     if (t->force && t->options.resume)
         return cli_misuse(command, "--resume goes on and --force starts anew: give one of the two");
+    if (t->html && t->options.epochs < 0)
+        return cli_misuse(command, "--html has no effect with --epochs 0: there is no epoch to show");
     int status = cli_columns_from_options(command, &t->columns);
     if (status == CLI_GO_ON) status = train_check_settings(t);
     if (status != CLI_GO_ON) return status;
@@ -144,7 +148,7 @@ const cli_command cmd_train = {
     "The best epoch by validation is kept. A run that was killed goes on with --resume and ends with the same bits as one\n"
     "that was not. Its state is in FILE.checkpoint (three times the size of the model), which stays when training is over, so\n"
     "that --resume then does nothing; delete it when the model is done. FILE.lock keeps a second run from the same files\n"
-    "while this one lasts, FILE.epochs.csv has every epoch's measures. Of an --encoder or --init with subnetworks the weights\n"
+    "while this one lasts, FILE.epochs.csv has every epoch's measures, and --html writes a page of them. Of an --encoder or --init with subnetworks the weights\n"
     "are taken, and not the masks. A --config is one JSON object whose keys are these options, without dashes.\n"
     "With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
     "concept_accuracy, concept_f1, score, best}, with --prune also sparsity and magnitude_overlap, with --seeds also seed;\n"

@@ -1,8 +1,8 @@
 /*
  * models/report/data-set.c - the page that explains a model by a data set: its top, contributions, influential words
  */
-#include "models/report/data-set.html.h"
-#include "models/report/page.html.h"
+#include "models/report/templates/data-set.html.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
 
 #include <math.h>

@@ -1,112 +1,43 @@
 /*
  * models/report/faithfulness.c - the section on how faithful attributions are: curves and a table
  */
-#include "models/report/faithfulness.html.h"
-#include "models/report/page.html.h"
+#include "models/report/chart.h"
+#include "models/report/templates/faithfulness.html.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
 
-#include <math.h>
+#include <stdio.h>
 
-/* A method's line is told from the others by its colour (the style's .c0 to .c3) and its dashes; no two of sixteen have
- * the same. */
-enum { N_COLOURS = 4, N_DASHES = 4 };
-
-static const char *colour_of(cbm_page *page, int method) {
-    return cbm_page_integer(page, method % N_COLOURS);
-}
-
-static const char *dashes_of(int method) {
-    static const char *const dashes[N_DASHES] = {"none", "7 3", "2 3", "9 3 2 3"};
-    return dashes[(method + method / N_COLOURS) % N_DASHES];
-}
+enum { MOST_METHODS = 32, MOST_SHARES = 16 };
 
 /* One of two numbers of each method, by the share of tokens. */
-typedef struct curves {
-    const cbm_faithfulness *faithfulness;
-    int is_sufficiency;
-} curves;
-
-static const double *curve_of(const curves *c, int i) {
-    const cbm_method_faithfulness *method = &c->faithfulness->methods[i];
-    return c->is_sufficiency ? method->sufficiency : method->comprehensiveness;
-}
-
-/* ------------------------------------------------------------------------------------------
- * Charts
- * ---------------------------------------------------------------------------------------- */
-
-/* A picture, the curves' area in it, and how far text stands from what it names. */
-enum {
-    PICTURE_WIDTH = 320,
-    PICTURE_HEIGHT = 186,
-    LEFT = 38,
-    TOP = 12,
-    WIDTH = 270,
-    HEIGHT = 150,
-    VALUE_GAP = 5,
-    BASELINE = 4, /* a letter's baseline below its middle */
-    SHARE_GAP = 18,
-};
-
-typedef struct scale {
-    double low, high, step; /* of the values; the grid's lines are `step` apart */
-} scale;
-
-/* Steps of 1, 2 or 5 times a power of ten, some four of them. */
-static double grid_step(double range) {
-    double power = pow(10, floor(log10(range / 4))), steps = range / 4 / power;
-    return power * (steps < 1.5 ? 1 : steps < 3.5 ? 2 : steps < 7.5 ? 5 : 10);
-}
-
-static scale find_scale(const curves *c) {
-    scale s = {0.0, 0.0, 0.0};
-    for (int m = 0; m < c->faithfulness->n_methods; m++)
-        for (int i = 0; i < c->faithfulness->n_shares; i++) {
-            s.low = fmin(s.low, curve_of(c, m)[i]);
-            s.high = fmax(s.high, curve_of(c, m)[i]);
-        }
-    if (!(s.high > s.low)) s.high = s.low + 1;
-    s.step = grid_step(s.high - s.low);
-    s.low = floor(s.low / s.step) * s.step;
-    s.high = ceil(s.high / s.step) * s.step;
-    return s;
-}
-
-static double y_of(const scale *s, double value) {
-    return TOP + (s->high - value) * HEIGHT / (s->high - s->low);
-}
-
-static double x_of(int share, int n_shares) {
-    return LEFT + share * (double)WIDTH / (n_shares > 1 ? n_shares - 1 : 1);
-}
-
-static void put_grid(cbm_page *page, const scale *s, const cbm_faithfulness *f) {
-    for (double v = s->low; v < s->high + s->step / 2; v += s->step)
-        cbm_page_put(page, html_grid_line, "left", cbm_page_integer(page, LEFT), "right",
-                     cbm_page_integer(page, LEFT + WIDTH), "y", cbm_page_plain(page, y_of(s, v)), "text-right",
-                     cbm_page_integer(page, LEFT - VALUE_GAP), "text-y", cbm_page_plain(page, y_of(s, v) + BASELINE),
-                     "value", cbm_page_number(page, v, s->step < 0.1 ? 2 : 1), NULL);
-    for (int i = 0; i < f->n_shares; i++)
-        cbm_page_put(page, html_share, "x", cbm_page_plain(page, x_of(i, f->n_shares)), "y",
-                     cbm_page_integer(page, TOP + HEIGHT + SHARE_GAP), "share",
-                     cbm_page_number(page, 100 * f->share[i], 0), NULL);
-}
-
-static void put_chart(cbm_page *page, const char *title, const char *hint, const curves *c) {
-    const cbm_faithfulness *f = c->faithfulness;
-    scale s = find_scale(c);
-    cbm_page_begin(page, html_chart, "title", title, "width", cbm_page_integer(page, PICTURE_WIDTH), "height",
-                   cbm_page_integer(page, PICTURE_HEIGHT), NULL);
-    put_grid(page, &s, f);
-    for (int m = f->n_methods - 1; m >= 0; m--) { /* the most important one lies on top */
-        int method = f->methods[m].method;
-        cbm_page_begin(page, html_curve, "method", colour_of(page, method), "dashes", dashes_of(method), NULL);
-        for (int i = 0; i < f->n_shares; i++)
-            cbm_page_put(page, html_point, "x", cbm_page_plain(page, x_of(i, f->n_shares)), "y",
-                         cbm_page_plain(page, y_of(&s, curve_of(c, m)[i])), NULL);
-        cbm_page_end(page, html_curve, NULL);
+static int list_curves(const cbm_faithfulness *f, int is_sufficiency, cbm_curve *curve) {
+    int n = f->n_methods < MOST_METHODS ? f->n_methods : MOST_METHODS;
+    for (int i = 0; i < n; i++) {
+        const cbm_method_faithfulness *m = &f->methods[i];
+        curve[i] = (cbm_curve){m->title, is_sufficiency ? m->sufficiency : m->comprehensiveness, m->method};
     }
-    cbm_page_end(page, html_chart, "hint", hint, NULL);
+    return n;
+}
+
+static void put_chart(cbm_page *page, const cbm_faithfulness *f, int is_sufficiency, const char *title,
+                      const char *hint) {
+    char text[MOST_SHARES][8];
+    const char *tick[MOST_SHARES];
+    cbm_curve curve[MOST_METHODS];
+    int n = f->n_shares < MOST_SHARES ? f->n_shares : MOST_SHARES;
+    for (int i = 0; i < n; i++) {
+        snprintf(text[i], sizeof text[i], "%s%%", cbm_page_number(page, 100 * f->share[i], 0));
+        tick[i] = text[i];
+    }
+    cbm_page_chart(page, &(cbm_chart){.title = title,
+                                      .hint = hint,
+                                      .curve = curve,
+                                      .n_curves = list_curves(f, is_sufficiency, curve),
+                                      .n_points = n,
+                                      .tick = tick,
+                                      .from_zero = 1,
+                                      .mark = -1});
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -147,21 +78,16 @@ static void put_table(cbm_page *page, const cbm_faithfulness *f) {
  * ---------------------------------------------------------------------------------------- */
 
 void cbm_page_faithfulness(cbm_page *page, const cbm_faithfulness *f) {
-    const curves comprehensiveness = {f, 0}, sufficiency = {f, 1};
+    cbm_curve curve[MOST_METHODS];
     cbm_page_begin(page, html_faithfulness, "texts", cbm_page_integer(page, (int64_t)f->n), NULL);
-    cbm_page_begin(page, html_legend, NULL);
-    for (int m = 0; m < f->n_methods; m++)
-        cbm_page_put(page, html_legend_line, "method", colour_of(page, f->methods[m].method), "dashes",
-                     dashes_of(f->methods[m].method), "title", f->methods[m].title, NULL);
-    cbm_page_end(page, html_legend, NULL);
-    cbm_page_begin(page, html_curves, NULL);
-    put_chart(page, "Comprehensiveness",
-              "How much probability the class loses without them, by the share of tokens taken away. Larger is better.",
-              &comprehensiveness);
-    put_chart(page, "Sufficiency",
-              "How much probability it loses when only they stay, by the share of tokens kept. Smaller is better.",
-              &sufficiency);
-    cbm_page_end(page, html_curves, NULL);
+    cbm_page_legend(page, curve, list_curves(f, 0, curve));
+    cbm_charts_begin(page);
+    put_chart(
+        page, f, 0, "Comprehensiveness",
+        "How much probability the class loses without them, by the share of tokens taken away. Larger is better.");
+    put_chart(page, f, 1, "Sufficiency",
+              "How much probability it loses when only they stay, by the share of tokens kept. Smaller is better.");
+    cbm_charts_end(page);
     put_table(page, f);
     cbm_page_end(page, html_faithfulness, NULL);
 }

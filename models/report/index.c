@@ -1,7 +1,7 @@
 /*
  * models/report/index.c - a page that lists the pages of many texts
  */
-#include "models/report/index.html.h"
+#include "models/report/templates/index.html.h"
 #include "models/report/parts.h"
 
 #define MOST_SHOWN 200 /* bytes of a text */

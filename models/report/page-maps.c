@@ -1,8 +1,8 @@
 /*
  * models/report/page-maps.c - maps of the masks as pictures in a page
  */
-#include "models/report/page-maps.html.h"
-#include "models/report/page.html.h"
+#include "models/report/templates/page-maps.html.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
 
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /*
  * models/report/page.c - a self-contained HTML page: its frame and style, escaping, numbers
  */
-#include "models/report/page.css.h"
-#include "models/report/page.html.h"
+#include "models/report/templates/page.css.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
 
 #include <math.h>
@@ -251,8 +251,9 @@ scbm_status cbm_page_open(cbm_page *page, const char *path, const char *title, c
     page->model = model;
     page->n_concepts = cbm_model_n_concepts(model);
     page->n_labels = cbm_model_n_labels(model);
-    scbm_status status = page->n_concepts ? SCBM_OK
-                                          : scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: a model without concepts", path);
+    scbm_status status = page->n_labels ? SCBM_OK
+                                        : scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                                                    "%s: an encoder has no labels to make a page of", path);
     if (!status) status = take_names(page, title);
     if (!status) status = sort_concepts(page, importance);
     if (!status) status = scbm_output_open(&page->out, path, hooks);

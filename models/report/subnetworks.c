@@ -1,9 +1,9 @@
 /*
  * models/report/subnetworks.c - the HTML section on what each concept keeps of the weights (its maps are in page-maps.c)
  */
-#include "models/report/page.html.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
-#include "models/report/subnetworks.html.h"
+#include "models/report/templates/subnetworks.html.h"
 
 #include <stdio.h>
 

@@ -1,9 +1,9 @@
 /*
  * models/report/text.c - the page that explains a text: its top, contributions, neurons
  */
-#include "models/report/page.html.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
-#include "models/report/text.html.h"
+#include "models/report/templates/text.html.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -74,8 +74,8 @@ static void put_header(text_report *r) {
     cbm_page_begin(page, html_labels_column, NULL);
     put_labels(page, p);
     cbm_page_end(page, html_labels_column, NULL);
-    cbm_page_end(page, html_header, "words", r->explanation->n_words ? "" : NULL, "neurons",
-                 has_neurons(r->explanation) ? "" : NULL, NULL);
+    cbm_page_end(page, html_header, "concepts", page->n_concepts ? "" : NULL, "words",
+                 r->explanation->n_words ? "" : NULL, "neurons", has_neurons(r->explanation) ? "" : NULL, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ scbm_status cbm_report_html(const char *path, const char *title, const cbm_model
     if (status) return status;
     put_header(&r);
     cbm_page_begin(&r.page, html_main, NULL);
-    status = put_concepts(&r);
+    if (n) status = put_concepts(&r);
     if (!status && explanation->n_words) status = cbm_page_words(&r.page, text, length, explanation);
     if (!status && explanation->subnetworks) status = cbm_page_subnetworks(&r.page, explanation->subnetworks);
     if (!status) put_neurons(&r);

@@ -1,9 +1,9 @@
 /*
  * models/report/words.c - the section on what each concept saw in the words of a text
  */
-#include "models/report/page.html.h"
+#include "models/report/templates/page.html.h"
 #include "models/report/parts.h"
-#include "models/report/words.html.h"
+#include "models/report/templates/words.html.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -229,7 +229,8 @@ static void put_section(words *w, const char **title, char (*button)[BUTTON_SIZE
         title[i] = button_title(button[i], w->shown[i]);
         has_baseline |= cbm_attribution_method_at(w->shown[i])->adds_up;
     }
-    cbm_page_begin(page, html_words, "baseline", has_baseline ? "" : NULL, NULL);
+    cbm_page_begin(page, html_words, "concepts", page->n_concepts ? "" : NULL, "label", page->n_concepts ? NULL : "",
+                   "baseline", has_baseline ? "" : NULL, NULL);
     cbm_page_choices(page, title, w->n_shown);
     cbm_page_begin(page, html_chosen_from, NULL);
     for (int choice = 1; choice <= w->n_shown; choice++) put_legend(w, choice);

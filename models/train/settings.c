@@ -5,6 +5,7 @@
  * files have it then. A row that others need comes before them.
  */
 #include "models/core/context.h"
+#include "models/core/keys.h"
 #include "models/prune/prune.h"
 #include "models/train/graph.h"
 
@@ -215,6 +216,20 @@ const char *cbm_train_setting_text(const cbm_train_setting *s, const cbm_train_o
 void cbm_train_setting_set_text(const cbm_train_setting *s, cbm_train_options *options, const char *value) {
     if (is_text(s)) *(const char **)((char *)options + s->offset) = value;
     if (s->kind == CBM_SETTING_CHOICE && number_of(s, value) >= 0) set_number(s, options, number_of(s, value));
+}
+
+const char *cbm_train_setting_of(const cbm_train_setting *s, const cbm_model *model, char text[32]) {
+    char key[128];
+    const scbm_file *file = cbm_model_file(model);
+    snprintf(key, sizeof key, "%s%s", CBM_KEY_TRAIN, s->key);
+    int64_t i = scbm_file_find_key(file, key);
+    if (i < 0 || !(s->flags & CBM_SETTING_FIXED)) return NULL;
+    switch (scbm_file_key_type(file, i)) {
+    case SCBM_VALUE_STRING: return scbm_file_string_or(file, key, NULL);
+    case SCBM_VALUE_F32: return scbm_print_float((float)scbm_file_float_or(file, key, 0), text);
+    case SCBM_VALUE_I64: snprintf(text, 32, "%lld", (long long)scbm_file_int_or(file, key, 0)); return text;
+    default: return NULL;
+    }
 }
 
 /* ------------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ static int name_files(train_command *t, train_run *run) {
                  {&run->checkpoint, t->output, ".checkpoint"},
                  {&run->steps, o->step_log, ""},
                  {&run->order, o->order_log, ""},
+                 {&run->page, t->html, ""},
                  {&run->epochs, o->epoch_log ? o->epoch_log : t->output, o->epoch_log ? "" : ".epochs.csv"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (!files[i].path) continue;
@@ -86,11 +87,10 @@ static int secure_files(train_command *t, train_run *run) {
     const struct {
         const char *what, *path;
         int is_named; /* by an option, which was checked */
-    } files[] = {{"-o's checkpoint", run->checkpoint, 0},
-                 {"-o's log of epochs", run->epochs, t->options.epoch_log && !t->seeds},
-                 {"-o", run->output, !t->seeds},
-                 {"--log-steps", run->steps, !t->seeds},
-                 {"--dump-order", run->order, !t->seeds}};
+    } files[] = {
+        {"-o's checkpoint", run->checkpoint, 0}, {"-o's log of epochs", run->epochs, t->options.epoch_log && !t->seeds},
+        {"-o", run->output, !t->seeds},          {"--log-steps", run->steps, !t->seeds},
+        {"--dump-order", run->order, !t->seeds}, {"--html", run->page, !t->seeds}};
     int status = CLI_GO_ON;
     for (size_t i = 0; i < sizeof files / sizeof *files && status == CLI_GO_ON; i++)
         if (files[i].path && !files[i].is_named)
@@ -111,7 +111,7 @@ int train_plan_runs(train_command *t) {
 void train_clear_runs(train_command *t) {
     for (int i = 0; i < t->n_runs; i++) {
         train_run *run = &t->run[i];
-        char *const names[] = {run->output, run->checkpoint, run->steps, run->order, run->epochs};
+        char *const names[] = {run->output, run->checkpoint, run->steps, run->order, run->epochs, run->page};
         for (size_t j = 0; j < sizeof names / sizeof *names; j++) free(names[j]);
         cli_unlock_output(&run->lock);
     }
@@ -128,9 +128,16 @@ static cbm_dataset limited(const cbm_dataset *data, int64_t limit) {
     return part;
 }
 
+static void begin_run(void *user, const cbm_dataset *train, const cbm_dataset *validation) {
+    train_command *t = user;
+    t->validated = validation;
+    train_print_data(t, train, validation);
+}
+
 static void end_run(void *user, const cbm_train_history *history) {
     train_command *t = user;
     if (history->best_epoch) t->current->best = history->epoch[history->best_epoch - 1];
+    if (t->current->page) t->page_status = train_write_page(t, history);
 }
 
 static scbm_status do_run(train_command *t, train_run *run, const cbm_model *encoder, const cbm_dataset *train,
@@ -142,7 +149,7 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     o.step_log = run->steps;
     o.order_log = run->order;
     o.epoch_log = run->epochs;
-    o.on_data = train_print_data;
+    o.on_data = begin_run;
     o.on_epoch = train_print_epoch;
     o.on_end = end_run;
     o.user = t;
@@ -150,12 +157,15 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     o.backend = t->backend;
     t->current = run;
     t->n_epochs = 0;
+    t->page_status = SCBM_OK;
     if (t->seeds && !t->json) printf("%sseed %lld\n", run == t->run ? "" : "\n", (long long)run->seed);
     scbm_status status = train_translate_error(cbm_train(encoder, train, validation, names, run->output, &o));
+    if (status == SCBM_OK) status = t->page_status;
     cli_progress_clear(&t->progress);
     if (status != SCBM_OK || t->json) return status;
     if (t->n_epochs) printf("wrote %s; %s can be deleted\n", run->output, run->checkpoint);
     else printf("wrote %s\n", run->output);
+    if (run->page) printf("wrote %s\n", run->page);
     return SCBM_OK;
 }
 

@@ -23,7 +23,7 @@ typedef struct train_slot {
 /* One run. With several seeds each has files of its own, with the seed in their names. */
 typedef struct train_run {
     int64_t seed;
-    char *output, *checkpoint, *steps, *order, *epochs; /* steps and order may be NULL */
+    char *output, *checkpoint, *steps, *order, *epochs, *page; /* steps, order and page may be NULL */
     cli_lock lock;
     cbm_epoch_report best; /* epoch 0: there is none */
 } train_run;
@@ -33,7 +33,7 @@ typedef struct train_command {
     cli_option table[TRAIN_MAX_OPTIONS];
     int n_options, given[TRAIN_MAX_OPTIONS];
     train_slot slot[TRAIN_MAX_SETTINGS];
-    const char *encoder_path, *output, *config, *save_config, *seeds, *device;
+    const char *encoder_path, *output, *config, *save_config, *seeds, *device, *html;
     scbm_backend *backend; /* NULL: the CPU */
     cli_list data, validation;
     cli_columns columns;
@@ -47,8 +47,10 @@ typedef struct train_command {
     scbm_hooks hooks;
     /* Of the run at hand: */
     train_run *current;
-    int n_epochs;      /* that it has done itself */
-    size_t n_left_out; /* rows of the training data, for their label */
+    int n_epochs;                 /* that it has done itself */
+    size_t n_left_out;            /* rows of the training data, for their label */
+    const cbm_dataset *validated; /* on what */
+    scbm_status page_status;
 } train_command;
 
 /* settings.c. Adds the program's own options under a heading, and those of the library's settings under it; with NULL all
@@ -76,6 +78,9 @@ int train_exists(const char *path);
 /* print.c */
 void train_print_data(void *t, const cbm_dataset *train, const cbm_dataset *validation);
 void train_print_epoch(void *t, const cbm_epoch_report *report);
+/* page.c. The page of the run at hand, of the model that it has written. */
+scbm_status train_write_page(train_command *t, const cbm_train_history *history);
+
 /* Mean and deviation over the runs of several seeds. */
 void train_print_seeds(const train_command *t);
 

@@ -1,4 +1,4 @@
-# models/report/embed.awk - writes a C header that holds the reports' style and templates: awk -f embed.awk FILE > FILE.h
+# models/report/templates/embed.awk - writes a C header that holds the reports' style and templates: awk -f embed.awk FILE > FILE.h
 #
 # Of page.css it makes css_page, an array of lines that ends with NULL; lines from one that begins with /* to one that ends
 # with */ are left out. Of an .html file it makes a string for each fragment. A fragment goes from below the line with its
