@@ -39,6 +39,11 @@ static scbm_status settle(conversion *c) {
     cbm_backbone *settings = &c->config.settings;
     if (!cbm_pooling_name(c->options->pooling))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to pool", (int)c->options->pooling);
+    if (c->config.pooling_problem[0] && !c->options->pooling)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s (another one can be chosen)", c->config.pooling_problem);
+    if (c->config.pooling_problem[0])
+        scbm_log(c->hooks, SCBM_LOG_WARNING, "%s: %s is taken", c->config.pooling_problem,
+                 cbm_pooling_name(c->options->pooling));
     if (c->options->pooling) settings->pooling = (int)c->options->pooling;
     settings->normalize = c->config.normalize;
     if (c->options->normalize) settings->normalize = c->options->normalize == CBM_NORMALIZE_YES;
@@ -53,13 +58,8 @@ static scbm_status read_folder(conversion *c, const char *folder) {
     if (!status) status = cbm_hf_card_read(&c->card, folder, c->hooks);
     if (!status && c->config.name) status = cbm_hf_card_set_repository(&c->card, c->config.name);
     if (status) return status;
-    if (c->config.lowercases && !c->tokenizer.lowercase)
-        return scbm_fail(
-            SCBM_ERROR_UNSUPPORTED,
-            "%.300s: sentence_bert_config.json's do_lower_case is true and the tokenizer's false; this version "
-            "lower-cases in the tokenizer only",
-            c->config.folder);
-    return settle(c);
+    if (c->config.lowercases) status = cbm_hf_tokenizer_lowercase(&c->tokenizer, c->config.folder);
+    return status ? status : settle(c);
 }
 
 /* The checkpoint's published name, or the folder's. */

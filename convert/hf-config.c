@@ -181,6 +181,30 @@ scbm_status cbm_hf_config_parse(hf_config *config, const void *data, size_t size
  * sentence-transformers
  * ---------------------------------------------------------------------------------------- */
 
+/* A pooling that is not known here is no reason to refuse the encoder: whoever converts may choose another. */
+static void note_problem(const json_file *json, hf_config *config, const char *problem) {
+    snprintf(config->pooling_problem, sizeof config->pooling_problem,
+             "%.200s: %s; this version knows one of mean, cls and lasttoken", json->path, problem);
+}
+
+static void set_pooling(const json_file *json, const char *mode, hf_config *config) {
+    static const struct {
+        const char *old, *name; /* pooling_mode_… and pooling_mode */
+        int pooling, if_normalized;
+    } known[] = {{"mean_tokens", "mean", HF_POOLING_MEAN, 0},
+                 {"cls_token", "cls", HF_POOLING_FIRST, 0},
+                 {"lasttoken", "lasttoken", HF_POOLING_LAST, 0},
+                 {"mean_sqrt_len_tokens", "mean_sqrt_len_tokens", HF_POOLING_MEAN, 1}}; /* of the same direction */
+    char problem[100];
+    for (size_t i = 0; i < COUNT_OF(known); i++) {
+        if (strcmp(known[i].old, mode) != 0 && strcmp(known[i].name, mode) != 0) continue;
+        config->settings.pooling = known[i].pooling;
+        if (!known[i].if_normalized || config->normalize) return;
+    }
+    snprintf(problem, sizeof problem, "the pooling mode is %.60s", mode);
+    note_problem(json, config, problem);
+}
+
 /* Newer folders name the mode, older ones have a switch for each; several modes would be concatenated. */
 static scbm_status read_pooling(const json_file *json, hf_config *config) {
     static const char start[] = "pooling_mode_";
@@ -190,19 +214,27 @@ static scbm_status read_pooling(const json_file *json, hf_config *config) {
     if (status) return status;
     cJSON_ArrayForEach(item, json->root) {
         if (strncmp(item->string, start, sizeof start - 1) != 0 || !cJSON_IsTrue(item)) continue;
-        if (found || mode)
-            return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                             "%.300s: several pooling modes; this version knows one: mean, cls or lasttoken",
-                             json->path);
+        if (found || mode) {
+            note_problem(json, config, "several pooling modes");
+            return SCBM_OK;
+        }
         found = item->string + sizeof start - 1;
     }
     if (!found) found = mode;
     if (!found) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: no pooling_mode is set", json->path);
-    if (strcmp(found, "mean_tokens") == 0 || strcmp(found, "mean") == 0) config->settings.pooling = HF_POOLING_MEAN;
-    else if (strcmp(found, "cls_token") == 0 || strcmp(found, "cls") == 0) config->settings.pooling = HF_POOLING_FIRST;
-    else if (strcmp(found, "lasttoken") == 0) config->settings.pooling = HF_POOLING_LAST;
-    else return unsupported(json, "the pooling mode", found, "mean_tokens, cls_token and lasttoken");
+    set_pooling(json, found, config);
     return SCBM_OK;
+}
+
+/* What is said of prompts that are not put before texts. */
+static scbm_status check_include_prompt(const json_file *json) {
+    int includes;
+    scbm_status status = cbm_json_bool_or(json, json->root, "include_prompt", 1, &includes);
+    if (!status && !includes)
+        scbm_log(&json->hooks, SCBM_LOG_WARNING,
+                 "%.300s: include_prompt is false and not honoured: all tokens of a text count, a prompt's too",
+                 json->path);
+    return status;
 }
 
 scbm_status cbm_hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name) {
@@ -217,16 +249,64 @@ scbm_status cbm_hf_config_parse_pooling(hf_config *config, const void *data, siz
                            "%.300s: word_embedding_dimension is %lld, and config.json's hidden_size %lld", json.path,
                            (long long)width, (long long)config->settings.hidden);
     if (!status) status = read_pooling(&json, config);
+    if (!status) status = check_include_prompt(&json);
     cbm_json_close(&json);
     return status;
 }
 
 scbm_status cbm_hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name) {
+    static const char *const arguments[] = {"model_args", "tokenizer_args", "config_args"};
     json_file json;
     scbm_status status = cbm_json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
     status = cbm_json_int_or(&json, json.root, "max_seq_length", 1, INT32_MAX, 0, &config->max_tokens);
     if (!status) status = cbm_json_bool_or(&json, json.root, "do_lower_case", 0, &config->lowercases);
+    for (size_t i = 0; i < COUNT_OF(arguments) && !status; i++) {
+        const cJSON *object;
+        status = cbm_json_object_or_null(&json, json.root, arguments[i], &object);
+        if (!status && object && object->child)
+            scbm_log(&json.hooks, SCBM_LOG_WARNING, "%.300s: %s is not honoured", json.path, arguments[i]);
+    }
+    cbm_json_close(&json);
+    return status;
+}
+
+/* "query ('query: '), passage ('passage: ')": as many as there is room for. */
+static const char *list_prompts(const cJSON *prompts, char *text, size_t size) {
+    char shown[CBM_SHOWN_SIZE], name[CBM_SHOWN_SIZE];
+    const cJSON *prompt;
+    size_t used = 0;
+    text[0] = 0;
+    cJSON_ArrayForEach(prompt, prompts) {
+        if (!cJSON_IsString(prompt) || !prompt->valuestring[0] || used >= size) continue;
+        used += (size_t)snprintf(text + used, size - used, "%s%s ('%s')", used ? ", " : "",
+                                 cbm_show_string(name, prompt->string), cbm_show_string(shown, prompt->valuestring));
+    }
+    return text;
+}
+
+scbm_status cbm_hf_config_parse_prompts(hf_config *config, const void *data, size_t size, const char *name) {
+    json_file json;
+    const cJSON *prompts = NULL;
+    const char *usual = NULL;
+    int64_t width = 0;
+    char text[300], shown[CBM_SHOWN_SIZE];
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &config->hooks);
+    if (status) return status;
+    status = cbm_json_object_or_null(&json, json.root, "prompts", &prompts);
+    if (!status) status = cbm_json_string_or(&json, json.root, "default_prompt_name", NULL, &usual);
+    if (!status) status = cbm_json_int_or(&json, json.root, "truncate_dim", 1, CBM_MAX_SIZE, 0, &width);
+    const cJSON *prompt = usual ? cbm_json_get(prompts, usual) : NULL;
+    if (!status && cJSON_IsString(prompt) && prompt->valuestring[0])
+        scbm_log(
+            &json.hooks, SCBM_LOG_WARNING,
+            "%.300s: sentence-transformers puts the prompt '%s' before every text; here it has to stand in the text",
+            json.path, cbm_show_string(shown, prompt->valuestring));
+    else if (!status && list_prompts(prompts, text, sizeof text)[0])
+        scbm_log(&json.hooks, SCBM_LOG_INFO, "%.300s: prompts have to stand in the texts: %s", json.path, text);
+    if (!status && width)
+        scbm_log(&json.hooks, SCBM_LOG_WARNING, "%.300s: truncate_dim is %lld and not honoured: embeddings are whole",
+                 json.path, (long long)width);
     cbm_json_close(&json);
     return status;
 }
@@ -244,7 +324,16 @@ static scbm_status module_folder(const json_file *json, const cJSON *module, con
     return *folder ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
-/* Modules in their order: Transformer, Pooling, Normalize. */
+/* A module behind the pooling changes embeddings and not the encoder, which is converted without it. */
+static void note_module(const json_file *json, int index, const char *kind) {
+    char shown[CBM_SHOWN_SIZE];
+    if (strcmp(kind, "Dropout") == 0) return; /* of training */
+    scbm_log(&json->hooks, SCBM_LOG_WARNING,
+             "%.300s: module %d, %s, is not honoured: embeddings are the pooled vectors without it", json->path,
+             index + 1, cbm_show_string(shown, kind));
+}
+
+/* Modules in their order: Transformer, Pooling, Normalize and others. */
 static scbm_status read_module(const json_file *json, const cJSON *module, int index, const char *root,
                                hf_config *config) {
     static const char package[] = "sentence_transformers.";
@@ -257,12 +346,13 @@ static scbm_status read_module(const json_file *json, const cJSON *module, int i
         return module_folder(json, module, root, &config->hooks, &config->folder);
     if (is_known && index == 1 && strcmp(kind, "Pooling") == 0)
         return module_folder(json, module, root, &config->hooks, &config->pooling_folder);
-    if (!is_known || index < 2 || strcmp(kind, "Normalize") != 0)
+    if (index < 2)
         return scbm_fail(
             SCBM_ERROR_UNSUPPORTED,
             "%.300s: module %d is %.80s; this version knows Transformer, Pooling and Normalize, in this order",
             json->path, index + 1, type);
-    config->normalize = 1;
+    if (is_known && strcmp(kind, "Normalize") == 0) config->normalize = 1;
+    else note_module(json, index, kind);
     return SCBM_OK;
 }
 
@@ -350,6 +440,22 @@ static scbm_status check_folder(const hf_config *config, const char *folder) {
     return status;
 }
 
+/* It is called after the model's kind in folders of old. */
+static scbm_status read_sentence_config(hf_config *config) {
+    static const char *const names[] = {"sentence_bert_config.json",       "sentence_roberta_config.json",
+                                        "sentence_distilbert_config.json", "sentence_camembert_config.json",
+                                        "sentence_albert_config.json",     "sentence_xlm-roberta_config.json",
+                                        "sentence_xlnet_config.json"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        char *path = cbm_json_join(&config->hooks, config->folder, names[i]);
+        if (!path) return SCBM_ERROR_MEMORY;
+        int is_there = cbm_json_file_exists(path);
+        scbm_release(&config->hooks, path);
+        if (is_there) return read_file(config, config->folder, names[i], 1, cbm_hf_config_parse_sentence);
+    }
+    return SCBM_OK;
+}
+
 scbm_status cbm_hf_config_read(hf_config *config, const char *folder, const scbm_hooks *hooks) {
     memset(config, 0, sizeof *config);
     if (hooks) config->hooks = *hooks;
@@ -357,8 +463,9 @@ scbm_status cbm_hf_config_read(hf_config *config, const char *folder, const scbm
     scbm_status status = config->folder ? check_folder(config, folder) : SCBM_ERROR_MEMORY;
     if (!status) status = read_file(config, folder, "modules.json", 0, parse_modules_here);
     if (!status) status = read_file(config, config->folder, "config.json", 1, cbm_hf_config_parse);
+    if (!status) status = read_sentence_config(config);
     if (!status)
-        status = read_file(config, config->folder, "sentence_bert_config.json", 0, cbm_hf_config_parse_sentence);
+        status = read_file(config, folder, "config_sentence_transformers.json", 0, cbm_hf_config_parse_prompts);
     if (!status) status = find_pooling(config, folder);
     if (!status && config->pooling_folder)
         status = read_file(config, config->pooling_folder, "config.json", 1, cbm_hf_config_parse_pooling);

@@ -1,6 +1,6 @@
 /*
  * convert/hf-config.h - what a Hugging Face folder says about its encoder: config.json, and a sentence-transformers
- * folder's modules.json, pooling and sentence_bert_config.json
+ * folder's modules.json, pooling, sentence_bert_config.json and config_sentence_transformers.json
  */
 #ifndef CONVERT_HF_CONFIG_H
 #define CONVERT_HF_CONFIG_H
@@ -14,9 +14,10 @@ typedef struct hf_config {
     int64_t max_tokens;    /* what sentence_bert_config.json says; 0: nothing */
     int lowercases;        /* sentence-transformers lower-cases the text before the tokenizer gets it */
     int normalize;
-    char *name;           /* of the checkpoint; NULL: not said */
-    char *folder;         /* where config.json is: the folder, or one in it that modules.json names */
-    char *pooling_folder; /* in the folder; NULL: no pooling is described */
+    char pooling_problem[400]; /* why the folder's pooling cannot be had: who converts must choose one; "": it can */
+    char *name;                /* of the checkpoint; NULL: not said */
+    char *folder;              /* where config.json is: the folder, or one in it that modules.json names */
+    char *pooling_folder;      /* in the folder; NULL: no pooling is described */
     scbm_hooks hooks;
 } hf_config;
 
@@ -28,6 +29,8 @@ void cbm_hf_config_clear(hf_config *config);
 scbm_status cbm_hf_config_parse(hf_config *config, const void *data, size_t size, const char *name);
 scbm_status cbm_hf_config_parse_pooling(hf_config *config, const void *data, size_t size, const char *name);
 scbm_status cbm_hf_config_parse_sentence(hf_config *config, const void *data, size_t size, const char *name);
+/* Names the prompts and what else changes embeddings and is not done here. */
+scbm_status cbm_hf_config_parse_prompts(hf_config *config, const void *data, size_t size, const char *name);
 /* Sets `normalize` and, as paths inside `root`, `folder` and `pooling_folder`. */
 scbm_status cbm_hf_config_parse_modules(hf_config *config, const void *data, size_t size, const char *name,
                                         const char *root);

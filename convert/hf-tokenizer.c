@@ -432,6 +432,19 @@ scbm_status cbm_hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n
     return status;
 }
 
+scbm_status cbm_hf_tokenizer_lowercase(hf_tokenizer *t, const char *folder) {
+    if (t->lowercase) return SCBM_OK;
+    if (!t->kind->lowercase)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%.300s: do_lower_case is true, and a tokenizer of kind %s cannot lower-case here", folder,
+                         t->kind->type);
+    t->kind->lowercase(t);
+    t->lowercase = 1;
+    scbm_log(&t->hooks, SCBM_LOG_INFO, "%.300s: texts are lower-cased for sentence-transformers' do_lower_case",
+             folder);
+    return SCBM_OK;
+}
+
 /* ------------------------------------------------------------------------------------------
  * Writing
  * ---------------------------------------------------------------------------------------- */

@@ -38,6 +38,7 @@ typedef struct hf_tokenizer_kind {
     scbm_status (*parse_json)(hf_tokenizer *tokenizer, const json_file *json, const cJSON *model);
     /* Reads what tokenizer_config.json says of the kind. */
     scbm_status (*parse_config)(hf_tokenizer *tokenizer, const json_file *json);
+    void (*lowercase)(hf_tokenizer *tokenizer); /* texts are lower-cased and nothing else; NULL: it cannot */
     void (*set_keys)(const hf_tokenizer *tokenizer, cbm_tokenizer_keys *keys); /* the kind's own */
     /* The way back: tokenizer.json's model, which has its vocabulary, normalizer, pre_tokenizer and decoder. */
     void (*put_json)(const cbm_tokenizer_keys *keys, json_tree *json);
@@ -49,6 +50,8 @@ extern const hf_tokenizer_kind cbm_hf_wordpiece;
  * encoder's embeddings have room for. On error *tokenizer is cleared. */
 scbm_status cbm_hf_tokenizer_read(hf_tokenizer *tokenizer, const char *folder, int64_t n_rows, const scbm_hooks *hooks);
 void cbm_hf_tokenizer_clear(hf_tokenizer *tokenizer);
+/* Lower-cases texts where the tokenizer does not: sentence_bert_config.json's do_lower_case. */
+scbm_status cbm_hf_tokenizer_lowercase(hf_tokenizer *tokenizer, const char *folder);
 /* Sets the tokenizer's keys; n_types is how many token types there are. */
 scbm_status cbm_hf_tokenizer_write(const hf_tokenizer *tokenizer, int64_t n_types, scbm_writer *writer);
 

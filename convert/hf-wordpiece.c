@@ -139,6 +139,12 @@ static scbm_status parse_config(hf_tokenizer *t, const json_file *json) {
     return status;
 }
 
+/* Accents stay as the tokenizer has them: -1 would take them off, too. */
+static void lowercase(hf_tokenizer *t) {
+    if (t->wordpiece.strip_accents < 0) t->wordpiece.strip_accents = t->wordpiece.lowercase;
+    t->wordpiece.lowercase = 1;
+}
+
 static void set_keys(const hf_tokenizer *t, cbm_tokenizer_keys *keys) {
     keys->wordpiece = t->wordpiece;
 }
@@ -175,4 +181,5 @@ static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
             cbm_json_put_int(json, part, keys->piece[i], i);
 }
 
-const hf_tokenizer_kind cbm_hf_wordpiece = {"WordPiece", "bert", 1, parse_json, parse_config, set_keys, put_json};
+const hf_tokenizer_kind cbm_hf_wordpiece = {"WordPiece",  "bert",    1,        parse_json,
+                                            parse_config, lowercase, set_keys, put_json};

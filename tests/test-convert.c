@@ -871,7 +871,103 @@ static void test_sentence_transformers(void **state) {
     write_text("sentence_bert_config.json", "{\"do_lower_case\": true}");
     assert_ok(convert(SCBM_F32)); /* the tokenizer does it too */
     write_text("tokenizer_config.json", "{\"do_lower_case\": false}");
-    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "do_lower_case");
+    assert_logged("texts are lower-cased for sentence-transformers' do_lower_case");
+    file = open_output();
+    check_switches(file, 1, 0, 1, 1, 100); /* the accents stay */
+    scbm_file_close(file);
+}
+
+static void write_sentence_transformer(const char *more_modules, const char *pooling) {
+    char text[1024];
+    write_checkpoint(&plain);
+    mkdir(in_checkpoint("1_Pooling"), 0777);
+    write_text("1_Pooling/config.json", pooling);
+    snprintf(text, sizeof text,
+             "[" MODULE(0, "0", "", ST "Transformer") "," MODULE(1, "1", "1_Pooling", ST "Pooling") "%s]",
+             more_modules);
+    write_text("modules.json", text);
+}
+
+/* What changes embeddings and is not done here is named; the encoder is converted all the same. */
+static void test_what_is_not_honoured_is_named(void **state) {
+    (void)state;
+    static const char normalize[] = "," MODULE(2, "2", "2_Normalize", ST "Normalize");
+    static const char mean[] = POOLING("32", "false", "true", "false");
+    write_sentence_transformer(normalize, mean);
+    write_text("config_sentence_transformers.json",
+               "{\"prompts\": {\"query\": \"\", \"document\": \"\"},"
+               " \"default_prompt_name\": null, \"similarity_fn_name\": \"cosine\"}");
+    write_text("sentence_bert_config.json", "{\"max_seq_length\": 12, \"do_lower_case\": false, \"model_args\": {}}");
+    assert_nothing_logged(); /* all of this is honoured, or says nothing */
+    write_sentence_transformer("," MODULE(2, "2", "2_Dense", ST "Dense") "," MODULE(3, "3", "3", ST "Normalize"), mean);
+    assert_logged("modules.json: module 3, Dense, is not honoured: embeddings are the pooled vectors without it");
+    write_sentence_transformer("," MODULE(2, "2", "2_Dropout", ST "Dropout"), mean);
+    assert_nothing_logged();
+    write_sentence_transformer(normalize, "{\"pooling_mode_mean_tokens\": true, \"include_prompt\": false}");
+    assert_logged("1_Pooling/config.json: include_prompt is false and not honoured");
+    write_sentence_transformer(normalize, mean);
+    write_text("config_sentence_transformers.json",
+               "{\"prompts\": {\"query\": \"query: \", \"s2s\": \"a\\u001bb\"}, \"truncate_dim\": 16}");
+    assert_logged("prompts have to stand in the texts: query ('query: '), s2s ('a\\x1bb')");
+    assert_logged("warning: ");
+    assert_logged("truncate_dim is 16 and not honoured");
+    write_text("config_sentence_transformers.json",
+               "{\"prompts\": {\"query\": \"query: \"}, \"default_prompt_name\": \"query\"}");
+    assert_logged("puts the prompt 'query: ' before every text; here it has to stand in the text");
+    write_text("sentence_bert_config.json", "{\"tokenizer_args\": {\"model_max_length\": 7}}");
+    assert_logged("sentence_bert_config.json: tokenizer_args is not honoured");
+    remove(in_checkpoint("sentence_bert_config.json"));
+    write_text("sentence_distilbert_config.json", "{\"max_seq_length\": 9}"); /* of old */
+    assert_ok(convert(SCBM_F32));
+    scbm_file *file = open_output();
+    assert_key_int(file, "sparsecbm.max_tokens", 9);
+    scbm_file_close(file);
+}
+
+/* A mean that is scaled by the text's length is the mean where vectors are scaled anyway. */
+static void test_pooling_that_is_not_known(void **state) {
+    (void)state;
+    static const char sqrt_len[] = "{\"pooling_mode_mean_sqrt_len_tokens\": true}";
+    const cbm_convert_options chosen = {.pooling = CBM_POOL_FIRST};
+    write_sentence_transformer("," MODULE(2, "2", "2_Normalize", ST "Normalize"), sqrt_len);
+    assert_ok(convert(SCBM_F32));
+    scbm_file *file = open_output();
+    assert_key_int(file, "bert.pooling_type", 1);
+    scbm_file_close(file);
+    write_sentence_transformer("", sqrt_len);
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED,
+                 "the pooling mode is mean_sqrt_len_tokens; this version knows");
+    write_sentence_transformer("", POOLING("32", "true", "true", "false"));
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "several pooling modes");
+    write_sentence_transformer("", "{\"pooling_mode\": \"weightedmean\"}");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "the pooling mode is weightedmean");
+    assert_ok(cbm_convert(checkpoint, output, &chosen, NULL)); /* training needs none of it */
+    file = open_output();
+    assert_key_int(file, "bert.pooling_type", 2);
+    scbm_file_close(file);
+}
+
+/* From the folder's Normalize module to the vectors of `embed`. */
+static void test_embeddings_are_as_long_as_the_folder_says(void **state) {
+    (void)state;
+    static const char mean[] = POOLING("32", "false", "true", "false");
+    for (int normalized = 0; normalized < 2; normalized++) {
+        const char *text = "walking the walk";
+        cbm_model *model;
+        cbm_context *ctx;
+        float vector[32];
+        double square = 0;
+        write_sentence_transformer(normalized ? "," MODULE(2, "2", "2_Normalize", ST "Normalize") : "", mean);
+        assert_ok(convert(SCBM_F32));
+        assert_ok(cbm_model_load(&model, output, NULL));
+        assert_ok(cbm_context_create(&ctx, model, NULL));
+        assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_FILE, CBM_NORMALIZE_FILE, vector, NULL));
+        for (int i = 0; i < 32; i++) square += (double)vector[i] * (double)vector[i];
+        if (normalized) assert_near(square, 1, 1e-6);
+        else assert_true(fabs(square - 1) > 0.01);
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
 }
 
 /* Older folders have the transformer in a folder of its own. */
@@ -1634,6 +1730,9 @@ int main(void) {
         TEST(test_tokenizer_settings),
         TEST(test_special_tokens),
         TEST(test_sentence_transformers),
+        TEST(test_what_is_not_honoured_is_named),
+        TEST(test_pooling_that_is_not_known),
+        TEST(test_embeddings_are_as_long_as_the_folder_says),
         TEST(test_transformer_in_a_folder),
         TEST(test_modules_that_are_refused),
         TEST(test_configurations_that_are_refused),

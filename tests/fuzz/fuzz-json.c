@@ -48,9 +48,12 @@ static void try_sentence_files(int which, const void *data, size_t size) {
     memset(&config, 0, sizeof config);
     config.settings.hidden = 32;
     if (which == 0) {
-        if (is_ok(cbm_hf_config_parse_pooling(&config, data, size, "pooling"))) require(config.settings.pooling > 0);
+        if (is_ok(cbm_hf_config_parse_pooling(&config, data, size, "pooling")))
+            require(config.settings.pooling > 0 || config.pooling_problem[0]);
     } else if (which == 1) {
         if (is_ok(cbm_hf_config_parse_sentence(&config, data, size, "sentence"))) require(config.max_tokens >= 0);
+    } else if (which == 3) {
+        is_ok(cbm_hf_config_parse_prompts(&config, data, size, "prompts"));
     } else if (is_ok(cbm_hf_config_parse_modules(&config, data, size, "modules.json", "root"))) {
         require(config.folder && strncmp(config.folder, "root", 4) == 0 && !strstr(config.folder, ".."));
     }
@@ -113,6 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     case 7:
     case 8: try_sentence_files(which - 6, data, size); break;
     case 9: try_card(data, size); break;
+    case 10: try_sentence_files(3, data, size); break;
     default: break;
     }
     return 0;
