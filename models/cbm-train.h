@@ -19,6 +19,7 @@ extern "C" {
 
 #define CBM_MAX_CLASSES 4096 /* of a column, where they are taken from the data */
 #define CBM_MAX_BAD_ROWS 20  /* that are listed */
+#define CBM_MAX_ODD_VALUES 40 /* that are listed */
 
 /* An ordered list of classes. */
 typedef struct cbm_classes {
@@ -39,6 +40,13 @@ typedef enum cbm_data_format {
     CBM_DATA_JSONL,   /* an object a line */
     CBM_DATA_JSON     /* an array of objects; or, where it begins with no "[", as JSONL */
 } cbm_data_format;
+
+/* What becomes of a value that the known classes lack. */
+typedef enum cbm_unseen {
+    CBM_UNSEEN_ERROR,  /* the data cannot be read; the message counts the rows. With keep_going: such rows are bad ones */
+    CBM_UNSEEN_SKIP,   /* such rows are left out and counted */
+    CBM_UNSEEN_UNKNOWN /* it is read as "unknown", and where that is no class of the column, as missing */
+} cbm_unseen;
 
 /* All zeros but `text` and the paths: texts alone, of every row. */
 typedef struct cbm_dataset_options {
@@ -65,8 +73,14 @@ typedef struct cbm_dataset_options {
      * all are numbers, else by bytes), "unknown" last. */
     const cbm_classes *label_classes;
     const cbm_classes *concept_classes; /* [n_concepts] */
+    cbm_unseen unseen;
+    /* Values are one class that are equal as numbers ("4", "4.0"), or but for blanks around them, for capital letters and
+     * for how Unicode composes a letter: among themselves (the class has the name of most rows), with the known classes,
+     * and with what is dropped, ignored and unknown. 0: each is a class of its own, and they are listed. */
+    int merge_classes;
     /* What chooses these in the program that asks, for messages: "--text COLUMN"; NULL: nothing is said. */
-    const char *text_option, *label_option, *concept_option, *id_option, *format_option;
+    const char *text_option, *label_option, *concept_option, *id_option, *format_option,
+        *unseen_option, *merge_option;
     uint64_t reserved[8]; /* zeros */
 } cbm_dataset_options;
 
@@ -76,6 +90,22 @@ typedef struct cbm_bad_row {
     size_t row;
     const char *reason; /* one sentence, which names file and row too */
 } cbm_bad_row;
+
+typedef enum cbm_value_fate {
+    CBM_VALUE_TWIN,   /* a class of its own beside `same_as`, which is the same written differently */
+    CBM_VALUE_MERGED, /* read as `same_as` */
+    CBM_VALUE_UNSEEN  /* not among the known classes */
+} cbm_value_fate;
+
+/* A value that is perhaps not what was meant. */
+typedef struct cbm_odd_value {
+    cbm_value_fate fate;
+    int concept;         /* its number; -1: the label */
+    const char *value;   /* as the data have it */
+    const char *same_as; /* the class, or the value that is dropped, ignored or unknown; NULL: there is none */
+    int64_t count;       /* rows */
+    int64_t same_count;  /* rows of the class `same_as`, before they were merged; 0: not counted */
+} cbm_odd_value;
 
 /* Rows in the order of the files. The arrays may also be the caller's own, with `store` NULL: a data set is whatever these
  * fields say, and nothing is copied from them. The last four arrays may then be NULL. */
@@ -92,11 +122,15 @@ typedef struct cbm_dataset {
     size_t *row;                     /* [n]: the row's number in its file, from 1; of JSON Lines the line's */
     int32_t *file;                   /* [n]: the place of its file among the options' paths */
     const char **id;                 /* [n]; NULL where no column of ids was wanted */
-    size_t n_read;                   /* rows that were looked at: n + n_dropped + n_bad */
+    size_t n_read;                   /* rows that were looked at: n + n_dropped + n_unseen + n_bad */
     size_t n_dropped;                /* by their label */
     size_t n_bad;                    /* left out because something was wrong */
     const cbm_bad_row *bad;          /* the first of these */
     size_t n_listed;                 /* CBM_MAX_BAD_ROWS at most */
+    size_t n_unseen;                 /* left out because of a value that the known classes lack (CBM_UNSEEN_SKIP) */
+    const cbm_odd_value *odd;        /* by column, in no order */
+    size_t n_odd;                    /* CBM_MAX_ODD_VALUES at most */
+    size_t n_odd_more;               /* cells with further ones */
     struct cbm_dataset_store *store; /* where all this lies; NULL: the caller's memory */
     uint64_t reserved[8];
 } cbm_dataset;
@@ -109,6 +143,23 @@ scbm_status cbm_dataset_read(cbm_dataset *data, const cbm_dataset_options *optio
 scbm_status cbm_dataset_read_memory(cbm_dataset *data, const cbm_dataset_options *options, const char *name,
                                     const void *bytes, size_t size, const scbm_hooks *hooks);
 void cbm_dataset_clear(cbm_dataset *data);
+
+/* A row as it comes, of texts alone. */
+typedef struct cbm_text_row {
+    const char *text;  /* UTF-8, NUL-terminated; NULL of a bad row */
+    size_t length;     /* in bytes */
+    const char *id;    /* NULL where no column of ids was wanted, and of a bad row */
+    int32_t file;
+    size_t row;        /* as of a data set */
+    const char *error; /* why it cannot be read; NULL: it can */
+} cbm_text_row;
+
+/* Reads files row by row, and keeps none: calls `take` for each, with strings that last as long as the call. Of the options
+ * labels and concepts must not be there. With keep_going bad rows are handed over, too; else the first ends reading. A return
+ * other than SCBM_OK stops and is passed on. The progress hook gets "read" with the bytes of each file. */
+typedef scbm_status (*cbm_text_row_function)(void *user, const cbm_text_row *row);
+scbm_status cbm_dataset_each(const cbm_dataset_options *options, cbm_text_row_function take, void *user,
+                             const scbm_hooks *hooks);
 
 /* The same row by row: create, add rows, finish; before that *data has no rows. Of the options paths, format, text and
  * label say nothing here (labels are what is added), and their strings must stay until it is finished. Everything is
@@ -125,9 +176,12 @@ int cbm_class_values(const char *const *names, int n, double *values);
 /* Lines of a text file or stream, one text a line: calls `line` for each as it comes, NUL-terminated. `more`: another one
  * has been read already, and comes without waiting. `text` is there until the function returns. A return other than
  * SCBM_OK stops and is passed on; say why with scbm_fail. Lines end in \n or \r\n, the last one perhaps in nothing; they
- * must be UTF-8 without NUL, and a byte order mark is skipped. path "-" is standard input. */
+ * must be UTF-8 without NUL, and a byte order mark is skipped. One that is not is handed to `bad`, with a sentence that says
+ * why; `bad` NULL: it is an error. path "-" is standard input. */
 typedef scbm_status (*cbm_line_function)(void *user, const char *text, size_t length, size_t line_number, int more);
-scbm_status cbm_read_lines(const char *path, cbm_line_function line, void *user, const scbm_hooks *hooks);
+typedef scbm_status (*cbm_bad_line_function)(void *user, const char *reason, size_t line_number);
+scbm_status cbm_read_lines(const char *path, cbm_line_function line, cbm_bad_line_function bad, void *user,
+                           const scbm_hooks *hooks);
 
 /* ------------------------------------------------------------------------------------------
  * Measures: how good predictions are
@@ -316,10 +370,11 @@ void cbm_split_clear(cbm_split *split);
 #define CBM_KEY_TEXT_COLUMN "sparsecbm.columns.text"
 #define CBM_KEY_LABEL_COLUMN "sparsecbm.columns.label"
 #define CBM_KEY_CONCEPT_COLUMNS "sparsecbm.columns.concepts"
-#define CBM_KEY_DROP_LABEL "sparsecbm.columns.drop_label"      /* not there: none */
+#define CBM_KEY_DROP_LABEL "sparsecbm.columns.drop_label"      /* a list where there are several; not there: none */
 #define CBM_KEY_IGNORE_LABEL "sparsecbm.columns.ignore_label"
 #define CBM_KEY_UNKNOWN "sparsecbm.columns.unknown"            /* not there: the default ones */
 #define CBM_KEY_UNKNOWN_IS_MISSING "sparsecbm.columns.unknown_is_missing"
+#define CBM_KEY_MERGE_CLASSES "sparsecbm.columns.merge_classes"
 
 /* ------------------------------------------------------------------------------------------
  * The table of the settings, one row a field of cbm_train_options: what a program's options, its help, configuration files

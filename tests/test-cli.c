@@ -314,7 +314,7 @@ static void bad_input_has_status_1(void **state) {
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --text missing", 1,
                  "(--text COLUMN chooses another)");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --concept food=missing", 1,
-                 "(--concept NAME=COLUMN chooses another)");
+                 "(--concept NAME=COLUMN, with == for a = of the name, chooses another)");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --label price", 1, "demo/test.csv");
     expect_error("eval --model demo/reviews.gguf --data demo/test.csv --concept fod=food", 1, "no concept 'fod'");
     expect_error(TRAIN " --data nothing.csv -o x", 1, "nothing.csv");

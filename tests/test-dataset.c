@@ -847,6 +847,226 @@ static void a_value_that_training_never_saw_is_named(void **state) {
         expect_failure(&options, "x.csv", bad[i].content, strlen(bad[i].content), SCBM_ERROR_FORMAT, bad[i].words);
 }
 
+/* ------------------------------------------------------------------------------------------
+ * Values that are not what was meant
+ * ---------------------------------------------------------------------------------------- */
+
+/* The entry of a value; a test ends without one. */
+static const cbm_odd_value *odd_of(const cbm_dataset *data, int concept, const char *value) {
+    for (size_t i = 0; i < data->n_odd; i++)
+        if (data->odd[i].concept == concept && strcmp(data->odd[i].value, value) == 0) return &data->odd[i];
+    fail_msg("'%s' is not listed", value);
+    return NULL;
+}
+
+static void assert_odd(const cbm_dataset *data, int concept, const char *value, cbm_value_fate fate,
+                       const char *same_as, int64_t count) {
+    const cbm_odd_value *odd = odd_of(data, concept, value);
+    assert_int_equal(odd->fate, fate);
+    assert_int_equal(odd->count, count);
+    if (same_as) assert_string_equal(odd->same_as, same_as);
+    else assert_null(odd->same_as);
+}
+
+static const char twins[] = "text,stars,f,n\n"
+                            "a,4,Positive,caf\xc3\xa9\n"
+                            "b,4.0,positive,CAFE\xcc\x81\n"
+                            "c,4,\" Positive\",\xc2\xa0""caf\xc3\xa9\n"
+                            "d,5,Positive,caf\xc3\xa9\n"
+                            "e,No Majority,Unknown,x\n"
+                            "f,4e0,\"  \",x\n";
+
+/* Values that are equal as numbers, or but for blanks, capitals and composed letters, are classes of their own that are
+ * listed with their rows. */
+static void twins_are_listed(void **state) {
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    options.drop_labels = (const char *const[]){"no majority"};
+    options.n_drop_labels = 1;
+    read_text(&data, &options, "x.csv", twins);
+    assert_classes(&data.label_classes, "4|4.0|4e0|5|No Majority");
+    assert_int_equal(data.n_odd, 9);
+    assert_odd(&data, -1, "4.0", CBM_VALUE_TWIN, "4", 1);
+    assert_int_equal(odd_of(&data, -1, "4.0")->same_count, 2);
+    assert_odd(&data, -1, "4e0", CBM_VALUE_TWIN, "4", 1);
+    assert_odd(&data, -1, "No Majority", CBM_VALUE_TWIN, "no majority", 1);
+    assert_odd(&data, 0, "positive", CBM_VALUE_TWIN, "Positive", 1);
+    assert_odd(&data, 0, " Positive", CBM_VALUE_TWIN, "Positive", 1);
+    assert_odd(&data, 0, "Unknown", CBM_VALUE_TWIN, "unknown", 1);
+    assert_odd(&data, 0, "  ", CBM_VALUE_TWIN, "", 1);
+    assert_odd(&data, 1, "CAFE\xcc\x81", CBM_VALUE_TWIN, "caf\xc3\xa9", 1);
+    assert_odd(&data, 1, "\xc2\xa0" "caf\xc3\xa9", CBM_VALUE_TWIN, "caf\xc3\xa9", 1);
+    cbm_dataset_clear(&data);
+}
+
+static void what_is_no_twin_is_not_listed(void **state) {
+    static const char content[] = "text,stars,f,n\n"
+                                  "a,9007199254740993,1.10,a b\na,9007199254740992,1.01,ab\na,0.1,+,\"\"\n"
+                                  "a,0.10000000000000001,-,x\na,1e,.,x\na,nan,11,x\n";
+    cbm_dataset data;
+    (void)state;
+    read_text(&data, &usual, "x.csv", content);
+    assert_int_equal(data.n_odd, 0);
+    cbm_dataset_clear(&data);
+}
+
+/* One class of the name that most rows have, in training data and in what is read by their classes. */
+static void twins_can_be_merged_in_every_file(void **state) {
+    static const char more[] = "text,stars,f,n\ng,\" 4.00\",POSITIVE,Caf\xc3\xa9\nh,5,positive,X\ni,NO MAJORITY,,x\n";
+    cbm_dataset_options options = usual;
+    cbm_dataset data, again;
+    (void)state;
+    options.merge_classes = 1;
+    options.drop_labels = (const char *const[]){"no majority"};
+    options.n_drop_labels = 1;
+    read_text(&data, &options, "x.csv", twins);
+    assert_int_equal(data.n, 5);
+    assert_int_equal(data.n_dropped, 1);
+    assert_classes(&data.label_classes, "4|5");
+    assert_int_equal(data.label_classes.count[0], 4);
+    assert_classes(&data.concept_classes[0], "Positive|unknown");
+    assert_classes(&data.concept_classes[1], "caf\xc3\xa9|x");
+    assert_row(&data, 1, "b", "4", "Positive", "caf\xc3\xa9");
+    assert_row(&data, 4, "f", "4", "unknown", "x");
+    assert_odd(&data, -1, "4.0", CBM_VALUE_MERGED, "4", 1);
+    assert_odd(&data, -1, "No Majority", CBM_VALUE_MERGED, "no majority", 1);
+    options.label_classes = &data.label_classes;
+    options.concept_classes = data.concept_classes;
+    read_text(&again, &options, "y.csv", more);
+    assert_int_equal(again.n, 2);
+    assert_int_equal(again.n_dropped, 1);
+    assert_row(&again, 0, "g", "4", "Positive", "caf\xc3\xa9");
+    assert_row(&again, 1, "h", "5", "Positive", "x");
+    assert_odd(&again, -1, " 4.00", CBM_VALUE_MERGED, "4", 1);
+    cbm_dataset_clear(&again);
+    cbm_dataset_clear(&data);
+}
+
+/* Two known classes of one spelling cannot take a third one's rows. */
+static void known_twins_do_not_merge(void **state) {
+    static const char *labels[] = {"1", "1.0"};
+    const cbm_classes classes = {labels, 2, NULL};
+    const cbm_dataset_options options = {.text = "t", .label = "l", .label_classes = &classes, .merge_classes = 1};
+    (void)state;
+    expect_failure(&options, "x.csv", "t,l\na,1\n", 8, SCBM_ERROR_ARGUMENT,
+                   "the known classes '1' and '1.0' are one class that is written in two ways");
+}
+
+/* The cells that a published paper's authors have in their test file. */
+static void unseen_values_are_an_error_or_skipped_or_unknown(void **state) {
+    static const char *labels[] = {"1", "2"}, *foods[] = {"Negative", "Positive", "unknown"}, *noises[] = {"x"};
+    static const char content[] = "text,stars,f,n\na,1,Negative ,x\nb,2,Unkown,x\nc,1,Positive,x\nd,2,Unkown,x\ne,1,,y\n";
+    const cbm_classes label_classes = {labels, 2, NULL}, concept_classes[] = {{foods, 3, NULL}, {noises, 1, NULL}};
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    options.label_classes = &label_classes;
+    options.concept_classes = concept_classes;
+    options.unseen_option = "--way";
+    options.merge_option = "--merge";
+    expect_failure(&options, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT,
+                   "x.csv, row 1, column 'f': 'Negative ' is not one of the known classes: 'Negative', 'Positive', "
+                   "'unknown'; it is 'Negative' written differently (--merge makes them one); 4 rows have such a value "
+                   "(--way chooses what becomes of it)");
+    options.unseen = CBM_UNSEEN_SKIP;
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n, 1);
+    assert_int_equal(data.n_unseen, 4);
+    assert_int_equal(data.n_read, 5);
+    assert_int_equal(data.row[0], 3);
+    assert_odd(&data, 0, "Unkown", CBM_VALUE_UNSEEN, NULL, 2);
+    assert_odd(&data, 0, "Negative ", CBM_VALUE_UNSEEN, "Negative", 1);
+    assert_odd(&data, 1, "y", CBM_VALUE_UNSEEN, NULL, 1);
+    cbm_dataset_clear(&data);
+    options.unseen = CBM_UNSEEN_UNKNOWN;
+    options.merge_classes = 1;
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n, 5);
+    assert_row(&data, 0, "a", "1", "Negative", "x");
+    assert_row(&data, 1, "b", "2", "unknown", "x");
+    assert_null(concept_of(&data, 4, 1)); /* "unknown" is no class of the column */
+    cbm_dataset_clear(&data);
+    options.unknown_is_missing = 1;
+    read_text(&data, &options, "x.csv", content);
+    assert_null(concept_of(&data, 1, 0));
+    cbm_dataset_clear(&data);
+    options.unseen = CBM_UNSEEN_ERROR;
+    options.keep_going = 1; /* they are bad rows among others */
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n_bad, 3);
+    cbm_dataset_clear(&data);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Rows that are not kept
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct heard {
+    char all[1024];
+    size_t stop; /* at the row of this number */
+} heard;
+
+static scbm_status hear(void *user, const cbm_text_row *row) {
+    heard *h = user;
+    size_t used = strlen(h->all);
+    if (row->error) snprintf(h->all + used, sizeof h->all - used, "%zu!%s|", row->row, row->error);
+    else snprintf(h->all + used, sizeof h->all - used, "%zu:%s=%s|", row->row, row->id, row->text);
+    return row->row == h->stop ? scbm_fail(SCBM_ERROR_NUMERIC, "stop") : SCBM_OK;
+}
+
+static void rows_are_handed_over_one_by_one(void **state) {
+    static const char content[] = "{\"t\": \"a\", \"i\": 1}\n{\"t\": \"\\ud800\", \"i\": 2}\n{\"t\": NaN}\n\n{\"t\": \"b\", \"i\": 3}\n{\"i\": 4}\n";
+    const char *path = file_of("rows.jsonl", content, strlen(content));
+    cbm_dataset_options options = {.paths = &path, .n_paths = 1, .text = "t", .id = "i"};
+    heard h = {"", 0};
+    (void)state;
+    assert_int_equal(cbm_dataset_each(&options, hear, &h, NULL), SCBM_ERROR_FORMAT);
+    assert_string_equal(h.all, "1:1=a|");
+    options.keep_going = 1;
+    h = (heard){"", 0};
+    assert_ok(cbm_dataset_each(&options, hear, &h, NULL));
+    assert_non_null(strstr(h.all, "1:1=a|2!"));
+    assert_non_null(strstr(h.all, "rows.jsonl, line 2: this is not JSON, from byte "));
+    assert_non_null(strstr(h.all, "|3!"));
+    assert_non_null(strstr(h.all, "|5:3=b|6!"));
+    assert_non_null(strstr(h.all, "line 6: there is no key 't'"));
+    h = (heard){"", 5};
+    assert_int_equal(cbm_dataset_each(&options, hear, &h, NULL), SCBM_ERROR_NUMERIC);
+    options.limit = 1;
+    h = (heard){"", 0};
+    assert_ok(cbm_dataset_each(&options, hear, &h, NULL));
+    assert_string_equal(h.all, "1:1=a|");
+    options.label = "i";
+    assert_int_equal(cbm_dataset_each(&options, hear, &h, NULL), SCBM_ERROR_ARGUMENT);
+}
+
+static void keep_log(void *user, scbm_log_level level, const char *message) {
+    (void)level;
+    snprintf(user, 200, "%s", message);
+}
+
+/* Nothing is left out without a word. */
+static void blank_lines_are_told(void **state) {
+    char said[200] = "";
+    const scbm_hooks hooks = {.user = said, .log = keep_log};
+    const cbm_dataset_options options = {.text = "t"};
+    static const struct {
+        const char *name, *content, *said;
+    } files[] = {{"x.csv", "t\na\n\nb\n\n\n", "x.csv: 2 blank lines are no rows"},
+                 {"y.csv", "t,u\na,1\n\nb,2\n", "y.csv: 1 blank line is no row"},
+                 {"z.jsonl", "{\"t\": \"a\"}\n\n\n{\"t\": \"b\"}\n", "z.jsonl: 2 blank lines are no rows"},
+                 {"n.csv", "t\na\r\nb\r\n", ""}};
+    cbm_dataset data;
+    (void)state;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        said[0] = 0;
+        assert_ok(cbm_dataset_read_memory(&data, &options, files[i].name, files[i].content, strlen(files[i].content), &hooks));
+        assert_string_equal(said, files[i].said);
+        cbm_dataset_clear(&data);
+    }
+}
+
 static void an_empty_concept_that_is_not_unknown_is_refused(void **state) {
     static const char content[] = "text,stars,f,n\na,1,x,\n";
     static const char *const synonyms[] = {"n/a"};
@@ -988,7 +1208,7 @@ static scbm_status take_line(void *user, const char *text, size_t length, size_t
 
 static void check_lines(const char *content, size_t size, const char *all) {
     lines l = {"", 0, 0, 0, 0};
-    assert_ok(cbm_read_lines(file_of("lines.txt", content, size), take_line, &l, NULL));
+    assert_ok(cbm_read_lines(file_of("lines.txt", content, size), take_line, NULL, &l, NULL));
     assert_string_equal(l.all, all);
     size_t whole = 0;
     for (size_t i = 0; i < size; i++) whole += content[i] == '\n';
@@ -1014,7 +1234,7 @@ static void long_lines_are_whole(void **state) {
     memset(content, 'a', 2 * LONG + 2);
     content[10] = '\n';
     content[LONG + 11] = '\n';
-    assert_ok(cbm_read_lines(file_of("long.txt", content, 2 * LONG + 2), take_line, &l, NULL));
+    assert_ok(cbm_read_lines(file_of("long.txt", content, 2 * LONG + 2), take_line, NULL, &l, NULL));
     assert_int_equal(l.n, 3);
     assert_int_equal(l.longest, LONG);
     free(content);
@@ -1027,7 +1247,7 @@ static void standard_input_is_read(void **state) {
     int kept = dup(STDIN_FILENO), file = open(path, O_RDONLY);
     assert_true(kept >= 0 && file >= 0);
     dup2(file, STDIN_FILENO);
-    scbm_status status = cbm_read_lines("-", take_line, &l, NULL);
+    scbm_status status = cbm_read_lines("-", take_line, NULL, &l, NULL);
     dup2(kept, STDIN_FILENO);
     close(file);
     close(kept);
@@ -1062,7 +1282,7 @@ static void a_line_of_a_pipe_comes_at_once(void **state) {
         _exit(0);
     }
     assert_true(writer > 0);
-    scbm_status result = cbm_read_lines(path, answer_line, &answers[1], NULL);
+    scbm_status result = cbm_read_lines(path, answer_line, NULL, &answers[1], NULL);
     assert_int_equal(waitpid(writer, &status, 0), writer);
     assert_ok(result);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
@@ -1072,9 +1292,32 @@ static void a_line_of_a_pipe_comes_at_once(void **state) {
 
 static void expect_bad_line(const char *content, size_t size, size_t n, const char *words) {
     lines l = {"", 0, 0, 0, 0};
-    assert_int_equal(cbm_read_lines(file_of("bad.txt", content, size), take_line, &l, NULL), SCBM_ERROR_FORMAT);
+    assert_int_equal(cbm_read_lines(file_of("bad.txt", content, size), take_line, NULL, &l, NULL), SCBM_ERROR_FORMAT);
     if (!strstr(scbm_last_error(), words)) fail_msg("got '%s'; wanted '%s'", scbm_last_error(), words);
     assert_int_equal(l.n, n);
+}
+
+static scbm_status hear_bad_line(void *user, const char *reason, size_t number) {
+    heard *h = user;
+    size_t used = strlen(h->all);
+    snprintf(h->all + used, sizeof h->all - used, "%zu!%s|", number, strstr(reason, ": ") + 2);
+    return SCBM_OK;
+}
+
+static scbm_status hear_line(void *user, const char *text, size_t length, size_t number, int more) {
+    heard *h = user;
+    size_t used = strlen(h->all);
+    (void)length;
+    (void)more;
+    snprintf(h->all + used, sizeof h->all - used, "%zu:%s|", number, text);
+    return SCBM_OK;
+}
+
+static void bad_lines_can_be_passed(void **state) {
+    heard h = {"", 0};
+    (void)state;
+    assert_ok(cbm_read_lines(file_of("bad.txt", "a\nb\xff\nc\0d\n\ne", 11), hear_line, hear_bad_line, &h, NULL));
+    assert_string_equal(h.all, "1:a|2!byte 2 (0xff) is not UTF-8|3!there is a NUL byte|4:|5:e|");
 }
 
 static void bad_lines_are_named(void **state) {
@@ -1082,11 +1325,11 @@ static void bad_lines_are_named(void **state) {
     (void)state;
     expect_bad_line("one\ntwo\nb\xff\nfour", 16, 2, "bad.txt, line 3: byte 2 (0xff) is not UTF-8");
     expect_bad_line("one\0\ntwo", 8, 0, "bad.txt, line 1: there is a NUL byte");
-    assert_int_equal(cbm_read_lines("/nowhere/x.txt", take_line, &l, NULL), SCBM_ERROR_IO);
+    assert_int_equal(cbm_read_lines("/nowhere/x.txt", take_line, NULL, &l, NULL), SCBM_ERROR_IO);
     assert_non_null(strstr(scbm_last_error(), "/nowhere/x.txt"));
-    assert_int_equal(cbm_read_lines(folder, take_line, &l, NULL), SCBM_ERROR_IO);
+    assert_int_equal(cbm_read_lines(folder, take_line, NULL, &l, NULL), SCBM_ERROR_IO);
     assert_non_null(strstr(scbm_last_error(), folder));
-    assert_int_equal(cbm_read_lines(file_of("stop.txt", "a\nb\nc\n", 6), take_line, &l, NULL), SCBM_ERROR_NUMERIC);
+    assert_int_equal(cbm_read_lines(file_of("stop.txt", "a\nb\nc\n", 6), take_line, NULL, &l, NULL), SCBM_ERROR_NUMERIC);
     assert_string_equal(l.all, "[a][b]");
 }
 
@@ -1121,6 +1364,13 @@ int main(void) {
         cmocka_unit_test(bad_json_is_one_clear_error),
         cmocka_unit_test(bad_arrays_are_one_clear_error),
         cmocka_unit_test(a_value_that_training_never_saw_is_named),
+        cmocka_unit_test(twins_are_listed),
+        cmocka_unit_test(what_is_no_twin_is_not_listed),
+        cmocka_unit_test(twins_can_be_merged_in_every_file),
+        cmocka_unit_test(known_twins_do_not_merge),
+        cmocka_unit_test(unseen_values_are_an_error_or_skipped_or_unknown),
+        cmocka_unit_test(rows_are_handed_over_one_by_one),
+        cmocka_unit_test(blank_lines_are_told),
         cmocka_unit_test(an_empty_concept_that_is_not_unknown_is_refused),
         cmocka_unit_test(a_column_of_texts_holds_no_classes),
         cmocka_unit_test(long_messages_keep_their_beginning),
@@ -1132,6 +1382,7 @@ int main(void) {
         cmocka_unit_test(standard_input_is_read),
         cmocka_unit_test(a_line_of_a_pipe_comes_at_once),
         cmocka_unit_test(bad_lines_are_named),
+        cmocka_unit_test(bad_lines_can_be_passed),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -87,7 +87,7 @@ static scbm_status take_line(void *user, const char *text, size_t length, size_t
 
 static scbm_status read_lines(const char *path) {
     int n = 0;
-    return cbm_read_lines(path, take_line, &n, NULL);
+    return cbm_read_lines(path, take_line, NULL, &n, NULL);
 }
 
 static scbm_status read_table(const char *path) {

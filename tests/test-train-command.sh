@@ -135,6 +135,44 @@ check "rows without a label can be dropped" "$main" train --config saved.json --
 check "and evaluation drops them too" "$main" eval --model holes.gguf --data holes.csv --resamples 0
 refuses 2 "contradict each other" --drop-label x --no-drop-label -o y.gguf
 
+# --- one class in several spellings, and classes that training never saw ---
+sed '2,9s/,\([1-5]\),/,\1.0,/' train.csv >floats.csv
+sed '2,3s/,Positive/,Positive /;2,3s/,Negative/,Negative /;4s/,Positive/,Unkown/;4s/,Negative/,Unkown/' dev.csv >odd.csv
+"$main" train $data $concepts --data floats.csv --epochs 1 --json -o twins.gguf >out 2>twins.log || fail "twins are a warning"
+check "of each pair with its rows" grep -qE "warning: label: '[1-5]\.0' \([0-9]+ rows?\) is a class of its own beside '[1-5]' \([0-9]+ rows\), which is the same written differently: --merge-classes makes them one" twins.log
+"$main" train $data $concepts --data floats.csv --merge-classes --epochs 1 -o merged.gguf >log 2>&1 || fail "twins can be merged"
+says "is read as '"
+check "to five labels" sh -c "\"$main\" eval --model merged.gguf --data floats.csv --json --resamples 0 2>/dev/null | grep -o '\"name\":\"[1-5]\.0\"' | wc -l | grep -qx 0"
+check "with that" grep -q "merge_classes" merged.gguf
+if "$main" eval --model kept.gguf --data odd.csv --resamples 0 >log 2>&1; then fail "a value that training never saw is an error"; else ok; fi
+says "is not one of the known classes: 'Negative', 'Positive', 'unknown'; it is '"
+says "rows have such a value (--unseen error|skip|unknown chooses what becomes of it)"
+"$main" eval --model kept.gguf --data odd.csv --resamples 0 --unseen skip >log 2>&1 || fail "such rows can be skipped"
+says "rows are left out because of values that training never saw"
+"$main" eval --model kept.gguf --data odd.csv --resamples 0 --unseen unknown >log 2>&1 || fail "such values can be unknown"
+says "'Unkown' ("
+"$main" eval --model kept.gguf --data odd.csv --resamples 0 --merge-classes --unseen skip >log 2>&1 || fail "blanks can be passed over"
+says "is read as 'Positive'"
+check "in validation data too" "$main" train $data $concepts --validation odd.csv --merge-classes --unseen skip --epochs 1 -o unseen.gguf
+alone="--encoder demo/encoder.gguf --data train.csv --text review --label stars --concept food"
+"$main" train $alone --validation-split 0.2 --unseen skip -o x.gguf >log 2>&1
+says "--unseen has no effect without --validation FILE"
+
+# --- several labels, and names with = in them ---
+check "labels can be dropped" "$main" train $data $concepts --drop-label 1 --drop-label "" --ignore-label 2 --ignore-label 3 --data holes.csv --epochs 1 -o labels.gguf
+"$main" inspect labels.gguf >log 2>&1
+says 'columns.drop_label'
+"$main" eval --model labels.gguf --data holes.csv --resamples 0 >log 2>&1 || fail "and evaluation knows them all"
+says 'more with label "1" or "" are left out'
+refuses 2 "--drop-label and --ignore-label both name '2'" --drop-label 2 --ignore-label 2 -o x.gguf
+sed '1s/food/a=b/' train.csv >equals.csv
+check "a column may have = in its name" "$main" train --encoder demo/encoder.gguf --data equals.csv --validation equals.csv --text review --label stars --concept a==b --concept s==v=service --epochs 1 -o equals.gguf
+"$main" eval --model equals.gguf --data equals.csv --resamples 0 >log 2>&1 || fail "and a concept too"
+says "a=b"
+says "s=v"
+"$main" train --encoder demo/encoder.gguf --data equals.csv --validation equals.csv --text review --label stars --concept a=b -o x.gguf >log 2>&1
+says "there is no column 'b' (--concept NAME=COLUMN, with == for a = of the name, chooses another)"
+
 # --- the log of epochs, a part to validate on, few rows, rare classes ---
 check "an epoch log stands beside the model" grep -qx "epoch,train_loss,validation_loss,label_accuracy,label_f1,concept_accuracy,concept_f1,sparsity,magnitude_overlap,score,best" holes.gguf.epochs.csv
 check "with a line an epoch" test "$(wc -l <holes.gguf.epochs.csv)" -eq 3
@@ -156,8 +194,15 @@ check "the log of epochs can be named" test -s few.csv
 says "warning: label: there are only a few texts of '5' (3)"
 head -n 21 rare.csv >one.csv
 "$main" train --encoder demo/encoder.gguf --data one.csv --validation one.csv --text review --label stars --mode vanilla \
-    --epochs 1 -o one.gguf >log 2>&1
-says "warning: label: every text that is trained on is '1'"
+    --epochs 1 -o one.gguf >log 2>&1 && fail "one label is nothing to learn"
+says "the training data have one label alone, '1': there is nothing to learn"
+"$main" train --encoder demo/encoder.gguf --data train.csv --validation dev.csv --text review --label stars --concept same=stars \
+    --concept food --drop-label 1 --drop-label 2 --drop-label 3 --drop-label 4 --drop-label "no majority" --limit 30 --epochs 1 -o one.gguf >log 2>&1
+says "one label alone, '5'"
+sed '1s/$/,same/;2,$s/$/,x/' train.csv >same.csv
+"$main" train --encoder demo/encoder.gguf --data same.csv --validation same.csv --text review --label stars --concept same --concept food \
+    --epochs 1 -o same.gguf >log 2>&1
+says "warning: same: every text that is trained on is 'x'"
 
 # --- batches that are added up, and parts that do not learn ---
 train --epochs 1 --batch-size 4 --accumulate 4 --freeze embeddings --save-config sum.json -o sum.gguf >log 2>&1 || fail "accumulated batches"

@@ -1411,13 +1411,20 @@ static void unusual_data_train(void **state) {
     cbm_train_options o = options_for(CBM_JOINT, in_folder("unusual.gguf"));
     cbm_dataset one = train_data, part = valid_data;
     o.epochs = 2;
-    one.n = 1; /* one text in batches of 16; validation lacks classes */
+    one.n = 2; /* two texts in batches of 16; validation lacks classes */
     part.n = 2;
+    int32_t second = train_data.label[1];
+    train_data.label[1] = (train_data.label[0] + 1) % SMALL_LABELS;
     for (cbm_mode mode = CBM_VANILLA; mode <= CBM_JOINT; mode++) {
         o.mode = mode;
         assert_ok(cbm_train(encoder, &one, &part, small_concepts, output, &o));
         cbm_model_free(load(output));
     }
+    train_data.label[1] = second;
+    one.n = 1;
+    o.mode = CBM_JOINT;
+    assert_int_equal(cbm_train(encoder, &one, &part, small_concepts, output, &o), SCBM_ERROR_ARGUMENT);
+    assert_non_null(strstr(cbm_last_error(), "one label alone"));
     int32_t label = train_data.label[0], concepts[2] = {train_data.concept_class[0], train_data.concept_class[1]};
     train_data.label[0] = train_data.concept_class[0] = train_data.concept_class[1] = -1;
     o.batch_size = 1; /* so one batch has nothing to learn from */

@@ -22,6 +22,7 @@ typedef struct csv_reading {
     size_t *column;   /* [n_wanted]: where in the header */
     size_t field;     /* the number of fields of this row so far */
     size_t n_blank;   /* blank lines that are rows if another row follows */
+    size_t n_passed;  /* blank lines that are none */
     int after_return; /* the last row ended in \r, of which a \n is part */
     int row_ended;    /* nothing was taken of the next one */
     int has_header;
@@ -155,6 +156,7 @@ static void take_row(int terminator, void *user) {
     c->row_ended = 1;
     if (c->field) end_row(c);
     else if (!is_rest && c->has_header && c->n_columns == 1) c->n_blank++;
+    else if (!is_rest && c->has_header) c->n_passed++;
 }
 
 /* Why libcsv stopped. */
@@ -230,6 +232,7 @@ static scbm_status read_separated(cbm_data_reader *r, const char *data, size_t s
         csv_free(&c.parser);
     }
     if (!r->status) cbm_data_report(r, size, size);
+    if (!r->status && !r->is_full) cbm_data_say_blank(r, c.n_blank + c.n_passed);
     if (!r->status && !c.has_header) cbm_data_fail_file(r, "the file is empty");
     else if (!r->status && r->row == 0) cbm_data_fail_file(r, "there are no rows after the header");
     clear_header(&c);

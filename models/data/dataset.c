@@ -99,6 +99,8 @@ static scbm_status check_options(const cbm_dataset_options *o) {
         return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no data format %d", format);
     if (o->n_concepts < 0 || (o->n_concepts && !o->concepts))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%d concepts of a data set are not named", o->n_concepts);
+    if ((int)o->unseen < CBM_UNSEEN_ERROR || o->unseen > CBM_UNSEEN_UNKNOWN)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no way %d to read values that are not known", (int)o->unseen);
     for (int k = 0; k < o->n_concepts; k++)
         if (!o->concepts[k].name) return scbm_fail(SCBM_ERROR_ARGUMENT, "concept %d of a data set has no name", k);
     for (int i = 0; i < 8; i++)
@@ -168,6 +170,7 @@ scbm_status cbm_dataset_begin(cbm_dataset *data, const cbm_dataset_options *opti
     }
     status = r ? name_columns(r) : SCBM_ERROR_MEMORY;
     if (!status) status = start_classes(r);
+    if (!status) status = cbm_data_start_values(r);
     if (status) cbm_dataset_clear(data);
     return status;
 }
@@ -177,7 +180,9 @@ static scbm_status finish_classes(cbm_data_reader *r, int column, const cbm_clas
                                   size_t stride) {
     cbm_class_table *table = &r->store->table[column];
     scbm_status status = cbm_class_table_count(table, values, r->data->n, stride, r->hooks);
-    return status || known ? status : cbm_class_table_sort(table, values, r->data->n, stride, r->hooks);
+    if (status || known) return status;
+    status = cbm_data_settle_twins(r, column, values, stride);
+    return status ? status : cbm_class_table_sort(table, values, r->data->n, stride, r->hooks);
 }
 
 /* Why there is no row. */
@@ -188,6 +193,9 @@ static scbm_status fail_empty(cbm_data_reader *r) {
     if (d->n_bad)
         return cbm_data_fail_file(r, "no row is left: %zu of %zu are bad, the first because: %.250s", d->n_bad,
                                   d->n_read, r->store->bad[0].reason);
+    if (d->n_unseen)
+        return cbm_data_fail_file(r, "no row is left: %zu of %zu have values that the known classes lack", d->n_unseen,
+                                  d->n_read);
     if (r->options.n_drop_labels > 1)
         return cbm_data_fail_file(r, "no row is left: the label of all %zu is one that is dropped", d->n_read);
     return cbm_data_fail_file(r, "no row is left: the label of all %zu is '%s'", d->n_read,
@@ -210,6 +218,7 @@ scbm_status cbm_dataset_finish(cbm_dataset *data) {
     d->label_classes = store->table[0].classes;
     for (size_t k = 0; k < n_concepts; k++) d->concept_classes[k] = store->table[1 + k].classes;
     d->bad = store->bad;
+    d->odd = store->odd;
     cbm_data_reader_free(r);
     store->reader = NULL;
     *data = *d;
@@ -255,9 +264,19 @@ static scbm_status check_files(const cbm_dataset_options *o, const char *name) {
     return SCBM_OK;
 }
 
+/* Values that are not known: the first one's place, and how many rows have such. */
+static scbm_status fail_unseen(const cbm_data_reader *r) {
+    const char *option = r->options.unseen_option;
+    size_t n = r->data->n_unseen;
+    return scbm_fail(SCBM_ERROR_FORMAT, "%s; %zu row%s such a value%s%s%s", r->unseen, n, n == 1 ? " has" : "s have",
+                     option ? " (" : "", option ? option : "", option ? " chooses what becomes of it)" : "");
+}
+
 /* What was read becomes a data set, or, after an error, nothing. */
 static scbm_status end_reading(cbm_dataset *data) {
-    scbm_status status = data->store->reader->status;
+    const cbm_data_reader *r = data->store->reader;
+    scbm_status status = r->status;
+    if (!status && r->unseen[0]) status = fail_unseen(r);
     if (!status) return cbm_dataset_finish(data);
     cbm_dataset_clear(data);
     return status;
@@ -269,9 +288,28 @@ scbm_status cbm_dataset_read(cbm_dataset *data, const cbm_dataset_options *optio
     if (!status) status = cbm_dataset_begin(data, options, hooks);
     if (status) return status;
     cbm_data_reader *r = data->store->reader;
+    r->counts_unseen = !options->keep_going;
     for (; r->file < options->n_paths && cbm_data_goes_on(r); r->file++)
         r->status = read_file(r, options->paths[r->file]);
     return end_reading(data);
+}
+
+scbm_status cbm_dataset_each(const cbm_dataset_options *options, cbm_text_row_function take, void *user,
+                             const scbm_hooks *hooks) {
+    cbm_dataset none;
+    scbm_status status = check_files(options, NULL);
+    if (!status && (options->label || options->n_concepts))
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "rows are handed over without labels and concepts");
+    if (!status) status = cbm_dataset_begin(&none, options, hooks);
+    if (status) return status;
+    cbm_data_reader *r = none.store->reader;
+    r->take = take;
+    r->take_user = user;
+    for (; r->file < options->n_paths && cbm_data_goes_on(r); r->file++)
+        r->status = read_file(r, options->paths[r->file]);
+    status = r->status;
+    cbm_dataset_clear(&none);
+    return status;
 }
 
 scbm_status cbm_dataset_read_memory(cbm_dataset *data, const cbm_dataset_options *options, const char *name,
@@ -281,6 +319,7 @@ scbm_status cbm_dataset_read_memory(cbm_dataset *data, const cbm_dataset_options
     if (!status) status = cbm_dataset_begin(data, options, hooks);
     if (status) return status;
     cbm_data_reader *r = data->store->reader;
+    r->counts_unseen = !options->keep_going;
     if (name) r->path = name;
     read_content(r, bytes, size);
     return end_reading(data);

@@ -116,14 +116,17 @@ static size_t skip_space(const char *data, size_t at, size_t size) {
 }
 
 scbm_status cbm_data_read_jsonl(cbm_data_reader *r, const char *data, size_t size) {
-    cbm_data_cell line = {NULL, 0, 0, 0}; /* a copy, NUL-terminated for cJSON */
-    size_t n_rows = 0, done = 0;
+    cbm_data_cell line = {.text = NULL}; /* a copy, NUL-terminated for cJSON */
+    size_t n_rows = 0, done = 0, n_blank = 0;
     r->row_word = "line";
     for (r->row = 1; done < size && cbm_data_goes_on(r); r->row++) {
         const char *start = data + done, *end = memchr(start, '\n', size - done);
         line.length = end ? (size_t)(end - start) : size - done;
         done += line.length + (end != NULL);
-        if (skip_space(start, 0, line.length) == line.length) continue;
+        if (skip_space(start, 0, line.length) == line.length) {
+            n_blank++;
+            continue;
+        }
         r->status = scbm_grow(r->hooks, (void **)&line.text, &line.capacity, line.length + 1, 1);
         if (r->status) break;
         memcpy(line.text, start, line.length);
@@ -132,6 +135,7 @@ scbm_status cbm_data_read_jsonl(cbm_data_reader *r, const char *data, size_t siz
             cbm_data_report(r, done, size);
     }
     scbm_release(r->hooks, line.text);
+    if (!r->status && n_rows) cbm_data_say_blank(r, n_blank);
     return end_file(r, n_rows, size, "there are only blank lines");
 }
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -19,21 +20,34 @@ typedef struct line_reader {
     size_t start, used, capacity;
     size_t line_number;
     cbm_line_function line;
+    cbm_bad_line_function bad; /* NULL: a bad line is an error */
     void *user;
     const scbm_hooks *hooks;
 } line_reader;
+
+/* The last error says what is wrong with the line. */
+static scbm_status hand_over_bad(line_reader *r, size_t number) {
+    char reason[512];
+    if (!r->bad) return SCBM_ERROR_FORMAT;
+    snprintf(reason, sizeof reason, "%s", scbm_last_error());
+    return r->bad(r->user, reason, number);
+}
+
+static scbm_status check_line(const line_reader *r, const char *text, size_t length, size_t number) {
+    if (memchr(text, 0, length))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.200s, line %zu: there is a NUL byte", r->name, number);
+    size_t bad = cbm_find_bad_utf8(text, length);
+    if (bad == length) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_FORMAT, "%.200s, line %zu: byte %zu (0x%02x) is not UTF-8", r->name, number, bad + 1,
+                     (unsigned)(unsigned char)text[bad]);
+}
 
 /* Hands over one line, without its line feed. The byte after it belongs to the buffer. */
 static scbm_status hand_over(line_reader *r, char *text, size_t length, int more) {
     size_t number = ++r->line_number;
     if (number == 1 && length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) text += 3, length -= 3;
     if (length && text[length - 1] == '\r') length--;
-    if (memchr(text, 0, length))
-        return scbm_fail(SCBM_ERROR_FORMAT, "%.200s, line %zu: there is a NUL byte", r->name, number);
-    size_t bad = cbm_find_bad_utf8(text, length);
-    if (bad < length)
-        return scbm_fail(SCBM_ERROR_FORMAT, "%.200s, line %zu: byte %zu (0x%02x) is not UTF-8", r->name, number,
-                         bad + 1, (unsigned)(unsigned char)text[bad]);
+    if (check_line(r, text, length, number) != SCBM_OK) return hand_over_bad(r, number);
     text[length] = 0;
     return r->line(r->user, text, length, number, more);
 }
@@ -81,12 +95,14 @@ static scbm_status read_lines(line_reader *r) {
     }
 }
 
-scbm_status cbm_read_lines(const char *path, cbm_line_function line, void *user, const scbm_hooks *hooks) {
+scbm_status cbm_read_lines(const char *path, cbm_line_function line, cbm_bad_line_function bad, void *user,
+                           const scbm_hooks *hooks) {
     line_reader r;
     memset(&r, 0, sizeof r);
     int is_stdin = strcmp(path, "-") == 0;
     r.name = is_stdin ? "standard input" : path;
     r.line = line;
+    r.bad = bad;
     r.user = user;
     r.hooks = hooks;
     r.descriptor = STDIN_FILENO;

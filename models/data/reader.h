@@ -18,9 +18,19 @@ typedef struct cbm_data_cell {
     char *text;
     size_t length, capacity;
     int is_missing; /* nothing was given: no class */
+    char *key;      /* of its spelling, once it was asked for */
+    size_t key_capacity;
+    int has_key;
 } cbm_data_cell;
 
 enum { CBM_CELL_TEXT, CBM_CELL_LABEL, CBM_CELL_ID, CBM_CELL_CONCEPTS }; /* what the wanted cells are */
+
+/* Values that are no classes: rows with them are dropped, they are ignored, or mean unknown. */
+typedef struct cbm_special_values {
+    const char *const *value;
+    int n;
+    const char **key; /* [n], of their spellings */
+} cbm_special_values;
 
 typedef struct cbm_data_reader {
     struct cbm_dataset_store *store;
@@ -37,6 +47,15 @@ typedef struct cbm_data_reader {
     int n_wanted;
     const char **wanted;  /* their columns; NULL for a cell that is not wanted */
     cbm_data_cell *cells; /* [n_wanted] */
+    cbm_special_values dropped, ignored, unknown;
+    cbm_class_table *known_keys; /* [1 + n_concepts]: of the known classes' spellings */
+    char *key; /* room for one */
+    size_t key_capacity;
+    int counts_unseen;           /* values that are not known are an error at the end, which counts them */
+    int leaves_row;              /* the row at hand is left out for such a value */
+    char unseen[400];            /* the first of these errors */
+    cbm_text_row_function take;       /* takes rows that are not kept; NULL: they are */
+    void *take_user;
 } cbm_data_reader;
 
 /* Fails with "FILE: message". */
@@ -45,6 +64,8 @@ scbm_status cbm_data_fail_file(cbm_data_reader *r, const char *format, ...) SCBM
 scbm_status cbm_data_fail_cell(cbm_data_reader *r, const char *column, const char *format, ...) SCBM_PRINTF(3, 4);
 /* Tells how far reading is; a hook may cancel. */
 scbm_status cbm_data_report(cbm_data_reader *r, size_t done, size_t total);
+/* Logs how many blank lines of the file are no rows; 0: nothing. */
+void cbm_data_say_blank(const cbm_data_reader *r, size_t n);
 /* Whether the next row is wanted. */
 int cbm_data_goes_on(const cbm_data_reader *r);
 scbm_status cbm_data_set_cell(cbm_data_reader *r, int w, const char *text, size_t length);
@@ -52,6 +73,21 @@ scbm_status cbm_data_set_cell(cbm_data_reader *r, int w, const char *text, size_
 scbm_status cbm_data_end_row(cbm_data_reader *r);
 /* " (--text COLUMN chooses another)", of a missing column; "": there is no option. */
 const char *cbm_data_advise(const cbm_data_reader *r, int w, char advice[CBM_ADVICE_SIZE]);
+
+/* ------------------------------------------------------------------------------------------
+ * What values are (values.c)
+ * ---------------------------------------------------------------------------------------- */
+
+/* Keys of special values and of known classes. With merging, two of one key are an error. */
+scbm_status cbm_data_start_values(cbm_data_reader *r);
+void cbm_data_clear_values(cbm_data_reader *r);
+/* Whether the row at hand has a label that is dropped. */
+scbm_status cbm_data_is_dropped(cbm_data_reader *r, int *is_dropped);
+/* The class that a cell of the row at hand names; -1: none. Sets leaves_row where the row is left out for it. */
+scbm_status cbm_data_read_label(cbm_data_reader *r, int32_t *label);
+scbm_status cbm_data_read_concept(cbm_data_reader *r, int k, int32_t *class_number);
+/* Classes that were taken from the data and counted: finds those that are one class, and merges them if that is wanted. */
+scbm_status cbm_data_settle_twins(cbm_data_reader *r, int column, int32_t *values, size_t stride);
 
 /* "; there are 'a', 'b'": names that are added one by one, as far as there is room. */
 typedef struct cbm_name_list {
@@ -79,6 +115,8 @@ typedef struct cbm_dataset_store {
     cbm_class_table *table;        /* [1 + n_concepts]: of the label, and of the concepts */
     int n_tables;
     cbm_bad_row *bad;
+    cbm_odd_value *odd;
+    size_t odd_capacity;
     size_t text_capacity, length_capacity, label_capacity, concept_capacity, row_capacity, file_capacity, id_capacity,
         bad_capacity;
     cbm_data_reader *reader; /* until it is finished */

@@ -49,7 +49,11 @@ const char *cbm_store_text(cbm_dataset_store *store, const char *text, size_t le
 
 void cbm_data_reader_free(cbm_data_reader *r) {
     const scbm_hooks *hooks = r->hooks;
-    for (int w = 0; r->cells && w < r->n_wanted; w++) scbm_release(hooks, r->cells[w].text);
+    for (int w = 0; r->cells && w < r->n_wanted; w++) {
+        scbm_release(hooks, r->cells[w].text);
+        scbm_release(hooks, r->cells[w].key);
+    }
+    cbm_data_clear_values(r);
     scbm_release(hooks, r->cells);
     scbm_release(hooks, (void *)r->wanted);
     scbm_release(hooks, r);
@@ -66,6 +70,7 @@ void cbm_store_free(cbm_dataset_store *store) {
     for (int i = 0; store->table && i < store->n_tables; i++) cbm_class_table_clear(&store->table[i], &hooks);
     scbm_release(&hooks, store->table);
     scbm_release(&hooks, store->bad);
+    scbm_release(&hooks, store->odd);
     scbm_release(&hooks, (void *)data->text);
     scbm_release(&hooks, data->text_length);
     scbm_release(&hooks, data->label);
@@ -131,6 +136,12 @@ scbm_status cbm_data_report(cbm_data_reader *r, size_t done, size_t total) {
     return r->status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled while %s was read", r->path);
 }
 
+void cbm_data_say_blank(const cbm_data_reader *r, size_t n) {
+    if (n)
+        scbm_log(r->hooks, SCBM_LOG_INFO, "%.200s: %zu blank line%s no row%s", r->path, n, n == 1 ? " is" : "s are",
+                 n == 1 ? "" : "s");
+}
+
 int cbm_data_goes_on(const cbm_data_reader *r) {
     return !r->status && !r->is_full;
 }
@@ -151,74 +162,8 @@ scbm_status cbm_data_set_cell(cbm_data_reader *r, int w, const char *text, size_
     memcpy(c->text, text, length);
     c->text[length] = 0;
     c->length = length;
-    c->is_missing = 0;
+    c->is_missing = c->has_key = 0;
     return SCBM_OK;
-}
-
-static scbm_status refuse_class(cbm_data_reader *r, int w, const char *name, const cbm_classes *known) {
-    char shown[CBM_SHOWN_SIZE];
-    cbm_name_list list = {"", 0, 0};
-    for (size_t c = 0; c < known->n; c++) cbm_list_name(&list, known->name[c]);
-    return cbm_data_fail_cell(r, r->wanted[w], "'%s'%s is not one of the known classes: %s",
-                              cbm_show(shown, r->cells[w].text, r->cells[w].length),
-                              strcmp(name, r->cells[w].text) == 0 ? "" : " (" CBM_UNKNOWN_CLASS ")", list.text);
-}
-
-/* The class that cell w names: among the known ones, or a new one. A column that holds none is wrong as a whole. */
-static scbm_status find_class(cbm_data_reader *r, int w, const char *name, const cbm_classes *known,
-                              cbm_class_table *table, int32_t *number) {
-    *number = cbm_class_table_find(table, name);
-    if (*number >= 0) return SCBM_OK;
-    if (known) return refuse_class(r, w, name, known);
-    if (table->classes.n == CBM_MAX_CLASSES) {
-        cbm_data_fail_cell(r, r->wanted[w], "there are more than %d different values: this column holds no classes",
-                           CBM_MAX_CLASSES);
-        r->is_row_bad = 0;
-        return r->status;
-    }
-    const char *copy = cbm_store_text(r->store, name, strlen(name));
-    *number = (int32_t)table->classes.n;
-    return r->status = copy ? cbm_class_table_add(table, copy, r->hooks) : SCBM_ERROR_MEMORY;
-}
-
-static int is_among(const char *text, const char *const *values, int n) {
-    for (int i = 0; i < n; i++)
-        if (strcmp(text, values[i]) == 0) return 1;
-    return 0;
-}
-
-static scbm_status read_label(cbm_data_reader *r, int32_t *label) {
-    const cbm_data_cell *c = &r->cells[CBM_CELL_LABEL];
-    const cbm_dataset_options *o = &r->options;
-    *label = -1;
-    if (!r->wanted[CBM_CELL_LABEL] || c->is_missing || is_among(c->text, o->ignore_labels, o->n_ignore_labels))
-        return SCBM_OK;
-    if (c->length == 0)
-        return cbm_data_fail_cell(r, r->wanted[CBM_CELL_LABEL],
-                                  "the label is empty; such rows can be dropped or ignored");
-    return find_class(r, CBM_CELL_LABEL, c->text, o->label_classes, &r->store->table[0], label);
-}
-
-static int means_unknown(const cbm_dataset_options *options, const char *value) {
-    static const char *const usual[] = {"", CBM_UNKNOWN_CLASS, "no majority"};
-    if (options->unknown) return is_among(value, options->unknown, options->n_unknown);
-    return is_among(value, usual, (int)(sizeof usual / sizeof usual[0]));
-}
-
-static scbm_status read_concept(cbm_data_reader *r, int k, int32_t *class_number) {
-    int w = CBM_CELL_CONCEPTS + k;
-    const char *value = r->cells[w].text;
-    *class_number = -1;
-    if (r->cells[w].is_missing) return SCBM_OK;
-    if (means_unknown(&r->options, value)) {
-        if (r->options.unknown_is_missing) return SCBM_OK;
-        value = CBM_UNKNOWN_CLASS;
-    }
-    if (!value[0])
-        return cbm_data_fail_cell(r, r->wanted[w],
-                                  "the concept is empty, which is not among the values that mean unknown");
-    const cbm_classes *known = r->options.concept_classes ? &r->options.concept_classes[k] : NULL;
-    return find_class(r, w, value, known, &r->store->table[1 + k], class_number);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -261,17 +206,20 @@ static scbm_status keep_strings(cbm_data_reader *r) {
 
 static void take_row(cbm_data_reader *r) {
     cbm_dataset *d = r->data;
-    const cbm_data_cell *label = &r->cells[CBM_CELL_LABEL];
     size_t n_concepts = (size_t)d->n_concepts;
-    if (r->wanted[CBM_CELL_LABEL] && !label->is_missing &&
-        is_among(label->text, r->options.drop_labels, r->options.n_drop_labels)) {
-        d->n_dropped++;
+    int is_dropped = 0;
+    r->leaves_row = 0;
+    r->status = cbm_data_is_dropped(r, &is_dropped);
+    d->n_dropped += (size_t)is_dropped;
+    if (r->status || is_dropped) return;
+    r->status = grow_rows(r);
+    if (!r->status) cbm_data_read_label(r, &d->label[d->n]);
+    for (int k = 0; k < d->n_concepts && !r->status; k++)
+        cbm_data_read_concept(r, k, &d->concept_class[d->n * n_concepts + (size_t)k]);
+    if (!r->status && r->leaves_row) {
+        d->n_unseen++;
         return;
     }
-    r->status = grow_rows(r);
-    if (!r->status) read_label(r, &d->label[d->n]);
-    for (int k = 0; k < d->n_concepts && !r->status; k++)
-        read_concept(r, k, &d->concept_class[d->n * n_concepts + (size_t)k]);
     if (!r->status) r->status = keep_strings(r);
     if (r->status) return;
     d->row[d->n] = r->row;
@@ -293,9 +241,32 @@ static void leave_out(cbm_data_reader *r) {
     else r->store->bad[d->n_listed++] = (cbm_bad_row){r->file, r->row, reason};
 }
 
+/* Hands the row over in place of keeping it; a bad one with the last error, which is the reason. */
+static void hand_over(cbm_data_reader *r, int is_bad) {
+    char reason[MESSAGE_SIZE + 200];
+    const cbm_data_cell *text = &r->cells[CBM_CELL_TEXT];
+    cbm_text_row row = {.file = r->file, .row = r->row};
+    if (is_bad) {
+        snprintf(reason, sizeof reason, "%s", scbm_last_error());
+        row.error = reason;
+    } else {
+        row.text = text->text;
+        row.length = text->length;
+        row.id = r->wanted[CBM_CELL_ID] ? r->cells[CBM_CELL_ID].text : NULL;
+    }
+    r->status = r->take(r->take_user, &row);
+    r->data->n += !is_bad;
+    r->is_full = r->options.limit && r->data->n >= r->options.limit;
+}
+
 scbm_status cbm_data_end_row(cbm_data_reader *r) {
-    if (!r->status) take_row(r);
-    if (r->status && r->is_row_bad && r->options.keep_going) leave_out(r);
+    int is_left_out = r->status && r->is_row_bad && r->options.keep_going;
+    if (r->take) {
+        if (!r->status || is_left_out) hand_over(r, is_left_out);
+    } else {
+        if (!r->status) take_row(r);
+        if (r->status && r->is_row_bad && r->options.keep_going) leave_out(r);
+    }
     if (!r->status) r->data->n_read++;
     r->is_row_bad = 0;
     return r->status;

@@ -112,11 +112,12 @@ static int check_effect(const bench_command *b, const cli_option *options, const
     if (!b->data)
         status = cli_refuse(b->in.command, options, "without --data",
                             (const void *const[]){&c->text, &c->label, &c->concept, &c->drop_label, &c->ignore_label,
-                                                  &c->unknown, &c->unknown_missing, NULL});
+                                                  &c->unknown, &c->unknown_missing, &c->merge_classes, &c->unseen,
+                                                  NULL});
     else if (!trains)
         status = cli_refuse(b->in.command, options, "but with train",
                             (const void *const[]){&c->label, &c->concept, &c->drop_label, &c->ignore_label, &c->unknown,
-                                                  &c->unknown_missing, NULL});
+                                                  &c->unknown_missing, &c->merge_classes, &c->unseen, NULL});
     if (status == CLI_GO_ON && b->in.model_path)
         status = cli_refuse(b->in.command, options, "beside --model", (const void *const[]){&b->shape, NULL});
     if (status == CLI_GO_ON && !counts_texts)

@@ -93,6 +93,8 @@ static int check_usage(train_command *t) {
                           "on that part of the training data)");
     if (t->validation.n && train_is_given(t, "validation_split"))
         return cli_misuse(command, "--validation-split has no effect beside --validation FILE");
+    if (!t->validation.n && t->columns.unseen)
+        return cli_misuse(command, "--unseen has no effect without --validation FILE");
     if (t->seeds && train_is_given(t, "seed")) return cli_misuse(command, "--seed has no effect beside --seeds");
     if (!t->output) return cli_misuse(command, "-o FILE is required: where the model goes");
     if (t->force && t->options.resume)

@@ -236,12 +236,15 @@ void cli_csv_end_row(cli_csv *csv);
  * ---------------------------------------------------------------------------------------- */
 
 typedef struct cli_columns {
-    const char *text, *label, *drop_label, *ignore_label;
+    const char *text, *label;
+    cli_list drop_label, ignore_label;
     int no_drop_label;
-    cli_list concept; /* "name=column", or "name" for a column of that name */
+    cli_list concept; /* "name=column", or "name" for a column of that name; "==" is a "=" of the name */
     cli_list unknown;
-    int unknown_missing, format, keep_going; /* format: a cbm_data_format */
+    int unknown_missing, format, keep_going, unseen, merge_classes; /* a cbm_data_format, a cbm_unseen */
     int64_t limit;
+    cbm_concept_column *given;    /* [n_given]: what --concept says */
+    int n_given;
     cbm_concept_column *concepts; /* [n_concepts], by cli_columns_from_options or _from_model */
     int n_concepts;
     cbm_classes label_classes, *concept_classes; /* of the model, by _from_model; else empty */
@@ -251,17 +254,25 @@ typedef struct cli_columns {
     CLI_TEXT_OPTION("text", "COLUMN", &(c).text, "the column of the text"),                                            \
         CLI_TEXT_OPTION("label", "COLUMN", &(c).label, "the column of the label"),                                     \
         CLI_LIST_OPTION("concept", "NAME=COLUMN", &(c).concept,                                                        \
-                        "a concept and its column; repeated for each concept"),                                        \
-        CLI_TEXT_OPTION("drop-label", "LABEL", &(c).drop_label,                                                        \
-                        "rows with this label are left out, \"\": those without one (default \"no majority\")"),       \
+                        "a concept and its column; repeated for each concept. A = in NAME is written =="),             \
+        CLI_LIST_OPTION("drop-label", "LABEL", &(c).drop_label,                                                        \
+                        "rows with this label are left out, \"\": those without one; may be repeated (default "        \
+                        "\"no majority\")"),                                                                           \
         CLI_FLAG_OPTION("no-drop-label", &(c).no_drop_label, "no rows are left out for their label"),                  \
-        CLI_TEXT_OPTION("ignore-label", "LABEL", &(c).ignore_label,                                                    \
-                        "rows with this label count for the concepts alone"),                                          \
+        CLI_LIST_OPTION("ignore-label", "LABEL", &(c).ignore_label,                                                    \
+                        "rows with this label, \"\": those without one, count for the concepts alone; may be "         \
+                        "repeated"),                                                                                   \
         CLI_LIST_OPTION(                                                                                               \
             "unknown", "VALUE", &(c).unknown,                                                                          \
             "a concept value that means \"unknown\"; may be repeated (default \"\", \"unknown\", \"no majority\")"),   \
         CLI_FLAG_OPTION("unknown-missing", &(c).unknown_missing,                                                       \
                         "such values are missing and count nowhere, instead of being a class"),                        \
+        CLI_FLAG_OPTION("merge-classes", &(c).merge_classes,                                                           \
+                        "values are one class that are equal as numbers (4, 4.0), or but for blanks around them or "   \
+                        "capital letters"),                                                                            \
+        CLI_CHOICE_OPTION("unseen", "error|skip|unknown", &(c).unseen,                                                 \
+                          "what becomes of values that training never saw: an error, their rows are left out, or "     \
+                          "they are unknown"),                                                                         \
         CLI_FORMAT_OPTION(&(c).format),                                                                                \
         CLI_FLAG_OPTION("keep-going", &(c).keep_going,                                                                 \
                         "leave out rows with something wrong in them, and say how many and which")
@@ -271,6 +282,8 @@ int cli_columns_from_options(const cli_command *command, cli_columns *columns);
 /* The options, and for what they leave open what training noted in `file`; concepts and classes are the model's. */
 int cli_columns_from_model(const cli_command *command, cli_columns *columns, const cbm_model *model,
                            const scbm_file *file);
+/* "(12 more with label "no majority" are left out)", of rows that are dropped. */
+void cli_columns_print_dropped(const cli_columns *columns, size_t n);
 /* As the library takes them; `paths` NULL: none. */
 cbm_dataset_options cli_columns_options(const cli_columns *columns, const cli_list *paths);
 /* Reads data files by the columns; `classes` (NULL: the columns') are the known classes. Rows that were left out because

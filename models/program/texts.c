@@ -140,7 +140,7 @@ static scbm_status each_line(cli_texts *texts, cli_texts_function handle, void *
     int known = is_stdin ? fstat(STDIN_FILENO, &facts) : stat(texts->file, &facts);
     batch->wait_for_more = known == 0 && S_ISREG(facts.st_mode) ? 1 : is_stdin ? 0 : -1;
     if (batch->wait_for_more > 0 && !is_stdin) ((cli_progress *)hooks->user)->whole = count_lines(texts->file, hooks);
-    scbm_status status = cbm_read_lines(texts->file, take_line, batch, hooks);
+    scbm_status status = cbm_read_lines(texts->file, take_line, NULL, batch, hooks);
     if (status == SCBM_OK) {
         status = flush_lines(batch);
     } else if (batch->n) { /* the reader met a bad line: answer those before it, and keep its message */

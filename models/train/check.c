@@ -1,6 +1,7 @@
 /*
  * models/train/check.c - whether models and data fit each other
  */
+#include "models/base/text.h"
 #include "models/data/classes.h"
 #include "models/train/check.h"
 
@@ -18,6 +19,20 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
     return status;
 }
 
+/* Of one class there is nothing to learn: whatever is trained says it of every text. */
+static scbm_status check_label(const cbm_dataset *train) {
+    int32_t first = -1;
+    char shown[CBM_SHOWN_SIZE];
+    for (size_t i = 0; i < train->n; i++) {
+        if (train->label[i] < 0) continue;
+        if (first >= 0 && train->label[i] != first) return SCBM_OK;
+        first = train->label[i];
+    }
+    if (first < 0) return SCBM_OK; /* the concepts alone are trained */
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "the training data have one label alone, '%s': there is nothing to learn",
+                     cbm_show_string(shown, train->label_classes.name[first]));
+}
+
 scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
                                  const char *const *concept_names) {
     char name[40];
@@ -27,6 +42,8 @@ scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *tra
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have %zu texts: too many", what, data->n);
     if (!data->label || data->label_classes.n == 0)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no labels", what);
+    scbm_status status = data == train ? check_label(train) : SCBM_OK;
+    if (status) return status;
     if (mode == CBM_VANILLA) return cbm_dataset_check_rows(data, name);
     if (data->n_concepts < 1 || !concept_names)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "the %s data have no concepts, which %s mode needs", what,

@@ -80,6 +80,7 @@ static void note_columns(const void *user, scbm_writer *writer) {
         scbm_writer_set_strings(writer, CBM_KEY_CONCEPT_COLUMNS, run->concept_columns, c->n_concepts);
     if (c->unknown) scbm_writer_set_strings(writer, CBM_KEY_UNKNOWN, c->unknown, c->n_unknown);
     if (c->unknown_is_missing) scbm_writer_set_bool(writer, CBM_KEY_UNKNOWN_IS_MISSING, 1);
+    if (c->merge_classes) scbm_writer_set_bool(writer, CBM_KEY_MERGE_CLASSES, 1);
 }
 
 /* What came out of the epoch. */

@@ -35,7 +35,7 @@ static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *opt
         return 0;
     }
     require(data->n > 0 && data->n_concepts == options->n_concepts);
-    require(data->n_read == data->n + data->n_dropped + data->n_bad);
+    require(data->n_read == data->n + data->n_dropped + data->n_unseen + data->n_bad);
     require(data->n_listed == (data->n_bad < CBM_MAX_BAD_ROWS ? data->n_bad : CBM_MAX_BAD_ROWS));
     for (size_t i = 0; i < data->n_listed; i++) require(!strchr(data->bad[i].reason, '\n') && data->bad[i].row > 0);
     for (size_t i = 1; i < data->n; i++) require(data->row[i] > data->row[i - 1]);

@@ -97,11 +97,6 @@ static scbm_status print_labels(const eval_command *e, const eval_result *r) {
     return status;
 }
 
-static void print_left_out(const eval_command *e) {
-    if (e->data.n_dropped)
-        printf(" (%zu more with label \"%s\" are left out)", e->data.n_dropped, e->columns.drop_label);
-}
-
 static void explain_columns(const eval_command *e) {
     printf("  %smajority: what always guessing the most frequent class gives\n",
            e->resamples ? "in brackets: 95 % intervals by bootstrap; " : "");
@@ -109,7 +104,7 @@ static void explain_columns(const eval_command *e) {
 
 scbm_status eval_print(const eval_command *e, const eval_result *r) {
     printf("%zu texts", r->n);
-    print_left_out(e);
+    cli_columns_print_dropped(&e->columns, e->data.n_dropped);
     printf(", %.1f texts/s\n", (double)r->n / r->seconds);
     print_table(e, r);
     explain_columns(e);
@@ -119,7 +114,7 @@ scbm_status eval_print(const eval_command *e, const eval_result *r) {
 scbm_status eval_print_interventions(const eval_command *e, const eval_result *before, const eval_result *after) {
     const cbm_oracle *o = e->oracle;
     printf("%zu texts", e->data.n);
-    print_left_out(e);
+    cli_columns_print_dropped(&e->columns, e->data.n_dropped);
     if (o->n < e->data.n) printf(", %zu of them taken evenly", o->n);
     printf("\n\nAs they are\n");
     print_table(e, before);

@@ -77,7 +77,9 @@ static void warn_of_classes(const train_command *t, const char *what, const cbm_
             used += (size_t)snprintf(few + used, sizeof few - used, "%s'%s' (%zu)", used ? ", " : "",
                                      shown(classes->name[c], name), count[c]);
     }
-    if (n_classes == 1)
+    if (!n_classes)
+        scbm_log(&t->hooks, SCBM_LOG_WARNING, "%s: no text that is trained on has a class, so it learns nothing", what);
+    else if (n_classes == 1)
         scbm_log(
             &t->hooks, SCBM_LOG_WARNING,
             "%s: every text that is trained on is '%s', so there is nothing to learn, and it counts as read without an error",
@@ -104,8 +106,7 @@ void train_print_data(void *user, const cbm_dataset *train, const cbm_dataset *v
     cli_progress_clear(&t->progress);
     if (!t->json) {
         printf("training on %zu texts", train->n);
-        if (t->n_left_out && !t->limit)
-            printf(" (%zu more with label \"%s\" are left out)", t->n_left_out, t->columns.drop_label);
+        if (!t->limit) cli_columns_print_dropped(&t->columns, t->n_left_out);
         printf(", validation on %zu\n", validation->n);
     }
     describe_classes(t, "label", &train->label_classes, train->label, train->n, 1);
