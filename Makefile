@@ -79,7 +79,7 @@ endif
 FLAGS = -std=c11 $(CFLAGS) -ffp-contract=off -fPIC -fno-semantic-interposition -Wall -Wextra -Wpedantic -I. \
         $(if $(filter 1,$(WERROR)),-Werror) $(if $(FOUND_OPENMP),-fopenmp) \
         $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-CORE_LIBS = -lutf8proc -lm
+CORE_LIBS = -lutf8proc -lm -pthread
 LIBS  = -lcjson -lcsv $(CORE_LIBS)
 LINK  = $(CC) $(FLAGS) $(LDFLAGS)
 
@@ -166,11 +166,11 @@ $(BUILD)/program.a: $(call objects,$(PROGRAM_SOURCES)) Makefile
 
 $(MAIN): $(BUILD)/models/main.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ $(LIBS) -pthread
+	$(LINK) -o $@ $^ $(LIBS)
 
 $(CONVERT): $(BUILD)/convert/convert-hf.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ $(LIBS) -pthread
+	$(LINK) -o $@ $^ $(LIBS)
 
 ## documents      the manual page and the completion for bash, of the commands' tables (part of `make install`)
 MANUAL     = $(BUILD)/sparsecbm.1

@@ -52,15 +52,22 @@
 #include <omp.h>
 #define HAS_THREADS 1
 #endif
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(__STDC_NO_ATOMICS__)
+#include <pthread.h>
+#include <signal.h>
+#define HAS_POOL 1
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 /* -DSCBM_PORTABLE_ONLY: no kernels for x86's extensions; it compiles in a fraction of the time (the fuzzers' build). */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(SCBM_PORTABLE_ONLY)
 #include <cpuid.h>
 #include <immintrin.h>
 #define K_X86 1
 /* -DSCBM_NO_AMX: for an assembler that does not know matrix tiles (binutils before 2.36). */
-#if defined(__linux__) && !defined(__ILP32__) && !defined(SCBM_NO_AMX) && \
+#if defined(__linux__) && !defined(__ILP32__) && !defined(SCBM_NO_AMX) &&                                              \
     (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#include <sys/syscall.h>
 #define K_AMX 1
 #endif
 #elif defined(__aarch64__) && defined(__ARM_NEON)
@@ -579,6 +586,7 @@ struct scbm_context {
     scbm_backend *backend;
     int owns_backend;
     int n_workers;
+    int n_threads; /* of them; fewer where the system makes no more */
     scbm_parallel_for parallel_for;
     void *parallel_user;
     struct crew *crew; /* the threads that help at the moment, or NULL */
@@ -611,7 +619,403 @@ static void run_in_order(const crew_loop *loop, int worker) {
     current = outer;
 }
 
+/* Waits a little, awake. */
+static inline void pause_a_little(void) {
+#if defined(K_X86)
+    _mm_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+    __asm__ volatile("yield");
+#endif
+}
+
+enum { PAUSES_AWAKE = 1000 }; /* some 40 microseconds: more than there is between the loops of a run */
+
+#ifdef HAS_POOL
+
+/* Forks, and a pool of threads of our own. */
+
+static K_ATOMIC int is_forked; /* this process is the child of one that had contexts; OpenMP's threads are not in it */
+
+enum { MOST_WORKERS = 1024, BITS_OF_WORD = 64 };
+
+/* A parallel loop that was given to the pool, on the stack of the thread that runs it, which is its worker 0. What is not
+ * atomic is read and written under the pool's lock. */
+typedef struct pool_loop {
+    const scbm_context *context; /* NULL: none */
+    scbm_task task;
+    void *arg;
+    int64_t n;
+    int most_workers;
+    _Atomic int64_t next;                       /* the first task that nobody has taken */
+    atomic_int n_helpers;                       /* threads of the pool that are at it */
+    uint64_t busy[MOST_WORKERS / BITS_OF_WORD]; /* their workers' numbers */
+    pthread_cond_t is_left;                     /* the last of them has gone */
+    struct pool_loop *following;
+} pool_loop;
+
+static struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* a loop has come, or the end */
+    pthread_t *threads;
+    int n_threads, n_asleep;
+    int n_wanted; /* workers, the calling thread included; 0: the default */
+    int is_tried; /* there are as many threads as the system makes */
+    int is_ending;
+    pool_loop *first;   /* the loops that run, the oldest first */
+    atomic_int n_loops; /* of them */
+    atomic_uint round;  /* counts the loops that came */
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER};
+
+static void before_fork(void) {
+    pthread_mutex_lock(&pool.lock);
+}
+
+static void after_fork_in_parent(void) {
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* The thread that forked is the only one here. The pool's threads are made anew when a loop wants them. */
+static void after_fork_in_child(void) {
+    const pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    const pthread_cond_t work = PTHREAD_COND_INITIALIZER;
+    is_forked = 1;
+    free(pool.threads);
+    pool.lock = lock;
+    pool.work = work;
+    pool.threads = NULL;
+    pool.n_threads = pool.n_asleep = pool.is_tried = pool.is_ending = 0;
+    pool.first = NULL;
+    atomic_store(&pool.n_loops, 0);
+}
+
+static void ask_for_forks(void) {
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+static void watch_forks(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, ask_for_forks);
+}
+
+/* The lowest number that no helper of the loop has; 0: it takes no more. */
+static int free_worker(const pool_loop *loop) {
+    for (int worker = 1; worker < loop->most_workers; worker++)
+        if (!(loop->busy[worker / BITS_OF_WORD] >> worker % BITS_OF_WORD & 1)) return worker;
+    return 0;
+}
+
+/* The loop with the fewest helpers that has tasks to take and a number to give: several are helped in turn. */
+static pool_loop *choose_loop(int *worker) {
+    pool_loop *chosen = NULL;
+    for (pool_loop *loop = pool.first; loop; loop = loop->following) {
+        int number = atomic_load(&loop->next) < loop->n ? free_worker(loop) : 0;
+        if (!number || (chosen && atomic_load(&loop->n_helpers) >= atomic_load(&chosen->n_helpers))) continue;
+        chosen = loop;
+        *worker = number;
+    }
+    return chosen;
+}
+
+#define SECONDS_AT_A_LOOP 0.001
+
+/* Takes tasks while there are any; a helper looks after a while whether another loop has more need of it. */
+static void take_tasks(pool_loop *loop, int worker, int is_helper) {
+    const current_task outer = current;
+    double begin = is_helper ? scbm_seconds() : 0;
+    current = (current_task){loop->context, worker};
+    for (int64_t i; (i = atomic_fetch_add(&loop->next, 1)) < loop->n;) {
+        loop->task(loop->arg, i, worker);
+        if (is_helper && atomic_load(&pool.n_loops) > 1 && scbm_seconds() - begin > SECONDS_AT_A_LOOP) break;
+    }
+    current = outer;
+}
+
+/* Of the pool's lock, which is held before and after. */
+static void help_loop(pool_loop *loop, int worker) {
+    uint64_t bit = (uint64_t)1 << worker % BITS_OF_WORD;
+    loop->busy[worker / BITS_OF_WORD] |= bit;
+    atomic_fetch_add(&loop->n_helpers, 1);
+    pthread_mutex_unlock(&pool.lock);
+    take_tasks(loop, worker, 1);
+    pthread_mutex_lock(&pool.lock);
+    loop->busy[worker / BITS_OF_WORD] &= ~bit;
+    if (atomic_fetch_sub(&loop->n_helpers, 1) == 1) pthread_cond_signal(&loop->is_left);
+}
+
+/* Whether a loop comes within a few microseconds. The lock is not held meanwhile. */
+static int another_loop_comes(void) {
+    unsigned round = atomic_load(&pool.round);
+    int came = 0;
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < PAUSES_AWAKE && !came; i++) {
+        pause_a_little();
+        came = atomic_load(&pool.round) != round;
+    }
+    pthread_mutex_lock(&pool.lock);
+    return came || atomic_load(&pool.round) != round;
+}
+
+static void *be_of_the_pool(void *unused) {
+    pthread_mutex_lock(&pool.lock);
+    while (!pool.is_ending) {
+        int worker = 0;
+        pool_loop *loop = choose_loop(&worker);
+        if (loop) {
+            help_loop(loop, worker);
+        } else if (!another_loop_comes() && !pool.is_ending) {
+            pool.n_asleep++;
+            pthread_cond_wait(&pool.work, &pool.lock);
+            pool.n_asleep--;
+        }
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return unused;
+}
+
+static int pool_size(void) {
+    int n = pool.n_wanted ? pool.n_wanted : scbm_default_threads();
+    return n > MOST_WORKERS ? MOST_WORKERS : n;
+}
+
+/* Makes the threads that are missing, with the lock held; signals are for the program's own threads. */
+static void make_pool(void) {
+    int n = pool_size() - 1;
+    sigset_t all, before;
+    if (pool.is_tried || pool.is_ending) return;
+    pool.is_tried = 1;
+    if (n <= pool.n_threads) return;
+    pthread_t *threads = realloc(pool.threads, (size_t)n * sizeof *threads);
+    if (!threads) return;
+    pool.threads = threads;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool.n_threads < n && pthread_create(&threads[pool.n_threads], NULL, be_of_the_pool, NULL) == 0)
+        pool.n_threads++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Wakes as many as have something to do, with the lock held. */
+static void wake_helpers(const pool_loop *loop) {
+    int n = loop->most_workers - 1;
+    if (loop->n - 1 < n) n = (int)(loop->n - 1);
+    if (n >= pool.n_asleep) {
+        if (pool.n_asleep) pthread_cond_broadcast(&pool.work);
+        return;
+    }
+    for (int i = 0; i < n; i++) pthread_cond_signal(&pool.work);
+}
+
+static void open_loop(pool_loop *loop) {
+    pool_loop **end = &pool.first;
+    pthread_mutex_lock(&pool.lock);
+    make_pool();
+    while (*end) end = &(*end)->following;
+    *end = loop;
+    atomic_fetch_add(&pool.n_loops, 1);
+    atomic_fetch_add(&pool.round, 1);
+    wake_helpers(loop);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* Waits for the helpers, who are in their last tasks. */
+static void close_loop(pool_loop *loop) {
+    for (int i = 0; i < PAUSES_AWAKE && atomic_load(&loop->n_helpers); i++) pause_a_little();
+    pthread_mutex_lock(&pool.lock);
+    pool_loop **place = &pool.first;
+    while (*place && *place != loop) place = &(*place)->following;
+    if (*place) { /* it is not there where a task has forked */
+        *place = loop->following;
+        atomic_fetch_sub(&pool.n_loops, 1);
+        while (atomic_load(&loop->n_helpers)) pthread_cond_wait(&loop->is_left, &pool.lock);
+    }
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void run_in_pool(const crew_loop *given, int most_workers) {
+    if (given->n < 2 || most_workers < 2) {
+        run_in_order(given, 0);
+        return;
+    }
+    pool_loop loop = {.context = given->context, .task = given->task, .arg = given->arg, .n = given->n};
+    loop.most_workers = most_workers < MOST_WORKERS ? most_workers : MOST_WORKERS;
+    pthread_cond_init(&loop.is_left, NULL);
+    watch_forks();
+    open_loop(&loop);
+    take_tasks(&loop, 0, 0);
+    close_loop(&loop);
+    pthread_cond_destroy(&loop.is_left);
+}
+
+int scbm_pool_workers(void) {
+    pthread_mutex_lock(&pool.lock);
+    int n = pool_size();
+    pthread_mutex_unlock(&pool.lock);
+    return n;
+}
+
+scbm_status scbm_pool_start(int n_workers) {
+    if (n_workers < 0 || n_workers > MOST_WORKERS)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "a pool of %d threads; at most %d are possible", n_workers, MOST_WORKERS);
+    scbm_pool_stop();
+    watch_forks();
+    pthread_mutex_lock(&pool.lock);
+    pool.n_wanted = n_workers;
+    make_pool();
+    int wanted = pool_size(), there = pool.n_threads + 1;
+    pthread_mutex_unlock(&pool.lock);
+    if (there >= wanted) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_MEMORY, "%d threads were asked for, and the system makes no more than %d", wanted,
+                     there);
+}
+
+void scbm_pool_stop(void) {
+    pthread_mutex_lock(&pool.lock);
+    pthread_t *threads = pool.threads;
+    int n = pool.n_threads;
+    pool.threads = NULL;
+    pool.n_threads = 0;
+    pool.is_ending = n > 0;
+    pthread_cond_broadcast(&pool.work);
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
+    free(threads);
+    pthread_mutex_lock(&pool.lock);
+    if (n > 0) pool.is_ending = 0;
+    pool.is_tried = 0;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+#else
+
+static void run_in_pool(const crew_loop *given, int most_workers) {
+    (void)most_workers;
+    run_in_order(given, 0);
+}
+
+int scbm_pool_workers(void) {
+    return 1;
+}
+
+scbm_status scbm_pool_start(int n_workers) {
+    if (n_workers <= 1) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "this build of the library has no threads of its own");
+}
+
+void scbm_pool_stop(void) {
+}
+
+#endif
+
+void scbm_pool(void *user, int64_t n, scbm_task task, void *arg) {
+    (void)user;
+    const crew_loop loop = {NULL, n, task, arg};
+    run_in_pool(&loop, scbm_pool_workers());
+}
+
+/* The same for a context whose hook it is, which may have fewer workers. */
+static void parallel_for_pool(void *user, int64_t n, scbm_task task, void *arg) {
+    const crew_loop loop = {user, n, task, arg};
+    if (current.context == loop.context) run_in_order(&loop, current.worker);
+    else run_in_pool(&loop, loop.context->n_workers);
+}
+
 #ifdef HAS_THREADS
+
+#ifdef HAS_POOL
+
+/* libgomp ends the process when a thread cannot be made. So the threads are made once before it makes them, with stacks of the
+ * same size, and counted. */
+typedef struct trial {
+    pthread_mutex_t lock;
+    pthread_cond_t end;
+    int is_over;
+} trial;
+
+typedef struct trial_thread {
+    trial *of;
+    pthread_t thread;
+    long id; /* the system's */
+} trial_thread;
+
+static void *wait_for_end(void *arg) {
+    trial_thread *t = arg;
+#if defined(__linux__)
+    t->id = syscall(SYS_gettid);
+#endif
+    pthread_mutex_lock(&t->of->lock);
+    while (!t->of->is_over) pthread_cond_wait(&t->of->end, &t->of->lock);
+    pthread_mutex_unlock(&t->of->lock);
+    return NULL;
+}
+
+/* The stack's bytes that OpenMP's environment asks for; 0: the system's own. Without a unit they are KiB. */
+static size_t stack_bytes(void) {
+    static const char units[] = "BKMG";
+    const char *text = getenv("OMP_STACKSIZE");
+    char *end;
+    if (!text) text = getenv("GOMP_STACKSIZE");
+    if (!text) return 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    end += strspn(end, " ");
+    char unit = *end >= 'a' && *end <= 'z' ? (char)(*end - 'a' + 'A') : *end;
+    const char *at = unit ? strchr(units, unit) : &units[1];
+    return at && number <= SIZE_MAX >> 30 ? (size_t)number << 10 * (at - units) : 0;
+}
+
+/* A thread that was joined counts until the system has put it away. */
+static void wait_until_gone(const trial_thread *t) {
+#if defined(__linux__)
+    for (int i = 0; i < 10000 && syscall(SYS_tgkill, (long)getpid(), t->id, 0) == 0; i++) sched_yield();
+#else
+    (void)t;
+#endif
+}
+
+/* Of n threads, this one included, those that can be made; half of them where the system makes no more, so that it has
+ * something left. */
+static int threads_that_can_be_made(int n, const scbm_hooks *hooks) {
+    trial t = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0};
+    trial_thread *threads = scbm_alloc_array(hooks, (size_t)n, sizeof *threads);
+    pthread_attr_t attributes;
+    int made = 0;
+    if (!threads) return 1;
+    pthread_attr_init(&attributes);
+    if (stack_bytes()) pthread_attr_setstacksize(&attributes, stack_bytes());
+    for (; made < n - 1; made++) {
+        threads[made].of = &t;
+        if (pthread_create(&threads[made].thread, &attributes, wait_for_end, &threads[made])) break;
+    }
+    pthread_attr_destroy(&attributes);
+    pthread_mutex_lock(&t.lock);
+    t.is_over = 1;
+    pthread_cond_broadcast(&t.end);
+    pthread_mutex_unlock(&t.lock);
+    for (int i = 0; i < made; i++) pthread_join(threads[i].thread, NULL);
+    for (int i = 0; i < made; i++) wait_until_gone(&threads[i]);
+    pthread_cond_destroy(&t.end);
+    pthread_mutex_destroy(&t.lock);
+    scbm_release(hooks, threads);
+    return made == n - 1 ? n : made / 2 + 1;
+}
+
+#endif
+
+/* The threads of a parallel region that begins now. OpenMP keeps those of this thread's last region. */
+static int count_team(scbm_context *context) {
+#ifdef HAS_POOL
+    static _Thread_local int team = 1;
+    if (is_forked) return 1;
+    if (context->n_threads > team) {
+        int n = threads_that_can_be_made(context->n_threads, &context->hooks);
+        if (n < context->n_threads)
+            scbm_log(&context->hooks, SCBM_LOG_WARNING,
+                     "%d threads were asked for, and the system does not make them: %d", context->n_threads, n);
+        context->n_threads = n;
+    }
+    team = context->n_threads;
+#endif
+    return context->n_threads;
+}
 
 /* The default parallel loop. One parallel region of OpenMP serves the many loops of a run: its threads take tasks from
  * counters, and a loop waits for the tasks that were begun, never for a thread that has not come, which on a busy
@@ -630,24 +1034,69 @@ typedef struct crew {
     char apart_1[64];
     crew_share share[CREW_SHARES];
     _Atomic int64_t unfinished;
-    atomic_int is_over;
+    atomic_uint round; /* counts the loops */
+    atomic_int is_over, n_asleep;
+#ifdef HAS_POOL
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+#endif
 } crew;
 
-/* Waits a little: at first awake, then letting others run. */
-static void crew_pause(int *times) {
-    if (*times < 1000) {
-        ++*times;
-#if defined(K_X86)
-        _mm_pause();
-#elif defined(__aarch64__) && defined(__GNUC__)
-        __asm__ volatile("yield");
-#endif
-    } else {
-#if defined(__unix__) || defined(__APPLE__)
-        sched_yield();
-#endif
+/* How long a thread has waited. */
+typedef struct crew_wait {
+    int times;
+    double since;
+} crew_wait;
+
+#define SECONDS_AWAKE 0.001
+
+/* Waits a little: at first awake, then letting others run. Returns whether it has waited for long. */
+static int crew_pause(crew_wait *wait) {
+    if (wait->times < PAUSES_AWAKE) {
+        if (++wait->times == PAUSES_AWAKE) wait->since = scbm_seconds();
+        pause_a_little();
+        return 0;
     }
+#if defined(__unix__) || defined(__APPLE__)
+    sched_yield();
+#endif
+    return scbm_seconds() - wait->since > SECONDS_AWAKE;
 }
+
+#ifdef HAS_POOL
+/* Sleeps until a loop begins after number `round`, or all is over. */
+static void crew_sleep(crew *c, unsigned round) {
+    pthread_mutex_lock(&c->lock);
+    atomic_fetch_add(&c->n_asleep, 1);
+    while (atomic_load(&c->round) == round && !atomic_load(&c->is_over)) pthread_cond_wait(&c->work, &c->lock);
+    atomic_fetch_sub(&c->n_asleep, 1);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* After round or is_over was changed. */
+static void crew_wake(crew *c) {
+    if (!atomic_load(&c->n_asleep)) return;
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_broadcast(&c->work);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* The first thread's rest while others are in long tasks. */
+static void crew_nap(void) {
+    nanosleep(&(struct timespec){0, 50000}, NULL);
+}
+#else
+static void crew_sleep(crew *c, unsigned round) {
+    (void)c, (void)round;
+}
+
+static void crew_wake(crew *c) {
+    (void)c;
+}
+
+static void crew_nap(void) {
+}
+#endif
 
 static int64_t crew_share_begin(const crew *c, int share) {
     int64_t rest = c->loop.n % c->n_shares;
@@ -681,46 +1130,72 @@ static int64_t crew_work(crew *c, int worker) {
 }
 
 static void crew_help(crew *c, int worker) {
-    int times = 0;
+    crew_wait wait = {0, 0};
     while (!atomic_load_explicit(&c->is_over, memory_order_acquire)) {
-        if (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0 && crew_work(c, worker)) times = 0;
-        crew_pause(&times);
+        unsigned round = atomic_load(&c->round);
+        if (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0 && crew_work(c, worker)) wait.times = 0;
+        else if (crew_pause(&wait)) crew_sleep(c, round);
     }
 }
 
 static void crew_run(crew *c, const crew_loop *loop) {
-    int times = 0;
+    crew_wait wait = {0, 0};
     c->loop = *loop;
     atomic_store_explicit(&c->unfinished, loop->n, memory_order_relaxed);
     for (int i = 0; i < c->n_shares; i++)
         atomic_store_explicit(&c->share[i].left, crew_share_begin(c, i + 1) - crew_share_begin(c, i), memory_order_release);
+    atomic_fetch_add(&c->round, 1);
+    crew_wake(c);
     crew_work(c, 0);
-    while (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0) crew_pause(&times);
+    while (atomic_load_explicit(&c->unfinished, memory_order_acquire) > 0)
+        if (crew_pause(&wait)) crew_nap();
+}
+
+static void crew_start(crew *c, int n) {
+    memset(&c->loop, 0, sizeof c->loop);
+    c->n_shares = n < CREW_SHARES ? n : CREW_SHARES;
+    for (int i = 0; i < c->n_shares; i++) atomic_init(&c->share[i].left, 0);
+    atomic_init(&c->unfinished, 0);
+    atomic_init(&c->round, 0);
+    atomic_init(&c->is_over, 0);
+    atomic_init(&c->n_asleep, 0);
+#ifdef HAS_POOL
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->work, NULL);
+#endif
+}
+
+static void crew_end(crew *c) {
+#ifdef HAS_POOL
+    pthread_cond_destroy(&c->work);
+    pthread_mutex_destroy(&c->lock);
+#else
+    (void)c;
+#endif
 }
 
 /* Runs `body` on this thread with the context's other threads at hand. */
 static void with_crew(scbm_context *context, void (*body)(void *arg), void *arg) {
-    if (context->hooks.parallel_for || context->crew || context->n_workers == 1) {
+    int n = context->hooks.parallel_for || context->crew || context->n_workers == 1 ? 1 : count_team(context);
+    if (n == 1) {
         body(arg);
         return;
     }
     crew c;
-    memset(&c.loop, 0, sizeof c.loop);
-    c.n_shares = context->n_workers < CREW_SHARES ? context->n_workers : CREW_SHARES;
-    for (int i = 0; i < c.n_shares; i++) atomic_init(&c.share[i].left, 0);
-    atomic_init(&c.unfinished, 0);
-    atomic_init(&c.is_over, 0);
+    crew_start(&c, n);
     context->crew = &c;
-#pragma omp parallel num_threads(context->n_workers)
+#pragma omp parallel num_threads(n)
     {
         int worker = omp_get_thread_num();
         if (worker) crew_help(&c, worker);
         else {
             body(arg);
-            atomic_store_explicit(&c.is_over, 1, memory_order_release);
+            atomic_store(&c.is_over, 1);
+            crew_wake(&c);
         }
     }
     context->crew = NULL;
+    crew_end(&c);
 }
 
 static void crew_loop_body(void *arg) {
@@ -759,7 +1234,7 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
         return scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: alloc and free must be set together");
     if (hooks && hooks->n_workers < 0)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: n_workers is %d", hooks->n_workers);
-    if (hooks && hooks->parallel_for && hooks->n_workers < 1)
+    if (hooks && hooks->parallel_for && hooks->parallel_for != scbm_pool && hooks->n_workers < 1)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "hooks: parallel_for needs n_workers of at least 1");
     scbm_context *context = scbm_alloc(hooks, sizeof *context);
     if (!context) return SCBM_ERROR_MEMORY;
@@ -774,9 +1249,17 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
         }
         context->owns_backend = 1;
     }
-    context->n_workers = context->hooks.n_workers ? context->hooks.n_workers : scbm_default_threads();
-    context->parallel_for = context->hooks.parallel_for ? context->hooks.parallel_for : parallel_for_default;
-    context->parallel_user = context->hooks.parallel_for ? context->hooks.user : context;
+    int uses_pool = context->hooks.parallel_for == scbm_pool;
+    context->n_workers = context->hooks.n_workers;
+    if (!context->n_workers) context->n_workers = uses_pool ? scbm_pool_workers() : scbm_default_threads();
+    context->n_threads = context->n_workers;
+    context->parallel_for = uses_pool                     ? parallel_for_pool
+                            : context->hooks.parallel_for ? context->hooks.parallel_for
+                                                          : parallel_for_default;
+    context->parallel_user = context->hooks.parallel_for && !uses_pool ? context->hooks.user : context;
+#ifdef HAS_POOL
+    watch_forks();
+#endif
 #ifndef HAS_THREADS
     if (!context->hooks.parallel_for) context->n_workers = 1;
 #endif

@@ -107,6 +107,27 @@ typedef struct scbm_hooks {
     int n_workers;                                  /* threads; 0: scbm_default_threads() */
 } scbm_hooks;
 
+/* The default parallel loop is OpenMP's, one team of threads for each thread that runs contexts. Before a team is made its
+ * threads are tried: where the system makes fewer, half of those are used, and the log hook is told; OpenMP itself would end
+ * the process. A process that is forked from one with contexts runs the default loop on one thread, because OpenMP's threads
+ * are not in it. (A context, graph or optimizer that another thread was in when the process forked is of no use in the child.)
+ *
+ * For programs with many threads, or that fork: one pool of threads for the whole process, which all contexts share.
+ *     const scbm_hooks hooks = {.parallel_for = scbm_pool};
+ * Every loop is begun by the thread that calls it, as worker 0, and helped by threads of the pool that have nothing else to do;
+ * several at once are helped in turn. n_workers 0 is scbm_pool_workers(); a smaller number keeps the context to so many. The
+ * threads are made by the first loop, sleep when there is none, leave signals to the program's own, and are made anew by the
+ * first loop of a forked child. Loops may be begun inside of tasks. `user` is not used. Where a hook of the program's own calls
+ * it n_workers must be scbm_pool_workers(). */
+void scbm_pool(void *user, int64_t n, scbm_task task, void *arg);
+/* The workers of a loop, its own thread included: what scbm_pool_start was told, or scbm_default_threads(). */
+int scbm_pool_workers(void);
+/* Sets the number (0: scbm_default_threads()) and makes the threads now. An error where not all can be made; loops run all the
+ * same then. Not to be called while loops run, and contexts keep the number that they were created with. */
+scbm_status scbm_pool_start(int n_workers);
+/* Ends the pool's threads, before the library is unloaded, say; not from a task. A loop makes them again. */
+void scbm_pool_stop(void);
+
 /* Memory by the hooks (NULL: the default ones). The result is aligned to 64 bytes and zeroed;
  * NULL when out of memory, which scbm_last_error() then says. scbm_release accepts NULL.
  * scbm_alloc_array checks count * size for overflow. */

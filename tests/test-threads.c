@@ -1,13 +1,18 @@
 /*
  * tests/test-threads.c - several contexts on one model at the same time, each with threads of its own through the
- * parallel_for hook: what `make test-tsan` watches
+ * parallel_for hook, or all on scbm_pool: what `make test-tsan` watches; and forks
  */
 #define _XOPEN_SOURCE 700
 
 #include "tests/small-sparse.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { N_CONTEXTS = 2, POOL = 2, N_TEXTS = 6, TAPE = 4000 };
 
@@ -310,10 +315,197 @@ static void one_of_two_requests_can_be_cancelled(void **state) {
     cbm_model_free(model);
 }
 
+/* ------------------------------------------------------------------------------------------
+ * scbm_pool
+ * ---------------------------------------------------------------------------------------- */
+
+enum { N_REQUESTS = 16, POOL_WORKERS = 3, N_TASKS = 500, N_INNER = 7 };
+
+/* The threads of this process; 0: the system does not say. */
+static int count_threads(void) {
+    int n = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *entry; tasks && (entry = readdir(tasks));) n += entry->d_name[0] != '.';
+    if (tasks) closedir(tasks);
+    return n;
+}
+
+typedef struct counted {
+    atomic_int calls[N_TASKS], inner, at_once[POOL_WORKERS], wrong;
+} counted;
+
+static void count_inner(void *arg, int64_t index, int worker) {
+    counted *c = arg;
+    if (index < 0 || index >= N_INNER || worker < 0 || worker >= POOL_WORKERS) atomic_fetch_add(&c->wrong, 1);
+    atomic_fetch_add(&c->inner, 1);
+}
+
+static void count_task(void *arg, int64_t index, int worker) {
+    counted *c = arg;
+    if (worker < 0 || worker >= POOL_WORKERS || atomic_fetch_add(&c->at_once[worker], 1)) {
+        atomic_fetch_add(&c->wrong, 1);
+        return;
+    }
+    atomic_fetch_add(&c->calls[index], 1);
+    if (index % 10 == 0) scbm_pool(NULL, N_INNER, count_inner, c);
+    if (index % 50 == 1) sched_yield();
+    atomic_fetch_sub(&c->at_once[worker], 1);
+}
+
+static void *loop_and_loop(void *arg) {
+    counted *c = arg;
+    for (int i = 0; i < 20; i++) scbm_pool(NULL, N_TASKS, count_task, c);
+    return NULL;
+}
+
+/* Loops of many threads at once, and loops within their tasks. */
+static void every_task_of_the_pool_runs_once(void **state) {
+    (void)state;
+    static counted counts[N_REQUESTS];
+    pthread_t thread[N_REQUESTS];
+    memset(counts, 0, sizeof counts);
+    assert_ok(scbm_pool_start(POOL_WORKERS));
+    assert_int_equal(scbm_pool_workers(), POOL_WORKERS);
+    for (int i = 0; i < N_REQUESTS; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, loop_and_loop, &counts[i]), 0);
+    for (int i = 0; i < N_REQUESTS; i++) pthread_join(thread[i], NULL);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        assert_int_equal(atomic_load(&counts[i].wrong), 0);
+        for (int t = 0; t < N_TASKS; t++) assert_int_equal(atomic_load(&counts[i].calls[t]), 20);
+        assert_int_equal(atomic_load(&counts[i].inner), 20 * N_TASKS / 10 * N_INNER);
+    }
+    scbm_pool_stop();
+    scbm_pool(NULL, 10, count_task, &counts[0]); /* its threads are made again */
+    assert_int_equal(atomic_load(&counts[0].calls[9]), 21);
+    scbm_pool_stop();
+    scbm_pool_stop();
+    assert_error(scbm_pool_start(-1), SCBM_ERROR_ARGUMENT, "a pool of -1 threads");
+}
+
+/* Sixteen requests, each with a context, have three helpers together, and the bits of one thread alone. */
+static void many_contexts_share_the_pool(void **state) {
+    (void)state;
+    static job alone, together[N_REQUESTS];
+    pthread_t thread[N_REQUESTS];
+    pthread_barrier_t start;
+    do_alone(&alone, SCBM_PRECISION_F32);
+    scbm_pool_stop();
+    int before = count_threads(), most = 0;
+    assert_ok(scbm_pool_start(POOL_WORKERS));
+    cbm_model *model = load(in_folder("sparse.gguf"));
+    pthread_barrier_init(&start, NULL, N_REQUESTS + 1);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        memset(&together[i], 0, sizeof together[i]);
+        together[i].model = model;
+        together[i].hooks = (scbm_hooks){.parallel_for = scbm_pool, .n_workers = i % 4};
+        together[i].start = &start;
+        assert_int_equal(pthread_create(&thread[i], NULL, do_job, &together[i]), 0);
+    }
+    pthread_barrier_wait(&start);
+    for (int i = 0; i < 100; i++) {
+        int n = count_threads();
+        if (n > most) most = n;
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    for (int i = 0; i < N_REQUESTS; i++) pthread_join(thread[i], NULL);
+    pthread_barrier_destroy(&start);
+    cbm_model_free(model);
+    if (before) assert_in_range(most, before, before + N_REQUESTS + POOL_WORKERS - 1);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        if (together[i].status) fail_msg("context %d: %s", i, together[i].error);
+        assert_int_equal(together[i].n, alone.n);
+        assert_memory_equal(together[i].tape, alone.tape, (size_t)alone.n * sizeof alone.tape[0]);
+    }
+    scbm_pool_stop();
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Forks
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status predict_with(const cbm_model *model, const scbm_hooks *hooks, float *logit) {
+    cbm_context *ctx = NULL;
+    const cbm_context_options options = {.hooks = hooks};
+    const cbm_prediction *prediction;
+    scbm_status status = cbm_context_create(&ctx, model, &options);
+    if (!status) status = cbm_predict(ctx, texts[0], &prediction);
+    if (!status) *logit = prediction->logits[0];
+    cbm_context_free(ctx);
+    return status;
+}
+
+/* Predicts, forks, and predicts in the child, whose end comes within a minute; then in a child of the child. */
+static void fork_after(const cbm_model *model, const scbm_hooks *hooks) {
+    float logit, again;
+    assert_ok(predict_with(model, hooks, &logit));
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        int failed = predict_with(model, hooks, &again) != SCBM_OK || again != logit, status = 0;
+        pid_t grandchild = fork();
+        if (grandchild == 0) _exit(predict_with(model, hooks, &again) != SCBM_OK || again != logit);
+        failed |= waitpid(grandchild, &status, 0) != grandchild || status != 0;
+        _exit(failed);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_ok(predict_with(model, hooks, &again)); /* and the parent goes on */
+    assert_true(again == logit);
+}
+
+static void a_forked_child_predicts(void **state) {
+    (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* it ends a process that makes threads after a fork */
+#endif
+    cbm_model *model = load(in_folder("sparse.gguf"));
+    const scbm_hooks loops[] = {
+        {.n_workers = 3}, {.parallel_for = scbm_pool, .n_workers = 3}, {0}, {.parallel_for = scbm_pool}};
+    for (int i = 0; i < COUNT_OF(loops); i++) fork_after(model, &loops[i]);
+    cbm_model_free(model);
+    scbm_pool_stop();
+}
+
+/* The pool's threads in a child are its own, and the default loop has none. */
+static void a_forked_child_has_its_own_threads(void **state) {
+    (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip();
+#endif
+    static counted counts;
+    if (!count_threads()) skip();
+    cbm_model *model = load(in_folder("sparse.gguf"));
+    const scbm_hooks default_loop = {.n_workers = 3};
+    float logit;
+    assert_ok(scbm_pool_start(POOL_WORKERS));
+    assert_ok(predict_with(model, &default_loop, &logit));
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        if (predict_with(model, &default_loop, &logit) || count_threads() != 1) _exit(1);
+        for (int i = 0; i < 100; i++) scbm_pool(NULL, N_TASKS, count_task, &counts);
+        if (count_threads() != POOL_WORKERS) _exit(2);
+        scbm_pool_stop();
+        _exit(atomic_load(&counts.calls[N_TASKS - 1]) == 100 && count_threads() == 1 ? 0 : 3);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    cbm_model_free(model);
+    scbm_pool_stop();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(contexts_on_one_model_compute_the_bits_of_one),
         cmocka_unit_test(one_of_two_requests_can_be_cancelled),
+        cmocka_unit_test(every_task_of_the_pool_runs_once),
+        cmocka_unit_test(many_contexts_share_the_pool),
+        cmocka_unit_test(a_forked_child_predicts),
+        cmocka_unit_test(a_forked_child_has_its_own_threads),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
