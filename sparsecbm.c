@@ -1564,6 +1564,7 @@ struct scbm_graph {
     int64_t tokens, texts; /* of the last run */
     int64_t n_loops;       /* parallel loops of the last run; many before the first */
     double seconds[SCBM_OP_COUNT];
+    struct scbm_adamw *optimizers; /* whose steps are among the nodes */
 };
 
 scbm_status scbm_graph_create(scbm_graph **out, scbm_context *context) {
@@ -1574,9 +1575,12 @@ scbm_status scbm_graph_create(scbm_graph **out, scbm_context *context) {
     return SCBM_OK;
 }
 
+static void leave_optimizers(scbm_graph *g);
+
 void scbm_graph_free(scbm_graph *g) {
     if (!g) return;
     scbm_backend *backend = g->context->backend;
+    leave_optimizers(g);
     for (size_t i = 0; i < g->n_nodes; i++) scbm_release(g->hooks, g->nodes[i]);
     for (size_t i = 0; i < g->n_tensors; i++) scbm_release(g->hooks, g->tensors[i]);
     for (size_t i = 0; i < g->n_externals; i++)
@@ -2213,6 +2217,53 @@ static int shape_cross_entropy_back(scbm_graph *g, scbm_node *node) {
     return result_like(g, node, p);
 }
 
+/* A tensor of the caller's, whose shape is no batch's. */
+static int is_fixed(const scbm_tensor *t) {
+    for (int i = 0; i < t->n_dims; i++)
+        if (t->extent[i]) return 0;
+    return 1;
+}
+
+static int shape_accumulate(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *sum = node->source[0], *a = node->source[1], *keep = node->source[2];
+    if (!is_f32(sum) || !is_f32(a) || !same_shape(sum, a) || !is_f32(keep) || !is_vector(keep, 1))
+        return misfit(g, node, "a sum and what is added to it, f32 of one shape, and f32 [1] are wanted");
+    return 1;
+}
+
+/* F32 [n, 2] */
+static int is_pairs(const scbm_tensor *t) {
+    return is_f32(t) && t->n_dims == 2 && is_fixed(t) && t->shape[1] == 2;
+}
+
+static int shape_square_sum(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0], *norms = node->source[1];
+    if (!is_f32(a) || !is_pairs(norms) || node->integer[0] < 0 || node->integer[0] >= norms->shape[0])
+        return misfit(g, node, "f32 numbers, and norms f32 [n, 2] of which one is meant, are wanted");
+    return 1;
+}
+
+static int shape_clip(scbm_graph *g, scbm_node *node) {
+    const int64_t three = 3;
+    scbm_tensor *norms = node->source[0], *stopped = node->source[1];
+    if (!is_pairs(norms) || !is_f32(stopped) || !is_vector(stopped, 1))
+        return misfit(g, node, "norms f32 [n, 2] and f32 [1] are wanted");
+    return add_result(g, node, SCBM_F32, 1, &three, NULL);
+}
+
+/* What stands before the parameters' own numbers in what adamw reads. */
+enum { ADAMW_RATE, ADAMW_CORRECTION1, ADAMW_CORRECTION2, ADAMW_BETA1, ADAMW_BETA2, ADAMW_EPSILON, ADAMW_OF_PARAMETERS };
+
+static int shape_adamw(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *w = node->source[0], *numbers = node->source[4], *clip = node->source[5];
+    int fits = is_f32(w) && is_fixed(w) && is_f32(numbers) && is_f32(clip) && is_vector(clip, 3);
+    for (int i = 1; i < 4 && fits; i++) fits = is_f32(node->source[i]) && same_shape(node->source[i], w);
+    int64_t last = ADAMW_OF_PARAMETERS + 2 * node->integer[0] + 1;
+    if (!fits || numbers->n_dims != 1 || numbers->extent[0] || node->integer[0] < 0 || last >= numbers->shape[0])
+        return misfit(g, node, "w, m, v and g, f32 of one shape, numbers f32 [6 + 2 n] and clip's f32 [3] are wanted");
+    return 1;
+}
+
 /* ------------------------------------------------------------------------------------------
  * The op table: backward rules. Each builds the nodes of its sources' gradients.
  * ---------------------------------------------------------------------------------------- */
@@ -2507,65 +2558,81 @@ static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
  * ---------------------------------------------------------------------------------------- */
 
 static const op_row op_table[SCBM_OP_COUNT] = {
-    /*                             name               sources, results, backward, decomposition, in place */
-    [SCBM_OP_GET_ROWS] = {{"get_rows", 2, 2, 1, 1, 0, 0}, shape_get_rows, backward_get_rows, NULL},
-    [SCBM_OP_GET_ROWS_BACK] = {{"get_rows_back", 3, 3, 1, 0, 0, 0}, shape_get_rows_back, NULL, NULL},
-    [SCBM_OP_ADD] = {{"add", 2, 2, 1, 1, 0, 1}, shape_binary, backward_add, NULL},
-    [SCBM_OP_MUL] = {{"mul", 2, 2, 1, 1, 0, 1}, shape_binary, backward_mul, NULL},
-    [SCBM_OP_SCALE] = {{"scale", 1, 1, 1, 1, 0, 1}, shape_same_f32, backward_scale, NULL},
-    [SCBM_OP_SUM_TO] = {{"sum_to", 1, 2, 1, 1, 0, 0}, shape_sum_to, backward_sum_to, NULL},
-    [SCBM_OP_BROADCAST] = {{"broadcast", 2, 2, 1, 1, 0, 0}, shape_broadcast, backward_broadcast, NULL},
-    [SCBM_OP_RESHAPE] = {{"reshape", 1, 1, 1, 1, 0, 0}, NULL, backward_reshape, NULL},
-    [SCBM_OP_COPY] = {{"copy", 1, 1, 1, 1, 0, 0}, shape_copy, backward_copy, NULL},
-    [SCBM_OP_CAST] = {{"cast", 1, 1, 1, 1, 0, 0}, shape_cast, backward_cast, NULL},
-    [SCBM_OP_CONCAT] = {{"concat", 2, 2, 1, 1, 0, 0}, shape_concat, backward_concat, NULL},
-    [SCBM_OP_SLICE] = {{"slice", 1, 1, 1, 1, 0, 0}, shape_slice, backward_slice, NULL},
-    [SCBM_OP_SLICE_BACK] = {{"slice_back", 2, 2, 1, 1, 0, 0}, shape_slice_back, backward_slice_back, NULL},
-    [SCBM_OP_LINEAR] = {{"linear", 2, 4, 1, 1, 1, 0}, shape_linear, backward_linear, decompose_linear},
-    [SCBM_OP_LINEAR_BACK_X] = {{"linear_back_x", 2, 3, 1, 0, 0, 0}, shape_linear_back_x, NULL, NULL},
-    [SCBM_OP_LINEAR_BACK_W] = {{"linear_back_w", 3, 4, 1, 0, 0, 0}, shape_linear_back_w, NULL, NULL},
-    [SCBM_OP_GROUP_LINEAR] = {{"group_linear", 3, 4, 1, 1, 0, 0}, shape_group_linear, backward_group_linear, NULL},
-    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {{"group_linear_back_z", 4, 4, 1, 0, 0, 0}, shape_group_linear_back_z, NULL, NULL},
-    [SCBM_OP_GROUP_LINEAR_BACK_W] = {{"group_linear_back_w", 4, 4, 1, 0, 0, 0}, shape_group_linear_back_w, NULL, NULL},
-    [SCBM_OP_LAYER_NORM] = {{"layer_norm", 3, 3, 3, 1, 0, 0}, shape_layer_norm, backward_layer_norm, NULL},
-    [SCBM_OP_ADD_LAYER_NORM] = {{"add_layer_norm", 4, 4, 3, 1, 1, 0},
+    /*                             name               sources, results, backward, decomposition, in place, updates */
+    [SCBM_OP_GET_ROWS] = {{"get_rows", 2, 2, 1, 1, 0, 0, 0}, shape_get_rows, backward_get_rows, NULL},
+    [SCBM_OP_GET_ROWS_BACK] = {{"get_rows_back", 3, 3, 1, 0, 0, 0, 0}, shape_get_rows_back, NULL, NULL},
+    [SCBM_OP_ADD] = {{"add", 2, 2, 1, 1, 0, 1, 0}, shape_binary, backward_add, NULL},
+    [SCBM_OP_MUL] = {{"mul", 2, 2, 1, 1, 0, 1, 0}, shape_binary, backward_mul, NULL},
+    [SCBM_OP_SCALE] = {{"scale", 1, 1, 1, 1, 0, 1, 0}, shape_same_f32, backward_scale, NULL},
+    [SCBM_OP_SUM_TO] = {{"sum_to", 1, 2, 1, 1, 0, 0, 0}, shape_sum_to, backward_sum_to, NULL},
+    [SCBM_OP_BROADCAST] = {{"broadcast", 2, 2, 1, 1, 0, 0, 0}, shape_broadcast, backward_broadcast, NULL},
+    [SCBM_OP_RESHAPE] = {{"reshape", 1, 1, 1, 1, 0, 0, 0}, NULL, backward_reshape, NULL},
+    [SCBM_OP_COPY] = {{"copy", 1, 1, 1, 1, 0, 0, 0}, shape_copy, backward_copy, NULL},
+    [SCBM_OP_CAST] = {{"cast", 1, 1, 1, 1, 0, 0, 0}, shape_cast, backward_cast, NULL},
+    [SCBM_OP_CONCAT] = {{"concat", 2, 2, 1, 1, 0, 0, 0}, shape_concat, backward_concat, NULL},
+    [SCBM_OP_SLICE] = {{"slice", 1, 1, 1, 1, 0, 0, 0}, shape_slice, backward_slice, NULL},
+    [SCBM_OP_SLICE_BACK] = {{"slice_back", 2, 2, 1, 1, 0, 0, 0}, shape_slice_back, backward_slice_back, NULL},
+    [SCBM_OP_LINEAR] = {{"linear", 2, 4, 1, 1, 1, 0, 0}, shape_linear, backward_linear, decompose_linear},
+    [SCBM_OP_LINEAR_BACK_X] = {{"linear_back_x", 2, 3, 1, 0, 0, 0, 0}, shape_linear_back_x, NULL, NULL},
+    [SCBM_OP_LINEAR_BACK_W] = {{"linear_back_w", 3, 4, 1, 0, 0, 0, 0}, shape_linear_back_w, NULL, NULL},
+    [SCBM_OP_GROUP_LINEAR] = {{"group_linear", 3, 4, 1, 1, 0, 0, 0}, shape_group_linear, backward_group_linear, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {{"group_linear_back_z", 4, 4, 1, 0, 0, 0, 0},
+                                     shape_group_linear_back_z,
+                                     NULL,
+                                     NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {{"group_linear_back_w", 4, 4, 1, 0, 0, 0, 0},
+                                     shape_group_linear_back_w,
+                                     NULL,
+                                     NULL},
+    [SCBM_OP_LAYER_NORM] = {{"layer_norm", 3, 3, 3, 1, 0, 0, 0}, shape_layer_norm, backward_layer_norm, NULL},
+    [SCBM_OP_ADD_LAYER_NORM] = {{"add_layer_norm", 4, 4, 3, 1, 1, 0, 0},
                                 shape_add_layer_norm,
                                 backward_add_layer_norm,
                                 decompose_add_layer_norm},
-    [SCBM_OP_LAYER_NORM_BACK] = {{"layer_norm_back", 5, 5, 3, 0, 0, 0}, shape_layer_norm_back, NULL, NULL},
-    [SCBM_OP_ACTIVATE] = {{"activate", 1, 1, 1, 1, 0, 1}, shape_activate, backward_activate, NULL},
-    [SCBM_OP_ACTIVATE_BACK] = {{"activate_back", 2, 2, 1, 0, 0, 1}, shape_activate, NULL, NULL},
-    [SCBM_OP_SOFTMAX] = {{"softmax", 1, 1, 1, 1, 0, 1}, shape_softmax, backward_softmax, NULL},
-    [SCBM_OP_SOFTMAX_BACK] = {{"softmax_back", 2, 2, 1, 0, 0, 0}, shape_same_f32, NULL, NULL},
-    [SCBM_OP_DROPOUT] = {{"dropout", 1, 1, 1, 1, 0, 1}, shape_dropout, backward_dropout, NULL},
-    [SCBM_OP_RMS_NORM] = {{"rms_norm", 2, 2, 2, 1, 0, 0}, shape_rms_norm, backward_rms_norm, NULL},
-    [SCBM_OP_RMS_NORM_BACK] = {{"rms_norm_back", 4, 4, 2, 0, 0, 0}, shape_rms_norm_back, NULL, NULL},
-    [SCBM_OP_ATTENTION] = {{"attention", 4, 5, 2, 1, 1, 0}, shape_attention, backward_attention, decompose_attention},
-    [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 8, 3, 0, 0, 0}, shape_attention_back, NULL, NULL},
-    [SCBM_OP_ATTENTION_BIAS] = {{"attention_bias", 2, 2, 1, 1, 0, 0},
+    [SCBM_OP_LAYER_NORM_BACK] = {{"layer_norm_back", 5, 5, 3, 0, 0, 0, 0}, shape_layer_norm_back, NULL, NULL},
+    [SCBM_OP_ACTIVATE] = {{"activate", 1, 1, 1, 1, 0, 1, 0}, shape_activate, backward_activate, NULL},
+    [SCBM_OP_ACTIVATE_BACK] = {{"activate_back", 2, 2, 1, 0, 0, 1, 0}, shape_activate, NULL, NULL},
+    [SCBM_OP_SOFTMAX] = {{"softmax", 1, 1, 1, 1, 0, 1, 0}, shape_softmax, backward_softmax, NULL},
+    [SCBM_OP_SOFTMAX_BACK] = {{"softmax_back", 2, 2, 1, 0, 0, 0, 0}, shape_same_f32, NULL, NULL},
+    [SCBM_OP_DROPOUT] = {{"dropout", 1, 1, 1, 1, 0, 1, 0}, shape_dropout, backward_dropout, NULL},
+    [SCBM_OP_RMS_NORM] = {{"rms_norm", 2, 2, 2, 1, 0, 0, 0}, shape_rms_norm, backward_rms_norm, NULL},
+    [SCBM_OP_RMS_NORM_BACK] = {{"rms_norm_back", 4, 4, 2, 0, 0, 0, 0}, shape_rms_norm_back, NULL, NULL},
+    [SCBM_OP_ATTENTION] = {{"attention", 4, 5, 2, 1, 1, 0, 0}, shape_attention, backward_attention, decompose_attention},
+    [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 8, 3, 0, 0, 0, 0}, shape_attention_back, NULL, NULL},
+    [SCBM_OP_ATTENTION_BIAS] = {{"attention_bias", 2, 2, 1, 1, 0, 0, 0},
                                 shape_attention_bias,
                                 backward_attention_bias,
                                 NULL},
-    [SCBM_OP_ATTENTION_BIAS_BACK] = {{"attention_bias_back", 3, 3, 1, 0, 0, 0}, shape_attention_bias_back, NULL, NULL},
-    [SCBM_OP_ATTENTION_SCORES] = {{"attention_scores", 3, 3, 1, 1, 0, 0},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {{"attention_bias_back", 3, 3, 1, 0, 0, 0, 0}, shape_attention_bias_back, NULL, NULL},
+    [SCBM_OP_ATTENTION_SCORES] = {{"attention_scores", 3, 3, 1, 1, 0, 0, 0},
                                   shape_attention_scores,
                                   backward_attention_scores,
                                   NULL},
-    [SCBM_OP_ATTENTION_MIX] = {{"attention_mix", 3, 3, 1, 1, 0, 0}, shape_attention_mix, backward_attention_mix, NULL},
-    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {{"attention_mix_transposed", 3, 3, 1, 1, 0, 0},
+    [SCBM_OP_ATTENTION_MIX] = {{"attention_mix", 3, 3, 1, 1, 0, 0, 0},
+                               shape_attention_mix,
+                               backward_attention_mix,
+                               NULL},
+    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {{"attention_mix_transposed", 3, 3, 1, 1, 0, 0, 0},
                                           shape_attention_mix,
                                           backward_attention_mix_transposed,
                                           NULL},
-    [SCBM_OP_SEGMENT_MEAN] = {{"segment_mean", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_mean, NULL},
-    [SCBM_OP_SEGMENT_MEAN_BACK] = {{"segment_mean_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
-    [SCBM_OP_SEGMENT_FIRST] = {{"segment_first", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_first, NULL},
-    [SCBM_OP_SEGMENT_FIRST_BACK] = {{"segment_first_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
-    [SCBM_OP_SEGMENT_LAST] = {{"segment_last", 2, 2, 1, 1, 0, 0}, shape_segment, backward_segment_last, NULL},
-    [SCBM_OP_SEGMENT_LAST_BACK] = {{"segment_last_back", 3, 3, 1, 0, 0, 0}, shape_segment_back, NULL, NULL},
-    [SCBM_OP_MIX_TEXTS] = {{"mix_texts", 3, 3, 1, 1, 0, 0}, shape_mix_texts, backward_mix_texts, NULL},
-    [SCBM_OP_MIX_TEXTS_BACK] = {{"mix_texts_back", 3, 3, 1, 0, 0, 0}, shape_mix_texts, NULL, NULL},
-    [SCBM_OP_CROSS_ENTROPY] = {{"cross_entropy", 3, 4, 3, 1, 0, 0}, shape_cross_entropy, backward_cross_entropy, NULL},
-    [SCBM_OP_CROSS_ENTROPY_BACK] = {{"cross_entropy_back", 5, 6, 1, 0, 0, 0}, shape_cross_entropy_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_MEAN] = {{"segment_mean", 2, 2, 1, 1, 0, 0, 0}, shape_segment, backward_segment_mean, NULL},
+    [SCBM_OP_SEGMENT_MEAN_BACK] = {{"segment_mean_back", 3, 3, 1, 0, 0, 0, 0}, shape_segment_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_FIRST] = {{"segment_first", 2, 2, 1, 1, 0, 0, 0}, shape_segment, backward_segment_first, NULL},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {{"segment_first_back", 3, 3, 1, 0, 0, 0, 0}, shape_segment_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_LAST] = {{"segment_last", 2, 2, 1, 1, 0, 0, 0}, shape_segment, backward_segment_last, NULL},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {{"segment_last_back", 3, 3, 1, 0, 0, 0, 0}, shape_segment_back, NULL, NULL},
+    [SCBM_OP_MIX_TEXTS] = {{"mix_texts", 3, 3, 1, 1, 0, 0, 0}, shape_mix_texts, backward_mix_texts, NULL},
+    [SCBM_OP_MIX_TEXTS_BACK] = {{"mix_texts_back", 3, 3, 1, 0, 0, 0, 0}, shape_mix_texts, NULL, NULL},
+    [SCBM_OP_CROSS_ENTROPY] = {{"cross_entropy", 3, 4, 3, 1, 0, 0, 0},
+                               shape_cross_entropy,
+                               backward_cross_entropy,
+                               NULL},
+    [SCBM_OP_CROSS_ENTROPY_BACK] = {{"cross_entropy_back", 5, 6, 1, 0, 0, 0, 0}, shape_cross_entropy_back, NULL, NULL},
+    [SCBM_OP_ACCUMULATE] = {{"accumulate", 3, 3, 0, 0, 0, 0, 1}, shape_accumulate, NULL, NULL},
+    [SCBM_OP_SQUARE_SUM] = {{"square_sum", 2, 2, 0, 0, 0, 0, 2}, shape_square_sum, NULL, NULL},
+    [SCBM_OP_CLIP] = {{"clip", 2, 2, 1, 0, 0, 0, 2}, shape_clip, NULL, NULL},
+    [SCBM_OP_ADAMW] = {{"adamw", 6, 6, 0, 0, 0, 0, 7}, shape_adamw, NULL, NULL},
 };
 
 const scbm_op_info *scbm_op_of(scbm_op op) {
@@ -2575,6 +2642,24 @@ const scbm_op_info *scbm_op_of(scbm_op op) {
 /* ------------------------------------------------------------------------------------------
  * Graphs: adding nodes
  * ---------------------------------------------------------------------------------------- */
+
+static int is_updated(const scbm_node *node, int source) {
+    return op_table[node->op].info.updates >> source & 1;
+}
+
+/* What a node writes is the caller's, and none of the node's other sources. */
+static int updates_are_sound(scbm_graph *g, const scbm_node *node) {
+    for (int i = 0; i < node->n_sources; i++) {
+        if (!node->source[i] || !is_updated(node, i)) continue;
+        int named = 0;
+        for (int j = 0; j < node->n_sources; j++) named += node->source[j] == node->source[i];
+        if (!node->source[i]->graph && named == 1) continue;
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "%s: source %d (%s) is updated: a tensor of the caller's is wanted, once",
+                   node_name(node), i, node->source[i]->name);
+        return 0;
+    }
+    return 1;
+}
 
 static int sources_are_given(scbm_graph *g, const scbm_node *node) {
     const scbm_op_info *info = &op_table[node->op].info;
@@ -2596,7 +2681,7 @@ static int sources_are_given(scbm_graph *g, const scbm_node *node) {
             return 0;
         }
     }
-    return 1;
+    return updates_are_sound(g, node);
 }
 
 static scbm_node *new_node(scbm_graph *g, scbm_op op, int n_sources, scbm_tensor *const *sources, const float *scalar,
@@ -2838,6 +2923,10 @@ scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor 
     return result_of(NODE(g, SCBM_OP_CROSS_ENTROPY, NULL, NULL, logits, targets, groups, class_weights));
 }
 
+scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm_tensor *keep) {
+    return NODE(g, SCBM_OP_ACCUMULATE, NULL, NULL, sum, a, keep);
+}
+
 /* ------------------------------------------------------------------------------------------
  * Graphs: automatic differentiation
  * ---------------------------------------------------------------------------------------- */
@@ -2866,8 +2955,22 @@ static void mark_dependents(scbm_graph *g) {
     }
 }
 
+/* A backward rule would read what an earlier node has read, and find it changed. */
+static void check_updates(scbm_graph *g) {
+    for (size_t i = 0; i < g->n_nodes; i++)
+        for (int s = 0; s < g->nodes[i]->n_sources; s++) {
+            if (!is_updated(g->nodes[i], s)) continue;
+            for (size_t j = 0; j < i; j++)
+                for (int o = 0; o < g->nodes[j]->n_sources; o++)
+                    if (g->nodes[j]->source[o] == g->nodes[i]->source[s] && !is_updated(g->nodes[j], o))
+                        graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: comes before %s, which updates %s",
+                                   node_name(g->nodes[i]), g->nodes[i]->source[s]->name);
+        }
+}
+
 /* Gradients flow through the first result; the others (saved statistics) have no users. */
 static void backward_node(scbm_graph *g, scbm_node *node) {
+    if (!node->n_results) return;
     scbm_tensor *dy = graph_tensor_of(g, node->result[0])->gradient;
     int needed = 0;
     for (int s = 0; s < node->n_sources && !needed; s++) needed = needs_gradient(g, node->source[s]);
@@ -2881,6 +2984,7 @@ scbm_status scbm_graph_backward(scbm_graph *g, scbm_tensor *loss, scbm_tensor *c
     if (g->has_gradients) graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: was called for this graph already");
     if (!g->status && (!loss || !graph_tensor_of(g, loss) || scbm_tensor_elements(loss) != 1 || !is_f32(loss)))
         graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: the loss must be one f32 element of this graph");
+    check_updates(g);
     mark_wanted(g, wrt, n);
     if (g->status) return graph_status(g);
     g->has_gradients = 1;
@@ -3080,6 +3184,36 @@ static graph_tensor *in_place_source(scbm_graph *g, const scbm_node *node, int i
     return NULL;
 }
 
+/* Whether node `i` has to stay behind node `before`: it reads what that one makes or writes, or writes what that one reads. */
+static int depends_on(const scbm_graph *g, size_t i, size_t before) {
+    const scbm_node *node = g->nodes[i], *other = g->nodes[before];
+    for (int s = 0; s < node->n_sources; s++) {
+        if (!node->source[s]) continue;
+        const graph_tensor *t = graph_tensor_of(g, node->source[s]);
+        for (int r = 0; r < other->n_results && t; r++)
+            if (storage_of((graph_tensor *)(uintptr_t)t) == storage_of(graph_tensor_of(g, other->result[r]))) return 1;
+        for (int o = 0; o < other->n_sources; o++)
+            if (other->source[o] == node->source[s] && (is_updated(node, s) || is_updated(other, o))) return 1;
+    }
+    return 0;
+}
+
+/* A node that updates and has no result moves up to behind the last that it depends on, so that what it reads (the gradients
+ * of large matrices) need not be kept. */
+static void move_updates_up(scbm_graph *g) {
+    if (g->n_watched) return; /* a watcher may write what they read */
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        scbm_node *node = g->nodes[i];
+        if (!op_table[node->op].info.updates || node->n_results) continue;
+        size_t to = i;
+        while (to > 0 && !depends_on(g, i, to - 1)) to--;
+        memmove(g->nodes + to + 1, g->nodes + to, (i - to) * sizeof *g->nodes);
+        g->nodes[to] = node;
+        for (size_t j = to; j <= i; j++)
+            for (int r = 0; r < g->nodes[j]->n_results; r++) g->nodes[j]->result[r]->node = (int)j;
+    }
+}
+
 static size_t storage_bytes(const graph_tensor *t) {
     return align_up(scbm_tensor_bytes(&t->public));
 }
@@ -3144,7 +3278,7 @@ static void fill_call(const scbm_graph *g, const scbm_node *node, int64_t tokens
 static const scbm_node *only_reader(const scbm_graph *g, size_t i) {
     const scbm_node *next = i + 1 < g->n_nodes ? g->nodes[i + 1] : NULL;
     const scbm_tensor *result = g->nodes[i]->result[0];
-    const graph_tensor *t = graph_tensor_of(g, result);
+    const graph_tensor *t = result ? graph_tensor_of(g, result) : NULL;
     if (!next || next->op == SCBM_OP_RESHAPE || !t || t->alias || t->watch || t->last_use != (int)i + 1) return NULL;
     for (int s = 0; s < next->n_sources; s++)
         if ((next->source[s] == result) != (s == 0)) return NULL;
@@ -3176,6 +3310,7 @@ static scbm_status lay_out(scbm_graph *g) {
     if (g->status) return graph_status(g);
     scbm_backend *backend = g->context->backend;
     plan_state plan = {0};
+    move_updates_up(g);
     find_lifetimes(g);
     scbm_status status = check_sources(g);
     for (size_t i = 0; i < g->n_tensors; i++) {
@@ -3310,6 +3445,21 @@ static scbm_status download_outputs(scbm_graph *g) {
     return status;
 }
 
+/* Brings what nodes have updated back to the host. */
+static scbm_status download_updated(scbm_graph *g) {
+    scbm_backend *backend = g->context->backend;
+    scbm_status status = SCBM_OK;
+    for (size_t i = 0; i < g->n_nodes; i++)
+        for (int s = 0; s < g->nodes[i]->n_sources && !status; s++) {
+            scbm_tensor *tensor = g->nodes[i]->source[s];
+            if (!tensor || !is_updated(g->nodes[i], s)) continue;
+            graph_external *e = find_external(g, tensor);
+            status = backend->functions->download(backend, tensor->data, e->device, scbm_tensor_bytes(tensor));
+            e->device_generation = tensor->generation;
+        }
+    return status;
+}
+
 /* Calls the watchers of what a node has just computed. */
 static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
     scbm_backend *backend = g->context->backend;
@@ -3356,7 +3506,10 @@ static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) 
     call->previous = previous;
     find_sources(g, call);
     if (call->next) find_sources(g, call + 1);
-    return backend->functions->run(backend, g->context, call);
+    scbm_status status = backend->functions->run(backend, g->context, call);
+    for (int s = 0; s < call->node->n_sources && op_table[call->node->op].info.updates; s++)
+        if (call->node->source[s] && is_updated(call->node, s)) call->node->source[s]->generation++;
+    return status;
 }
 
 static scbm_status run_nodes(scbm_graph *g) {
@@ -3365,7 +3518,9 @@ static scbm_status run_nodes(scbm_graph *g) {
     const scbm_node *previous = NULL;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
         if (g->nodes[i]->op == SCBM_OP_RESHAPE) continue;
-        status = scbm_progress(g->hooks, "graph", (int64_t)i, (int64_t)g->n_nodes);
+        int goes_on = previous && op_table[previous->op].info.updates && op_table[g->nodes[i]->op].info.updates;
+        if (!goes_on) status = scbm_progress(g->hooks, "graph", (int64_t)i, (int64_t)g->n_nodes);
+        g->context->asks = g->context->hooks.cancel && !op_table[g->nodes[i]->op].info.updates;
         if (!status) status = run_node(g, i, previous);
         previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
@@ -3382,7 +3537,8 @@ static scbm_status run_on_device(scbm_graph *g) {
     scbm_backend *backend = g->context->backend;
     scbm_status status = upload_sources(g);
     if (!status) status = run_nodes(g);
-    if (!status) return download_outputs(g);
+    if (!status) status = download_outputs(g);
+    if (!status) return download_updated(g);
     char first[ERROR_SIZE];
     memcpy(first, error_text, sizeof first);
     return backend->functions->synchronize(backend) ? scbm_fail(status, "%s", first) : status;
@@ -3399,6 +3555,9 @@ static void graph_run_body(void *arg) {
     run->status = is_host ? run_nodes(run->graph) : run_on_device(run->graph);
 }
 
+static scbm_status check_optimizers(const scbm_graph *g);
+static void mark_step(scbm_graph *g, int was_done);
+
 /* What keeps a graph from running, before anything is touched. */
 static scbm_status check_run(const scbm_graph *g, int64_t tokens, int64_t texts) {
     if (!g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph was not planned");
@@ -3408,7 +3567,8 @@ static scbm_status check_run(const scbm_graph *g, int64_t tokens, int64_t texts)
     if (tokens < 0 || texts < 0 || tokens > g->max_tokens || texts > g->max_texts)
         return scbm_fail(SCBM_ERROR_SHAPE, "a batch of %lld tokens and %lld texts: the graph holds %lld and %lld",
                          (long long)tokens, (long long)texts, (long long)g->max_tokens, (long long)g->max_texts);
-    return check_data(g);
+    scbm_status status = check_optimizers(g);
+    return status ? status : check_data(g);
 }
 
 scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
@@ -3427,6 +3587,7 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     g->n_loops = g->context->n_loops - before;
     g->context->asks = 0;
     g->is_running = 0;
+    mark_step(g, run.status == SCBM_OK);
     return run.status;
 }
 
@@ -8991,6 +9152,78 @@ static scbm_status cpu_cross_entropy_back(const struct k_exec *ex, const scbm_ke
     return status;
 }
 
+/* ---- Updates ---- */
+
+static scbm_status cpu_accumulate(const struct k_exec *ex, const scbm_kernel_call *call) {
+    float *sum = call->source[0].data;
+    int64_t n = view_elements(&call->source[0]);
+    if (floats_of(&call->source[2])[0] == 0.0f) {
+        if (n) memcpy(sum, call->source[1].data, (size_t)n * sizeof *sum);
+    } else {
+        k_binary(ex, sum, sum, call->source[1].data, K_ADD, n, n, 1);
+    }
+    return SCBM_OK;
+}
+
+/* Σ a² as a pair of f32. */
+static void write_square_sum(const struct k_exec *ex, float pair[2], const float *a, int64_t n) {
+    double sum = k_reduce(ex, K_SUMSQ, a, n);
+    pair[0] = (float)sum;
+    pair[1] = isfinite(pair[0]) ? (float)(sum - (double)pair[0]) : 0.0f;
+}
+
+static size_t square_sum_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    return k_reduce_scratch(ex, view_elements(&call->source[0]));
+}
+
+static scbm_status cpu_square_sum(const struct k_exec *ex, const scbm_kernel_call *call) {
+    float *norms = call->source[1].data;
+    write_square_sum(ex, norms + 2 * call->node->integer[0], call->source[0].data, view_elements(&call->source[0]));
+    return SCBM_OK;
+}
+
+/* √Σ of n pairs. */
+static double norm_of_pairs(const float *pairs, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += (double)pairs[2 * i] + (double)pairs[2 * i + 1];
+    return sqrt(sum);
+}
+
+static float clipping_factor(double norm, float most) {
+    return most > 0.0f && norm > (double)most ? (float)((double)most / norm) : 1.0f;
+}
+
+static scbm_status cpu_clip(const struct k_exec *ex, const scbm_kernel_call *call) {
+    double norm = norm_of_pairs(call->source[0].data, call->source[0].shape[0]);
+    float *stopped = call->source[1].data, *y = call->result[0].data;
+    (void)ex;
+    if (!isfinite(norm)) *stopped = 1.0f;
+    y[0] = (float)norm;
+    y[1] = clipping_factor(norm, call->node->scalar[0]);
+    y[2] = *stopped;
+    return SCBM_OK;
+}
+
+static scbm_status cpu_adamw(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const float *numbers = call->source[4].data, *clip = call->source[5].data;
+    const float *own = numbers + ADAMW_OF_PARAMETERS + 2 * call->node->integer[0];
+    const struct k_adamw_args a = {.w = call->source[0].data,
+                                   .m = call->source[1].data,
+                                   .v = call->source[2].data,
+                                   .g = call->source[3].data,
+                                   .n = view_elements(&call->source[0]),
+                                   .lr = own[0] * numbers[ADAMW_RATE],
+                                   .beta1 = numbers[ADAMW_BETA1],
+                                   .beta2 = numbers[ADAMW_BETA2],
+                                   .eps = numbers[ADAMW_EPSILON],
+                                   .decay = own[1],
+                                   .correction1 = numbers[ADAMW_CORRECTION1],
+                                   .correction2 = numbers[ADAMW_CORRECTION2],
+                                   .grad_scale = clip[1]};
+    if (clip[2] == 0.0f) k_adamw(ex, &a);
+    return SCBM_OK;
+}
+
 /* ------------------------------------------------------------------------------------------
  * CPU backend: the table
  * ---------------------------------------------------------------------------------------- */
@@ -9047,6 +9280,10 @@ static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
     [SCBM_OP_MIX_TEXTS_BACK] = {cpu_mix_texts, NULL},
     [SCBM_OP_CROSS_ENTROPY] = {cpu_cross_entropy, cross_entropy_scratch},
     [SCBM_OP_CROSS_ENTROPY_BACK] = {cpu_cross_entropy_back, NULL},
+    [SCBM_OP_ACCUMULATE] = {cpu_accumulate, NULL},
+    [SCBM_OP_SQUARE_SUM] = {cpu_square_sum, square_sum_scratch},
+    [SCBM_OP_CLIP] = {cpu_clip, NULL},
+    [SCBM_OP_ADAMW] = {cpu_adamw, NULL},
 };
 
 typedef struct cpu_backend {
@@ -9194,6 +9431,12 @@ struct scbm_adamw {
     int n;
     int64_t steps, n_elements;
     void *scratch; /* for the norm */
+    /* As nodes of a graph: */
+    scbm_graph *graph;
+    scbm_adamw *next; /* of the graph's optimizers */
+    scbm_tensor *numbers, *clip;
+    scbm_tensor norms, stopped; /* F32 [n, 2], [1] */
+    int is_begun, is_done;      /* the run's numbers are there; it has run, and nobody has looked at it */
 };
 
 /* Both moments, of zeros. */
@@ -9210,6 +9453,18 @@ static scbm_status adamw_add(scbm_adamw *optimizer, scbm_tensor *tensor, float l
         if (!p->moment[i].data) return SCBM_ERROR_MEMORY;
     }
     return SCBM_OK;
+}
+
+/* What clipping works with. */
+static scbm_status adamw_add_norms(scbm_adamw *optimizer, int n) {
+    const scbm_hooks *hooks = &optimizer->context->hooks;
+    const int64_t pairs[2] = {n, 2}, one = 1;
+    scbm_status status = scbm_tensor_init(&optimizer->norms, "norms", SCBM_F32, 2, pairs);
+    if (!status) status = scbm_tensor_init(&optimizer->stopped, "stopped", SCBM_F32, 1, &one);
+    if (status) return status;
+    optimizer->norms.data = scbm_alloc_array(hooks, 2 * (size_t)n, sizeof(float));
+    optimizer->stopped.data = scbm_alloc(hooks, sizeof(float));
+    return optimizer->norms.data && optimizer->stopped.data ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
 /* What a 0 in the options stands for, or a negative number: 0. */
@@ -9256,7 +9511,7 @@ scbm_status scbm_adamw_create(scbm_adamw **out, scbm_context *context, scbm_tens
     optimizer->kernels = is_cpu ? ((const cpu_backend *)context->backend)->kernels : k_select(NULL);
     optimizer->parameters = scbm_alloc_array(&context->hooks, (size_t)n, sizeof *optimizer->parameters);
     int64_t largest = 0;
-    if (!optimizer->parameters) status = SCBM_ERROR_MEMORY;
+    status = optimizer->parameters ? adamw_add_norms(optimizer, n) : SCBM_ERROR_MEMORY;
     for (int i = 0; i < n && !status; i++) {
         status = adamw_add(optimizer, params[i], learning_rate[i], weight_decay[i]);
         largest = k_max(largest, scbm_tensor_elements(params[i]));
@@ -9269,11 +9524,28 @@ scbm_status scbm_adamw_create(scbm_adamw **out, scbm_context *context, scbm_tens
     return status;
 }
 
+static void adamw_leave_graph(scbm_adamw *optimizer) {
+    scbm_adamw **place = optimizer->graph ? &optimizer->graph->optimizers : NULL;
+    while (place && *place != optimizer) place = &(*place)->next;
+    if (place) *place = optimizer->next;
+    optimizer->graph = NULL;
+    optimizer->next = NULL;
+}
+
+static void adamw_release(scbm_tensor *tensor, const scbm_hooks *hooks) {
+    scbm_tensor_forget(tensor);
+    scbm_release(hooks, tensor->data);
+}
+
 void scbm_adamw_free(scbm_adamw *optimizer) {
     if (!optimizer) return;
     const scbm_hooks *hooks = &optimizer->context->hooks;
+    if (optimizer->graph) graph_fail(optimizer->graph, SCBM_ERROR_ARGUMENT, "the optimizer of this graph was freed");
+    adamw_leave_graph(optimizer);
+    adamw_release(&optimizer->norms, hooks);
+    adamw_release(&optimizer->stopped, hooks);
     for (int i = 0; i < optimizer->n; i++)
-        for (int j = 0; j < 2; j++) scbm_release(hooks, optimizer->parameters[i].moment[j].data);
+        for (int j = 0; j < 2; j++) adamw_release(&optimizer->parameters[i].moment[j], hooks);
     scbm_release(hooks, optimizer->parameters);
     scbm_release(hooks, optimizer->scratch);
     scbm_release(hooks, optimizer);
@@ -9287,22 +9559,26 @@ static double power(double base, int64_t n) {
     return result;
 }
 
-/* The global norm, summed in f64 in the parameters' order. */
+static scbm_status adamw_not_finite(void) {
+    return scbm_fail(SCBM_ERROR_NUMERIC, "a gradient is not finite");
+}
+
+/* The global norm, of pairs as the op has them. */
 static scbm_status adamw_norm(const scbm_adamw *optimizer, const struct k_exec *ex, scbm_tensor *const *gradients,
                               double *norm) {
-    double sum = 0.0;
+    float *norms = optimizer->norms.data;
     for (int i = 0; i < optimizer->n; i++) {
         const scbm_tensor *tensor = optimizer->parameters[i].tensor, *gradient = gradients[i];
         int64_t n = scbm_tensor_elements(tensor);
+        norms[2 * i] = norms[2 * i + 1] = 0.0f;
         if (!gradient) continue;
         if (gradient->type != SCBM_F32 || !gradient->data || scbm_tensor_elements(gradient) != n)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: gradient %d is not of %s's shape, or has no data", i,
                              tensor->name);
-        sum += k_reduce(ex, K_SUMSQ, gradient->data, n);
+        write_square_sum(ex, norms + 2 * i, gradient->data, n);
     }
-    *norm = sqrt(sum);
-    if (*norm <= (double)HUGE_VALF && *norm < HUGE_VAL) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_NUMERIC, "a gradient is not finite");
+    *norm = norm_of_pairs(norms, optimizer->n);
+    return isfinite(*norm) ? SCBM_OK : adamw_not_finite();
 }
 
 typedef struct adamw_step {
@@ -9316,11 +9592,10 @@ typedef struct adamw_step {
 static void adamw_update(const adamw_step *step, const struct k_exec *ex) {
     scbm_adamw *optimizer = step->optimizer;
     const scbm_adamw_options *o = &optimizer->options;
-    int is_clipped = o->clip_norm > 0.0f && step->norm > (double)o->clip_norm;
     struct k_adamw_args a = {.beta1 = o->beta1, .beta2 = o->beta2, .eps = o->epsilon};
     a.correction1 = (float)(1.0 - power((double)o->beta1, optimizer->steps));
     a.correction2 = (float)(1.0 - power((double)o->beta2, optimizer->steps));
-    a.grad_scale = is_clipped ? (float)((double)o->clip_norm / step->norm) : 1.0f;
+    a.grad_scale = clipping_factor(step->norm, o->clip_norm);
     for (int i = 0; i < optimizer->n; i++) {
         adamw_parameter *p = &optimizer->parameters[i];
         if (!step->gradients[i]) continue;
@@ -9352,6 +9627,108 @@ scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients
     else adamw_step_body(&step);
     if (!step.status && norm) *norm = (float)step.norm;
     return step.status;
+}
+
+/* ---- The same as nodes of a graph ---- */
+
+static void leave_optimizers(scbm_graph *g) {
+    while (g->optimizers) adamw_leave_graph(g->optimizers);
+}
+
+static scbm_status check_optimizers(const scbm_graph *g) {
+    for (const scbm_adamw *o = g->optimizers; o; o = o->next)
+        if (!o->is_begun) return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: scbm_adamw_begin comes before each run");
+    return SCBM_OK;
+}
+
+static void mark_step(scbm_graph *g, int was_done) {
+    for (scbm_adamw *o = g->optimizers; o; o = o->next) {
+        o->is_begun = 0;
+        o->is_done = was_done;
+    }
+}
+
+/* The nodes of all norms, of their clipping, and of the steps. Gradients are read here, and no outputs any more. */
+static void adamw_add_nodes(scbm_adamw *optimizer, scbm_graph *g, scbm_tensor *const *gradients) {
+    const float most[2] = {optimizer->options.clip_norm, 0.0f};
+    for (int i = 0; i < optimizer->n; i++) {
+        const int64_t which[4] = {i, 0, 0, 0};
+        if (!gradients[i]) continue;
+        graph_tensor *ours = graph_tensor_of(g, gradients[i]);
+        if (ours) ours->is_output = 0;
+        NODE(g, SCBM_OP_SQUARE_SUM, NULL, which, gradients[i], &optimizer->norms);
+    }
+    optimizer->clip = result_of(NODE(g, SCBM_OP_CLIP, most, NULL, &optimizer->norms, &optimizer->stopped));
+    scbm_graph_fetch(g, optimizer->clip);
+    for (int i = 0; i < optimizer->n; i++) {
+        const int64_t which[4] = {i, 0, 0, 0};
+        adamw_parameter *p = &optimizer->parameters[i];
+        if (gradients[i])
+            NODE(g, SCBM_OP_ADAMW, NULL, which, p->tensor, &p->moment[0], &p->moment[1], gradients[i],
+                 optimizer->numbers, optimizer->clip);
+    }
+}
+
+static void adamw_clear(scbm_tensor *tensor) {
+    memset(tensor->data, 0, scbm_tensor_bytes(tensor));
+    scbm_tensor_changed(tensor);
+}
+
+scbm_status scbm_graph_adamw(scbm_graph *g, scbm_adamw *optimizer, scbm_tensor *const *gradients) {
+    const int64_t n_numbers = ADAMW_OF_PARAMETERS + 2 * (int64_t)optimizer->n;
+    if (optimizer->context != g->context)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "AdamW: the optimizer is of another context than the graph");
+    if (g->status) return graph_status(g);
+    scbm_tensor **own = scbm_alloc_array(g->hooks, (size_t)optimizer->n, sizeof *own);
+    if (!own) return SCBM_ERROR_MEMORY;
+    for (int i = 0; i < optimizer->n; i++)
+        own[i] = gradients ? gradients[i] : scbm_graph_gradient(g, optimizer->parameters[i].tensor);
+    adamw_leave_graph(optimizer);
+    adamw_clear(&optimizer->norms);
+    adamw_clear(&optimizer->stopped);
+    optimizer->is_begun = optimizer->is_done = 0;
+    optimizer->numbers = scbm_input(g, "adamw", SCBM_F32, 1, &n_numbers, NULL);
+    if (optimizer->numbers) adamw_add_nodes(optimizer, g, own);
+    scbm_release(g->hooks, own);
+    if (g->status) return graph_status(g);
+    optimizer->graph = g;
+    optimizer->next = g->optimizers;
+    g->optimizers = optimizer;
+    return SCBM_OK;
+}
+
+scbm_status scbm_adamw_begin(scbm_adamw *optimizer, float rate) {
+    const scbm_adamw_options *o = &optimizer->options;
+    if (!optimizer->graph || !optimizer->graph->is_planned)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: a step begins with a graph that has its nodes and is planned");
+    if (optimizer->is_done) return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: the step before has run, and was not ended");
+    float *numbers = optimizer->numbers->data;
+    numbers[ADAMW_RATE] = rate;
+    numbers[ADAMW_CORRECTION1] = (float)(1.0 - power((double)o->beta1, optimizer->steps + 1));
+    numbers[ADAMW_CORRECTION2] = (float)(1.0 - power((double)o->beta2, optimizer->steps + 1));
+    numbers[ADAMW_BETA1] = o->beta1;
+    numbers[ADAMW_BETA2] = o->beta2;
+    numbers[ADAMW_EPSILON] = o->epsilon;
+    for (int i = 0; i < optimizer->n; i++) {
+        numbers[ADAMW_OF_PARAMETERS + 2 * i] = optimizer->parameters[i].learning_rate;
+        numbers[ADAMW_OF_PARAMETERS + 2 * i + 1] = optimizer->parameters[i].weight_decay;
+    }
+    optimizer->is_begun = 1;
+    return SCBM_OK;
+}
+
+scbm_status scbm_adamw_end(scbm_adamw *optimizer, float *norm) {
+    if (!optimizer->graph || !optimizer->is_done)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: a step ends after a run of its graph");
+    const float *clip = optimizer->clip->data;
+    optimizer->is_done = 0;
+    if (norm) *norm = clip[0];
+    if (clip[2] != 0.0f) {
+        adamw_clear(&optimizer->stopped);
+        return adamw_not_finite();
+    }
+    optimizer->steps++;
+    return SCBM_OK;
 }
 
 void scbm_adamw_set_rate(scbm_adamw *optimizer, int i, float learning_rate) {

@@ -297,7 +297,7 @@ void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n);
  *     set_precision, set_capacity       before the first input or op
  *     scbm_input, ops, output, fetch    before the plan
  *     decompose, set_weight_gradients   before backward
- *     backward                          once, before the plan
+ *     backward                          once, before the plan, and before nodes that update what an earlier node reads
  *     watch                             before the plan; of gradients: after backward
  *     plan                              once, unless it failed for lack of memory
  *     run                               after the plan, not from within a run of the same graph (hooks, watches)
@@ -469,6 +469,24 @@ scbm_tensor *scbm_mix_texts(scbm_graph *g, scbm_tensor *x, scbm_tensor *permutat
 scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor *targets, scbm_tensor *groups,
                                 scbm_tensor *class_weights);
 
+/* Ops that update: they write a source, marked *, which is a tensor of the caller's and no other source of the op, and may
+ * have no result. Nodes run as if in the order in which they were added: what is added before such a node reads the values
+ * before, what is added after it those after. (The plan may run one sooner, where nobody sees a difference, so that what it
+ * reads need not be kept.) From the first of several such nodes in a row to the last no hook is asked whether to
+ * stop: they are done whole or not at all. The tensor's generation is raised.
+ *
+ * sum* += a; or, where `keep` (F32 [1]) is 0, sum* = a. F32 of one shape. */
+typedef struct scbm_node scbm_node; /* see the op table */
+scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm_tensor *keep);
+/* What gradients are clipped and weights stepped by; scbm_graph_adamw adds them. norms F32 [n, 2] is a pair of f32 for each
+ * gradient, whose sum is Σ g² (the second is what the first lacks), so that no device needs doubles:
+ *   square_sum  g, norms*: pair `integer[0]` of the norms
+ *   clip        norms, stopped* F32 [1]: F32 [3], which is the norm √Σ of all pairs in order, the factor (scalar[0] over the
+ *               norm where that is larger; else, or where scalar[0] is 0, 1), and whether `stopped` is set: it is when a norm
+ *               is not finite (as it is from 1.8e19 on), and stays so until the host has cleared it
+ *   adamw       w*, m*, v*, g, numbers F32 [6 + 2 n], clip's result: one step of parameter `integer[0]`, none where stopped.
+ *               The numbers are rate, 1 − β₁ᵗ, 1 − β₂ᵗ, β₁, β₂, ε, then each parameter's learning rate and weight decay */
+
 /* ------------------------------------------------------------------------------------------
  * The op table. An op is one row; backends, the conformance test and the gradient test walk it.
  * ---------------------------------------------------------------------------------------- */
@@ -520,6 +538,10 @@ typedef enum scbm_op {
     SCBM_OP_MIX_TEXTS_BACK,
     SCBM_OP_CROSS_ENTROPY,
     SCBM_OP_CROSS_ENTROPY_BACK,
+    SCBM_OP_ACCUMULATE,
+    SCBM_OP_SQUARE_SUM,
+    SCBM_OP_CLIP,
+    SCBM_OP_ADAMW,
     SCBM_OP_COUNT
 } scbm_op;
 
@@ -527,15 +549,15 @@ typedef enum scbm_op {
 #define SCBM_MAX_RESULTS 4
 
 /* A node of a graph: one op applied. Absent optional sources are NULL. */
-typedef struct scbm_node {
+struct scbm_node {
     scbm_op op;
     int n_sources, n_results;
     scbm_tensor *source[SCBM_MAX_SOURCES];
     scbm_tensor *result[SCBM_MAX_RESULTS];
     /* What the op needs beside tensors; which of them counts is in the op's row. */
-    float scalar[2];      /* factor, epsilon, scale, fill, dropout's p */
-    int64_t integer[4];   /* activation, heads, causal, first column, context, mode, dropout's place */
-} scbm_node;
+    float scalar[2];    /* factor, epsilon, scale, fill, dropout's p, clipping norm */
+    int64_t integer[4]; /* activation, heads, causal, first column, context, mode, dropout's place, which parameter */
+};
 
 typedef struct scbm_op_info {
     const char *name;              /* "layer_norm_back" */
@@ -544,6 +566,7 @@ typedef struct scbm_op_info {
     int has_backward;              /* a rule that scbm_graph_backward can follow */
     int has_decomposition;
     unsigned in_place;             /* bit i: the first result may take source i's memory */
+    unsigned updates;              /* bit i: source i, a tensor of the caller's, is written */
 } scbm_op_info;
 
 const scbm_op_info *scbm_op_of(scbm_op op);
@@ -672,7 +695,18 @@ typedef struct scbm_adamw_options {
 scbm_status scbm_adamw_create(scbm_adamw **optimizer, scbm_context *context, scbm_tensor *const *params, int n,
                               const float *learning_rate, const float *weight_decay, const scbm_adamw_options *options);
 void scbm_adamw_free(scbm_adamw *optimizer);
-/* One step with the gradients (same order; NULL leaves a parameter as it is, and counts in no norm) and all learning
+/* Adds one step as nodes of a graph, after its backward and before its plan: `gradients` (same order as the parameters, of
+ * one shape with them; NULL leaves a parameter as it is, and counts in no norm) are the graph's tensors or the caller's; NULL
+ * takes those that the graph has. They are outputs no more. An optimizer is of one graph at a time, the last one; it outlives
+ * it. Around each run of the graph:
+ *     scbm_adamw_begin(optimizer, rate)    all learning rates times `rate`
+ *     scbm_graph_run(…)
+ *     scbm_adamw_end(optimizer, &norm)     the gradients' norm before clipping (`norm` may be NULL). Not finite:
+ *                                          SCBM_ERROR_NUMERIC, nothing was changed, and the step does not count */
+scbm_status scbm_graph_adamw(scbm_graph *graph, scbm_adamw *optimizer, scbm_tensor *const *gradients);
+scbm_status scbm_adamw_begin(scbm_adamw *optimizer, float rate);
+scbm_status scbm_adamw_end(scbm_adamw *optimizer, float *norm);
+/* Without a graph: one step with the gradients (same order; NULL leaves a parameter as it is, and counts in no norm) and all learning
  * rates times `rate`. The gradients' norm before
  * clipping comes back in *norm (may be NULL). Not finite: SCBM_ERROR_NUMERIC, and nothing was changed. */
 scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm);

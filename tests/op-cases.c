@@ -967,6 +967,87 @@ static void cases_cross_entropy(maker *m) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Ops that update
+ * ---------------------------------------------------------------------------------------- */
+
+/* Without texts. */
+static const batch no_batch = {0, 0, 0, LENGTHS(0)};
+
+typedef struct sum_shape {
+    int n_dims;
+    int64_t shape[3];
+} sum_shape;
+
+static const sum_shape sum_shapes[] = {{1, {1}},    {1, {7}},     {2, {5, 13}}, {3, {3, 17, 19}}, {1, {8192}},
+                                       {1, {8193}}, {1, {30001}}, {2, {64, 0}}, {2, {301, 128}},  {3, {2, 96, 65}}};
+
+static int n_sum_shapes(const maker *m) {
+    return m->small ? 3 : COUNT_OF(sum_shapes);
+}
+
+static void cases_accumulate(maker *m) {
+    for (int i = 0; i < 2 * n_sum_shapes(m); i++) {
+        const sum_shape *s = &sum_shapes[i / 2];
+        op_case c = start(m, &no_batch);
+        put_f32(&c, 0, WEIGHT, s->n_dims, s->shape);
+        put_f32(&c, 1, i % 3 ? INPUT : WEIGHT, s->n_dims, s->shape);
+        put_f32(&c, 2, INPUT, DIMS(1))[0] = (float)(i % 2);
+        emit(m, &c);
+    }
+}
+
+static void cases_square_sum(maker *m) {
+    for (int i = 0; i < 2 * n_sum_shapes(m); i++) {
+        const sum_shape *s = &sum_shapes[i / 2];
+        op_case c = start(m, &no_batch);
+        float *a = put_f32(&c, 0, i % 2 ? INPUT : WEIGHT, s->n_dims, s->shape);
+        put_f32(&c, 1, WEIGHT, DIMS(5, 2));
+        c.integer[0] = i % 5;
+        if (i == 5) a[3] = 3e19f; /* the sum is infinite */
+        if (i == 7) a[1] = 1e12f;
+        emit(m, &c);
+    }
+}
+
+/* Norms below and above what they are clipped to, without clipping, not finite, and stopped before. */
+static void cases_clip(maker *m) {
+    for (int i = 0; i < 24; i++) {
+        op_case c = start(m, &no_batch);
+        int64_t n = i % 3 ? 1 + i : 300;
+        c.scalar[0] = i % 4 == 0 ? 0.0f : i % 4 == 1 ? 1000.0f : 0.5f;
+        float *norms = put_f32(&c, 0, i % 2 ? INPUT : WEIGHT, DIMS(n, 2));
+        for (int64_t j = 0; j < n; j++) {
+            norms[2 * j] = fabsf(norms[2 * j]);
+            norms[2 * j + 1] *= 1e-8f;
+        }
+        if (i == 9) norms[0] = INFINITY;
+        if (i == 14) norms[2 * n - 2] = NAN;
+        put_f32(&c, 1, WEIGHT, DIMS(1))[0] = i % 7 == 6 ? 1.0f : 0.0f;
+        emit(m, &c);
+    }
+}
+
+static void cases_adamw(maker *m) {
+    for (int i = 0; i < 2 * n_sum_shapes(m); i++) {
+        static const float common[6] = {0.7f, 0.271f, 0.003f, 0.9f, 0.999f, 1e-6f};
+        const sum_shape *s = &sum_shapes[i / 2];
+        op_case c = start(m, &no_batch);
+        for (int j = 0; j < 4; j++) {
+            float *values = put_f32(&c, j, j < 3 ? WEIGHT : i % 2 ? INPUT : WEIGHT, s->n_dims, s->shape);
+            for (int64_t k = 0; k < n_elements(&c, j) && j == 2; k++) values[k] = 0.001f + fabsf(values[k]);
+        }
+        float *numbers = put_f32(&c, 4, INPUT, DIMS(6 + 2 * 3));
+        memcpy(numbers, common, sizeof common);
+        for (int j = 6; j < 12; j++) numbers[j] = 0.01f * fabsf(numbers[j]);
+        float *clipping = put_f32(&c, 5, i % 3 ? INPUT : WEIGHT, DIMS(3));
+        clipping[1] = i % 4 ? 1.0f : 0.3f;
+        clipping[2] = i % 5 == 4 ? 1.0f : 0.0f;
+        c.integer[0] = i % 3;
+        emit(m, &c);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
  * The table of ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -1018,6 +1099,10 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_MIX_TEXTS_BACK] = cases_mix,
         [SCBM_OP_CROSS_ENTROPY] = cases_cross_entropy,
         [SCBM_OP_CROSS_ENTROPY_BACK] = cases_cross_entropy,
+        [SCBM_OP_ACCUMULATE] = cases_accumulate,
+        [SCBM_OP_SQUARE_SUM] = cases_square_sum,
+        [SCBM_OP_CLIP] = cases_clip,
+        [SCBM_OP_ADAMW] = cases_adamw,
     };
     maker m = {op, small, visit, user, 0};
     if (makers[op]) makers[op](&m);
@@ -1028,11 +1113,19 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
  * Graphs of cases
  * ---------------------------------------------------------------------------------------- */
 
+int case_updates(const op_case *c, int i) {
+    return scbm_op_of(c->op)->updates >> i & 1;
+}
+
 static scbm_tensor *add_source(built_case *built, const op_case *c, int i) {
     const case_source *source = &c->source[i];
     if (!source->is_present) return NULL;
     if (source->is_weight) {
         built->weight[i] = source->tensor;
+        if (case_updates(c, i)) {
+            built->updated[i] = built->weight[i].data = checked(malloc(source->bytes ? source->bytes : 1));
+            if (source->bytes) memcpy(built->updated[i], source->tensor.data, source->bytes);
+        }
         return &built->weight[i];
     }
     scbm_extent extent[SCBM_MAX_DIMS];
@@ -1050,7 +1143,7 @@ scbm_status case_build(built_case *built, const op_case *c, scbm_context *contex
     scbm_tensor *given[SCBM_MAX_SOURCES] = {NULL};
     for (int i = 0; i < c->n_sources; i++) {
         given[i] = built->source[i] = add_source(built, c, i);
-        if (c->from_copies && given[i]) given[i] = scbm_copy(built->graph, given[i]);
+        if (c->from_copies && given[i] && !case_updates(c, i)) given[i] = scbm_copy(built->graph, given[i]);
     }
     if (c->op == SCBM_OP_RESHAPE) {
         scbm_tensor *result = scbm_reshape(built->graph, given[0], c->n_dims, c->shape, c->extent);
@@ -1062,14 +1155,18 @@ scbm_status case_build(built_case *built, const op_case *c, scbm_context *contex
 }
 
 void case_fill(built_case *built, const op_case *c) {
-    for (int i = 0; i < c->n_sources; i++)
-        if (c->source[i].is_present && !c->source[i].is_weight && c->source[i].bytes)
-            memcpy(built->source[i]->data, c->source[i].tensor.data, c->source[i].bytes);
+    for (int i = 0; i < c->n_sources; i++) {
+        const case_source *source = &c->source[i];
+        if (!source->is_present || !source->bytes || (source->is_weight && !case_updates(c, i))) continue;
+        memcpy(built->source[i]->data, source->tensor.data, source->bytes);
+        built->source[i]->generation++;
+    }
     scbm_graph_set_random(built->graph, c->seed, c->step);
 }
 
 void case_release(built_case *built) {
     scbm_graph_free(built->graph);
+    for (int i = 0; i < SCBM_MAX_SOURCES; i++) free(built->updated[i]);
     memset(built, 0, sizeof *built);
 }
 

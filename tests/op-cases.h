@@ -53,12 +53,15 @@ typedef struct built_case {
     scbm_graph *graph;
     scbm_tensor weight[SCBM_MAX_SOURCES];
     scbm_tensor *source[SCBM_MAX_SOURCES];
+    void *updated[SCBM_MAX_SOURCES]; /* memory of their own for the sources that the op updates */
     const scbm_node *node;
 } built_case;
 
 /* The node is NULL if the op could not be built; scbm_graph_plan has the reason. */
 scbm_status case_build(built_case *built, const op_case *c, scbm_context *context);
-/* After planning: the inputs' data, and the random seed. */
+/* Whether the op updates source i. */
+int case_updates(const op_case *c, int i);
+/* After planning, and before each run: the inputs' data, that of sources that are updated, and the random seed. */
 void case_fill(built_case *built, const op_case *c);
 void case_release(built_case *built);
 

@@ -875,6 +875,57 @@ static void cross_entropy_back(ref_call *c) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Ops that update: what they write stands after the results
+ * ---------------------------------------------------------------------------------------- */
+
+static void accumulate_op(ref_call *c) {
+    for (int64_t i = 0; i < c->source[0].n; i++) {
+        double y = c->source[1].value[i] + (c->source[2].value[0] == 0.0 ? 0.0 : c->source[0].value[i]);
+        set(&c->result[0], i, y, 0.1 * fabs(y));
+    }
+}
+
+static void square_sum(ref_call *c) {
+    const ref_array *a = &c->source[0];
+    double sum = 0.0;
+    for (int64_t i = 0; i < c->source[1].n; i++) set(&c->result[0], i, c->source[1].value[i], 0.0);
+    for (int64_t i = 0; i < a->n; i++) sum += a->value[i] * a->value[i];
+    float nearest = (float)sum;
+    double left = isfinite(nearest) ? sum - nearest : 0.0;
+    set(&c->result[0], 2 * c->integer[0], nearest, 0.1 * sum);
+    set(&c->result[0], 2 * c->integer[0] + 1, left, 0.1 * sum);
+}
+
+static void clip(ref_call *c) {
+    const ref_array *norms = &c->source[0];
+    double sum = 0.0, most = c->scalar[0];
+    for (int64_t i = 0; i < norms->n; i++) sum += norms->value[i];
+    double norm = sqrt(sum), factor = most > 0.0 && norm > most ? most / norm : 1.0;
+    double stopped = isfinite(norm) ? c->source[1].value[0] : 1.0;
+    set(&c->result[0], 0, norm, norm);
+    set(&c->result[0], 1, factor, factor);
+    set(&c->result[0], 2, stopped, 0.0);
+    set(&c->result[1], 0, stopped, 0.0);
+}
+
+static void adamw(ref_call *c) {
+    const double *number = c->source[4].value, *own = number + 6 + 2 * c->integer[0], *clipping = c->source[5].value;
+    double rate = own[0] * number[0], beta1 = number[3], beta2 = number[4];
+    for (int64_t i = 0; i < c->source[0].n; i++) {
+        double w = c->source[0].value[i], m = c->source[1].value[i], v = c->source[2].value[i];
+        double g = c->source[3].value[i] * clipping[1];
+        if (clipping[2] == 0.0) {
+            m = beta1 * m + (1.0 - beta1) * g;
+            v = beta2 * v + (1.0 - beta2) * g * g;
+            w -= rate * (m / number[1] / (sqrt(v / number[2]) + number[5]) + own[1] * w);
+        }
+        set(&c->result[0], i, w, 4.0 * (fabs(w) + fabs(rate)));
+        set(&c->result[1], i, m, fabs(m) + fabs(g));
+        set(&c->result[2], i, v, v + g * g);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
  * All ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -926,6 +977,10 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_MIX_TEXTS_BACK] = mix_texts,
         [SCBM_OP_CROSS_ENTROPY] = cross_entropy,
         [SCBM_OP_CROSS_ENTROPY_BACK] = cross_entropy_back,
+        [SCBM_OP_ACCUMULATE] = accumulate_op,
+        [SCBM_OP_SQUARE_SUM] = square_sum,
+        [SCBM_OP_CLIP] = clip,
+        [SCBM_OP_ADAMW] = adamw,
     };
     for (int i = 0; i < call->n_results; i++) {
         ref_array *a = &call->result[i];

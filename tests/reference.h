@@ -30,13 +30,16 @@ typedef struct ref_array {
     double terms;   /* of results: how many numbers each value is a sum of */
 } ref_array;
 
+#define REF_RESULTS (SCBM_MAX_RESULTS + SCBM_MAX_SOURCES)
+
 typedef struct ref_call {
     scbm_op op;
     float scalar[2];
     int64_t integer[4];
     int n_sources, n_results;
     ref_array source[SCBM_MAX_SOURCES];
-    ref_array result[SCBM_MAX_RESULTS]; /* shapes and space are the caller's */
+    /* Shapes and space are the caller's. After the op's own results stand the sources that it updates, in their order. */
+    ref_array result[REF_RESULTS];
     scbm_precision precision;           /* of the linear ops */
     int exact;                          /* casts and the bf16 precision round nothing: for finite differences */
     uint64_t seed, step;

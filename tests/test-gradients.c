@@ -152,6 +152,11 @@ static void refuse(void *user, op_case *c) {
     scbm_tensor *wrt = NULL, *w = NULL;
     if (*n) return;
     assert_ok_for(case_build(&built, c, context), c->what);
+    if (!built.node->n_results || built.node->result[0]->type != SCBM_F32) { /* no loss can be made of it */
+        case_release(&built);
+        (*n)++;
+        return;
+    }
     scbm_tensor *loss = weighted_sum(built.graph, built.node, &w);
     for (int i = 0; i < c->n_sources && !wrt; i++)
         if (c->source[i].is_present && c->source[i].tensor.type == SCBM_F32) wrt = built.source[i];

@@ -1689,6 +1689,209 @@ static void adamw_checks_what_it_is_given(void **state) {
     scbm_context_free(context);
 }
 
+/* ---- The same as nodes of a graph ---- */
+
+static scbm_graph *step_graph(trainee *t) {
+    scbm_graph *g;
+    assert_ok(scbm_graph_create(&g, t->context));
+    assert_ok(scbm_graph_adamw(g, t->optimizer, t->gradients));
+    assert_ok(scbm_graph_plan(g));
+    return g;
+}
+
+static scbm_status run_step(trainee *t, scbm_graph *g, float rate, float *norm) {
+    scbm_status status = scbm_adamw_begin(t->optimizer, rate);
+    if (!status) status = scbm_graph_run(g, 0, 0);
+    return status ? status : scbm_adamw_end(t->optimizer, norm);
+}
+
+static void adamw_as_nodes_has_the_same_bits(void **state) {
+    (void)state;
+    trainee alone, t;
+    trainee_create(&alone, 2, 1.0f);
+    trainee_create(&t, 1, 1.0f);
+    scbm_graph *g = step_graph(&t);
+    for (int step = 0; step < 6; step++) {
+        float want, norm;
+        trainee_gradients(&alone, step);
+        trainee_gradients(&t, step);
+        for (int i = 0; i < N_PARAMS; i++) t.gradient[i].generation++;
+        uint64_t generation = t.weight[0].generation;
+        assert_ok(scbm_adamw_step(alone.optimizer, alone.gradients, rate_of(step), &want));
+        assert_ok(run_step(&t, g, rate_of(step), &norm));
+        assert_true(norm == want);
+        assert_true(t.weight[0].generation > generation);
+        for (int i = 0; i < N_PARAMS; i++) assert_memory_equal(t.w[i], alone.w[i], (size_t)t.n[i] * sizeof(float));
+    }
+    assert_int_equal(scbm_adamw_steps(t.optimizer), 6);
+    scbm_graph_free(g);
+    trainee_free(&t);
+    trainee_free(&alone);
+}
+
+/* A step that cannot be taken leaves all as it was, and the next ones go on as if it had not been. */
+static void nodes_of_a_step_do_nothing_where_a_gradient_is_not_finite(void **state) {
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, 1e30f};
+    trainee t, clean;
+    trainee_create(&t, 1, 1.0f);
+    trainee_create(&clean, 1, 1.0f);
+    scbm_graph *g = step_graph(&t);
+    for (int step = 0; step < 4; step++) {
+        if (step) {
+            trainee_gradients(&t, step);
+            t.g[step - 1][t.n[step - 1] / 2] = bad[step - 1];
+            assert_error(run_step(&t, g, 1.0f, NULL), SCBM_ERROR_NUMERIC, "finite");
+        }
+        trainee_gradients(&t, step);
+        trainee_gradients(&clean, step);
+        assert_ok(run_step(&t, g, 1.0f, NULL));
+        assert_ok(scbm_adamw_step(clean.optimizer, clean.gradients, 1.0f, NULL));
+        for (int i = 0; i < N_PARAMS; i++) assert_memory_equal(t.w[i], clean.w[i], (size_t)t.n[i] * sizeof(float));
+    }
+    assert_int_equal(scbm_adamw_steps(t.optimizer), 4);
+    scbm_graph_free(g);
+    trainee_free(&t);
+    trainee_free(&clean);
+}
+
+static void a_step_has_its_order(void **state) {
+    (void)state;
+    trainee t;
+    trainee_create(&t, 1, 1.0f);
+    trainee_gradients(&t, 0);
+    assert_error(scbm_adamw_begin(t.optimizer, 1.0f), SCBM_ERROR_ARGUMENT, "planned");
+    assert_error(scbm_adamw_end(t.optimizer, NULL), SCBM_ERROR_ARGUMENT, "run");
+    scbm_graph *g = step_graph(&t);
+    assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "scbm_adamw_begin");
+    assert_ok(scbm_adamw_begin(t.optimizer, 1.0f));
+    assert_error(scbm_adamw_end(t.optimizer, NULL), SCBM_ERROR_ARGUMENT, "run");
+    assert_ok(scbm_graph_run(g, 0, 0));
+    assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "scbm_adamw_begin");
+    assert_error(scbm_adamw_begin(t.optimizer, 1.0f), SCBM_ERROR_ARGUMENT, "ended");
+    assert_ok(scbm_adamw_end(t.optimizer, NULL));
+    scbm_graph *second = step_graph(&t); /* the optimizer is the second's now */
+    scbm_graph_free(g);
+    assert_ok(run_step(&t, second, 1.0f, NULL));
+    assert_int_equal(scbm_adamw_steps(t.optimizer), 2);
+    scbm_adamw_free(t.optimizer);
+    t.optimizer = NULL;
+    assert_error(scbm_graph_run(second, 0, 0), SCBM_ERROR_ARGUMENT, "freed");
+    scbm_graph_free(second);
+    trainee_free(&t);
+}
+
+/* The pair has what an f64 has, to the digits of two f32. */
+static void norms_are_pairs_of_floats(void **state) {
+    (void)state;
+    enum { N = 100003 };
+    scbm_context *context = new_context(2);
+    float *a = malloc(N * sizeof *a), pairs[4] = {5.0f, 6.0f, 7.0f, 8.0f};
+    double want = 0.0;
+    scbm_random random = {5, 6, 0};
+    assert_non_null(a);
+    for (int i = 0; i < N; i++) {
+        a[i] = (float)scbm_random_normal(&random);
+        want += (double)a[i] * (double)a[i];
+    }
+    scbm_tensor gradient = weight_of("g", SCBM_F32, a, DIMS(N)), norms = weight_of("n", SCBM_F32, pairs, DIMS(2, 2));
+    scbm_tensor *sources[] = {&gradient, &norms};
+    const int64_t second[4] = {1, 0, 0, 0};
+    scbm_graph *g = new_graph(context);
+    assert_non_null(scbm_graph_add(g, SCBM_OP_SQUARE_SUM, 2, sources, NULL, second));
+    assert_ok(scbm_graph_plan(g));
+    assert_ok(scbm_graph_run(g, 0, 0));
+    assert_true(pairs[0] == 5.0f && pairs[1] == 6.0f);
+    assert_true(pairs[2] == (float)want);
+    assert_float_equal((double)pairs[2] + (double)pairs[3], want, 1e-12 * want);
+    scbm_graph_free(g);
+    scbm_context_free(context);
+    free(a);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Nodes that update
+ * ---------------------------------------------------------------------------------------- */
+
+/* What is read before a node that updates has the values before, what is read after it those after. */
+static void updates_keep_their_place(void **state) {
+    (void)state;
+    scbm_context *context = new_context(1);
+    float w[3] = {1.0f, 2.0f, 3.0f}, a[3] = {10.0f, 20.0f, 30.0f}, one = 1.0f;
+    scbm_tensor weight = weight_of("w", SCBM_F32, w, DIMS(3)), add = weight_of("a", SCBM_F32, a, DIMS(3)),
+                keep = weight_of("k", SCBM_F32, &one, DIMS(1));
+    scbm_graph *g = new_graph(context);
+    uint64_t generation = weight.generation;
+    scbm_tensor *before = scbm_output(g, scbm_copy(g, &weight));
+    assert_non_null(scbm_accumulate(g, &weight, &add, &keep));
+    scbm_tensor *between = scbm_output(g, scbm_scale(g, &weight, 2.0f));
+    assert_non_null(scbm_accumulate(g, &weight, &add, &keep));
+    scbm_tensor *after = scbm_output(g, scbm_copy(g, &weight));
+    assert_ok(scbm_graph_plan(g));
+    for (int run = 0; run < 2; run++) {
+        assert_ok(scbm_graph_run(g, 0, 0));
+        assert_true(((float *)before->data)[1] == 2.0f + 40.0f * (float)run);
+        assert_true(((float *)between->data)[1] == 2.0f * (22.0f + 40.0f * (float)run));
+        assert_true(((float *)after->data)[1] == 42.0f + 40.0f * (float)run);
+    }
+    assert_int_equal(weight.generation, generation + 4);
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
+static void what_is_updated_is_the_callers(void **state) {
+    (void)state;
+    scbm_context *context = new_context(1);
+    float w[3] = {1.0f, 2.0f, 3.0f}, a[3] = {0}, one = 1.0f;
+    scbm_tensor weight = weight_of("w", SCBM_F32, w, DIMS(3)), add = weight_of("a", SCBM_F32, a, DIMS(3)),
+                keep = weight_of("k", SCBM_F32, &one, DIMS(1));
+    scbm_graph *g = new_graph(context);
+    assert_null(scbm_accumulate(g, scbm_copy(g, &weight), &add, &keep));
+    assert_error(scbm_graph_plan(g), SCBM_ERROR_ARGUMENT, "is updated: a tensor of the caller's is wanted");
+    scbm_graph_free(g);
+    g = new_graph(context);
+    assert_null(scbm_accumulate(g, &weight, &weight, &keep));
+    assert_error(scbm_graph_plan(g), SCBM_ERROR_ARGUMENT, "once");
+    scbm_graph_free(g);
+    g = new_graph(context); /* the backward rule of mul would read the weight again */
+    scbm_tensor *loss = scbm_sum(g, scbm_mul(g, &add, &weight)), *wrt[] = {&add};
+    scbm_accumulate(g, &weight, &add, &keep);
+    assert_error(scbm_graph_backward(g, loss, wrt, 1), SCBM_ERROR_ARGUMENT, "backward: comes before accumulate");
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
+typedef struct asked {
+    int n;
+} asked;
+
+static int count_questions(void *user, const char *what, int64_t done, int64_t total) {
+    (void)what, (void)done, (void)total;
+    ((asked *)user)->n++;
+    return 0;
+}
+
+/* Nodes that update one after another are done whole or not at all. */
+static void updates_in_a_row_are_not_cancelled_between(void **state) {
+    (void)state;
+    asked questions = {0};
+    scbm_hooks hooks = {.user = &questions, .progress = count_questions, .n_workers = 1};
+    scbm_context *context;
+    assert_ok(scbm_context_create(&context, &hooks, NULL));
+    float w = 1.0f, a = 2.0f, one = 1.0f;
+    scbm_tensor weight = weight_of("w", SCBM_F32, &w, DIMS(1)), add = weight_of("a", SCBM_F32, &a, DIMS(1)),
+                keep = weight_of("k", SCBM_F32, &one, DIMS(1));
+    scbm_graph *g = new_graph(context);
+    scbm_output(g, scbm_copy(g, &add));
+    for (int i = 0; i < 5; i++) scbm_accumulate(g, &weight, &add, &keep);
+    assert_ok(scbm_graph_plan(g));
+    assert_ok(scbm_graph_run(g, 0, 0));
+    assert_int_equal(questions.n, 2);
+    assert_true(w == 11.0f);
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
 /* Warm-up of 4 of 10 steps: ¼, ½, ¾, 1, then sixths down to 0. */
 static void the_schedule_rises_and_falls(void **state) {
     (void)state;
@@ -2151,6 +2354,13 @@ int main(void) {
         cmocka_unit_test(a_gradient_that_is_not_finite_changes_nothing),
         cmocka_unit_test(adamw_of_zeros_is_that_of_the_manual),
         cmocka_unit_test(adamw_checks_what_it_is_given),
+        cmocka_unit_test(adamw_as_nodes_has_the_same_bits),
+        cmocka_unit_test(nodes_of_a_step_do_nothing_where_a_gradient_is_not_finite),
+        cmocka_unit_test(a_step_has_its_order),
+        cmocka_unit_test(norms_are_pairs_of_floats),
+        cmocka_unit_test(updates_keep_their_place),
+        cmocka_unit_test(what_is_updated_is_the_callers),
+        cmocka_unit_test(updates_in_a_row_are_not_cancelled_between),
         cmocka_unit_test(the_schedule_rises_and_falls),
         cmocka_unit_test(sixteen_bits_come_back),
         cmocka_unit_test(sixteen_bits_round_to_nearest_even),

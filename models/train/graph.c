@@ -193,24 +193,23 @@ static scbm_status build(cbm_training_graph *t, const cbm_network *network, cons
     return !status && t->watches ? watch_gradients(t, network) : status;
 }
 
-/* A graph that is not planned yet; to be cleared, after a failure too. */
-static scbm_status create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
-                          const cbm_training_settings *settings) {
+scbm_status cbm_training_graph_build(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
+                                     const cbm_training_settings *settings) {
     memset(t, 0, sizeof *t);
     t->teacher = settings->teacher;
     t->on_gradient = settings->on_gradient;
     t->on_gradient_user = settings->on_gradient_user;
     scbm_status status = collect_parameters(t, network, settings, scbm_context_hooks(context));
     if (!status) status = scbm_graph_create(&t->graph, context);
-    return status ? status : build(t, network, settings);
+    if (!status) status = build(t, network, settings);
+    for (int i = 0; i < t->n_parameters && !status; i++)
+        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(t->graph, t->parameters[i]);
+    return status;
 }
 
 scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
                                       const cbm_training_settings *settings) {
-    scbm_status status = create(t, network, context, settings);
-    for (int i = 0; i < t->n_parameters && !status; i++)
-        if (!t->watches || !t->watches[i].weight)
-            t->gradients[i] = scbm_graph_fetch(t->graph, scbm_graph_gradient(t->graph, t->parameters[i]));
+    scbm_status status = cbm_training_graph_build(t, network, context, settings);
     if (!status) status = scbm_graph_plan(t->graph);
     if (status) cbm_training_graph_clear(t, scbm_context_hooks(context));
     return status;
@@ -219,7 +218,7 @@ scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *
 scbm_status cbm_training_graph_measure(const cbm_network *network, scbm_context *context,
                                        const cbm_training_settings *settings, size_t *bytes) {
     cbm_training_graph graph;
-    scbm_status status = create(&graph, network, context, settings);
+    scbm_status status = cbm_training_graph_build(&graph, network, context, settings);
     if (!status) status = scbm_graph_measure(graph.graph, bytes);
     cbm_training_graph_clear(&graph, scbm_context_hooks(context));
     return status;

@@ -62,6 +62,10 @@ typedef struct cbm_training_graph {
 scbm_status cbm_frozen_part(const char *freeze, const cbm_backbone *backbone, int *frozen);
 int cbm_is_frozen(const cbm_parameter *parameter, int frozen);
 
+/* Not planned yet: whoever asks may add nodes. To be cleared after a failure too. */
+scbm_status cbm_training_graph_build(cbm_training_graph *training, const cbm_network *network, scbm_context *context,
+                                     const cbm_training_settings *settings);
+/* The same, planned; and nothing to be cleared after a failure. */
 scbm_status cbm_training_graph_create(cbm_training_graph *training, const cbm_network *network, scbm_context *context,
                                       const cbm_training_settings *settings);
 /* The bytes that such a graph takes, without taking them. */

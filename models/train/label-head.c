@@ -20,9 +20,14 @@
 typedef struct head_fit {
     scbm_graph *graph;
     scbm_tensor *values, *labels, *loss;
-    scbm_tensor *parameters[2], *gradients[2];
+    scbm_tensor *parameters[2];
     scbm_adamw *optimizer;
 } head_fit;
+
+static scbm_status create_optimizer(head_fit *fit, scbm_context *context) {
+    const float rates[2] = {FIT_RATE, FIT_RATE}, decays[2] = {FIT_WEIGHT_DECAY, 0.0f};
+    return scbm_adamw_create(&fit->optimizer, context, fit->parameters, 2, rates, decays, NULL);
+}
 
 static scbm_status build_fit(head_fit *fit, cbm_heads *heads, scbm_context *context, int64_t n,
                              scbm_tensor *class_weights) {
@@ -39,13 +44,15 @@ static scbm_status build_fit(head_fit *fit, cbm_heads *heads, scbm_context *cont
     scbm_tensor *logits = scbm_linear(g, fit->values, heads->label_weight, heads->label_bias, NULL, SCBM_NONE);
     fit->loss = scbm_output(g, scbm_cross_entropy(g, logits, fit->labels, &heads->label_group_tensor, class_weights));
     status = scbm_graph_backward(g, fit->loss, fit->parameters, 2);
-    for (int i = 0; i < 2; i++) fit->gradients[i] = scbm_graph_fetch(g, scbm_graph_gradient(g, fit->parameters[i]));
+    if (!status) status = create_optimizer(fit, context);
+    if (!status) status = scbm_graph_adamw(g, fit->optimizer, NULL);
     return status ? status : scbm_graph_plan(g);
 }
 
-static scbm_status create_optimizer(head_fit *fit, scbm_context *context) {
-    const float rates[2] = {FIT_RATE, FIT_RATE}, decays[2] = {FIT_WEIGHT_DECAY, 0.0f};
-    return scbm_adamw_create(&fit->optimizer, context, fit->parameters, 2, rates, decays, NULL);
+static scbm_status take_step(const head_fit *fit, int64_t step, int64_t n) {
+    scbm_status status = scbm_adamw_begin(fit->optimizer, scbm_linear_schedule(step, 1, FIT_STEPS));
+    if (!status) status = scbm_graph_run(fit->graph, 0, n);
+    return status ? status : scbm_adamw_end(fit->optimizer, NULL);
 }
 
 /* The root of the values' mean square; 1 where that is no scale to divide by. */
@@ -70,23 +77,18 @@ scbm_status cbm_fit_label_head(cbm_heads *heads, scbm_context *context, const fl
     clear_values(heads->label_weight);
     clear_values(heads->label_bias);
     scbm_status status = build_fit(&fit, heads, context, n, class_weights);
-    if (!status) status = create_optimizer(&fit, context);
     if (!status) {
         float *scaled = fit.values->data;
         for (size_t i = 0; i < n_values; i++) scaled[i] = (float)((double)values[i] / scale);
         memcpy(fit.labels->data, labels, (size_t)n * sizeof *labels);
     }
-    for (int64_t step = 1; step <= FIT_STEPS && !status; step++) {
-        status = scbm_graph_run(fit.graph, 0, n);
-        if (!status)
-            status = scbm_adamw_step(fit.optimizer, fit.gradients, scbm_linear_schedule(step, 1, FIT_STEPS), NULL);
-    }
+    for (int64_t step = 1; step <= FIT_STEPS && !status; step++) status = take_step(&fit, step, n);
     float *weight = heads->label_weight->data;
     int64_t n_weights = scbm_tensor_elements(heads->label_weight);
     for (int64_t i = 0; i < n_weights && !status; i++) weight[i] = (float)((double)weight[i] / scale);
     scbm_tensor_changed(heads->label_weight);
-    scbm_adamw_free(fit.optimizer);
     scbm_graph_free(fit.graph);
+    scbm_adamw_free(fit.optimizer);
     return status;
 }
 

@@ -68,20 +68,6 @@ static void set_share(scbm_tensor *share, double part, double whole) {
     if (share) *(float *)share->data = whole > 0.0 ? (float)(part / whole) : 0.0f;
 }
 
-/* Adds the gradients of a batch to the step's; the first one's replace them. */
-static void add_gradients(cbm_training_run *run, int is_first) {
-    for (int i = 0; i < run->state.n_trained; i++) {
-        const scbm_tensor *gradient = run->gradients[i];
-        run->sums[i] = gradient ? &run->accumulated[i] : NULL;
-        if (!gradient) continue;
-        const float *from = gradient->data;
-        float *into = run->accumulated[i].data;
-        int64_t n = scbm_tensor_elements(gradient);
-        if (is_first) memcpy(into, from, (size_t)n * sizeof *into);
-        for (int64_t j = 0; j < n && !is_first; j++) into[j] += from[j];
-    }
-}
-
 /* The batches of a step, whose losses and gradients are parts of the step's. */
 static scbm_status run_batches(cbm_training_run *run, int64_t index, int64_t step, float *loss) {
     int64_t n_batches = run->options->accumulate, batch = index * n_batches;
@@ -96,14 +82,14 @@ static scbm_status run_batches(cbm_training_run *run, int64_t index, int64_t ste
         set_share(run->graph.concept_share, part.concept, whole.concept);
         set_share(run->graph.text_share, part.texts, whole.texts);
         run->pruning.adds_gradients = i > 0;
+        *(float *)run->keep->data = i > 0 ? 1.0f : 0.0f;
         int64_t number = run->state.epoch * run->batches_per_epoch + batch + i + 1;
         scbm_status status = run_batch(run, first, n, number, step, loss);
         if (status) return status;
-        add_gradients(run, i == 0);
         sum += (double)*loss;
     }
     *loss = (float)sum;
-    return SCBM_OK;
+    return scbm_graph_run(run->step, 0, 0);
 }
 
 /* Step `step` (from 1): number `index` of its epoch, whose order stands in run->order. */
@@ -113,11 +99,13 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
     float loss = 0.0f, norm = 0.0f;
     int64_t warmup = (int64_t)floor((double)(float)run->options->warmup * (double)run->total_steps + 0.5);
     int64_t n = cbm_run_step_texts(run, index, &first);
-    int is_one = run->options->accumulate == 1;
-    scbm_status status = is_one ? run_batch(run, first, n, step, step, &loss) : run_batches(run, index, step, &loss);
-    if (status) return status;
     float rate = scbm_linear_schedule(step, warmup > 1 ? warmup : 1, run->total_steps);
-    status = scbm_adamw_step(run->optimizer, is_one ? run->gradients : run->sums, rate, &norm);
+    scbm_status status = scbm_adamw_begin(run->optimizer, rate);
+    if (status) return status;
+    status = run->options->accumulate == 1 ? run_batch(run, first, n, step, step, &loss)
+                                           : run_batches(run, index, step, &loss);
+    if (status) return status;
+    status = scbm_adamw_end(run->optimizer, &norm);
     if (!status) status = cbm_prune_after_step(&run->pruning, c->epoch, rate);
     if (status == SCBM_ERROR_NUMERIC) return numeric_failure(run, "gradient", step);
     if (status) return status;

@@ -159,6 +159,7 @@ static scbm_status create_optimizer(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
     const scbm_adamw_options options = {.clip_norm = (float)o->max_grad_norm};
     int n = run->graph.n_parameters;
+    if (run->optimizer) return SCBM_OK;
     float *rates = scbm_alloc_array(&run->hooks, 2 * (size_t)n, sizeof *rates);
     if (!rates) return SCBM_ERROR_MEMORY;
     float *decays = rates + n;
@@ -207,11 +208,51 @@ static scbm_status list_extra(cbm_training_run *run) {
     return SCBM_OK;
 }
 
+/* Sums of the gradients of a step's batches. */
+static scbm_status create_sums(cbm_training_run *run) {
+    size_t n = (size_t)run->state.n_trained;
+    if (run->sums) return SCBM_OK;
+    run->accumulated = scbm_alloc_array(&run->hooks, n, sizeof *run->accumulated);
+    run->sums = scbm_alloc_array(&run->hooks, n, sizeof *run->sums);
+    if (!run->accumulated || !run->sums) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        const scbm_tensor *trained = run->trained[i];
+        scbm_status status = scbm_tensor_init(&run->accumulated[i], trained->name, SCBM_F32, trained->n_dims,
+                                              trained->shape);
+        if (status) return status;
+        run->accumulated[i].data = scbm_alloc_array(&run->hooks, (size_t)scbm_tensor_elements(trained), sizeof(float));
+        if (!run->accumulated[i].data) return SCBM_ERROR_MEMORY;
+    }
+    return SCBM_OK;
+}
+
+/* A batch adds its gradients to the sums, and a graph of its own makes the step of them. */
+static scbm_status add_sums(cbm_training_run *run) {
+    const int64_t one = 1;
+    scbm_graph *g = run->graph.graph;
+    scbm_status status = create_sums(run);
+    if (status) return status;
+    run->keep = scbm_input(g, "keep", SCBM_F32, 1, &one, NULL);
+    for (int i = 0; i < run->state.n_trained; i++) {
+        run->sums[i] = run->gradients[i] ? &run->accumulated[i] : NULL;
+        if (run->sums[i]) scbm_accumulate(g, run->sums[i], run->gradients[i], run->keep);
+    }
+    status = scbm_graph_create(&run->step, run->context);
+    if (!status) status = scbm_graph_adamw(run->step, run->optimizer, run->sums);
+    return status ? status : scbm_graph_plan(run->step);
+}
+
 scbm_status cbm_run_build_graph(cbm_training_run *run) {
     cbm_training_graph_clear(&run->graph, &run->hooks);
-    scbm_status status = cbm_training_graph_create(&run->graph, &run->network, run->context, &run->settings);
+    scbm_graph_free(run->step);
+    run->step = NULL;
+    scbm_status status = cbm_training_graph_build(&run->graph, &run->network, run->context, &run->settings);
     if (!status) status = list_trained(run);
     for (int i = 0; i < run->state.n_trained && !status; i++) run->gradients[i] = gradient_of(run, run->trained[i]);
+    if (!status) status = create_optimizer(run);
+    if (!status && run->options->accumulate > 1) status = add_sums(run);
+    else if (!status) status = scbm_graph_adamw(run->graph.graph, run->optimizer, run->gradients);
+    if (!status) status = scbm_graph_plan(run->graph.graph);
     return status ? status : list_extra(run);
 }
 
@@ -224,22 +265,6 @@ static scbm_status list_kept(cbm_training_run *run) {
         const cbm_parameter *parameter = cbm_backbone_named(&run->network.backbone, run->parameters[i]->name);
         if (!parameter || !cbm_is_frozen(parameter, run->settings.frozen))
             run->kept[c->n_parameters++] = run->parameters[i];
-    }
-    return SCBM_OK;
-}
-
-static scbm_status create_sums(cbm_training_run *run) {
-    size_t n = (size_t)run->state.n_trained;
-    run->accumulated = scbm_alloc_array(&run->hooks, n, sizeof *run->accumulated);
-    run->sums = scbm_alloc_array(&run->hooks, n, sizeof *run->sums);
-    if (!run->accumulated || !run->sums) return SCBM_ERROR_MEMORY;
-    for (size_t i = 0; i < n; i++) {
-        const scbm_tensor *trained = run->trained[i];
-        scbm_status status = scbm_tensor_init(&run->accumulated[i], trained->name, SCBM_F32, trained->n_dims,
-                                              trained->shape);
-        if (status) return status;
-        run->accumulated[i].data = scbm_alloc_array(&run->hooks, (size_t)scbm_tensor_elements(trained), sizeof(float));
-        if (!run->accumulated[i].data) return SCBM_ERROR_MEMORY;
     }
     return SCBM_OK;
 }
@@ -260,8 +285,7 @@ static scbm_status create_state(cbm_training_run *run) {
     c->optimizer = run->optimizer;
     c->facts = run->facts;
     c->n_facts = run->n_facts;
-    scbm_status status = list_kept(run);
-    return !status && run->options->accumulate > 1 ? create_sums(run) : status;
+    return list_kept(run);
 }
 
 static scbm_status name_checkpoint(cbm_training_run *run) {
@@ -322,7 +346,6 @@ scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_nam
 
 scbm_status cbm_run_prepare_steps(cbm_training_run *run) {
     scbm_status status = create_graph(run);
-    if (!status) status = create_optimizer(run);
     if (!status) status = cbm_run_prepare_pruning(run);
     if (!status) status = create_state(run);
     return status ? status : name_checkpoint(run);
@@ -336,9 +359,10 @@ static void release_tensor(scbm_tensor *tensor, const scbm_hooks *hooks) {
 void cbm_run_clear(cbm_training_run *run) {
     const scbm_hooks *hooks = &run->hooks;
     cbm_runner_clear(&run->runner);
+    cbm_training_graph_clear(&run->graph, hooks);
+    scbm_graph_free(run->step);
     scbm_adamw_free(run->optimizer);
     cbm_prune_close(&run->pruning);
-    cbm_training_graph_clear(&run->graph, hooks);
     cbm_teacher_clear(&run->teacher, hooks);
     cbm_statistics_clear(&run->statistics, hooks);
     cbm_sequences_clear(&run->train_sequences, hooks);
@@ -353,7 +377,7 @@ void cbm_run_clear(cbm_training_run *run) {
     scbm_release(hooks, run->permutation);
     scbm_release(hooks, run->parameters);
     scbm_release(hooks, run->kept);
-    for (int i = 0; i < run->state.n_trained && run->accumulated; i++) scbm_release(hooks, run->accumulated[i].data);
+    for (int i = 0; i < run->state.n_trained && run->accumulated; i++) release_tensor(&run->accumulated[i], hooks);
     scbm_release(hooks, run->accumulated);
     scbm_release(hooks, run->sums);
     scbm_release(hooks, run->trained);

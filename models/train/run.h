@@ -36,6 +36,8 @@ typedef struct cbm_training_run {
     cbm_training_settings settings;
     cbm_training_graph graph;
     scbm_adamw *optimizer;
+    scbm_graph *step;  /* where a step has several batches: its end, of the sums of their gradients */
+    scbm_tensor *keep; /* and an input of the batches' graph: whether they are added to those before */
     cbm_runner runner;
     float *computed; /* what the network says of the training or the validation texts */
     size_t computed_capacity;
@@ -71,8 +73,8 @@ scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_nam
 /* What steps need: the training graph, its optimizer, the state that a checkpoint holds. */
 scbm_status cbm_run_prepare_steps(cbm_training_run *run);
 void cbm_run_clear(cbm_training_run *run);
-/* Makes the training graph (again, when the network has got streams or masks), and with it what points into it or goes
- * with it: the gradients where the optimizer finds them, and what the checkpoint holds. */
+/* Makes the training graph (again, when the network has got streams or masks), the optimizer's step in it, and what goes with
+ * it: the gradients where the optimizer finds them, and what the checkpoint holds. */
 scbm_status cbm_run_build_graph(cbm_training_run *run);
 int cbm_run_has_concepts(const cbm_training_run *run);
 int cbm_run_is_head(const cbm_training_run *run, const scbm_tensor *tensor);
