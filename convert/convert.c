@@ -47,7 +47,9 @@ static scbm_status settle(conversion *c) {
     if (c->options->pooling) settings->pooling = (int)c->options->pooling;
     settings->normalize = c->config.normalize;
     if (c->options->normalize) settings->normalize = c->options->normalize == CBM_NORMALIZE_YES;
-    return set_max_tokens(c);
+    scbm_status status = set_max_tokens(c);
+    if (!status) cbm_hf_note_length(&c->tokenizer, settings->max_tokens, c->config.folder);
+    return status;
 }
 
 static scbm_status read_folder(conversion *c, const char *folder) {

@@ -246,7 +246,10 @@ scbm_status cbm_hf_tokenizer_parse_json(hf_tokenizer *t, const void *data, size_
     json_file json;
     scbm_status status = cbm_json_parse(&json, data, size, name, 0, &t->hooks);
     if (status) return status;
-    t->has_json = 1;
+    t->has_json = t->says_case = 1;
+    const cJSON *truncation = cbm_json_get(json.root, "truncation");
+    if (!cbm_json_is_int(cbm_json_get(truncation, "max_length"), 1, INT32_MAX, &t->truncation)) t->truncation = 0;
+    t->pads = cJSON_IsObject(cbm_json_get(json.root, "padding"));
     status = read_model(t, &json);
     if (!status) status = read_post_processor(t, &json);
     if (!status) status = read_added_tokens(t, &json);
@@ -278,21 +281,49 @@ static scbm_status read_specials(hf_tokenizer *t, const json_file *json, hf_rank
     return SCBM_OK;
 }
 
-/* Beside a vocab.txt further special tokens are named here; a tokenizer.json has them itself. */
-static scbm_status read_more_specials(hf_tokenizer *t, const json_file *json) {
-    const cJSON *list, *item;
-    scbm_status status = cbm_json_array_or_null(json, json->root, "additional_special_tokens", &list);
-    if (status || t->has_json || !list) return status;
+/* What a list names is special. A token of added_tokens.json is not looked for in the normalized text then. */
+static void mark_special(hf_tokenizer *t, int64_t id) {
+    if ((t->flags[id] & CBM_PIECE_ADDED) && !t->has_json) t->flags[id] &= (uint16_t)~CBM_PIECE_NORMALIZED;
+    t->flags[id] |= CBM_PIECE_SPECIAL;
+}
+
+/* Tokens that tokenizer.json, which holds, does not have. */
+static void note_missing(const hf_tokenizer *t, const json_file *json, const char *key, int n, const char *first) {
+    char shown[CBM_SHOWN_SIZE];
+    if (n)
+        scbm_log(&t->hooks, SCBM_LOG_WARNING, "%.300s: %d %s that tokenizer.json does not have are not used ('%s'%s)",
+                 json->path, n, key, cbm_show_string(shown, first), n > 1 ? ", ..." : "");
+}
+
+/* Beside a vocab.txt further special tokens are named here; a tokenizer.json has them itself. Newer versions of
+ * transformers call them extra_special_tokens, and may name each. */
+static scbm_status read_special_list(hf_tokenizer *t, const json_file *json, const char *key) {
+    const cJSON *list = cbm_json_get(json->root, key), *item;
+    const char *missing = NULL;
+    int n_missing = 0;
+    if (list && !cJSON_IsArray(list) && !cJSON_IsObject(list))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be an array", json->path, key);
     cJSON_ArrayForEach(item, list) {
         char shown[CBM_SHOWN_SIZE];
         const char *text = token_text(item);
         int64_t id = text ? find_token(t, text) : -1;
+        if (id < 0 && text && t->has_json) {
+            if (!n_missing++) missing = text;
+            continue;
+        }
+        if (t->has_json) continue;
         if (id < 0)
-            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: additional_special_tokens: '%s' is not in the vocabulary",
-                             json->path, cbm_show_string(shown, text ? text : "?"));
-        t->flags[id] |= CBM_PIECE_SPECIAL;
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s: '%s' is not in the vocabulary", json->path, key,
+                             cbm_show_string(shown, text ? text : "?"));
+        mark_special(t, id);
     }
+    note_missing(t, json, key, n_missing, missing);
     return SCBM_OK;
+}
+
+static scbm_status read_more_specials(hf_tokenizer *t, const json_file *json) {
+    scbm_status status = read_special_list(t, json, "additional_special_tokens");
+    return status ? status : read_special_list(t, json, "extra_special_tokens");
 }
 
 static scbm_status read_decoder(hf_tokenizer *t, const json_file *json) {
@@ -339,6 +370,36 @@ scbm_status cbm_hf_tokenizer_parse_config(hf_tokenizer *t, const void *data, siz
     if (!status) status = read_specials(t, &json, HF_BY_CONFIG);
     if (!status) status = read_decoder(t, &json);
     if (!status) status = read_more_specials(t, &json);
+    if (!status) cbm_hf_note_config(t, &json);
+    cbm_json_close(&json);
+    return status;
+}
+
+/* {"<tag>": 30522, …}: beside vocab.txt, tokens that are found in the normalized text, as transformers' fast tokenizer has
+ * them. */
+scbm_status cbm_hf_tokenizer_parse_added(hf_tokenizer *t, const void *data, size_t size, const char *name) {
+    json_file json;
+    const cJSON *entry;
+    const char *missing = NULL;
+    int n_missing = 0;
+    scbm_status status = cbm_json_parse(&json, data, size, name, 0, &t->hooks);
+    if (status) return status;
+    cJSON_ArrayForEach(entry, json.root) {
+        char shown[CBM_SHOWN_SIZE];
+        int64_t id;
+        if (status) break;
+        if (!cbm_json_is_int(entry, 0, INT32_MAX, &id))
+            status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: token '%s' has no number", json.path,
+                               cbm_show_string(shown, entry->string));
+        else if (t->has_json) {
+            if (find_token(t, entry->string) < 0 && !n_missing++) missing = entry->string;
+        } else if (id < t->n_rows && t->piece[id] && strcmp(t->piece[id], entry->string) == 0)
+            t->flags[id] |= CBM_PIECE_ADDED | CBM_PIECE_NORMALIZED;
+        else
+            status = cbm_hf_tokenizer_add(t, json.path, id, entry->string, strlen(entry->string),
+                                          CBM_PIECE_ADDED | CBM_PIECE_NORMALIZED | CBM_PIECE_BESIDE_MODEL);
+    }
+    if (!status) note_missing(t, &json, "tokens", n_missing, missing);
     cbm_json_close(&json);
     return status;
 }
@@ -374,7 +435,7 @@ scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *t, const char *name) {
         if (t->noted_id[i] >= 0 && id != t->noted_id[i])
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tokenizer.json: '%s' has two numbers: %lld and %lld", name,
                              cbm_show_string(shown, text), (long long)id, (long long)t->noted_id[i]);
-        if (id >= 0) t->flags[id] |= CBM_PIECE_SPECIAL;
+        if (id >= 0) mark_special(t, id);
     }
     return SCBM_OK;
 }
@@ -425,9 +486,11 @@ scbm_status cbm_hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n
     status = read_if_there(t, folder, "tokenizer.json", cbm_hf_tokenizer_parse_json);
     if (!status && !t->has_json) status = read_if_there(t, folder, "vocab.txt", cbm_hf_tokenizer_parse_vocab);
     if (!status && !t->n_tokens) status = refuse_files(t, folder);
+    if (!status) status = read_if_there(t, folder, "added_tokens.json", cbm_hf_tokenizer_parse_added);
     if (!status) status = read_if_there(t, folder, "special_tokens_map.json", cbm_hf_tokenizer_parse_map);
     if (!status) status = read_if_there(t, folder, "tokenizer_config.json", cbm_hf_tokenizer_parse_config);
     if (!status) status = cbm_hf_tokenizer_finish(t, folder);
+    if (!status) cbm_hf_note_case(t, folder);
     if (status) cbm_hf_tokenizer_clear(t);
     return status;
 }

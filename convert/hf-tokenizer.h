@@ -24,7 +24,10 @@ typedef struct hf_tokenizer {
     int64_t noted_id[CBM_SPECIAL_TOKENS];   /* what tokenizer.json's post-processor says; -1: nothing */
     int omits_first, omits_last;            /* nothing is put before a text, or behind it */
     int64_t max_tokens;                     /* of a text; 0: not said */
+    int64_t truncation;                     /* what tokenizer.json truncates texts to; 0: it does not */
+    int pads;                               /* tokenizer.json pads texts */
     int has_json;                           /* there is a tokenizer.json */
+    int says_case;                          /* a file says whether texts are lower-cased */
     int lowercase;                          /* texts are lower-cased */
     cbm_wordpiece_options wordpiece;
     scbm_hooks hooks;
@@ -66,8 +69,15 @@ scbm_status cbm_hf_tokenizer_parse_json(hf_tokenizer *tokenizer, const void *dat
 scbm_status cbm_hf_tokenizer_parse_vocab(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
 scbm_status cbm_hf_tokenizer_parse_map(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
 scbm_status cbm_hf_tokenizer_parse_config(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+/* added_tokens.json: tokens beside those of vocab.txt. */
+scbm_status cbm_hf_tokenizer_parse_added(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
 /* Finds the special tokens' ids. `name` is the folder. */
 scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *tokenizer, const char *name);
+
+/* What the files say that is not used here is told to the log hook (hf-notes.c). */
+void cbm_hf_note_case(const hf_tokenizer *tokenizer, const char *name);
+void cbm_hf_note_config(const hf_tokenizer *tokenizer, const json_file *config);
+void cbm_hf_note_length(const hf_tokenizer *tokenizer, int64_t max_tokens, const char *name);
 
 /* For the kinds. */
 /* Takes text[0 … length) as the token of `id`, which must be free. */

@@ -133,6 +133,7 @@ static scbm_status check_class(const hf_tokenizer *t, const json_file *json) {
 static scbm_status parse_config(hf_tokenizer *t, const json_file *json) {
     scbm_status status = check_class(t, json);
     if (!status) status = cbm_hf_read_switch(t, json, "do_lower_case", &t->wordpiece.lowercase);
+    if (cbm_json_get(json->root, "do_lower_case")) t->says_case = 1;
     if (!status) status = cbm_hf_read_switch(t, json, "strip_accents", &t->wordpiece.strip_accents);
     if (!status) status = cbm_hf_read_switch(t, json, "tokenize_chinese_chars", &t->wordpiece.cjk_spacing);
     t->lowercase = t->wordpiece.lowercase;

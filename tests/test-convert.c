@@ -773,6 +773,83 @@ static void check_rules(void) {
 }
 
 /* Names of special tokens, tokens beside the vocabulary, and other post-processors. */
+/* The ids of a text by the converted file's tokenizer. */
+static void check_ids(const char *text, const int32_t *ids, size_t n) {
+    cbm_tokenizer *tokenizer;
+    cbm_tokens tokens = {0};
+    scbm_file *file = open_output();
+    assert_ok(cbm_tokenizer_create(&tokenizer, file, NULL));
+    assert_ok(cbm_tokenize(tokenizer, text, strlen(text), 24, &tokens));
+    if (tokens.n != n || memcmp(tokens.ids, ids, n * sizeof *ids) != 0) {
+        for (size_t i = 0; i < tokens.n; i++) print_message(" %d", (int)tokens.ids[i]);
+        fail_msg("are the ids of '%s'", text);
+    }
+    cbm_tokens_clear(&tokens, NULL);
+    cbm_tokenizer_free(tokenizer);
+    scbm_file_close(file);
+}
+
+#define CHECK_IDS(text, ...)                                                                                           \
+    check_ids(text, (const int32_t[]){__VA_ARGS__}, sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
+
+/* added_tokens.json beside vocab.txt, as transformers' fast tokenizer has it. */
+static void test_added_tokens(void **state) {
+    (void)state;
+    write_checkpoint(&plain);
+    write_text("added_tokens.json", "{\"NewTag\": 12, \"[X]\": 13, \"walk\": 5}");
+    assert_ok(convert(SCBM_F32));
+    CHECK_IDS("the newtag NEWTAG [x]walking", 2, 7, 12, 12, 13, 5, 1, 3); /* an added token is no part of a word */
+    write_text("special_tokens_map.json", "{\"additional_special_tokens\": [\"[X]\"]}"); /* special: as it is written */
+    assert_ok(convert(SCBM_F32));
+    CHECK_IDS("NewTag [X] [x]", 2, 12, 13, 1, 1, 1, 3);
+    write_text("special_tokens_map.json", "{}");
+    write_text("added_tokens.json", "{\"a\": 16}");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT,
+                 "token 'a' has the number 16, and config.json's vocab_size is 16");
+    write_text("added_tokens.json", "{\"a\": 5}");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "tokens 'walk' and 'a' both have the number 5");
+    write_text("added_tokens.json", "{\"a\": \"b\"}");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "added_tokens.json: token 'a' has no number");
+    /* tokenizer.json has them itself; what it has not is named. */
+    write_text("tokenizer.json", tokenizer_json);
+    write_text("added_tokens.json", "{\"walk\": 5, \"NewTag\": 12, \"other\": 13}");
+    assert_logged("added_tokens.json: 2 tokens that tokenizer.json does not have are not used ('NewTag', ...)");
+    write_text("added_tokens.json", "{\"walk\": 5}");
+    write_text("tokenizer_config.json", "{\"additional_special_tokens\": [\"[UNK]\", \"<e>\"]}");
+    assert_logged("1 additional_special_tokens that tokenizer.json does not have are not used ('<e>')");
+    write_text("tokenizer_config.json", "{\"extra_special_tokens\": {\"image\": \"<i>\"}}");
+    assert_logged("1 extra_special_tokens that tokenizer.json does not have are not used ('<i>')");
+}
+
+/* What decides about ids and is not done, or done where nobody said so. */
+static void test_tokenizer_files_that_are_not_used(void **state) {
+    (void)state;
+    write_checkpoint(&plain);
+    assert_nothing_logged();
+    char *cased = replaced(vocabulary, "walk\n", "Walk\n");
+    write_text("vocab.txt", cased);
+    free(cased);
+    assert_logged("warning: ");
+    assert_logged(
+        "texts are lower-cased, as transformers does where no file says otherwise, and so 1 of 12 tokens, which have "
+        "capital letters ('Walk', ...), are found in none");
+    write_text("tokenizer_config.json", "{\"do_lower_case\": false}");
+    assert_nothing_logged();
+    CHECK_IDS("Walk walk", 2, 5, 1, 3);
+    write_text("tokenizer_config.json", "{\"do_lower_case\": true}");
+    assert_logged("texts are lower-cased, and so 1 of 12 tokens");
+    write_text("vocab.txt", vocabulary);
+    write_text("tokenizer_config.json", "{\"truncation_side\": \"left\"}");
+    assert_logged("truncation_side is not honoured: long texts lose their end");
+    write_text("tokenizer_config.json", "{\"never_split\": [\"a.b\"], \"truncation_side\": \"right\"}");
+    assert_logged("never_split is not honoured: its 1 tokens");
+    write_text("tokenizer_config.json", "{\"split_special_tokens\": true}");
+    assert_logged("split_special_tokens is not honoured");
+    remove(in_checkpoint("tokenizer_config.json"));
+    write_text("tokenizer.json", tokenizer_json);
+    assert_logged("tokenizer.json truncates texts to 5 tokens, which is not honoured: 24 are read");
+}
+
 static void test_special_tokens(void **state) {
     (void)state;
     scbm_file *file;
@@ -1728,6 +1805,8 @@ int main(void) {
         TEST(test_the_model_loads),
         TEST(test_vocabulary_files),
         TEST(test_tokenizer_settings),
+        TEST(test_added_tokens),
+        TEST(test_tokenizer_files_that_are_not_used),
         TEST(test_special_tokens),
         TEST(test_sentence_transformers),
         TEST(test_what_is_not_honoured_is_named),

@@ -81,6 +81,7 @@ static void try_tokenizer(int which, const void *data, size_t size) {
     else status = cbm_hf_tokenizer_parse_vocab(&tokenizer, vocabulary, sizeof vocabulary - 1, "vocab.txt");
     if (which == 2) status = cbm_hf_tokenizer_parse_config(&tokenizer, data, size, "tokenizer_config.json");
     if (which == 3) status = cbm_hf_tokenizer_parse_map(&tokenizer, data, size, "special_tokens_map.json");
+    if (which == 4) status = cbm_hf_tokenizer_parse_added(&tokenizer, data, size, "added_tokens.json");
     if (is_ok(status)) use_tokenizer(&tokenizer);
     cbm_hf_tokenizer_clear(&tokenizer);
 }
@@ -116,6 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     case 7:
     case 8: try_sentence_files(which - 6, data, size); break;
     case 9: try_card(data, size); break;
+    case 11: try_tokenizer(4, data, size); break;
     case 10: try_sentence_files(3, data, size); break;
     default: break;
     }
