@@ -1239,7 +1239,7 @@ static void json_has_the_promised_keys(void **state) {
     const cJSON *concept = member(object, "concepts")->child, *token = member(concept, "tokens")->child;
     assert_keys(
         concept,
-        "name class probability logits classes contribution density tokens baseline_logit target_logit converged");
+        "name class probability logits classes contribution density tokens baseline_logit target_logit steps converged difference");
     assert_keys(token, "text start end gradient_input integrated_gradients");
     assert_string_equal(member(token, "text")->valuestring, "[CLS]");
     assert_string_equal(member(token->next, "text")->valuestring, "tasty");
@@ -1277,7 +1277,7 @@ static void labels_are_explained_where_they_are_asked_for(void **state) {
         assert_near(logit, cJSON_GetArrayItem(member(object, "logits"), n)->valuedouble, 1e-6);
         if (!cJSON_GetObjectItem(label, "tokens")) continue;
         explained++;
-        assert_keys(label, "name probability logit bias contributions tokens baseline_logit target_logit converged");
+        assert_keys(label, "name probability logit bias contributions tokens baseline_logit target_logit steps converged difference");
         assert_keys(member(label, "tokens")->child, "text start end gradient_input integrated_gradients");
     }
     assert_int_equal(n, SMALL_LABELS);

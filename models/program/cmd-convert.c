@@ -29,12 +29,17 @@ static double file_bytes(const char *path) {
 }
 
 static void print_conversion(const convert_command *c, const cbm_conversion *s) {
-    printf("%s: %.1f MiB, %s\n", c->output, file_bytes(c->output) / 1048576, scbm_type_of(types[c->type])->name);
+    cli_print_name(c->output, 0);
+    printf(": %.1f MiB, %s\n", file_bytes(c->output) / 1048576, scbm_type_of(types[c->type])->name);
     printf("  %lld blocks of hidden size %lld with %lld heads, %lld weights in %d tensors\n", (long long)s->blocks,
            (long long)s->hidden, (long long)s->heads, (long long)s->n_weights, s->n_tensors);
     printf("  %lld tokens, texts of up to %lld; pooling: %s%s\n", (long long)s->tokens, (long long)s->max_tokens,
            cbm_pooling_name(s->pooling), s->normalize ? ", normalized" : "");
-    if (s->n_unused) printf("  left out, not part of an encoder: %d tensors: %s\n", s->n_unused, s->unused);
+    if (s->n_unused) {
+        printf("  left out, not part of an encoder: %d tensors: ", s->n_unused);
+        cli_print_name(s->unused, 0);
+        putchar('\n');
+    }
     if (s->n_kept_f16) printf("  %d matrices have rows that are no multiple of 32 and stay f16\n", s->n_kept_f16);
 }
 

@@ -73,8 +73,10 @@ static int needs_quotes(const char *word) {
 static int run_command(const cli_command *command, char **words, int n) {
     printf("   $ %s %s", cli_program, command->name);
     for (int i = 0; i < n; i++) {
-        if (needs_quotes(words[i])) printf(" \"%s\"", words[i]);
-        else printf(" %s", words[i]);
+        const char *quote = needs_quotes(words[i]) ? "\"" : "";
+        printf(" %s", quote);
+        cli_print_text(words[i], strlen(words[i]));
+        printf("%s", quote);
     }
     puts("\n");
     int status = command->run(command, n, words);

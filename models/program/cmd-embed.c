@@ -3,6 +3,7 @@
  */
 #include "models/program/program.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -95,6 +96,19 @@ static scbm_status embed_texts(void *user, const char *const *texts, const size_
     return status == SCBM_OK ? cli_flush() : status;
 }
 
+/* A vector of no numbers stands in the place of a bad text. */
+static scbm_status answer_bad(void *user, const char *reason) {
+    embed_command *s = user;
+    int size = cbm_model_hidden_size(s->in.model);
+    if (s->in.json) return cli_session_print_bad(&s->in, reason);
+    cli_warn(s->in.command, "%s", reason);
+    scbm_status status = scbm_grow(&s->in.hooks, (void **)&s->vectors, &s->vector_capacity, (size_t)size,
+                                   sizeof *s->vectors);
+    for (int i = 0; i < size && status == SCBM_OK; i++) s->vectors[i] = NAN;
+    if (status == SCBM_OK) status = s->npy_path ? keep_vectors(s, 1) : print_vector(s, s->vectors, size);
+    return status == SCBM_OK ? cli_flush() : status;
+}
+
 static int run_embed(const cli_command *command, int argc, char **argv) {
     embed_command s;
     memset(&s, 0, sizeof s);
@@ -113,7 +127,8 @@ static int run_embed(const cli_command *command, int argc, char **argv) {
     int status = cli_session_start(&s.in, command, options, argc, argv);
     if (status == CLI_GO_ON && s.npy_path)
         status = cli_refuse(command, options, "beside -o", (const void *const[]){&s.in.json, NULL});
-    if (status == CLI_GO_ON) status = cli_session_answer(&s.in, embed_texts, &s, 0);
+    const cli_answers answers = {embed_texts, answer_bad, &s};
+    if (status == CLI_GO_ON) status = cli_session_answer(&s.in, &answers, 0);
     if (status == CLI_DONE && s.npy_path) status = cli_fail_status(command, write_npy(&s));
     scbm_release(&s.in.hooks, s.kept);
     scbm_release(&s.in.hooks, s.vectors);
@@ -128,6 +143,7 @@ const cli_command cmd_embed = {
     "turn texts into vectors: one line of numbers a text",
     "--model FILE [TEXT ...] [options]",
     "Texts are arguments, lines of --file or of a pipe, or a column of --data. With --json: {embedding}.\n"
-    "numpy.load reads what -o writes; its rows are the texts.",
+    "numpy.load reads what -o writes; its rows are the texts. With --keep-going a bad text is answered by a vector of nan,\n"
+    "or {row, error}.",
     embed_examples,
     run_embed};

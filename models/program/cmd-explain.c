@@ -54,6 +54,14 @@ static scbm_status explain_texts(void *user, const char *const *texts, const siz
     return status ? status : cli_flush();
 }
 
+/* Of a whole data set a bad text is left out. */
+static scbm_status answer_bad(void *user, const char *reason) {
+    explain_command *x = user;
+    if (!x->global) return cli_session_print_bad(&x->in, reason);
+    cli_warn(x->in.command, "left out: %s", reason);
+    return SCBM_OK;
+}
+
 /* What is said of the model itself, once. */
 static scbm_status finish_texts(explain_command *x) {
     const cbm_subnetworks *subnetworks;
@@ -126,6 +134,8 @@ static int check_options(explain_command *x) {
     if (x->global && x->pages_path) return cli_misuse(command, "--pages is about single texts, not about --global");
     if (x->global && x->labels) return cli_misuse(command, "--labels is about single texts, not about --global");
     if (!x->global && x->html_path && x->in.texts.argument.n > 1) return cli_misuse(command, "%s", one_text);
+    if (!x->global && x->html_path && x->in.texts.keep_going)
+        return cli_misuse(command, "--keep-going has no effect on the one text of --html");
     if (x->labels) {
         static const int labels[] = {CBM_PREDICTED, CBM_RUNNER_UP};
         x->options.labels = labels;
@@ -151,7 +161,8 @@ static int check_model(const explain_command *x) {
 }
 
 static int explain(explain_command *x) {
-    int status = cli_texts_each(x->in.command, &x->in.texts, x->global ? keep_texts : explain_texts, x, &x->in.hooks);
+    const cli_answers answers = {x->global ? keep_texts : explain_texts, answer_bad, x};
+    int status = cli_texts_each(x->in.command, &x->in.texts, &answers, &x->in.hooks);
     if (status != CLI_DONE) return status;
     scbm_status explained = SCBM_OK;
     if (x->global && !x->texts.store) return cli_fail(x->in.command, "there are no texts to explain");
@@ -224,9 +235,10 @@ const cli_command cmd_explain = {
     "concept reads, from the text with every word masked) add up to the difference between the two logits.\n"
     "--labels attributes words to labels too, through all concepts; of a vanilla model that is all there is.\n"
     "With --json: predict's object, with for each concept classes: [{name, logit, probability}], density, tokens: [{text,\n"
-    "start, end, gradient_input, integrated_gradients}], baseline_logit, target_logit and converged; labels: [{name,\n"
-    "logit, probability, bias, contributions: [{concept, contribution}], and where words were attributed to them tokens,\n"
-    "baseline_logit, target_logit, converged}], and overlaps: [{a, b, iou}]; start and end are bytes.\n"
+    "start, end, gradient_input, integrated_gradients}], baseline_logit, target_logit, steps, converged and difference (of\n"
+    "what integrated gradients add up to, less what the two logits differ by); labels: [{name, logit, probability, bias,\n"
+    "contributions: [{concept, contribution}], and where words were attributed to them tokens, baseline_logit, target_logit,\n"
+    "steps, converged, difference}], and overlaps: [{a, b, iou}]; start and end are bytes.\n"
     "With --global --json: {texts, texts_explained, labels: [{name, texts, contributions: [{concept, mean,\n"
     "mean_absolute}]}], concepts: [{name, density, own, mean_absolute_contribution, classes: [{name, texts, words: [{text,\n"
     "count, integrated_gradients (the mean), score}]}]}], overlaps, kept_by: [shares of the weights that 0, 1, ...\n"

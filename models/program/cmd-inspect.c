@@ -80,9 +80,11 @@ static void print_listed(const char *name, int i) {
 static void print_overview(const char *path, const cbm_model *model, const scbm_file *file, double elements,
                            double bytes) {
     char size[32], weights[32];
-    printf("%s: %s, %s on a %s encoder\n", path, megabytes((double)scbm_file_size(file), size),
-           cbm_model_mode(model) == CBM_ENCODER ? "no labels" : cbm_mode_name(cbm_model_mode(model)),
-           scbm_file_string_or(file, "general.architecture", "?"));
+    cli_print_name(path, 0);
+    printf(": %s, %s on a ", megabytes((double)scbm_file_size(file), size),
+           cbm_model_mode(model) == CBM_ENCODER ? "no labels" : cbm_mode_name(cbm_model_mode(model)));
+    cli_print_name(scbm_file_string_or(file, "general.architecture", "?"), 0);
+    printf(" encoder\n");
     printf("  %lld tensors, %.0f weights, %s; hidden size %d, texts of up to %d tokens\n",
            (long long)scbm_file_n_tensors(file), elements, megabytes(bytes, weights), cbm_model_hidden_size(model),
            cbm_model_max_tokens(model));

@@ -208,6 +208,11 @@ static scbm_status intervene_texts(void *user, const char *const *texts, const s
     return cli_flush();
 }
 
+static scbm_status answer_bad(void *user, const char *reason) {
+    intervene_command *s = user;
+    return cli_session_print_bad(&s->in, reason);
+}
+
 static int run_intervene(const cli_command *command, int argc, char **argv) {
     intervene_command s;
     memset(&s, 0, sizeof s);
@@ -231,7 +236,8 @@ static int run_intervene(const cli_command *command, int argc, char **argv) {
     if (status == CLI_GO_ON) status = cli_session_check_texts(&s.in);
     if (status == CLI_GO_ON) status = cli_session_load(&s.in, 1);
     if (status == CLI_GO_ON) status = check_model(&s);
-    if (status == CLI_GO_ON) status = cli_texts_each(command, &s.in.texts, intervene_texts, &s, &s.in.hooks);
+    const cli_answers answers = {intervene_texts, answer_bad, &s};
+    if (status == CLI_GO_ON) status = cli_texts_each(command, &s.in.texts, &answers, &s.in.hooks);
     return finish(&s, status);
 }
 
@@ -248,6 +254,7 @@ const cli_command cmd_intervene = {
     "the training texts with that class (--edit mean), which is not always enough for the concept to read the class (after\n"
     "little training), or by 1 for the class and 0 for the others (--edit one-hot), which always is.\n"
     "With --json: {method, steps, moved_bits, total_bits, interventions: [{concept, class, succeeded, steps, moved_bits}],\n"
-    "before, after}; before and after are as `predict` prints them, and the first numbers are sums over all --set.",
+    "before, after}; before and after are as `predict` prints them, and the first numbers are sums over all --set.\n"
+    "With --keep-going a bad text is answered by {row, error}.",
     intervene_examples,
     run_intervene};

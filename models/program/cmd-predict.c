@@ -11,6 +11,7 @@ typedef struct predict_command {
     int echo;
     const char *csv_path;
     cli_csv csv;
+    int n_columns; /* of the table, but for the one that --keep-going adds: what is wrong with the text */
 } predict_command;
 
 /* ------------------------------------------------------------------------------------------
@@ -35,6 +36,8 @@ static scbm_status open_table(predict_command *p) {
             cli_csv_class_head(csv, name, cbm_model_concept_class(model, k, c));
         cli_csv_text(csv, "contribution of ", name);
     }
+    p->n_columns = csv->column;
+    if (p->in.texts.keep_going) cli_csv_text(csv, "", "error");
     cli_csv_end_row(csv);
     return SCBM_OK;
 }
@@ -53,6 +56,7 @@ static void write_row(predict_command *p, size_t i, const char *text, size_t len
         for (int j = 0; j < c->n_classes; j++) cli_csv_float(csv, c->probabilities[j]);
         cli_csv_float(csv, c->contribution);
     }
+    if (p->in.texts.keep_going) cli_csv_text(csv, "", NULL);
     cli_csv_end_row(csv);
 }
 
@@ -82,7 +86,7 @@ static scbm_status predict_texts(void *user, const char *const *texts, const siz
         } else if (p->in.json) {
             status = print_json(p, i, texts[i], predictions[i]);
         } else {
-            if (p->in.n_printed) putchar('\n');
+            if (p->in.n_printed || p->in.texts.n_bad) putchar('\n');
             cli_print_prediction(texts[i], lengths[i], predictions[i]);
         }
         p->in.n_printed++;
@@ -90,6 +94,19 @@ static scbm_status predict_texts(void *user, const char *const *texts, const siz
         p->in.n_truncated += predictions[i]->truncated != 0;
     }
     return status == SCBM_OK ? cli_flush() : status;
+}
+
+static scbm_status answer_bad(void *user, const char *reason) {
+    predict_command *p = user;
+    cli_csv *csv = &p->csv;
+    if (!p->csv_path) return cli_session_print_bad(&p->in, reason);
+    scbm_status status = csv->file ? SCBM_OK : open_table(p);
+    if (status != SCBM_OK) return status;
+    cli_csv_integer(csv, cli_texts_row(&p->in.texts, 0));
+    while (csv->column < p->n_columns) cli_csv_text(csv, "", NULL);
+    cli_csv_text(csv, "", reason);
+    cli_csv_end_row(csv);
+    return SCBM_OK;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -134,7 +151,8 @@ static int run_predict(const cli_command *command, int argc, char **argv) {
     };
     int status = cli_session_start(&p.in, command, options, argc, argv);
     if (status == CLI_GO_ON) status = check_usage(&p, options);
-    if (status == CLI_GO_ON) status = cli_session_answer(&p.in, predict_texts, &p, 1);
+    const cli_answers answers = {predict_texts, answer_bad, &p};
+    if (status == CLI_GO_ON) status = cli_session_answer(&p.in, &answers, 1);
     return cli_session_finish(&p.in, close_table(&p, status));
 }
 
@@ -150,6 +168,7 @@ const cli_command cmd_predict = {
     "label's logit: the bias and the contributions add up to it. With --json: {label, probability, logits,\n"
     "labels: [{name, probability, logit}], bias, truncated, concepts: [{name, class, probability, logits,\n"
     "classes: [{name, probability, logit}], contribution}], row, id, text}; id with --id, text with --echo.\n"
-    "row is the text's row of --data, its line of --file or of a pipe, or its place among the arguments.",
+    "row is the text's row of --data, its line of --file or of a pipe, or its place among the arguments.\n"
+    "With --keep-going a bad text is answered by {row, error}, or in a table by a row whose last column, error, says why.",
     predict_examples,
     run_predict};

@@ -47,7 +47,8 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     scbm_status status = cbm_quantize(path, output, types[type], &kept, &hooks);
     if (status != SCBM_OK) return cli_fail_status(command, status);
     char before[32], after[32];
-    printf("%s: %s as %s, from %s\n", output, megabytes(file_bytes(output), after), scbm_type_of(types[type])->name,
+    cli_print_name(output, 0);
+    printf(": %s as %s, from %s\n", megabytes(file_bytes(output), after), scbm_type_of(types[type])->name,
            megabytes(bytes_before, before));
     if (kept) printf("%d matrices have rows that are no multiple of 32 and stay f16\n", kept);
     return cli_finish(command);

@@ -24,7 +24,7 @@ static scbm_status print_json(const cbm_token_list *list) {
 
 static void print_tokens(const cli_session *s, const cbm_token_list *list, const char *text) {
     enum { PIECE = 20 };
-    if (s->n_printed) putchar('\n');
+    if (s->n_printed || s->texts.n_bad) putchar('\n');
     printf("%7s  %-*s  %-9s  %s\n", "id", PIECE, "piece", "bytes", "text");
     for (int i = 0; i < list->n; i++) {
         const cbm_token_info *token = &list->tokens[i];
@@ -53,6 +53,10 @@ static scbm_status tokenize_texts(void *user, const char *const *texts, const si
     return cli_flush();
 }
 
+static scbm_status answer_bad(void *user, const char *reason) {
+    return cli_session_print_bad(user, reason);
+}
+
 static int run_tokenize(const cli_command *command, int argc, char **argv) {
     cli_session s;
     memset(&s, 0, sizeof s);
@@ -60,7 +64,8 @@ static int run_tokenize(const cli_command *command, int argc, char **argv) {
         CLI_MODEL_OPTION(s), CLI_TEXTS_OPTIONS(s.texts), CLI_LENGTH_OPTION(s), CLI_JSON_OPTION(s), CLI_END_OPTIONS,
     };
     int status = cli_session_start(&s, command, options, argc, argv);
-    if (status == CLI_GO_ON) status = cli_session_answer(&s, tokenize_texts, &s, 0);
+    const cli_answers answers = {tokenize_texts, answer_bad, &s};
+    if (status == CLI_GO_ON) status = cli_session_answer(&s, &answers, 0);
     return cli_session_finish(&s, status);
 }
 
@@ -71,6 +76,7 @@ const cli_command cmd_tokenize = {
     "split texts into the model's tokens: ids, pieces and byte ranges",
     "--model FILE [TEXT ...] [options]",
     "Texts are arguments, lines of --file or of a pipe, or a column of --data.\n"
-    "With --json: {ids, tokens, offsets}; offsets are [start, end) in bytes, [0,0] for special tokens.",
+    "With --json: {ids, tokens, offsets}; offsets are [start, end) in bytes, [0,0] for special tokens.\n"
+    "With --keep-going a bad text is answered by {row, error}.",
     tokenize_examples,
     run_tokenize};

@@ -15,7 +15,10 @@ int cli_open_device(const cli_command *command, const char *name, scbm_backend *
 
 static scbm_status print_device(const scbm_backend_info *info, int json) {
     if (!json) {
-        printf("%-8s %s\n", info->name, info->description);
+        cli_print_name(info->name, 8);
+        putchar(' ');
+        cli_print_name(info->description, 0);
+        putchar('\n');
         return SCBM_OK;
     }
     cJSON *object = cJSON_CreateObject();

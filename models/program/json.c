@@ -77,11 +77,40 @@ cJSON *cli_json_prediction(const cbm_model *model, const cbm_prediction *p) {
     return object;
 }
 
+/* The character at the start of a text if it would act on a terminal: DEL, C1, and what changes the direction of what
+ * follows (those below are escaped by cJSON); 0: it does not. In *size its bytes. */
+static unsigned acting_character(const unsigned char *text, size_t *size) {
+    *size = text[0] == 0x7F ? 1 : text[0] == 0xC2 || text[0] == 0xD8 ? 2 : 3;
+    if (text[0] == 0x7F) return 0x7F;
+    if (text[0] == 0xC2 && text[1] >= 0x80 && text[1] < 0xA0) return text[1];
+    if (text[0] == 0xD8 && text[1] == 0x9C) return 0x61C;
+    if (text[0] != 0xE2 || (text[1] != 0x80 && text[1] != 0x81)) return 0;
+    unsigned c = 0x2000 + (text[1] & 0x3Fu) * 64 + (text[2] & 0x3Fu);
+    int acts = c == 0x200E || c == 0x200F || (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069);
+    return acts ? c : 0;
+}
+
+void cli_json_write(const char *text) {
+    const char *written = text;
+    for (size_t size = 1; *text; text += size) {
+        unsigned c = acting_character((const unsigned char *)text, &size);
+        if (!c) {
+            size = 1;
+            continue;
+        }
+        fwrite(written, 1, (size_t)(text - written), stdout);
+        printf("\\u%04x", c);
+        written = text + size;
+    }
+    fputs(written, stdout);
+}
+
 scbm_status cli_json_print(cJSON *object) {
     char *text = cJSON_PrintUnformatted(object);
     cJSON_Delete(object);
     if (!text) return scbm_fail(SCBM_ERROR_MEMORY, "out of memory for a line of JSON");
-    puts(text);
+    cli_json_write(text);
+    putchar('\n');
     cJSON_free(text);
     return SCBM_OK;
 }

@@ -43,13 +43,15 @@ typedef struct cli_texts {
     cli_list argument;
     const char *file, *data, *column;
     int format;            /* a cbm_data_format, of `data` */
-    int64_t first;         /* where the batch that is being handled starts: 1 is the first text */
-    const size_t *row;     /* of each text of `data`, its number in the file; NULL: as they are counted */
     const char *id_column; /* of `data`; NULL: none */
-    const char *const *id; /* of each text of `data`; NULL: none */
+    int keep_going;        /* a bad text is answered by what is wrong with it */
+    int64_t first;         /* where the texts that are being handled start: 1 is the first one */
+    int64_t n_bad;
+    const size_t *row;     /* of each text that is being handled its number in `data`; NULL: as they are counted */
+    const char *const *id; /* of each text that is being handled; NULL: none */
 } cli_texts;
 
-/* The number of text i of the batch that is being handled: of its row or line, or as arguments are counted; and its id, NULL
+/* The number of text i of those that are being handled: of its row or line, or as arguments are counted; and its id, NULL
  * where there is none. */
 int64_t cli_texts_row(const cli_texts *texts, size_t i);
 const char *cli_texts_id(const cli_texts *texts, size_t i);
@@ -64,18 +66,26 @@ const char *cli_texts_id(const cli_texts *texts, size_t i);
         CLI_READ_OPTION("data", &(texts).data,                                                                         \
                         "read the texts from a CSV, TSV, JSONL or JSON file; - is standard input"),                    \
         CLI_FORMAT_OPTION(&(texts).format),                                                                            \
-        CLI_TEXT_OPTION("text", "COLUMN", &(texts).column, "the column of --data that holds the text")
+        CLI_TEXT_OPTION("text", "COLUMN", &(texts).column, "the column of --data that holds the text"),                \
+        CLI_FLAG_OPTION("keep-going", &(texts).keep_going,                                                             \
+                        "answer a bad line or row by what is wrong with it, go on, and end with status 1")
 
 /* Handles `n` texts, whose results are to be printed now; counts in *done, from 0, those that were printed. */
 typedef scbm_status (*cli_texts_function)(void *user, const char *const *texts, const size_t *lengths, size_t n,
                                           size_t *done);
+/* Answers the one text that is being handled by what is wrong with it. */
+typedef scbm_status (*cli_bad_text_function)(void *user, const char *reason);
+typedef struct cli_answers {
+    cli_texts_function handle;
+    cli_bad_text_function bad;
+    void *user;
+} cli_answers;
 
 /* CLI_GO_ON, or what to exit with: exactly one source must be given, or standard input be a pipe or file. `column` is
  * the default for --text; NULL: none. */
 int cli_texts_check(const cli_command *command, cli_texts *texts, const char *column);
 /* Hands over all texts in batches; texts that arrive slowly come one by one. Returns an exit status and says errors. */
-int cli_texts_each(const cli_command *command, cli_texts *texts, cli_texts_function handle, void *user,
-                   const scbm_hooks *hooks);
+int cli_texts_each(const cli_command *command, cli_texts *texts, const cli_answers *answers, const scbm_hooks *hooks);
 
 /* ------------------------------------------------------------------------------------------
  * Devices: "cpu", "cuda", "cuda:1", "auto", and what else the runtime knows by name
@@ -138,7 +148,9 @@ int cli_session_check_texts(cli_session *session);
 /* The model and a context; a bare encoder is refused where labels are needed. */
 int cli_session_load(cli_session *session, int needs_labels);
 /* check_texts and load, and all texts to a function: what most commands do once they have started. */
-int cli_session_answer(cli_session *session, cli_texts_function handle, void *user, int needs_labels);
+int cli_session_answer(cli_session *session, const cli_answers *answers, int needs_labels);
+/* {row, error}, or a line: what a bad text is answered by. */
+scbm_status cli_session_print_bad(cli_session *session, const char *reason);
 /* cli_session_load without a refusal, as a status; and what undoes it. */
 scbm_status cli_session_open(cli_session *session);
 void cli_session_close(cli_session *session);
@@ -211,6 +223,8 @@ cJSON *cli_json_ints(const int32_t *values, int64_t n);
 /* {label, probability, logits, labels: [{name, probability, logit}], bias, truncated,
  *  concepts: [{name, class, probability, logits, classes: [{name, probability, logit}], contribution}]} */
 cJSON *cli_json_prediction(const cbm_model *model, const cbm_prediction *prediction);
+/* JSON to standard output, with what would act on a terminal written as \uXXXX. */
+void cli_json_write(const char *text);
 /* Prints the object on a line of its own and deletes it. */
 scbm_status cli_json_print(cJSON *object);
 

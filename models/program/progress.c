@@ -97,9 +97,11 @@ static int on_cancel(void *user) {
 
 static void on_log(void *user, scbm_log_level level, const char *message) {
     cli_progress *progress = user;
+    char shown[4096]; /* file names and values may hold anything */
     if (cli_quiet && level < SCBM_LOG_WARNING) return;
     cli_progress_clear(progress);
-    fprintf(stderr, "sparsecbm %s: %s%s\n", progress->command, level == SCBM_LOG_WARNING ? "warning: " : "", message);
+    fprintf(stderr, "sparsecbm %s: %s%s\n", progress->command, level == SCBM_LOG_WARNING ? "warning: " : "",
+            cbm_text_show(shown, sizeof shown, message, strlen(message), 0));
 }
 
 scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t threads) {

@@ -76,11 +76,26 @@ int cli_session_finish(cli_session *s, int status) {
     scbm_backend_close(s->backend);
     scbm_file_close(s->file);
     free((void *)s->texts.argument.item);
-    return status;
+    return status == CLI_DONE && s->texts.n_bad ? CLI_FAILED : status;
 }
 
-int cli_session_answer(cli_session *s, cli_texts_function handle, void *user, int needs_labels) {
+int cli_session_answer(cli_session *s, const cli_answers *answers, int needs_labels) {
     int status = cli_session_check_texts(s);
     if (status == CLI_GO_ON) status = cli_session_load(s, needs_labels);
-    return status == CLI_GO_ON ? cli_texts_each(s->command, &s->texts, handle, user, &s->hooks) : status;
+    return status == CLI_GO_ON ? cli_texts_each(s->command, &s->texts, answers, &s->hooks) : status;
+}
+
+scbm_status cli_session_print_bad(cli_session *s, const char *reason) {
+    if (s->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "row", cli_json_int(cli_texts_row(&s->texts, 0)));
+        cJSON_AddStringToObject(object, "error", reason);
+        scbm_status status = cli_json_print(object);
+        return status == SCBM_OK ? cli_flush() : status;
+    }
+    if (s->n_printed || s->texts.n_bad) putchar('\n');
+    printf("error: ");
+    cli_print_text(reason, strlen(reason));
+    putchar('\n');
+    return cli_flush();
 }

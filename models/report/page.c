@@ -53,8 +53,9 @@ static const char *replacement(utf8proc_int32_t character) {
     case '\r': return "";
     default: break;
     }
-    int is_control = character < 0x20 || (character >= 0x7F && character < 0xA0) || (character & 0xFFFE) == 0xFFFE ||
-                     (character >= 0xFDD0 && character <= 0xFDEF);
+    int is_control = character < 0x20 || (character >= 0x202A && character <= 0x202E) ||
+                     (character >= 0x2066 && character <= 0x2069) || (character >= 0x7F && character < 0xA0) ||
+                     (character & 0xFFFE) == 0xFFFE || (character >= 0xFDD0 && character <= 0xFDEF);
     return is_control ? "\xEF\xBF\xBD" : NULL;
 }
 

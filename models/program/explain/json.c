@@ -42,6 +42,17 @@ static scbm_status add_token(cJSON *array, const char *text, const cbm_explanati
     return SCBM_OK;
 }
 
+/* What the values of the method that should add up to the difference of the two logits are off by. */
+static double find_difference(const cbm_explanation *e, const cbm_explained_logit *logit) {
+    double sum = 0.0;
+    for (int m = 0; m < e->n_methods; m++) {
+        if (!logit->tokens[m] || !cbm_attribution_method_at(m)->adds_up) continue;
+        for (int t = 0; t < e->n_tokens; t++) sum += (double)logit->tokens[m][t];
+        break;
+    }
+    return sum - ((double)logit->value - (double)logit->baseline);
+}
+
 static scbm_status add_logit(cJSON *object, const explain_command *x, const char *text, const cbm_explanation *e,
                              const cbm_explained_logit *logit) {
     scbm_status status = SCBM_OK;
@@ -49,7 +60,10 @@ static scbm_status add_logit(cJSON *object, const explain_command *x, const char
     for (int t = 0; t < e->n_tokens && !status; t++) status = add_token(tokens, text, e, logit, t, &x->in.hooks);
     cJSON_AddItemToObject(object, "baseline_logit", cli_json_float(logit->baseline));
     cJSON_AddItemToObject(object, "target_logit", cli_json_float(logit->value));
-    if (logit->steps) cJSON_AddBoolToObject(object, "converged", logit->converged);
+    if (!logit->steps) return status;
+    cJSON_AddItemToObject(object, "steps", cli_json_int(logit->steps));
+    cJSON_AddBoolToObject(object, "converged", logit->converged);
+    cJSON_AddItemToObject(object, "difference", cli_json_double(find_difference(e, logit)));
     return status;
 }
 

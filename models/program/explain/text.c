@@ -228,11 +228,16 @@ static void print_influences(const explain_command *x, const cbm_global_report *
         for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++) {
             int at = r->first_class[k] + c;
             if (!r->class_count[at]) continue;
-            printf("  %s reads %s in %lld texts:", cbm_model_concept(model, k), cbm_model_concept_class(model, k, c),
-                   (long long)r->class_count[at]);
+            printf("  ");
+            cli_print_name(cbm_model_concept(model, k), 0);
+            printf(" reads ");
+            cli_print_name(cbm_model_concept_class(model, k, c), 0);
+            printf(" in %lld texts:", (long long)r->class_count[at]);
             for (int i = 0; i < r->n_words[at]; i++) {
                 const cbm_word_influence *word = &r->words[at * r->most_words + i];
-                printf("%s %s (%+.2f, %lld)", i ? "," : "", word->text, word->score, (long long)word->count);
+                printf("%s ", i ? "," : "");
+                cli_print_name(word->text, 0);
+                printf(" (%+.2f, %lld)", word->score, (long long)word->count);
             }
             puts(r->n_words[at] ? "" : " none");
         }

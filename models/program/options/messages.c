@@ -54,6 +54,13 @@ void cli_note(const cli_command *command, const char *format, ...) {
     va_end(arguments);
 }
 
+void cli_warn(const cli_command *command, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(command, format, arguments);
+    va_end(arguments);
+}
+
 void cli_say_wrote(const cli_command *command, const char *path) {
     cli_note(command, "wrote %s", path);
 }

@@ -21,7 +21,8 @@ extern int cli_quiet;
 /* "sparsecbm NAME: message" on standard error, on one line, with control characters escaped. */
 int cli_fail(const struct cli_command *command, const char *format, ...) SCBM_PRINTF(2, 3);   /* returns CLI_FAILED */
 int cli_misuse(const struct cli_command *command, const char *format, ...) SCBM_PRINTF(2, 3); /* returns CLI_USAGE */
-/* The same of what is no error; nothing with --quiet. */
+/* The same of what is no error, with --quiet too; and what --quiet hides. */
+void cli_warn(const struct cli_command *command, const char *format, ...) SCBM_PRINTF(2, 3);
 void cli_note(const struct cli_command *command, const char *format, ...) SCBM_PRINTF(2, 3);
 void cli_say_wrote(const struct cli_command *command, const char *path);
 /* The library's last error, and CLI_FAILED (CLI_SIGNAL + the signal for a call that it cancelled). */

@@ -140,6 +140,17 @@ static void end_run(void *user, const cbm_train_history *history) {
     if (t->current->page) t->page_status = train_write_page(t, history);
 }
 
+static void say_wrote(const char *path, const char *no_longer_needed) {
+    printf("wrote ");
+    cli_print_name(path, 0);
+    if (no_longer_needed) {
+        printf("; ");
+        cli_print_name(no_longer_needed, 0);
+        printf(" can be deleted");
+    }
+    putchar('\n');
+}
+
 static scbm_status do_run(train_command *t, train_run *run, const cbm_model *encoder, const cbm_dataset *train,
                           const cbm_dataset *validation, const char *const *names) {
     const cbm_dataset_options columns = cli_columns_options(&t->columns, NULL);
@@ -163,9 +174,8 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     if (status == SCBM_OK) status = t->page_status;
     cli_progress_clear(&t->progress);
     if (status != SCBM_OK || t->json) return status;
-    if (t->n_epochs) printf("wrote %s; %s can be deleted\n", run->output, run->checkpoint);
-    else printf("wrote %s\n", run->output);
-    if (run->page) printf("wrote %s\n", run->page);
+    say_wrote(run->output, t->n_epochs ? run->checkpoint : NULL);
+    if (run->page) say_wrote(run->page, NULL);
     return SCBM_OK;
 }
 
