@@ -10040,6 +10040,19 @@ scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hook
 static void file_unmap(scbm_bytes *bytes) {
     munmap((void *)(uintptr_t)bytes->data, bytes->size);
 }
+
+void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
+#ifdef MADV_DONTNEED
+    long page = sysconf(_SC_PAGESIZE);
+    if (bytes->handle || !n || page < 1) return;
+    uintptr_t begin = (uintptr_t)data / (uintptr_t)page * (uintptr_t)page;
+    madvise((void *)begin, (uintptr_t)data + n - begin, MADV_DONTNEED);
+#else
+    (void)bytes;
+    (void)data;
+    (void)n;
+#endif
+}
 #else
 scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
     memset(bytes, 0, sizeof *bytes);
@@ -10053,6 +10066,12 @@ scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hook
 
 static void file_unmap(scbm_bytes *bytes) {
     (void)bytes;
+}
+
+void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
+    (void)bytes;
+    (void)data;
+    (void)n;
 }
 #endif
 

@@ -816,6 +816,9 @@ void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks);
  * the file itself; `git lfs pull` fetches it". The first 512 bytes tell. NULL: nothing that is known. With any_text what
  * is text is not looked at, but for pointers: a web page may be what a reader of texts wants. */
 const char *scbm_bytes_recognize(const void *data, size_t size, int any_text);
+/* Memory that holds data[0 … n), which lie in `bytes`, goes back to the system where the file is mapped. They stay what
+ * they are: who looks at them again has them read again. */
+void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n);
 
 /* Numbers in text, whatever the locale. parse: the whole of text[0…length) must be a number. print: the
  * shortest text that reads back as the same double (as float: the same float); returns `text`, of 32 bytes. */

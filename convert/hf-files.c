@@ -1,5 +1,5 @@
 /*
- * convert/hf-files.c - the safetensors files of a Hugging Face folder
+ * convert/hf-files.c - the files of a Hugging Face folder that have its weights
  */
 #include "convert/hf-files.h"
 
@@ -10,7 +10,7 @@
 #define NAME_FORMAT "%.120s" /* of a name from a file */
 
 /* ------------------------------------------------------------------------------------------
- * model.safetensors.index.json
+ * model.safetensors.index.json, pytorch_model.bin.index.json
  * ---------------------------------------------------------------------------------------- */
 
 static int has_file(const hf_index *index, const char *name) {
@@ -69,22 +69,22 @@ static int file_number(const hf_index *index, const char *name) {
 static scbm_status check_index(const hf_index *index, const hf_files *files) {
     const cJSON *item;
     cJSON_ArrayForEach(item, index->map) {
-        const safetensors *file = files->file[file_number(index, item->valuestring)];
-        if (!cbm_safetensors_find(file, item->string))
+        const tensor_file *file = files->file[file_number(index, item->valuestring)];
+        if (!cbm_tensor_file_find(file, item->string))
             return scbm_fail(SCBM_ERROR_FORMAT,
                              "%.300s: tensor " NAME_FORMAT " is missing, which the index says is there",
-                             cbm_safetensors_path(file), item->string);
+                             cbm_tensor_file_path(file), item->string);
     }
     return SCBM_OK;
 }
 
 static scbm_status open_shards(hf_files *files, const char *folder, const hf_index *index) {
     scbm_status status = SCBM_OK;
-    files->file = scbm_alloc_array(&files->hooks, (size_t)index->n_files, sizeof(safetensors *));
+    files->file = scbm_alloc_array(&files->hooks, (size_t)index->n_files, sizeof(tensor_file *));
     if (!files->file) return SCBM_ERROR_MEMORY;
     for (int i = 0; i < index->n_files && !status; i++) {
         char *path = cbm_json_join(&files->hooks, folder, index->files[i]);
-        status = path ? cbm_safetensors_open(&files->file[i], path, &files->hooks) : SCBM_ERROR_MEMORY;
+        status = path ? cbm_tensor_file_open(&files->file[i], path, &files->hooks) : SCBM_ERROR_MEMORY;
         if (!status) files->n++;
         scbm_release(&files->hooks, path);
     }
@@ -109,42 +109,45 @@ static scbm_status open_index(hf_files *files, const char *folder, const char *p
  * ---------------------------------------------------------------------------------------- */
 
 static scbm_status open_one(hf_files *files, const char *path) {
-    files->file = scbm_alloc_array(&files->hooks, 1, sizeof(safetensors *));
+    files->file = scbm_alloc_array(&files->hooks, 1, sizeof(tensor_file *));
     if (!files->file) return SCBM_ERROR_MEMORY;
-    scbm_status status = cbm_safetensors_open(&files->file[0], path, &files->hooks);
+    scbm_status status = cbm_tensor_file_open(&files->file[0], path, &files->hooks);
     if (!status) files->n = 1;
     return status;
 }
 
-static scbm_status no_weights(const hf_files *files, const char *folder) {
-    static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
-                                         "flax_model.msgpack"};
-    for (int i = 0; i < COUNT_OF(others); i++) {
-        char *path = cbm_json_join(&files->hooks, folder, others[i]);
-        int exists = path && cbm_json_file_exists(path);
-        scbm_release(&files->hooks, path);
-        if (exists)
-            return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                             "%.300s: the weights are in %s; save them as safetensors first (with transformers: "
-                             "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER))",
-                             folder, others[i]);
-    }
-    return scbm_fail(SCBM_ERROR_IO, "%.300s: it has neither model.safetensors nor model.safetensors.index.json",
-                     folder);
+/* Files that hold weights, in the order in which transformers looks for them. */
+static const struct weights_file {
+    const char *name;
+    enum { ONE_FILE, INDEX, OTHER_FORM } kind;
+} weights_files[] = {
+    {"model.safetensors", ONE_FILE}, {"model.safetensors.index.json", INDEX},
+    {"pytorch_model.bin", ONE_FILE}, {"pytorch_model.bin.index.json", INDEX},
+    {"tf_model.h5", OTHER_FORM},     {"flax_model.msgpack", OTHER_FORM},
+};
+
+static scbm_status open_weights(hf_files *files, const char *folder, const struct weights_file *found,
+                                const char *path) {
+    if (found->kind == ONE_FILE) return open_one(files, path);
+    if (found->kind == INDEX) return open_index(files, folder, path);
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                     "%.300s: the weights are in %s; save them as safetensors first (with transformers: "
+                     "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER))",
+                     folder, found->name);
 }
 
 static scbm_status open_files(hf_files *files, const char *folder) {
-    char *one = cbm_json_join(&files->hooks, folder, "model.safetensors");
-    char *several = cbm_json_join(&files->hooks, folder, "model.safetensors.index.json");
-    scbm_status status = SCBM_ERROR_MEMORY;
-    if (one && several) {
-        if (cbm_json_file_exists(one)) status = open_one(files, one);
-        else if (cbm_json_file_exists(several)) status = open_index(files, folder, several);
-        else status = no_weights(files, folder);
+    for (int i = 0; i < COUNT_OF(weights_files); i++) {
+        char *path = cbm_json_join(&files->hooks, folder, weights_files[i].name);
+        if (!path) return SCBM_ERROR_MEMORY;
+        int exists = cbm_json_file_exists(path);
+        scbm_status status = exists ? open_weights(files, folder, &weights_files[i], path) : SCBM_OK;
+        scbm_release(&files->hooks, path);
+        if (exists) return status;
     }
-    scbm_release(&files->hooks, one);
-    scbm_release(&files->hooks, several);
-    return status;
+    return scbm_fail(
+        SCBM_ERROR_IO,
+        "%.300s: it has no weights: neither model.safetensors nor pytorch_model.bin, nor the index of either", folder);
 }
 
 scbm_status cbm_hf_files_open(hf_files *files, const char *folder, const scbm_hooks *hooks) {
@@ -155,12 +158,12 @@ scbm_status cbm_hf_files_open(hf_files *files, const char *folder, const scbm_ho
     return status;
 }
 
-scbm_status cbm_hf_files_from_one(hf_files *files, safetensors *file, const scbm_hooks *hooks) {
+scbm_status cbm_hf_files_from_one(hf_files *files, tensor_file *file, const scbm_hooks *hooks) {
     memset(files, 0, sizeof *files);
     if (hooks) files->hooks = *hooks;
     files->file = scbm_alloc_array(hooks, 1, sizeof *files->file);
     if (!files->file) {
-        cbm_safetensors_close(file);
+        cbm_tensor_file_close(file);
         return SCBM_ERROR_MEMORY;
     }
     files->file[files->n++] = file;
@@ -168,7 +171,7 @@ scbm_status cbm_hf_files_from_one(hf_files *files, safetensors *file, const scbm
 }
 
 void cbm_hf_files_close(hf_files *files) {
-    for (int i = 0; i < files->n; i++) cbm_safetensors_close(files->file[i]);
+    for (int i = 0; i < files->n; i++) cbm_tensor_file_close(files->file[i]);
     scbm_release(&files->hooks, (void *)files->file);
     files->file = NULL;
     files->n = 0;

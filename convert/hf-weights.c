@@ -118,9 +118,9 @@ static scbm_status find_prefix(hf_weights *weights) {
     hf_start found = {NULL, 0}, other = {NULL, 0}, start;
     int found_usual = 0;
     for (int i = 0; i < weights->files.n; i++) {
-        const safetensors *file = weights->files.file[i];
-        for (int64_t t = 0; t < cbm_safetensors_n_tensors(file); t++) {
-            if (!is_start(architecture, cbm_safetensors_get(file, t)->name, &start)) continue;
+        const tensor_file *file = weights->files.file[i];
+        for (int64_t t = 0; t < cbm_tensor_file_n(file); t++) {
+            if (!is_start(architecture, cbm_tensor_file_get(file, t)->name, &start)) continue;
             int usual = is_usual(architecture, &start);
             if (found.name && (usual < found_usual || strcmp(found.name, start.name) == 0)) continue;
             other = usual == found_usual ? found : (hf_start){NULL, 0};
@@ -132,7 +132,7 @@ static scbm_status find_prefix(hf_weights *weights) {
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
                          "%.300s: there are two encoders in it, with tensors " NAME_FORMAT " and " NAME_FORMAT
                          "; save the one that is wanted by itself",
-                         cbm_safetensors_path(weights->files.file[0]), other.name, found.name);
+                         cbm_tensor_file_path(weights->files.file[0]), other.name, found.name);
     weights->prefix = found.name;
     weights->prefix_length = found.prefix;
     if (found.name && !found_usual)
@@ -176,8 +176,8 @@ const char *cbm_hf_weights_list_unused(const hf_weights *weights, char *text, si
  * One tensor
  * ---------------------------------------------------------------------------------------- */
 
-static scbm_status refuse(const safetensors *file, const safetensors_tensor *source, const char *why) {
-    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT " %s", cbm_safetensors_path(file),
+static scbm_status refuse(const tensor_file *file, const stored_tensor *source, const char *why) {
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT " %s", cbm_tensor_file_path(file),
                      source->name, why);
 }
 
@@ -202,35 +202,27 @@ static int source_shape(const cbm_backbone *settings, const cbm_row *row, int64_
     return n_dims;
 }
 
-static scbm_status check_shape(const cbm_backbone *settings, const safetensors *file, const safetensors_tensor *source,
+static scbm_status check_shape(const cbm_backbone *settings, const tensor_file *file, const stored_tensor *source,
                                const cbm_row *row) {
-    char got[SAFETENSORS_MAX_DIMS * 20 + 8], wanted[64];
+    char got[STORED_MAX_DIMS * 20 + 8], wanted[64];
     int64_t shape[2];
     int n_dims = source_shape(settings, row, shape);
     if (source->n_dims == n_dims && memcmp(source->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tensor " NAME_FORMAT " is %s, and config.json says %s",
-                     cbm_safetensors_path(file), source->name,
+                     cbm_tensor_file_path(file), source->name,
                      shape_text(source->shape, source->n_dims, got, sizeof got),
                      shape_text(shape, n_dims, wanted, sizeof wanted));
 }
 
-static scbm_status read_type(const safetensors *file, const safetensors_tensor *source, scbm_type *type) {
-    static const struct {
-        const char *name;
-        scbm_type type;
-    } known[] = {{"F32", SCBM_F32}, {"F16", SCBM_F16}, {"BF16", SCBM_BF16}};
-    for (int i = 0; i < COUNT_OF(known); i++) {
-        if (strcmp(known[i].name, source->type) == 0) {
-            *type = known[i].type;
-            return SCBM_OK;
-        }
-    }
-    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT " is %s; F32, F16 and BF16 can be converted",
-                     cbm_safetensors_path(file), source->name, source->type);
+static scbm_status read_type(const tensor_file *file, const stored_tensor *source, scbm_type *type) {
+    if (cbm_stored_read_type(source, type)) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                     "%.300s: tensor " NAME_FORMAT " is %s; F32, F16, BF16 and F64 can be converted",
+                     cbm_tensor_file_path(file), source->name, source->type);
 }
 
-static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings, const safetensors *file,
-                                const safetensors_tensor *source) {
+static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings, const tensor_file *file,
+                                const stored_tensor *source) {
     int64_t shape[2];
     char name[SCBM_MAX_NAME];
     scbm_type type = SCBM_F32;
@@ -260,8 +252,8 @@ static int is_inside(const hf_weights *weights, const char *name) {
 }
 
 /* A tensor that no row names: left out where it lies beside the encoder, an error where it is of it. */
-static scbm_status place_unknown(hf_weights *weights, const cbm_backbone *settings, const safetensors *file,
-                                 const safetensors_tensor *source, int block, const char *rest) {
+static scbm_status place_unknown(hf_weights *weights, const cbm_backbone *settings, const tensor_file *file,
+                                 const stored_tensor *source, int block, const char *rest) {
     const cbm_architecture *architecture = weights->architecture;
     const char *name = without_prefix(weights, source->name);
     int is_known = is_listed(block < 0 ? architecture->hf_unused : architecture->hf_unused_in_block, rest);
@@ -278,8 +270,8 @@ static scbm_status place_unknown(hf_weights *weights, const cbm_backbone *settin
 }
 
 /* A tensor of the folder to every row that names it. */
-static scbm_status place(hf_weights *weights, const cbm_backbone *settings, const safetensors *file,
-                         const safetensors_tensor *source) {
+static scbm_status place(hf_weights *weights, const cbm_backbone *settings, const tensor_file *file,
+                         const stored_tensor *source) {
     const char *rest;
     int block = split_name(weights->architecture, without_prefix(weights, source->name), &rest), n_found = 0;
     scbm_status status = SCBM_OK;
@@ -298,7 +290,7 @@ static scbm_status check_complete(const hf_weights *weights) {
         const hf_weight *weight = &weights->weight[i];
         if (!weight->source && !(weight->row->flags & CBM_HF_OPTIONAL))
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s%s: tensor %s is missing",
-                             cbm_safetensors_path(weights->files.file[0]), weights->files.n > 1 ? " and its like" : "",
+                             cbm_tensor_file_path(weights->files.file[0]), weights->files.n > 1 ? " and its like" : "",
                              hf_name(weight, name, sizeof name));
     }
     return SCBM_OK;
@@ -315,9 +307,9 @@ static scbm_status find_tensors(hf_weights *weights, const cbm_backbone *setting
     }
     scbm_status status = find_prefix(weights);
     for (int i = 0; i < weights->files.n; i++) {
-        const safetensors *file = weights->files.file[i];
-        for (int64_t t = 0; t < cbm_safetensors_n_tensors(file) && !status; t++)
-            status = place(weights, settings, file, cbm_safetensors_get(file, t));
+        const tensor_file *file = weights->files.file[i];
+        for (int64_t t = 0; t < cbm_tensor_file_n(file) && !status; t++)
+            status = place(weights, settings, file, cbm_tensor_file_get(file, t));
     }
     return status ? status : check_complete(weights);
 }
@@ -332,7 +324,7 @@ scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *setting
     return status;
 }
 
-scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
+scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, tensor_file *file,
                                      const scbm_hooks *hooks) {
     memset(weights, 0, sizeof *weights);
     if (hooks) weights->hooks = *hooks;
@@ -367,8 +359,8 @@ static uint32_t least_infinite(scbm_type type) {
     }
 }
 
-/* Whether all n numbers, sign aside, are below `limit`; what is not a number lies above all. */
-static int all_below_f32(const unsigned char *data, int64_t n, uint32_t limit) {
+/* The bits of the greatest of n numbers, sign aside; what is not a number lies above all. */
+static uint32_t greatest_f32(const unsigned char *data, int64_t n) {
     uint32_t most = 0;
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
@@ -376,10 +368,10 @@ static int all_below_f32(const unsigned char *data, int64_t n, uint32_t limit) {
         bits &= 0x7fffffff;
         if (bits > most) most = bits;
     }
-    return most < limit;
+    return most;
 }
 
-static int all_below_16(const unsigned char *data, int64_t n, uint32_t limit) {
+static uint32_t greatest_16(const unsigned char *data, int64_t n) {
     uint16_t most = 0;
     for (int64_t i = 0; i < n; i++) {
         uint16_t bits;
@@ -387,18 +379,36 @@ static int all_below_16(const unsigned char *data, int64_t n, uint32_t limit) {
         bits &= 0x7fff;
         if (bits > most) most = bits;
     }
-    return most < limit;
+    return most;
 }
 
-/* All of the folder's tensor, of which the weight may be a part. */
-static int is_finite_as(const hf_weight *weight, scbm_type type) {
-    const unsigned char *data = weight->source->data;
-    int64_t bytes = (int64_t)weight->source->bytes;
+/* The same of all of the folder's tensor, of which the weight may be a part. */
+static scbm_status find_greatest(const hf_weight *weight, uint32_t *greatest) {
+    enum { CHUNK = 1 << 18 }; /* numbers that are read at once, and a row at least */
+    const stored_tensor *source = weight->source;
+    const scbm_hooks *hooks = &weight->weights->hooks;
+    int64_t rows = source->shape[0], columns = source->n_dims > 1 ? source->shape[1] : 1;
+    int64_t at_once = columns < CHUNK ? CHUNK / columns : 1;
+    int64_t size = scbm_type_of(weight->tensor.type)->block_bytes;
+    unsigned char *data = scbm_alloc_array(hooks, (size_t)(at_once * columns), (size_t)size);
+    *greatest = 0;
+    if (!data) return SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < rows; i += at_once) {
+        const stored_part part = {i, rows - i < at_once ? rows - i : at_once, columns, 0};
+        cbm_stored_read(source, &part, data);
+        uint32_t most = size == 4 ? greatest_f32(data, part.rows * columns) : greatest_16(data, part.rows * columns);
+        if (most > *greatest) *greatest = most;
+    }
+    scbm_release(hooks, data);
+    return SCBM_OK;
+}
+
+static int is_finite_as(const hf_weight *weight, uint32_t greatest, scbm_type type) {
     uint32_t limit = least_infinite(type);
     switch (weight->tensor.type) {
-    case SCBM_F32: return all_below_f32(data, bytes / 4, limit);
-    case SCBM_BF16: return all_below_16(data, bytes / 2, (limit >> 16) + ((limit & 0xffff) != 0));
-    default: return all_below_16(data, bytes / 2, 0x7c00);
+    case SCBM_F32: return greatest < limit;
+    case SCBM_BF16: return greatest < (limit >> 16) + ((limit & 0xffff) != 0);
+    default: return greatest < 0x7c00;
     }
 }
 
@@ -409,10 +419,13 @@ static scbm_status tell(const hf_weight *weight, const char *what) {
 
 static scbm_status check_values(const hf_weight *weight, scbm_type type) {
     char name[SCBM_MAX_NAME];
-    if (!is_finite_as(weight, SCBM_F32))
+    uint32_t greatest;
+    scbm_status status = find_greatest(weight, &greatest);
+    if (status) return status;
+    if (!is_finite_as(weight, greatest, SCBM_F32))
         return scbm_fail(SCBM_ERROR_FORMAT, "tensor %s has values that are infinite or not numbers",
                          hf_name(weight, name, sizeof name));
-    if (!is_finite_as(weight, cbm_hf_weights_type(weight, type)))
+    if (!is_finite_as(weight, greatest, cbm_hf_weights_type(weight, type)))
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "tensor %s has values that are too large for %s; f32 holds them",
                          hf_name(weight, name, sizeof name), scbm_type_of(type)->name);
     return SCBM_OK;
@@ -432,25 +445,12 @@ scbm_status cbm_hf_weights_check(const hf_weights *weights, scbm_type type) {
  * Writing
  * ---------------------------------------------------------------------------------------- */
 
-/* Columns first … first + rows of the source [columns, all], as rows: in squares, so that neither side is read far apart. */
-static void transpose(unsigned char *data, const unsigned char *source, int64_t rows, int64_t columns, int64_t first,
-                      int64_t all, size_t size) {
-    enum { SQUARE = 32 };
-    for (int64_t i = 0; i < columns; i += SQUARE)
-        for (int64_t o = 0; o < rows; o++)
-            for (int64_t j = i; j < i + SQUARE && j < columns; j++)
-                memcpy(data + (size_t)(o * columns + j) * size, source + (size_t)(j * all + first + o) * size, size);
-}
-
+/* The rows of a fused tensor that are the weight's, turned where the folder has it otherwise. */
 static scbm_status produce(void *user, const scbm_tensor *tensor, void *data) {
     const hf_weight *weight = user;
-    const cbm_row *row = weight->row;
-    size_t bytes = scbm_tensor_bytes(tensor);
-    int64_t rows = tensor->shape[0];
-    if (row->is_transposed)
-        transpose(data, weight->source->data, rows, tensor->shape[1], row->part * rows,
-                  (row->parts ? row->parts : 1) * rows, (size_t)scbm_type_of(tensor->type)->block_bytes);
-    else memcpy(data, weight->source->data + (size_t)row->part * bytes, bytes);
+    int64_t rows = tensor->shape[0], columns = tensor->n_dims > 1 ? tensor->shape[1] : 1;
+    const stored_part part = {weight->row->part * rows, rows, columns, weight->row->is_transposed};
+    cbm_stored_read(weight->source, &part, data);
     return tell(weight, "tensors written");
 }
 

@@ -9,8 +9,8 @@
 
 /* A parameter of the encoder, by its row. */
 typedef struct hf_weight {
-    scbm_tensor tensor;               /* name and shape as the model file has them, the folder's type; no data */
-    const safetensors_tensor *source; /* NULL: the folder has none, and the row says that it may do without */
+    scbm_tensor tensor;          /* name and shape as the model file has them, the folder's type; no data */
+    const stored_tensor *source; /* NULL: the folder has none, and the row says that it may do without */
     const cbm_row *row;
     int block;
     const struct hf_weights *weights;
@@ -44,7 +44,7 @@ typedef struct hf_weights {
 scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
                                 const scbm_hooks *hooks);
 /* The same with one file that is open already; it is closed with the weights, and on error. */
-scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, safetensors *file,
+scbm_status cbm_hf_weights_from_file(hf_weights *weights, const cbm_backbone *settings, tensor_file *file,
                                      const scbm_hooks *hooks);
 void cbm_hf_weights_clear(hf_weights *weights);
 /* What is left out, for people: "cls (5), pooler (2)". Returns `text`. */

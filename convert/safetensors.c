@@ -16,27 +16,13 @@ struct safetensors {
     scbm_hooks hooks;
     char *path;
     scbm_bytes bytes;          /* empty when the memory is the caller's */
+    const scbm_bytes *mapped;  /* what the tensors lie in; NULL: no file */
     const unsigned char *data; /* the tensors' */
     uint64_t data_bytes;
     json_file header;
-    safetensors_tensor *tensors;
+    stored_tensor *tensors;
     int64_t n;
 };
-
-static const struct safetensors_type {
-    const char *name;
-    uint64_t bytes;
-} types[] = {
-    {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"F8_E8M0", 1},
-    {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},     {"U32", 4},
-    {"F32", 4},  {"F64", 8}, {"I64", 8}, {"U64", 8},     {"C64", 8},
-};
-
-static const struct safetensors_type *find_type(const char *name) {
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (strcmp(types[i].name, name) == 0) return &types[i];
-    return NULL;
-}
 
 /* A name from the file in a message: cut, so that the reason still fits. */
 #define NAME_FORMAT "%.120s"
@@ -53,21 +39,19 @@ static int is_name(const char *name) {
 }
 
 /* The type's bytes times the dimensions; 0 and a message when they do not fit. */
-static scbm_status read_shape(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor,
-                              uint64_t *bytes) {
+static scbm_status read_shape(const safetensors *file, const cJSON *entry, stored_tensor *tensor, uint64_t *bytes) {
     const cJSON *shape = cbm_json_get(entry, "shape"), *item;
-    const struct safetensors_type *type = find_type(tensor->type);
-    if (!type)
+    *bytes = cbm_stored_size(tensor->type);
+    if (!*bytes)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%.300s: tensor " NAME_FORMAT ": its type %.40s is not known",
                          file->path, tensor->name, tensor->type);
     if (!cJSON_IsArray(shape)) return damaged(file, tensor->name, "its shape is missing");
-    *bytes = type->bytes;
     int is_empty = 0;
     cJSON_ArrayForEach(item, shape) {
         int64_t size;
         if (!cbm_json_is_int(item, 0, MAX_OFFSET, &size))
             return damaged(file, tensor->name, "its shape has something else in it than sizes");
-        if (tensor->n_dims == SAFETENSORS_MAX_DIMS) return damaged(file, tensor->name, "it has too many dimensions");
+        if (tensor->n_dims == STORED_MAX_DIMS) return damaged(file, tensor->name, "it has too many dimensions");
         tensor->shape[tensor->n_dims++] = size;
         is_empty |= size == 0;
         if (size && *bytes > (uint64_t)MAX_OFFSET / (uint64_t)size)
@@ -75,10 +59,12 @@ static scbm_status read_shape(const safetensors *file, const cJSON *entry, safet
         if (size) *bytes *= (uint64_t)size;
     }
     if (is_empty) *bytes = 0;
+    cbm_stored_set_strides(tensor);
+    tensor->mapped = file->mapped;
     return SCBM_OK;
 }
 
-static scbm_status read_offsets(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor) {
+static scbm_status read_offsets(const safetensors *file, const cJSON *entry, stored_tensor *tensor) {
     const cJSON *offsets = cbm_json_get(entry, "data_offsets");
     int64_t begin, end;
     if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
@@ -93,7 +79,7 @@ static scbm_status read_offsets(const safetensors *file, const cJSON *entry, saf
     return SCBM_OK;
 }
 
-static scbm_status read_tensor(const safetensors *file, const cJSON *entry, safetensors_tensor *tensor) {
+static scbm_status read_tensor(const safetensors *file, const cJSON *entry, stored_tensor *tensor) {
     const cJSON *type = cbm_json_get(entry, "dtype");
     uint64_t bytes = 0;
     if (!is_name(entry->string))
@@ -112,14 +98,14 @@ static scbm_status read_tensor(const safetensors *file, const cJSON *entry, safe
 }
 
 static int by_place(const void *a, const void *b) {
-    const safetensors_tensor *first = a, *second = b;
+    const stored_tensor *first = a, *second = b;
     if (first->begin != second->begin) return first->begin < second->begin ? -1 : 1;
     if (first->bytes != second->bytes) return first->bytes < second->bytes ? -1 : 1;
     return strcmp(first->name, second->name);
 }
 
 static int by_name(const void *a, const void *b) {
-    return strcmp(((const safetensors_tensor *)a)->name, ((const safetensors_tensor *)b)->name);
+    return strcmp(((const stored_tensor *)a)->name, ((const stored_tensor *)b)->name);
 }
 
 /* The tensors lie one after the other and fill the data: none shares bytes with another, nothing is hidden between. */
@@ -201,13 +187,20 @@ static scbm_status finish(safetensors **file, scbm_status status) {
 scbm_status cbm_safetensors_open(safetensors **file, const char *path, const scbm_hooks *hooks) {
     scbm_status status = create(file, path, hooks);
     if (!status) status = scbm_bytes_open(&(*file)->bytes, path, hooks);
+    if (!status) (*file)->mapped = &(*file)->bytes;
     if (!status) status = read_header(*file, (*file)->bytes.data, (*file)->bytes.size);
     return finish(file, status);
 }
 
 scbm_status cbm_safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
                                         const scbm_hooks *hooks) {
+    return cbm_safetensors_open_mapped(file, data, size, NULL, name, hooks);
+}
+
+scbm_status cbm_safetensors_open_mapped(safetensors **file, const void *data, size_t size, const scbm_bytes *mapped,
+                                        const char *name, const scbm_hooks *hooks) {
     scbm_status status = create(file, name, hooks);
+    if (!status) (*file)->mapped = mapped;
     if (!status) status = read_header(*file, data, size);
     return finish(file, status);
 }
@@ -230,11 +223,11 @@ int64_t cbm_safetensors_n_tensors(const safetensors *file) {
     return file->n;
 }
 
-const safetensors_tensor *cbm_safetensors_get(const safetensors *file, int64_t index) {
+const stored_tensor *cbm_safetensors_get(const safetensors *file, int64_t index) {
     return index >= 0 && index < file->n ? &file->tensors[index] : NULL;
 }
 
-const safetensors_tensor *cbm_safetensors_find(const safetensors *file, const char *name) {
+const stored_tensor *cbm_safetensors_find(const safetensors *file, const char *name) {
     int64_t low = 0, high = file->n;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;

@@ -8,18 +8,7 @@
 #ifndef CONVERT_SAFETENSORS_H
 #define CONVERT_SAFETENSORS_H
 
-#include "sparsecbm.h"
-
-#define SAFETENSORS_MAX_DIMS 8
-
-typedef struct safetensors_tensor {
-    const char *name;
-    const char *type; /* as the file has it: "F32", … */
-    int n_dims;
-    int64_t shape[SAFETENSORS_MAX_DIMS];
-    const unsigned char *data; /* in the mapped file; any alignment */
-    uint64_t begin, bytes;     /* of the file's data */
-} safetensors_tensor;
+#include "convert/stored-tensor.h"
 
 typedef struct safetensors safetensors;
 
@@ -27,13 +16,16 @@ scbm_status cbm_safetensors_open(safetensors **file, const char *path, const scb
 /* From memory, which must outlive the file; `name` stands for the path in messages. */
 scbm_status cbm_safetensors_open_memory(safetensors **file, const void *data, size_t size, const char *name,
                                         const scbm_hooks *hooks);
+/* The same, where the memory belongs to `mapped` (or NULL). */
+scbm_status cbm_safetensors_open_mapped(safetensors **file, const void *data, size_t size, const scbm_bytes *mapped,
+                                        const char *name, const scbm_hooks *hooks);
 void cbm_safetensors_close(safetensors *file);
 
 const char *cbm_safetensors_path(const safetensors *file);
 int64_t cbm_safetensors_n_tensors(const safetensors *file);
 /* In the order of their names (strcmp). */
-const safetensors_tensor *cbm_safetensors_get(const safetensors *file, int64_t index);
-const safetensors_tensor *cbm_safetensors_find(const safetensors *file, const char *name); /* NULL: not there */
+const stored_tensor *cbm_safetensors_get(const safetensors *file, int64_t index);
+const stored_tensor *cbm_safetensors_find(const safetensors *file, const char *name); /* NULL: not there */
 
 /* ------------------------------------------------------------------------------------------
  * Writing

@@ -539,7 +539,8 @@ typedef struct cbm_conversion {
     uint64_t reserved[8];
 } cbm_conversion;
 
-/* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or its shards, vocab.txt or tokenizer.json;
+/* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or pytorch_model.bin or the
+ * shards of either, vocab.txt or tokenizer.json;
  * sentence-transformers' folders, too) to the model file `output`, which is replaced when all is written. Weights are read
  * and converted one after the other. Licence and source go along where README.md or config.json say them (general.license,
  * general.source.*). `conversion` may be NULL. What the folder has that this version does not compute is

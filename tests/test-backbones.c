@@ -8,6 +8,7 @@
  */
 #include "convert/export-weights.h"
 #include "convert/hf-weights.h"
+#include "convert/safetensors.h"
 #include "models/backbones/architecture.h"
 #include "models/backbones/blocks.h"
 #include "models/core/sequences.h"
@@ -417,7 +418,7 @@ static void check_exported(const safetensors *file) {
     int n = 0;
     for (int i = 0; i < n_sources; i++) {
         const safetensors_entry *entry = &sources[i].entry;
-        const safetensors_tensor *tensor = cbm_safetensors_find(file, entry->name + strlen("transformer."));
+        const stored_tensor *tensor = cbm_safetensors_find(file, entry->name + strlen("transformer."));
         assert_true((tensor == NULL) == is_left_out(entry->name));
         if (!tensor) continue;
         n++;

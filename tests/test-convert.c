@@ -7,6 +7,7 @@
 #include "convert/hf-config.h"
 #include "convert/hf-tokenizer.h"
 #include "convert/hf-weights.h"
+#include "convert/safetensors.h"
 #include "convert/model-card.h"
 #include "models/cbm-train.h"
 #include "models/tokenizers/tokenizer.h"
@@ -1273,7 +1274,7 @@ static void test_weights_that_are_refused(void **state) {
     write_changed_weights(0, parts[0].hf, "F32", 17, 32);
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "is [17, 32], and config.json says [16, 32]");
     write_changed_weights(5, parts[5].hf, "I16", 32, 32);
-    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "query.weight is I16; F32, F16 and BF16 can be converted");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "query.weight is I16; F32, F16, BF16 and F64 can be converted");
     write_changed_weights(-1, "bert.encoder.layer.1.output.dense.bias", "F32", 0, 32);
     assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "is there a second time");
     write_changed_weights(-1, "embeddings.LayerNorm.gamma", "F32", 0, 32);
@@ -1362,9 +1363,11 @@ static void test_missing_files(void **state) {
                  "there is no such folder");
     assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "it has no config.json");
     write_text("config.json", config_text(&plain));
-    assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "neither model.safetensors nor model.safetensors.index.json");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "neither model.safetensors nor pytorch_model.bin");
+    write_text("tf_model.h5", "HDF");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "tf_model.h5; save them as safetensors");
     write_text("pytorch_model.bin", "PK");
-    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "pytorch_model.bin; save them as safetensors");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "pytorch_model.bin: its pickle uses the opcode PERSID");
     write_weights(&plain);
     assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "neither tokenizer.json nor vocab.txt");
     write_text("vocab.txt", vocabulary);
@@ -1405,7 +1408,7 @@ static void test_safetensors_header(void **state) {
         " \"I64\", \"shape\": [0, 9], \"data_offsets\": [4, 4]}}   ",
         16, &file, &memory));
     assert_int_equal(cbm_safetensors_n_tensors(file), 3);
-    const safetensors_tensor *a = cbm_safetensors_get(file, 0), *b = cbm_safetensors_find(file, "b"),
+    const stored_tensor *a = cbm_safetensors_get(file, 0), *b = cbm_safetensors_find(file, "b"),
                              *none = cbm_safetensors_get(file, 2);
     assert_string_equal(a->name, "a");
     assert_string_equal(a->type, "F32");
@@ -1527,7 +1530,7 @@ static void test_every_cut_and_every_bit(void **state) {
         bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
         if (cbm_safetensors_open_memory(&file, bytes, size, "x", NULL) == SCBM_OK) {
             for (int64_t i = 0; i < cbm_safetensors_n_tensors(file); i++) {
-                const safetensors_tensor *tensor = cbm_safetensors_get(file, i);
+                const stored_tensor *tensor = cbm_safetensors_get(file, i);
                 assert_true(tensor->data >= bytes + 8 && tensor->bytes <= (uint64_t)(bytes + size - tensor->data));
             }
             cbm_safetensors_close(file);

@@ -165,7 +165,7 @@ static void what_the_class_needs_is_zeros(void **state) {
     rewrite(encoder_path, in_folder("changed.gguf"), change_nothing, "token_types.weight");
     assert_ok(export_file(in_folder("changed.gguf"), NULL));
     assert_ok(cbm_safetensors_open(&file, in_target("model.safetensors"), NULL));
-    const safetensors_tensor *tensor = cbm_safetensors_find(file, "embeddings.token_type_embeddings.weight");
+    const stored_tensor *tensor = cbm_safetensors_find(file, "embeddings.token_type_embeddings.weight");
     assert_non_null(tensor);
     assert_int_equal(tensor->shape[0], 2);
     for (uint64_t i = 0; i < tensor->bytes; i++) assert_int_equal(tensor->data[i], 0);

@@ -121,8 +121,8 @@ const cli_command cmd_convert = {
     "convert",
     "make a model file of a Hugging Face folder's encoder",
     "FOLDER -o FILE [options]",
-    "FOLDER holds config.json, model.safetensors (or model.safetensors.index.json and its files), and vocab.txt or\n"
-    "tokenizer.json; sentence-transformers' folders are known too. BERT is what this version knows.",
+    "FOLDER holds config.json, model.safetensors or pytorch_model.bin (or an index, ….index.json, and its files), and\n"
+    "vocab.txt or tokenizer.json; sentence-transformers' folders are known too. BERT is what this version knows.",
     convert_examples,
     run_convert};
 

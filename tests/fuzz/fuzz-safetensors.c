@@ -17,9 +17,9 @@ static volatile unsigned char sink;
 static void read_tensors(const safetensors *file, const uint8_t *data, size_t size) {
     uint64_t total = 0;
     for (int64_t i = 0; i < cbm_safetensors_n_tensors(file); i++) {
-        const safetensors_tensor *tensor = cbm_safetensors_get(file, i);
+        const stored_tensor *tensor = cbm_safetensors_get(file, i);
         require(cbm_safetensors_find(file, tensor->name) == tensor);
-        require(tensor->n_dims >= 0 && tensor->n_dims <= SAFETENSORS_MAX_DIMS);
+        require(tensor->n_dims >= 0 && tensor->n_dims <= STORED_MAX_DIMS);
         require(tensor->data >= data && tensor->data <= data + size);
         require(tensor->bytes <= (uint64_t)(data + size - tensor->data));
         for (uint64_t b = 0; b < tensor->bytes; b++) sink = tensor->data[b];
@@ -31,7 +31,7 @@ static void read_tensors(const safetensors *file, const uint8_t *data, size_t si
 }
 
 /* The smallest encoder of an architecture: names and shapes are matched with it. */
-static void find_encoder(const cbm_architecture *architecture, safetensors *file) {
+static void find_encoder(const cbm_architecture *architecture, tensor_file *file) {
     cbm_backbone settings;
     hf_weights weights;
     cbm_settings_default(&settings, architecture);
@@ -61,7 +61,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             return 0;
         }
         read_tensors(file, data, size);
-        find_encoder(architecture, file);
+        cbm_safetensors_close(file);
+        tensor_file *same = NULL;
+        require(cbm_tensor_file_open_memory(&same, data, size, "input", NULL) == SCBM_OK);
+        find_encoder(architecture, same);
     }
     return 0;
 }
