@@ -564,13 +564,15 @@ static int begins(const torch_file *file, size_t at, const char *text) {
 }
 
 static scbm_status read_file(torch_file *file) {
-    if (begins(file, 0, "version https://git-lfs"))
-        return damaged(file, "this is only a Git LFS pointer; `git lfs pull` fetches the file");
+    enum { FIRST_OPCODE = 0x80 };
+    if (cbm_zip_is(file->data, file->size)) return read_zip(file);
     if (begins(file, 257, "ustar"))
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
                          "%.300s: a tar file, as PyTorch before 0.1.10 wrote; load and save it with a later one",
                          file->path);
-    return cbm_zip_is(file->data, file->size) ? read_zip(file) : read_old(file);
+    int is_pickle = file->size && file->data[0] == FIRST_OPCODE;
+    const char *what = is_pickle ? NULL : scbm_bytes_recognize(file->data, file->size, 0);
+    return what ? scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is %s", file->path, what) : read_old(file);
 }
 
 static scbm_status create(torch_file **file, const char *path, const scbm_hooks *hooks) {
