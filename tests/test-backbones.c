@@ -486,7 +486,7 @@ static void tensors_that_do_not_fit(void **state) {
     assert_refused(bias, "transformer.h.1.attn.masked_bias", 0, 0, SCBM_ERROR_UNSUPPORTED,
                    "is not part of a other encoder");
     assert_refused(bias, "transformer.h.1.attn.masked.bias", 0, 0, SCBM_ERROR_FORMAT,
-                   "tensor h.1.attn.c_attn.bias is missing");
+                   "tensor transformer.h.1.attn.c_attn.bias is missing");
     assert_refused(bias, "transformer.h.0.attn.c_attn.bias.", 0, 0, SCBM_ERROR_UNSUPPORTED, "is not part of");
     assert_refused(bias, "decoder.transformer.h.0.attn.c_attn.bias", 0, 0, SCBM_ERROR_UNSUPPORTED, "a second time");
 }
