@@ -21,15 +21,24 @@ typedef struct conversion {
     scbm_writer *writer;
 } conversion;
 
+/* Without them a text may be as long as one likes. */
+static int has_positions(const cbm_architecture *architecture) {
+    int i = 0;
+    while (i < architecture->n_rows && architecture->rows[i].role != CBM_POSITION_EMBEDDING) i++;
+    return i < architecture->n_rows;
+}
+
 /* sentence-transformers' own limit holds before the tokenizer's; the positions are the last limit. */
 static scbm_status set_max_tokens(conversion *c) {
     cbm_backbone *settings = &c->config.settings;
     int64_t most = c->config.max_tokens ? c->config.max_tokens : c->tokenizer.max_tokens;
-    if (!most || most > settings->context) most = settings->context;
+    if (c->options->max_tokens && !has_positions(settings->architecture)) settings->context = c->options->max_tokens;
+    int64_t longest = cbm_longest_text(settings);
+    if (!most || most > longest) most = longest;
     if (c->options->max_tokens) most = c->options->max_tokens;
-    if (most < 2 || most > settings->context)
+    if (most < 2 || most > longest)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%.300s: texts of %lld tokens were asked for, and it reads 2 to %lld",
-                         c->config.folder, (long long)most, (long long)settings->context);
+                         c->config.folder, (long long)most, (long long)longest);
     settings->max_tokens = (int)most;
     return SCBM_OK;
 }

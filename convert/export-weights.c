@@ -28,7 +28,13 @@ static const cbm_parameter *parameter_of(const exported *e, const cbm_row *row, 
 
 /* Whether the folder has this row's tensor, and no row before it made it. */
 static int begins_entry(const exported *e, const cbm_row *row, int block) {
-    return row->part == 0 && (parameter_of(e, row, block) || !(row->flags & CBM_HF_OPTIONAL));
+    return row->part == 0 && cbm_row_is_there(e->settings, row) &&
+           (parameter_of(e, row, block) || !(row->flags & CBM_HF_OPTIONAL));
+}
+
+/* Whether the folder has the last row of positions, the padding's, before the others, and some that nobody uses first. */
+static int moves_padding(const exported *e, const cbm_row *row) {
+    return e->settings->architecture->hf_counts_padding && row->shape[0] == CBM_POSITIONS_SIZE;
 }
 
 static void add_entry(exported *e, const cbm_row *row, int block, int place) {
@@ -37,6 +43,7 @@ static void add_entry(exported *e, const cbm_row *row, int block, int place) {
     name_entry(e->settings->architecture, row, block, entry);
     entry->n_dims = cbm_row_shape(e->settings, row, shape);
     if (row->parts) shape[0] *= row->parts;
+    if (moves_padding(e, row)) shape[0] += e->settings->padding;
     entry->shape[0] = shape[row->is_transposed ? 1 : 0];
     entry->shape[1] = shape[row->is_transposed ? 0 : 1];
     e->place[e->n++] = place;
@@ -69,6 +76,7 @@ static scbm_status place_parameter(const exported *e, const cbm_row *row, const 
     for (int64_t o = 0; o < rows; o++) {
         scbm_status status = read_row(e, parameter, o, in, values);
         if (status) return status;
+        if (moves_padding(e, row)) first = o == rows - 1 ? e->settings->padding - o : e->settings->padding + 1;
         if (n_dims == 1) memcpy(data + first, values, (size_t)in * sizeof *data);
         else if (!row->is_transposed) memcpy(data + (first + o) * in, values, (size_t)in * sizeof *data);
         else

@@ -120,8 +120,20 @@ static scbm_status find_settings(exporting *e) {
     return SCBM_OK;
 }
 
+/* T5's name of a gated layer's activation, in place of the plain one. */
+static void put_gated(const cbm_backbone *settings, const char *key, json_tree *json) {
+    char text[40];
+    const char *name = settings->activation == SCBM_GELU_TANH ? "gelu" : cbm_activation_hf_name(settings->activation);
+    snprintf(text, sizeof text, "gated-%s", name);
+    cJSON_DeleteItemFromObject(json->root, key);
+    cbm_json_put_text(json, json->root, key, text);
+}
+
 static void put_key(const cbm_backbone *settings, const cbm_key *key, json_tree *json) {
     double value = cbm_key_get(settings, key);
+    if (key->field == offsetof(cbm_backbone, context) && settings->architecture->hf_counts_padding)
+        value += settings->padding;
+    if (cbm_json_get(json->root, key->hf) && key->kind != CBM_KEY_GATED) return; /* two fields may be one key there */
     switch (key->kind) {
     case CBM_KEY_COUNT:
     case CBM_KEY_SIZE: cbm_json_put_int(json, json->root, key->hf, (int64_t)value); break;
@@ -130,6 +142,10 @@ static void put_key(const cbm_backbone *settings, const cbm_key *key, json_tree 
     case CBM_KEY_ACTIVATION:
         cbm_json_put_text(json, json->root, key->hf, cbm_activation_hf_name((scbm_activation)value));
         break;
+    case CBM_KEY_GATED:
+        if (value != 0) put_gated(settings, key->hf, json);
+        break;
+    case CBM_KEY_TOKEN: cbm_json_put_int(json, json->root, key->hf, (int64_t)value); break;
     case CBM_KEY_POOLING: break; /* a sentence-transformers file says it */
     }
 }
@@ -148,9 +164,12 @@ static scbm_status write_config(exporting *e) {
     for (int i = 0; i < architecture->n_keys; i++)
         if (architecture->keys[i].hf) put_key(&e->settings, &architecture->keys[i], &json);
     for (const cbm_demand *demand = architecture->hf_demands; demand && demand->key; demand++)
-        cbm_json_put_text(&json, json.root, demand->key, demand->value);
+        if (strcmp(demand->value, "true") == 0 || strcmp(demand->value, "false") == 0)
+            cbm_json_put_bool(&json, json.root, demand->key, demand->value[0] == 't');
+        else cbm_json_put_text(&json, json.root, demand->key, demand->value);
     int32_t padding = cbm_tokenizer_special(e->model->tokenizer, CBM_TOKEN_PADDING);
-    if (padding >= 0) cbm_json_put_int(&json, json.root, "pad_token_id", padding);
+    if (padding >= 0 && !cbm_json_get(json.root, "pad_token_id"))
+        cbm_json_put_int(&json, json.root, "pad_token_id", padding);
     return cbm_json_write(&json, path_of(e, "config.json"), e->hooks);
 }
 
@@ -185,7 +204,7 @@ static scbm_status write_sentence_files(exporting *e) {
     scbm_status status = write_modules(e);
     if (status) return status;
     cbm_json_start(&json, 0);
-    cbm_json_put_int(&json, json.root, "word_embedding_dimension", e->settings.hidden);
+    cbm_json_put_int(&json, json.root, "word_embedding_dimension", e->settings.output);
     cbm_json_put_bool(&json, json.root, "pooling_mode_cls_token", e->settings.pooling == HF_POOLING_FIRST);
     cbm_json_put_bool(&json, json.root, "pooling_mode_mean_tokens", e->settings.pooling == HF_POOLING_MEAN);
     cbm_json_put_bool(&json, json.root, "pooling_mode_lasttoken", e->settings.pooling == HF_POOLING_LAST);

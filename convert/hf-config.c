@@ -77,8 +77,9 @@ static scbm_status check_variants(const json_file *json, const cbm_architecture 
     static const char *const objects[] = {"pruned_heads", "quantization_config"};
     scbm_status status = SCBM_OK;
     for (const cbm_demand *demand = architecture->hf_demands; demand && demand->key && !status; demand++) {
-        const char *value;
-        status = cbm_json_string_or(json, json->root, demand->key, demand->value, &value);
+        const cJSON *item = cbm_json_get(json->root, demand->key);
+        const char *value = cJSON_IsTrue(item) ? "true" : "false";
+        if (!cJSON_IsBool(item)) status = cbm_json_string_or(json, json->root, demand->key, demand->value, &value);
         if (!status && strcmp(value, demand->value) != 0) status = unsupported(json, demand->key, value, demand->value);
     }
     for (size_t i = 0; i < COUNT_OF(switches) && !status; i++) {
@@ -123,12 +124,31 @@ static scbm_status read_switch(const json_file *json, const char *key, double *v
     return status;
 }
 
+static const char gated[] = "gated-"; /* what T5 has before an activation's name */
+
+static scbm_status read_gated(const json_file *json, const char *key, double *value) {
+    const char *name;
+    scbm_status status = cbm_json_string_or(json, json->root, key, *value != 0 ? gated : "", &name);
+    if (!status) *value = cbm_starts_with(name, gated);
+    return status;
+}
+
+static scbm_status read_token(const json_file *json, const char *key, double *value) {
+    int64_t token;
+    scbm_status status = cbm_json_int_or(json, json->root, key, 0, CBM_MAX_SIZE, (int64_t)*value, &token);
+    if (!status) *value = (double)token;
+    return status;
+}
+
+/* To transformers, "gated-gelu" is the gate with the other GELU. */
 static scbm_status read_activation(const json_file *json, const char *key, double *value) {
     const char *name;
     char known[200];
     scbm_status status = cbm_json_string_or(json, json->root, key, cbm_activation_hf_name((scbm_activation)*value),
                                             &name);
     if (status) return status;
+    if (strcmp(name, "gated-gelu") == 0) name = "gelu_new";
+    if (cbm_starts_with(name, gated)) name += sizeof gated - 1;
     *value = cbm_activation_parse(name);
     return *value >= 0 ? SCBM_OK : unsupported(json, key, name, cbm_activation_hf_names(known, sizeof known));
 }
@@ -142,6 +162,8 @@ static scbm_status read_key(const json_file *json, const cbm_key *key, cbm_backb
     case CBM_KEY_FRACTION: status = read_fraction(json, key->hf, &value); break;
     case CBM_KEY_SWITCH: status = read_switch(json, key->hf, &value); break;
     case CBM_KEY_ACTIVATION: status = read_activation(json, key->hf, &value); break;
+    case CBM_KEY_GATED: status = read_gated(json, key->hf, &value); break;
+    case CBM_KEY_TOKEN: status = read_token(json, key->hf, &value); break;
     case CBM_KEY_POOLING: break; /* sentence-transformers' files say it */
     }
     if (!status) cbm_key_set(settings, key, value);
@@ -156,6 +178,7 @@ static scbm_status read_settings(const json_file *json, cbm_backbone *settings) 
     cbm_settings_default(settings, architecture);
     for (int i = 0; i < architecture->n_keys && !status; i++)
         if (architecture->keys[i].hf) status = read_key(json, &architecture->keys[i], settings);
+    if (!status && architecture->hf_counts_padding) settings->context -= settings->padding;
     return status ? status : cbm_settings_settle(settings, json->path);
 }
 
@@ -242,12 +265,12 @@ scbm_status cbm_hf_config_parse_pooling(hf_config *config, const void *data, siz
     int64_t width;
     scbm_status status = cbm_json_parse(&json, data, size, name, 0, &config->hooks);
     if (status) return status;
-    status = cbm_json_int_or(&json, json.root, "word_embedding_dimension", 1, CBM_MAX_SIZE, config->settings.hidden,
+    status = cbm_json_int_or(&json, json.root, "word_embedding_dimension", 1, CBM_MAX_SIZE, config->settings.output,
                              &width);
-    if (!status && width != config->settings.hidden)
+    if (!status && width != config->settings.output)
         status = scbm_fail(SCBM_ERROR_FORMAT,
                            "%.300s: word_embedding_dimension is %lld, and config.json's hidden_size %lld", json.path,
-                           (long long)width, (long long)config->settings.hidden);
+                           (long long)width, (long long)config->settings.output);
     if (!status) status = read_pooling(&json, config);
     if (!status) status = check_include_prompt(&json);
     cbm_json_close(&json);

@@ -190,10 +190,16 @@ static const char *shape_text(const int64_t *shape, int n_dims, char *text, size
     return text;
 }
 
+/* Whether the folder's rows of positions are some that nobody uses, the padding's, and then the others. */
+static int moves_padding(const cbm_backbone *settings, const cbm_row *row) {
+    return settings->architecture->hf_counts_padding && row->shape[0] == CBM_POSITIONS_SIZE;
+}
+
 /* The shape that the folder's tensor must have. */
 static int source_shape(const cbm_backbone *settings, const cbm_row *row, int64_t shape[2]) {
     int n_dims = cbm_row_shape(settings, row, shape);
     if (row->parts) shape[0] *= row->parts;
+    if (moves_padding(settings, row)) shape[0] += settings->padding;
     if (row->is_transposed) {
         int64_t rows = shape[0];
         shape[0] = shape[1];
@@ -233,6 +239,7 @@ static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings,
     int n_dims = cbm_row_shape(settings, weight->row, shape);
     cbm_row_name(weight->row, weight->block, name);
     weight->source = source;
+    weight->padding = moves_padding(settings, weight->row) ? settings->padding : -1;
     return scbm_tensor_init(&weight->tensor, name, type, n_dims, shape);
 }
 
@@ -269,26 +276,34 @@ static scbm_status place_unknown(hf_weights *weights, const cbm_backbone *settin
     return refuse(file, source, why);
 }
 
+/* Whether the folder's tensor, of this block or -1, is the weight's. What all blocks share may lie in one of them. */
+static int is_weight(const hf_weights *weights, const hf_weight *weight, int block, const char *rest,
+                     const char *name) {
+    if (weight->block >= 0) return weight->block == block && is_name(rest, weight->row->hf);
+    return is_name(name, weight->row->hf) &&
+           (block < 0 || cbm_starts_with(weight->row->hf, weights->architecture->hf_block));
+}
+
 /* A tensor of the folder to every row that names it. */
 static scbm_status place(hf_weights *weights, const cbm_backbone *settings, const tensor_file *file,
                          const stored_tensor *source) {
-    const char *rest;
-    int block = split_name(weights->architecture, without_prefix(weights, source->name), &rest), n_found = 0;
+    const char *rest, *name = without_prefix(weights, source->name);
+    int block = split_name(weights->architecture, name, &rest), n_found = 0;
     scbm_status status = SCBM_OK;
     for (int i = 0; i < weights->n && !status; i++) {
         hf_weight *weight = &weights->weight[i];
-        if (weight->block != block || !is_name(rest, weight->row->hf)) continue;
+        if (!is_weight(weights, weight, block, rest, name) || !cbm_row_is_there(settings, weight->row)) continue;
         status = place_tensor(weight, settings, file, source);
         n_found++;
     }
     return status || n_found ? status : place_unknown(weights, settings, file, source, block, rest);
 }
 
-static scbm_status check_complete(const hf_weights *weights) {
+static scbm_status check_complete(const hf_weights *weights, const cbm_backbone *settings) {
     char name[SCBM_MAX_NAME];
     for (int i = 0; i < weights->n; i++) {
         const hf_weight *weight = &weights->weight[i];
-        if (!weight->source && !(weight->row->flags & CBM_HF_OPTIONAL))
+        if (!weight->source && !(weight->row->flags & CBM_HF_OPTIONAL) && cbm_row_is_there(settings, weight->row))
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s%s: tensor %s is missing",
                              cbm_tensor_file_path(weights->files.file[0]), weights->files.n > 1 ? " and its like" : "",
                              hf_name(weight, name, sizeof name));
@@ -311,7 +326,7 @@ static scbm_status find_tensors(hf_weights *weights, const cbm_backbone *setting
         for (int64_t t = 0; t < cbm_tensor_file_n(file) && !status; t++)
             status = place(weights, settings, file, cbm_tensor_file_get(file, t));
     }
-    return status ? status : check_complete(weights);
+    return status ? status : check_complete(weights, settings);
 }
 
 scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
@@ -347,6 +362,7 @@ void cbm_hf_weights_clear(hf_weights *weights) {
  * ---------------------------------------------------------------------------------------- */
 
 scbm_type cbm_hf_weights_type(const hf_weight *weight, scbm_type type) {
+    if (type == SCBM_F16 && weight->row->flags & CBM_NOT_F16) return SCBM_F32;
     return weight->row->flags & CBM_QUANTIZED ? type : SCBM_F32;
 }
 
@@ -445,11 +461,18 @@ scbm_status cbm_hf_weights_check(const hf_weights *weights, scbm_type type) {
  * Writing
  * ---------------------------------------------------------------------------------------- */
 
-/* The rows of a fused tensor that are the weight's, turned where the folder has it otherwise. */
+/* The rows of a fused tensor that are the weight's, turned where the folder has it otherwise; of positions the rows behind
+ * the padding's, and that one last. */
 static scbm_status produce(void *user, const scbm_tensor *tensor, void *data) {
     const hf_weight *weight = user;
     int64_t rows = tensor->shape[0], columns = tensor->n_dims > 1 ? tensor->shape[1] : 1;
-    const stored_part part = {weight->row->part * rows, rows, columns, weight->row->is_transposed};
+    stored_part part = {weight->row->part * rows, rows, columns, weight->row->is_transposed};
+    if (weight->padding >= 0) {
+        size_t row = scbm_tensor_bytes(tensor) / (size_t)rows;
+        stored_part padding = {weight->padding, 1, columns, 0};
+        cbm_stored_read(weight->source, &padding, (char *)data + (size_t)(rows - 1) * row);
+        part = (stored_part){weight->padding + 1, rows - 1, columns, 0};
+    }
     cbm_stored_read(weight->source, &part, data);
     return tell(weight, "tensors written");
 }

@@ -13,6 +13,7 @@ typedef struct hf_weight {
     const stored_tensor *source; /* NULL: the folder has none, and the row says that it may do without */
     const cbm_row *row;
     int block;
+    int padding; /* of positions that the model file has in another order: the padding's row in the folder; -1: as it is */
     const struct hf_weights *weights;
 } hf_weight;
 

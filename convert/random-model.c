@@ -98,7 +98,7 @@ static scbm_tensor *draw_tensor(random_model *s, const char *name, int64_t rows,
 
 static scbm_status draw_heads(random_model *s, int n, uint64_t seed) {
     cbm_heads *heads = &s->network.heads;
-    int64_t hidden = s->network.backbone.hidden, classes = (int64_t)n * CLASSES;
+    int64_t hidden = s->network.backbone.output, classes = (int64_t)n * CLASSES;
     scbm_status status = name_heads(s, n);
     if (status) return status;
     heads->concept_weight = draw_tensor(s, CBM_CONCEPT_WEIGHT, classes, hidden, seed);

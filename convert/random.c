@@ -98,7 +98,8 @@ static scbm_status make_vocabulary(creation *c) {
 static const cbm_architecture *find_architecture(const char *name) {
     const cbm_architecture *architecture;
     for (int i = 0; (architecture = cbm_architecture_at(i)); i++)
-        if (!name || strcmp(architecture->name, name) == 0) return architecture;
+        if (!name || strcmp(architecture->family ? architecture->family : architecture->name, name) == 0)
+            return architecture;
     return NULL;
 }
 
@@ -129,7 +130,7 @@ static scbm_status make_settings(creation *c) {
     if (status) return status;
     s->hidden = hidden;
     s->feed_forward = feed_forward;
-    s->context = s->max_tokens;
+    s->context = s->max_tokens + (s->padding >= 0);
     return cbm_settings_settle(s, "the encoder");
 }
 
@@ -159,6 +160,7 @@ static scbm_status add_tensors(creation *c) {
         int64_t shape[2];
         char name[SCBM_MAX_NAME];
         const cbm_row *row = cbm_row_at(&c->settings, i, &block);
+        if (!cbm_row_is_there(&c->settings, row)) continue;
         cbm_row_name(row, block, name);
         status = scbm_tensor_init(&t->tensor, name, SCBM_F32, cbm_row_shape(&c->settings, row, shape), shape);
         t->creation = c;

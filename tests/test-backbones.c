@@ -548,8 +548,9 @@ static void check_row(const cbm_architecture *architecture, int i) {
     assert_true(!(row->flags & CBM_PRUNABLE) || row->flags & CBM_IN_BLOCK);
     for (int j = 0; j < i; j++) {
         const cbm_row *before = &architecture->rows[j];
-        assert_int_not_equal(before->role, row->role);
-        assert_string_not_equal(before->name, row->name);
+        int is_other_form = before->when && row->when && before->when != row->when; /* one of them is there */
+        assert_true(before->role != row->role || is_other_form);
+        assert_true(strcmp(before->name, row->name) != 0 || is_other_form);
         assert_true(strcmp(before->hf, row->hf) != 0 || before->part != row->part);
         int is_weight = strncmp(before->name, row->name, strlen(row->name) - 4) == 0;
         if (is_bias && is_weight) assert_int_equal(row->role, before->role + 1);

@@ -1134,7 +1134,7 @@ static void test_missing_model_type(void **state) {
 static void test_configurations_that_are_refused(void **state) {
     (void)state;
     static const refusal refusals[] = {
-        {"\"bert\"", "\"roberta\"", UNKNOWN, "model_type is roberta; this version knows bert"},
+        {"\"bert\"", "\"electra\"", UNKNOWN, "model_type is electra; this version knows bert"},
         {"\"model_type\": \"bert\", \"architectures\": [\"BertModel\"],", "\"architectures\": [\"Other\"],", UNKNOWN,
          "model_type is missing"},
         {"\"bert\"", "7", BAD, "model_type must be a string"},

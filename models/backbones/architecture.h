@@ -23,12 +23,24 @@ typedef enum cbm_size {
     CBM_EMBEDDING_SIZE, /* of a word's embedding, where it is not the hidden size */
     CBM_VOCABULARY_SIZE,
     CBM_POSITIONS_SIZE, /* the rows before the first position and one for each token of the longest text */
-    CBM_TYPES_SIZE
+    CBM_TYPES_SIZE,
+    CBM_OUTPUT_SIZE,
+    CBM_HEADS_SIZE, /* one for each head */
+    CBM_BUCKETS_SIZE
 } cbm_size;
+
+/* Whether a row is there, where an architecture has more than one form. */
+typedef enum cbm_condition {
+    CBM_ALWAYS,
+    CBM_IF_PROJECTED, /* words' embeddings are not of the hidden size */
+    CBM_IF_PRE_NORM,
+    CBM_IF_GATED,
+    CBM_IF_NOT_GATED
+} cbm_condition;
 
 typedef struct cbm_row {
     cbm_role role;
-    const char *name; /* in a model file; in a block it stands behind "blk.<n>." */
+    const char *name; /* in a model file; in a block it stands behind "blk.<n>.", with an "enc." before that */
     const char
         *hf; /* in a Hugging Face folder, behind the architecture's prefix and, in a block, hf_block and "<n>." */
     cbm_size shape[2]; /* outermost first; [out, in] of a matrix, one dimension of a vector */
@@ -37,6 +49,7 @@ typedef struct cbm_row {
     /* How the folder has it, where it is not as it is here. Several rows may name the same tensor there. */
     int is_transposed; /* [in, out] */
     int part, parts; /* of a fused tensor [parts · out, in] (then transposed, where it is) the rows of `part`, from 0 */
+    cbm_condition when; /* two rows of one role have conditions of which one holds */
 } cbm_row;
 
 /* ------------------------------------------------------------------------------------------
@@ -48,7 +61,9 @@ typedef enum cbm_key_kind {
     CBM_KEY_SIZE,       /* int64_t, from 1 on */
     CBM_KEY_FRACTION,   /* float, at least 0 and below 1 */
     CBM_KEY_SWITCH,     /* int: 0 or 1 */
-    CBM_KEY_ACTIVATION, /* scbm_activation, by its name */
+    CBM_KEY_ACTIVATION, /* scbm_activation, by its name; in config.json perhaps behind "gated-" */
+    CBM_KEY_GATED,      /* int: whether config.json's name of the activation begins with "gated-" */
+    CBM_KEY_TOKEN,      /* int: a token's number */
     CBM_KEY_POOLING     /* int: 1 mean, 2 first token */
 } cbm_key_kind;
 
@@ -57,9 +72,9 @@ typedef struct cbm_key {
         name; /* in a model file, behind "<architecture>." unless it begins with "sparsecbm."; NULL: the tensors tell */
     const char *hf; /* in config.json; NULL: it says nothing of it */
     cbm_key_kind kind;
-    size_t field; /* where cbm_backbone has it */
-    double
-        otherwise; /* where the key is missing; counts and sizes must be in a model file, and 0: in config.json, too */
+    size_t field;     /* where cbm_backbone has it */
+    double otherwise; /* where the key is missing; counts and sizes must be in a model file, and 0: in config.json, too.
+                      -1 of a size: follows from others */
 } cbm_key;
 
 #define CBM_MAX_BLOCKS 4096
@@ -69,7 +84,7 @@ typedef struct cbm_key {
  * Architectures
  * ---------------------------------------------------------------------------------------- */
 
-/* A key of config.json that must have this value where it is there. */
+/* A key of config.json that must have this value where it is there; "true" and "false" stand for truth values. */
 typedef struct cbm_demand {
     const char *key, *value;
 } cbm_demand;
@@ -77,6 +92,9 @@ typedef struct cbm_demand {
 struct cbm_architecture {
     const char *name;  /* general.architecture, and the first part of its keys */
     const char *title; /* what people call it */
+    const char
+        *family;  /* sparsecbm.family, where several have one name; NULL: the one that files without that key are */
+    int rms_norm; /* norms divide by the root of the mean square, and have no bias */
     const cbm_key *keys;
     int n_keys;
     const cbm_row *rows; /* those outside the blocks come first */
@@ -85,8 +103,9 @@ struct cbm_architecture {
     void (*encode)(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
                    cbm_encoding *encoding);
     /* In a Hugging Face folder. Lists end with NULL. */
-    const char *hf_type;            /* config.json's model_type */
-    const char *hf_class;           /* its class, which tells the type of old checkpoints without model_type */
+    int hf_counts_padding; /* its count of positions has the rows before the padding's, that row, and then the others */
+    const char *hf_type;   /* config.json's model_type */
+    const char *hf_class;  /* its class, which tells the type of old checkpoints without model_type */
     const char *const *hf_prefixes; /* that may stand before all names; the first is tried first */
     const char *hf_block;           /* "encoder.layer." */
     const char *const *hf_unused;   /* tensors that an encoder does without; one that ends with a dot is a beginning */
@@ -106,6 +125,8 @@ int cbm_n_places(const cbm_backbone *backbone);
 void cbm_row_name(const cbm_row *row, int block, char name[SCBM_MAX_NAME]);
 /* The shape that the backbone's sizes give; 0 stands for one that is not known. Returns the number of dimensions. */
 int cbm_row_shape(const cbm_backbone *backbone, const cbm_row *row, int64_t shape[2]);
+/* Whether the settings have this row. */
+int cbm_row_is_there(const cbm_backbone *backbone, const cbm_row *row);
 
 /* ------------------------------------------------------------------------------------------
  * Settings: what the keys say. A backbone of which only they are known has no parameters.
@@ -116,6 +137,7 @@ void cbm_settings_default(cbm_backbone *backbone, const cbm_architecture *archit
 scbm_status cbm_settings_read(cbm_backbone *backbone, const scbm_file *file);
 /* Derives what no key says and checks that sizes fit each other; `where` begins the message. */
 scbm_status cbm_settings_settle(cbm_backbone *backbone, const char *where);
+/* The architecture's keys, and sparsecbm.family; general.architecture is whoever writes the file's. */
 void cbm_settings_write(const cbm_backbone *backbone, scbm_writer *writer);
 
 /* A key's value, whatever its kind. */

@@ -3,6 +3,7 @@
  */
 #include "models/backbones/architecture.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,7 +11,8 @@
  * Architectures
  * ---------------------------------------------------------------------------------------- */
 
-#define ARCHITECTURES(ROW) ROW(bert)
+#define ARCHITECTURES(ROW)                                                                                             \
+    ROW(bert) ROW(roberta) ROW(xlm_roberta) ROW(camembert) ROW(distilbert) ROW(mpnet) ROW(gpt2) ROW(opt) ROW(t5)
 
 #define DECLARE(name) extern const cbm_architecture cbm_##name;
 #define ADDRESS(name) &cbm_##name,
@@ -28,7 +30,8 @@ static scbm_status unknown_architecture(const scbm_file *file, const char *name)
     char known[200];
     int n = 0;
     for (int i = 0; i < N_ARCHITECTURES && n < (int)sizeof known; i++)
-        n += snprintf(known + n, sizeof known - (size_t)n, "%s%s", i ? ", " : "", architectures[i]->name);
+        if (!architectures[i]->family)
+            n += snprintf(known + n, sizeof known - (size_t)n, "%s%s", i ? ", " : "", architectures[i]->name);
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: its architecture is '%s'; this version knows %s",
                      scbm_file_path(file), name, known);
 }
@@ -37,13 +40,14 @@ static scbm_status find_architecture(const scbm_file *file, const cbm_architectu
     const char *name;
     scbm_status status = scbm_file_get_string(file, "general.architecture", &name);
     if (status) return status;
+    const char *family = scbm_file_string_or(file, "sparsecbm.family", "");
+    *found = NULL;
     for (int i = 0; i < N_ARCHITECTURES; i++) {
-        if (strcmp(architectures[i]->name, name) == 0) {
-            *found = architectures[i];
-            return SCBM_OK;
-        }
+        const cbm_architecture *architecture = architectures[i];
+        if (strcmp(architecture->name, name) != 0) continue;
+        if (!*found || (architecture->family && strcmp(architecture->family, family) == 0)) *found = architecture;
     }
-    return unknown_architecture(file, name);
+    return *found ? SCBM_OK : unknown_architecture(file, name);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -69,8 +73,21 @@ const cbm_row *cbm_row_at(const cbm_backbone *backbone, int place, int *block) {
 }
 
 void cbm_row_name(const cbm_row *row, int block, char name[SCBM_MAX_NAME]) {
+    static const char encoder[] = "enc.";
+    size_t before = strncmp(row->name, encoder, sizeof encoder - 1) == 0 ? sizeof encoder - 1 : 0;
     if (block < 0) snprintf(name, SCBM_MAX_NAME, "%s", row->name);
-    else snprintf(name, SCBM_MAX_NAME, "blk.%d.%s", block, row->name);
+    else snprintf(name, SCBM_MAX_NAME, "%.*sblk.%d.%s", (int)before, row->name, block, row->name + before);
+}
+
+int cbm_row_is_there(const cbm_backbone *backbone, const cbm_row *row) {
+    switch (row->when) {
+    case CBM_IF_PROJECTED: return backbone->embedding_width != backbone->hidden;
+    case CBM_IF_PRE_NORM: return backbone->pre_norm;
+    case CBM_IF_GATED: return backbone->gated;
+    case CBM_IF_NOT_GATED: return !backbone->gated;
+    case CBM_ALWAYS: break;
+    }
+    return 1;
 }
 
 static int64_t size_of(const cbm_backbone *backbone, cbm_size which) {
@@ -82,6 +99,9 @@ static int64_t size_of(const cbm_backbone *backbone, cbm_size which) {
     case CBM_VOCABULARY_SIZE: return backbone->vocabulary;
     case CBM_POSITIONS_SIZE: return backbone->first_position + backbone->context;
     case CBM_TYPES_SIZE: return backbone->types;
+    case CBM_OUTPUT_SIZE: return backbone->output;
+    case CBM_HEADS_SIZE: return backbone->n_heads;
+    case CBM_BUCKETS_SIZE: return backbone->n_buckets;
     case CBM_NO_SIZE: break;
     }
     return 0;
@@ -116,7 +136,8 @@ static scbm_status check_tensor(const cbm_backbone *backbone, const scbm_file *f
                                 const scbm_tensor *tensor) {
     int64_t wanted[2];
     int n_dims = cbm_row_shape(backbone, row, wanted), fits = tensor->n_dims == n_dims;
-    if (is_open(row->shape[0])) wanted[0] = 0;
+    int is_whole = row->shape[0] == CBM_POSITIONS_SIZE && backbone->padding >= 0; /* its last row has a meaning */
+    if (is_open(row->shape[0]) && !is_whole) wanted[0] = 0;
     for (int i = 0; i < n_dims && fits; i++) fits = wanted[i] ? tensor->shape[i] == wanted[i] : tensor->shape[i] >= 1;
     if (!fits) return wrong_shape(file, tensor, wanted, n_dims);
     if (n_dims == 1 ? tensor->type != SCBM_F32 : !scbm_type_of(tensor->type)->is_float)
@@ -132,7 +153,8 @@ static scbm_status find_tensor(cbm_backbone *backbone, scbm_file *file, const cb
     char name[SCBM_MAX_NAME];
     cbm_row_name(row, block, name);
     scbm_tensor *tensor = scbm_file_find_tensor(file, name);
-    if (!tensor && !(row->flags & CBM_OPTIONAL))
+    if (!cbm_row_is_there(backbone, row)) tensor = NULL;
+    else if (!tensor && !(row->flags & CBM_OPTIONAL))
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing", scbm_file_path(file), name);
     scbm_status status = tensor ? check_tensor(backbone, file, row, tensor) : SCBM_OK;
     if (status) return status;
@@ -215,10 +237,25 @@ void cbm_backbone_clear(cbm_backbone *backbone, const scbm_hooks *hooks) {
     memset(backbone, 0, sizeof *backbone);
 }
 
+int64_t cbm_longest_text(const cbm_backbone *backbone) {
+    return backbone->context - (backbone->padding >= 0);
+}
+
+/* In single precision, as PyTorch computes it. */
+int32_t cbm_distance_bucket(const cbm_backbone *backbone, int64_t distance) {
+    int64_t half = backbone->n_buckets / 2, near = half / 2, far = distance < 0 ? -distance : distance;
+    if (far >= near) {
+        float steps = logf((float)far / (float)near) / (float)log((double)backbone->max_distance / (double)near);
+        int64_t bucket = near + (int64_t)(steps * (float)(half - near));
+        far = bucket < half ? bucket : half - 1;
+    }
+    return (int32_t)(far + (distance > 0 ? half : 0));
+}
+
 cbm_parameter *cbm_backbone_find(const cbm_backbone *backbone, cbm_role role, int block) {
     for (int i = 0; i < backbone->n_parameters; i++) {
         cbm_parameter *parameter = &backbone->parameters[i];
-        if (parameter->role == role && parameter->block == block) return parameter->tensor ? parameter : NULL;
+        if (parameter->tensor && parameter->role == role && parameter->block == block) return parameter;
     }
     return NULL;
 }
@@ -244,6 +281,10 @@ void cbm_backbone_encode(const cbm_backbone *backbone, scbm_graph *g, int64_t ca
     if (!options->embeddings) encoding->ids = scbm_input(g, "ids", SCBM_I32, 1, &tokens, &extent);
     if (cbm_backbone_find(backbone, CBM_POSITION_EMBEDDING, -1))
         encoding->positions = scbm_input(g, "positions", SCBM_I32, 1, &tokens, &extent);
+    if (cbm_backbone_find(backbone, CBM_DISTANCE_BIAS, -1)) {
+        const int64_t distances = 2 * backbone->max_tokens - 1;
+        encoding->buckets = scbm_input(g, "buckets", SCBM_I32, 1, &distances, NULL);
+    }
     encoding->offsets = scbm_input(g, "offsets", SCBM_I32, 1, &ends, NULL);
     backbone->architecture->encode(backbone, g, options, encoding);
 }

@@ -38,17 +38,21 @@ typedef enum cbm_role {
     CBM_FINAL_NORM_BIAS,
     CBM_EMBEDDING_PROJECTION,
     CBM_EMBEDDING_PROJECTION_BIAS,
+    CBM_OUTPUT_PROJECTION,
+    CBM_OUTPUT_PROJECTION_BIAS,
+    CBM_DISTANCE_BIAS, /* what attention adds to scores, by buckets of distances */
     CBM_ROLE_COUNT
 } cbm_role;
 
 /* What is true of a parameter; bits. */
 enum {
-    CBM_IN_BLOCK = 1,    /* there is one in each block */
-    CBM_IS_MATRIX = 2,   /* weight decay applies */
-    CBM_PRUNABLE = 4,    /* a linear layer inside a block: masks may cover it */
-    CBM_QUANTIZED = 8,   /* takes the type that `quantize` asks for */
-    CBM_OPTIONAL = 16,   /* may be missing in a model file: tensor is NULL then */
-    CBM_HF_OPTIONAL = 32 /* may be missing in a Hugging Face folder, too */
+    CBM_IN_BLOCK = 1,     /* there is one in each block */
+    CBM_IS_MATRIX = 2,    /* weight decay applies */
+    CBM_PRUNABLE = 4,     /* a linear layer inside a block: masks may cover it */
+    CBM_QUANTIZED = 8,    /* takes the type that `quantize` asks for */
+    CBM_OPTIONAL = 16,    /* may be missing in a model file: tensor is NULL then */
+    CBM_HF_OPTIONAL = 32, /* may be missing in a Hugging Face folder, too */
+    CBM_NOT_F16 = 64      /* its products may be beyond what f16 holds: F32 where F16 is asked for */
 };
 
 typedef struct cbm_parameter {
@@ -66,12 +70,19 @@ typedef struct cbm_backbone {
     int n_blocks, n_heads;
     int64_t hidden, feed_forward, vocabulary;
     int64_t embedding_width; /* of a word's embedding: the hidden size, where nothing else is said */
+    int64_t output;          /* of a token's last hidden state: the hidden size, where nothing else is said */
     int64_t head_size;       /* hidden / n_heads, where nothing else is said */
-    int64_t context, types;  /* the longest text that there are positions for; token types */
+    int64_t context, types;  /* positions from the first on, see cbm_longest_text; token types */
     int max_tokens;          /* the longest text that it reads */
     int first_position;      /* of a text's first token */
-    int causal;              /* a token attends to those before it alone */
-    float epsilon;           /* of LayerNorm */
+    int padding; /* the token that takes the last position and counts for none; -1: there is no such token */
+    int n_buckets, max_distance; /* of the biases of distances */
+    int causal;                  /* a token attends to those before it alone */
+    int pre_norm;        /* norms before attention and feed-forward layer, where an architecture has both ways */
+    int gated;           /* the feed-forward layer, where an architecture has both ways */
+    int unscaled;        /* scores of attention are not divided by √(head size) */
+    int scales_by_block; /* but by the block's number, from 1, too */
+    float epsilon;       /* of norms */
     scbm_activation activation;
     float hidden_dropout, attention_dropout; /* in training */
     int pooling;                             /* 1 mean, 2 first token, 3 last token */
@@ -87,6 +98,12 @@ scbm_status cbm_backbone_read(cbm_backbone *backbone, scbm_file *file, const scb
 /* A copy whose tensors are F32 and its own, for training. Masks are not copied. */
 scbm_status cbm_backbone_copy(cbm_backbone *copy, const cbm_backbone *backbone, const scbm_hooks *hooks);
 void cbm_backbone_clear(cbm_backbone *backbone, const scbm_hooks *hooks);
+
+/* How many tokens there are positions for. */
+int64_t cbm_longest_text(const cbm_backbone *backbone);
+/* The bucket of a distance: of key j and query i, j - i. As T5 has it (Raffel et al., 2020): half of the buckets for either
+ * sign, each near distance in one of its own, far ones in logarithmic steps up to max_distance. */
+int32_t cbm_distance_bucket(const cbm_backbone *backbone, int64_t distance);
 
 /* NULL where the architecture or the file has none. */
 cbm_parameter *cbm_backbone_find(const cbm_backbone *backbone, cbm_role role, int block);
@@ -110,8 +127,9 @@ typedef struct cbm_encoding {
     scbm_tensor *ids;       /* I32 [tokens]; NULL where the embeddings are given */
     scbm_tensor *positions; /* I32 [tokens]; NULL where the encoder has no position embeddings */
     scbm_tensor *type;      /* I32 [1]; NULL where the encoder has no token types */
+    scbm_tensor *buckets;   /* I32 [2 · longest text - 1], of distances; NULL where no biases depend on them */
     scbm_tensor *offsets;   /* I32 [capacity of texts + 1] */
-    scbm_tensor *hidden;    /* [S, tokens, d]: S is 1 without masks */
+    scbm_tensor *hidden;    /* [S, tokens, output]: S is 1 without masks */
 } cbm_encoding;
 
 /* Adds the encoder to a graph whose capacity is set. Errors stay in the graph. */

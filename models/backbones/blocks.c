@@ -1,6 +1,7 @@
 /*
  * models/backbones/blocks.c - pieces of which architectures build their graphs
  */
+#include "models/backbones/architecture.h"
 #include "models/backbones/blocks.h"
 
 #include <math.h>
@@ -19,6 +20,8 @@ scbm_tensor *cbm_linear(const cbm_builder *b, cbm_role role, int block, scbm_ten
 
 scbm_tensor *cbm_norm(const cbm_builder *b, cbm_role role, int block, scbm_tensor *x, scbm_tensor *residual) {
     scbm_tensor *weight = tensor_of(b, role, block), *bias = tensor_of(b, (cbm_role)(role + 1), block);
+    if (b->backbone->architecture->rms_norm)
+        return scbm_rms_norm(b->graph, residual ? scbm_add(b->graph, x, residual) : x, weight, b->backbone->epsilon);
     if (!residual) return scbm_layer_norm(b->graph, x, weight, bias, b->backbone->epsilon);
     return scbm_add_layer_norm(b->graph, x, residual, weight, bias, b->backbone->epsilon);
 }
@@ -51,31 +54,39 @@ scbm_tensor *cbm_add_embeddings(const cbm_builder *b, scbm_tensor *x) {
  * Blocks
  * ---------------------------------------------------------------------------------------- */
 
+scbm_tensor *cbm_distance_biases(const cbm_builder *b) {
+    if (!b->encoding->buckets) return NULL;
+    return scbm_get_rows(b->graph, tensor_of(b, CBM_DISTANCE_BIAS, -1), b->encoding->buckets);
+}
+
 /* How much each token attends to each token of its text, head by head. */
-static scbm_tensor *attention_weights(const cbm_builder *b, scbm_tensor *q, scbm_tensor *k, float scale) {
+static scbm_tensor *attention_weights(const cbm_builder *b, const cbm_block_form *form, scbm_tensor *q, scbm_tensor *k,
+                                      float scale) {
     scbm_graph *g = b->graph;
+    int64_t context = q ? q->shape[1] : 1;
     scbm_tensor *scores = scbm_attention_scores(g, scbm_scale(g, q, scale), k, b->encoding->offsets,
-                                                b->backbone->n_heads, q ? q->shape[1] : 1, b->backbone->causal,
-                                                -INFINITY);
+                                                b->backbone->n_heads, context, b->backbone->causal, -INFINITY);
+    if (form->distances)
+        scores = scbm_add(g, scores, scbm_attention_bias(g, form->distances, b->encoding->offsets, context));
     return scbm_graph_fetch(g, scbm_softmax(g, scores));
 }
 
 static scbm_tensor *attention(const cbm_builder *b, const cbm_block_form *form, int block, scbm_tensor *x) {
     const cbm_backbone *backbone = b->backbone;
-    float scale = form->attention_scale;
-    if (scale == 0.0f) scale = (float)(1.0 / sqrt((double)backbone->head_size));
+    float scale = backbone->unscaled ? 1.0f : (float)(1.0 / sqrt((double)backbone->head_size));
+    if (backbone->scales_by_block) scale /= (float)(block + 1);
     scbm_tensor *q = cbm_linear(b, CBM_QUERY, block, x, SCBM_NONE);
     scbm_tensor *k = cbm_linear(b, CBM_KEY, block, x, SCBM_NONE);
     scbm_tensor *v = cbm_linear(b, CBM_VALUE, block, x, SCBM_NONE);
     if (b->options->attention && block == backbone->n_blocks - 1)
-        *b->options->attention = attention_weights(b, q, k, scale);
-    scbm_tensor *y = scbm_attention(b->graph, q, k, v, b->encoding->offsets, backbone->n_heads, scale, backbone->causal,
-                                    b->options->attention_dropout);
+        *b->options->attention = attention_weights(b, form, q, k, scale);
+    scbm_tensor *y = scbm_attention_biased(b->graph, q, k, v, form->distances, b->encoding->offsets, backbone->n_heads,
+                                           scale, backbone->causal, b->options->attention_dropout);
     y = cbm_linear(b, CBM_ATTENTION_OUTPUT, block, y, SCBM_NONE);
     return scbm_dropout(b->graph, y, b->options->hidden_dropout);
 }
 
-static scbm_tensor *feed_forward(const cbm_builder *b, int block, scbm_tensor *x) {
+static scbm_tensor *feed_forward(const cbm_builder *b, const cbm_block_form *form, int block, scbm_tensor *x) {
     scbm_activation activation = b->backbone->activation;
     scbm_tensor *y;
     if (tensor_of(b, CBM_FEED_GATE, block)) {
@@ -84,6 +95,7 @@ static scbm_tensor *feed_forward(const cbm_builder *b, int block, scbm_tensor *x
     } else {
         y = cbm_linear(b, CBM_FEED_UP, block, x, activation);
     }
+    if (form->drops_inside) y = scbm_dropout(b->graph, y, b->options->hidden_dropout);
     y = cbm_linear(b, CBM_FEED_DOWN, block, y, SCBM_NONE);
     return scbm_dropout(b->graph, y, b->options->hidden_dropout);
 }
@@ -95,8 +107,8 @@ scbm_tensor *cbm_attention_block(const cbm_builder *b, const cbm_block_form *for
 }
 
 scbm_tensor *cbm_feed_forward_block(const cbm_builder *b, const cbm_block_form *form, int block, scbm_tensor *x) {
-    if (!form->pre_norm) return cbm_norm(b, CBM_FEED_NORM, block, feed_forward(b, block, x), x);
-    return scbm_add(b->graph, feed_forward(b, block, cbm_norm(b, CBM_FEED_NORM, block, x, NULL)), x);
+    if (!form->pre_norm) return cbm_norm(b, CBM_FEED_NORM, block, feed_forward(b, form, block, x), x);
+    return scbm_add(b->graph, feed_forward(b, form, block, cbm_norm(b, CBM_FEED_NORM, block, x, NULL)), x);
 }
 
 void cbm_encode_blocks(const cbm_builder *b, const cbm_block_form *form, scbm_tensor *x) {
@@ -107,6 +119,8 @@ void cbm_encode_blocks(const cbm_builder *b, const cbm_block_form *form, scbm_te
         x = cbm_attention_block(b, form, block, x);
         x = cbm_feed_forward_block(b, form, block, x);
         if (block == last && tensor_of(b, CBM_FINAL_NORM, -1)) x = cbm_norm(b, CBM_FINAL_NORM, -1, x, NULL);
+        if (block == last && tensor_of(b, CBM_OUTPUT_PROJECTION, -1))
+            x = cbm_linear(b, CBM_OUTPUT_PROJECTION, -1, x, SCBM_NONE);
         if (states) states[block + 1] = scbm_output(b->graph, x);
     }
     b->encoding->hidden = x;

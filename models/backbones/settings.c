@@ -83,6 +83,7 @@ void cbm_settings_default(cbm_backbone *backbone, const cbm_architecture *archit
     memset(backbone, 0, sizeof *backbone);
     backbone->architecture = architecture;
     backbone->pooling = 1;
+    backbone->padding = -1;
     for (int i = 0; i < architecture->n_keys; i++)
         cbm_key_set(backbone, &architecture->keys[i], architecture->keys[i].otherwise);
 }
@@ -97,9 +98,17 @@ scbm_status cbm_settings_settle(cbm_backbone *backbone, const char *where) {
     if (backbone->n_blocks > CBM_MAX_BLOCKS)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: it has %d blocks; %d at most are read", where, backbone->n_blocks,
                          CBM_MAX_BLOCKS);
-    if (!backbone->embedding_width) backbone->embedding_width = backbone->hidden;
-    if (!backbone->head_size && backbone->hidden % backbone->n_heads) return cannot_cut(backbone, where);
-    if (!backbone->head_size) backbone->head_size = backbone->hidden / backbone->n_heads;
+    if (backbone->embedding_width < 1) backbone->embedding_width = backbone->hidden;
+    if (backbone->output < 1) backbone->output = backbone->hidden;
+    if (backbone->feed_forward < 1) backbone->feed_forward = 4 * backbone->hidden;
+    if (cbm_longest_text(backbone) < 1)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: it has no positions but the padding's", where);
+    if (backbone->n_buckets &&
+        (backbone->n_buckets < 4 || backbone->n_buckets % 4 || backbone->max_distance <= backbone->n_buckets / 4))
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %d buckets for distances up to %d", where, backbone->n_buckets,
+                         backbone->max_distance);
+    if (backbone->head_size < 1 && backbone->hidden % backbone->n_heads) return cannot_cut(backbone, where);
+    if (backbone->head_size < 1) backbone->head_size = backbone->hidden / backbone->n_heads;
     return SCBM_OK;
 }
 
@@ -145,9 +154,19 @@ static scbm_status read_activation(const scbm_file *file, const char *name, doub
 static scbm_status read_pooling(const scbm_file *file, const char *name, double *value) {
     int64_t pooling = scbm_file_int_or(file, name, (int64_t)*value);
     if (pooling < 0 || pooling > 3)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s is %lld; 1 (mean), 2 (first token) and 3 (last token) are known",
-                         scbm_file_path(file), name, (long long)pooling);
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s: %s is %lld; 1 (mean), 2 (first token) and 3 (last token) are known", scbm_file_path(file),
+                         name, (long long)pooling);
     *value = pooling ? (double)pooling : 1; /* 0: it says nothing */
+    return SCBM_OK;
+}
+
+static scbm_status read_token(const scbm_file *file, const char *name, double *value) {
+    int64_t token = scbm_file_int_or(file, name, (int64_t)*value);
+    if (token < -1 || token > CBM_MAX_SIZE)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%s: %s is %lld, which is no token", scbm_file_path(file), name,
+                         (long long)token);
+    *value = (double)token;
     return SCBM_OK;
 }
 
@@ -160,7 +179,9 @@ static scbm_status read_key(cbm_backbone *backbone, const cbm_key *key, const sc
     case CBM_KEY_COUNT:
     case CBM_KEY_SIZE: status = read_size(file, name, CBM_MAX_SIZE, &value); break;
     case CBM_KEY_FRACTION: status = read_fraction(file, name, &value); break;
+    case CBM_KEY_GATED:
     case CBM_KEY_SWITCH: value = scbm_file_int_or(file, name, (int64_t)value) != 0; break;
+    case CBM_KEY_TOKEN: status = read_token(file, name, &value); break;
     case CBM_KEY_ACTIVATION: status = read_activation(file, name, &value); break;
     case CBM_KEY_POOLING: status = read_pooling(file, name, &value); break;
     }
@@ -170,10 +191,11 @@ static scbm_status read_key(cbm_backbone *backbone, const cbm_key *key, const sc
 
 /* How long texts may be is less than there are positions for where the file says so. */
 static scbm_status read_max_tokens(cbm_backbone *backbone, const scbm_file *file) {
-    int64_t max_tokens = scbm_file_int_or(file, "sparsecbm.max_tokens", backbone->context);
-    if (max_tokens < 1 || max_tokens > backbone->context)
+    int64_t longest = cbm_longest_text(backbone);
+    int64_t max_tokens = scbm_file_int_or(file, "sparsecbm.max_tokens", longest);
+    if (max_tokens < 1 || max_tokens > longest)
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: sparsecbm.max_tokens is %lld, and must lie between 1 and %lld",
-                         scbm_file_path(file), (long long)max_tokens, (long long)backbone->context);
+                         scbm_file_path(file), (long long)max_tokens, (long long)longest);
     backbone->max_tokens = (int)max_tokens;
     return SCBM_OK;
 }
@@ -195,7 +217,9 @@ static void write_key(const cbm_backbone *backbone, const cbm_key *key, scbm_wri
     name_of(backbone->architecture, key->name, name);
     switch (key->kind) {
     case CBM_KEY_FRACTION: scbm_writer_set_float(writer, name, SCBM_VALUE_F32, value); break;
+    case CBM_KEY_GATED:
     case CBM_KEY_SWITCH: scbm_writer_set_bool(writer, name, value != 0); break;
+    case CBM_KEY_TOKEN: scbm_writer_set_int(writer, name, SCBM_VALUE_I32, (int64_t)value); break;
     case CBM_KEY_ACTIVATION: scbm_writer_set_string(writer, name, cbm_activation_name((scbm_activation)value)); break;
     default: scbm_writer_set_int(writer, name, SCBM_VALUE_U32, (int64_t)value);
     }
@@ -203,6 +227,7 @@ static void write_key(const cbm_backbone *backbone, const cbm_key *key, scbm_wri
 
 void cbm_settings_write(const cbm_backbone *backbone, scbm_writer *writer) {
     const cbm_architecture *architecture = backbone->architecture;
+    if (architecture->family) scbm_writer_set_string(writer, "sparsecbm.family", architecture->family);
     for (int i = 0; i < architecture->n_keys; i++)
         if (architecture->keys[i].name) write_key(backbone, &architecture->keys[i], writer);
     scbm_writer_set_int(writer, "sparsecbm.max_tokens", SCBM_VALUE_U32, backbone->max_tokens);

@@ -29,7 +29,7 @@ static scbm_status read_model(cbm_model *model) {
         status = scbm_fail(SCBM_ERROR_FORMAT, "%s: the vocabulary has %d pieces, and token_embd.weight %lld rows",
                            scbm_file_path(model->file), (int)cbm_tokenizer_size(model->tokenizer),
                            (long long)model->network.backbone.vocabulary);
-    if (!status) status = cbm_heads_read(&model->network.heads, model->file, model->network.backbone.hidden, &model->hooks);
+    if (!status) status = cbm_heads_read(&model->network.heads, model->file, model->network.backbone.output, &model->hooks);
     if (!status) status = cbm_pooling_read(&model->network, model->file);
     if (!status) status = cbm_masks_read(&model->network.backbone, model->file, model->network.heads.n_concepts);
     if (!status) status = find_statistics(model);
@@ -108,7 +108,7 @@ cbm_mode cbm_model_mode(const cbm_model *model) {
 }
 
 int cbm_model_hidden_size(const cbm_model *model) {
-    return (int)model->network.backbone.hidden;
+    return (int)model->network.backbone.output;
 }
 
 cbm_pooling cbm_model_pooling(const cbm_model *model) {

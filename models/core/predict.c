@@ -234,7 +234,7 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
     if (!status)
         status = cbm_runner_run(&ctx->runner, (cbm_forward)pooling, &ctx->sequences, vectors, &ctx->hooks, "embed");
     for (size_t i = 0; i < n && !status; i++) {
-        if (scales) normalize_vector(vectors + i * (size_t)backbone->hidden, backbone->hidden);
+        if (scales) normalize_vector(vectors + i * (size_t)backbone->output, backbone->output);
         if (truncated) truncated[i] = ctx->sequences.truncated[i];
     }
     return cbm_context_result(ctx, status);

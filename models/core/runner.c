@@ -117,7 +117,7 @@ scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_seque
                            const scbm_hooks *hooks, const char *progress) {
     scbm_status status = sort_by_length(runner, sequences);
     size_t width = what == CBM_FORWARD_LOGITS ? (size_t)cbm_n_logits(&runner->network->heads)
-                                              : (size_t)runner->network->backbone.hidden;
+                                              : (size_t)runner->network->backbone.output;
     for (size_t done = 0; done < sequences->n && !status;) {
         cbm_forward_graph *graph;
         int64_t tokens, n = next_batch(runner, sequences, done, &tokens);

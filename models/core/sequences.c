@@ -28,8 +28,8 @@ scbm_status cbm_sequences_add(cbm_sequences *s, const cbm_tokenizer *tokenizer, 
 static scbm_status add_text(cbm_sequences *s, const cbm_tokenizer *tokenizer, const char *const *texts,
                             const size_t *lengths, size_t i, size_t n, int max_tokens, const scbm_hooks *hooks) {
     if (!texts[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "text %zu of %zu is NULL", i + 1, n);
-    scbm_status status =
-        cbm_sequences_add(s, tokenizer, texts[i], lengths ? lengths[i] : strlen(texts[i]), max_tokens, hooks);
+    scbm_status status = cbm_sequences_add(s, tokenizer, texts[i], lengths ? lengths[i] : strlen(texts[i]), max_tokens,
+                                           hooks);
     if (status && status != SCBM_ERROR_MEMORY && n > 1)
         return scbm_fail(status, "text %zu of %zu: %s", i + 1, n, scbm_last_error());
     return status;
@@ -66,19 +66,30 @@ int64_t cbm_sequence_length(const cbm_sequences *s, size_t i) {
     return (int64_t)(s->first[i + 1] - s->first[i]);
 }
 
+static void fill_buckets(const cbm_backbone *backbone, scbm_tensor *buckets) {
+    int32_t *bucket = buckets->data;
+    int64_t longest = (buckets->shape[0] + 1) / 2;
+    for (int64_t distance = 1 - longest; distance < longest; distance++)
+        bucket[longest - 1 + distance] = cbm_distance_bucket(backbone, distance);
+}
+
 int64_t cbm_fill_inputs(const cbm_backbone *backbone, const cbm_encoding *encoding, const cbm_sequences *sequences,
                         const int32_t *row, int64_t n) {
     int32_t *ids = encoding->ids ? encoding->ids->data : NULL, *offsets = encoding->offsets->data;
     int32_t *positions = encoding->positions ? encoding->positions->data : NULL;
+    const int32_t last_position = (int32_t)(backbone->first_position + backbone->context - 1);
     int64_t tokens = 0;
     if (encoding->type) *(int32_t *)encoding->type->data = 0;
+    if (encoding->buckets) fill_buckets(backbone, encoding->buckets);
     for (int64_t i = 0; i < n; i++) {
         int64_t length = cbm_sequence_length(sequences, (size_t)row[i]);
         const int32_t *source = sequences->ids + sequences->first[row[i]];
+        int32_t position = backbone->first_position;
         offsets[i] = (int32_t)tokens;
         for (int64_t t = 0; t < length; t++, tokens++) {
             if (ids) ids[tokens] = source[t];
-            if (positions) positions[tokens] = (int32_t)t + backbone->first_position;
+            if (!positions) continue;
+            positions[tokens] = source[t] == backbone->padding ? last_position : position++;
         }
     }
     offsets[n] = (int32_t)tokens;

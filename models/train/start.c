@@ -51,7 +51,7 @@ static scbm_status create_head_tensor(cbm_training_run *run, int which, const ch
 
 static scbm_status create_head_tensors(cbm_training_run *run) {
     cbm_heads *heads = &run->network.heads;
-    int64_t d = run->network.backbone.hidden, n = heads->n_classes, inputs = cbm_run_has_concepts(run) ? n : d;
+    int64_t d = run->network.backbone.output, n = heads->n_classes, inputs = cbm_run_has_concepts(run) ? n : d;
     scbm_status status = SCBM_OK;
     if (cbm_run_has_concepts(run)) {
         status = create_head_tensor(run, CONCEPT_WEIGHT, CBM_CONCEPT_WEIGHT, n, d, d, &heads->concept_weight);
