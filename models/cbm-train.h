@@ -315,6 +315,8 @@ typedef struct cbm_train_options {
     const cbm_dataset_options *columns; /* where the data came from, to be noted in the model file (see below); NULL: nothing */
     int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
     int resume;                    /* go on from the checkpoint beside the output, if there is one */
+    int resume_anyway;             /* the same where it was made on another device, by another version, or with other epochs, rates
+                                      or weights of losses (CBM_SETTING_CHANGES): to other bits, and a log says what differs */
     /* Each may be NULL. What is trained and validated on, before the first step; an epoch that is over; a run that is. The
      * data sets may be parts that the run has set aside: they, the report and the history, with all that they point to,
      * are there until the function returns. */
@@ -349,7 +351,7 @@ typedef struct cbm_train_options {
  *
  * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
  * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,
- * encoder and device; its model and logs are those of a run that was never stopped. */
+ * encoder and device (but see resume_anyway); its model and logs are those of a run that was never stopped. */
 scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
                       const char *const *concept_names, const char *output, const cbm_train_options *options);
 
@@ -396,6 +398,7 @@ typedef enum cbm_setting_kind {
 enum {
     CBM_SETTING_HAS_ZERO = 1, /* 0 is a value that people set, by a negative number in the options */
     CBM_SETTING_FIXED = 2,    /* stands in the model file, and must be the same when a run goes on */
+    CBM_SETTING_CHANGES = 8,  /* may be another all the same with resume_anyway: what a checkpoint holds does not depend on it */
     CBM_SETTING_NAME = 4      /* a choice whose option is its name, const char *; NULL: the first one's */
 };
 

@@ -116,7 +116,23 @@ refuses 1 "first.gguf.checkpoint is there" --epochs 1 -o first.gguf
 if [ "$(uname -m)" = x86_64 ]; then
     SCBM_CPU=portable train --epochs 1 -o tier.gguf >log 2>&1 || fail "a run on the portable tier"
     refuses 1 "with the environment variable SCBM_CPU=portable it goes on to the same bits" --epochs 1 --resume --json -o tier.gguf
+    says "--resume-anyway goes on all the same, to other bits"
     check "so it does" env SCBM_CPU=portable "$main" train $data $concepts --epochs 1 --resume -o tier.gguf
+fi
+
+train --epochs 1 -o more.gguf >log 2>&1 || fail "an epoch"
+refuses 1 "was made with another --epochs (1, now 2); go on with as many, or train on from its model (--init); --resume-anyway goes on all the same, to other bits" --epochs 2 --resume --json -o more.gguf
+refuses 1 "was made with another --batch-size (16, now 8); go on with the same settings and data" --batch-size 8 --resume-anyway --json --epochs 1 -o more.gguf
+train --epochs 2 --lr 0.001 --resume-anyway -o more.gguf >log 2>&1 || fail "more epochs all the same"
+says "another epochs (1, now 2): the run goes on all the same, to other bits"
+says "another learning_rate"
+says "going on after epoch 1 of 2"
+check "and the run is one" train --epochs 2 --lr 0.001 --resume -o more.gguf
+check "of two epochs" test "$(wc -l <more.gguf.epochs.csv)" -eq 3
+if [ "$(uname -m)" = x86_64 ]; then
+    SCBM_CPU=portable train --epochs 1 -o elsewhere.gguf >log 2>&1 || fail "a run on the portable tier"
+    train --epochs 1 --resume-anyway -o elsewhere.gguf >log 2>&1 || fail "another processor all the same"
+    says "was made on another kind of processor"
 fi
 
 # --- columns are in the model from the first epoch on ---

@@ -97,6 +97,7 @@ static int check_usage(train_command *t) {
         return cli_misuse(command, "--unseen has no effect without --validation FILE");
     if (t->seeds && train_is_given(t, "seed")) return cli_misuse(command, "--seed has no effect beside --seeds");
     if (!t->output) return cli_misuse(command, "-o FILE is required: where the model goes");
+    if (t->options.resume_anyway) t->options.resume = 1;
     if (t->force && t->options.resume)
         return cli_misuse(command, "--resume goes on and --force starts anew: give one of the two");
     if (t->html && t->options.epochs < 0)
@@ -149,9 +150,9 @@ const cli_command cmd_train = {
     "--encoder FILE --data FILE --validation FILE --text COLUMN --label COLUMN --concept NAME=COLUMN ... -o FILE [options]",
     "The best epoch by validation is kept. A run that was killed goes on with --resume and ends with the same bits as one\n"
     "that was not. Its state is in FILE.checkpoint (three times the size of the model), which stays when training is over, so\n"
-    "that --resume then does nothing; delete it when the model is done. FILE.lock keeps a second run from the same files\n"
-    "while this one lasts, FILE.epochs.csv has every epoch's measures, and --html writes a page of them. Of an --encoder or --init with subnetworks the weights\n"
-    "are taken, and not the masks. A --config is one JSON object whose keys are these options, without dashes.\n"
+    "that --resume then does nothing (--epochs 20 --resume-anyway trains on); delete it when the model is done. FILE.lock\n"
+    "keeps a second run from the same files while this one lasts, FILE.epochs.csv has every epoch's measures, and --html\n"
+    "writes a page of them. Of an --encoder or --init with subnetworks the weights are taken, and not the masks. A --config is one JSON object whose keys are these options, without dashes.\n"
     "With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
     "concept_accuracy, concept_f1, score, best}, with --prune also sparsity and magnitude_overlap, with --seeds also seed;\n"
     "and with --seeds the last line is {seeds, label_accuracy: {mean, deviation}, ...}.",

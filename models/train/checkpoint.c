@@ -5,6 +5,8 @@
  */
 #include "models/train/checkpoint.h"
 
+#include "models/cbm-train.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -43,6 +45,7 @@ static void set_numbers(scbm_writer *writer, const cbm_checkpoint *c) {
     scbm_writer_set_int(writer, KEY("best_epoch"), SCBM_VALUE_I64, c->best_epoch);
     scbm_writer_set_int(writer, KEY("epochs_since_best"), SCBM_VALUE_I64, c->epochs_since_best);
     scbm_writer_set_float(writer, KEY("best_score"), SCBM_VALUE_F64, c->best_score);
+    scbm_writer_set_string(writer, KEY("run"), c->run);
     for (int i = 0; i < c->n_facts; i++) cbm_set_fact(writer, FACT_PREFIX, &c->facts[i]);
 }
 
@@ -80,48 +83,68 @@ static const char *difference_of(const char *key) {
     return NULL;
 }
 
-/* Another processor may compute other bits; it can take the way of a lesser one. */
-static scbm_status refuse_device(const scbm_file *file, const char *before, const char *now) {
-    const char *advice = "go on where it was made, or start anew, without resuming";
-    const char *tier = strncmp(before, "cpu (", 5) == 0 ? before + 5 : NULL;
-    if (!tier)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made on another device (%s, now %s); %s",
-                         scbm_file_path(file), before, now, advice);
-    return scbm_fail(
-        SCBM_ERROR_ARGUMENT,
-        "%.200s: was made on another kind of processor (%s, now %s); with the environment variable SCBM_CPU=%.*s "
-        "it goes on to the same bits, if this one can do that",
-        scbm_file_path(file), before, now, (int)strcspn(tier, ")"), tier);
+/* Whether a run may go on all the same where the fact differs: the state does not depend on it, only what comes of it. */
+static int may_change(const char *key) {
+    static const char *const others[] = {"device", "version", "hidden_dropout", "attention_dropout"};
+    const cbm_train_setting *setting = cbm_train_setting_find(key);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(others[i], key) == 0) return 1;
+    return setting && (setting->flags & CBM_SETTING_CHANGES);
 }
 
-static scbm_status refuse_fact(const scbm_file *file, const cbm_fact *fact, const char *before, const char *now) {
-    const char *words = difference_of(fact->key),
-               *advice = "go on with the same settings and data, or start anew, without resuming";
-    if (strcmp(fact->key, "device") == 0) return refuse_device(file, before, now);
-    if (words)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with %s; %s", scbm_file_path(file), words, advice);
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "%.200s: was made with another %s (%s, now %s); %s", scbm_file_path(file),
-                     fact->key, before, now, advice);
+/* What can be done where the fact differs. With more epochs the model is a start for a run of its own, too. */
+static const char *advice_of(const cbm_fact *fact) {
+    if (strcmp(fact->key, "epochs") == 0)
+        return "go on with as many, or train on from its model (init); resume_anyway goes on all the same, to other bits";
+    if (may_change(fact->key))
+        return "go on as it was made, or start anew, without resuming; resume_anyway goes on all the same, to other bits";
+    return "go on with the same settings and data, or start anew, without resuming";
 }
 
-static scbm_status check_fact(const scbm_file *file, const cbm_fact *fact) {
+/* Says what differs. Another processor may compute other bits; it can take the way of a lesser one. */
+static void say_difference(const scbm_file *file, const cbm_fact *fact, const char *before, const char *now, char *text,
+                           size_t size) {
+    const char *words = difference_of(fact->key), *path = scbm_file_path(file);
+    int is_device = strcmp(fact->key, "device") == 0, is_tier = is_device && strncmp(before, "cpu (", 5) == 0;
+    if (is_tier)
+        snprintf(text, size,
+                 "%.200s: was made on another kind of processor (%s, now %s); with the environment variable "
+                 "SCBM_CPU=%.*s it goes on to the same bits, if this one can do that",
+                 path, before, now, (int)strcspn(before + 5, ")"), before + 5);
+    else if (is_device) snprintf(text, size, "%.200s: was made on another device (%s, now %s)", path, before, now);
+    else if (words) snprintf(text, size, "%.200s: was made with %s", path, words);
+    else snprintf(text, size, "%.200s: was made with another %s (%s, now %s)", path, fact->key, before, now);
+}
+
+static scbm_status settle_difference(const cbm_checkpoint *c, const scbm_file *file, const cbm_fact *fact,
+                                     const char *before, const char *now, const scbm_hooks *hooks) {
+    char text[480];
+    say_difference(file, fact, before, now, text, sizeof text);
+    if (!c->goes_on_anyway || !may_change(fact->key))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s; %s", text, advice_of(fact));
+    scbm_log(hooks, SCBM_LOG_WARNING, "%s: the run goes on all the same, to other bits", text);
+    return SCBM_OK;
+}
+
+static scbm_status check_fact(const cbm_checkpoint *c, const scbm_file *file, const cbm_fact *fact,
+                              const scbm_hooks *hooks) {
     char key[128], before[32], now[32];
     snprintf(key, sizeof key, "%s%s", FACT_PREFIX, fact->key);
     if (fact->kind == CBM_FACT_TEXT) {
         const char *text = scbm_file_string_or(file, key, "");
-        return strcmp(text, fact->text) == 0 ? SCBM_OK : refuse_fact(file, fact, text, fact->text);
+        return strcmp(text, fact->text) == 0 ? SCBM_OK : settle_difference(c, file, fact, text, fact->text, hooks);
     }
     if (fact->kind == CBM_FACT_INT) {
         int64_t stored = scbm_file_int_or(file, key, INT64_MIN);
         if (stored == fact->integer) return SCBM_OK;
         snprintf(before, sizeof before, "%lld", (long long)stored);
         snprintf(now, sizeof now, "%lld", (long long)fact->integer);
-        return refuse_fact(file, fact, stored == INT64_MIN ? "none" : before, now);
+        return settle_difference(c, file, fact, stored == INT64_MIN ? "none" : before, now, hooks);
     }
     float stored = (float)scbm_file_float_or(file, key, (double)NAN);
     if (stored == (float)fact->real) return SCBM_OK;
-    return refuse_fact(file, fact, isnan(stored) ? "none" : scbm_print_float(stored, before),
-                       scbm_print_float((float)fact->real, now));
+    return settle_difference(c, file, fact, isnan(stored) ? "none" : scbm_print_float(stored, before),
+                             scbm_print_float((float)fact->real, now), hooks);
 }
 
 static scbm_status check_version(const scbm_file *file) {
@@ -215,8 +238,9 @@ scbm_status cbm_checkpoint_read(cbm_checkpoint *c, const char *path, int *found,
     scbm_status status = scbm_file_open(&file, path, hooks);
     if (status) return status;
     status = check_version(file);
-    for (int i = 0; i < c->n_facts && !status; i++) status = check_fact(file, &c->facts[i]);
+    for (int i = 0; i < c->n_facts && !status; i++) status = check_fact(c, file, &c->facts[i], hooks);
     if (!status) status = read_numbers(c, file);
+    if (!status) snprintf(c->run, sizeof c->run, "%s", scbm_file_string_or(file, KEY("run"), c->run));
     if (!status) status = read_tensors(c, file);
     scbm_file_close(file);
     return status;

@@ -25,6 +25,8 @@ typedef struct cbm_checkpoint {
     int64_t max_steps, max_epochs;    /* that these have room for */
     const cbm_fact *facts;            /* what must be the same when the run goes on */
     int n_facts;
+    int goes_on_anyway;               /* facts that may change are no error where they differ, but logged */
+    char run[17];                     /* what tells the run from others; a checkpoint that is read gives its own */
 } cbm_checkpoint;
 
 scbm_status cbm_checkpoint_write(const cbm_checkpoint *checkpoint, const char *path, const scbm_hooks *hooks);

@@ -49,7 +49,7 @@ static void identify(cbm_training_run *run) {
         hash = cbm_hash(hash, &real, sizeof real);
         if (fact->text) hash = cbm_hash(hash, fact->text, strlen(fact->text));
     }
-    snprintf(run->identity, sizeof run->identity, "%016llx", (unsigned long long)hash);
+    snprintf(run->state.run, sizeof run->state.run, "%016llx", (unsigned long long)hash);
 }
 
 void cbm_run_settle_facts(cbm_training_run *run) {
@@ -103,7 +103,7 @@ scbm_status cbm_run_write_model(cbm_training_run *run, const cbm_validation *v, 
     add_settings(run, facts, &n);
     add_int(facts, &n, "epoch", run->state.epoch);
     if (run->state.epoch) {
-        add_text(facts, &n, "run", run->identity);
+        add_text(facts, &n, "run", run->state.run);
         add_measures(run, v, train_loss, facts, &n);
     }
     return cbm_write_model(run->output, run->encoder, &run->network,

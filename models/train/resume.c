@@ -15,7 +15,7 @@ static scbm_status check_model(const cbm_training_run *run) {
     scbm_status status = scbm_file_open(&file, run->output, &run->hooks);
     if (status) return status;
     int64_t epoch = scbm_file_int_or(file, CBM_KEY_TRAIN "epoch", 0);
-    int is_ours = strcmp(scbm_file_string_or(file, CBM_KEY_TRAIN "run", ""), run->identity) == 0 &&
+    int is_ours = strcmp(scbm_file_string_or(file, CBM_KEY_TRAIN "run", ""), run->state.run) == 0 &&
                   (epoch == c->best_epoch || epoch == c->epoch + 1);
     scbm_file_close(file);
     if (is_ours) return SCBM_OK;
@@ -71,6 +71,7 @@ static scbm_status read_checkpoint(cbm_training_run *run, int *found) {
 
 scbm_status cbm_run_resume(cbm_training_run *run) {
     int found;
+    run->state.goes_on_anyway = run->options->resume_anyway;
     scbm_status status = read_checkpoint(run, &found);
     if (status) return refuse_checkpoint(run, status);
     if (!found) {

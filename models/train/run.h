@@ -62,7 +62,6 @@ typedef struct cbm_training_run {
     int n_facts;
     char *checkpoint_path;
     char data_hash[17], start_hash[17], teacher_hash[17];
-    char identity[17];            /* of what the run is, in its model and its checkpoint */
     cbm_split split;              /* where there were no validation data */
     const char **concept_columns; /* [K] of options->columns; NULL: not to be noted */
 } cbm_training_run;

@@ -41,7 +41,7 @@ static const char *prune_help(int number) {
 #define CHOICE(field, standard, least, choice) CBM_SETTING_CHOICE, AT(field), standard, least, 99, FIXED, choice, NULL
 #define NAME(field, choice, help) CBM_SETTING_CHOICE, AT(field), 0, 0, 99, FIXED | CBM_SETTING_NAME, choice, help
 #define PATH(field, kind) kind, AT(field), 0, 0, 0, 0, PLAIN
-enum { FIXED = CBM_SETTING_FIXED, HAS_ZERO = CBM_SETTING_HAS_ZERO, DEPENDS = -1 };
+enum { FIXED = CBM_SETTING_FIXED, HAS_ZERO = CBM_SETTING_HAS_ZERO, CHANGES = CBM_SETTING_FIXED | CBM_SETTING_CHANGES, DEPENDS = -1 };
 
 /* clang-format off */
 static const cbm_train_setting settings[] = {
@@ -59,7 +59,7 @@ static const cbm_train_setting settings[] = {
 
     {"epochs", "epochs", "N", "Optimization",
      "passes over the training data (default 10, or 5 after the last pruning); 0 only initializes", NULL,
-     INT(epochs, DEPENDS, 0, 100000, FIXED | HAS_ZERO)},
+     INT(epochs, DEPENDS, 0, 100000, CHANGES | HAS_ZERO)},
     {"batch_size", "batch-size", "N", "Optimization", "texts in a step", NULL, INT(batch_size, 16, 1, 65536, FIXED)},
     {"accumulate", "accumulate", "N", "Optimization",
      "batches of a step: the gradients of one batch N times the size, in the memory of one", NULL,
@@ -67,22 +67,22 @@ static const cbm_train_setting settings[] = {
     {"freeze", "freeze", "embeddings|N", "Optimization", "the embeddings, or they and the lowest N blocks, do not learn", NULL,
      CBM_SETTING_TEXT, AT(freeze), 0, 0, 0, FIXED, PLAIN},
     {"learning_rate", "lr", "X", "Optimization", "learning rate of the encoder", NULL,
-     REAL(learning_rate, 1e-4, 0, 10, FIXED | HAS_ZERO)},
+     REAL(learning_rate, 1e-4, 0, 10, CHANGES | HAS_ZERO)},
     {"head_learning_rate", "head-lr", "X", "Optimization", "learning rate of the concept and label heads", NULL,
-     REAL(head_learning_rate, 1e-3, 0, 10, FIXED | HAS_ZERO)},
+     REAL(head_learning_rate, 1e-3, 0, 10, CHANGES | HAS_ZERO)},
     {"weight_decay", "weight-decay", "X", "Optimization", "decoupled weight decay of the matrices", NULL,
-     REAL(weight_decay, 0.01, 0, 10, FIXED | HAS_ZERO)},
+     REAL(weight_decay, 0.01, 0, 10, CHANGES | HAS_ZERO)},
     {"warmup", "warmup", "X", "Optimization", "share of all steps in which the learning rate climbs", NULL,
-     REAL(warmup, 0.06, 0, 1, FIXED | HAS_ZERO)},
+     REAL(warmup, 0.06, 0, 1, CHANGES | HAS_ZERO)},
     {"max_grad_norm", "max-grad-norm", "X", "Optimization", "the gradient's largest norm; 0: any", NULL,
-     REAL(max_grad_norm, 1, 0, 1e9, FIXED | HAS_ZERO)},
+     REAL(max_grad_norm, 1, 0, 1e9, CHANGES | HAS_ZERO)},
     {"dropout", "dropout", "X", "Optimization", "dropout (default as the encoder's file says)", NULL,
      REAL(dropout, DEPENDS, 0, 0.99, HAS_ZERO)},
     {"patience", "patience", "N", "Optimization", "stop after N epochs without a better one; 0: never", NULL,
-     INT(patience, 0, 0, 100000, FIXED)},
+     INT(patience, 0, 0, 100000, CHANGES)},
 
     {"concept_weight", "lambda", "X", "Losses", "weight of the concepts' loss beside the label's", "mode=joint",
-     REAL(concept_weight, 5, 0, 1e6, FIXED | HAS_ZERO)},
+     REAL(concept_weight, 5, 0, 1e6, CHANGES | HAS_ZERO)},
     {"concept_loss", "concept-loss", NULL, "Losses", "cross-entropy on logits, or on their sigmoid as released",
      "mode=independent|sequential|joint", CHOICE(concept_loss, CBM_LOSS_PLAIN, CBM_LOSS_PLAIN, loss_choice)},
     {"class_weights", "class-weights", NULL, "Losses", "weigh classes by the inverse of their frequency", NULL,
@@ -117,7 +117,7 @@ static const cbm_train_setting settings[] = {
      "prune_method=obert", CBM_SETTING_MEMORY, AT(prune.fisher_memory), 0, 0, 1e8, 0, PLAIN},
 
     {"score_learning_rate", "score-lr", "X", "Popup", "learning rate of the scores", "prune_method=popup|popup-structured",
-     REAL(prune.score_learning_rate, 0.01, 0, 100, FIXED | HAS_ZERO)},
+     REAL(prune.score_learning_rate, 0.01, 0, 100, CHANGES | HAS_ZERO)},
     {"freeze_weights", "freeze-weights", NULL, "Popup",
      "from the first pruning on only scores and heads learn, the encoder stays as it is",
      "prune_method=popup|popup-structured", FLAG(prune.freeze_weights, FIXED)},
@@ -126,9 +126,9 @@ static const cbm_train_setting settings[] = {
      "a trained model with the same classes, whose probabilities are learned too (distillation)", NULL,
      PATH(teacher, CBM_SETTING_READS)},
     {"teacher_weight", "teacher-weight", "X", "Teacher", "weight of that loss beside that of the gold classes", "teacher",
-     REAL(teacher_weight, 1, 0, 1e6, FIXED | HAS_ZERO)},
+     REAL(teacher_weight, 1, 0, 1e6, CHANGES | HAS_ZERO)},
     {"temperature", "temperature", "X", "Teacher", "the teacher's probabilities and the logits are softened by it", "teacher",
-     REAL(temperature, 2, 1e-3, 1e6, FIXED)},
+     REAL(temperature, 2, 1e-3, 1e6, CHANGES)},
 
     {"step_log", "log-steps", "FILE", "Output", "write every step's loss and gradient norm (CSV)", NULL,
      PATH(step_log, CBM_SETTING_WRITES)},
@@ -142,6 +142,9 @@ static const cbm_train_setting settings[] = {
      FIXED | HAS_ZERO, PLAIN},
     {"resume", "resume", NULL, "Run", "go on from the checkpoint of a run that was stopped, to the same bits", NULL,
      FLAG(resume, 0)},
+    {"resume_anyway", "resume-anyway", NULL, "Run",
+     "the same where the checkpoint is of another processor or version, or of other epochs or rates: to other bits", NULL,
+     FLAG(resume_anyway, 0)},
 };
 /* clang-format on */
 enum { N_SETTINGS = sizeof settings / sizeof settings[0] };
@@ -336,6 +339,7 @@ static scbm_status check_together(const cbm_train_options *o, const cbm_model *e
 scbm_status cbm_train_settle(const cbm_train_options *options, const cbm_model *encoder, cbm_train_options *settled) {
     memset(settled, 0, sizeof *settled);
     if (options) *settled = *options;
+    if (settled->resume_anyway) settled->resume = 1;
     scbm_status status = cbm_check_reserved(settled->reserved, "cbm_train_options");
     if (!status) status = cbm_check_reserved(settled->prune.reserved, "cbm_prune_options");
     for (int i = 0; i < N_SETTINGS && !status; i++)

@@ -257,8 +257,8 @@ static int translate(char *text, size_t size, const char *before, const char *af
 scbm_status train_translate_error(scbm_status status) {
     char text[1024];
     snprintf(text, sizeof text, "%s", cbm_last_error());
-    if (status == SCBM_OK ||
-        !(translate(text, sizeof text, "another ", " (") || translate(text, sizeof text, "training: ", " is ")))
-        return status;
-    return scbm_fail(status, "%s", text);
+    if (status == SCBM_OK) return status;
+    int n = translate(text, sizeof text, "another ", " (") || translate(text, sizeof text, "training: ", " is ");
+    n += translate(text, sizeof text, "; ", " goes on all the same") + translate(text, sizeof text, "its model (", ")");
+    return n ? scbm_fail(status, "%s", text) : status;
 }
