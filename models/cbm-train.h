@@ -466,6 +466,10 @@ typedef struct cbm_oracle {
     const size_t *row;                              /* [n]: of the data set */
     const int32_t *label_before, *label_after;      /* [n] */
     const int32_t *concept_before, *concept_after;  /* [n, K] */
+    int n_labels, n_concepts, n_classes;            /* Y, K, C = Σ R_k */
+    const int32_t *first_class;                     /* [K + 1]: concept k's classes are first_class[k] … of the C */
+    const float *label_probability_before, *label_probability_after;     /* [n, Y] */
+    const float *concept_probability_before, *concept_probability_after; /* [n, C] */
     int64_t concepts_wrong, concepts_fixed;
     int64_t labels_fixed, labels_broken;            /* wrong → right, right → wrong */
     int64_t moved_bits, steps;

@@ -205,6 +205,21 @@ static void bad_usage_has_status_2(void **state) {
                  "has no effect without --intervene mask|edit");
     expect_error("intervene --model demo/reviews.gguf text --set food=Negative --method edit --whole-steps", 2,
                  "are about masks");
+    expect_error("intervene --model demo/reviews.gguf text --set food=Negative --select abs --whole-steps", 2,
+                 "--whole-steps has no effect beside --select abs");
+    expect_error("eval --model demo/reviews.gguf --data demo/test.csv --resamples 0 --seed 1", 2,
+                 "--seed has no effect with --resamples 0");
+    expect_error("explain --model demo/reviews.gguf --sample 3 text", 2, "--sample has no effect without --global");
+    expect_error("explain --model demo/reviews.gguf --global --seed 3 text", 2,
+                 "--seed has no effect without --faithfulness");
+    expect_error("explain --model demo/reviews.gguf --steps 0 --max-steps 64 text", 2,
+                 "--max-steps has no effect with --steps 0");
+    expect_error("explain --model demo/reviews.gguf --global --neurons 2 text", 2,
+                 "--neurons has no effect with --global");
+    expect_error("explain --model demo/reviews.gguf --json --neurons 2 text", 2,
+                 "--neurons has no effect with --json, which has no neurons");
+    expect_error("explain --model demo/reviews.gguf --json --words 2 text", 2,
+                 "--words has no effect with --json, which has all words");
 }
 
 /* Every command refuses a file that it would both read and write, before any work, and leaves it as it is. */
@@ -939,7 +954,9 @@ static void eval_measures_classes(void **state) {
         "--csv after.csv"));
     char *table = read_file("after.csv", NULL);
     assert_int_equal(count_lines(table), 5);
-    assert_non_null(strstr(table, "\"predicted stars\",\"after interventions: stars\","));
+    assert_non_null(strstr(table, "\"predicted stars\",\"stars: 1\","));
+    assert_non_null(strstr(table, "\"after interventions: stars\",\"after interventions: stars: 1\","));
+    assert_non_null(strstr(table, "\"after interventions: food: Negative\","));
     free(table);
 }
 

@@ -13,7 +13,13 @@
 static cbm_model *sparse;
 static cbm_dataset data;
 
-enum { HIDDEN = 64, N_TRAIN = 96, N_TEXTS = 24, N_WEIGHTS = SMALL_LAYERS * 8 * HIDDEN * HIDDEN, LARGEST = 2 * HIDDEN * HIDDEN };
+enum {
+    HIDDEN = 64,
+    N_TRAIN = 96,
+    N_TEXTS = 24,
+    N_WEIGHTS = SMALL_LAYERS * 8 * HIDDEN * HIDDEN,
+    LARGEST = 2 * HIDDEN * HIDDEN
+};
 
 static int set_up(void **state) {
     const small_options options = {.hidden = HIDDEN};
@@ -128,7 +134,7 @@ static void a_concept_is_brought_to_a_class_and_the_label_follows(void **state) 
     assert_true(memcmp(after.labels, before.labels, sizeof after.labels) != 0);
     assert_memory_equal(after.concepts, before.concepts, 3 * sizeof(float)); /* the other concept's */
     assert_true(fabs((double)p->logits[p->label_index] - ((double)p->bias + (double)p->concepts[0].contribution +
-                                                         (double)p->concepts[1].contribution)) < 1e-5);
+                                                          (double)p->concepts[1].contribution)) < 1e-5);
     assert_int_equal(p->n_tokens, 10);
     assert_same(predict(ctx, "the soup was tasty and the waiter kind"), before); /* the model is what it was */
     cbm_context_free(ctx);
@@ -169,7 +175,8 @@ static void steps_lower_the_cross_entropy_and_keep_the_sparsity(void **state) {
             const cbm_parameter *p = &sparse->network.backbone.parameters[j];
             if (!p->masks) continue;
             const scbm_tensor *masks = cbm_overlay_masks(ctx, p->tensor);
-            assert_int_equal(small_count_kept(masks, 0, p->tensor->shape[1]), small_count_kept(p->masks, k, p->tensor->shape[1]));
+            assert_int_equal(small_count_kept(masks, 0, p->tensor->shape[1]),
+                             small_count_kept(p->masks, k, p->tensor->shape[1]));
             for (int64_t at = 0; at < scbm_tensor_elements(p->tensor); at++)
                 moved += overlay_bit(ctx, p, at) != model_bit(p, k, at);
         }
@@ -193,7 +200,8 @@ static int put_masks(void *user, scbm_tensor *t) {
         const cbm_parameter *p = &sparse->network.backbone.parameters[j];
         if (!p->masks || strcmp(p->masks->name, t->name) != 0) continue;
         size_t bytes = scbm_tensor_bytes(t) / SMALL_CONCEPTS;
-        memcpy((uint8_t *)t->data + (size_t)from->concept * bytes, cbm_overlay_masks(from->ctx, p->tensor)->data, bytes);
+        memcpy((uint8_t *)t->data + (size_t)from->concept * bytes, cbm_overlay_masks(from->ctx, p->tensor)->data,
+               bytes);
     }
     return 1;
 }
@@ -262,7 +270,8 @@ static void compute_gradients(gradients *g, int text, int k, int c) {
     settings.on_gradient_user = g;
     assert_ok(scbm_context_create(&context, &one_thread, NULL));
     assert_ok(cbm_training_graph_create(&graph, &network, context, &settings));
-    assert_ok(cbm_sequences_add(&sequences, sparse->tokenizer, data.text[text], data.text_length[text], SMALL_MAX_TOKENS, &one_thread));
+    assert_ok(cbm_sequences_add(&sequences, sparse->tokenizer, data.text[text], data.text_length[text],
+                                SMALL_MAX_TOKENS, &one_thread));
     assert_ok(scbm_graph_run(graph.graph, cbm_training_fill(&graph, &network, &sequences, &one, &row, 1, NULL, 1), 1));
     cbm_training_graph_clear(&graph, &one_thread);
     cbm_sequences_clear(&sequences, &one_thread);
@@ -281,7 +290,8 @@ static int compare_candidates(const void *a, const void *b) {
 }
 
 /* The candidates of one direction by score: kept weights that go, or zeros that come. Returns their number. */
-static int64_t sort_candidates(candidate *list, const cbm_parameter *p, int k, const float *gradient, int is_kept, int is_signed) {
+static int64_t sort_candidates(candidate *list, const cbm_parameter *p, int k, const float *gradient, int is_kept,
+                               int is_signed) {
     const float *w = p->tensor->data;
     int64_t n = 0;
     for (int64_t at = 0; at < scbm_tensor_elements(p->tensor); at++) {
@@ -303,8 +313,10 @@ static void one_step_moves_what_the_rule_says(void **state) {
     int64_t largest = 0;
     int n = 0;
     for (int i = 0; i < 16; i++) {
-        const cbm_intervene_options options = {
-            .rule = i % 2 ? CBM_SELECT_ABS : CBM_SELECT_SIGNED, .portion = portions[i / 2 % 4], .steps = 1, .whole_steps = 1};
+        const cbm_intervene_options options = {.rule = i % 2 ? CBM_SELECT_ABS : CBM_SELECT_SIGNED,
+                                               .portion = portions[i / 2 % 4],
+                                               .steps = 1,
+                                               .whole_steps = 1};
         reading before = predict(ctx, data.text[i]);
         int k = i / 8, c = (before.classes[k] + 1) % (k ? 2 : 3);
         gradients g;
@@ -340,7 +352,8 @@ static uint8_t *copy_bits(const cbm_context *ctx) {
     assert_non_null(bits);
     for (int j = 0; j < sparse->network.backbone.n_parameters; j++) {
         const cbm_parameter *p = &sparse->network.backbone.parameters[j];
-        for (int64_t at = 0; p->masks && at < scbm_tensor_elements(p->tensor); at++) *next++ = (uint8_t)overlay_bit(ctx, p, at);
+        for (int64_t at = 0; p->masks && at < scbm_tensor_elements(p->tensor); at++)
+            *next++ = (uint8_t)overlay_bit(ctx, p, at);
     }
     assert_true(next == bits + N_WEIGHTS);
     return bits;
@@ -476,8 +489,7 @@ static void quantized_subnetworks_can_be_intervened_on(void **state) {
     (void)state;
     const small_options options = {.hidden = 32};
     assert_ok(small_encoder(in_folder("encoder32.gguf"), &options));
-    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_SEQUENTIAL, "obert", 0.5, 2,
-                N_TRAIN);
+    small_train(in_folder("sparse32.gguf"), in_folder("encoder32.gguf"), CBM_SEQUENTIAL, "obert", 0.5, 2, N_TRAIN);
     static const scbm_type types[] = {SCBM_Q8_0, SCBM_Q4_0, SCBM_F16};
     for (int t = 0; t < 3; t++) {
         int succeeded = 0;
@@ -488,7 +500,8 @@ static void quantized_subnetworks_can_be_intervened_on(void **state) {
             reading before = predict(ctx, data.text[i]);
             cbm_intervention result = intervene(ctx, 1, 1 - before.classes[1], NULL);
             reading after = read_of(result.after);
-            assert_true(cross_entropy(&after, 1, 1 - before.classes[1]) <= cross_entropy(&before, 1, 1 - before.classes[1]));
+            assert_true(cross_entropy(&after, 1, 1 - before.classes[1]) <=
+                        cross_entropy(&before, 1, 1 - before.classes[1]));
             succeeded += result.succeeded;
         }
         assert_true(succeeded >= 5);
@@ -532,13 +545,16 @@ static void edits_replace_the_values_that_the_label_reads(void **state) {
             assert_labels(model, &p, u);
             cbm_intervention result = intervene(ctx, 0, 1, &options);
             for (int c = 0; c < 3; c++)
-                u[c] = edit == CBM_EDIT_GOLD_MEAN ? means[1 * 3 + c] : edit == CBM_EDIT_ONE_HOT ? (float)(c == 1) : given[c];
+                u[c] = edit == CBM_EDIT_GOLD_MEAN ? means[1 * 3 + c]
+                       : edit == CBM_EDIT_ONE_HOT ? (float)(c == 1)
+                                                  : given[c];
             assert_labels(model, result.after, u);
             assert_true(result.steps == 0 && result.moved_bits == 0 && result.total_bits == 0);
             assert_int_equal(result.after->concepts[0].class_index, cbm_largest(u, 3));
             assert_int_equal(result.succeeded, cbm_largest(u, 3) == 1);
             if (m) /* values are probabilities */
-                for (int c = 0; c < 3; c++) assert_true(fabs((double)result.after->concepts[0].probabilities[c] - (double)u[c]) < 1e-6);
+                for (int c = 0; c < 3; c++)
+                    assert_true(fabs((double)result.after->concepts[0].probabilities[c] - (double)u[c]) < 1e-6);
             else assert_memory_equal(result.after->concepts[0].logits, u, 3 * sizeof *u);
         }
         cbm_context_free(ctx);
@@ -644,7 +660,8 @@ static void what_makes_no_sense_is_refused(void **state) {
     o = defaults;
     o.method = CBM_INTERVENE_EDIT;
     o.edit = CBM_EDIT_GIVEN;
-    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "0 values are given for concept 'staff'");
+    assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT,
+                 "0 values are given for concept 'staff'");
     o.values = (const float[2]){0.0f, INFINITY};
     assert_error(cbm_intervene(ctx, "staff", "rude", &o, &p), SCBM_ERROR_ARGUMENT, "0 values");
     o.n_values = 3;
@@ -950,6 +967,40 @@ static void check_oracle(cbm_context *ctx, const cbm_intervene_options *options,
     assert_true(o->seconds >= o->predict_seconds && o->predict_seconds > 0);
 }
 
+static void check_distribution(const float *p, int n, int best) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += (double)p[i];
+        assert_true(p[i] <= p[best]);
+    }
+    assert_float_equal(sum, 1, 1e-5);
+}
+
+/* Before the interventions they are an evaluation's; after them the class that is read has the largest. */
+static void the_oracle_has_probabilities(void **state) {
+    (void)state;
+    cbm_context *ctx = context_for(sparse), *other = context_for(sparse);
+    const cbm_oracle *o;
+    const cbm_evaluation *e;
+    assert_ok(cbm_evaluate(other, &data, &e));
+    assert_ok(cbm_intervene_oracle(ctx, &data, NULL, 0, &o));
+    assert_true(o->n_labels == e->n_labels && o->n_concepts == e->n_concepts && o->n_classes == e->n_classes);
+    for (size_t i = 0; i < o->n; i++) {
+        const size_t y = i * (size_t)o->n_labels, c = i * (size_t)o->n_classes;
+        assert_memory_equal(o->label_probability_before + y, e->label_probability + y,
+                            (size_t)o->n_labels * sizeof(float));
+        assert_memory_equal(o->concept_probability_before + c, e->concept_probability + c,
+                            (size_t)o->n_classes * sizeof(float));
+        check_distribution(o->label_probability_after + y, o->n_labels, o->label_after[i]);
+        for (int k = 0; k < o->n_concepts; k++)
+            check_distribution(o->concept_probability_after + c + o->first_class[k],
+                               o->first_class[k + 1] - o->first_class[k],
+                               o->concept_after[i * (size_t)o->n_concepts + (size_t)k]);
+    }
+    cbm_context_free(ctx);
+    cbm_context_free(other);
+}
+
 static void the_oracle_corrects_every_misread_concept(void **state) {
     (void)state;
     const cbm_intervene_options paper = {.rule = CBM_SELECT_ABS, .portion = 0.2}, edit = {.method = CBM_INTERVENE_EDIT};
@@ -1011,6 +1062,7 @@ int main(void) {
         cmocka_unit_test(a_concept_that_reads_the_class_is_left_by_masks_and_by_edits),
         cmocka_unit_test(an_intervention_that_is_cancelled_leaves_no_trace),
         cmocka_unit_test(other_threads_see_nothing_of_it),
+        cmocka_unit_test(the_oracle_has_probabilities),
         cmocka_unit_test(the_oracle_corrects_every_misread_concept),
         cmocka_unit_test(the_oracle_can_be_cancelled),
     };

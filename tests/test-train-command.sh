@@ -238,6 +238,15 @@ sed 's/,/\t/g' train.csv | awk -F'\t' 'NF == 6' >train.tsv
     --epochs 1 --save-config tsv.json -o tsv.gguf <train.tsv >log 2>&1 || fail "data from a pipe, with the format named"
 check "the format is saved" grep -q '"format":.*"tsv"' tsv.json
 
+# --- progress: a terminal sees one bar for the whole run, which does not begin anew when an epoch is validated ---
+if command -v script >/dev/null; then
+    TERM=xterm script -qec "'$main' train $data $concepts --epochs 6 -o bar.gguf" /dev/null >bar.log 2>&1 </dev/null
+    check "a bar of the training" grep -q 'train \[' bar.log
+    check "and of nothing in it" sh -c "! grep -qE '(validate|statistics) \[' bar.log"
+else
+    skipped=$((skipped + 2))
+fi
+
 # --- the page ---
 refuses 2 "--html has no effect with --epochs 0" --html page.html --epochs 0 -o p.gguf
 train --epochs 2 --html page.html -o p.gguf >log 2>&1 || fail "a run with a page"

@@ -15,10 +15,19 @@ typedef struct oracle_run {
     cbm_oracle shown;
     size_t *row;
     int32_t *label_before, *label_after, *concept_before, *concept_after;
+    float *label_probability[2], *concept_probability[2]; /* before and after */
 } oracle_run;
 
 static void clear_oracle(oracle_run *r, const scbm_hooks *hooks) {
-    void *const memory[] = {r->row, r->label_before, r->label_after, r->concept_before, r->concept_after};
+    void *const memory[] = {r->row,
+                            r->label_before,
+                            r->label_after,
+                            r->concept_before,
+                            r->concept_after,
+                            r->label_probability[0],
+                            r->label_probability[1],
+                            r->concept_probability[0],
+                            r->concept_probability[1]};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) scbm_release(hooks, memory[i]);
     memset(r, 0, sizeof *r);
 }
@@ -41,24 +50,52 @@ static scbm_status find_oracle(cbm_context *ctx, oracle_run **found) {
     return status;
 }
 
-static scbm_status create_oracle(oracle_run *r, size_t n_texts, size_t most, size_t n_concepts,
-                                 const scbm_hooks *hooks) {
-    size_t n = cbm_sample_size(most, n_texts);
+static scbm_status take_memory(oracle_run *r, size_t n, const cbm_heads *heads, const scbm_hooks *hooks) {
+    size_t n_concepts = (size_t)heads->n_concepts, n_labels = (size_t)heads->n_labels;
+    int has_memory = 1;
     r->row = scbm_alloc_array(hooks, n, sizeof *r->row);
     r->label_before = scbm_alloc_array(hooks, n, sizeof *r->label_before);
     r->label_after = scbm_alloc_array(hooks, n, sizeof *r->label_after);
     r->concept_before = scbm_alloc_array(hooks, n * n_concepts, sizeof *r->concept_before);
     r->concept_after = scbm_alloc_array(hooks, n * n_concepts, sizeof *r->concept_after);
-    if (!r->row || !r->label_before || !r->label_after || !r->concept_before || !r->concept_after)
-        return SCBM_ERROR_MEMORY;
+    for (int after = 0; after < 2; after++) {
+        r->label_probability[after] = scbm_alloc_array(hooks, n * n_labels, sizeof(float));
+        r->concept_probability[after] = scbm_alloc_array(hooks, n * (size_t)heads->n_classes, sizeof(float));
+        has_memory = has_memory && r->label_probability[after] && r->concept_probability[after];
+    }
+    has_memory = has_memory && r->row && r->label_before && r->label_after && r->concept_before && r->concept_after;
+    return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static scbm_status create_oracle(oracle_run *r, size_t n_texts, size_t most, const cbm_heads *heads,
+                                 const scbm_hooks *hooks) {
+    size_t n = cbm_sample_size(most, n_texts);
+    scbm_status status = take_memory(r, n, heads, hooks);
+    if (status) return status;
     for (size_t i = 0; i < n; i++) r->row[i] = cbm_sample_row(i, n, n_texts);
     r->shown = (cbm_oracle){.n = n,
                             .row = r->row,
                             .label_before = r->label_before,
                             .label_after = r->label_after,
                             .concept_before = r->concept_before,
-                            .concept_after = r->concept_after};
+                            .concept_after = r->concept_after,
+                            .n_labels = heads->n_labels,
+                            .n_concepts = heads->n_concepts,
+                            .n_classes = heads->n_classes,
+                            .first_class = heads->groups,
+                            .label_probability_before = r->label_probability[0],
+                            .label_probability_after = r->label_probability[1],
+                            .concept_probability_before = r->concept_probability[0],
+                            .concept_probability_after = r->concept_probability[1]};
     return SCBM_OK;
+}
+
+static void keep_probabilities(oracle_run *r, const cbm_heads *heads, size_t i, int after, const cbm_prediction *p) {
+    size_t n_labels = (size_t)heads->n_labels, n_classes = (size_t)heads->n_classes;
+    memcpy(r->label_probability[after] + i * n_labels, p->probabilities, n_labels * sizeof(float));
+    for (int k = 0; k < heads->n_concepts; k++)
+        memcpy(r->concept_probability[after] + i * n_classes + heads->groups[k], p->concepts[k].probabilities,
+               (size_t)p->concepts[k].n_classes * sizeof(float));
 }
 
 /* Sets every concept of text `i` that is misread to its gold class. */
@@ -69,7 +106,9 @@ static scbm_status correct_text(cbm_overlay *o, const cbm_dataset *data, const c
     const int32_t *gold = data->concept_class + r->row[i] * n_concepts;
     scbm_status status = cbm_overlay_load_text(o, i);
     if (status) return status;
-    r->label_before[i] = r->label_after[i] = cbm_overlay_predict(o, 0)->label_index;
+    const cbm_prediction *last = cbm_overlay_predict(o, 0);
+    r->label_before[i] = last->label_index;
+    keep_probabilities(r, heads, i, 0, last);
     for (size_t k = 0; k < n_concepts; k++) {
         int32_t *before = &r->concept_before[i * n_concepts + k], *after = &r->concept_after[i * n_concepts + k];
         *before = *after = cbm_concept_reads(heads, o->text.computed, (int)k);
@@ -81,8 +120,10 @@ static scbm_status correct_text(cbm_overlay *o, const cbm_dataset *data, const c
         r->shown.concepts_fixed += *after == gold[k];
         r->shown.moved_bits += o->result.moved_bits;
         r->shown.steps += o->result.steps;
-        r->label_after[i] = o->result.after->label_index;
+        last = o->result.after;
     }
+    r->label_after[i] = last->label_index;
+    keep_probabilities(r, heads, i, 1, last);
     int32_t label = data->label ? data->label[r->row[i]] : -1;
     if (label >= 0) {
         r->shown.labels_fixed += r->label_before[i] != label && r->label_after[i] == label;
@@ -113,7 +154,7 @@ static scbm_status run_oracle(cbm_context *ctx, const cbm_dataset *data, const c
     double start = scbm_seconds();
     const cbm_names names = cbm_heads_names(heads);
     scbm_status status = cbm_dataset_check_names(data, &names, "the data");
-    if (!status) status = create_oracle(r, data->n, most, (size_t)heads->n_concepts, &ctx->hooks);
+    if (!status) status = create_oracle(r, data->n, most, heads, &ctx->hooks);
     if (!status) status = cbm_overlay_create(ctx);
     if (!status) status = predict_rows(ctx, data, r);
     if (status) return status;

@@ -96,14 +96,16 @@ static int run_convert(const cli_command *command, int argc, char **argv) {
     convert_command c = {.command = command};
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
+        CLI_GROUP_OF("Output"),
         CLI_OUTPUT_OPTION(&c.output, "the model file to write (required)"),
         CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &c.type, "what the matrices are stored as"),
+        CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
+        CLI_GROUP_OF("Encoder"),
         CLI_INT_OPTION("max-length", "N", &c.max_tokens, 0, 1000000,
                        "the longest text, in tokens, special ones included; 0: as the folder says"),
         CLI_CHOICE_OPTION("pool", CLI_POOLINGS, &c.pooling,
                           "how a text's vector is made of its tokens'; file: as the folder says, or the mean"),
         CLI_CHOICE_OPTION("normalize", "file|yes|no", &c.normalize, "whether embeddings are scaled to length 1"),
-        CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
         CLI_END_OPTIONS,
     };
     int result = cli_parse(command, options, argc, argv, &rest), n = rest.n;
@@ -150,12 +152,14 @@ static int run_export(const cli_command *command, int argc, char **argv) {
     const char *folder = NULL, *concept = NULL;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
+        CLI_GROUP_OF("Output"),
         {.kind = CLI_TEXT,
          .name = "output",
          .argument = "FOLDER",
          .value = &folder,
          .help = "the folder to write (required); it may be there if it is empty",
          .letter = 'o'},
+        CLI_GROUP_OF("Encoder"),
         CLI_TEXT_OPTION("concept", "NAME", &concept,
                         "only the weights of this concept's subnetwork: what it does not keep is zero"),
         CLI_END_OPTIONS,

@@ -333,8 +333,10 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
     d.reviews = TRAIN_REVIEWS;
     d.epochs = EPOCHS;
     const cli_option options[] = {
+        CLI_GROUP_OF("Output"),
         CLI_TEXT_OPTION("dir", "DIR", &d.directory, "where everything is written (default demo)"),
         CLI_FLAG_OPTION("data-only", &d.data_only, "write the reviews and the encoder, and stop"),
+        CLI_GROUP_OF("Data and training"),
         CLI_INT_OPTION("reviews", "N", &d.reviews, 100, 1000000, "reviews to train on"),
         CLI_INT_OPTION("epochs", "N", &d.epochs, 1, 1000, "passes over them"),
         CLI_INT_OPTION("seed", "N", &d.seed, 0, 9e15, "seed of the reviews and of everything random"),

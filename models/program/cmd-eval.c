@@ -166,6 +166,10 @@ static int check_usage(eval_command *e, const cli_option *options) {
         return cli_misuse(command, "'%s' is one argument too many; see %s eval --help", e->in.texts.argument.item[0],
                           cli_program);
     if (!e->data_paths.n) return cli_misuse(command, "--data FILE is required: what to evaluate on");
+    if (!e->resamples) {
+        int status = cli_refuse(command, options, "with --resamples 0", (const void *const[]){&e->seed, NULL});
+        if (status != CLI_GO_ON) return status;
+    }
     if (e->intervene >= 0) return cli_intervention_options(command, i, e->intervene, &e->intervene_options);
     return cli_refuse(command, options, "without --intervene mask|edit",
                       (const void *const[]){&e->intervene_texts, &i->select, &i->edit, &i->portion, &i->steps,
@@ -199,7 +203,7 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
         CLI_WRITE_OPTION(
             "csv", &e.csv_path,
             "write every text with its true and predicted classes, and all probabilities; with --intervene "
-            "the classes before and after"),
+            "before and after"),
         CLI_END_OPTIONS,
     };
     int status = cli_session_start(&e.in, command, options, argc, argv);

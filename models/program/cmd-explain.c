@@ -124,7 +124,27 @@ static int number_or_none(int64_t n) {
     return n ? (int)n : -1;
 }
 
-static int check_options(explain_command *x) {
+/* Options that the others leave without an effect. */
+static int check_effects(const explain_command *x, const cli_option *options) {
+    const int is_json = x->in.json && !x->html_path && !x->pages_path;
+    const struct {
+        int applies;
+        const char *why;
+        const void *value;
+    } rows[] = {{!x->global, "without --global", &x->sample},
+                {!x->faithfulness, "without --faithfulness", &x->seed},
+                {!x->steps, "with --steps 0", &x->max_steps},
+                {x->global, "with --global", &x->n_neurons},
+                {!x->global && is_json, "with --json, which has no neurons", &x->n_neurons},
+                {!x->global && x->in.json, "with --json, which has all words", &x->n_words}};
+    int status = CLI_GO_ON;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0] && status == CLI_GO_ON; i++)
+        if (rows[i].applies)
+            status = cli_refuse(x->in.command, options, rows[i].why, (const void *const[]){rows[i].value, NULL});
+    return status;
+}
+
+static int check_options(explain_command *x, const cli_option *options) {
     const cli_command *command = x->in.command;
     if (!x->global && x->faithfulness)
         return cli_misuse(command, "--faithfulness needs --global: it is measured on many texts");
@@ -144,7 +164,7 @@ static int check_options(explain_command *x) {
     x->options.steps = number_or_none(x->steps);
     x->options.max_steps = number_or_none(x->max_steps);
     x->options.n_neurons = number_or_none(x->n_neurons);
-    return CLI_GO_ON;
+    return check_effects(x, options);
 }
 
 /* What the model does not allow is said before texts are read. */
@@ -153,6 +173,9 @@ static int check_model(const explain_command *x) {
     if (cbm_model_mode(x->in.model) == CBM_VANILLA && x->global)
         return cli_fail(command, "%s is a vanilla model: --global is about its concepts, and it has none",
                         x->in.model_path);
+    if (!cbm_model_n_concepts(x->in.model) && cli_given(&x->n_neurons))
+        return cli_misuse(command, "--neurons has no effect on %s: a vanilla model has no subnetworks",
+                          x->in.model_path);
     if (x->png_path && !cbm_model_is_sparse(x->in.model))
         return cli_fail(command,
                         "--png draws the masks of subnetworks, and %s is dense: leave --png out, or train with --prune",
@@ -213,7 +236,7 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
         CLI_END_OPTIONS,
     };
     int status = cli_session_start(&x.in, command, options, argc, argv);
-    if (status == CLI_GO_ON) status = check_options(&x);
+    if (status == CLI_GO_ON) status = check_options(&x, options);
     if (status == CLI_GO_ON) status = cli_session_check_texts(&x.in);
     if (status == CLI_GO_ON) status = cli_session_load(&x.in, 1);
     if (status == CLI_GO_ON) status = check_model(&x);

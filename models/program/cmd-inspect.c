@@ -261,6 +261,7 @@ static int run_inspect(const cli_command *command, int argc, char **argv) {
     int json = 0, devices = 0;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
+        CLI_GROUP_OF("Output"),
         CLI_FLAG_OPTION("json", &json,
                         "print one JSON object (arrays of more than 64 values are cut), or one a device"),
         CLI_FLAG_OPTION("devices", &devices, "list the devices that --device may name, in place of a file"),

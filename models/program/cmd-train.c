@@ -26,6 +26,32 @@ static void say_how_to_go_on(const train_command *t) {
     else fprintf(stderr, "sparsecbm train: the first epoch was not over, so there is nothing to resume\n");
 }
 
+/* How the program runs it, and files of options. */
+static void add_run_options(train_command *t) {
+    const cli_option run[] = {
+        CLI_TEXT_OPTION(
+            "seeds", "N,N,...", &t->seeds,
+            "a run for each of these seeds, with files that have it in their names; then mean and deviation"),
+        CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
+        CLI_INT_OPTION("threads", "N", &t->threads, 0, 1024,
+                       "threads; 0: as many as the process may use. The result does not depend on it"),
+        CLI_TEXT_OPTION("device", "cpu|cuda|cuda:N|auto", &t->device,
+                        "where it trains (default cpu); auto is a GPU where there is one"),
+        CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
+        CLI_END_OPTIONS,
+    };
+    const cli_option files[] = {
+        CLI_READ_OPTION("config", &t->config,
+                        "read options from a JSON file: {\"lr\": 0.001, ...}; those of the command line win"),
+        CLI_WRITE_OPTION("save-config", &t->save_config, "write such a file with all that has an effect in this run"),
+        CLI_END_OPTIONS,
+    };
+    train_add_options(t, "Run", run);
+    int first = t->n_options;
+    train_add_options(t, "Run", files);
+    for (int i = first; i < t->n_options; i++) t->table[i].given = NULL; /* a file cannot name another */
+}
+
 /* The program's own options and the library's settings, group by group. */
 static void make_options(train_command *t) {
     const cli_option data[] = {
@@ -49,24 +75,6 @@ static void make_options(train_command *t) {
                          "write a page on the run: curves, settings, measures of each class, confusion"),
         CLI_END_OPTIONS,
     };
-    const cli_option run[] = {
-        CLI_TEXT_OPTION(
-            "seeds", "N,N,...", &t->seeds,
-            "a run for each of these seeds, with files that have it in their names; then mean and deviation"),
-        CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
-        CLI_INT_OPTION("threads", "N", &t->threads, 0, 1024,
-                       "threads; 0: as many as the process may use. The result does not depend on it"),
-        CLI_TEXT_OPTION("device", "cpu|cuda|cuda:N|auto", &t->device,
-                        "where it trains (default cpu); auto is a GPU where there is one"),
-        CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
-        CLI_END_OPTIONS,
-    };
-    const cli_option files[] = {
-        CLI_READ_OPTION("config", &t->config,
-                        "read options from a JSON file: {\"lr\": 0.001, ...}; those of the command line win"),
-        CLI_WRITE_OPTION("save-config", &t->save_config, "write such a file with all that has an effect in this run"),
-        CLI_END_OPTIONS,
-    };
     static const char *const groups[] = {"Optimization", "Losses", "Subnetworks", "Popup", "Teacher"};
     train_add_options(t, "Data", data);
     train_add_settings(t, "Data");
@@ -76,10 +84,7 @@ static void make_options(train_command *t) {
     train_add_options(t, "Output", output);
     train_add_settings(t, "Output");
     train_add_settings(t, "Run");
-    train_add_options(t, "Run", run);
-    int first = t->n_options;
-    train_add_options(t, "Run", files);
-    for (int i = first; i < t->n_options; i++) t->table[i].given = NULL; /* a file cannot name another */
+    add_run_options(t);
     train_add_settings(t, NULL);
 }
 
@@ -132,6 +137,7 @@ static int run_train(const cli_command *command, int argc, char **argv) {
     if (status == CLI_GO_ON) status = train_plan_runs(t);
     if (status != CLI_GO_ON) return finish(t, status);
     t->hooks = cli_hooks(&t->progress, command, t->threads);
+    t->progress.main = "train"; /* what is left of the run, validation and pruning too */
     scbm_status trained = train_do_runs(t);
     cli_progress_clear(&t->progress);
     if (trained == SCBM_OK) return finish(t, cli_finish(command));

@@ -12,6 +12,9 @@ int cli_intervention_options(const cli_command *command, const cli_intervention 
         return cli_misuse(command,
                           "--select, --portion, --steps and --whole-steps are about masks, and the method is edit");
     if (!edits && given->edit >= 0) return cli_misuse(command, "--edit is about edited values, and the method is mask");
+    if (given->whole_steps && given->select == 1)
+        return cli_misuse(command,
+                          "--whole-steps has no effect beside --select abs, whose steps are whole ones always");
     if (given->portion == 0) return cli_misuse(command, "--portion wants a number above 0 and up to 1, got 0");
     memset(options, 0, sizeof *options); /* 0 is the library's default */
     options->method = edits ? CBM_INTERVENE_EDIT : CBM_INTERVENE_MASK;

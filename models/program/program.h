@@ -23,6 +23,8 @@ typedef struct cli_progress {
     double started, shown;        /* seconds; of this `what`, and of the last line */
     int64_t first;                /* where `what` stood when it started */
     int64_t before, batch, whole; /* of all the texts, those before the batch at hand, and its own; whole 0: unknown */
+    const char *main; /* work that has other work in it, which is not shown by itself meanwhile; NULL: there is none */
+    int64_t main_left;
     int to_terminal, line_open;
 } cli_progress;
 

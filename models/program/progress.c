@@ -73,7 +73,9 @@ static int on_progress(void *user, const char *what, int64_t done, int64_t total
     cli_progress *progress = user;
     if (interrupted) return 1;
     if (cli_quiet || strcmp(what, "graph") == 0) return 0; /* within one run: only a place to stop */
-    if (progress->whole && total == progress->batch) {     /* the library counts the batch */
+    if (progress->main && strcmp(what, progress->main) == 0) progress->main_left = total - done;
+    else if (progress->main_left) return 0;
+    if (progress->whole && total == progress->batch) { /* the library counts the batch */
         done += progress->before;
         total = progress->whole;
     }
