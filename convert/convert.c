@@ -6,6 +6,7 @@
 #include "convert/hf-weights.h"
 #include "convert/json-file.h"
 #include "convert/model-card.h"
+#include "convert/verify.h"
 #include "models/cbm-train.h"
 #include "models/core/context.h"
 
@@ -130,6 +131,14 @@ static scbm_status convert(conversion *c, const char *folder, const char *path, 
     return scbm_writer_write(c->writer, path);
 }
 
+static scbm_status verify(const conversion *c, const char *folder, const char *path, cbm_conversion *summary) {
+    cbm_verification found;
+    if (!c->options->verify) return SCBM_OK;
+    scbm_status status = cbm_verify_conversion(folder, path, c->hooks, &found);
+    summary->difference = found.difference;
+    return status;
+}
+
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
                         cbm_conversion *summary) {
     static const cbm_convert_options defaults;
@@ -144,6 +153,7 @@ scbm_status cbm_convert(const char *folder, const char *output, const cbm_conver
     if (!summary) summary = &unread;
     memset(summary, 0, sizeof *summary);
     status = convert(&c, folder, output, summary);
+    if (!status) status = verify(&c, folder, output, summary);
     scbm_writer_free(c.writer);
     cbm_hf_card_clear(&c.card);
     cbm_hf_tokenizer_clear(&c.tokenizer);

@@ -528,6 +528,7 @@ typedef struct cbm_convert_options {
     int max_tokens;                /* longest text, special tokens included; 0: as the folder says */
     cbm_pooling pooling;           /* CBM_POOL_FILE: as the folder says, or the mean */
     cbm_normalize normalize;       /* CBM_NORMALIZE_FILE: as the folder says */
+    int verify;                    /* 1: the file is read again and compared with the folder, in 4 bytes a weight of memory */
     const scbm_hooks *hooks;       /* NULL: the default ones */
     uint64_t reserved[8];
 } cbm_convert_options;
@@ -543,6 +544,7 @@ typedef struct cbm_conversion {
     int n_kept_f16;                /* matrices whose rows are no multiple of 32, where a quantized type was asked for */
     cbm_pooling pooling;
     int normalize;
+    double difference;             /* of the hidden states of the text that verifying runs, relative to their norm */
     uint64_t reserved[8];
 } cbm_conversion;
 

@@ -9,6 +9,7 @@
 #include "convert/hf-weights.h"
 #include "convert/safetensors.h"
 #include "convert/model-card.h"
+#include "convert/verify.h"
 #include "models/cbm-train.h"
 #include "models/tokenizers/tokenizer.h"
 #include "tests/helpers.h"
@@ -1274,7 +1275,8 @@ static void test_weights_that_are_refused(void **state) {
     write_changed_weights(0, parts[0].hf, "F32", 17, 32);
     assert_error(convert(SCBM_F32), SCBM_ERROR_FORMAT, "is [17, 32], and config.json says [16, 32]");
     write_changed_weights(5, parts[5].hf, "I16", 32, 32);
-    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "query.weight is I16; F32, F16, BF16 and F64 can be converted");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED,
+                 "query.weight is I16; F32, F16, BF16 and F64 can be converted");
     write_changed_weights(-1, "bert.encoder.layer.1.output.dense.bias", "F32", 0, 32);
     assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "is there a second time");
     write_changed_weights(-1, "embeddings.LayerNorm.gamma", "F32", 0, 32);
@@ -1409,7 +1411,7 @@ static void test_safetensors_header(void **state) {
         16, &file, &memory));
     assert_int_equal(cbm_safetensors_n_tensors(file), 3);
     const stored_tensor *a = cbm_safetensors_get(file, 0), *b = cbm_safetensors_find(file, "b"),
-                             *none = cbm_safetensors_get(file, 2);
+                        *none = cbm_safetensors_get(file, 2);
     assert_string_equal(a->name, "a");
     assert_string_equal(a->type, "F32");
     assert_int_equal(a->n_dims, 0);
@@ -1730,6 +1732,109 @@ static void test_zero_options(void **state) {
 }
 
 /* Runs the program that the environment's CONVERT names; its exit status, and what it said in *text. */
+/* ------------------------------------------------------------------------------------------
+ * Verifying
+ * ---------------------------------------------------------------------------------------- */
+
+/* The written file in memory, to be damaged. */
+typedef struct written_file {
+    char *bytes;
+    size_t size;
+    scbm_file *file;
+} written_file;
+
+static unsigned char *open_written(written_file *w, const char *name, const scbm_tensor **tensor) {
+    w->bytes = read_file(output, &w->size);
+    assert_ok(scbm_file_open_memory(&w->file, w->bytes, w->size, output, NULL));
+    *tensor = scbm_file_find_tensor(w->file, name);
+    assert_non_null(*tensor);
+    unsigned char *data = (*tensor)->data;
+    if (!((char *)data >= w->bytes && (char *)data < w->bytes + w->size)) fail_msg("the file was copied");
+    return data;
+}
+
+static void close_written(written_file *w, scbm_status wanted, const char *words) {
+    scbm_file_close(w->file);
+    write_file(output, w->bytes, w->size);
+    free(w->bytes);
+    if (!wanted) assert_ok(cbm_verify_conversion(checkpoint, output, NULL, NULL));
+    else assert_error(cbm_verify_conversion(checkpoint, output, NULL, NULL), wanted, words);
+}
+
+static void verify_after(scbm_type type) {
+    cbm_verification result;
+    assert_ok(convert(type));
+    assert_ok(cbm_verify_conversion(checkpoint, output, NULL, &result));
+    assert_int_equal(result.n_tensors, 5 + 16 * BLOCKS);
+    assert_true(result.n_weights > 1000 && result.n_tokens > 10 && result.difference <= 1e-4);
+}
+
+/* A square matrix turned round: its shape tells nobody. */
+static void turn_square(const char *name) {
+    written_file w;
+    const scbm_tensor *tensor;
+    float *data = (float *)(void *)open_written(&w, name, &tensor);
+    int64_t n = tensor->shape[0];
+    assert_int_equal(n, tensor->shape[1]);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < i; j++) {
+            float other = data[i * n + j];
+            data[i * n + j] = data[j * n + i];
+            data[j * n + i] = other;
+        }
+    close_written(&w, SCBM_ERROR_FORMAT, "tensor blk.0.attn_k.weight is not what");
+}
+
+static void swap_tensors(const char *name, const char *other) {
+    written_file w;
+    const scbm_tensor *tensor;
+    unsigned char *data = open_written(&w, name, &tensor), *second = scbm_file_find_tensor(w.file, other)->data;
+    for (size_t i = 0; i < scbm_tensor_bytes(tensor); i++) {
+        unsigned char byte = data[i];
+        data[i] = second[i];
+        second[i] = byte;
+    }
+    close_written(&w, SCBM_ERROR_FORMAT, "is not what");
+}
+
+static void flip_bit(const char *name, size_t byte, int bit, const char *words) {
+    written_file w;
+    const scbm_tensor *tensor;
+    open_written(&w, name, &tensor)[byte] ^= (unsigned char)(1 << bit);
+    close_written(&w, SCBM_ERROR_FORMAT, words);
+    write_file(output, "", 0);
+}
+
+static void test_verifying(void **state) {
+    (void)state;
+    static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
+    static const char *const sources[] = {"F32", "F16", "BF16"};
+    form checked = plain;
+    for (size_t i = 0; i < sizeof sources / sizeof sources[0]; i++) {
+        checked.type = sources[i];
+        write_checkpoint(&checked);
+        for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
+            verify_after(types[t]);
+            flip_bit("blk.1.ffn_up.weight", 70, 0, "tensor blk.1.ffn_up.weight is not what");
+        }
+    }
+    write_checkpoint(&plain);
+    verify_after(SCBM_F32);
+    flip_bit("blk.0.attn_output_norm.bias", 0, 7, "tensor blk.0.attn_output_norm.bias is not what");
+    verify_after(SCBM_F32);
+    turn_square("blk.0.attn_k.weight");
+    verify_after(SCBM_F32);
+    swap_tensors("blk.0.attn_q.weight", "blk.1.attn_q.weight");
+    verify_after(SCBM_F32);
+    swap_tensors("blk.0.attn_q.bias", "blk.0.attn_v.bias");
+    assert_ok(convert(SCBM_F32));
+    char *text = replaced(config_text(&plain), "1e-7", "1e-5");
+    write_text("config.json", text);
+    free(text);
+    assert_error(cbm_verify_conversion(checkpoint, output, NULL, NULL), SCBM_ERROR_FORMAT,
+                 "config.json's layer_norm_eps is 1e-05, and the file has 1e-07");
+}
+
 static int run_program(const char *arguments, int errors, char text[1024]) {
     char line[1024];
     const char *program = getenv("CONVERT");
@@ -1759,6 +1864,8 @@ static void test_the_program(void **state) {
     assert_int_equal(run_program("--help", 0, text), 0);
     assert_non_null(strstr(text, "--type f32|f16|bf16|q8_0|q4_0"));
     assert_null(strstr(text, "convert-hf convert")); /* the program is the command */
+    assert_int_equal(run_program("checkpoint -o model.gguf --verify", 0, text), 0);
+    assert_non_null(strstr(text, "verified: all weights are the folder's; hidden states of a text differ by "));
     assert_int_equal(run_program("checkpoint -o model.gguf --json", 0, text), 0);
     assert_non_null(strstr(text, "\"blocks\":2,\"hidden_size\":32,\"heads\":4"));
     assert_int_equal(run_program("--version", 0, text), 0);
@@ -1835,6 +1942,7 @@ int main(void) {
         TEST(test_zero_options),
         TEST(test_licence_and_source),
         TEST(test_front_matter),
+        TEST(test_verifying),
         TEST(test_the_program),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);

@@ -19,7 +19,7 @@ static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM
 typedef struct convert_command {
     const cli_command *command;
     const char *folder, *output;
-    int type, pooling, normalize, json;
+    int type, pooling, normalize, json, verify;
     int64_t max_tokens;
 } convert_command;
 
@@ -41,6 +41,8 @@ static void print_conversion(const convert_command *c, const cbm_conversion *s) 
         putchar('\n');
     }
     if (s->n_kept_f16) printf("  %d matrices have rows that are no multiple of 32 and stay f16\n", s->n_kept_f16);
+    if (c->verify)
+        printf("  verified: all weights are the folder's; hidden states of a text differ by %.1e\n", s->difference);
 }
 
 static scbm_status print_conversion_json(const convert_command *c, const cbm_conversion *s) {
@@ -61,6 +63,8 @@ static scbm_status print_conversion_json(const convert_command *c, const cbm_con
     cJSON_AddItemToObject(object, "max_tokens", cli_json_int(s->max_tokens));
     cJSON_AddStringToObject(object, "pooling", cbm_pooling_name(s->pooling));
     cJSON_AddBoolToObject(object, "normalize", s->normalize);
+    cJSON_AddBoolToObject(object, "verified", c->verify);
+    if (c->verify) cJSON_AddItemToObject(object, "hidden_difference", cli_json_double(s->difference));
     return cli_json_print(object);
 }
 
@@ -82,9 +86,11 @@ static int convert(const convert_command *c) {
                                          .max_tokens = (int)c->max_tokens,
                                          .pooling = (cbm_pooling)c->pooling,
                                          .normalize = (cbm_normalize)c->normalize,
+                                         .verify = c->verify,
                                          .hooks = &hooks};
     cli_catch_interrupt();
     scbm_status status = cbm_convert(c->folder, c->output, &options, &conversion);
+    ;
     cli_progress_clear(&progress);
     if (status != SCBM_OK) return cli_fail_status(c->command, status);
     if (c->json) return cli_fail_status(c->command, print_conversion_json(c, &conversion));
@@ -99,6 +105,8 @@ static int run_convert(const cli_command *command, int argc, char **argv) {
         CLI_GROUP_OF("Output"),
         CLI_OUTPUT_OPTION(&c.output, "the model file to write (required)"),
         CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &c.type, "what the matrices are stored as"),
+        CLI_FLAG_OPTION("verify", &c.verify,
+                        "read the file again: its weights, and a text's hidden states, must be those of FOLDER"),
         CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
         CLI_GROUP_OF("Encoder"),
         CLI_INT_OPTION("max-length", "N", &c.max_tokens, 0, 1000000,
