@@ -513,8 +513,7 @@ typedef struct cbm_training_report {
  * concepts, and the settings that had an effect. The model may be a vanilla one. */
 scbm_status cbm_report_training_html(const char *path, const char *title, const cbm_model *model,
                                      const cbm_training_report *report, const scbm_hooks *hooks);
-/* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels. A dense model is
- * SCBM_ERROR_UNSUPPORTED. */
+/* Mask maps of every matrix and concept, and the overlaps, as a PNG picture with labels; not of a dense model. */
 scbm_status cbm_report_png(const char *path, const char *title, const cbm_model *model,
                            const cbm_subnetworks *subnetworks, const scbm_hooks *hooks);
 
@@ -536,10 +535,8 @@ typedef struct cbm_convert_options {
 /* What was converted. */
 typedef struct cbm_conversion {
     const char *architecture;      /* "bert"; it lasts for ever */
-    int64_t blocks, hidden, heads, tokens, max_tokens;
-    int64_t n_weights;
-    int n_tensors;
-    int n_unused;                  /* tensors that an encoder does without: pooler, heads */
+    int64_t blocks, hidden, heads, tokens, max_tokens, n_weights;
+    int n_tensors, n_unused;       /* the latter: that an encoder does without: pooler, heads */
     char unused[256];              /* which, by the beginnings of their names: "cls (5), pooler (2)" */
     int n_kept_f16;                /* matrices whose rows are no multiple of 32, where a quantized type was asked for */
     cbm_pooling pooling;
@@ -548,12 +545,11 @@ typedef struct cbm_conversion {
     uint64_t reserved[8];
 } cbm_conversion;
 
-/* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or pytorch_model.bin or the
- * shards of either, vocab.txt or tokenizer.json;
- * sentence-transformers' folders, too) to the model file `output`, which is replaced when all is written. Weights are read
- * and converted one after the other. Licence and source go along where README.md or config.json say them (general.license,
- * general.source.*). `conversion` may be NULL. What the folder has that this version does not compute is
- * an error that names it; the progress hook gets "tensors checked" and "tensors written". */
+/* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or pytorch_model.bin or the shards of either, a
+ * tokenizer's files; sentence-transformers' folders too) to the model file `output`, which is replaced when all is written.
+ * Weights are read and converted one after the other. Licence and source go along where README.md or config.json say them.
+ * `conversion` may be NULL. What the folder has that this version does not compute is an error that names it; the progress
+ * hook gets "tensors checked", "tensors written" and "tensors verified". */
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
                         cbm_conversion *conversion);
 
