@@ -23,6 +23,25 @@ static inline void check_classes(const cbm_classes *classes, const int32_t *valu
     require(counted == with_class);
 }
 
+/* With merging, no two classes are one that is written in two ways, and the same bytes read the same by them: a value merges
+ * with a known class as it does among others. */
+static inline void check_merged(const cbm_dataset_options *options, const char *name, const void *bytes, size_t size) {
+    cbm_dataset data, again;
+    cbm_dataset_options merging = *options;
+    merging.merge_classes = 1;
+    if (cbm_dataset_read_memory(&data, &merging, name, bytes, size, NULL) != SCBM_OK) return;
+    for (size_t i = 0; i < data.n_odd; i++) require(data.odd[i].fate == CBM_VALUE_MERGED && data.odd[i].count > 0);
+    check_classes(&data.label_classes, data.label, data.n, 1);
+    merging.label_classes = &data.label_classes;
+    merging.concept_classes = data.concept_classes;
+    require(cbm_dataset_read_memory(&again, &merging, name, bytes, size, NULL) == SCBM_OK);
+    require(again.n == data.n && memcmp(again.label, data.label, data.n * sizeof *data.label) == 0);
+    size_t n_cells = data.n * (size_t)data.n_concepts;
+    require(!n_cells || memcmp(again.concept_class, data.concept_class, n_cells * sizeof *data.concept_class) == 0);
+    cbm_dataset_clear(&again);
+    cbm_dataset_clear(&data);
+}
+
 /* Reads the bytes, without knowing classes and then with what was found as the known ones: the same must come of it. A
  * refusal is one line that begins with the file's name. Returns whether the data set was read; the caller clears it. */
 static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *options, const char *name,
@@ -53,6 +72,7 @@ static inline int read_checked(cbm_dataset *data, const cbm_dataset_options *opt
     size_t n_cells = data->n * (size_t)data->n_concepts; /* without concepts there is no array */
     require(!n_cells || memcmp(again.concept_class, data->concept_class, n_cells * sizeof *data->concept_class) == 0);
     cbm_dataset_clear(&again);
+    check_merged(options, name, bytes, size);
     return 1;
 }
 
