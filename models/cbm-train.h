@@ -66,17 +66,15 @@ typedef struct cbm_dataset_options {
     int n_unknown;
     int unknown_is_missing; /* such values become class -1 (ignored by loss and measures) */
     size_t limit;           /* at most so many rows are kept, and what follows them is not read; 0: all */
-    int keep_going;         /* rows with something wrong in them are left out, counted and listed; else the
-                                            first is an error */
-    /* Known classes, of a model or of the training data: a value outside them is an error. NULL: the
-     * classes are taken from the data, CBM_MAX_CLASSES a column at most, sorted (numbers by value where
-     * all are numbers, else by bytes), "unknown" last. */
+    int keep_going;         /* rows with something wrong in them are left out, counted and listed; else the first is an error */
+    /* Known classes, of a model or of the training data. NULL: the classes are taken from the data, CBM_MAX_CLASSES a column at
+     * most, sorted (numbers by value where all are numbers, else by bytes), "unknown" last. */
     const cbm_classes *label_classes;
     const cbm_classes *concept_classes; /* [n_concepts] */
     cbm_unseen unseen;
-    /* Values are one class that are equal as numbers ("4", "4.0"), or but for blanks around them, for capital letters and
-     * for how Unicode composes a letter: among themselves (the class has the name of most rows), with the known classes,
-     * and with what is dropped, ignored and unknown. 0: each is a class of its own, and they are listed. */
+    /* Values are one class that are equal as numbers (4, 4.0), or but for blanks around them, capital letters and how Unicode
+     * composes a letter: among themselves (the class has the name of most rows), with the known classes, and with what is
+     * dropped, ignored and unknown. 0: each is a class of its own, and they are listed. */
     int merge_classes;
     /* What chooses these in the program that asks, for messages: "--text COLUMN"; NULL: nothing is said. */
     const char *text_option, *label_option, *concept_option, *id_option, *format_option,
@@ -146,12 +144,10 @@ void cbm_dataset_clear(cbm_dataset *data);
 
 /* A row as it comes, of texts alone. */
 typedef struct cbm_text_row {
-    const char *text;  /* UTF-8, NUL-terminated; NULL of a bad row */
-    size_t length;     /* in bytes */
-    const char *id;    /* NULL where no column of ids was wanted, and of a bad row */
+    const char *text, *id; /* UTF-8, NUL-terminated; NULL of a bad row, or where no column of ids was wanted */
+    size_t length, row;    /* of the text, in bytes; the row's number, as of a data set */
     int32_t file;
-    size_t row;        /* as of a data set */
-    const char *error; /* why it cannot be read; NULL: it can */
+    const char *error;     /* why it cannot be read; NULL: it can */
 } cbm_text_row;
 
 /* Reads files row by row, and keeps none: calls `take` for each, with strings that last as long as the call. Of the options
@@ -194,8 +190,7 @@ scbm_status cbm_read_lines(const char *path, cbm_line_function line, cbm_bad_lin
 typedef struct cbm_scores {
     double accuracy;
     double macro_f1; /* mean of the classes' F1, over the classes that occur in gold or prediction (scikit-learn's) */
-    double
-        macro_f1_ovr; /* over the same classes, the mean macro F1 of "is it this class or not" (the released code's) */
+    double macro_f1_ovr; /* over the same, the mean macro F1 of "is it this class or not" (the released code's) */
 } cbm_scores;
 
 typedef struct cbm_measures {
@@ -315,8 +310,7 @@ typedef struct cbm_train_options {
     const cbm_dataset_options *columns; /* where the data came from, to be noted in the model file (see below); NULL: nothing */
     int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
     int resume;                    /* go on from the checkpoint beside the output, if there is one */
-    int resume_anyway;             /* the same where it was made on another device, by another version, or with other epochs, rates
-                                      or weights of losses (CBM_SETTING_CHANGES): to other bits, and a log says what differs */
+    int resume_anyway;             /* also one of another device or version, or CBM_SETTING_CHANGES: to other bits, which is logged */
     /* Each may be NULL. What is trained and validated on, before the first step; an epoch that is over; a run that is. The
      * data sets may be parts that the run has set aside: they, the report and the history, with all that they point to,
      * are there until the function returns. */

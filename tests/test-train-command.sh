@@ -128,6 +128,7 @@ says "another epochs (1, now 2): the run goes on all the same, to other bits"
 says "another learning_rate"
 says "going on after epoch 1 of 2"
 check "and the run is one" train --epochs 2 --lr 0.001 --resume -o more.gguf
+refuses 1 "is of a run that has done 2 epochs: 1 are too few to go on with" --epochs 1 --resume-anyway --json -o more.gguf
 check "of two epochs" test "$(wc -l <more.gguf.epochs.csv)" -eq 3
 if [ "$(uname -m)" = x86_64 ]; then
     SCBM_CPU=portable train --epochs 1 -o elsewhere.gguf >log 2>&1 || fail "a run on the portable tier"

@@ -165,6 +165,9 @@ static scbm_status read_numbers(cbm_checkpoint *c, const scbm_file *file) {
     if (!status) status = scbm_file_get_int(file, KEY("best_epoch"), &c->best_epoch);
     if (!status) status = scbm_file_get_int(file, KEY("epochs_since_best"), &c->epochs_since_best);
     if (!status) status = scbm_file_get_float(file, KEY("best_score"), &c->best_score);
+    if (!status && c->goes_on_anyway && c->epoch > c->max_epochs)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: is of a run that has done %lld epochs: %lld are too few to go on with",
+                         scbm_file_path(file), (long long)c->epoch, (long long)c->max_epochs);
     if (!status && (c->step < 1 || c->step > c->max_steps || c->epoch < 1 || c->epoch > c->max_epochs ||
                     c->best_epoch < 0 || c->best_epoch > c->epoch || c->epochs_since_best < 0))
         status = scbm_fail(SCBM_ERROR_FORMAT, "%s: epoch %lld and step %lld do not fit this run", scbm_file_path(file),
