@@ -975,8 +975,8 @@ static void eval_measures_interventions(void **state) {
         expect_keys(
             object,
             "before after method concepts_fixed concepts_wrong labels_fixed labels_broken steps moved_bits seconds");
-        expect_keys(before, "label concepts texts texts_per_s");
-        expect_keys(after, "label concepts texts texts_per_s");
+        expect_keys(before, "label concepts texts texts_per_s left_out");
+        expect_keys(after, "label concepts texts texts_per_s left_out");
         assert_true(number(after, "texts") == 12);
         assert_string_equal(cJSON_GetObjectItem(object, "method")->valuestring, i < 2 ? "mask" : "edit");
         double wrong = number(object, "concepts_wrong"), fixed = number(object, "concepts_fixed");

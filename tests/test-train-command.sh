@@ -187,6 +187,7 @@ check "a column may have = in its name" "$main" train --encoder demo/encoder.ggu
 "$main" eval --model equals.gguf --data equals.csv --resamples 0 >log 2>&1 || fail "and a concept too"
 says "a=b"
 says "s=v"
+check "which can be set" "$main" intervene --model equals.gguf --method edit --set a=b=Positive --set s=v=Negative text
 "$main" train --encoder demo/encoder.gguf --data equals.csv --validation equals.csv --text review --label stars --concept a=b -o x.gguf >log 2>&1
 says "there is no column 'b' (--concept NAME=COLUMN, with == for a = of the name, chooses another)"
 

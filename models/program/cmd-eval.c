@@ -227,8 +227,8 @@ const cli_command cmd_eval = {
     "the SparseCBM authors' code, the mean over the classes of the macro F1 of each class against the rest.\n"
     "With --json: {label: {accuracy, macro_f1, macro_f1_ovr, mean_absolute_error (of labels that are numbers), classes: [{name,\n"
     "precision, recall, f1, support}], confusion, majority, intervals}, concepts: {accuracy, macro_f1, macro_f1_ovr,\n"
-    "majority, intervals, each: {NAME: as label}}, texts, texts_per_s}; rows of confusion are the true classes, in the order\n"
-    "of classes.\n"
+    "majority, intervals, each: {NAME: as label}}, texts, texts_per_s, left_out: {dropped (by their label), unseen, bad}}; rows of\n"
+    "confusion are the true classes, in the order of classes.\n"
     "With --intervene: {before, after, method, concepts_fixed, concepts_wrong, labels_fixed, labels_broken, steps, moved_bits,\n"
     "seconds}; before and after are as above.",
     eval_examples,

@@ -49,9 +49,27 @@ static int parse_settings(intervene_command *s) {
         if (!s->setting[i].concept) return cli_fail(command, "out of memory");
         s->setting[i].concept[equals - s->sets.item[i]] = 0;
         s->setting[i].class_name = equals + 1;
+    }
+    return CLI_GO_ON;
+}
+
+/* A concept may have "=" in its name: where it ends is what the model knows. */
+static void settle_name(const cbm_model *model, setting *set, const char *item) {
+    for (int k = 0; k < cbm_model_n_concepts(model); k++) {
+        const char *name = cbm_model_concept(model, k);
+        size_t length = strlen(name);
+        if (strncmp(item, name, length) != 0 || item[length] != '=' || length <= strlen(set->concept)) continue;
+        memcpy(set->concept, name, length + 1); /* it has the item's room */
+        set->class_name = item + length + 1;
+    }
+}
+
+static int settle_names(intervene_command *s) {
+    for (int i = 0; i < s->sets.n; i++) {
+        settle_name(s->in.model, &s->setting[i], s->sets.item[i]);
         for (int j = 0; j < i; j++)
             if (strcmp(s->setting[j].concept, s->setting[i].concept) == 0)
-                return cli_misuse(command, "--set: concept '%s' is set twice", s->setting[i].concept);
+                return cli_misuse(s->in.command, "--set: concept '%s' is set twice", s->setting[i].concept);
     }
     return CLI_GO_ON;
 }
@@ -59,6 +77,7 @@ static int parse_settings(intervene_command *s) {
 /* Whether the model has these concepts and classes, and can be intervened on so. */
 static int check_model(intervene_command *s) {
     int result = cli_intervention_check(s->in.command, s->in.model, s->in.model_path, &s->options, "--method edit");
+    if (result == CLI_GO_ON) result = settle_names(s);
     if (result != CLI_GO_ON) return result;
     scbm_status status = SCBM_OK;
     for (int i = 0; i < s->sets.n && status == SCBM_OK; i++) {

@@ -94,6 +94,10 @@ static cJSON *json_result(const eval_command *e, const eval_result *r) {
     cJSON_AddItemToObject(object, "concepts", concepts);
     cJSON_AddItemToObject(object, "texts", cli_json_int((int64_t)r->n));
     cJSON_AddItemToObject(object, "texts_per_s", cli_json_double((double)r->n / r->seconds));
+    cJSON *left_out = cJSON_AddObjectToObject(object, "left_out");
+    cJSON_AddItemToObject(left_out, "dropped", cli_json_int((int64_t)e->data.n_dropped));
+    cJSON_AddItemToObject(left_out, "unseen", cli_json_int((int64_t)e->data.n_unseen));
+    cJSON_AddItemToObject(left_out, "bad", cli_json_int((int64_t)e->data.n_bad));
     if (has_memory) return object;
     cJSON_Delete(object);
     return NULL;
