@@ -9,7 +9,7 @@
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-static const hf_tokenizer_kind *const kinds[] = {&cbm_hf_wordpiece};
+static const hf_tokenizer_kind *const kinds[] = {&cbm_hf_wordpiece, &cbm_hf_bpe};
 
 /* Names in tokenizer_config.json; the first that is there. */
 static const char *const special_names[CBM_SPECIAL_TOKENS][2] = {
@@ -41,6 +41,8 @@ scbm_status cbm_hf_tokenizer_init(hf_tokenizer *t, int64_t n_rows, const scbm_ho
 void cbm_hf_tokenizer_clear(hf_tokenizer *t) {
     const scbm_hooks hooks = t->hooks;
     for (int64_t i = 0; t->piece && i < t->n_rows; i++) scbm_release(&hooks, t->piece[i]);
+    for (int32_t i = 0; i < t->bpe.n_merges; i++) scbm_release(&hooks, t->merge[i]);
+    scbm_release(&hooks, t->merge);
     scbm_release(&hooks, t->piece);
     scbm_release(&hooks, t->flags);
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) scbm_release(&hooks, t->special[i]);
@@ -165,6 +167,7 @@ static scbm_status read_bert_processing(hf_tokenizer *t, const json_file *json, 
         cbm_special_token which;
         const char *key;
     } ends[] = {{CBM_TOKEN_FIRST, "cls"}, {CBM_TOKEN_LAST, "sep"}};
+    t->omits_first = t->omits_last = 0;
     for (int i = 0; i < COUNT_OF(ends); i++) {
         const cJSON *pair = cbm_json_get(processor, ends[i].key), *text = cJSON_GetArrayItem(pair, 0);
         int64_t id;
@@ -212,21 +215,43 @@ static scbm_status read_template(hf_tokenizer *t, const json_file *json, const c
     return status || !last ? status : read_template_end(t, json, processor, CBM_TOKEN_LAST, last);
 }
 
-static scbm_status read_post_processor(hf_tokenizer *t, const json_file *json) {
-    static const char known[] = "TemplateProcessing and BertProcessing";
-    const cJSON *processor;
+/* What byte-level BPE's own processor, and RoBERTa's, say of byte ranges. */
+static scbm_status read_trimming(hf_tokenizer *t, const json_file *json, const cJSON *processor) {
+    scbm_status status = cbm_json_bool_or(json, processor, "trim_offsets", 1, &t->trims);
+    if (!status) status = cbm_json_bool_or(json, processor, "add_prefix_space", 1, &t->trim_keeps_space);
+    return status;
+}
+
+static scbm_status read_processor(hf_tokenizer *t, const json_file *json, const cJSON *processor, int depth) {
+    static const char known[] =
+        "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel and a Sequence of them";
     const char *type;
-    scbm_status status = cbm_json_object_or_null(json, json->root, "post_processor", &processor);
-    if (!status && !processor && !t->kind->needs_ends) {
-        t->omits_first = t->omits_last = 1;
-        return SCBM_OK;
-    }
-    if (!status && !processor) status = cbm_hf_refuse(json, "post_processor", "missing", known);
-    if (!status) status = cbm_json_string(json, processor, "type", &type);
+    scbm_status status = cbm_json_string(json, processor, "type", &type);
     if (status) return status;
-    if (strcmp(type, "BertProcessing") == 0) return read_bert_processing(t, json, processor);
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(t, json, processor);
-    return cbm_hf_refuse(json, "post_processor", type, known);
+    if (strcmp(type, "BertProcessing") == 0) return read_bert_processing(t, json, processor);
+    if (strcmp(type, "ByteLevel") == 0) return read_trimming(t, json, processor);
+    if (strcmp(type, "RobertaProcessing") == 0) {
+        status = read_trimming(t, json, processor);
+        return status ? status : read_bert_processing(t, json, processor);
+    }
+    if (strcmp(type, "Sequence") != 0 || depth) return cbm_hf_refuse(json, "post_processor", type, known);
+    const cJSON *part;
+    cJSON_ArrayForEach(part, cbm_json_get(processor, "processors")) {
+        if (!status) status = read_processor(t, json, part, depth + 1);
+    }
+    return status;
+}
+
+static scbm_status read_post_processor(hf_tokenizer *t, const json_file *json) {
+    const cJSON *processor;
+    scbm_status status = cbm_json_object_or_null(json, json->root, "post_processor", &processor);
+    if (!t->kind->needs_ends) t->omits_first = t->omits_last = 1;
+    if (status || (!processor && !t->kind->needs_ends)) return status;
+    if (!processor)
+        return cbm_hf_refuse(json, "post_processor", "missing",
+                             "TemplateProcessing, BertProcessing and RobertaProcessing");
+    return read_processor(t, json, processor, 0);
 }
 
 static scbm_status read_added_tokens(hf_tokenizer *t, const json_file *json) {
@@ -276,6 +301,8 @@ static scbm_status read_specials(hf_tokenizer *t, const json_file *json, hf_rank
         if (!item) continue;
         if (!token_text(item)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %s must be a token", json->path, name);
         scbm_status status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, token_text(item), rank);
+        if (!status && cJSON_IsTrue(cbm_json_get(item, "lstrip"))) t->special_flags[i] |= CBM_PIECE_TAKES_LEFT;
+        if (!status && cJSON_IsTrue(cbm_json_get(item, "rstrip"))) t->special_flags[i] |= CBM_PIECE_TAKES_RIGHT;
         if (status) return status;
     }
     return SCBM_OK;
@@ -421,7 +448,8 @@ scbm_status cbm_hf_tokenizer_parse_map(hf_tokenizer *t, const void *data, size_t
 /* Whether the vocabulary must have this token. */
 static int is_needed(const hf_tokenizer *t, int which) {
     if (which == CBM_TOKEN_FIRST) return !t->omits_first;
-    return which == CBM_TOKEN_LAST ? !t->omits_last : which == CBM_TOKEN_UNKNOWN && t->special[which];
+    if (which == CBM_TOKEN_LAST) return !t->omits_last;
+    return which == CBM_TOKEN_UNKNOWN && t->special[which] && (t->kind->needs_ends || t->bpe.has_unknown);
 }
 
 scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *t, const char *name) {
@@ -436,6 +464,7 @@ scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *t, const char *name) {
             return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tokenizer.json: '%s' has two numbers: %lld and %lld", name,
                              cbm_show_string(shown, text), (long long)id, (long long)t->noted_id[i]);
         if (id >= 0) mark_special(t, id);
+        if (id >= 0 && !t->has_json) t->flags[id] |= t->special_flags[i];
     }
     return SCBM_OK;
 }
@@ -462,7 +491,7 @@ static scbm_status read_if_there(hf_tokenizer *t, const char *folder, const char
 static scbm_status refuse_files(hf_tokenizer *t, const char *folder) {
     static const struct {
         const char *file, *kind;
-    } others[] = {{"merges.txt", "BPE"},
+    } others[] = {{"merges.txt", "BPE without a vocab.json"},
                   {"spiece.model", "SentencePiece"},
                   {"tokenizer.model", "SentencePiece"},
                   {"sentencepiece.bpe.model", "SentencePiece"}};
@@ -480,11 +509,21 @@ static scbm_status refuse_files(hf_tokenizer *t, const char *folder) {
     return scbm_fail(SCBM_ERROR_IO, "%.300s: it has neither tokenizer.json nor vocab.txt", folder);
 }
 
+/* What belongs to a vocab.json. */
+static scbm_status read_merges(hf_tokenizer *t, const char *folder) {
+    scbm_status status = read_if_there(t, folder, "merges.txt", cbm_hf_tokenizer_parse_merges);
+    if (!status && !t->merge)
+        status = scbm_fail(SCBM_ERROR_IO, "%.300s: there is a vocab.json, and no merges.txt beside it", folder);
+    return status ? status : read_if_there(t, folder, "config.json", cbm_hf_tokenizer_parse_type);
+}
+
 scbm_status cbm_hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n_rows, const scbm_hooks *hooks) {
     scbm_status status = cbm_hf_tokenizer_init(t, n_rows, hooks);
     if (status) return status;
     status = read_if_there(t, folder, "tokenizer.json", cbm_hf_tokenizer_parse_json);
     if (!status && !t->has_json) status = read_if_there(t, folder, "vocab.txt", cbm_hf_tokenizer_parse_vocab);
+    if (!status && !t->n_tokens) status = read_if_there(t, folder, "vocab.json", cbm_hf_tokenizer_parse_vocab_json);
+    if (!status && t->kind == &cbm_hf_bpe && !t->has_json) status = read_merges(t, folder);
     if (!status && !t->n_tokens) status = refuse_files(t, folder);
     if (!status) status = read_if_there(t, folder, "added_tokens.json", cbm_hf_tokenizer_parse_added);
     if (!status) status = read_if_there(t, folder, "special_tokens_map.json", cbm_hf_tokenizer_parse_map);
@@ -519,6 +558,8 @@ scbm_status cbm_hf_tokenizer_write(const hf_tokenizer *t, int64_t n_types, scbm_
                                .flags = t->flags,
                                .omits_first = t->omits_first,
                                .omits_last = t->omits_last,
+                               .trims = t->trims,
+                               .trim_keeps_space = t->trim_keeps_space,
                                .n_types = n_types};
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) keys.special[i] = (int32_t)t->special_id[i];
     t->kind->set_keys(t, &keys);
@@ -576,8 +617,22 @@ static void put_template_token(const cbm_tokenizer_keys *keys, json_tree *json, 
     cbm_json_put_text(json, cbm_json_put(json, token, "tokens", cJSON_CreateArray()), NULL, keys->piece[id]);
 }
 
+/* Where byte ranges are trimmed that comes before what is put around a text. */
+static cJSON *put_trimming(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *processor) {
+    if (!keys->trims) return processor;
+    cbm_json_put_text(json, processor, "type", "Sequence");
+    cJSON *list = cbm_json_put(json, processor, "processors", cJSON_CreateArray());
+    cJSON *bytes = cbm_json_put(json, list, NULL, cJSON_CreateObject());
+    cbm_json_put_text(json, bytes, "type", "ByteLevel");
+    cbm_json_put_bool(json, bytes, "add_prefix_space", keys->trim_keeps_space);
+    cbm_json_put_bool(json, bytes, "trim_offsets", 1);
+    cbm_json_put_bool(json, bytes, "use_regex", 1);
+    return cbm_json_put(json, list, NULL, cJSON_CreateObject());
+}
+
 static void put_post_processor(const cbm_tokenizer_keys *keys, json_tree *json) {
     cJSON *processor = cbm_json_put(json, json->root, "post_processor", cJSON_CreateObject());
+    processor = put_trimming(keys, json, processor);
     cbm_json_put_text(json, processor, "type", "TemplateProcessing");
     put_template(keys, json, processor, 1);
     put_template(keys, json, processor, 2);

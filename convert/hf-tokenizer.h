@@ -20,16 +20,21 @@ typedef struct hf_tokenizer {
     int64_t n_rows, n_tokens;             /* rows of the embeddings; pieces */
     char *special[CBM_SPECIAL_TOKENS];    /* NULL: none */
     hf_rank special_rank[CBM_SPECIAL_TOKENS];
-    int64_t special_id[CBM_SPECIAL_TOKENS]; /* -1: none, by cbm_hf_tokenizer_finish */
-    int64_t noted_id[CBM_SPECIAL_TOKENS];   /* what tokenizer.json's post-processor says; -1: nothing */
-    int omits_first, omits_last;            /* nothing is put before a text, or behind it */
-    int64_t max_tokens;                     /* of a text; 0: not said */
-    int64_t truncation;                     /* what tokenizer.json truncates texts to; 0: it does not */
-    int pads;                               /* tokenizer.json pads texts */
-    int has_json;                           /* there is a tokenizer.json */
-    int says_case;                          /* a file says whether texts are lower-cased */
-    int lowercase;                          /* texts are lower-cased */
+    uint16_t special_flags[CBM_SPECIAL_TOKENS]; /* what files beside a vocabulary say of them */
+    int64_t special_id[CBM_SPECIAL_TOKENS];     /* -1: none, by cbm_hf_tokenizer_finish */
+    int64_t noted_id[CBM_SPECIAL_TOKENS];       /* what tokenizer.json's post-processor says; -1: nothing */
+    int omits_first, omits_last;                /* nothing is put before a text, or behind it */
+    int64_t max_tokens;                         /* of a text; 0: not said */
+    int64_t truncation;                         /* what tokenizer.json truncates texts to; 0: it does not */
+    int pads;                                   /* tokenizer.json pads texts */
+    int has_json;                               /* there is a tokenizer.json */
+    int says_case;                              /* a file says whether texts are lower-cased */
+    int lowercase;                              /* texts are lower-cased */
     cbm_wordpiece_options wordpiece;
+    int trims, trim_keeps_space; /* of byte ranges, see models/tokenizers/tokenizer.c */
+    cbm_bpe_options bpe;
+    char **merge; /* [bpe.n_merges] "a b" */
+    size_t merge_capacity;
     scbm_hooks hooks;
 } hf_tokenizer;
 
@@ -47,9 +52,9 @@ typedef struct hf_tokenizer_kind {
     void (*put_json)(const cbm_tokenizer_keys *keys, json_tree *json);
 } hf_tokenizer_kind;
 
-extern const hf_tokenizer_kind cbm_hf_wordpiece;
+extern const hf_tokenizer_kind cbm_hf_wordpiece, cbm_hf_bpe;
 
-/* Reads tokenizer.json, or where there is none vocab.txt, and the files beside it. `n_rows` is how many tokens the
+/* Reads tokenizer.json, or where there is none vocab.txt, or vocab.json and merges.txt, and the files beside it. `n_rows` is how many tokens the
  * encoder's embeddings have room for. On error *tokenizer is cleared. */
 scbm_status cbm_hf_tokenizer_read(hf_tokenizer *tokenizer, const char *folder, int64_t n_rows, const scbm_hooks *hooks);
 void cbm_hf_tokenizer_clear(hf_tokenizer *tokenizer);
@@ -78,6 +83,11 @@ scbm_status cbm_hf_tokenizer_finish(hf_tokenizer *tokenizer, const char *name);
 void cbm_hf_note_case(const hf_tokenizer *tokenizer, const char *name);
 void cbm_hf_note_config(const hf_tokenizer *tokenizer, const json_file *config);
 void cbm_hf_note_length(const hf_tokenizer *tokenizer, int64_t max_tokens, const char *name);
+
+/* vocab.json and merges.txt; config.json, whose model_type says what they are for. */
+scbm_status cbm_hf_tokenizer_parse_vocab_json(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_tokenizer_parse_merges(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
+scbm_status cbm_hf_tokenizer_parse_type(hf_tokenizer *tokenizer, const void *data, size_t size, const char *name);
 
 /* For the kinds. */
 /* Takes text[0 … length) as the token of `id`, which must be free. */

@@ -114,11 +114,25 @@ scbm_status cbm_hf_tokenizer_parse_vocab(hf_tokenizer *t, const void *data, size
  * tokenizer_config.json
  * ---------------------------------------------------------------------------------------- */
 
+/* MPNet's, where no file says them; the mask takes the space before it. */
+static scbm_status set_mpnet_specials(hf_tokenizer *t) {
+    static const char *const usual[CBM_SPECIAL_TOKENS] = {
+        [CBM_TOKEN_UNKNOWN] = "[UNK]", [CBM_TOKEN_FIRST] = "<s>",   [CBM_TOKEN_LAST] = "</s>",
+        [CBM_TOKEN_PADDING] = "<pad>", [CBM_TOKEN_MASK] = "<mask>",
+    };
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < CBM_SPECIAL_TOKENS && !status; i++)
+        status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, usual[i], HF_BY_DEFAULT);
+    t->special_flags[CBM_TOKEN_MASK] |= CBM_PIECE_TAKES_LEFT;
+    return status;
+}
+
 /* Without tokenizer.json the class says how the vocabulary is used. */
-static scbm_status check_class(const hf_tokenizer *t, const json_file *json) {
+static scbm_status check_class(hf_tokenizer *t, const json_file *json) {
     static const char *const known[] = {"BertTokenizer",           "BertTokenizerFast", "DistilBertTokenizer",
                                         "DistilBertTokenizerFast", "ElectraTokenizer",  "ElectraTokenizerFast",
-                                        "PreTrainedTokenizerFast", "TokenizersBackend"};
+                                        "PreTrainedTokenizerFast", "TokenizersBackend", "MPNetTokenizer",
+                                        "MPNetTokenizerFast"};
     const char *name;
     int splits;
     scbm_status status = cbm_json_string_or(json, json->root, "tokenizer_class", known[0], &name);
@@ -126,7 +140,7 @@ static scbm_status check_class(const hf_tokenizer *t, const json_file *json) {
     if (status || t->has_json) return status;
     if (!splits) return cbm_hf_refuse(json, "do_basic_tokenize", "false", "true");
     for (int i = 0; i < COUNT_OF(known); i++)
-        if (strcmp(known[i], name) == 0) return SCBM_OK;
+        if (strcmp(known[i], name) == 0) return cbm_starts_with(name, "MPNet") ? set_mpnet_specials(t) : SCBM_OK;
     return cbm_hf_refuse(json, "tokenizer_class", name, "BertTokenizer, or any with a tokenizer.json of WordPiece");
 }
 

@@ -1174,8 +1174,8 @@ static void test_configurations_that_are_refused(void **state) {
 static void test_tokenizers_that_are_refused(void **state) {
     (void)state;
     static const refusal refusals[] = {
-        {"\"model\": {\"type\": \"WordPiece\"", "\"model\": {\"type\": \"BPE\"", UNKNOWN,
-         "model is BPE; this version knows WordPiece"},
+        {"\"model\": {\"type\": \"WordPiece\"", "\"model\": {\"type\": \"WordLevel\"", UNKNOWN,
+         "model is WordLevel; this version knows WordPiece"},
         {"\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\": \"@\"", UNKNOWN,
          "continuing_subword_prefix is @"},
         {"\"max_input_chars_per_word\": 100", "\"max_input_chars_per_word\": 0", BAD, "max_input_chars_per_word"},
@@ -1183,7 +1183,7 @@ static void test_tokenizers_that_are_refused(void **state) {
         {"\"lowercase\": true", "\"lowercase\": \"yes\"", BAD, "lowercase must be true or false"},
         {"\"BertPreTokenizer\"", "\"Whitespace\"", UNKNOWN, "pre_tokenizer is Whitespace"},
         {"{\"type\": \"BertPreTokenizer\"}", "null", UNKNOWN, "pre_tokenizer is missing"},
-        {"\"TemplateProcessing\"", "\"RobertaProcessing\"", UNKNOWN, "post_processor is RobertaProcessing"},
+        {"\"TemplateProcessing\"", "\"LatinProcessing\"", UNKNOWN, "post_processor is LatinProcessing"},
         {"\"TemplateProcessing\"", "\"BertProcessing\"", BAD, "post_processor.cls"},
         {"\"Sequence\": {\"id\": \"A\"", "\"Sequence\": {\"id\": \"B\"", UNKNOWN, "post_processor.single"},
         {"{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, ", "", UNKNOWN, "post_processor.single"},
@@ -1225,7 +1225,7 @@ static void test_vocabularies_that_are_refused(void **state) {
     assert_int_equal(remove(output), 0);
     remove(in_checkpoint("vocab.txt"));
     write_text("merges.txt", "a b\n");
-    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "its tokenizer is BPE (merges.txt)");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "its tokenizer is BPE without a vocab.json (merges.txt)");
     remove(in_checkpoint("merges.txt"));
     write_text("vocab.txt", vocabulary);
     CHECK_REFUSALS("tokenizer_config.json", class_text, class_refusals);

@@ -794,8 +794,8 @@ static void files_without_a_wordpiece_vocabulary_are_refused(void **state) {
     assert_ok(scbm_writer_create(&w, NULL));
     refuse(w, SCBM_ERROR_FORMAT, "there is no tokenizer");
     w = start_vocabulary();
-    scbm_writer_set_string(w, "tokenizer.ggml.model", "gpt2");
-    refuse(w, SCBM_ERROR_UNSUPPORTED, "tokenizer.ggml.model is 'gpt2'; this version knows 'bert' (WordPiece)");
+    scbm_writer_set_string(w, "tokenizer.ggml.model", "rwkv");
+    refuse(w, SCBM_ERROR_UNSUPPORTED, "tokenizer.ggml.model is 'rwkv'; this version knows 'bert' (WordPiece)");
     w = start_vocabulary();
     scbm_writer_remove_key(w, "tokenizer.ggml.tokens");
     refuse(w, SCBM_ERROR_FORMAT, "tokenizer.ggml.tokens has 0 tokens");

@@ -66,7 +66,7 @@ typedef struct cbm_tokenizer_kind {
     void (*get_keys)(const cbm_tokenizer *tokenizer, cbm_tokenizer_keys *keys);
 } cbm_tokenizer_kind;
 
-extern const cbm_tokenizer_kind cbm_wordpiece;
+extern const cbm_tokenizer_kind cbm_wordpiece, cbm_bpe;
 
 struct cbm_tokenizer {
     scbm_hooks hooks;
@@ -77,6 +77,8 @@ struct cbm_tokenizer {
     uint16_t *flags; /* [n] */
     int32_t special[CBM_SPECIAL_TOKENS];
     int32_t first, last;      /* put before and behind a text; -1: none */
+    int trims;                /* the white space that a token takes is not in its byte range … */
+    int trim_keeps_space;     /* … but one character of it at the beginning of a text, which may have been added */
     cbm_trie added;           /* tokens that are found in texts: in the text as it is, and in the normalized one */
     uint8_t added_start[256]; /* whether one of the former begins with this byte */
     int n_normalized;         /* of the latter */
@@ -107,6 +109,11 @@ typedef struct cbm_unique {
 /* Changes `token` and `type`, which then point into *unique, too. It is to be cleared in any case. */
 scbm_status cbm_unique_make(cbm_unique *unique, const char **token, int64_t *type, int32_t n, const scbm_hooks *hooks);
 void cbm_unique_clear(cbm_unique *unique, const scbm_hooks *hooks);
+
+/* The byte range of a token, the bytes from … to of `text`, which came from `origin` (NULL: from themselves), without the
+ * spaces, or white space, around it. */
+cbm_byte_range cbm_trimmed_range(const cbm_encoding *encoding, const char *text, const cbm_byte_range *origin,
+                                 size_t from, size_t to, int only_spaces);
 
 /* Added tokens (added.c). */
 scbm_status cbm_added_create(cbm_tokenizer *tokenizer);

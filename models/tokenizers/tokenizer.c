@@ -18,19 +18,28 @@
  * and in lists of ids, what Hugging Face's AddedToken says of a token (all no, where there is no list):
  *     sparsecbm.tokenizer.lstrip, .rstrip, .single_word, .normalized
  *     sparsecbm.tokenizer.beside_model  tokens that are no part of what words are made of
+ * and of byte ranges (all false):
+ *     sparsecbm.tokenizer.trim_offsets      the white space that a token takes is not in its range
+ *     sparsecbm.tokenizer.trim_keeps_space  but one character of it at a text's beginning is
  */
 #include "models/tokenizers/kind.h"
 
 #include "models/base/text.h"
+#include "models/tokenizers/unicode.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#include <utf8proc.h>
 
 #define ADD_FIRST_KEY "sparsecbm.tokenizer.add_first"
 #define ADD_LAST_KEY "sparsecbm.tokenizer.add_last"
 #define LONGEST_PART ((size_t)1 << 16) /* bytes that are normalized at once, where the kind lets a text be cut */
 
-static const cbm_tokenizer_kind *const kinds[] = {&cbm_wordpiece};
+#define TRIM_KEY "sparsecbm.tokenizer.trim_offsets"
+#define KEEP_KEY "sparsecbm.tokenizer.trim_keeps_space"
+
+static const cbm_tokenizer_kind *const kinds[] = {&cbm_wordpiece, &cbm_bpe};
 
 /* A flag of pieces, and the key that lists those that have it. */
 static const struct {
@@ -183,6 +192,8 @@ static scbm_status read_template(cbm_tokenizer *t, const scbm_file *file) {
         last = scbm_file_int_or(file, "tokenizer.ggml.add_eos_token", last);
         last = scbm_file_int_or(file, "tokenizer.ggml.add_sep_token", last);
     }
+    t->trims = scbm_file_int_or(file, TRIM_KEY, 0) != 0;
+    t->trim_keeps_space = scbm_file_int_or(file, KEEP_KEY, 0) != 0;
     first = scbm_file_int_or(file, ADD_FIRST_KEY, first);
     last = scbm_file_int_or(file, ADD_LAST_KEY, last);
     scbm_status status = read_end(t, file, CBM_TOKEN_FIRST, first != 0, &t->first);
@@ -302,6 +313,42 @@ void cbm_normal_clear(cbm_normal_text *normal, const scbm_hooks *hooks) {
     memset(normal, 0, sizeof *normal);
 }
 
+/* How many characters text[from … to) begins with, or ends with, that are spaces or white space; *bytes of them. */
+static int count_spaces(const char *text, size_t from, size_t to, int at_end, int only_spaces, size_t *bytes) {
+    int n = 0;
+    for (*bytes = 0; from + *bytes < to; n++) {
+        size_t at = at_end ? to - *bytes - 1 : from + *bytes, size = 1;
+        while (at_end && at > from && ((uint8_t)text[at] & 0xC0) == 0x80) at--, size++;
+        int32_t c = (uint8_t)text[at];
+        if (c >= 0x80 && !only_spaces)
+            size = (size_t)utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(to - at), &c);
+        if (only_spaces ? c != ' ' : !cbm_is_white_space(c)) break;
+        *bytes += size;
+    }
+    return n;
+}
+
+/* As Hugging Face trims it: the beginning first, and one character at a text's beginning stays where it may be added. */
+cbm_byte_range cbm_trimmed_range(const cbm_encoding *e, const char *text, const cbm_byte_range *origin, size_t from,
+                                 size_t to, int only_spaces) {
+    const cbm_tokenizer *t = e->tokenizer;
+    cbm_byte_range range = {(int32_t)from, (int32_t)to};
+    size_t bytes;
+    if (origin) range = (cbm_byte_range){origin[from].start, origin[to - 1].end};
+    if (!t->trims) return range;
+    int is_first = e->tokens->n == (size_t)(t->first >= 0) || range.start == 0;
+    int n = count_spaces(text, from, to, 0, only_spaces, &bytes);
+    if (n && !(is_first && t->trim_keeps_space && n == 1)) {
+        int32_t start = origin ? origin[from + bytes - 1].end : (int32_t)(from + bytes);
+        range.start = start < range.end ? start : range.end;
+    }
+    if (count_spaces(text, from, to, 1, only_spaces, &bytes)) {
+        int32_t end = origin ? origin[to - bytes].start : (int32_t)(to - bytes);
+        range.end = end > range.start ? end : range.start;
+    }
+    return range;
+}
+
 static int goes_on(const cbm_encoding *e) {
     return !e->full && !e->status;
 }
@@ -322,7 +369,9 @@ static void encode_normal(cbm_encoding *e) {
     while (at < n && goes_on(e) && t->n_normalized &&
            cbm_added_find(t, CBM_ADDED_NORMALIZED, e->normal.bytes, at, n, &match)) {
         if (match.start > at) t->kind->encode(e, at, match.start);
-        if (goes_on(e)) cbm_encoding_add(e, match.id, cbm_normal_range(&e->normal, match.start, match.end));
+        if (goes_on(e))
+            cbm_encoding_add(e, match.id,
+                             cbm_trimmed_range(e, e->normal.bytes, e->normal.origin, match.start, match.end, 0));
         at = match.end;
     }
     if (at < n && goes_on(e)) t->kind->encode(e, at, n);
@@ -345,7 +394,7 @@ static void encode_text(cbm_encoding *e, const char *text, size_t length) {
     size_t at = 0;
     while (at < length && goes_on(e) && cbm_added_find(e->tokenizer, CBM_ADDED_RAW, text, at, length, &match)) {
         encode_part(e, text, at, match.start);
-        if (goes_on(e)) cbm_encoding_add(e, match.id, (cbm_byte_range){(int32_t)match.start, (int32_t)match.end});
+        if (goes_on(e)) cbm_encoding_add(e, match.id, cbm_trimmed_range(e, text, NULL, match.start, match.end, 0));
         at = match.end;
     }
     encode_part(e, text, at, length);
@@ -431,7 +480,7 @@ static void write_flags(scbm_writer *writer, const cbm_tokenizer_keys *keys, int
     }
 }
 
-static void write_specials(scbm_writer *writer, const cbm_tokenizer_keys *keys) {
+static void write_specials(scbm_writer *writer, const cbm_tokenizer_kind *kind, const cbm_tokenizer_keys *keys) {
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++)
         for (int j = 0; j < 2 && keys->special[i] >= 0 && special_keys[i][j]; j++)
             scbm_writer_set_int(writer, special_keys[i][j], SCBM_VALUE_U32, keys->special[i]);
@@ -439,6 +488,8 @@ static void write_specials(scbm_writer *writer, const cbm_tokenizer_keys *keys) 
     if (keys->omits_last) scbm_writer_set_bool(writer, "tokenizer.ggml.add_sep_token", 0);
     if (keys->omits_first) scbm_writer_set_bool(writer, ADD_FIRST_KEY, 0);
     if (keys->omits_last) scbm_writer_set_bool(writer, ADD_LAST_KEY, 0);
+    if (!keys->omits_first && !kind->adds_first) scbm_writer_set_bool(writer, "tokenizer.ggml.add_bos_token", 1);
+    if (!keys->omits_last && !kind->adds_last) scbm_writer_set_bool(writer, "tokenizer.ggml.add_eos_token", 1);
 }
 
 scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_keys *keys, const scbm_hooks *hooks) {
@@ -462,8 +513,10 @@ scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_ke
         scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", token, keys->n);
         scbm_writer_set_ints(writer, "tokenizer.ggml.token_type", SCBM_VALUE_I32, number, keys->n);
         scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32, keys->n_types);
-        write_specials(writer, keys);
+        write_specials(writer, kind, keys);
         write_flags(writer, keys, number);
+        if (keys->trims) scbm_writer_set_bool(writer, TRIM_KEY, 1);
+        if (keys->trims && keys->trim_keeps_space) scbm_writer_set_bool(writer, KEEP_KEY, 1);
         kind->write(writer, keys);
     }
     cbm_unique_clear(&unique, hooks);
@@ -478,5 +531,7 @@ void cbm_tokenizer_get_keys(const cbm_tokenizer *t, cbm_tokenizer_keys *keys) {
     memcpy(keys->special, t->special, sizeof keys->special);
     keys->omits_first = t->first < 0;
     keys->omits_last = t->last < 0;
+    keys->trims = t->trims;
+    keys->trim_keeps_space = t->trim_keeps_space;
     t->kind->get_keys(t, keys);
 }

@@ -72,15 +72,23 @@ typedef struct cbm_wordpiece_options {
     int max_word_characters;
 } cbm_wordpiece_options;
 
+typedef struct cbm_bpe_options {
+    int add_prefix_space, has_unknown, fuse_unknown; /* see bpe.c */
+    const char *const *merges;
+    int32_t n_merges;
+} cbm_bpe_options;
+
 typedef struct cbm_tokenizer_keys {
-    const char *kind; /* "bert" is WordPiece */
+    const char *kind; /* "bert" is WordPiece, "gpt2" byte-level BPE */
     int32_t n;
     const char *const *piece;            /* [n], as Hugging Face writes them; NULL: a gap */
     const uint16_t *flags;               /* [n] */
     int32_t special[CBM_SPECIAL_TOKENS]; /* ids; -1: none */
     int omits_first, omits_last;         /* nothing is put before a text, or behind it */
+    int trims, trim_keeps_space;         /* byte ranges have no white space, see tokenizer.c */
     int64_t n_types;                     /* token types of the encoder's embeddings */
     cbm_wordpiece_options wordpiece;
+    cbm_bpe_options bpe;
 } cbm_tokenizer_keys;
 
 /* 1, 1, 1, -1, 100 */

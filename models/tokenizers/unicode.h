@@ -25,6 +25,9 @@ int cbm_is_removed(int32_t c);
 /* CJK unified and compatibility ideographs, as far as BERT lists them. */
 int cbm_is_ideograph(int32_t c);
 int32_t cbm_lower_case(int32_t c);
+/* \p{L} and \p{N} of the pattern of byte-level BPE, whatever the system's tables (letters.c). */
+int cbm_is_letter(int32_t c);
+int cbm_is_number(int32_t c);
 int32_t cbm_combining_class(int32_t c);
 /* The canonical decomposition; the number of its parts, at least one. */
 int cbm_decompose(int32_t c, int32_t parts[CBM_MOST_DECOMPOSED]);
