@@ -147,12 +147,14 @@ typedef struct cbm_text_row {
     const char *text, *id; /* UTF-8, NUL-terminated; NULL of a bad row, or where no column of ids was wanted */
     size_t length, row;    /* of the text, in bytes; the row's number, as of a data set */
     int32_t file;
+    int more;              /* another one, or the end, has been read already, and comes without waiting */
     const char *error;     /* why it cannot be read; NULL: it can */
 } cbm_text_row;
 
 /* Reads files row by row, and keeps none: calls `take` for each, with strings that last as long as the call. Of the options
  * labels and concepts must not be there. With keep_going bad rows are handed over, too; else the first ends reading. A return
- * other than SCBM_OK stops and is passed on. The progress hook gets "read" with the bytes of each file. */
+ * other than SCBM_OK stops and is passed on. JSON Lines of standard input come as they are written; all else is read first. The
+ * progress hook gets "read" with the bytes of each file. */
 typedef scbm_status (*cbm_text_row_function)(void *user, const cbm_text_row *row);
 scbm_status cbm_dataset_each(const cbm_dataset_options *options, cbm_text_row_function take, void *user,
                              const scbm_hooks *hooks);

@@ -150,6 +150,18 @@ exec 9>&-
 wait $child
 if [ $? -eq 1 ] && [ "$(wc -l <out)" -eq 3 ]; then ok; else fail "and what follows it is"; fi
 
+"$main" predict --model small.gguf --json --keep-going --data - --format jsonl <pipe >out 2>err &
+child=$!
+exec 9>pipe
+printf '{"review": "a"}\n{"review": "\377"}\n{"review": 3}\n' >&9
+tries=0
+while [ "$(wc -l <out)" -lt 3 ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+if [ "$(wc -l <out)" -eq 3 ]; then ok; else fail "JSON Lines of a pipe are answered when they come"; fi
+printf '\n{"review": "b"}' >&9
+exec 9>&-
+wait $child
+if [ $? -eq 1 ] && [ "$(grep -o '"row":[0-9]*' out | tr '\n' ' ')" = '"row":1 "row":2 "row":3 "row":5 ' ]; then ok; else fail "to the last"; fi
+
 # --- explain says how sure its sums are ---
 run 0 explain --model small.gguf --json --steps 4 --max-steps 4 good
 if [ "$(grep -o '"steps":4,"converged":[a-z]*,"difference":-\{0,1\}[0-9.e-]*' out | wc -l)" -eq 4 ]; then ok; else fail "steps, converged, difference of each concept"; fi

@@ -72,6 +72,7 @@ static scbm_status read_standard_input(cbm_data_reader *r) {
         return scbm_fail(SCBM_ERROR_ARGUMENT,
                          "standard input has no name that says its format: it must be chosen%s%s%s", option ? " (" : "",
                          option ? option : "", option ? ")" : "");
+    if (r->take && r->options.format == CBM_DATA_JSONL) return cbm_data_stream_jsonl(r);
     r->status = read_input(r, &data, &size);
     if (!r->status) read_content(r, data, size);
     scbm_release(r->hooks, data);

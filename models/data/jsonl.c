@@ -139,6 +139,31 @@ scbm_status cbm_data_read_jsonl(cbm_data_reader *r, const char *data, size_t siz
     return end_file(r, n_rows, size, "there are only blank lines");
 }
 
+/* A stream's reader has looked at the line's bytes. */
+static scbm_status take_stream_line(void *user, const char *text, size_t length, size_t number, int more) {
+    cbm_data_reader *r = user;
+    r->row = number;
+    r->waits = !more;
+    if (skip_space(text, 0, length) < length) take_line(r, text, length);
+    return r->is_full && !r->status ? SCBM_ERROR_CANCELLED : r->status; /* or it would wait for what nobody wants */
+}
+
+static scbm_status take_bad_stream_line(void *user, const char *reason, size_t number) {
+    cbm_data_reader *r = user;
+    r->row = number;
+    r->waits = 1;
+    r->is_row_bad = 1;
+    r->status = scbm_fail(SCBM_ERROR_FORMAT, "%s", reason);
+    return cbm_data_end_row(r);
+}
+
+scbm_status cbm_data_stream_jsonl(cbm_data_reader *r) {
+    r->row_word = "line";
+    scbm_status status = cbm_read_lines("-", take_stream_line, take_bad_stream_line, r, r->hooks);
+    if (!r->status && !r->is_full) r->status = status;
+    return r->status;
+}
+
 /* ------------------------------------------------------------------------------------------
  * An array. What is wrong with its form is wrong with the file: nobody knows where the next row begins.
  * ---------------------------------------------------------------------------------------- */

@@ -54,6 +54,7 @@ typedef struct cbm_data_reader {
     int counts_unseen;           /* values that are not known are an error at the end, which counts them */
     int leaves_row;              /* the row at hand is left out for such a value */
     char unseen[400];            /* the first of these errors */
+    int waits;                   /* for the next row, which has not been read yet */
     cbm_text_row_function take;       /* takes rows that are not kept; NULL: they are */
     void *take_user;
 } cbm_data_reader;
@@ -103,6 +104,8 @@ scbm_status cbm_data_read_csv(cbm_data_reader *r, const char *data, size_t size)
 scbm_status cbm_data_read_tsv(cbm_data_reader *r, const char *data, size_t size);
 scbm_status cbm_data_read_jsonl(cbm_data_reader *r, const char *data, size_t size);
 scbm_status cbm_data_read_json(cbm_data_reader *r, const char *data, size_t size);
+/* JSON Lines of standard input as they come. */
+scbm_status cbm_data_stream_jsonl(cbm_data_reader *r);
 
 /* ------------------------------------------------------------------------------------------
  * Where a data set lies (rows.c)

@@ -245,7 +245,7 @@ static void leave_out(cbm_data_reader *r) {
 static void hand_over(cbm_data_reader *r, int is_bad) {
     char reason[MESSAGE_SIZE + 200];
     const cbm_data_cell *text = &r->cells[CBM_CELL_TEXT];
-    cbm_text_row row = {.file = r->file, .row = r->row};
+    cbm_text_row row = {.file = r->file, .row = r->row, .more = !r->waits};
     if (is_bad) {
         snprintf(reason, sizeof reason, "%s", scbm_last_error());
         row.error = reason;

@@ -223,7 +223,8 @@ static scbm_status take_row(void *user, const cbm_text_row *row) {
         b->id[b->n - 1] = scbm_strdup(b->hooks, row->id);
         if (!b->id[b->n - 1]) status = SCBM_ERROR_MEMORY;
     }
-    return status == SCBM_OK && b->n == BATCH_TEXTS ? flush_batch(b) : status;
+    int goes_on = b->n < BATCH_TEXTS && (row->more || more_is_there(b));
+    return status == SCBM_OK && !goes_on ? flush_batch(b) : status;
 }
 
 static scbm_status each_row(text_batch *b) {
@@ -240,7 +241,8 @@ static scbm_status each_row(text_batch *b) {
     scbm_hooks hooks = *b->hooks;
     scbm_status status = SCBM_OK;
     b->is_data = 1;
-    if (strcmp(texts->data, "-") != 0) {
+    b->wait_for_more = strcmp(texts->data, "-") != 0;
+    if (b->wait_for_more) {
         status = cbm_dataset_each(&options, count_row, &((cli_progress *)b->hooks->user)->whole, b->hooks);
         hooks.log = NULL; /* it has all been said */
         hooks.progress = NULL;
