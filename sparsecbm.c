@@ -419,7 +419,7 @@ int scbm_default_threads(void) {
 static const scbm_type_info type_table[SCBM_TYPE_COUNT] = {
     [SCBM_F32] = {"f32", 1, 4, 1},     [SCBM_F16] = {"f16", 1, 2, 1}, [SCBM_BF16] = {"bf16", 1, 2, 1},
     [SCBM_I32] = {"i32", 1, 4, 0},     [SCBM_I8] = {"i8", 1, 1, 0},   [SCBM_Q8_0] = {"q8_0", 32, 34, 1},
-    [SCBM_Q4_0] = {"q4_0", 32, 18, 1},
+    [SCBM_Q4_0] = {"q4_0", 32, 18, 1}, [SCBM_F64] = {"f64", 1, 8, 0},
 };
 
 const scbm_type_info *scbm_type_of(scbm_type type) {
@@ -2264,6 +2264,125 @@ static int shape_adamw(scbm_graph *g, scbm_node *node) {
     return 1;
 }
 
+/* F32 [S, out, in] */
+static int is_by_stream(const scbm_tensor *t) {
+    return is_f32(t) && t->n_dims == 3 && is_fixed(t);
+}
+
+static int is_of_weights(const scbm_tensor *t, const scbm_tensor *w) {
+    return is_by_stream(t) && is_matrix(w) && t->shape[1] == w->shape[0] && t->shape[2] == w->shape[1];
+}
+
+/* Sums F64 [S, blocks, B (B + 1) / 2] of matrices [S, out, in]. */
+static int are_fisher_sums(const scbm_tensor *sums, int64_t streams, int64_t weights, int64_t block) {
+    return sums->type == SCBM_F64 && sums->n_dims == 3 && is_fixed(sums) && block >= 1 && block <= 4096 &&
+           sums->shape[0] == streams && sums->shape[1] == (weights + block - 1) / block &&
+           sums->shape[2] == block * (block + 1) / 2;
+}
+
+static int shape_fisher_add(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *sums = node->source[0], *dw = node->source[1];
+    if (!is_by_stream(dw) || !are_fisher_sums(sums, dw->shape[0], dw->shape[1] * dw->shape[2], node->integer[0]))
+        return misfit(g, node,
+                      "sums f64 [S, blocks, B (B + 1) / 2] of blocks of B weights and dw f32 [S, out, in] are wanted");
+    return 1;
+}
+
+static int shape_row_saliency(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dw = node->source[0];
+    if (!is_of_weights(dw, node->source[1])) return misfit(g, node, "dw f32 [S, out, in] and w [out, in] are wanted");
+    return add_result(g, node, SCBM_F32, 2, dw->shape, NULL);
+}
+
+static int shape_popup_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dw = node->source[0], *w = node->source[1], *masks = node->source[3];
+    if (!is_of_weights(dw, w) || !is_f32(w) || !is_f32(node->source[2]) || !same_shape(node->source[2], dw) ||
+        !masks_fit(masks, w) || masks->shape[0] != dw->shape[0])
+        return misfit(g, node, "dw f32 [S, out, in], w f32 [out, in], scores like dw and their masks are wanted");
+    return result_like(g, node, dw) && result_like(g, node, w);
+}
+
+static int shape_assign(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *to = node->source[0], *from = node->source[1];
+    if (to->type != from->type || !same_shape(to, from) || !is_fixed(to))
+        return misfit(g, node, "two tensors of one type and shape are wanted");
+    return 1;
+}
+
+static int are_numbers(const scbm_tensor *t, scbm_type type, int64_t n) {
+    return t->type == type && is_vector(t, n);
+}
+
+static int shape_fisher_scores(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *sums = node->source[0], *w = node->source[1], *masks = node->source[2];
+    if (!is_matrix(w) || !is_f32(w) || !masks_fit(masks, w) ||
+        !are_fisher_sums(sums, masks->shape[0], w->shape[0] * w->shape[1], node->integer[0]) ||
+        !are_numbers(node->source[3], SCBM_F64, 3))
+        return misfit(g, node,
+                      "sums f64 [S, blocks, B (B + 1) / 2], w f32 [out, in], masks and numbers f64 [3] are wanted");
+    int64_t shape[3] = {masks->shape[0], w->shape[0], w->shape[1]};
+    return add_result(g, node, SCBM_F64, 3, shape, NULL);
+}
+
+/* I8 [S, out, row bytes] over a matrix whose places are numbers of 32 bits. */
+static int are_masks_of(const scbm_tensor *masks, int64_t out, int64_t in) {
+    return masks->type == SCBM_I8 && masks->n_dims == 3 && is_fixed(masks) && masks->shape[1] == out &&
+           masks->shape[2] == scbm_mask_row_bytes(in) && (out == 0 || 8 * masks->shape[2] <= INT32_MAX / out);
+}
+
+/* Scores for every weight of the masks; by rows they are floats. */
+static int are_scores(const scbm_tensor *score, const scbm_tensor *masks, int64_t choice) {
+    int first = score->n_dims == 3;
+    if (!is_fixed(score) || score->n_dims < 2 || score->n_dims > 3 || choice < 0 || choice > 3) return 0;
+    if (!are_masks_of(masks, score->shape[first], score->shape[first + 1])) return 0;
+    if (first && score->shape[0] != masks->shape[0]) return 0;
+    return is_f32(score) || (score->type == SCBM_F64 && first && !(choice & SCBM_KEEP_ROWS));
+}
+
+static int shape_keep_largest(scbm_graph *g, scbm_node *node) {
+    if (!are_scores(node->source[0], node->source[1], node->integer[0]) || !are_numbers(node->source[2], SCBM_I32, 1))
+        return misfit(g, node, "scores f64 or f32 [S, out, in], their masks and a number i32 [1] are wanted");
+    return 1;
+}
+
+static int shape_agree(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *before = node->source[1], *after = node->source[2];
+    if (!are_scores(node->source[0], before, 0) || after->type != SCBM_I8 || !same_shape(before, after) ||
+        !are_numbers(node->source[3], SCBM_I32, 1))
+        return misfit(g, node,
+                      "scores f64 or f32 [S, out, in], masks before and after and a number i32 [1] are wanted");
+    return add_result(g, node, SCBM_I32, 1, before->shape, NULL);
+}
+
+/* I32 [n, 2] of which one is meant, and as many counts. */
+static int are_wanted(const scbm_tensor *wanted, const scbm_tensor *counts, int64_t which) {
+    return wanted->type == SCBM_I32 && wanted->n_dims == 2 && is_fixed(wanted) && wanted->shape[1] == 2 && which >= 0 &&
+           which < wanted->shape[0] && are_numbers(counts, SCBM_I32, wanted->shape[0]);
+}
+
+static int are_moves(const scbm_tensor *moves) {
+    return moves->type == SCBM_I32 && moves->n_dims == 2 && is_fixed(moves) && moves->shape[0] == 2;
+}
+
+static int shape_mask_moves(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dw = node->source[0], *w = node->source[1], *masks = node->source[2];
+    if (!is_of_weights(dw, w) || dw->shape[0] != 1 || !are_masks_of(masks, w->shape[0], w->shape[1]) ||
+        masks->shape[0] != 1 || !are_wanted(node->source[3], node->source[5], node->integer[0]) ||
+        !are_moves(node->source[4]))
+        return misfit(g, node,
+                      "dw f32 [1, out, in], w, its mask, i32 [n, 2], moves i32 [2, q] and counts i32 [n] are wanted");
+    return 1;
+}
+
+static int shape_flip_bits(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *masks = node->source[0];
+    if (masks->type != SCBM_I8 || masks->n_dims != 3 || !is_fixed(masks) || masks->shape[0] != 1 ||
+        !are_moves(node->source[1]) || !are_wanted(node->source[3], node->source[2], node->integer[0]))
+        return misfit(g, node,
+                      "a mask i8 [1, out, row bytes], moves i32 [2, q], counts i32 [n] and i32 [n, 2] are wanted");
+    return 1;
+}
+
 /* ------------------------------------------------------------------------------------------
  * The op table: backward rules. Each builds the nodes of its sources' gradients.
  * ---------------------------------------------------------------------------------------- */
@@ -2597,13 +2716,19 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_DROPOUT] = {{"dropout", 1, 1, 1, 1, 0, 1, 0}, shape_dropout, backward_dropout, NULL},
     [SCBM_OP_RMS_NORM] = {{"rms_norm", 2, 2, 2, 1, 0, 0, 0}, shape_rms_norm, backward_rms_norm, NULL},
     [SCBM_OP_RMS_NORM_BACK] = {{"rms_norm_back", 4, 4, 2, 0, 0, 0, 0}, shape_rms_norm_back, NULL, NULL},
-    [SCBM_OP_ATTENTION] = {{"attention", 4, 5, 2, 1, 1, 0, 0}, shape_attention, backward_attention, decompose_attention},
+    [SCBM_OP_ATTENTION] = {{"attention", 4, 5, 2, 1, 1, 0, 0},
+                           shape_attention,
+                           backward_attention,
+                           decompose_attention},
     [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 8, 3, 0, 0, 0, 0}, shape_attention_back, NULL, NULL},
     [SCBM_OP_ATTENTION_BIAS] = {{"attention_bias", 2, 2, 1, 1, 0, 0, 0},
                                 shape_attention_bias,
                                 backward_attention_bias,
                                 NULL},
-    [SCBM_OP_ATTENTION_BIAS_BACK] = {{"attention_bias_back", 3, 3, 1, 0, 0, 0, 0}, shape_attention_bias_back, NULL, NULL},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {{"attention_bias_back", 3, 3, 1, 0, 0, 0, 0},
+                                     shape_attention_bias_back,
+                                     NULL,
+                                     NULL},
     [SCBM_OP_ATTENTION_SCORES] = {{"attention_scores", 3, 3, 1, 1, 0, 0, 0},
                                   shape_attention_scores,
                                   backward_attention_scores,
@@ -2633,6 +2758,15 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_SQUARE_SUM] = {{"square_sum", 2, 2, 0, 0, 0, 0, 2}, shape_square_sum, NULL, NULL},
     [SCBM_OP_CLIP] = {{"clip", 2, 2, 1, 0, 0, 0, 2}, shape_clip, NULL, NULL},
     [SCBM_OP_ADAMW] = {{"adamw", 6, 6, 0, 0, 0, 0, 7}, shape_adamw, NULL, NULL},
+    [SCBM_OP_FISHER_ADD] = {{"fisher_add", 2, 2, 0, 0, 0, 0, 1}, shape_fisher_add, NULL, NULL},
+    [SCBM_OP_ROW_SALIENCY] = {{"row_saliency", 2, 2, 1, 0, 0, 0, 0}, shape_row_saliency, NULL, NULL},
+    [SCBM_OP_POPUP_BACK] = {{"popup_back", 4, 4, 2, 0, 0, 1, 0}, shape_popup_back, NULL, NULL},
+    [SCBM_OP_ASSIGN] = {{"assign", 2, 2, 0, 0, 0, 0, 1}, shape_assign, NULL, NULL},
+    [SCBM_OP_FISHER_SCORES] = {{"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, shape_fisher_scores, NULL, NULL},
+    [SCBM_OP_KEEP_LARGEST] = {{"keep_largest", 3, 3, 0, 0, 0, 0, 2}, shape_keep_largest, NULL, NULL},
+    [SCBM_OP_AGREE] = {{"agree", 4, 4, 1, 0, 0, 0, 0}, shape_agree, NULL, NULL},
+    [SCBM_OP_MASK_MOVES] = {{"mask_moves", 6, 6, 0, 0, 0, 0, 48}, shape_mask_moves, NULL, NULL},
+    [SCBM_OP_FLIP_BITS] = {{"flip_bits", 4, 4, 0, 0, 0, 0, 1}, shape_flip_bits, NULL, NULL},
 };
 
 const scbm_op_info *scbm_op_of(scbm_op op) {
@@ -2927,6 +3061,51 @@ scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm
     return NODE(g, SCBM_OP_ACCUMULATE, NULL, NULL, sum, a, keep);
 }
 
+scbm_node *scbm_fisher_add(scbm_graph *g, scbm_tensor *sums, scbm_tensor *dw, int64_t block) {
+    const int64_t integer[4] = {block, 0, 0, 0};
+    return NODE(g, SCBM_OP_FISHER_ADD, NULL, integer, sums, dw);
+}
+
+scbm_node *scbm_assign(scbm_graph *g, scbm_tensor *to, scbm_tensor *from) {
+    return NODE(g, SCBM_OP_ASSIGN, NULL, NULL, to, from);
+}
+
+scbm_tensor *scbm_fisher_scores(scbm_graph *g, scbm_tensor *sums, scbm_tensor *w, scbm_tensor *masks,
+                                scbm_tensor *numbers, int64_t block) {
+    const int64_t integer[4] = {block, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_FISHER_SCORES, NULL, integer, sums, w, masks, numbers));
+}
+
+scbm_node *scbm_keep_largest(scbm_graph *g, scbm_tensor *score, scbm_tensor *masks, scbm_tensor *zeros, int choice) {
+    const int64_t integer[4] = {choice, 0, 0, 0};
+    return NODE(g, SCBM_OP_KEEP_LARGEST, NULL, integer, score, masks, zeros);
+}
+
+scbm_tensor *scbm_agree(scbm_graph *g, scbm_tensor *score, scbm_tensor *before, scbm_tensor *after,
+                        scbm_tensor *zeros) {
+    return result_of(NODE(g, SCBM_OP_AGREE, NULL, NULL, score, before, after, zeros));
+}
+
+scbm_node *scbm_mask_moves(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w, scbm_tensor *masks, scbm_tensor *wanted,
+                           scbm_tensor *moves, scbm_tensor *counts, int64_t which) {
+    const int64_t integer[4] = {which, 0, 0, 0};
+    return NODE(g, SCBM_OP_MASK_MOVES, NULL, integer, dw, w, masks, wanted, moves, counts);
+}
+
+scbm_node *scbm_flip_bits(scbm_graph *g, scbm_tensor *masks, scbm_tensor *moves, scbm_tensor *counts,
+                          scbm_tensor *wanted, int64_t which) {
+    const int64_t integer[4] = {which, 0, 0, 0};
+    return NODE(g, SCBM_OP_FLIP_BITS, NULL, integer, masks, moves, counts, wanted);
+}
+
+scbm_tensor *scbm_row_saliency(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w) {
+    return result_of(NODE(g, SCBM_OP_ROW_SALIENCY, NULL, NULL, dw, w));
+}
+
+scbm_node *scbm_popup_back(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w, scbm_tensor *score, scbm_tensor *masks) {
+    return NODE(g, SCBM_OP_POPUP_BACK, NULL, NULL, dw, w, score, masks);
+}
+
 /* ------------------------------------------------------------------------------------------
  * Graphs: automatic differentiation
  * ---------------------------------------------------------------------------------------- */
@@ -3010,6 +3189,12 @@ void scbm_graph_set_weight_gradients(scbm_graph *g, scbm_dw_mode mode) {
     else if ((unsigned)mode > SCBM_DW_DENSE)
         graph_fail(g, SCBM_ERROR_ARGUMENT, "weight gradients: there is no mode %d", (int)mode);
     else g->weight_gradients = mode;
+}
+
+void scbm_graph_discard(scbm_graph *g, scbm_tensor *tensor) {
+    graph_tensor *t = tensor ? graph_tensor_of(g, tensor) : NULL;
+    if (g->is_planned) graph_fail(g, SCBM_ERROR_ARGUMENT, "discard: the graph is planned already");
+    if (t) t->is_output = 0;
 }
 
 scbm_status scbm_graph_watch(scbm_graph *g, scbm_tensor *tensor, scbm_watch_function function, void *user) {
@@ -3198,13 +3383,18 @@ static int depends_on(const scbm_graph *g, size_t i, size_t before) {
     return 0;
 }
 
-/* A node that updates and has no result moves up to behind the last that it depends on, so that what it reads (the gradients
- * of large matrices) need not be kept. */
+/* Nodes that make little of much, or nothing: they are run as soon as they can be. */
+static int moves_up(const scbm_node *node) {
+    return node->op == SCBM_OP_ROW_SALIENCY || (op_table[node->op].info.updates && !node->n_results);
+}
+
+/* Such a node moves up to behind the last that it depends on, so that what it reads (the gradients of large matrices) need not
+ * be kept. */
 static void move_updates_up(scbm_graph *g) {
     if (g->n_watched) return; /* a watcher may write what they read */
     for (size_t i = 0; i < g->n_nodes; i++) {
         scbm_node *node = g->nodes[i];
-        if (!op_table[node->op].info.updates || node->n_results) continue;
+        if (!moves_up(node)) continue;
         size_t to = i;
         while (to > 0 && !depends_on(g, i, to - 1)) to--;
         memmove(g->nodes + to + 1, g->nodes + to, (i - to) * sizeof *g->nodes);
@@ -3411,6 +3601,132 @@ static size_t view_bytes(const scbm_view *view) {
     return (size_t)(shape_elements(view->n_dims, view->shape) / info->block) * (size_t)info->block_bytes;
 }
 
+/* ------------------------------------------------------------------------------------------
+ * Graphs: what a run reads as an index, checked on the host before anything runs or is copied
+ * ---------------------------------------------------------------------------------------- */
+
+/* Every value is in [0, below). */
+static scbm_status check_ids(const scbm_node *node, const char *what, const int32_t *values, int64_t n, int64_t below) {
+    for (int64_t i = 0; i < n; i++)
+        if (values[i] < 0 || values[i] >= below)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s %lld is %d, and must be at least 0 and below %lld",
+                             node_name(node), what, (long long)i, (int)values[i], (long long)below);
+    return SCBM_OK;
+}
+
+/* Bounds that ascend from at least 0 to at most `last`; `exact`: from 0 to `last`. */
+static scbm_status check_bounds(const scbm_node *node, const char *what, const int32_t *bounds, int64_t n, int64_t last,
+                                int exact) {
+    for (int64_t i = 0; i <= n; i++) {
+        int64_t least = i ? bounds[i - 1] : 0;
+        if (bounds[i] < least || bounds[i] > last)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s %lld is %d, and must be at least %lld and at most %lld",
+                             node_name(node), what, (long long)i, (int)bounds[i], (long long)least, (long long)last);
+    }
+    if (exact && (bounds[0] != 0 || bounds[n] != last))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the %ss must run from 0 to %lld", node_name(node), what,
+                         (long long)last);
+    return SCBM_OK;
+}
+
+/* Classes within groups. */
+static scbm_status check_targets(const scbm_node *node, const int32_t *labels, int64_t n_texts, const int32_t *groups,
+                                 int64_t n_groups) {
+    for (int64_t i = 0; i < n_texts * n_groups; i++) {
+        int64_t k = i % n_groups, n = groups[k + 1] - groups[k];
+        if (labels[i] >= n)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the target of text %lld in group %lld is %d, of %lld classes",
+                             node_name(node), (long long)(i / n_groups), (long long)k, (int)labels[i], (long long)n);
+    }
+    return SCBM_OK;
+}
+
+/* A table of distances [1, 2 reach + 1, heads] is for texts of up to reach + 1 tokens. */
+static scbm_status check_reach(const scbm_node *node, const scbm_tensor *bias, const int32_t *offsets,
+                               int64_t n_texts) {
+    int64_t most = (bias->shape[1] + 1) / 2, longest = 0;
+    for (int64_t n = 0; n < n_texts; n++)
+        if (offsets[n + 1] - offsets[n] > longest) longest = offsets[n + 1] - offsets[n];
+    if (longest <= most) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the bias's distances are for %lld",
+                     node_name(node), (long long)longest, (long long)most);
+}
+
+/* What an op reads as an index: source `source` holds ids, offsets of texts, groups or targets of one, below or up to
+ * dimension `dim` of source `of` (or, where that is RESULT, of the first result). */
+typedef enum index_kind { NO_INDEX, IDS, PERMUTATION, OFFSETS, GROUPS, TARGETS } index_kind;
+enum { RESULT = -1 };
+
+typedef struct op_check {
+    index_kind kind;
+    int source, of, dim;
+    int bias; /* 1 + the source that is a table of distances inside texts, 0: none */
+} op_check;
+
+static const op_check op_checks[SCBM_OP_COUNT] = {
+    [SCBM_OP_GET_ROWS] = {IDS, 1, 0, 0, 0},
+    [SCBM_OP_GET_ROWS_BACK] = {IDS, 1, 2, 0, 0},
+    [SCBM_OP_GROUP_LINEAR] = {GROUPS, 2, 1, 0, 0},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {GROUPS, 2, 1, 0, 0},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {GROUPS, 2, 3, 0, 0},
+    [SCBM_OP_ATTENTION] = {OFFSETS, 3, 0, 1, 5},
+    [SCBM_OP_ATTENTION_BACK] = {OFFSETS, 6, 2, 1, 8},
+    [SCBM_OP_ATTENTION_BIAS] = {OFFSETS, 1, RESULT, 2, 1},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {OFFSETS, 1, 0, 2, 3},
+    [SCBM_OP_ATTENTION_SCORES] = {OFFSETS, 2, 0, 1, 0},
+    [SCBM_OP_ATTENTION_MIX] = {OFFSETS, 2, 1, 1, 0},
+    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {OFFSETS, 2, 1, 1, 0},
+    [SCBM_OP_SEGMENT_MEAN] = {OFFSETS, 1, 0, 1, 0},
+    [SCBM_OP_SEGMENT_MEAN_BACK] = {OFFSETS, 1, 2, 1, 0},
+    [SCBM_OP_SEGMENT_FIRST] = {OFFSETS, 1, 0, 1, 0},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {OFFSETS, 1, 2, 1, 0},
+    [SCBM_OP_SEGMENT_LAST] = {OFFSETS, 1, 0, 1, 0},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {OFFSETS, 1, 2, 1, 0},
+    [SCBM_OP_MIX_TEXTS] = {PERMUTATION, 1, 0, 1, 0},
+    [SCBM_OP_MIX_TEXTS_BACK] = {PERMUTATION, 1, 0, 1, 0},
+    [SCBM_OP_CROSS_ENTROPY] = {TARGETS, 1, 0, 1, 0},
+    [SCBM_OP_CROSS_ENTROPY_BACK] = {TARGETS, 3, 1, 1, 0},
+};
+
+/* The input or the caller's tensor that holds what `tensor` is a copy of: indices are computed by no op. */
+static const scbm_tensor *origin_of(const scbm_graph *g, const scbm_tensor *tensor) {
+    while (tensor->graph && tensor->node >= 0) {
+        const scbm_node *node = g->nodes[tensor->node];
+        if (node->op != SCBM_OP_COPY && node->op != SCBM_OP_RESHAPE) break;
+        tensor = node->source[0];
+    }
+    return tensor;
+}
+
+static scbm_status check_offsets(const scbm_graph *g, const scbm_node *node, const int32_t *offsets, int64_t tokens) {
+    int bias = op_checks[node->op].bias;
+    scbm_status status = check_bounds(node, "offset", offsets, g->texts, tokens, 0);
+    if (status || !bias || bias > node->n_sources || !node->source[bias - 1]) return status;
+    return check_reach(node, node->source[bias - 1], offsets, g->texts);
+}
+
+static scbm_status check_node_indices(const scbm_graph *g, const scbm_node *node) {
+    const op_check *c = &op_checks[node->op];
+    if (c->kind == NO_INDEX) return SCBM_OK;
+    const scbm_view bound = view_of(g, c->of == RESULT ? node->result[0] : node->source[c->of], g->tokens, g->texts);
+    const scbm_view view = view_of(g, node->source[c->source], g->tokens, g->texts);
+    const int32_t *values = origin_of(g, node->source[c->source])->data;
+    if (c->kind == IDS) return check_ids(node, "id", values, view.shape[0], bound.shape[c->dim]);
+    if (c->kind == PERMUTATION) return check_ids(node, "permutation entry", values, view.shape[0], bound.shape[c->dim]);
+    if (c->kind == OFFSETS) return check_offsets(g, node, values, bound.shape[c->dim]);
+    const scbm_tensor *groups = node->source[c->source + (c->kind == TARGETS)];
+    const int32_t *bounds = origin_of(g, groups)->data;
+    scbm_status status = check_bounds(node, "group bound", bounds, groups->shape[0] - 1, bound.shape[c->dim], 1);
+    if (status || c->kind == GROUPS || view.type != SCBM_I32) return status;
+    return check_targets(node, values, view.shape[0], bounds, groups->shape[0] - 1);
+}
+
+static scbm_status check_indices(const scbm_graph *g) {
+    scbm_status status = SCBM_OK;
+    for (size_t i = 0; i < g->n_nodes && !status; i++) status = check_node_indices(g, g->nodes[i]);
+    return status;
+}
+
 /* Copies inputs and changed weights to a device that has its own memory. */
 static scbm_status upload_sources(scbm_graph *g) {
     scbm_backend *backend = g->context->backend;
@@ -3574,9 +3890,11 @@ static scbm_status check_run(const scbm_graph *g, int64_t tokens, int64_t texts)
 scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     scbm_status status = check_run(g, tokens, texts);
     if (status) return status;
-    g->is_running = 1;
     g->tokens = tokens;
     g->texts = texts;
+    status = check_indices(g);
+    if (status) return status;
+    g->is_running = 1;
     graph_run run = {g, SCBM_OK};
     int64_t before = g->context->n_loops;
     g->context->asks = g->context->hooks.cancel != NULL;
@@ -8164,44 +8482,6 @@ void scbm_masks_unpack(scbm_tensor *masks, const scbm_hooks *hooks) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * CPU backend: checks of what a run reads as an index
- * ---------------------------------------------------------------------------------------- */
-
-/* Every value is in [0, below). */
-static scbm_status check_indices(const scbm_kernel_call *call, const char *what, const int32_t *values, int64_t n,
-                                 int64_t below) {
-    for (int64_t i = 0; i < n; i++)
-        if (values[i] < 0 || values[i] >= below)
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s %lld is %d, and must be at least 0 and below %lld",
-                             node_name(call->node), what, (long long)i, (int)values[i], (long long)below);
-    return SCBM_OK;
-}
-
-/* Bounds that ascend from at least 0 to at most `last`; `exact`: from 0 to `last`. */
-static scbm_status check_bounds(const scbm_kernel_call *call, const char *what, const int32_t *bounds, int64_t n,
-                                int64_t last, int exact) {
-    for (int64_t i = 0; i <= n; i++) {
-        int64_t least = i ? bounds[i - 1] : 0;
-        if (bounds[i] < least || bounds[i] > last)
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: %s %lld is %d, and must be at least %lld and at most %lld",
-                             node_name(call->node), what, (long long)i, (int)bounds[i], (long long)least,
-                             (long long)last);
-    }
-    if (exact && (bounds[0] != 0 || bounds[n] != last))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the %ss must run from 0 to %lld", node_name(call->node), what,
-                         (long long)last);
-    return SCBM_OK;
-}
-
-static scbm_status check_offsets(const scbm_kernel_call *call, const scbm_view *offsets, int64_t tokens) {
-    return check_bounds(call, "offset", offsets->data, call->texts, tokens, 0);
-}
-
-static scbm_status check_groups(const scbm_kernel_call *call, const scbm_view *groups, int64_t columns) {
-    return check_bounds(call, "group bound", groups->data, groups->shape[0] - 1, columns, 1);
-}
-
-/* ------------------------------------------------------------------------------------------
  * CPU backend: shapes of a call
  * ---------------------------------------------------------------------------------------- */
 
@@ -8316,15 +8596,12 @@ static const float *floats_of(const scbm_view *view) {
 static scbm_status cpu_get_rows(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *table = &call->source[0], *ids = &call->source[1];
     struct k_weights w = weights_of(table, NULL);
-    scbm_status status = check_indices(call, "id", ids->data, ids->shape[0], table->shape[0]);
-    if (!status) k_get_rows(ex, call->result[0].data, &w, ids->data, ids->shape[0], table->shape[1]);
-    return status;
+    k_get_rows(ex, call->result[0].data, &w, ids->data, ids->shape[0], table->shape[1]);
+    return SCBM_OK;
 }
 
 static scbm_status cpu_get_rows_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *ids = &call->source[1], *table = &call->source[2];
-    scbm_status status = check_indices(call, "id", ids->data, ids->shape[0], table->shape[0]);
-    if (status) return status;
     k_get_rows_back(ex, call->result[0].data, call->source[0].data, ids->data, ids->shape[0], table->shape[0],
                     table->shape[1]);
     return SCBM_OK;
@@ -8621,9 +8898,8 @@ static void group_linear_row(const cpu_loop *loop, int64_t n) {
 
 static scbm_status cpu_group_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
     cpu_loop loop = {.call = call};
-    scbm_status status = check_groups(call, &call->source[2], call->source[1].shape[0]);
-    if (!status) run_loop(ex, &loop, call->result[0].shape[0], view_elements(&call->source[1]), group_linear_row);
-    return status;
+    run_loop(ex, &loop, call->result[0].shape[0], view_elements(&call->source[1]), group_linear_row);
+    return SCBM_OK;
 }
 
 static void group_linear_back_z_row(const cpu_loop *loop, int64_t n) {
@@ -8640,11 +8916,10 @@ static void group_linear_back_z_row(const cpu_loop *loop, int64_t n) {
 }
 
 static scbm_status cpu_group_linear_back_z(const struct k_exec *ex, const scbm_kernel_call *call) {
-    const scbm_view *groups = &call->source[2], *z = &call->result[0];
+    const scbm_view *z = &call->result[0];
     cpu_loop loop = {.call = call};
-    scbm_status status = check_groups(call, groups, call->source[1].shape[0]);
-    if (!status) run_loop(ex, &loop, z->shape[1], view_elements(&call->source[1]), group_linear_back_z_row);
-    return status;
+    run_loop(ex, &loop, z->shape[1], view_elements(&call->source[1]), group_linear_back_z_row);
+    return SCBM_OK;
 }
 
 static void group_linear_back_w_row(const cpu_loop *loop, int64_t c) {
@@ -8661,9 +8936,8 @@ static void group_linear_back_w_row(const cpu_loop *loop, int64_t c) {
 static scbm_status cpu_group_linear_back_w(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *z = &call->source[1];
     cpu_loop loop = {.call = call};
-    scbm_status status = check_groups(call, &call->source[2], call->source[0].shape[1]);
-    if (!status) run_loop(ex, &loop, call->result[0].shape[0], z->shape[1] * z->shape[2], group_linear_back_w_row);
-    return status;
+    run_loop(ex, &loop, call->result[0].shape[0], z->shape[1] * z->shape[2], group_linear_back_w_row);
+    return SCBM_OK;
 }
 
 /* ---- Normalization, activation, softmax, dropout ---- */
@@ -8857,13 +9131,6 @@ static struct k_attention_args attention_args(const scbm_kernel_call *call, cons
     return a;
 }
 
-static scbm_status check_reach(const scbm_kernel_call *call, const scbm_view *bias, int64_t longest) {
-    int64_t most = (bias->shape[1] + 1) / 2;
-    if (longest <= most) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the bias's distances are for %lld",
-                     op_table[call->node->op].info.name, (long long)longest, (long long)most);
-}
-
 static size_t attention_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
     struct k_attention_args a = attention_args(call, &call->source[0], NULL, 4);
     return k_attention_scratch(ex, &a);
@@ -8871,16 +9138,12 @@ static size_t attention_scratch(const struct k_exec *ex, const scbm_kernel_call 
 
 static scbm_status cpu_attention(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *q = &call->source[0], *lse = &call->result[1];
-    scbm_status status = check_offsets(call, &call->source[3], q->shape[1]);
-    if (status) return status;
     struct k_attention_args a = attention_args(call, q, call->source[3].data, 4);
     a.y = call->result[0].data;
     a.lse = lse->data;
     a.q = q->data;
     a.k = call->source[1].data;
     a.v = call->source[2].data;
-    if (a.has_bias) status = check_reach(call, &call->source[4], a.max_len);
-    if (status) return status;
     zero_outside(call, &call->result[0], a.offsets);
     for (int64_t i = 0; i < a.S * a.H; i++)
         for (int64_t t = 0; t < a.T; t++)
@@ -8896,8 +9159,6 @@ static size_t attention_back_scratch(const struct k_exec *ex, const scbm_kernel_
 
 static scbm_status cpu_attention_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *q = &call->source[2];
-    scbm_status status = check_offsets(call, &call->source[6], q->shape[1]);
-    if (status) return status;
     struct k_attention_args a = attention_args(call, q, call->source[6].data, 7);
     a.dy = call->source[0].data;
     a.y = call->source[1].data;
@@ -8908,11 +9169,7 @@ static scbm_status cpu_attention_back(const struct k_exec *ex, const scbm_kernel
     a.dq = call->result[0].data;
     a.dk = call->result[1].data;
     a.dv = call->result[2].data;
-    if (a.has_bias) {
-        a.dbias = call->result[3].data;
-        status = check_reach(call, &call->source[7], a.max_len);
-    }
-    if (status) return status;
+    if (a.has_bias) a.dbias = call->result[3].data;
     for (int i = 0; i < 3; i++) zero_outside(call, &call->result[i], a.offsets);
     k_attention_back(ex, &a);
     return SCBM_OK;
@@ -8961,8 +9218,6 @@ static void attention_scores_row(const cpu_loop *loop, int64_t index) {
 static scbm_status cpu_attention_scores(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *a = &call->source[0];
     cpu_loop loop = {.call = call};
-    scbm_status status = check_offsets(call, &call->source[2], a->shape[1]);
-    if (status) return status;
     k_fill(ex, call->result[0].data, call->node->scalar[0], view_elements(&call->result[0]));
     run_loop(ex, &loop, a->shape[0] * call->node->integer[0] * call->texts, 16384, attention_scores_row);
     return SCBM_OK;
@@ -8986,8 +9241,6 @@ static void attention_mix_row(const cpu_loop *loop, int64_t index) {
 static scbm_status cpu_attention_mix(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *x = &call->source[1];
     cpu_loop loop = {.call = call};
-    scbm_status status = check_offsets(call, &call->source[2], x->shape[1]);
-    if (status) return status;
     k_fill(ex, call->result[0].data, 0.0f, view_elements(x));
     run_loop(ex, &loop, x->shape[0] * call->node->integer[0] * call->texts, 16384, attention_mix_row);
     return SCBM_OK;
@@ -9013,10 +9266,7 @@ static void attention_bias_text(const scbm_kernel_call *call, const int32_t *off
 static scbm_status cpu_attention_bias(const struct k_exec *ex, const scbm_kernel_call *call) {
     int is_back = call->node->op == SCBM_OP_ATTENTION_BIAS_BACK;
     const scbm_view *bias = &call->source[is_back ? 2 : 0], *scores = is_back ? &call->source[0] : &call->result[0];
-    scbm_status status = check_offsets(call, &call->source[1], scores->shape[2]);
     const int32_t *offsets = call->source[1].data;
-    for (int64_t n = 0; n < call->texts && !status; n++) status = check_reach(call, bias, offsets[n + 1] - offsets[n]);
-    if (status) return status;
     k_fill(ex, call->result[0].data, 0.0f, view_elements(&call->result[0]));
     for (int64_t n = 0; n < call->texts; n++) attention_bias_text(call, offsets, n, bias, scores, is_back);
     return SCBM_OK;
@@ -9026,17 +9276,13 @@ static scbm_status cpu_attention_bias(const struct k_exec *ex, const scbm_kernel
 
 static scbm_status cpu_segment_mean(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *x = &call->source[0];
-    scbm_status status = check_offsets(call, &call->source[1], x->shape[1]);
-    if (!status)
-        k_segment_mean(ex, call->result[0].data, x->data, call->source[1].data, call->texts, x->shape[0], x->shape[1],
-                       x->shape[2]);
-    return status;
+    k_segment_mean(ex, call->result[0].data, x->data, call->source[1].data, call->texts, x->shape[0], x->shape[1],
+                   x->shape[2]);
+    return SCBM_OK;
 }
 
 static scbm_status cpu_segment_mean_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *dx = &call->result[0];
-    scbm_status status = check_offsets(call, &call->source[1], dx->shape[1]);
-    if (status) return status;
     zero_outside(call, dx, call->source[1].data);
     k_segment_mean_back(ex, dx->data, call->source[0].data, call->source[1].data, call->texts, dx->shape[0],
                         dx->shape[1], dx->shape[2]);
@@ -9062,17 +9308,13 @@ static void copy_one_token(const scbm_kernel_call *call, const scbm_view *tokens
 }
 
 static scbm_status cpu_segment_token(const struct k_exec *ex, const scbm_kernel_call *call) {
-    scbm_status status = check_offsets(call, &call->source[1], call->source[0].shape[1]);
     (void)ex;
-    if (!status)
-        copy_one_token(call, &call->source[0], &call->result[0], call->node->op == SCBM_OP_SEGMENT_LAST, 0);
-    return status;
+    copy_one_token(call, &call->source[0], &call->result[0], call->node->op == SCBM_OP_SEGMENT_LAST, 0);
+    return SCBM_OK;
 }
 
 static scbm_status cpu_segment_token_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     const scbm_view *dx = &call->result[0];
-    scbm_status status = check_offsets(call, &call->source[1], dx->shape[1]);
-    if (status) return status;
     k_fill(ex, dx->data, 0.0f, view_elements(dx));
     copy_one_token(call, dx, &call->source[0], call->node->op == SCBM_OP_SEGMENT_LAST_BACK, 1);
     return SCBM_OK;
@@ -9085,8 +9327,6 @@ static scbm_status cpu_mix_texts(const struct k_exec *ex, const scbm_kernel_call
     float beta = floats_of(&call->source[2])[0], rest = 1.0f - beta;
     int64_t n = x->shape[1], d = x->shape[2];
     int is_back = call->node->op == SCBM_OP_MIX_TEXTS_BACK;
-    scbm_status status = check_indices(call, "permutation entry", permutation, n, n);
-    if (status) return status;
     k_scale(ex, call->result[0].data, x->data, beta, view_elements(x));
     for (int64_t s = 0; s < x->shape[0]; s++)
         for (int64_t i = 0; i < n; i++) {
@@ -9113,43 +9353,28 @@ static struct k_cross_entropy_args cross_entropy_args(const scbm_kernel_call *ca
     return a;
 }
 
-static scbm_status check_targets(const scbm_kernel_call *call, const struct k_cross_entropy_args *a,
-                                 const scbm_view *groups) {
-    scbm_status status = check_groups(call, groups, a->C);
-    for (int64_t i = 0; i < a->R * a->K && a->labels && !status; i++) {
-        int64_t k = i % a->K, n = a->groups[k + 1] - a->groups[k];
-        if (a->labels[i] >= n)
-            status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the target of text %lld in group %lld is %d, of %lld classes",
-                               node_name(call->node), (long long)(i / a->K), (long long)k, (int)a->labels[i],
-                               (long long)n);
-    }
-    return status;
-}
-
 static size_t cross_entropy_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
     return k_cross_entropy_scratch(ex, call->source[0].shape[0]);
 }
 
 static scbm_status cpu_cross_entropy(const struct k_exec *ex, const scbm_kernel_call *call) {
     struct k_cross_entropy_args a = cross_entropy_args(call, &call->source[0], 1);
-    scbm_status status = check_targets(call, &a, &call->source[2]);
     a.logits = call->source[0].data;
     a.loss = call->result[0].data;
     a.p = call->result[1].data;
     a.total = call->result[2].data;
-    if (!status) k_cross_entropy(ex, &a);
-    return status;
+    k_cross_entropy(ex, &a);
+    return SCBM_OK;
 }
 
 static scbm_status cpu_cross_entropy_back(const struct k_exec *ex, const scbm_kernel_call *call) {
     struct k_cross_entropy_args a = cross_entropy_args(call, &call->source[1], 3);
-    scbm_status status = check_targets(call, &a, &call->source[4]);
     a.dloss = call->source[0].data;
     a.p = call->source[1].data;
     a.total = call->source[2].data;
     a.dlogits = call->result[0].data;
-    if (!status) k_cross_entropy_back(ex, &a);
-    return status;
+    k_cross_entropy_back(ex, &a);
+    return SCBM_OK;
 }
 
 /* ---- Updates ---- */
@@ -9224,6 +9449,602 @@ static scbm_status cpu_adamw(const struct k_exec *ex, const scbm_kernel_call *ca
     return SCBM_OK;
 }
 
+/* ---- Pruning and explanations ---- */
+
+enum { FISHER_BLOCKS = 1024 }; /* of a task */
+
+/* Adds g gᵀ to one block. */
+static void add_outer_product(double *sums, const float *gradient, int64_t size) {
+    for (int64_t i = 0; i < size; i++, sums += i) {
+        double g = (double)gradient[i];
+        if (g == 0.0) continue;
+        for (int64_t j = 0; j <= i; j++) sums[j] += g * (double)gradient[j];
+    }
+}
+
+static void fisher_add_task(void *arg, int64_t index, int worker) {
+    const scbm_kernel_call *call = arg;
+    const scbm_view *sums = &call->source[0], *dw = &call->source[1];
+    int64_t size = call->node->integer[0], n = dw->shape[1] * dw->shape[2], blocks = sums->shape[1];
+    int64_t tasks = k_ceil(blocks, FISHER_BLOCKS), stream = index / tasks, first = index % tasks * FISHER_BLOCKS;
+    const float *gradient = floats_of(dw) + stream * n;
+    double *to = (double *)sums->data + stream * blocks * sums->shape[2];
+    (void)worker;
+    for (int64_t b = first; b < k_min(blocks, first + FISHER_BLOCKS); b++)
+        add_outer_product(to + b * sums->shape[2], gradient + b * size, k_min(size, n - b * size));
+}
+
+static scbm_status cpu_fisher_add(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *sums = &call->source[0];
+    scbm_kernel_call run = *call;
+    k_run(ex, sums->shape[0] * k_ceil(sums->shape[1], FISHER_BLOCKS), view_elements(sums), fisher_add_task, &run);
+    return SCBM_OK;
+}
+
+typedef struct saliency_run {
+    const scbm_kernel_call *call;
+    float *row; /* of w, for each worker */
+} saliency_run;
+
+static size_t row_saliency_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    return (size_t)ex->n_workers * k_floats(call->source[1].shape[1]);
+}
+
+static void row_saliency_task(void *arg, int64_t row, int worker) {
+    const saliency_run *run = arg;
+    const scbm_view *dw = &run->call->source[0], *w = &run->call->source[1];
+    int64_t out = w->shape[0], in = w->shape[1];
+    float *of_row = run->row + (size_t)worker * (k_floats(in) / sizeof(float));
+    size_t bytes = (size_t)k_row_bytes(w->type, in);
+    scbm_convert(SCBM_F32, of_row, w->type, (const char *)w->data + (size_t)row * bytes, in);
+    for (int64_t s = 0; s < dw->shape[0]; s++) {
+        const float *g = floats_of(dw) + (s * out + row) * in;
+        double sum = 0.0;
+        for (int64_t j = 0; j < in; j++) sum += fabs((double)of_row[j] * (double)g[j]);
+        ((float *)run->call->result[0].data)[s * out + row] = (float)sum;
+    }
+}
+
+static scbm_status cpu_row_saliency(const struct k_exec *ex, const scbm_kernel_call *call) {
+    saliency_run run = {call, ex->scratch};
+    k_run(ex, call->source[1].shape[0], view_elements(&call->source[0]), row_saliency_task, &run);
+    return SCBM_OK;
+}
+
+/* A row of all streams: the weights' gradient first, for the scores' may take the memory of dw. */
+static void popup_back_row(const cpu_loop *loop, int64_t row) {
+    const scbm_kernel_call *call = loop->call;
+    const scbm_view *dense = &call->source[0], *masks = &call->source[3];
+    int64_t out = dense->shape[1], in = dense->shape[2];
+    const float *w = floats_of(&call->source[1]) + row * in;
+    float *dw = (float *)call->result[1].data + row * in;
+    if (in) memset(dw, 0, (size_t)in * sizeof *dw);
+    for (int64_t s = 0; s < dense->shape[0]; s++) {
+        const float *g = floats_of(dense) + (s * out + row) * in;
+        const float *score = floats_of(&call->source[2]) + (s * out + row) * in;
+        const uint8_t *bits = (const uint8_t *)masks->data + (s * out + row) * masks->shape[2];
+        float *to = (float *)call->result[0].data + (s * out + row) * in;
+        for (int64_t j = 0; j < in; j++)
+            if (bits[j / 8] >> (j % 8) & 1) dw[j] += g[j];
+        for (int64_t j = 0; j < in; j++) to[j] = g[j] * w[j] * (score[j] < 0.0f ? -1.0f : 1.0f);
+    }
+}
+
+static scbm_status cpu_popup_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *dense = &call->source[0];
+    cpu_loop loop = {.call = call};
+    run_loop(ex, &loop, dense->shape[1], 4 * dense->shape[0] * dense->shape[2], popup_back_row);
+    return SCBM_OK;
+}
+
+/* ---- Selecting by score ---- */
+
+/* Doubles as unsigned keys of the same order (a NaN is the smallest), none of them 0. */
+static uint64_t rank_key(double value) {
+    uint64_t bits;
+    if (!(value == value)) return 1;
+    memcpy(&bits, &value, sizeof bits);
+    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
+}
+
+static double rank_value(uint64_t key) {
+    uint64_t bits = key >> 63 ? key & ~(UINT64_C(1) << 63) : ~key;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+enum { RANK_BITS = 11, RANK_DIGITS = 1 << RANK_BITS };
+
+/* The key of rank `rank` (from 0), and how many keys are smaller: digit by digit from the top. */
+static uint64_t key_of_rank(const uint64_t *keys, int64_t n, int64_t rank, int64_t *n_smaller) {
+    uint64_t prefix = 0, known = 0;
+    int64_t smaller = 0;
+    for (int shift = 64; shift > 0;) {
+        int64_t count[RANK_DIGITS] = {0};
+        int bits = shift < RANK_BITS ? shift : RANK_BITS;
+        shift -= bits;
+        for (int64_t i = 0; i < n; i++)
+            if ((keys[i] & known) == prefix) count[keys[i] >> shift & ((1u << bits) - 1)]++;
+        uint64_t digit = 0;
+        while (smaller + count[digit] <= rank) smaller += count[digit++];
+        prefix |= digit << shift;
+        known |= (uint64_t)((1u << bits) - 1) << shift;
+    }
+    *n_smaller = smaller;
+    return prefix;
+}
+
+/* The key up to which `zeros` of n go, and how many of those that have it. */
+static uint64_t find_threshold(const uint64_t *keys, int64_t n, int64_t zeros, int64_t *ties) {
+    int64_t n_smaller = 0;
+    uint64_t threshold = zeros < n ? key_of_rank(keys, n, zeros - 1, &n_smaller) : UINT64_MAX;
+    *ties = zeros - n_smaller;
+    return threshold;
+}
+
+/* Whether a weight goes, walked in order: `ties` counts down those of the threshold's own key that go. */
+static int goes(uint64_t key, uint64_t threshold, int64_t *ties) {
+    return key < threshold || (key == threshold && (*ties)-- > 0);
+}
+
+static int mask_bit(const uint8_t *bits, int64_t j) {
+    return bits[j / 8] >> (j % 8) & 1;
+}
+
+static void set_mask_bit(uint8_t *bits, int64_t j, int on) {
+    if (on) bits[j / 8] |= (uint8_t)(1u << (j % 8));
+    else bits[j / 8] &= (uint8_t) ~(1u << (j % 8));
+}
+
+static double score_at(const scbm_view *score, int64_t stream, int64_t at, int64_t n) {
+    int64_t place = (score->n_dims == 3 ? stream * n : 0) + at;
+    return score->type == SCBM_F64 ? ((const double *)score->data)[place] : fabs((double)floats_of(score)[place]);
+}
+
+/* The root of the sum of squares of a row's scores. */
+static double row_score(const scbm_view *score, int64_t stream, int64_t row, int64_t in, int64_t n) {
+    const float *of = floats_of(score) + (score->n_dims == 3 ? stream * n : 0) + row * in;
+    double square = 0.0;
+    for (int64_t j = 0; j < in; j++) square += (double)of[j] * (double)of[j];
+    return sqrt(square);
+}
+
+typedef struct choice_run {
+    const scbm_kernel_call *call;
+    uint64_t *keys; /* a matrix's for each worker */
+    size_t stride;
+    int64_t out, in, row_bytes, zeros;
+} choice_run;
+
+static size_t choice_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *score = &call->source[0];
+    int64_t n = score->shape[score->n_dims - 2] * score->shape[score->n_dims - 1];
+    return (size_t)ex->n_workers * 2 * k_floats(n);
+}
+
+static choice_run choice_of(const struct k_exec *ex, const scbm_kernel_call *call, const scbm_view *zeros) {
+    const scbm_view *score = &call->source[0], *masks = &call->source[1];
+    choice_run run = {.call = call, .keys = ex->scratch, .out = masks->shape[1], .row_bytes = masks->shape[2]};
+    run.in = score->shape[score->n_dims - 1];
+    run.stride = 2 * k_floats(run.out * run.in) / sizeof *run.keys;
+    run.zeros = ((const int32_t *)zeros->data)[0];
+    return run;
+}
+
+static uint8_t *mask_row(const choice_run *run, const scbm_view *masks, int64_t stream, int64_t row) {
+    return (uint8_t *)masks->data + (stream * run->out + row) * run->row_bytes;
+}
+
+/* The keys of a stream's weights: 0 for those that are off. */
+static void write_keys(const choice_run *run, const scbm_view *masks, int64_t stream, uint64_t *keys) {
+    for (int64_t row = 0; row < run->out; row++) {
+        const uint8_t *bits = mask_row(run, masks, stream, row);
+        for (int64_t j = 0; j < run->in; j++) {
+            int64_t at = row * run->in + j;
+            keys[at] = mask_bit(bits, j) ? rank_key(score_at(&run->call->source[0], stream, at, run->out * run->in))
+                                         : 0;
+        }
+    }
+}
+
+static void keep_largest_rows(const choice_run *run, int64_t stream, uint64_t *keys) {
+    int64_t ties, is_nested = run->call->node->integer[0] & SCBM_KEEP_NESTED;
+    const scbm_view *masks = &run->call->source[1];
+    for (int64_t row = 0; row < run->out; row++) {
+        const uint8_t *bits = mask_row(run, masks, stream, row);
+        int is_on = !is_nested;
+        for (int64_t j = 0; j < run->in && !is_on; j++) is_on = mask_bit(bits, j);
+        keys[row] = is_on ? rank_key(row_score(&run->call->source[0], stream, row, run->in, run->out * run->in)) : 0;
+    }
+    uint64_t threshold = find_threshold(keys, run->out, run->zeros, &ties);
+    for (int64_t row = 0; row < run->out; row++)
+        for (int64_t j = 0, off = goes(keys[row], threshold, &ties); j < run->in && off; j++)
+            set_mask_bit(mask_row(run, masks, stream, row), j, 0);
+}
+
+static void keep_largest_task(void *arg, int64_t stream, int worker) {
+    const choice_run *run = arg;
+    const scbm_view *masks = &run->call->source[1];
+    int64_t ties, choice = run->call->node->integer[0];
+    uint64_t *keys = run->keys + (size_t)worker * run->stride;
+    for (int64_t row = 0; row < run->out && !(choice & SCBM_KEEP_NESTED); row++) {
+        uint8_t *bits = mask_row(run, masks, stream, row);
+        memset(bits, 0, (size_t)run->row_bytes);
+        memset(bits, 255, (size_t)(run->in / 8));
+        if (run->in % 8) bits[run->in / 8] = (uint8_t)((1u << (run->in % 8)) - 1);
+    }
+    if (run->zeros <= 0) return;
+    if (choice & SCBM_KEEP_ROWS) {
+        keep_largest_rows(run, stream, keys);
+        return;
+    }
+    write_keys(run, masks, stream, keys);
+    uint64_t threshold = find_threshold(keys, run->out * run->in, run->zeros, &ties);
+    for (int64_t row = 0; row < run->out; row++) {
+        uint8_t *bits = mask_row(run, masks, stream, row);
+        for (int64_t j = 0; j < run->in; j++)
+            if (goes(keys[row * run->in + j], threshold, &ties)) set_mask_bit(bits, j, 0);
+    }
+}
+
+static scbm_status cpu_keep_largest(const struct k_exec *ex, const scbm_kernel_call *call) {
+    choice_run run = choice_of(ex, call, &call->source[2]);
+    int64_t streams = call->source[1].shape[0];
+    if (run.out && run.in) k_run(ex, streams, streams * run.out * run.in * 8, keep_largest_task, &run);
+    return SCBM_OK;
+}
+
+static void agree_task(void *arg, int64_t stream, int worker) {
+    const choice_run *run = arg;
+    const scbm_view *after = &run->call->source[2];
+    int64_t n = run->out * run->in, ties = 0, agreeing = 0;
+    uint64_t *keys = run->keys + (size_t)worker * run->stride, threshold = 0;
+    write_keys(run, &run->call->source[1], stream, keys);
+    if (run->zeros > 0) threshold = find_threshold(keys, n, run->zeros, &ties);
+    for (int64_t row = 0; row < run->out; row++) {
+        const uint8_t *bits = mask_row(run, after, stream, row);
+        for (int64_t j = 0; j < run->in; j++) {
+            int is_off = run->zeros > 0 && goes(keys[row * run->in + j], threshold, &ties);
+            agreeing += !is_off && mask_bit(bits, j);
+        }
+    }
+    ((int32_t *)run->call->result[0].data)[stream] = (int32_t)agreeing;
+}
+
+static scbm_status cpu_agree(const struct k_exec *ex, const scbm_kernel_call *call) {
+    choice_run run = choice_of(ex, call, &call->source[3]);
+    int64_t streams = call->source[1].shape[0];
+    k_run(ex, streams, streams * run.out * run.in * 8, agree_task, &run);
+    return SCBM_OK;
+}
+
+/* ---- Fisher scores ---- */
+
+/* Blocks are inverted FISHER_LANES at a time: number t of block b stands at t * FISHER_LANES + b, so that the loops over b are
+ * vectors. */
+enum { FISHER_LANES = 8 };
+
+#define AT(i, j) (((i) * ((i) + 1) / 2 + (j)) * FISHER_LANES)
+
+/* δI + sums / m of n blocks, `stride` numbers apart; the identity in the lanes that are left. */
+static void load_blocks(const double *sums, int64_t stride, int n, int64_t size, double m, double damping, double *l) {
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t j = 0; j <= i; j++)
+            for (int b = 0; b < FISHER_LANES; b++)
+                l[AT(i, j) + b] = b < n ? sums[b * stride + AT(i, j) / FISHER_LANES] / m + (i == j ? damping : 0.0)
+                                        : (double)(i == j);
+}
+
+/* a -= p q, of all lanes. */
+static void subtract_products(double *restrict a, const double *restrict p, const double *restrict q) {
+    for (int b = 0; b < FISHER_LANES; b++) a[b] -= p[b] * q[b];
+}
+
+/* L of A = L Lᵀ in A's place. */
+static void factor_blocks(double *l, int64_t size, double damping) {
+    for (int64_t i = 0; i < size; i++) {
+        for (int64_t j = 0; j <= i; j++) {
+            double sum[FISHER_LANES];
+            memcpy(sum, l + AT(i, j), sizeof sum);
+            for (int64_t k = 0; k < j; k++) subtract_products(sum, l + AT(i, k), l + AT(j, k));
+            for (int b = 0; b < FISHER_LANES; b++)
+                l[AT(i, j) + b] = i == j ? sqrt(sum[b] > 0.0 ? sum[b] : damping) : sum[b] / l[AT(j, j) + b];
+        }
+    }
+}
+
+/* L⁻¹. */
+static void invert_factors(const double *l, int64_t size, double *inverse) {
+    for (int64_t i = 0; i < size; i++) {
+        for (int64_t j = 0; j < i; j++) {
+            double sum[FISHER_LANES] = {0};
+            for (int64_t k = j; k < i; k++) subtract_products(sum, l + AT(i, k), inverse + AT(k, j));
+            for (int b = 0; b < FISHER_LANES; b++) inverse[AT(i, j) + b] = sum[b] / l[AT(i, i) + b];
+        }
+        for (int b = 0; b < FISHER_LANES; b++) inverse[AT(i, i) + b] = 1.0 / l[AT(i, i) + b];
+    }
+}
+
+/* The diagonals of the inverses of n blocks, by L Lᵀ: [F⁻¹]_jj = Σ_i (L⁻¹)²_ij. `work` holds two triangles a lane. */
+static void inverse_diagonals(const double *sums, int64_t stride, int n, int64_t size, double m, double damping,
+                              double *work, double *diagonal) {
+    double *l = work, *inverse = work + size * (size + 1) / 2 * FISHER_LANES;
+    load_blocks(sums, stride, n, size, m, damping, l);
+    factor_blocks(l, size, damping);
+    invert_factors(l, size, inverse);
+    for (int64_t j = 0; j < size; j++) {
+        for (int b = 0; b < FISHER_LANES; b++) diagonal[j * FISHER_LANES + b] = 0.0;
+        for (int64_t i = j; i < size; i++)
+            for (int b = 0; b < FISHER_LANES; b++)
+                diagonal[j * FISHER_LANES + b] += inverse[AT(i, j) + b] * inverse[AT(i, j) + b];
+    }
+}
+#undef AT
+
+typedef struct fisher_run {
+    const scbm_kernel_call *call;
+    double *damping;      /* [S] */
+    double *work;         /* of each worker */
+    int64_t work_numbers; /* two triangles and a diagonal */
+    int64_t block, triangle, blocks, n, groups;
+} fisher_run;
+
+static int64_t fisher_work(int64_t block) {
+    return k_round((block * (block + 1) + block) * FISHER_LANES, 8);
+}
+
+static size_t fisher_scores_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    int64_t streams = k_round(call->source[0].shape[0], 8);
+    return (size_t)(streams + ex->n_workers * fisher_work(call->node->integer[0])) * sizeof(double);
+}
+
+/* δ of a stream's matrix: as it is, or that share of the mean square of its gradients. */
+static void fisher_damping_task(void *arg, int64_t stream, int worker) {
+    const fisher_run *run = arg;
+    const scbm_view *masks = &run->call->source[2];
+    const double *sums = (const double *)run->call->source[0].data + stream * run->blocks * run->triangle;
+    const double *numbers = run->call->source[3].data;
+    int64_t kept = 0, in = run->call->source[1].shape[1];
+    double trace = 0.0;
+    (void)worker;
+    for (int64_t row = 0; row < masks->shape[1]; row++)
+        for (int64_t j = 0; j < in; j++)
+            kept += mask_bit((const uint8_t *)masks->data + (stream * masks->shape[1] + row) * masks->shape[2], j);
+    for (int64_t b = 0; b < run->blocks; b++)
+        for (int64_t i = 0, at = 0; i < run->block; at += ++i + 1) trace += sums[b * run->triangle + at];
+    double mean = kept ? trace / numbers[0] / (double)kept : 0.0;
+    run->damping[stream] = numbers[2] > 0 ? numbers[2] : mean > 0.0 ? numbers[1] * mean : 1e-12;
+}
+
+/* FISHER_LANES whole blocks, or the last, shorter one. */
+static void fisher_scores_task(void *arg, int64_t index, int worker) {
+    const fisher_run *run = arg;
+    int64_t stream = index / run->groups, group = index % run->groups, n_whole = run->n / run->block;
+    int64_t whole_groups = k_ceil(n_whole, FISHER_LANES), first = group * FISHER_LANES;
+    int64_t size = run->block, n = k_min(n_whole - first, FISHER_LANES);
+    if (group == whole_groups) {
+        first = n_whole;
+        size = run->n - n_whole * run->block;
+        n = 1;
+    }
+    const float *w = run->call->source[1].data;
+    const double *sums = (const double *)run->call->source[0].data + (stream * run->blocks + first) * run->triangle;
+    double *work = run->work + worker * run->work_numbers, *diagonal = work + 2 * run->triangle * FISHER_LANES;
+    double *score = (double *)run->call->result[0].data + stream * run->n;
+    inverse_diagonals(sums, run->triangle, (int)n, size, ((const double *)run->call->source[3].data)[0],
+                      run->damping[stream], work, diagonal);
+    for (int64_t b = 0, start = first * run->block; b < n; b++, start += size)
+        for (int64_t j = 0; j < size; j++)
+            score[start + j] = (double)w[start + j] * (double)w[start + j] / (2.0 * diagonal[j * FISHER_LANES + b]);
+}
+
+static scbm_status cpu_fisher_scores(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *sums = &call->source[0];
+    int64_t block = call->node->integer[0], n = view_elements(&call->source[1]), streams = sums->shape[0];
+    fisher_run run = {
+        .call = call, .damping = ex->scratch, .block = block, .triangle = block * (block + 1) / 2, .n = n};
+    run.work = run.damping + k_round(streams, 8);
+    run.work_numbers = fisher_work(block);
+    run.blocks = sums->shape[1];
+    run.groups = k_ceil(n / block, FISHER_LANES) + (n % block != 0);
+    k_run(ex, streams, view_elements(sums), fisher_damping_task, &run);
+    k_run(ex, streams * run.groups, view_elements(sums) * block, fisher_scores_task, &run);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_assign(const struct k_exec *ex, const scbm_kernel_call *call) {
+    size_t bytes = view_bytes(&call->source[0]);
+    (void)ex;
+    if (bytes) memcpy(call->source[0].data, call->source[1].data, bytes);
+    return SCBM_OK;
+}
+
+/* ---- Moves of an intervention ----
+ *
+ * Of a matrix's n weights q that are kept go and q zeros come. n is millions and q a few, so not every weight is ranked:
+ *
+ *   1. A sample of the weights (one of 61) says how large a score of rank q is: a bound for each way, with a margin.
+ *   2. One pass over the matrix keeps the weights whose scores lie within the bounds: the candidates. It computes in f32
+ *      and without branches, for the signs are as good as random; the bounds are a little widened, so that no weight is
+ *      lost to rounding. Only the candidates' scores are then computed in double.
+ *   3. The q smallest of each list of candidates are found by their rank, and sorted.
+ *
+ * Where the sample misled, and a bound left fewer than q candidates, the pass is done again without bounds: the result is
+ * always that of ranking every weight. */
+
+enum { SAMPLE_STRIDE = 61 };
+
+typedef struct move_candidate {
+    uint64_t key;
+    int64_t place; /* of its bit */
+} move_candidate;
+
+typedef struct move_list {
+    move_candidate *item;
+    uint64_t *key;
+    int64_t n;
+} move_list;
+
+typedef struct moves_run {
+    const float *gradient, *weight; /* [out, in] */
+    const uint8_t *bits;
+    int64_t out, in, row_bytes;
+    int is_signed;
+    int32_t *column;
+    move_list going, coming;
+} moves_run;
+
+typedef struct score_bounds {
+    double going, coming;
+} score_bounds;
+
+/* What moving a weight costs, by G = g w; the smallest moves first. That a kept weight goes changes the cross-entropy by
+ * −G, and that a zero comes by +G; the paper's rule turns the kept weights with the smallest |G| off, and the zeros with
+ * the largest |G| on. */
+static double move_score(const moves_run *m, int is_kept, double product) {
+    double score = m->is_signed ? -product : fabs(product);
+    return is_kept ? score : -score;
+}
+
+/* Adds a weight, if it may move at all. Without a branch: what is not added is written over by the next one, for which there
+ * is one place more than weights. */
+static void add_candidate(moves_run *m, int is_kept, int64_t place, int64_t at) {
+    double score = move_score(m, is_kept, (double)m->gradient[at] * (double)m->weight[at]);
+    move_list *list = is_kept ? &m->going : &m->coming;
+    list->item[list->n].place = place;
+    list->key[list->n] = rank_key(score);
+    list->n += !m->is_signed | (score < 0.0);
+}
+
+/* A bound on the score of rank q among all weights, from those of a sample: most likely not below it. */
+static double bound_of_sample(const move_list *sample, int64_t q) {
+    int64_t smaller, rank = q / SAMPLE_STRIDE * 3 / 2 + 16;
+    return rank < sample->n ? rank_value(key_of_rank(sample->key, sample->n, rank, &smaller)) : HUGE_VAL;
+}
+
+static score_bounds sample_bounds(moves_run *m, int64_t q) {
+    m->going.n = m->coming.n = 0;
+    for (int64_t at = 0; at < m->out * m->in; at += SAMPLE_STRIDE)
+        add_candidate(m, mask_bit(m->bits + at / m->in * m->row_bytes, at % m->in), at, at);
+    return (score_bounds){bound_of_sample(&m->going, q), bound_of_sample(&m->coming, q)};
+}
+
+/* A little more than a bound, so that no score within it is passed over for its rounding. */
+static float widen_bound(double bound) {
+    return (float)(bound + fabs(bound) * 1e-6 + 1e-37);
+}
+
+/* The columns of a row whose scores, rounded to f32, do not exceed the bounds: at most `in` of them. What does not belong
+ * there is written too, and written over, for which `column` has one place more. With is_signed known when this is
+ * compiled, the loop has no branch. */
+static inline int64_t list_columns(int is_signed, const float *gradient, const float *weight, const uint8_t *bits,
+                                   int64_t in, float most_going, float most_coming, int32_t *column) {
+    int64_t n = 0;
+    for (int64_t j = 0; j < in; j++) {
+        float product = gradient[j] * weight[j], score = is_signed ? -product : fabsf(product);
+        int kept = mask_bit(bits, j);
+        column[n] = (int32_t)j;
+        n += (kept & !(score > most_going)) | (!kept & !(score < -most_coming)); /* a zero's score is −score */
+    }
+    return n;
+}
+
+/* Lists the weights that may go, and those that may come, in order of place, without those beyond the bounds. */
+static void list_candidates(moves_run *m, score_bounds bounds) {
+    const float most_going = widen_bound(bounds.going), most_coming = widen_bound(bounds.coming);
+    m->going.n = m->coming.n = 0;
+    for (int64_t row = 0; row < m->out; row++) {
+        const float *gradient = m->gradient + row * m->in, *weight = m->weight + row * m->in;
+        const uint8_t *bits = m->bits + row * m->row_bytes;
+        int64_t n = m->is_signed ? list_columns(1, gradient, weight, bits, m->in, most_going, most_coming, m->column)
+                                 : list_columns(0, gradient, weight, bits, m->in, most_going, most_coming, m->column);
+        for (int64_t i = 0; i < n; i++)
+            add_candidate(m, mask_bit(bits, m->column[i]), row * m->row_bytes * 8 + m->column[i],
+                          row * m->in + m->column[i]);
+    }
+}
+
+static int compare_candidates(const void *a, const void *b) {
+    const move_candidate *x = a, *y = b;
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+/* The places of the n candidates of the smallest scores, in order; where scores are equal, those that stand first. */
+static void take_moves(move_list *list, int64_t n, int32_t *place) {
+    int64_t n_smaller = 0, n_taken = 0;
+    if (n == 0) return;
+    uint64_t threshold = key_of_rank(list->key, list->n, n - 1, &n_smaller);
+    int64_t ties = n - n_smaller;
+    for (int64_t i = 0; i < list->n; i++)
+        if (goes(list->key[i], threshold, &ties))
+            list->item[n_taken++] = (move_candidate){list->key[i], list->item[i].place};
+    qsort(list->item, (size_t)n, sizeof *list->item, compare_candidates);
+    for (int64_t i = 0; i < n; i++) place[i] = (int32_t)list->item[i].place;
+}
+
+/* Candidates of both ways, one more of each than weights; columns; and weights as f32. */
+static size_t mask_moves_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+    int64_t n = view_elements(&call->source[1]), in = call->source[1].shape[1];
+    (void)ex;
+    return 12 * k_floats(n + 1) + k_floats(in + 1) + (call->source[1].type == SCBM_F32 ? 0 : k_floats(n));
+}
+
+static void place_candidates(moves_run *m, const scbm_view *w, unsigned char *scratch) {
+    int64_t n = m->out * m->in;
+    m->going.item = (move_candidate *)(void *)scratch;
+    m->coming.item = (move_candidate *)(void *)(scratch + 4 * k_floats(n + 1));
+    m->going.key = (uint64_t *)(void *)(scratch + 8 * k_floats(n + 1));
+    m->coming.key = (uint64_t *)(void *)(scratch + 10 * k_floats(n + 1));
+    m->column = (int32_t *)(void *)(scratch + 12 * k_floats(n + 1));
+    m->weight = w->data;
+    if (w->type == SCBM_F32) return;
+    float *weight = (float *)(void *)(scratch + 12 * k_floats(n + 1) + k_floats(m->in + 1));
+    scbm_convert(SCBM_F32, weight, w->type, w->data, n);
+    m->weight = weight;
+}
+
+static scbm_status cpu_mask_moves(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *w = &call->source[1], *masks = &call->source[2], *moves = &call->source[4];
+    int64_t which = call->node->integer[0], n = w->shape[0] * w->shape[1];
+    const int32_t *wanted = (const int32_t *)call->source[3].data + 2 * which;
+    int32_t *count = (int32_t *)call->source[5].data + which, *place = moves->data;
+    int64_t q = k_min(k_min(wanted[0], moves->shape[1]), n);
+    moves_run m = {.gradient = call->source[0].data, .bits = masks->data, .out = w->shape[0], .in = w->shape[1]};
+    *count = 0;
+    if (q <= 0) return SCBM_OK;
+    m.row_bytes = masks->shape[2];
+    m.is_signed = wanted[1] != 0;
+    place_candidates(&m, w, ex->scratch);
+    score_bounds bounds = sample_bounds(&m, q);
+    list_candidates(&m, bounds);
+    int is_bounded = isfinite(bounds.going) || isfinite(bounds.coming);
+    if (is_bounded && k_min(m.going.n, m.coming.n) < q) list_candidates(&m, (score_bounds){HUGE_VAL, HUGE_VAL});
+    q = k_min(q, k_min(m.going.n, m.coming.n));
+    take_moves(&m.going, q, place);
+    take_moves(&m.coming, q, place + moves->shape[1]);
+    *count = (int32_t)q;
+    return SCBM_OK;
+}
+
+static scbm_status cpu_flip_bits(const struct k_exec *ex, const scbm_kernel_call *call) {
+    const scbm_view *moves = &call->source[1];
+    int64_t which = call->node->integer[0];
+    const int32_t *wanted = (const int32_t *)call->source[3].data + 2 * which, *place = moves->data;
+    int64_t n = k_min(k_min(wanted[0], ((const int32_t *)call->source[2].data)[which]), moves->shape[1]);
+    int64_t bits = 8 * view_elements(&call->source[0]);
+    int back = wanted[1] != 0;
+    (void)ex;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t out = place[i], in = place[moves->shape[1] + i];
+        if (out < 0 || out >= bits || in < 0 || in >= bits) continue; /* what mask_moves has made is inside */
+        set_mask_bit(call->source[0].data, out, back);
+        set_mask_bit(call->source[0].data, in, !back);
+    }
+    return SCBM_OK;
+}
+
 /* ------------------------------------------------------------------------------------------
  * CPU backend: the table
  * ---------------------------------------------------------------------------------------- */
@@ -9284,6 +10105,15 @@ static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
     [SCBM_OP_SQUARE_SUM] = {cpu_square_sum, square_sum_scratch},
     [SCBM_OP_CLIP] = {cpu_clip, NULL},
     [SCBM_OP_ADAMW] = {cpu_adamw, NULL},
+    [SCBM_OP_FISHER_ADD] = {cpu_fisher_add, NULL},
+    [SCBM_OP_ROW_SALIENCY] = {cpu_row_saliency, row_saliency_scratch},
+    [SCBM_OP_POPUP_BACK] = {cpu_popup_back, NULL},
+    [SCBM_OP_ASSIGN] = {cpu_assign, NULL},
+    [SCBM_OP_FISHER_SCORES] = {cpu_fisher_scores, fisher_scores_scratch},
+    [SCBM_OP_KEEP_LARGEST] = {cpu_keep_largest, choice_scratch},
+    [SCBM_OP_AGREE] = {cpu_agree, choice_scratch},
+    [SCBM_OP_MASK_MOVES] = {cpu_mask_moves, mask_moves_scratch},
+    [SCBM_OP_FLIP_BITS] = {cpu_flip_bits, NULL},
 };
 
 typedef struct cpu_backend {
@@ -10471,13 +11301,13 @@ static const struct gguf_type_name {
     int type; /* -1: not known here */
     const char *name;
 } gguf_types[] = {
-    {0, SCBM_F32, "F32"},  {1, SCBM_F16, "F16"},    {2, SCBM_Q4_0, "Q4_0"}, {8, SCBM_Q8_0, "Q8_0"}, {24, SCBM_I8, "I8"},
-    {26, SCBM_I32, "I32"}, {30, SCBM_BF16, "BF16"}, {3, -1, "Q4_1"},        {6, -1, "Q5_0"},        {7, -1, "Q5_1"},
-    {9, -1, "Q8_1"},       {10, -1, "Q2_K"},        {11, -1, "Q3_K"},       {12, -1, "Q4_K"},       {13, -1, "Q5_K"},
-    {14, -1, "Q6_K"},      {15, -1, "Q8_K"},        {16, -1, "IQ2_XXS"},    {17, -1, "IQ2_XS"},     {18, -1, "IQ3_XXS"},
-    {19, -1, "IQ1_S"},     {20, -1, "IQ4_NL"},      {21, -1, "IQ3_S"},      {22, -1, "IQ2_S"},      {23, -1, "IQ4_XS"},
-    {25, -1, "I16"},       {27, -1, "I64"},         {28, -1, "F64"},        {29, -1, "IQ1_M"},      {34, -1, "TQ1_0"},
-    {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},
+    {0, SCBM_F32, "F32"},  {1, SCBM_F16, "F16"},  {2, SCBM_Q4_0, "Q4_0"},  {8, SCBM_Q8_0, "Q8_0"}, {24, SCBM_I8, "I8"},
+    {28, SCBM_F64, "F64"}, {26, SCBM_I32, "I32"}, {30, SCBM_BF16, "BF16"}, {3, -1, "Q4_1"},        {6, -1, "Q5_0"},
+    {7, -1, "Q5_1"},       {9, -1, "Q8_1"},       {10, -1, "Q2_K"},        {11, -1, "Q3_K"},       {12, -1, "Q4_K"},
+    {13, -1, "Q5_K"},      {14, -1, "Q6_K"},      {15, -1, "Q8_K"},        {16, -1, "IQ2_XXS"},    {17, -1, "IQ2_XS"},
+    {18, -1, "IQ3_XXS"},   {19, -1, "IQ1_S"},     {20, -1, "IQ4_NL"},      {21, -1, "IQ3_S"},      {22, -1, "IQ2_S"},
+    {23, -1, "IQ4_XS"},    {25, -1, "I16"},       {27, -1, "I64"},         {28, -1, "F64"},        {29, -1, "IQ1_M"},
+    {34, -1, "TQ1_0"},     {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},
 };
 
 static const struct gguf_type_name *gguf_type_by_number(uint32_t number) {

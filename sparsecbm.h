@@ -178,6 +178,7 @@ typedef enum scbm_type {
     SCBM_I8,
     SCBM_Q8_0, /* blocks of 32 weights of a row: a half-precision scale and 32 int8 */
     SCBM_Q4_0, /* blocks of 32 weights of a row: a half-precision scale and 32 nibbles */
+    SCBM_F64,  /* of sums that need it; no weights */
     SCBM_TYPE_COUNT
 } scbm_type;
 
@@ -185,7 +186,7 @@ typedef struct scbm_type_info {
     const char *name;      /* "f32", … */
     int block;             /* elements in a block: 1, or 32 */
     int block_bytes;
-    int is_float;          /* holds real numbers, as a whole or in quantized blocks */
+    int is_float; /* holds weights: real numbers, as a whole or in quantized blocks */
 } scbm_type_info;
 
 const scbm_type_info *scbm_type_of(scbm_type type);        /* NULL for an unknown type */
@@ -343,6 +344,8 @@ scbm_tensor *scbm_graph_gradient(scbm_graph *graph, const scbm_tensor *tensor); 
  * weight's gradient, [out, in]; the two others are the gradients of W ⊙ M_s, stream by stream, [S, out, in], of linears
  * whose x is [S, T, in], and the weight may then be of any float type. */
 void scbm_graph_set_weight_gradients(scbm_graph *graph, scbm_dw_mode mode);
+/* What is an output (a gradient) is none any more: nodes alone read it. */
+void scbm_graph_discard(scbm_graph *graph, scbm_tensor *tensor);
 /* Hands `tensor` over as soon as a run has computed it: `function` is called with its data, whose memory is used again
  * afterwards, so that many large results need the memory of one. For results of nodes; what is an output otherwise (a
  * gradient) is none any more. A status other than SCBM_OK ends the run and comes back from it. */
@@ -478,6 +481,8 @@ scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor 
  * sum* += a; or, where `keep` (F32 [1]) is 0, sum* = a. F32 of one shape. */
 typedef struct scbm_node scbm_node; /* see the op table */
 scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm_tensor *keep);
+/* to* = from, of one type and shape. */
+scbm_node *scbm_assign(scbm_graph *g, scbm_tensor *to, scbm_tensor *from);
 /* What gradients are clipped and weights stepped by; scbm_graph_adamw adds them. norms F32 [n, 2] is a pair of f32 for each
  * gradient, whose sum is Σ g² (the second is what the first lacks), so that no device needs doubles:
  *   square_sum  g, norms*: pair `integer[0]` of the norms
@@ -486,6 +491,44 @@ scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm
  *               is not finite (as it is from 1.8e19 on), and stays so until the host has cleared it
  *   adamw       w*, m*, v*, g, numbers F32 [6 + 2 n], clip's result: one step of parameter `integer[0]`, none where stopped.
  *               The numbers are rate, 1 − β₁ᵗ, 1 − β₂ᵗ, β₁, β₂, ε, then each parameter's learning rate and weight decay */
+
+/* What pruning and explanations make of the gradients dw [S, out, in] of W ⊙ M_s (see scbm_graph_set_weight_gradients). The
+ * plan runs the first two as soon as there is a gradient, so that many large ones need the memory of one.
+ *
+ * sums* F64 [S, blocks, B (B + 1) / 2] += g gᵀ for each block of `block` = B weights of a stream in row-major order, its lower
+ * triangle row by row; the last block may be shorter. */
+scbm_node *scbm_fisher_add(scbm_graph *g, scbm_tensor *sums, scbm_tensor *dw, int64_t block);
+/* Σ_j |w_ij dw_sij|: F32 [S, out]. w [out, in] of any float type. */
+scbm_tensor *scbm_row_saliency(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w);
+/* Gradients of learned scores F32 [S, out, in] that decide which weights the masks keep, straight through, by the dense dw:
+ * result 0, F32 [S, out, in], is dw ⊙ W · sign(score), where 0 counts as positive; result 1, F32 [out, in], is the weights'
+ * own, Σ_s M_s ⊙ dw_s. */
+scbm_node *scbm_popup_back(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w, scbm_tensor *score, scbm_tensor *masks);
+/* w² / (2 [F⁻¹]_jj), F64 [S, out, in], with F = δI + sums / m in blocks of `block` weights. numbers F64 [3] are m, the damping
+ * as a share of a stream's mean Σ g² / m of kept weights, and δ itself, which counts where it is above 0. w is F32. */
+scbm_tensor *scbm_fisher_scores(scbm_graph *g, scbm_tensor *sums, scbm_tensor *w, scbm_tensor *masks,
+                                scbm_tensor *numbers, int64_t block);
+/* Sets the masks* [S, out, row bytes] so that `zeros` (I32 [1]) of each stream's weights are off: those of the smallest
+ * scores, and where scores are equal those that come first. Scores are F64 [S, out, in], a NaN being the smallest; or F32
+ * [S, out, in] or [out, in] (for every stream), which stand for their absolute values. */
+typedef enum scbm_choice {
+    SCBM_KEEP_NESTED = 1, /* a weight that is off stays off (it goes first); without it the choice is among all */
+    SCBM_KEEP_ROWS = 2    /* whole rows go, by the norms of their F32 scores; zeros counts rows */
+} scbm_choice;
+scbm_node *scbm_keep_largest(scbm_graph *g, scbm_tensor *score, scbm_tensor *masks, scbm_tensor *zeros, int choice);
+/* Of the weights that masks `after` keep, how many the nested choice by these scores from masks `before` would keep too: I32
+ * [S]. */
+scbm_tensor *scbm_agree(scbm_graph *g, scbm_tensor *score, scbm_tensor *before, scbm_tensor *after, scbm_tensor *zeros);
+/* The moves of a step on one mask [1, out, row bytes], by the dense gradient dw [1, out, in]: q kept weights go and q zeros
+ * come, those of the smallest scores, then places. With G = dw w: by the signed rule a weight that goes has the score −G, one
+ * that comes G, and only negative scores move; else |G|, and −|G|. wanted I32 [n, 2] has (q, whether signed) for each of n
+ * matrices, of which `which` is meant. moves* I32 [2, capacity] gets the places of bits, of those that go and those that come,
+ * in order of score, and counts* I32 [n] how many there are, q or fewer. w is of any float type. */
+scbm_node *scbm_mask_moves(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w, scbm_tensor *masks, scbm_tensor *wanted,
+                           scbm_tensor *moves, scbm_tensor *counts, int64_t which);
+/* Makes the first moves in masks*, or takes them back: wanted I32 [n, 2] has (how many, whether back). */
+scbm_node *scbm_flip_bits(scbm_graph *g, scbm_tensor *masks, scbm_tensor *moves, scbm_tensor *counts,
+                          scbm_tensor *wanted, int64_t which);
 
 /* ------------------------------------------------------------------------------------------
  * The op table. An op is one row; backends, the conformance test and the gradient test walk it.
@@ -542,6 +585,15 @@ typedef enum scbm_op {
     SCBM_OP_SQUARE_SUM,
     SCBM_OP_CLIP,
     SCBM_OP_ADAMW,
+    SCBM_OP_FISHER_ADD,
+    SCBM_OP_ROW_SALIENCY,
+    SCBM_OP_POPUP_BACK,
+    SCBM_OP_ASSIGN,
+    SCBM_OP_FISHER_SCORES,
+    SCBM_OP_KEEP_LARGEST,
+    SCBM_OP_AGREE,
+    SCBM_OP_MASK_MOVES,
+    SCBM_OP_FLIP_BITS,
     SCBM_OP_COUNT
 } scbm_op;
 
@@ -621,6 +673,7 @@ typedef struct scbm_backend_functions {
     int (*supports)(scbm_backend *backend, const scbm_node *node, scbm_precision precision);
     /* Scratch for one call at the capacity's shapes, with `workers` threads. */
     size_t (*scratch_bytes)(scbm_backend *backend, const scbm_kernel_call *call, int workers);
+    /* What the sources hold as an index (ids, offsets, groups, targets) has been checked against their shapes. */
     scbm_status (*run)(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call);
     scbm_status (*synchronize)(scbm_backend *backend);
 } scbm_backend_functions;

@@ -327,9 +327,16 @@ static scbm_status prune_options(const arguments *a, cbm_mode mode, cbm_prune_op
     return cbm_prune_check(options, mode, 1);
 }
 
-static scbm_status store_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
+static scbm_status store_gradient(void *user, const scbm_tensor *gradient) {
     run *r = user;
-    return store(r, "gradient.", weight->name, r->step, gradient->data);
+    return store(r, "gradient.", gradient->name, r->step, gradient->data);
+}
+
+/* Each gradient is stored as soon as it is computed. */
+static scbm_tensor *watch_gradient(void *user, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
+    snprintf(gradient->name, sizeof gradient->name, "%s", weight->name);
+    scbm_graph_watch(graph, gradient, store_gradient, user);
+    return NULL;
 }
 
 static void store_scores(void *user, const scbm_tensor *weight, int stream, const double *score) {
@@ -349,8 +356,8 @@ static scbm_status compute_minibatches(run *r) {
     status = kept ? add_for_weights(r, "gradient.", shape[0], r->network.heads.n_concepts) : SCBM_ERROR_MEMORY;
     cbm_training_settings settings = r->settings;
     settings.weight_gradients = SCBM_DW_MASKED;
-    settings.on_gradient = store_gradient;
-    settings.on_gradient_user = r;
+    settings.take_gradient = watch_gradient;
+    settings.take_gradient_user = r;
     if (!status) {
         memcpy(find(r, "", "rows")->data, rows, (size_t)(shape[0] * shape[1]) * sizeof *rows);
         status = cbm_training_graph_create(&r->training, &r->network, r->context, &settings);
@@ -409,15 +416,34 @@ static scbm_status store_scores_and_masks(run *r, int64_t step) {
     return status;
 }
 
+static const scbm_tensor *weight_gradient(const run *r, int matrix) {
+    for (int i = 0; i < r->training.n_parameters; i++)
+        if (r->training.parameters[i] == r->pruning.weight[matrix]) return r->training.gradients[i];
+    return NULL;
+}
+
+/* The training graph with the step of the scores, whose gradients are kept. */
+static scbm_status build_popup(run *r, const cbm_training_settings *settings) {
+    const cbm_popup *popup = r->pruning.state;
+    scbm_status status = cbm_training_graph_build(&r->training, &r->network, r->context, settings);
+    if (!status) status = cbm_prune_add_step(&r->pruning, r->training.graph, r->training.graph, NULL);
+    for (int i = 0; i < r->pruning.n && !status; i++) {
+        scbm_graph_fetch(r->training.graph, popup->gradients[i]);
+        scbm_graph_fetch(r->training.graph, (scbm_tensor *)weight_gradient(r, i));
+    }
+    return status ? status : scbm_graph_plan(r->training.graph);
+}
+
 static scbm_status popup_step(run *r, const int32_t *row, int64_t step) {
     const cbm_popup *popup = r->pruning.state;
-    scbm_status status = run_batch(r, &r->network, row, (int64_t)r->arguments->rows);
+    scbm_status status = cbm_prune_begin_step(&r->pruning, 1.0f);
+    if (!status) status = run_batch(r, &r->network, row, (int64_t)r->arguments->rows);
     for (int i = 0; i < r->pruning.n && !status; i++) {
         const char *name = r->pruning.weight[i]->name;
-        status = store(r, "gradient.", name, step, popup->gradient[i].data);
-        if (!status) status = store(r, "weight_gradient.", name, step, popup->weight_gradient[i].data);
+        status = store(r, "gradient.", name, step, popup->gradients[i]->data);
+        if (!status) status = store(r, "weight_gradient.", name, step, weight_gradient(r, i)->data);
     }
-    if (!status) status = cbm_prune_after_step(&r->pruning, 1, 1.0f);
+    if (!status) status = cbm_prune_after_step(&r->pruning, 1);
     return status ? status : store_scores_and_masks(r, step + 1);
 }
 
@@ -429,8 +455,8 @@ static scbm_status learn_scores(run *r) {
     if (!row) return SCBM_ERROR_MEMORY;
     cbm_training_settings settings = training_settings(count_tokens(r, row, rows), rows);
     settings.weight_gradients = SCBM_DW_DENSE;
-    settings.on_gradient = cbm_prune_gradient;
-    settings.on_gradient_user = &r->pruning;
+    settings.take_gradient = cbm_prune_take_gradient;
+    settings.take_gradient_user = &r->pruning;
     scbm_status status = add_for_weights(r, "score.", steps + 1, n_streams);
     if (!status) status = add_for_weights(r, "gradient.", steps, n_streams);
     if (!status) status = add_for_weights(r, "weight_gradient.", steps, 0);
@@ -438,7 +464,7 @@ static scbm_status learn_scores(run *r) {
     if (!status) status = cbm_prune_begin(&r->pruning, 0);
     if (!status) status = cbm_prune_after_epoch(&r->pruning, 1, &report);
     if (!status) status = store_scores_and_masks(r, 0);
-    if (!status) status = cbm_training_graph_create(&r->training, &r->network, r->context, &settings);
+    if (!status) status = build_popup(r, &settings);
     for (int64_t step = 0; step < steps && !status; step++) status = popup_step(r, row, step);
     scbm_release(NULL, row);
     return status;

@@ -1048,6 +1048,187 @@ static void cases_adamw(maker *m) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Pruning and explanations
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct matrix_shape {
+    int64_t s, out, in;
+    int block;
+} matrix_shape;
+
+/* Blocks that end with a matrix and that do not, and a whole matrix in one; rows that are and are not whole words. */
+static const matrix_shape matrices[] = {{1, 1, 1, 1},    {2, 3, 5, 4},     {3, 4, 8, 3},    {1, 7, 64, 20},
+                                        {4, 33, 65, 20}, {2, 128, 130, 7}, {3, 40, 96, 64}, {2, 96, 257, 20}};
+
+static int n_matrices(const maker *m) {
+    return m->small ? 3 : COUNT_OF(matrices);
+}
+
+static double *put_f64(op_case *c, int i, int flags, int n_dims, const int64_t *dims, double low, double high) {
+    double *values = put(c, i, flags, SCBM_F64, n_dims, dims);
+    for (int64_t j = 0; j < n_elements(c, i); j++) values[j] = uniform(c, low, high);
+    return values;
+}
+
+static void cases_fisher_add(maker *m) {
+    for (int i = 0; i < n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i];
+        int64_t blocks = (x->out * x->in + x->block - 1) / x->block;
+        op_case c = start(m, &no_batch);
+        put_f64(&c, 0, WEIGHT, DIMS(x->s, blocks, x->block * (x->block + 1) / 2), -1.0, 4.0);
+        float *dw = put_f32(&c, 1, i % 2 ? INPUT : WEIGHT, DIMS(x->s, x->out, x->in));
+        for (int64_t j = 0; j < n_elements(&c, 1); j += 3) dw[j] = 0.0f; /* as a mask leaves it */
+        c.integer[0] = x->block;
+        emit(m, &c);
+    }
+}
+
+static void cases_row_saliency(maker *m) {
+    static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16};
+    for (int i = 0; i < 3 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 3];
+        op_case c = start(m, &no_batch);
+        put_f32(&c, 0, i % 2 ? INPUT : WEIGHT, DIMS(x->s, x->out, x->in));
+        put_weights(&c, 1, WEIGHT, types[i % 3], DIMS(x->out, x->in));
+        emit(m, &c);
+    }
+    for (int i = 0; i < 2 && !m->small; i++) {
+        op_case c = start(m, &no_batch);
+        put_f32(&c, 0, INPUT, DIMS(2, 9, 96));
+        put_weights(&c, 1, WEIGHT, i ? SCBM_Q4_0 : SCBM_Q8_0, DIMS(9, 96));
+        emit(m, &c);
+    }
+}
+
+static void cases_popup_back(maker *m) {
+    for (int i = 0; i < 2 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 2];
+        op_case c = start(m, &no_batch);
+        put_f32(&c, 0, i % 2 ? INPUT : WEIGHT, DIMS(x->s, x->out, x->in));
+        put_f32(&c, 1, WEIGHT, DIMS(x->out, x->in));
+        float *score = put_f32(&c, 2, WEIGHT, DIMS(x->s, x->out, x->in));
+        score[0] = i % 3 ? 0.0f : -0.0f;
+        put_masks(&c, 3, i % 4 == 3 ? ZEROS : i % 4 == 2 ? ONES : RANDOM, x->s, x->out, x->in);
+        emit(m, &c);
+    }
+}
+
+static void cases_assign(maker *m) {
+    for (int i = 0; i < n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i];
+        op_case c = start(m, &no_batch);
+        if (i % 2) put_masks(&c, 0, RANDOM, x->s, x->out, x->in);
+        else put_f32(&c, 0, WEIGHT, DIMS(x->s, x->out, x->in));
+        if (i % 2) put_masks(&c, 1, RANDOM, x->s, x->out, x->in);
+        else put_f32(&c, 1, INPUT, DIMS(x->s, x->out, x->in));
+        emit(m, &c);
+    }
+}
+
+/* Sums of five gradients; damping by share, as it is, and of a stream without a gradient. */
+static void cases_fisher_scores(maker *m) {
+    for (int i = 0; i < 2 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 2];
+        int64_t n = x->out * x->in, blocks = (n + x->block - 1) / x->block, triangle = x->block * (x->block + 1) / 2;
+        op_case c = start(m, &no_batch);
+        double *sums = put(&c, 0, WEIGHT, SCBM_F64, DIMS(x->s, blocks, triangle));
+        double *g = checked(malloc((size_t)n * sizeof *g));
+        for (int64_t s = i % 5 == 4; s < x->s; s++)
+            for (int k = 0; k < 5; k++) {
+                for (int64_t a = 0; a < n; a++) g[a] = uniform(&c, -1.0, 1.0);
+                for (int64_t a = 0; a < n; a++)
+                    for (int64_t b = a / x->block * x->block; b <= a; b++) {
+                        int64_t row = a % x->block, at = row * (row + 1) / 2 + b % x->block;
+                        sums[(s * blocks + a / x->block) * triangle + at] += g[a] * g[b];
+                    }
+            }
+        free(g);
+        put_f32(&c, 1, WEIGHT, DIMS(x->out, x->in));
+        put_masks(&c, 2, i % 3 ? RANDOM : ONES, x->s, x->out, x->in);
+        double *numbers = put_f64(&c, 3, i % 2 ? INPUT : WEIGHT, DIMS(3), 0.0, 0.0);
+        numbers[0] = 5.0;
+        numbers[1] = 0.1;
+        numbers[2] = i % 3 == 2 ? 0.01 : 0.0;
+        c.integer[0] = x->block;
+        emit(m, &c);
+    }
+}
+
+/* Scores of few values, so that many are equal. */
+static void put_scores(op_case *c, int i, const matrix_shape *x, int kind) {
+    if (kind == 0) {
+        double *score = put_f64(c, i, WEIGHT, DIMS(x->s, x->out, x->in), 0.0, 1.0);
+        for (int64_t j = 0; j < n_elements(c, i); j++) score[j] = j % 17 == 3 ? (double)NAN : (double)below(c, 9) - 4.0;
+        return;
+    }
+    float *score = kind == 1 ? put_f32(c, i, WEIGHT, DIMS(x->s, x->out, x->in))
+                             : put_f32(c, i, WEIGHT, DIMS(x->out, x->in));
+    for (int64_t j = 0; j < n_elements(c, i); j += 2) score[j] = (float)(below(c, 5) - 2);
+}
+
+static void cases_keep_largest(maker *m) {
+    for (int i = 0; i < 6 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 6];
+        int by_rows = i % 6 == 5 || i % 6 == 4, units = (int)(by_rows ? x->out : x->out * x->in);
+        op_case c = start(m, &no_batch);
+        put_scores(&c, 0, x, by_rows ? 1 : i % 3);
+        put_masks(&c, 1, i % 4 == 3 ? ONES : RANDOM, x->s, x->out, x->in);
+        put_i32(&c, 2, INPUT, DIMS(1), units + 1);
+        c.integer[0] = (by_rows ? SCBM_KEEP_ROWS : 0) | (i % 2 ? SCBM_KEEP_NESTED : 0);
+        emit(m, &c);
+    }
+}
+
+static void cases_agree(maker *m) {
+    for (int i = 0; i < 9 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 9];
+        op_case c = start(m, &no_batch);
+        put_scores(&c, 0, x, i % 3);
+        put_masks(&c, 1, i % 4 == 3 ? ONES : RANDOM, x->s, x->out, x->in);
+        put_masks(&c, 2, RANDOM, x->s, x->out, x->in);
+        put_i32(&c, 3, INPUT, DIMS(1), (int)(x->out * x->in) + 1);
+        emit(m, &c);
+    }
+}
+
+/* Both rules; q of none, of a few, and of more than there are; weights as they are stored. */
+static void cases_mask_moves(maker *m) {
+    static const scbm_type types[] = {SCBM_F32, SCBM_F32, SCBM_F16, SCBM_BF16};
+    for (int i = 0; i < 8 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 8];
+        int n = (int)(x->out * x->in), most = 1 + (i % 3 ? n / 2 : n / 20);
+        op_case c = start(m, &no_batch);
+        float *dw = put_f32(&c, 0, i % 2 ? INPUT : WEIGHT, DIMS(1, x->out, x->in));
+        for (int64_t j = 0; j < n; j += 3) dw[j] = (float)(below(&c, 5) - 2);
+        put_weights(&c, 1, WEIGHT, types[i % 4], DIMS(x->out, x->in));
+        put_masks(&c, 2, i % 5 == 4 ? SPARSE : RANDOM, 1, x->out, x->in);
+        int32_t *wanted = put_i32(&c, 3, INPUT, DIMS(3, 2), 1);
+        c.integer[0] = i % 3;
+        wanted[2 * (i % 3)] = i % 7 == 6 ? 0 : i % 5 == 4 ? n : 1 + below(&c, most);
+        wanted[2 * (i % 3) + 1] = i / 2 % 2;
+        put_i32(&c, 4, WEIGHT, DIMS(2, most), 9);
+        put_i32(&c, 5, WEIGHT, DIMS(3), 9);
+        emit(m, &c);
+    }
+}
+
+static void cases_flip_bits(maker *m) {
+    for (int i = 0; i < 4 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 4];
+        int bytes = (int)(x->out * scbm_mask_row_bytes(x->in)), q = 4 * bytes;
+        op_case c = start(m, &no_batch);
+        put_masks(&c, 0, RANDOM, 1, x->out, x->in);
+        int32_t *moves = put_i32(&c, 1, WEIGHT, DIMS(2, q), 1);
+        for (int j = 0; j < 2 * q; j++) moves[j] = j; /* every bit once */
+        put_i32(&c, 2, WEIGHT, DIMS(2), q + 1);
+        int32_t *wanted = put_i32(&c, 3, INPUT, DIMS(2, 2), q + 2);
+        wanted[1] = wanted[3] = i / 2 % 2;
+        c.integer[0] = i % 2;
+        emit(m, &c);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
  * The table of ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -1103,6 +1284,15 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_SQUARE_SUM] = cases_square_sum,
         [SCBM_OP_CLIP] = cases_clip,
         [SCBM_OP_ADAMW] = cases_adamw,
+        [SCBM_OP_FISHER_ADD] = cases_fisher_add,
+        [SCBM_OP_ROW_SALIENCY] = cases_row_saliency,
+        [SCBM_OP_POPUP_BACK] = cases_popup_back,
+        [SCBM_OP_ASSIGN] = cases_assign,
+        [SCBM_OP_FISHER_SCORES] = cases_fisher_scores,
+        [SCBM_OP_KEEP_LARGEST] = cases_keep_largest,
+        [SCBM_OP_AGREE] = cases_agree,
+        [SCBM_OP_MASK_MOVES] = cases_mask_moves,
+        [SCBM_OP_FLIP_BITS] = cases_flip_bits,
     };
     maker m = {op, small, visit, user, 0};
     if (makers[op]) makers[op](&m);

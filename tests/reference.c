@@ -95,6 +95,7 @@ void ref_decode(double *to, scbm_type type, const void *from, int64_t n) {
         case SCBM_F16: to[i] = half_value(read16(bytes + 2 * i)); break;
         case SCBM_BF16: to[i] = bfloat_value(read16(bytes + 2 * i)); break;
         case SCBM_I8: to[i] = (signed char)bytes[i]; break;
+        case SCBM_F64: memcpy(&to[i], bytes + 8 * i, 8); break;
         default:
             if (i % 32 == 0) decode_block(to + i, type, bytes + i / 32 * (type == SCBM_Q8_0 ? 34 : 18));
             break;
@@ -926,6 +927,232 @@ static void adamw(ref_call *c) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Pruning and explanations
+ * ---------------------------------------------------------------------------------------- */
+
+static int bit_of(const ref_array *masks, int64_t s, int64_t row, int64_t column) {
+    int64_t at = (s * masks->shape[1] + row) * masks->shape[2] + column / 8;
+    return (int)masks->value[at] >> (column % 8) & 1;
+}
+
+static void fisher_add(ref_call *c) {
+    const ref_array *sums = &c->source[0], *dw = &c->source[1];
+    int64_t size = c->integer[0], n = dw->shape[1] * dw->shape[2], blocks = sums->shape[1];
+    for (int64_t i = 0; i < sums->n; i++) set(&c->result[0], i, sums->value[i], 1e-8 * fabs(sums->value[i]));
+    for (int64_t s = 0; s < dw->shape[0]; s++)
+        for (int64_t a = 0; a < n; a++)
+            for (int64_t b = a / size * size; b <= a; b++) {
+                int64_t i = a % size, j = b % size, at = (s * blocks + a / size) * sums->shape[2] + i * (i + 1) / 2 + j;
+                double product = dw->value[s * n + a] * dw->value[s * n + b];
+                set(&c->result[0], at, sums->value[at] + product, 1e-8 * (fabs(sums->value[at]) + fabs(product)));
+            }
+}
+
+static void row_saliency(ref_call *c) {
+    const ref_array *dw = &c->source[0], *w = &c->source[1];
+    int64_t out = w->shape[0], in = w->shape[1];
+    for (int64_t i = 0; i < dw->n; i++) {
+        double y = fabs(dw->value[i] * w->value[i % (out * in)]);
+        c->result[0].value[i / in] += y;
+        if (c->result[0].scale) c->result[0].scale[i / in] += 0.1 * y;
+    }
+}
+
+static void popup_back(ref_call *c) {
+    const ref_array *dense = &c->source[0], *w = &c->source[1], *score = &c->source[2], *masks = &c->source[3];
+    int64_t in = w->shape[1];
+    for (int64_t i = 0; i < dense->n; i++) {
+        int64_t at = i % w->n;
+        double y = dense->value[i] * w->value[at] * (score->value[i] < 0.0 ? -1.0 : 1.0);
+        set(&c->result[0], i, y, 0.2 * fabs(y));
+        if (bit_of(masks, i / w->n, at / in, at % in)) accumulate(&c->result[1], at, dense->value[i]);
+    }
+}
+
+static void copy_updated(ref_call *c, int result, int source) {
+    for (int64_t i = 0; i < c->source[source].n; i++) set(&c->result[result], i, c->source[source].value[i], 0.0);
+}
+
+static void assign(ref_call *c) {
+    copy_updated(c, 0, 1);
+}
+
+/* The diagonal of F⁻¹ by eliminating F beside the identity. */
+static void inverse_diagonal(const double *sums, int64_t size, double m, double damping, double *diagonal) {
+    long double *f = checked(calloc((size_t)(2 * size * size), sizeof *f));
+    for (int64_t a = 0; a < size; a++) {
+        for (int64_t b = 0; b < size; b++) {
+            int64_t high = a > b ? a : b, low = a > b ? b : a;
+            f[a * 2 * size + b] = sums[high * (high + 1) / 2 + low] / (long double)m +
+                                  (a == b ? (long double)damping : 0);
+        }
+        f[a * 2 * size + size + a] = 1;
+    }
+    for (int64_t k = 0; k < size; k++)
+        for (int64_t a = 0; a < size; a++) {
+            long double by = f[a * 2 * size + k] / f[k * 2 * size + k];
+            for (int64_t b = k; b < 2 * size && a != k; b++) f[a * 2 * size + b] -= by * f[k * 2 * size + b];
+        }
+    for (int64_t a = 0; a < size; a++) diagonal[a] = (double)(f[a * 2 * size + size + a] / f[a * 2 * size + a]);
+    free(f);
+}
+
+static double fisher_damping(const ref_call *c, int64_t s, const double *sums) {
+    const ref_array *w = &c->source[1], *masks = &c->source[2];
+    const double *number = c->source[3].value;
+    int64_t block = c->integer[0], triangle = block * (block + 1) / 2, in = w->shape[1];
+    double trace = 0.0, kept = 0.0;
+    for (int64_t i = 0; i < w->n; i++) {
+        int64_t j = i % block;
+        trace += sums[i / block * triangle + j * (j + 1) / 2 + j];
+        kept += bit_of(masks, s, i / in, i % in);
+    }
+    if (number[2] > 0.0) return number[2];
+    return kept > 0.0 && trace > 0.0 ? number[1] * (trace / number[0] / kept) : 1e-12;
+}
+
+static void fisher_scores(ref_call *c) {
+    const ref_array *sums = &c->source[0], *w = &c->source[1];
+    int64_t block = c->integer[0], triangle = block * (block + 1) / 2;
+    double *diagonal = checked(malloc((size_t)block * sizeof *diagonal));
+    for (int64_t s = 0; s < sums->shape[0]; s++) {
+        const double *of = sums->value + s * sums->shape[1] * triangle;
+        double damping = fisher_damping(c, s, of);
+        for (int64_t first = 0; first < w->n; first += block) {
+            int64_t size = w->n - first < block ? w->n - first : block;
+            inverse_diagonal(of + first / block * triangle, size, c->source[3].value[0], damping, diagonal);
+            for (int64_t j = 0; j < size; j++) {
+                double y = w->value[first + j] * w->value[first + j] / (2.0 * diagonal[j]);
+                set(&c->result[0], s * w->n + first + j, y, 1e-3 * y);
+            }
+        }
+    }
+    free(diagonal);
+}
+
+typedef struct ranked {
+    double score;
+    int64_t at;
+    int kept;
+} ranked;
+
+/* Those that are off, then by score, a NaN first, then by place. */
+static int compare_ranked(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    if (x->kept != y->kept) return x->kept - y->kept;
+    if (x->kept && isnan(x->score) != isnan(y->score)) return isnan(x->score) ? -1 : 1;
+    if (x->kept && x->score < y->score) return -1;
+    if (x->kept && x->score > y->score) return 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Marks in goes[n] which `zeros` of a stream's weights (or rows) the scores let go; those that are off go first. */
+static void choose(char *goes, const ref_array *score, const ref_array *masks, int64_t s, int64_t zeros, int choice) {
+    int64_t in = score->shape[score->n_dims - 1], out = masks->shape[1], n = out * in;
+    int64_t units = choice & SCBM_KEEP_ROWS ? out : n, of_unit = n / units, first = score->n_dims == 3 ? s * n : 0;
+    ranked *list = checked(malloc((size_t)units * sizeof *list));
+    for (int64_t u = 0; u < units; u++) {
+        double sum = 0.0;
+        int kept = !(choice & SCBM_KEEP_NESTED);
+        for (int64_t i = u * of_unit; i < (u + 1) * of_unit; i++) {
+            double x = score->value[first + i];
+            sum += choice & SCBM_KEEP_ROWS ? x * x : score->type == SCBM_F64 ? x : fabs(x);
+            kept |= bit_of(masks, s, i / in, i % in);
+        }
+        list[u] = (ranked){choice & SCBM_KEEP_ROWS ? sqrt(sum) : sum, u, kept};
+    }
+    qsort(list, (size_t)units, sizeof *list, compare_ranked);
+    memset(goes, 0, (size_t)n);
+    for (int64_t u = 0; u < zeros && u < units; u++) memset(goes + list[u].at * of_unit, 1, (size_t)of_unit);
+    free(list);
+}
+
+static void set_bit(ref_array *masks, int64_t s, int64_t row, int64_t column, int on) {
+    int64_t at = (s * masks->shape[1] + row) * masks->shape[2] + column / 8;
+    int byte = (int)masks->value[at] & 255;
+    byte = on ? byte | 1 << (column % 8) : byte & ~(1 << (column % 8));
+    masks->value[at] = (signed char)byte;
+}
+
+static void keep_largest(ref_call *c) {
+    const ref_array *score = &c->source[0], *before = &c->source[1];
+    ref_array *masks = &c->result[0];
+    int64_t in = score->shape[score->n_dims - 1], n = before->shape[1] * in;
+    int nested = (int)c->integer[0] & SCBM_KEEP_NESTED;
+    char *goes = checked(malloc((size_t)n));
+    copy_updated(c, 0, 1);
+    for (int64_t s = 0; s < before->shape[0]; s++) {
+        choose(goes, score, before, s, (int64_t)c->source[2].value[0], (int)c->integer[0]);
+        for (int64_t i = 0; i < before->shape[1] * before->shape[2] && !nested; i++)
+            masks->value[s * before->shape[1] * before->shape[2] + i] = 0.0;
+        for (int64_t i = 0; i < n; i++) {
+            int kept = nested ? bit_of(before, s, i / in, i % in) : 1;
+            set_bit(masks, s, i / in, i % in, kept && !goes[i]);
+        }
+    }
+    free(goes);
+}
+
+static void agree(ref_call *c) {
+    const ref_array *score = &c->source[0], *before = &c->source[1], *after = &c->source[2];
+    int64_t in = score->shape[score->n_dims - 1], n = before->shape[1] * in;
+    char *goes = checked(malloc((size_t)n));
+    for (int64_t s = 0; s < before->shape[0]; s++) {
+        int64_t count = 0;
+        choose(goes, score, before, s, (int64_t)c->source[3].value[0], SCBM_KEEP_NESTED);
+        for (int64_t i = 0; i < n; i++) count += !goes[i] && bit_of(after, s, i / in, i % in);
+        set(&c->result[0], s, (double)count, 0.0);
+    }
+    free(goes);
+}
+
+/* All weights that may go, or come, in order. */
+static int64_t rank_moves(ranked *list, const ref_call *c, int comes, int is_signed) {
+    const ref_array *w = &c->source[1], *masks = &c->source[2];
+    int64_t in = w->shape[1], n = 0;
+    for (int64_t i = 0; i < w->n; i++) {
+        double product = c->source[0].value[i] * w->value[i], score = is_signed ? -product : fabs(product);
+        if (bit_of(masks, 0, i / in, i % in) == comes) continue;
+        if (comes) score = -score;
+        if (is_signed && !(score < 0.0)) continue;
+        list[n++] = (ranked){score, i / in * masks->shape[2] * 8 + i % in, 1};
+    }
+    qsort(list, (size_t)n, sizeof *list, compare_ranked);
+    return n;
+}
+
+static void mask_moves(ref_call *c) {
+    const double *wanted = c->source[3].value + 2 * c->integer[0];
+    int64_t n = c->source[1].n, most = c->source[4].shape[1], q = (int64_t)wanted[0] < most ? (int64_t)wanted[0] : most;
+    ranked *list[2];
+    copy_updated(c, 0, 4);
+    copy_updated(c, 1, 5);
+    for (int comes = 0; comes < 2; comes++) {
+        list[comes] = checked(malloc((size_t)(n + 1) * sizeof *list[comes]));
+        int64_t there = rank_moves(list[comes], c, comes, wanted[1] != 0.0);
+        q = there < q ? there : q;
+    }
+    for (int comes = 0; comes < 2; comes++) {
+        for (int64_t i = 0; i < q; i++) set(&c->result[0], comes * most + i, (double)list[comes][i].at, 0.0);
+        free(list[comes]);
+    }
+    set(&c->result[1], c->integer[0], (double)(q < 0 ? 0 : q), 0.0);
+}
+
+static void flip_bits(ref_call *c) {
+    const ref_array *moves = &c->source[1];
+    const double *wanted = c->source[3].value + 2 * c->integer[0];
+    double count = c->source[2].value[c->integer[0]];
+    int64_t row_bits = c->source[0].shape[2] * 8;
+    copy_updated(c, 0, 0);
+    for (int64_t i = 0; i < (int64_t)fmin(wanted[0], count) && i < moves->shape[1]; i++)
+        for (int comes = 0; comes < 2; comes++) {
+            int64_t at = (int64_t)moves->value[comes * moves->shape[1] + i];
+            set_bit(&c->result[0], 0, at / row_bits, at % row_bits, comes ? wanted[1] == 0.0 : wanted[1] != 0.0);
+        }
+}
+
+/* ------------------------------------------------------------------------------------------
  * All ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -981,6 +1208,15 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_SQUARE_SUM] = square_sum,
         [SCBM_OP_CLIP] = clip,
         [SCBM_OP_ADAMW] = adamw,
+        [SCBM_OP_FISHER_ADD] = fisher_add,
+        [SCBM_OP_ROW_SALIENCY] = row_saliency,
+        [SCBM_OP_POPUP_BACK] = popup_back,
+        [SCBM_OP_ASSIGN] = assign,
+        [SCBM_OP_FISHER_SCORES] = fisher_scores,
+        [SCBM_OP_KEEP_LARGEST] = keep_largest,
+        [SCBM_OP_AGREE] = agree,
+        [SCBM_OP_MASK_MOVES] = mask_moves,
+        [SCBM_OP_FLIP_BITS] = flip_bits,
     };
     for (int i = 0; i < call->n_results; i++) {
         ref_array *a = &call->result[i];

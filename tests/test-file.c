@@ -172,7 +172,7 @@ static void fill(float *values, int n) {
 static void tensors_of_every_type_come_back(void **state) {
     (void)state;
     float values[ROWS * COLUMNS], read[ROWS * COLUMNS];
-    unsigned char converted[SCBM_TYPE_COUNT][ROWS * COLUMNS * 4];
+    unsigned char converted[SCBM_TYPE_COUNT][ROWS * COLUMNS * 8];
     scbm_tensor plain[SCBM_TYPE_COUNT], source[SCBM_TYPE_COUNT];
     scbm_writer *w;
     scbm_file *f;

@@ -234,15 +234,23 @@ typedef struct gradients {
     int k;
 } gradients;
 
-static scbm_status keep_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
+static scbm_status keep_gradient(void *user, const scbm_tensor *gradient) {
     gradients *g = user;
-    int64_t n = scbm_tensor_elements(weight);
     for (int j = 0; j < sparse->network.backbone.n_parameters; j++) {
-        if (sparse->network.backbone.parameters[j].tensor != weight) continue;
+        const scbm_tensor *weight = sparse->network.backbone.parameters[j].tensor;
+        if (!weight || strcmp(weight->name, gradient->name)) continue;
+        int64_t n = scbm_tensor_elements(weight);
         g->of[j] = malloc((size_t)n * sizeof(float));
         memcpy(g->of[j], (const float *)gradient->data + g->k * n, (size_t)n * sizeof(float));
     }
     return SCBM_OK;
+}
+
+/* Each gradient is handed over as soon as it is computed. */
+static scbm_tensor *watch_gradient(void *user, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
+    snprintf(gradient->name, sizeof gradient->name, "%s", weight->name);
+    scbm_graph_watch(graph, gradient, keep_gradient, user);
+    return NULL;
 }
 
 static void compute_gradients(gradients *g, int text, int k, int c) {
@@ -266,8 +274,8 @@ static void compute_gradients(gradients *g, int text, int k, int c) {
     settings.only = only;
     for (int j = 0; j < network.backbone.n_parameters; j++)
         if (network.backbone.parameters[j].masks) only[settings.n_only++] = network.backbone.parameters[j].tensor;
-    settings.on_gradient = keep_gradient;
-    settings.on_gradient_user = g;
+    settings.take_gradient = watch_gradient;
+    settings.take_gradient_user = g;
     assert_ok(scbm_context_create(&context, &one_thread, NULL));
     assert_ok(cbm_training_graph_create(&graph, &network, context, &settings));
     assert_ok(cbm_sequences_add(&sequences, sparse->tokenizer, data.text[text], data.text_length[text],

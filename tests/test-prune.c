@@ -83,7 +83,7 @@ static void methods_have_names_and_help(void **state) {
         assert_ok(cbm_prune_find(cbm_prune_method_name(n), &kind));
         assert_string_equal(kind->name, cbm_prune_method_name(n));
         assert_true(strlen(cbm_prune_method_help(n)) > 5);
-        assert_true(!kind->gradient == !kind->after_step); /* what learns from steps changes masks after them */
+        assert_true(!kind->take_gradient == !kind->after_step); /* what learns from steps changes masks after them */
     }
     assert_true(n >= 5);
     assert_null(cbm_prune_method_help(n));
@@ -380,12 +380,20 @@ static int matrix_of(const rig *r, const scbm_tensor *weight) {
     return m;
 }
 
-static scbm_status keep_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
+static scbm_status keep_gradient(void *user, const scbm_tensor *gradient) {
     evidence *e = user;
-    int m = matrix_of(e->r, weight);
+    int m = 0;
+    while (strcmp(e->r->parameter[m]->tensor->name, gradient->name)) m++;
     int64_t n = K * size_of(e->r, m);
     memcpy(e->gradient[m] + e->batch * n, gradient->data, (size_t)n * sizeof(float));
     return SCBM_OK;
+}
+
+/* Each gradient is handed over as soon as it is computed. */
+static scbm_tensor *watch_gradient(void *user, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
+    snprintf(gradient->name, sizeof gradient->name, "%s", weight->name);
+    scbm_graph_watch(graph, gradient, keep_gradient, user);
+    return NULL;
 }
 
 static void keep_scores(void *user, const scbm_tensor *weight, int stream, const double *score) {
@@ -411,8 +419,8 @@ static void collect_gradients(rig *r, evidence *e, int64_t epoch, int64_t n_batc
     settings.max_tokens = batch * SMALL_MAX_TOKENS;
     settings.max_texts = batch;
     settings.weight_gradients = SCBM_DW_MASKED;
-    settings.on_gradient = keep_gradient;
-    settings.on_gradient_user = e;
+    settings.take_gradient = watch_gradient;
+    settings.take_gradient_user = e;
     assert_ok(cbm_training_graph_create(&graph, &r->network, r->context, &settings));
     for (e->batch = 0; e->batch < n_batches; e->batch++) {
         int64_t tokens = cbm_training_fill(&graph, &r->network, &r->sequences, &train_data, rows + e->batch * batch, batch, NULL, 1);
@@ -760,8 +768,15 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
     for (int64_t i = 0; i < K * n; i++) g[i] = (float)scbm_random_normal(&random);
     float *score = p->scores[3]->data;
     score[7] = -score[7];
-    assert_ok(cbm_prune_gradient(&r.run, weight, &dense_gradient));
-    const float *w = weight->data, *ds = p->gradients[3]->data, *dw = cbm_prune_weight_gradient(&r.run, weight)->data;
+    scbm_graph *graph;
+    assert_ok(scbm_graph_create(&graph, r.context));
+    scbm_tensor *of_weight = scbm_output(graph, cbm_prune_take_gradient(&r.run, graph, weight, &dense_gradient));
+    scbm_output(graph, p->gradients[3]);
+    assert_ok(scbm_tensor_init(&other, "other", SCBM_F32, 2, shape + 1));
+    assert_null(cbm_prune_take_gradient(&r.run, graph, &other, &dense_gradient));
+    assert_ok(scbm_graph_plan(graph));
+    assert_ok(scbm_graph_run(graph, 0, 0));
+    const float *w = weight->data, *ds = p->gradients[3]->data, *dw = of_weight->data;
     for (int64_t i = 0; i < n; i++) {
         float sum = 0.0f;
         for (int k = 0; k < K; k++) {
@@ -771,9 +786,7 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
         }
         assert_true(dw[i] == sum);
     }
-    assert_null(cbm_prune_weight_gradient(&r.run, &dense_gradient));
-    assert_ok(scbm_tensor_init(&other, "other", SCBM_F32, 2, shape + 1));
-    assert_error(cbm_prune_gradient(&r.run, &other, &dense_gradient), SCBM_ERROR_ARGUMENT, "other is not prunable");
+    scbm_graph_free(graph);
     int64_t victim = 0;
     while (cbm_mask_get(cbm_mask_row(masks, 1, victim / in), victim % in)) victim++;
     score[n + victim] = 100.0f;

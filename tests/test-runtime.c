@@ -90,7 +90,7 @@ static void types_have_names_and_sizes(void **state) {
     } wanted[SCBM_TYPE_COUNT] = {
         [SCBM_F32] = {"f32", 1, 4, 1},     [SCBM_F16] = {"f16", 1, 2, 1}, [SCBM_BF16] = {"bf16", 1, 2, 1},
         [SCBM_I32] = {"i32", 1, 4, 0},     [SCBM_I8] = {"i8", 1, 1, 0},   [SCBM_Q8_0] = {"q8_0", 32, 34, 1},
-        [SCBM_Q4_0] = {"q4_0", 32, 18, 1},
+        [SCBM_Q4_0] = {"q4_0", 32, 18, 1}, [SCBM_F64] = {"f64", 1, 8, 0},
     };
     for (int i = 0; i < SCBM_TYPE_COUNT; i++) {
         const scbm_type_info *info = scbm_type_of((scbm_type)i);

@@ -35,8 +35,7 @@ static void free_explainer(cbm_context *ctx, void *state) {
                             r->word_value,
                             (void *)r->token_place,
                             (void *)r->word_place,
-                            x->rows.watched,
-                            x->rows.row,
+                            x->rows.sums,
                             x->rows.saliency,
                             x->stream_sum};
     cbm_explain_free_graph(&x->attribution);
@@ -61,11 +60,7 @@ scbm_status cbm_explainer_create(cbm_context *ctx) {
     x->tokens.hooks = &ctx->hooks;
     x->has_subnetworks = cbm_explainer_concepts(x) > 0;
     scbm_status status = x->has_subnetworks ? cbm_subnetworks_create(&x->subnetworks, ctx->model, hooks) : SCBM_OK;
-    for (int m = 0; m < x->subnetworks.n_matrices; m++) {
-        x->rows.n_neurons += x->subnetworks.matrices[m].rows;
-        if (x->subnetworks.matrices[m].columns > x->rows.longest_row)
-            x->rows.longest_row = x->subnetworks.matrices[m].columns;
-    }
+    for (int m = 0; m < x->subnetworks.n_matrices; m++) x->rows.n_neurons += x->subnetworks.matrices[m].rows;
     if (!status) status = cbm_context_set_part(ctx, free_explainer, x);
     if (status) free_explainer(ctx, x);
     return status;

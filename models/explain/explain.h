@@ -87,20 +87,11 @@ typedef struct cbm_explain_group {
         baseline_capacity, gradient_capacity;
 } cbm_explain_group;
 
-/* A prunable weight whose gradient is handed over, and where its neurons begin among all of a concept's. */
-typedef struct cbm_watched_weight {
-    cbm_explainer *explainer;
-    const scbm_tensor *weight;
-    int64_t first_neuron;
-    const scbm_tensor *gradient; /* while the rows are summed */
-} cbm_watched_weight;
-
 /* Neurons: the rows of all matrices. */
 typedef struct cbm_neuron_rows {
-    int64_t n_neurons, longest_row;
-    cbm_watched_weight *watched; /* [n_matrices] */
-    float *row;                  /* [workers, longest row]: a weight's row as f32 */
-    double *saliency;            /* [K, neurons] */
+    int64_t n_neurons;
+    scbm_tensor **sums; /* [n_matrices]: of the graph, F32 [K, out] */
+    double *saliency;   /* [K, neurons] */
 } cbm_neuron_rows;
 
 /* What the caller gets of a group. */

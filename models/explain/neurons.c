@@ -6,31 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Σ_j |w_j · g_j| of a row, for every concept; the gradient is zero where the mask is. */
-static void sum_row(void *user, int64_t row, int worker) {
-    cbm_watched_weight *watched = user;
-    cbm_explainer *x = watched->explainer;
-    const scbm_tensor *weight = watched->weight, *gradient = watched->gradient;
-    const scbm_type_info *type = scbm_type_of(weight->type);
-    int64_t out = weight->shape[0], in = weight->shape[1];
-    size_t bytes = (size_t)(in / type->block) * (size_t)type->block_bytes;
-    float *w = x->rows.row + worker * x->rows.longest_row;
-    scbm_convert(SCBM_F32, w, weight->type, (const char *)weight->data + (size_t)row * bytes, in);
-    for (int64_t k = 0; k < gradient->shape[0]; k++) {
-        const float *g = (const float *)gradient->data + (k * out + row) * in;
-        double sum = 0.0;
-        for (int64_t j = 0; j < in; j++) sum += fabs((double)w[j] * (double)g[j]);
-        x->rows.saliency[k * x->rows.n_neurons + watched->first_neuron + row] = sum;
-    }
-}
-
-static scbm_status sum_rows(void *user, const scbm_tensor *gradient) {
-    cbm_watched_weight *watched = user;
-    watched->gradient = gradient;
-    scbm_parallel(watched->explainer->ctx->runtime, watched->weight->shape[0], sum_row, watched);
-    return SCBM_OK;
-}
-
 static scbm_status build_saliency(cbm_explainer *x, cbm_explain_graph *made) {
     const cbm_backbone *backbone = &cbm_explainer_network(x)->backbone;
     int n = 0;
@@ -43,32 +18,33 @@ static scbm_status build_saliency(cbm_explainer *x, cbm_explain_graph *made) {
     for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) weights[n++] = p->tensor;
     scbm_graph_set_weight_gradients(made->graph, SCBM_DW_MASKED);
     status = scbm_graph_backward(made->graph, loss, weights, n);
-    for (int i = 0; i < n && !status; i++)
-        status = scbm_graph_watch(made->graph, scbm_graph_gradient(made->graph, weights[i]), sum_rows,
-                                  &x->rows.watched[i]);
+    for (int i = 0; i < n && !status; i++) {
+        scbm_tensor *gradient = scbm_graph_gradient(made->graph, weights[i]);
+        scbm_graph_discard(made->graph, gradient);
+        x->rows.sums[i] = scbm_graph_fetch(made->graph, scbm_row_saliency(made->graph, gradient, weights[i]));
+    }
     scbm_release(cbm_explainer_hooks(x), weights);
     return status ? status : scbm_graph_plan(made->graph);
 }
 
 static scbm_status prepare_saliency(cbm_explainer *x) {
-    const cbm_backbone *backbone = &cbm_explainer_network(x)->backbone;
     const scbm_hooks *hooks = cbm_explainer_hooks(x);
-    size_t n_concepts = (size_t)cbm_explainer_network(x)->heads.n_concepts,
-           workers = (size_t)scbm_context_workers(x->ctx->runtime);
-    if (x->rows.watched && x->rows.row && x->rows.saliency) return SCBM_OK;
-    if (!x->rows.watched)
-        x->rows.watched = scbm_alloc_array(hooks, (size_t)x->subnetworks.n_matrices, sizeof *x->rows.watched);
-    if (!x->rows.row) x->rows.row = scbm_alloc_array(hooks, workers * (size_t)x->rows.longest_row, sizeof *x->rows.row);
+    size_t n_concepts = (size_t)cbm_explainer_concepts(x);
+    if (!x->rows.sums) x->rows.sums = scbm_alloc_array(hooks, (size_t)x->subnetworks.n_matrices, sizeof *x->rows.sums);
     if (!x->rows.saliency)
         x->rows.saliency = scbm_alloc_array(hooks, n_concepts * (size_t)x->rows.n_neurons, sizeof *x->rows.saliency);
-    if (!x->rows.watched || !x->rows.row || !x->rows.saliency) return SCBM_ERROR_MEMORY;
-    int64_t first = 0;
-    cbm_watched_weight *watched = x->rows.watched;
-    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p));) {
-        *watched++ = (cbm_watched_weight){x, p->tensor, first, NULL};
-        first += p->tensor->shape[0];
-    }
-    return SCBM_OK;
+    return x->rows.sums && x->rows.saliency ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+/* The rows of all matrices, one matrix behind the other. */
+static void read_sums(cbm_explainer *x) {
+    double *to = x->rows.saliency;
+    for (int k = 0; k < cbm_explainer_concepts(x); k++)
+        for (int m = 0; m < x->subnetworks.n_matrices; m++) {
+            int64_t out = x->rows.sums[m]->shape[1];
+            const float *from = (const float *)x->rows.sums[m]->data + k * out;
+            for (int64_t row = 0; row < out; row++) *to++ = (double)from[row];
+        }
 }
 
 /* The matrix and row of a neuron. */
@@ -107,6 +83,7 @@ scbm_status cbm_find_neurons(cbm_explainer *x, int text) {
     scbm_status status = prepare_saliency(x);
     if (!status) status = cbm_explain_prepare_graph(x, &x->saliency, x->group.text[text].n_tokens, 1, build_saliency);
     if (!status) status = cbm_explain_run_text(x, &x->saliency, text);
+    if (!status) read_sums(x);
     int64_t *best = status ? NULL : scbm_alloc_array(cbm_explainer_hooks(x), (size_t)n, sizeof *best);
     if (!best) return status ? status : SCBM_ERROR_MEMORY;
     for (int k = 0; k < n_concepts; k++) {

@@ -66,7 +66,10 @@ size_t cbm_fisher_scratch(const cbm_prune_options *o) { /* two triangles and a d
 }
 
 void cbm_fisher_clear(cbm_fisher *f) {
-    for (int i = 0; i < f->n; i++) scbm_release(f->hooks, f->matrix[i].sums);
+    for (int i = 0; i < f->n; i++) {
+        scbm_tensor_forget(&f->matrix[i].sums);
+        scbm_release(f->hooks, f->matrix[i].sums.data);
+    }
     scbm_release(f->hooks, f->matrix);
     f->matrix = NULL;
     f->n = 0;
@@ -76,7 +79,7 @@ scbm_status cbm_fisher_create(cbm_fisher *f, scbm_context *context, const cbm_pr
                               cbm_parameter **parameter, int n, int n_streams, const scbm_hooks *hooks) {
     int64_t block = options->fisher_block;
     size_t taken = 0;
-    *f = (cbm_fisher){context, hooks, options, n_streams, block * (block + 1) / 2, NULL, 0, NULL, NULL};
+    *f = (cbm_fisher){context, hooks, options, n_streams, block * (block + 1) / 2, NULL, 0};
     f->matrix = scbm_alloc_array(hooks, (size_t)n, sizeof *f->matrix);
     if (!f->matrix) return SCBM_ERROR_MEMORY;
     for (f->n = 0; f->n < n; f->n++) {
@@ -85,9 +88,11 @@ scbm_status cbm_fisher_create(cbm_fisher *f, scbm_context *context, const cbm_pr
         m->n = scbm_tensor_elements(m->parameter->tensor);
         m->n_blocks = (m->n + block - 1) / block;
         taken += cbm_fisher_bytes(options, m->parameter->tensor, n_streams);
-        m->sums = scbm_alloc_array(hooks, (size_t)n_streams * (size_t)m->n_blocks * (size_t)f->triangle,
-                                   sizeof(double));
-        if (!m->sums)
+        const int64_t shape[3] = {n_streams, m->n_blocks, f->triangle};
+        scbm_status status = scbm_tensor_init(&m->sums, m->parameter->tensor->name, SCBM_F64, 3, shape);
+        if (status) return status;
+        m->sums.data = scbm_alloc_array(hooks, (size_t)scbm_tensor_elements(&m->sums), sizeof(double));
+        if (!m->sums.data)
             return scbm_fail(
                 SCBM_ERROR_MEMORY,
                 "pruning: out of memory at %.1f MiB of Fisher matrices; a fisher_memory of %.0f MiB makes smaller "
@@ -97,44 +102,10 @@ scbm_status cbm_fisher_create(cbm_fisher *f, scbm_context *context, const cbm_pr
     return SCBM_OK;
 }
 
-enum { BLOCKS_PER_TASK = 1024 };
-
-/* Adds g gᵀ to one block. */
-static void add_outer_product(double *sums, const float *gradient, int64_t size) {
-    for (int64_t i = 0; i < size; i++, sums += i) {
-        double g = (double)gradient[i];
-        if (g == 0.0) continue;
-        for (int64_t j = 0; j <= i; j++) sums[j] += g * (double)gradient[j];
-    }
-}
-
-static void add_task(void *arg, int64_t index, int worker) {
-    const cbm_fisher *f = arg;
-    const cbm_fisher_matrix *m = f->target;
-    int64_t tasks = (m->n_blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK, stream = index / tasks;
-    int64_t first = index % tasks * BLOCKS_PER_TASK, end = first + BLOCKS_PER_TASK;
-    const float *gradient = (const float *)f->gradient->data + stream * m->n;
-    double *sums = m->sums + stream * m->n_blocks * f->triangle;
-    (void)worker;
-    for (int64_t b = first; b < end && b < m->n_blocks; b++) {
-        int64_t start = b * f->options->fisher_block, left = m->n - start;
-        add_outer_product(sums + b * f->triangle, gradient + start,
-                          left < f->options->fisher_block ? left : f->options->fisher_block);
-    }
-}
-
-scbm_status cbm_fisher_add(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
-    cbm_fisher *f = user;
-    for (int i = 0; i < f->n; i++) {
-        cbm_fisher_matrix *m = &f->matrix[i];
-        if (m->parameter->tensor != weight) continue;
-        f->target = m;
-        f->gradient = gradient;
-        int64_t tasks = (m->n_blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK;
-        scbm_parallel(f->context, f->n_streams * tasks, add_task, f);
-        return SCBM_OK;
-    }
-    return SCBM_OK;
+void cbm_fisher_add(cbm_fisher *f, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
+    for (int i = 0; i < f->n; i++)
+        if (f->matrix[i].parameter->tensor == weight)
+            scbm_fisher_add(graph, &f->matrix[i].sums, gradient, f->options->fisher_block);
 }
 
 #define AT(i, j) (((i) * ((i) + 1) / 2 + (j)) * LANES)
@@ -197,7 +168,7 @@ static void inverse_diagonals(const double *sums, int64_t stride, int n, int64_t
 static double damping_of(const cbm_fisher *f, const cbm_fisher_matrix *m, int stream, double n_gradients) {
     const cbm_prune_options *o = f->options;
     if (o->damping_absolute > 0) return o->damping_absolute;
-    const double *sums = m->sums + stream * m->n_blocks * f->triangle;
+    const double *sums = (const double *)m->sums.data + stream * m->n_blocks * f->triangle;
     int64_t kept = cbm_mask_kept(m->parameter->masks, stream);
     double trace = 0.0;
     for (int64_t b = 0; b < m->n_blocks; b++)
@@ -209,7 +180,7 @@ static double damping_of(const cbm_fisher *f, const cbm_fisher_matrix *m, int st
 void cbm_fisher_scores(const cbm_fisher *f, const cbm_fisher_matrix *m, int stream, double n_gradients, double *score,
                        double *scratch) {
     const float *w = m->parameter->tensor->data;
-    const double *sums = m->sums + stream * m->n_blocks * f->triangle;
+    const double *sums = (const double *)m->sums.data + stream * m->n_blocks * f->triangle;
     double damping = damping_of(f, m, stream, n_gradients);
     double *diagonal = scratch + 2 * f->triangle * LANES;
     int64_t block = f->options->fisher_block, n_whole = m->n / block; /* the last block may be shorter */

@@ -14,7 +14,7 @@
 typedef struct cbm_fisher_matrix {
     cbm_parameter *parameter;
     int64_t n, n_blocks; /* weights, blocks of B of them; the last may be shorter */
-    double *sums;        /* [K, n_blocks, B (B + 1) / 2] */
+    scbm_tensor sums;    /* F64 [K, n_blocks, B (B + 1) / 2] */
 } cbm_fisher_matrix;
 
 typedef struct cbm_fisher {
@@ -25,8 +25,6 @@ typedef struct cbm_fisher {
     int64_t triangle;          /* numbers in a block's lower triangle */
     cbm_fisher_matrix *matrix; /* [n] */
     int n;
-    const scbm_tensor *gradient; /* [K, out, in], being added */
-    cbm_fisher_matrix *target;
 } cbm_fisher;
 
 /* How many gradients there are, of how many texts each. */
@@ -46,8 +44,8 @@ size_t cbm_fisher_scratch(const cbm_prune_options *options);
 scbm_status cbm_fisher_create(cbm_fisher *fisher, scbm_context *context, const cbm_prune_options *options,
                               cbm_parameter **parameter, int n, int n_streams, const scbm_hooks *hooks);
 void cbm_fisher_clear(cbm_fisher *fisher);
-/* Adds g gᵀ of one gradient [K, out, in]: what a training graph hands over. */
-scbm_status cbm_fisher_add(void *fisher, const scbm_tensor *weight, const scbm_tensor *gradient);
+/* Adds g gᵀ of a weight's gradient [K, out, in], as a node of its graph. */
+void cbm_fisher_add(cbm_fisher *fisher, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient);
 /* w² / (2 [F⁻¹]_jj) of a matrix's weights for one stream, after n_gradients gradients. For several threads at once. */
 void cbm_fisher_scores(const cbm_fisher *fisher, const cbm_fisher_matrix *matrix, int stream, double n_gradients,
                        double *score, double *scratch);

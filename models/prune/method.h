@@ -31,11 +31,12 @@ typedef struct cbm_prune_kind {
     /* When masks are there: makes run->state, of which `end` frees all. `steps`: see cbm_prune_begin. */
     scbm_status (*begin)(cbm_prune_run *run, int64_t steps);
     void (*end)(cbm_prune_run *run);
-    /* Takes a matrix's gradients [S, out, in] in each step, and adds them to those before where run->adds_gradients says
-     * so. Whoever does has an after_step, too, and makes the matrix's own gradient (see cbm_prune_weight_gradient). */
-    scbm_status (*gradient)(cbm_prune_run *run, int matrix, const scbm_tensor *gradient);
-    scbm_tensor *(*weight_gradient)(const cbm_prune_run *run, int matrix);
-    scbm_status (*after_step)(cbm_prune_run *run, float rate); /* the masks are chosen anew after it */
+    /* Takes a matrix's gradients [S, out, in] of each step as nodes (see cbm_take_gradient). Whoever does adds its step (see
+     * cbm_prune_add_step), which begins before each run and ends after it. */
+    scbm_tensor *(*take_gradient)(cbm_prune_run *run, int matrix, scbm_graph *graph, scbm_tensor *gradient);
+    scbm_status (*add_step)(cbm_prune_run *run, scbm_graph *batch, scbm_graph *step, scbm_tensor *keep);
+    scbm_status (*begin_step)(cbm_prune_run *run, float rate);
+    scbm_status (*after_step)(cbm_prune_run *run); /* the masks are chosen anew after it */
 
     /* The scores of a matrix's weights for one stream; the smallest go. For several threads at once. `scratch` has as many
      * numbers as `n_scratch` says. */

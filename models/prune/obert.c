@@ -76,9 +76,10 @@ typedef struct obert {
     int64_t done, total; /* gradients of all groups */
 } obert;
 
-static scbm_status add_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
+static scbm_tensor *take_gradient(void *user, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
     obert *o = user;
-    return cbm_fisher_add(&o->fisher, weight, gradient);
+    cbm_fisher_add(&o->fisher, graph, weight, gradient);
+    return NULL;
 }
 
 static scbm_status tell_progress(void *user, int64_t done) {
@@ -96,6 +97,7 @@ static scbm_status choose_group(obert *o, int n, cbm_gradient_request *request) 
     request->weights = run->weight + o->first;
     request->n = n;
     if (!status) status = run->gradients(run->user, request);
+    for (int i = 0; i < n && !status; i++) status = scbm_tensor_fetch(&o->fisher.matrix[i].sums, run->context);
     if (!status) cbm_prune_choose(run, o->first, n);
     cbm_fisher_clear(&o->fisher);
     return status;
@@ -119,7 +121,7 @@ static scbm_status choose_groups(obert *o, cbm_gradient_request *request, cbm_pr
 /* Every group's gradients are those of the same network: new masks come into force when all have been chosen. */
 static scbm_status choose_obert(cbm_prune_run *run, cbm_prune_report *report) {
     obert o = {.run = run, .fisher = {.hooks = run->hooks}};
-    cbm_gradient_request request = {.on_gradient = add_gradient, .on_batch = tell_progress, .user = &o};
+    cbm_gradient_request request = {.take_gradient = take_gradient, .on_batch = tell_progress, .user = &o};
     int32_t *rows = NULL;
     scbm_status status = cbm_fisher_draw(run, run->epoch, &rows, &request.n_batches, &request.batch);
     request.rows = rows;

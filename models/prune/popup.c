@@ -46,13 +46,11 @@ static void start_scores(scbm_tensor *score, const scbm_tensor *weight) {
 static scbm_status create_arrays(const cbm_prune_run *run, cbm_popup *popup) {
     size_t n = (size_t)run->n;
     popup->score = scbm_alloc_array(run->hooks, n, sizeof *popup->score);
-    popup->gradient = scbm_alloc_array(run->hooks, n, sizeof *popup->gradient);
+    popup->sum = scbm_alloc_array(run->hooks, n, sizeof *popup->sum);
     popup->scores = scbm_alloc_array(run->hooks, n, sizeof *popup->scores);
     popup->gradients = scbm_alloc_array(run->hooks, n, sizeof *popup->gradients);
-    if (!run->options->freeze_weights)
-        popup->weight_gradient = scbm_alloc_array(run->hooks, n, sizeof *popup->weight_gradient);
-    int has_all = popup->score && popup->gradient && popup->scores && popup->gradients;
-    return has_all && (popup->weight_gradient || run->options->freeze_weights) ? SCBM_OK : SCBM_ERROR_MEMORY;
+    int has_all = popup->score && popup->sum && popup->scores && popup->gradients;
+    return has_all ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
 static scbm_status create_matrices(const cbm_prune_run *run, cbm_popup *popup) {
@@ -60,11 +58,7 @@ static scbm_status create_matrices(const cbm_prune_run *run, cbm_popup *popup) {
     for (int i = 0; i < run->n && !status; i++) {
         const scbm_tensor *weight = run->weight[i];
         popup->scores[i] = &popup->score[i];
-        popup->gradients[i] = &popup->gradient[i];
         status = create_tensor(&popup->score[i], "score.", weight, run->n_streams, run->hooks);
-        if (!status) status = create_tensor(&popup->gradient[i], "grad.", weight, run->n_streams, run->hooks);
-        if (!status && popup->weight_gradient)
-            status = create_tensor(&popup->weight_gradient[i], "grad.", weight, 0, run->hooks);
         if (!status) start_scores(&popup->score[i], weight);
     }
     return status;
@@ -100,17 +94,20 @@ static scbm_status begin_popup(cbm_prune_run *run, int64_t steps) {
     return status ? status : create_optimizer(run, popup, steps);
 }
 
+static void release_tensor(scbm_tensor *tensor, const scbm_hooks *hooks) {
+    scbm_tensor_forget(tensor);
+    scbm_release(hooks, tensor->data);
+}
+
 static void end_popup(cbm_prune_run *run) {
     cbm_popup *popup = run->state;
     scbm_adamw_free(popup->optimizer);
     for (int i = 0; i < run->n; i++) {
-        if (popup->score) scbm_release(run->hooks, popup->score[i].data);
-        if (popup->gradient) scbm_release(run->hooks, popup->gradient[i].data);
-        if (popup->weight_gradient) scbm_release(run->hooks, popup->weight_gradient[i].data);
+        if (popup->score) release_tensor(&popup->score[i], run->hooks);
+        if (popup->sum) release_tensor(&popup->sum[i], run->hooks);
     }
     scbm_release(run->hooks, popup->score);
-    scbm_release(run->hooks, popup->gradient);
-    scbm_release(run->hooks, popup->weight_gradient);
+    scbm_release(run->hooks, popup->sum);
     scbm_release(run->hooks, popup->scores);
     scbm_release(run->hooks, popup->gradients);
     scbm_release(run->hooks, popup);
@@ -121,55 +118,33 @@ static void end_popup(cbm_prune_run *run) {
  * Steps
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct gradient_run {
-    const scbm_tensor *dense, *weight, *score, *masks;
-    scbm_tensor *gradient, *weight_gradient; /* the latter NULL: not wanted */
-    int adds;                                /* to the scores' gradient; the weights' is whoever trains's to add */
-} gradient_run;
+static scbm_tensor *take_gradient(cbm_prune_run *run, int matrix, scbm_graph *graph, scbm_tensor *gradient) {
+    cbm_popup *popup = run->state;
+    const scbm_node *node = scbm_popup_back(graph, gradient, run->weight[matrix], &popup->score[matrix],
+                                            run->matrix[matrix]->masks);
+    popup->gradients[matrix] = node ? node->result[0] : NULL;
+    return node && !run->options->freeze_weights ? node->result[1] : NULL;
+}
 
-/* One row of a matrix, of all concepts. */
-static void gradient_task(void *arg, int64_t row, int worker) {
-    const gradient_run *r = arg;
-    int64_t in = r->weight->shape[1], n = r->weight->shape[0] * in;
-    const float *w = (const float *)r->weight->data + row * in;
-    float *dw = r->weight_gradient ? (float *)r->weight_gradient->data + row * in : NULL;
-    (void)worker;
-    if (dw) memset(dw, 0, (size_t)in * sizeof *dw);
-    for (int s = 0; s < (int)r->score->shape[0]; s++) {
-        const float *dense = (const float *)r->dense->data + s * n + row * in;
-        const float *score = (const float *)r->score->data + s * n + row * in;
-        float *gradient = (float *)r->gradient->data + s * n + row * in;
-        const uint8_t *bits = cbm_mask_row(r->masks, s, row);
-        for (int64_t j = 0; j < in; j++) {
-            float part = dense[j] * w[j] * (score[j] < 0.0f ? -1.0f : 1.0f);
-            gradient[j] = r->adds ? gradient[j] + part : part;
-        }
-        for (int64_t j = 0; j < in && dw; j++)
-            if (cbm_mask_get(bits, j)) dw[j] += dense[j];
+static scbm_status add_step(cbm_prune_run *run, scbm_graph *batch, scbm_graph *step, scbm_tensor *keep) {
+    cbm_popup *popup = run->state;
+    for (int i = 0; i < run->n && keep; i++) {
+        scbm_status status = SCBM_OK;
+        if (!popup->sum[i].data)
+            status = create_tensor(&popup->sum[i], "grad.", run->weight[i], run->n_streams, run->hooks);
+        if (status) return status;
+        scbm_accumulate(batch, &popup->sum[i], popup->gradients[i], keep);
+        popup->gradients[i] = &popup->sum[i];
     }
+    return scbm_graph_adamw(step, popup->optimizer, popup->gradients);
 }
 
-static scbm_status take_gradient(cbm_prune_run *run, int matrix, const scbm_tensor *gradient) {
-    cbm_popup *popup = run->state;
-    gradient_run task = {gradient,
-                         run->weight[matrix],
-                         &popup->score[matrix],
-                         run->matrix[matrix]->masks,
-                         &popup->gradient[matrix],
-                         popup->weight_gradient ? &popup->weight_gradient[matrix] : NULL,
-                         run->adds_gradients};
-    scbm_parallel(run->context, run->weight[matrix]->shape[0], gradient_task, &task);
-    return SCBM_OK;
+static scbm_status begin_step(cbm_prune_run *run, float rate) {
+    return scbm_adamw_begin(((cbm_popup *)run->state)->optimizer, rate);
 }
 
-static scbm_tensor *weight_gradient(const cbm_prune_run *run, int matrix) {
-    const cbm_popup *popup = run->state;
-    return popup && popup->weight_gradient ? &popup->weight_gradient[matrix] : NULL;
-}
-
-static scbm_status step_scores(cbm_prune_run *run, float rate) {
-    cbm_popup *popup = run->state;
-    return scbm_adamw_step(popup->optimizer, popup->gradients, rate, NULL);
+static scbm_status end_step(cbm_prune_run *run) {
+    return scbm_adamw_end(((cbm_popup *)run->state)->optimizer, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -216,9 +191,10 @@ const cbm_prune_kind cbm_prune_popup = {
     .needs = needs_popup,
     .begin = begin_popup,
     .end = end_popup,
-    .gradient = take_gradient,
-    .weight_gradient = weight_gradient,
-    .after_step = step_scores,
+    .take_gradient = take_gradient,
+    .add_step = add_step,
+    .begin_step = begin_step,
+    .after_step = end_step,
     .score = score_weights,
     .state = list_state,
 };
@@ -231,9 +207,10 @@ const cbm_prune_kind cbm_prune_popup_structured = {
     .needs = needs_popup,
     .begin = begin_popup,
     .end = end_popup,
-    .gradient = take_gradient,
-    .weight_gradient = weight_gradient,
-    .after_step = step_scores,
+    .take_gradient = take_gradient,
+    .add_step = add_step,
+    .begin_step = begin_step,
+    .after_step = end_step,
     .score = score_rows,
     .state = list_state,
 };

@@ -12,10 +12,10 @@
 
 /* What a run keeps in its `state`. */
 typedef struct cbm_popup {
-    scbm_tensor *score, *gradient; /* [matrices]: F32 [K, out, in] */
-    scbm_tensor **scores;          /* [matrices]: pointers to the above, as the optimizer wants them */
-    scbm_tensor **gradients;
-    scbm_tensor *weight_gradient; /* [matrices]: F32 [out, in]; NULL where the weights stay as they are */
+    scbm_tensor *score;      /* [matrices]: F32 [K, out, in] */
+    scbm_tensor *sum;        /* of their gradients, where a step has several batches; else without data */
+    scbm_tensor **scores;    /* [matrices]: pointers to the scores, as the optimizer wants them, */
+    scbm_tensor **gradients; /* and to their gradients, of the graph that computes them */
     scbm_adamw *optimizer;
 } cbm_popup;
 

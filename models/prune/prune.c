@@ -90,29 +90,32 @@ scbm_status cbm_prune_after_epoch(cbm_prune_run *run, int64_t epoch, cbm_prune_r
  * ---------------------------------------------------------------------------------------- */
 
 int cbm_prune_takes_gradients(const cbm_prune_run *run) {
-    return run->kind && run->kind->gradient;
+    return run->kind && run->kind->take_gradient;
 }
 
-scbm_status cbm_prune_gradient(void *user, const scbm_tensor *weight, const scbm_tensor *gradient) {
+scbm_tensor *cbm_prune_take_gradient(void *user, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
     cbm_prune_run *run = user;
-    int matrix = cbm_prune_matrix(run, weight);
-    if (matrix < 0) return scbm_fail(SCBM_ERROR_ARGUMENT, "pruning: %s is not prunable", weight->name);
-    return run->kind->gradient(run, matrix, gradient);
+    int matrix = run->state ? cbm_prune_matrix(run, weight) : -1;
+    return matrix >= 0 ? run->kind->take_gradient(run, matrix, graph, gradient) : NULL;
 }
 
-scbm_tensor *cbm_prune_weight_gradient(const cbm_prune_run *run, const scbm_tensor *weight) {
-    int matrix = cbm_prune_matrix(run, weight);
-    return matrix >= 0 && run->kind->weight_gradient ? run->kind->weight_gradient(run, matrix) : NULL;
+scbm_status cbm_prune_add_step(cbm_prune_run *run, scbm_graph *batch, scbm_graph *step, scbm_tensor *keep) {
+    if (!cbm_prune_takes_gradients(run) || !run->state) return SCBM_OK;
+    return run->kind->add_step(run, batch, step, keep);
+}
+
+scbm_status cbm_prune_begin_step(cbm_prune_run *run, float rate) {
+    return cbm_prune_takes_gradients(run) && run->state ? run->kind->begin_step(run, rate) : SCBM_OK;
 }
 
 int cbm_prune_freezes(const cbm_prune_run *run) {
     return cbm_prune_takes_gradients(run) && run->options->freeze_weights;
 }
 
-scbm_status cbm_prune_after_step(cbm_prune_run *run, int64_t epoch, float rate) {
+scbm_status cbm_prune_after_step(cbm_prune_run *run, int64_t epoch) {
     cbm_prune_report report;
     if (!run->kind || !run->kind->after_step || !run->state) return SCBM_OK;
-    scbm_status status = run->kind->after_step(run, rate);
+    scbm_status status = run->kind->after_step(run);
     return status ? status : set_masks(run, epoch, &report);
 }
 

@@ -12,15 +12,19 @@
 #include "models/cbm-train.h"
 #include "models/core/masks.h"
 
+/* Takes the gradient [S, out, in] of a prunable weight by adding nodes that read it to its graph, which keeps it no longer than
+ * they need it. Returns what the weight itself is trained by, F32 [out, in]; NULL: it stays as it is. */
+typedef scbm_tensor *(*cbm_take_gradient)(void *user, scbm_graph *graph, const scbm_tensor *weight,
+                                          scbm_tensor *gradient);
+
 /* Gradients of the training loss, asked of whoever trains: without dropout and MixUp, nothing clipped. */
 typedef struct cbm_gradient_request {
     scbm_tensor *const *weights; /* [n]: of these matrices alone */
     int n;
     const int32_t *rows; /* [n_batches, batch] of the training data: one loss for each minibatch */
     int64_t n_batches, batch;
-    /* Takes the gradients of W ⊙ M_s of a matrix, [S, out, in], as they come, */
-    scbm_status (*on_gradient)(void *user, const scbm_tensor *weight, const scbm_tensor *gradient);
-    /* and is told when a minibatch, of `done` so far, has given all of its own. */
+    cbm_take_gradient take_gradient; /* those of W ⊙ M_s; what it returns does not count */
+    /* Is told when a minibatch, of `done` so far, has run. */
     scbm_status (*on_batch)(void *user, int64_t done);
     void *user;
 } cbm_gradient_request;
@@ -62,7 +66,6 @@ typedef struct cbm_prune_run {
     int n;
     int64_t largest;    /* weights of the largest */
     void *state;        /* the method's own */
-    int adds_gradients; /* those that come are added to what came before, as parts of one step */
     int64_t epoch;      /* of the choice that is being made, and its sparsity */
     double sparsity;
     struct cbm_prune_choice *choice;
@@ -89,17 +92,19 @@ scbm_status cbm_prune_plan(cbm_prune_run *run);
 /* From here on each concept has masks, of ones at first where there are none. `steps`: how many the run has done since. */
 scbm_status cbm_prune_begin(cbm_prune_run *run, int64_t steps);
 /* Whether the method takes the gradients of every step: of each prunable matrix, [S, out, in], dense (SCBM_DW_DENSE), by
- * cbm_prune_gradient, whose user is the run. */
+ * cbm_prune_take_gradient, whose user is the run; before there are masks it passes them over. */
 int cbm_prune_takes_gradients(const cbm_prune_run *run);
-scbm_status cbm_prune_gradient(void *run, const scbm_tensor *weight, const scbm_tensor *gradient);
-/* The matrix's own gradient that was made of it, F32 [out, in]: Σ_s M_s ⊙ dense_s. NULL: there is none. */
-scbm_tensor *cbm_prune_weight_gradient(const cbm_prune_run *run, const scbm_tensor *weight);
+scbm_tensor *cbm_prune_take_gradient(void *run, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient);
+/* Adds the step of what the method itself learns, of the gradients that it has taken: to the graph `batch` where `keep` is
+ * NULL; else that one adds them to sums (see scbm_accumulate), and `step` makes the step. */
+scbm_status cbm_prune_add_step(cbm_prune_run *run, scbm_graph *batch, scbm_graph *step, scbm_tensor *keep);
 /* The matrix of a weight; -1: masks may not cover it. */
 int cbm_prune_matrix(const cbm_prune_run *run, const scbm_tensor *weight);
 /* Whether the encoder's weights stay as they are from now on. */
 int cbm_prune_freezes(const cbm_prune_run *run);
-/* After each step with these masks, whose learning rates were times `rate`; `epoch` is the last whole one. */
-scbm_status cbm_prune_after_step(cbm_prune_run *run, int64_t epoch, float rate);
+/* Before and after the runs of each step with these masks: all learning rates times `rate`; `epoch` is the last whole one. */
+scbm_status cbm_prune_begin_step(cbm_prune_run *run, float rate);
+scbm_status cbm_prune_after_step(cbm_prune_run *run, int64_t epoch);
 /* Whether the masks change after this epoch; and changes them. */
 int cbm_prune_is_due(const cbm_prune_run *run, int64_t epoch);
 scbm_status cbm_prune_after_epoch(cbm_prune_run *run, int64_t epoch, cbm_prune_report *report);

@@ -40,8 +40,7 @@ static scbm_status collect_parameters(cbm_training_graph *t, const cbm_network *
     size_t most = (size_t)network->backbone.n_parameters + 4;
     t->parameters = scbm_alloc_array(hooks, most, sizeof *t->parameters);
     t->gradients = scbm_alloc_array(hooks, most, sizeof *t->gradients);
-    t->watches = settings->on_gradient ? scbm_alloc_array(hooks, most, sizeof *t->watches) : NULL;
-    if (!t->parameters || !t->gradients || (settings->on_gradient && !t->watches)) return SCBM_ERROR_MEMORY;
+    if (!t->parameters || !t->gradients) return SCBM_ERROR_MEMORY;
     if (settings->only) {
         for (int i = 0; i < settings->n_only; i++) add_parameter(t, settings->only[i]);
         return SCBM_OK;
@@ -158,20 +157,18 @@ static void add_losses(scbm_graph *g, cbm_training_graph *t, const cbm_network *
     scbm_graph_fetch(g, t->loss);
 }
 
-static scbm_status hand_over(void *user, const scbm_tensor *gradient) {
-    const cbm_gradient_watch *watch = user;
-    return watch->training->on_gradient(watch->training->on_gradient_user, watch->weight, gradient);
-}
-
-static scbm_status watch_gradients(cbm_training_graph *t, const cbm_network *network) {
-    scbm_status status = SCBM_OK;
-    for (int i = 0; i < t->n_parameters && !status; i++) {
+/* Lists the gradients. Those of prunable weights may be taken by nodes, and what the weight is trained by is another then. */
+static void list_gradients(cbm_training_graph *t, const cbm_network *network, const cbm_training_settings *settings) {
+    scbm_graph *g = t->graph;
+    for (int i = 0; i < t->n_parameters; i++) {
         const cbm_parameter *parameter = cbm_backbone_named(&network->backbone, t->parameters[i]->name);
-        if (!parameter || parameter->tensor != t->parameters[i] || !cbm_is_prunable(parameter)) continue;
-        t->watches[i] = (cbm_gradient_watch){t, t->parameters[i]};
-        status = scbm_graph_watch(t->graph, scbm_graph_gradient(t->graph, t->parameters[i]), hand_over, &t->watches[i]);
+        int is_taken = settings->take_gradient && parameter && parameter->tensor == t->parameters[i] &&
+                       cbm_is_prunable(parameter);
+        t->gradients[i] = scbm_graph_gradient(g, t->parameters[i]);
+        if (!is_taken || !t->gradients[i]) continue;
+        scbm_graph_discard(g, t->gradients[i]);
+        t->gradients[i] = settings->take_gradient(settings->take_gradient_user, g, t->parameters[i], t->gradients[i]);
     }
-    return status;
 }
 
 static scbm_status build(cbm_training_graph *t, const cbm_network *network, const cbm_training_settings *settings) {
@@ -190,26 +187,23 @@ static scbm_status build(cbm_training_graph *t, const cbm_network *network, cons
     add_losses(g, t, network, settings);
     scbm_graph_set_weight_gradients(g, settings->weight_gradients);
     scbm_status status = scbm_graph_backward(g, t->loss, t->parameters, t->n_parameters);
-    return !status && t->watches ? watch_gradients(t, network) : status;
+    if (!status) list_gradients(t, network, settings);
+    return status;
 }
 
 scbm_status cbm_training_graph_build(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
                                      const cbm_training_settings *settings) {
     memset(t, 0, sizeof *t);
     t->teacher = settings->teacher;
-    t->on_gradient = settings->on_gradient;
-    t->on_gradient_user = settings->on_gradient_user;
     scbm_status status = collect_parameters(t, network, settings, scbm_context_hooks(context));
     if (!status) status = scbm_graph_create(&t->graph, context);
-    if (!status) status = build(t, network, settings);
-    for (int i = 0; i < t->n_parameters && !status; i++)
-        if (!t->watches || !t->watches[i].weight) t->gradients[i] = scbm_graph_gradient(t->graph, t->parameters[i]);
-    return status;
+    return status ? status : build(t, network, settings);
 }
 
 scbm_status cbm_training_graph_create(cbm_training_graph *t, const cbm_network *network, scbm_context *context,
                                       const cbm_training_settings *settings) {
     scbm_status status = cbm_training_graph_build(t, network, context, settings);
+    for (int i = 0; i < t->n_parameters && !status; i++) scbm_graph_fetch(t->graph, t->gradients[i]);
     if (!status) status = scbm_graph_plan(t->graph);
     if (status) cbm_training_graph_clear(t, scbm_context_hooks(context));
     return status;
@@ -228,7 +222,6 @@ void cbm_training_graph_clear(cbm_training_graph *t, const scbm_hooks *hooks) {
     scbm_graph_free(t->graph);
     scbm_release(hooks, t->parameters);
     scbm_release(hooks, t->gradients);
-    scbm_release(hooks, t->watches);
     memset(t, 0, sizeof *t);
 }
 
@@ -277,6 +270,12 @@ static int64_t most_tokens(const cbm_gradient_source *source, const cbm_gradient
     return most;
 }
 
+/* For those who ask only what the gradients take. */
+static scbm_tensor *pass_over(void *user, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient) {
+    (void)user, (void)graph, (void)weight, (void)gradient;
+    return NULL;
+}
+
 static cbm_training_settings settings_for(const cbm_gradient_source *source, const cbm_gradient_request *r) {
     cbm_training_settings settings = *source->settings;
     settings.hidden_dropout = settings.attention_dropout = 0.0f;
@@ -289,8 +288,8 @@ static cbm_training_settings settings_for(const cbm_gradient_source *source, con
     settings.weight_gradients = SCBM_DW_MASKED;
     settings.only = r->weights;
     settings.n_only = r->n;
-    settings.on_gradient = r->on_gradient;
-    settings.on_gradient_user = r->user;
+    settings.take_gradient = r->take_gradient ? r->take_gradient : pass_over;
+    settings.take_gradient_user = r->user;
     return settings;
 }
 

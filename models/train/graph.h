@@ -27,16 +27,9 @@ typedef struct cbm_training_settings {
     scbm_tensor *const *only; /* [n_only]: of these parameters alone; NULL: of all */
     int n_only;
     scbm_dw_mode weight_gradients; /* see scbm_graph_set_weight_gradients */
-    /* Takes each prunable weight's gradient as it comes; it is not kept then, and its place in `gradients` is NULL. */
-    scbm_status (*on_gradient)(void *user, const scbm_tensor *weight, const scbm_tensor *gradient);
-    void *on_gradient_user;
+    cbm_take_gradient take_gradient; /* NULL: the gradients are outputs */
+    void *take_gradient_user;
 } cbm_training_settings;
-
-/* A prunable weight whose gradient is handed over. */
-typedef struct cbm_gradient_watch {
-    struct cbm_training_graph *training;
-    const scbm_tensor *weight;
-} cbm_gradient_watch;
 
 /* The loss of a batch and its gradients. Which losses there are depends on the mode: both in joint mode, the
  * concepts' alone in independent and sequential mode, the label's alone in vanilla mode. */
@@ -52,9 +45,6 @@ typedef struct cbm_training_graph {
     scbm_tensor *pooled, *concept_logits, *label_logits, *loss;
     scbm_tensor **parameters, **gradients; /* those that the loss trains */
     int n_parameters;
-    cbm_gradient_watch *watches; /* [n_parameters]; NULL: none */
-    scbm_status (*on_gradient)(void *user, const scbm_tensor *weight, const scbm_tensor *gradient);
-    void *on_gradient_user;
 } cbm_training_graph;
 
 /* What "embeddings", "2" or NULL of cbm_train_options.freeze stands for: 0: nothing, 1: the embeddings, n + 1: they and the

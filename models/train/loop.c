@@ -81,7 +81,6 @@ static scbm_status run_batches(cbm_training_run *run, int64_t index, int64_t ste
         set_share(run->graph.label_share, part.label, whole.label);
         set_share(run->graph.concept_share, part.concept, whole.concept);
         set_share(run->graph.text_share, part.texts, whole.texts);
-        run->pruning.adds_gradients = i > 0;
         *(float *)run->keep->data = i > 0 ? 1.0f : 0.0f;
         int64_t number = run->state.epoch * run->batches_per_epoch + batch + i + 1;
         scbm_status status = run_batch(run, first, n, number, step, loss);
@@ -101,12 +100,13 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
     int64_t n = cbm_run_step_texts(run, index, &first);
     float rate = scbm_linear_schedule(step, warmup > 1 ? warmup : 1, run->total_steps);
     scbm_status status = scbm_adamw_begin(run->optimizer, rate);
+    if (!status) status = cbm_prune_begin_step(&run->pruning, rate);
     if (status) return status;
     status = run->options->accumulate == 1 ? run_batch(run, first, n, step, step, &loss)
                                            : run_batches(run, index, step, &loss);
     if (status) return status;
     status = scbm_adamw_end(run->optimizer, &norm);
-    if (!status) status = cbm_prune_after_step(&run->pruning, c->epoch, rate);
+    if (!status) status = cbm_prune_after_step(&run->pruning, c->epoch);
     if (status == SCBM_ERROR_NUMERIC) return numeric_failure(run, "gradient", step);
     if (status) return status;
     c->step_loss[step - 1] = loss;

@@ -188,13 +188,12 @@ static scbm_status list_trained(cbm_training_run *run) {
     return SCBM_OK;
 }
 
-/* Where the optimizer finds a parameter's gradient: with the graph, or with pruning, which takes those of its matrices.
- * NULL: neither has one, and the parameter stays as it is. */
+/* A parameter's gradient; NULL: it has none, and stays as it is. */
 static scbm_tensor *gradient_of(const cbm_training_run *run, const scbm_tensor *parameter) {
     const cbm_training_graph *t = &run->graph;
     for (int i = 0; i < t->n_parameters; i++)
-        if (t->parameters[i] == parameter && t->gradients[i]) return t->gradients[i];
-    return cbm_prune_weight_gradient(&run->pruning, parameter);
+        if (t->parameters[i] == parameter) return t->gradients[i];
+    return NULL;
 }
 
 static scbm_status list_extra(cbm_training_run *run) {
@@ -239,7 +238,15 @@ static scbm_status add_sums(cbm_training_run *run) {
     }
     status = scbm_graph_create(&run->step, run->context);
     if (!status) status = scbm_graph_adamw(run->step, run->optimizer, run->sums);
+    if (!status) status = cbm_prune_add_step(&run->pruning, g, run->step, run->keep);
     return status ? status : scbm_graph_plan(run->step);
+}
+
+/* A batch is a step. */
+static scbm_status add_step(cbm_training_run *run) {
+    scbm_graph *g = run->graph.graph;
+    scbm_status status = scbm_graph_adamw(g, run->optimizer, run->gradients);
+    return status ? status : cbm_prune_add_step(&run->pruning, g, g, NULL);
 }
 
 scbm_status cbm_run_build_graph(cbm_training_run *run) {
@@ -250,8 +257,7 @@ scbm_status cbm_run_build_graph(cbm_training_run *run) {
     if (!status) status = list_trained(run);
     for (int i = 0; i < run->state.n_trained && !status; i++) run->gradients[i] = gradient_of(run, run->trained[i]);
     if (!status) status = create_optimizer(run);
-    if (!status && run->options->accumulate > 1) status = add_sums(run);
-    else if (!status) status = scbm_graph_adamw(run->graph.graph, run->optimizer, run->gradients);
+    if (!status) status = run->options->accumulate > 1 ? add_sums(run) : add_step(run);
     if (!status) status = scbm_graph_plan(run->graph.graph);
     return status ? status : list_extra(run);
 }

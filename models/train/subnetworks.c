@@ -30,8 +30,8 @@ static scbm_status list_learning(cbm_training_run *run, cbm_training_settings *s
 static scbm_status settle(cbm_training_run *run, cbm_training_settings *settings) {
     if (cbm_prune_takes_gradients(&run->pruning)) {
         settings->weight_gradients = SCBM_DW_DENSE;
-        settings->on_gradient = cbm_prune_gradient;
-        settings->on_gradient_user = &run->pruning;
+        settings->take_gradient = cbm_prune_take_gradient;
+        settings->take_gradient_user = &run->pruning;
     }
     return cbm_prune_freezes(&run->pruning) ? list_learning(run, settings) : SCBM_OK;
 }
