@@ -510,9 +510,17 @@ void cbm_global_report_free(cbm_global_report *report);
  * Quantization
  * ---------------------------------------------------------------------------------------- */
 
+/* All zeros (or NULL): the defaults. */
+typedef struct cbm_quantize_options {
+    int requantize;                /* 1: matrices that are Q8_0 or Q4_0 may become another type; what the first rounding took
+                                      away does not come back, and the second takes more */
+    const scbm_hooks *hooks;       /* NULL: the default ones */
+    uint64_t reserved[8];
+} cbm_quantize_options;
+
 /* Writes the model file `from` again with its encoder's matrices as `type` (F32, F16, BF16, Q8_0, Q4_0). Matrices whose rows
  * are no multiple of 32 stay F16; how many comes back in *kept_f16 (may be NULL). */
-scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, int *kept_f16, const scbm_hooks *hooks);
+scbm_status cbm_quantize(const char *from, const char *to, scbm_type type, const cbm_quantize_options *options, int *kept_f16);
 
 /* ------------------------------------------------------------------------------------------
  * Text for people: names of classes and concepts, and texts, are data, and may hold anything

@@ -592,7 +592,7 @@ static void evaluation_is_prediction(void **state) {
             const cbm_concept_result *concept = &p[i].concepts[k];
             assert_int_equal(e->concept_class[i * 2 + k], concept->class_index);
             assert_memory_equal(e->concept_probability + i * e->n_classes + e->first_class[k], concept->probabilities,
-                                (size_t)concept->n_classes * sizeof(float));
+                                (size_t) concept->n_classes * sizeof(float));
         }
     }
     cbm_dataset renamed = texts;
@@ -632,7 +632,7 @@ static void quantized_models_predict_about_the_same(void **state) {
     for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
         int kept = -1;
         double difference = 0.0, size = 0.0;
-        assert_ok(cbm_quantize(in_folder("joint.gguf"), in_folder("q.gguf"), types[t].type, &kept, NULL));
+        assert_ok(cbm_quantize(in_folder("joint.gguf"), in_folder("q.gguf"), types[t].type, NULL, &kept));
         assert_int_equal(kept, 0);
         cbm_model *model = load(in_folder("q.gguf"));
         assert_int_equal(scbm_file_find_tensor(model->file, "blk.1.ffn_down.weight")->type, types[t].type);
@@ -658,12 +658,28 @@ static void quantized_models_predict_about_the_same(void **state) {
     cbm_context_free(exact);
 }
 
+/* What a rounding took away does not come back. */
+static void quantizing_again_must_be_asked_for(void **state) {
+    (void)state;
+    static const scbm_type others[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0};
+    const cbm_quantize_options again = {.requantize = 1};
+    assert_ok(cbm_quantize(in_folder("joint.gguf"), in_folder("q4.gguf"), SCBM_Q4_0, NULL, NULL));
+    for (int i = 0; i < COUNT_OF(others); i++) {
+        assert_error(cbm_quantize(in_folder("q4.gguf"), in_folder("q.gguf"), others[i], NULL, NULL),
+                     SCBM_ERROR_ARGUMENT,
+                     "of its matrices are q4_0 already, and what that took away does not come back");
+        assert_ok(cbm_quantize(in_folder("q4.gguf"), in_folder("q.gguf"), others[i], &again, NULL));
+    }
+    assert_ok(cbm_quantize(in_folder("q4.gguf"), in_folder("same.gguf"), SCBM_Q4_0, NULL, NULL)); /* nothing is lost */
+    assert_true(same_files(in_folder("q4.gguf"), in_folder("same.gguf")));
+}
+
 static void rows_that_are_no_blocks_stay_f16(void **state) {
     (void)state;
     const small_options narrow = {.hidden = 20};
     int kept = 0;
     assert_ok(small_encoder(in_folder("narrow.gguf"), &narrow));
-    assert_ok(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_Q4_0, &kept, NULL));
+    assert_ok(cbm_quantize(in_folder("narrow.gguf"), in_folder("q.gguf"), SCBM_Q4_0, NULL, &kept));
     assert_int_equal(kept, 1 + 6 * SMALL_LAYERS); /* rows of 20 and 40: token embeddings, and six matrices a block */
     cbm_model *model = load(in_folder("q.gguf"));
     assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.attn_q.weight")->type, SCBM_F16);
@@ -784,7 +800,8 @@ static void a_failed_batch_says_which_text(void **state) {
     const cbm_token_list *list;
     assert_error(cbm_tokens_of(ctx, NULL, 0, &list), SCBM_ERROR_ARGUMENT, "NULL");
     assert_int_equal(cbm_context_error_text(ctx), -1);
-    assert_error(cbm_predict_batch(ctx, bad + 2, NULL, 1, &p), SCBM_ERROR_FORMAT, "UTF-8"); /* there is one text alone */
+    assert_error(cbm_predict_batch(ctx, bad + 2, NULL, 1, &p), SCBM_ERROR_FORMAT,
+                 "UTF-8"); /* there is one text alone */
     assert_int_equal(cbm_context_error_text(ctx), -1);
     assert_ok(cbm_predict_batch(ctx, bad, NULL, 2, &p));
     assert_int_equal(cbm_context_error_text(ctx), -1);
@@ -884,7 +901,8 @@ static void one_context_can_be_cancelled_at_any_question(void **state) {
     assert_true(total > 20); /* between the nodes of each run, too */
     for (long at = 1; at <= total; at++) {
         q = (questions){0, at};
-        assert_error(predict_values(ctx, all_texts(), texts.text_length, N_TEXTS, p), SCBM_ERROR_CANCELLED, "cancelled");
+        assert_error(predict_values(ctx, all_texts(), texts.text_length, N_TEXTS, p), SCBM_ERROR_CANCELLED,
+                     "cancelled");
         if (at % 16 == 0) predict_all(other, p); /* the other one does not know of it */
     }
     q = (questions){0, 0};
@@ -930,6 +948,7 @@ int main(void) {
         cmocka_unit_test(the_file_says_which_pooling_is_the_default),
         cmocka_unit_test(evaluation_is_prediction),
         cmocka_unit_test(quantized_models_predict_about_the_same),
+        cmocka_unit_test(quantizing_again_must_be_asked_for),
         cmocka_unit_test(rows_that_are_no_blocks_stay_f16),
         cmocka_unit_test(no_memory_is_an_error_anywhere),
         cmocka_unit_test(a_context_goes_on_after_it_had_no_memory),

@@ -1095,6 +1095,9 @@ static void quantized_models_predict(void **state) {
         cJSON_Delete(object);
         free(lines);
     }
+    free(output_of("quantize demo/reviews.gguf --type q4_0 -o q4.gguf"));
+    expect_error("quantize q4.gguf --type q8_0 -o q.gguf", 1, "are q4_0 already");
+    free(output_of("quantize q4.gguf --type q8_0 -o q.gguf --requantize"));
 }
 
 /* ------------------------------------------------------------------------------------------

@@ -494,7 +494,7 @@ static void test_stored_types(void **state) {
         if (i % 2) f.hidden = 36;
         write_checkpoint(&f);
         assert_ok(convert_to(checkpoint, exact_path, SCBM_F32, NULL, NULL));
-        assert_ok(cbm_quantize(exact_path, wanted_path, type, &kept, NULL));
+        assert_ok(cbm_quantize(exact_path, wanted_path, type, NULL, &kept));
         assert_ok(convert_to(checkpoint, output, type, &summary, NULL));
         assert_int_equal(summary.n_kept_f16, kept);
         scbm_file *file = open_output(), *wanted;

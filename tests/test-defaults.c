@@ -112,6 +112,10 @@ static scbm_status prune_options(way w, const char *path) {
     return cbm_train(encoder, &data, &valid, small_concepts, path, &o);
 }
 
+static scbm_status quantize_options(way w, const char *path) {
+    return cbm_quantize(in_folder("encoder.gguf"), path, SCBM_F16, OPTIONS(cbm_quantize_options, w), NULL);
+}
+
 static scbm_status convert_options(way w, const char *path) {
     return cbm_convert(in_folder("exported"), path, OPTIONS(cbm_convert_options, w), NULL);
 }
@@ -182,6 +186,7 @@ static const struct {
     {"cbm_dataset_options", dataset_options},
     {"cbm_train_options", train_options},
     {"cbm_prune_options", prune_options},
+    {"cbm_quantize_options", quantize_options},
     {"cbm_convert_options", convert_options},
     {"cbm_export_options", export_options},
     {"cbm_random_encoder_options", random_encoder_options},

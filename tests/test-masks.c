@@ -476,7 +476,7 @@ static void quantized_weights_keep_their_masks(void **state) {
     for (int t = 0; t < 3; t++) {
         int kept_f16 = -1, same = 0;
         double largest = 0.0;
-        assert_ok(cbm_quantize(in_folder("sparse32.gguf"), in_folder("quantized.gguf"), types[t], &kept_f16, NULL));
+        assert_ok(cbm_quantize(in_folder("sparse32.gguf"), in_folder("quantized.gguf"), types[t], NULL, &kept_f16));
         assert_int_equal(kept_f16, 0);
         cbm_model *quantized = load(in_folder("quantized.gguf"));
         for (int i = 0; i < model->network.backbone.n_parameters; i++) {

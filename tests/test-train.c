@@ -1388,16 +1388,34 @@ static void a_trained_model_is_an_encoder_too(void **state) {
     cbm_model_free(teacher);
 }
 
+/* The warnings, one behind the other. */
+static void keep_warning(void *user, scbm_log_level level, const char *message) {
+    char *said = user;
+    if (level == SCBM_LOG_WARNING) snprintf(said + strlen(said), 600 - strlen(said), "%s\n", message);
+}
+
 static void quantized_encoders_train(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("from-q8.gguf"));
-    assert_ok(cbm_quantize(in_folder("encoder.gguf"), in_folder("q8.gguf"), SCBM_Q8_0, NULL, &one_thread));
+    const cbm_quantize_options quantize = {.hooks = &one_thread};
+    assert_ok(cbm_quantize(in_folder("encoder.gguf"), in_folder("q8.gguf"), SCBM_Q8_0, &quantize, NULL));
     cbm_model *small = load(in_folder("q8.gguf"));
     assert_int_equal(scbm_file_find_tensor(small->file, "blk.0.ffn_up.weight")->type, SCBM_Q8_0);
+    scbm_hooks hooks = one_thread;
+    char said[600] = "";
+    hooks.log = keep_warning;
+    hooks.user = said;
     o.epochs = 1;
+    o.hooks = &hooks;
     assert_ok(cbm_train(small, &train_data, &valid_data, small_concepts, output, &o));
+    assert_non_null(strstr(said, "q8.gguf: "));
+    assert_non_null(strstr(said, " of its matrices are q8_0: training starts from rounded weights"));
     cbm_model *model = load(output);
     assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.ffn_up.weight")->type, SCBM_F32);
+    said[0] = 0;
+    o.init = in_folder("from-q8.gguf"); /* whose weights are F32 */
+    assert_ok(cbm_train(model, &train_data, &valid_data, small_concepts, in_folder("again.gguf"), &o));
+    assert_null(strstr(said, "rounded"));
     cbm_model_free(model);
     cbm_model_free(small);
 }

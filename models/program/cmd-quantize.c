@@ -22,11 +22,13 @@ static const char *megabytes(double bytes, char text[32]) {
 static int run_quantize(const cli_command *command, int argc, char **argv) {
     static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
     const char *output = NULL;
-    int type = -1;
+    int type = -1, requantize = 0;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
         CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &type,
                           "what the encoder's matrices are stored as (required)"),
+        CLI_FLAG_OPTION("requantize", &requantize,
+                        "go on where matrices are q8_0 or q4_0 already: what that took away does not come back"),
         CLI_OUTPUT_OPTION(&output, "the file to write (required); it may be the one that is read"),
         CLI_END_OPTIONS,
     };
@@ -42,9 +44,10 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
 
     cli_progress progress;
     scbm_hooks hooks = cli_hooks(&progress, command, 0);
+    const cbm_quantize_options quantize = {.requantize = requantize, .hooks = &hooks};
     int kept = 0;
     double bytes_before = file_bytes(path); /* which may be the output's too */
-    scbm_status status = cbm_quantize(path, output, types[type], &kept, &hooks);
+    scbm_status status = cbm_quantize(path, output, types[type], &quantize, &kept);
     if (status != SCBM_OK) return cli_fail_status(command, status);
     char before[32], after[32];
     cli_print_name(output, 0);

@@ -111,6 +111,25 @@ static void say_masks_stay(const cbm_training_run *run, const cbm_model *model, 
              "%s has subnetworks: training starts from its dense weights, without the masks", path);
 }
 
+/* What a quantized file rounded away is not there to be trained on. */
+static void say_weights_are_rounded(const cbm_training_run *run, const cbm_model *model, const char *path) {
+    const cbm_backbone *backbone = &model->network.backbone;
+    const char *type = NULL;
+    int n = 0;
+    for (int i = 0; i < backbone->n_parameters; i++) {
+        const scbm_tensor *tensor = backbone->parameters[i].tensor;
+        if (!tensor || scbm_type_of(tensor->type)->block == 1) continue;
+        type = scbm_type_of(tensor->type)->name;
+        n++;
+    }
+    if (n)
+        scbm_log(
+            &run->hooks, SCBM_LOG_WARNING,
+            "%s: %d of its matrices are %s: training starts from rounded weights, and is better off with the same encoder "
+            "in f32, f16 or bf16",
+            path, n, type);
+}
+
 /* Takes the weights of options->init. */
 static scbm_status start_from_model(cbm_training_run *run) {
     const char *path = run->options->init;
@@ -121,9 +140,10 @@ static scbm_status start_from_model(cbm_training_run *run) {
     if (model->network.heads.mode == CBM_ENCODER)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s is an encoder without heads to start from", path);
     else if (model->network.pooling != run->network.pooling)
-        status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its heads read the %s of a text's tokens, and this run's the %s", path,
-                           cbm_pooling_name(model->network.pooling), cbm_pooling_name(run->network.pooling));
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its heads read the %s of a text's tokens, and this run's the %s",
+                           path, cbm_pooling_name(model->network.pooling), cbm_pooling_name(run->network.pooling));
     if (!status) say_masks_stay(run, model, path);
+    if (!status) say_weights_are_rounded(run, model, path);
     if (!status) status = start_backbone(&run->network.backbone, &model->network.backbone, path);
     if (!status) status = start_heads(run, &model->network.heads, path);
     cbm_model_free(model);
@@ -158,7 +178,10 @@ scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *con
     if (!status) status = cbm_dataset_check_names(run->valid, &names, "the validation data");
     if (!status) status = create_head_tensors(run);
     if (!status && o->init) status = start_from_model(run);
-    else if (!status) say_masks_stay(run, run->encoder, scbm_file_path(run->encoder->file));
+    else if (!status) {
+        say_masks_stay(run, run->encoder, scbm_file_path(run->encoder->file));
+        say_weights_are_rounded(run, run->encoder, scbm_file_path(run->encoder->file));
+    }
     if (!status) status = list_parameters(run);
     return status;
 }
