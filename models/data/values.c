@@ -184,12 +184,15 @@ static scbm_status find_class(cbm_data_reader *r, int w, const char *name, const
     return r->status = copy ? cbm_class_table_add(table, copy, r->hooks) : SCBM_ERROR_MEMORY;
 }
 
-/* Whether cell w's value is a special one; or, with merging, is one written differently, which is counted. */
+/* Whether cell w's value is a special one; or, with merging, is one written differently, which is counted. A value that is a
+ * class already is none, and needs no key: that is nearly all of them. */
 static int is_special(cbm_data_reader *r, int w, const cbm_special_values *special) {
     cbm_data_cell *c = &r->cells[w];
     for (int i = 0; i < special->n; i++)
         if (strcmp(c->text, special->value[i]) == 0) return 1;
-    const char *key = special->n && r->options.merge_classes ? key_of(r, c) : NULL;
+    if (!special->n || !r->options.merge_classes) return 0;
+    if (cbm_class_table_find(&r->store->table[column_of(w)], c->text) >= 0) return 0;
+    const char *key = key_of(r, c);
     for (int i = 0; key && i < special->n; i++)
         if (strcmp(key, special->key[i]) == 0) return !note_odd(r, w, CBM_VALUE_MERGED, c->text, special->value[i]);
     return 0;
