@@ -219,8 +219,10 @@ says "the training data have one label alone, '1': there is nothing to learn"
 says "one label alone, '5'"
 sed '1s/$/,same/;2,$s/$/,x/' train.csv >same.csv
 "$main" train --encoder demo/encoder.gguf --data same.csv --validation same.csv --text review --label stars --concept same --concept food \
-    --epochs 1 -o same.gguf >log 2>&1
+    --epochs 1 --seeds 1,2 -o same.gguf >log 2>&1
 says "warning: same: every text that is trained on is 'x'"
+n_said=$(grep -c "every text that is trained on" log)
+check "which is said once" test "$n_said" -eq 1
 
 # --- batches that are added up, and parts that do not learn ---
 train --epochs 1 --batch-size 4 --accumulate 4 --freeze embeddings --save-config sum.json -o sum.gguf >log 2>&1 || fail "accumulated batches"

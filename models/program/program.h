@@ -26,6 +26,8 @@ typedef struct cli_progress {
     const char *main; /* work that has other work in it, which is not shown by itself meanwhile; NULL: there is none */
     int64_t main_left;
     int to_terminal, line_open;
+    uint64_t said[64]; /* hashes of the last warnings: what several runs warn of is said once */
+    int n_said;
 } cli_progress;
 
 /* Hooks that show progress and warnings, heed `threads`, and stop at an interrupt once cli_catch_interrupt was called. */

@@ -97,10 +97,22 @@ static int on_cancel(void *user) {
     return interrupted != 0;
 }
 
+/* Whether the message is among the last warnings; from now on it is. (FNV-1a) */
+static int was_said(cli_progress *progress, const char *message) {
+    enum { MOST = sizeof progress->said / sizeof progress->said[0] };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (; *message; message++) hash = (hash ^ (unsigned char)*message) * UINT64_C(0x100000001b3);
+    for (int i = 0; i < progress->n_said && i < MOST; i++)
+        if (progress->said[i] == hash) return 1;
+    progress->said[progress->n_said++ % MOST] = hash;
+    return 0;
+}
+
 static void on_log(void *user, scbm_log_level level, const char *message) {
     cli_progress *progress = user;
     char shown[4096]; /* file names and values may hold anything */
     if (cli_quiet && level < SCBM_LOG_WARNING) return;
+    if (level == SCBM_LOG_WARNING && was_said(progress, message)) return;
     cli_progress_clear(progress);
     fprintf(stderr, "sparsecbm %s: %s%s\n", progress->command, level == SCBM_LOG_WARNING ? "warning: " : "",
             cbm_text_show(shown, sizeof shown, message, strlen(message), 0));

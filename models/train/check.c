@@ -19,18 +19,52 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
     return status;
 }
 
+/* The one class that n values have, `stride` apart; -1: there are several, or none, of which *is_none tells. */
+static int32_t only_class(const int32_t *values, size_t n, size_t stride, int *is_none) {
+    int32_t first = -1;
+    *is_none = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (values[i * stride] < 0) continue;
+        if (first >= 0 && values[i * stride] != first) return -1;
+        first = values[i * stride];
+    }
+    *is_none = first < 0;
+    return first;
+}
+
 /* Of one class there is nothing to learn: whatever is trained says it of every text. */
 static scbm_status check_label(const cbm_dataset *train) {
-    int32_t first = -1;
     char shown[CBM_SHOWN_SIZE];
-    for (size_t i = 0; i < train->n; i++) {
-        if (train->label[i] < 0) continue;
-        if (first >= 0 && train->label[i] != first) return SCBM_OK;
-        first = train->label[i];
-    }
-    if (first < 0) return SCBM_OK; /* the concepts alone are trained */
+    int is_none;
+    int32_t first = only_class(train->label, train->n, 1, &is_none);
+    if (first < 0) return SCBM_OK; /* with none the concepts alone are trained */
     return scbm_fail(SCBM_ERROR_ARGUMENT, "the training data have one label alone, '%s': there is nothing to learn",
                      cbm_show_string(shown, train->label_classes.name[first]));
+}
+
+static void say_column(const char *what, const cbm_classes *classes, const int32_t *values, size_t n, size_t stride,
+                       const scbm_hooks *hooks) {
+    char column[CBM_SHOWN_SIZE], name[CBM_SHOWN_SIZE];
+    int is_none;
+    int32_t only = only_class(values, n, stride, &is_none);
+    cbm_show_string(column, what);
+    if (is_none)
+        scbm_log(hooks, SCBM_LOG_WARNING, "%s: no text that is trained on has a class, so there is nothing to learn",
+                 column);
+    if (only >= 0)
+        scbm_log(
+            hooks, SCBM_LOG_WARNING,
+            "%s: every text that is trained on is '%s', so there is nothing to learn, and it counts as read without an "
+            "error",
+            column, cbm_show_string(name, classes->name[only]));
+}
+
+void cbm_say_single_classes(const cbm_dataset *train, int n_concepts, const char *const *concept_names,
+                            const scbm_hooks *hooks) {
+    say_column("label", &train->label_classes, train->label, train->n, 1, hooks);
+    for (int k = 0; k < n_concepts; k++)
+        say_column(concept_names[k], &train->concept_classes[k], train->concept_class + k, train->n,
+                   (size_t)train->n_concepts, hooks);
 }
 
 scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,

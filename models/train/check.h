@@ -15,4 +15,8 @@ scbm_status cbm_check_heads(const cbm_heads *from, const cbm_heads *into, const 
 scbm_status cbm_check_train_data(const cbm_dataset *data, const cbm_dataset *train, const char *what, cbm_mode mode,
                                  const char *const *concept_names);
 
+/* Warns of a label or a concept of which the training data have one class, or none. */
+void cbm_say_single_classes(const cbm_dataset *train, int n_concepts, const char *const *concept_names,
+                            const scbm_hooks *hooks);
+
 #endif

@@ -54,7 +54,7 @@ static const cbm_train_setting settings[] = {
      PATH(init, CBM_SETTING_READS)},
 
     {"validation_split", "validation-split", "X", "Data",
-     "the share of the training data to validate on, of each label, where there are no validation data (default 0.1)", NULL,
+     "the share of the training data to validate on, of each label, where there are no validation data", NULL,
      REAL(validation_split, 0.1, 0.001, 0.9, FIXED)},
 
     {"epochs", "epochs", "N", "Optimization",

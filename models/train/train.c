@@ -23,6 +23,7 @@ static scbm_status train(cbm_training_run *run, const char *const *concept_names
     const cbm_train_options *o = run->options;
     scbm_status status = cbm_run_create(run, concept_names);
     if (!status && o->on_data) o->on_data(o->user, run->train, run->valid);
+    if (!status) cbm_say_single_classes(run->train, run->network.heads.n_concepts, concept_names, &run->hooks);
     if (status) return status;
     if (o->epochs == 0) return cbm_run_write_start(run);
     status = cbm_run_prepare_steps(run);

@@ -67,24 +67,18 @@ static void print_classes(const char *what, const cbm_classes *classes, const si
     putchar('\n');
 }
 
-/* A column with one class teaches nothing; of a class with few texts little can be learned. */
+/* Of a class with few texts little can be learned; the library warns of a column with one class. */
 static void warn_of_classes(const train_command *t, const char *what, const cbm_classes *classes, const size_t *count) {
     char name[NAME_SIZE], few[400] = "";
-    size_t n_classes = 0, last = 0, used = 0;
+    size_t n_classes = 0, used = 0;
     for (size_t c = 0; c < classes->n; c++) {
-        if (count[c]) n_classes++, last = c;
+        n_classes += count[c] > 0;
         if (count[c] && count[c] < FEW_TEXTS && used < sizeof few)
             used += (size_t)snprintf(few + used, sizeof few - used, "%s'%s' (%zu)", used ? ", " : "",
                                      shown(classes->name[c], name), count[c]);
     }
-    if (!n_classes)
-        scbm_log(&t->hooks, SCBM_LOG_WARNING, "%s: no text that is trained on has a class, so it learns nothing", what);
-    else if (n_classes == 1)
-        scbm_log(
-            &t->hooks, SCBM_LOG_WARNING,
-            "%s: every text that is trained on is '%s', so there is nothing to learn, and it counts as read without an error",
-            what, shown(classes->name[last], name));
-    else if (few[0]) scbm_log(&t->hooks, SCBM_LOG_WARNING, "%s: there are only a few texts of %s", what, few);
+    if (few[0] && n_classes > 1)
+        scbm_log(&t->hooks, SCBM_LOG_WARNING, "%s: there are only a few texts of %s", what, few);
 }
 
 static void describe_classes(const train_command *t, const char *what, const cbm_classes *classes,
