@@ -38,6 +38,7 @@
 #include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10832,10 +10833,14 @@ static int file_map(scbm_bytes *bytes, int descriptor, const struct stat *facts)
     return 1;
 }
 
-static scbm_status file_open_descriptor(const char *path, int *descriptor, struct stat *facts) {
-    do {
+/* A pipe without a writer may be waited for, until the cancel hook says otherwise. */
+static scbm_status file_open_descriptor(const char *path, int *descriptor, struct stat *facts,
+                                        const scbm_hooks *hooks) {
+    for (;;) {
         *descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    } while (*descriptor < 0 && errno == EINTR);
+        if (*descriptor >= 0 || errno != EINTR) break;
+        if (scbm_cancelled(hooks)) return SCBM_ERROR_CANCELLED;
+    }
     if (*descriptor < 0) return file_cannot(path, "opened", errno);
     scbm_status status = SCBM_OK;
     if (fstat(*descriptor, facts)) status = file_cannot(path, "read", errno);
@@ -10850,7 +10855,7 @@ scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hook
     int descriptor;
     memset(bytes, 0, sizeof *bytes);
     bytes->data = file_no_bytes;
-    scbm_status status = file_open_descriptor(path, &descriptor, &facts);
+    scbm_status status = file_open_descriptor(path, &descriptor, &facts, hooks);
     if (status) return status;
     if (file_map(bytes, descriptor, &facts)) {
         close(descriptor); /* the mapping stays */
@@ -11062,6 +11067,7 @@ struct scbm_output_file {
     scbm_hooks hooks;
     char *path;      /* what is replaced: behind symbolic links, the file itself */
     char *temporary; /* NULL: a device or pipe, which is written to directly */
+    struct noted_path *noted; /* that it is this process's; NULL: it is not noted */
     FILE *stream;
     unsigned char *buffer;
     size_t used;
@@ -11084,23 +11090,105 @@ static void output_free(scbm_output_file *output) {
 }
 
 #if FILE_POSIX
-/* Opens "<path>.<process>-<n>.tmp", which nobody else has. */
-static FILE *output_open_temporary(scbm_output_file *output) {
-    size_t size = strlen(output->path) + 64;
+/* Temporary files are "<path>.<n>.tmp", each held with a lock of the system's, which ends with the process whatever ends it:
+ * a file that can be locked is nobody's any more, and goes. (A process's number says nothing across containers.) */
+enum { MOST_TEMPORARY = 100, LOOKED_AT = 8 };
+
+/* Those of this process, for scbm_output_remove_temporary. What finds no place here is left to the next writer. */
+enum { NOTED_PATHS = 32, NOTE_FREE = 0, NOTE_BEING_WRITTEN, NOTE_WRITTEN };
+
+static struct noted_path {
+    K_ATOMIC int state;
+    pid_t process; /* a forked child does not remove its parent's */
+    char path[4096];
+} noted_paths[NOTED_PATHS];
+
+static struct noted_path *output_note(const char *path) {
+    for (int i = 0; i < NOTED_PATHS; i++) {
+        struct noted_path *noted = &noted_paths[i];
+        int expected = NOTE_FREE;
+        if (strlen(path) >= sizeof noted->path) return NULL;
+#ifndef __STDC_NO_ATOMICS__
+        if (!atomic_compare_exchange_strong(&noted->state, &expected, NOTE_BEING_WRITTEN)) continue;
+#else
+        if (noted->state != expected) continue;
+#endif
+        strcpy(noted->path, path);
+        noted->process = getpid();
+        noted->state = NOTE_WRITTEN;
+        return noted;
+    }
+    return NULL;
+}
+
+static void output_forget(scbm_output_file *output) {
+    if (output->noted) output->noted->state = NOTE_FREE;
+    output->noted = NULL;
+}
+
+void scbm_output_remove_temporary(void) {
+    for (int i = 0; i < NOTED_PATHS; i++)
+        if (noted_paths[i].state == NOTE_WRITTEN && noted_paths[i].process == getpid()) unlink(noted_paths[i].path);
+}
+
+static int output_has_name(int descriptor, const char *path) {
+    struct stat opened, named;
+    return fstat(descriptor, &opened) == 0 && lstat(path, &named) == 0 && S_ISREG(named.st_mode) &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+/* Removes what a process that is no more has left under this name. */
+static void output_remove_dead(const char *path) {
+    int descriptor = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0 && errno == EACCES) descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) return;
+    if (output_has_name(descriptor, path) && flock(descriptor, LOCK_EX | LOCK_NB) == 0 &&
+        output_has_name(descriptor, path))
+        unlink(path);
+    close(descriptor);
+}
+
+/* A new file of this name with a lock; where the system has no locks, without one. */
+static int output_create(const char *path, mode_t mode) {
+    for (int i = 0; i < MOST_TEMPORARY; i++) {
+        int descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode), failed;
+        if (descriptor < 0 && errno == EINTR) continue;
+        if (descriptor < 0) return -1;
+        do failed = flock(descriptor, LOCK_EX);
+        while (failed && errno == EINTR);
+        if (output_has_name(descriptor, path)) return descriptor;
+        close(descriptor); /* another writer took it for a dead one's before it had its lock */
+    }
+    errno = EAGAIN;
+    return -1;
+}
+
+static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
+    size_t size = strlen(output->path) + 32;
+    int descriptor = -1, n = 0;
     output->temporary = scbm_alloc(&output->hooks, size);
     if (!output->temporary) return NULL;
-    int descriptor = -1;
-    for (int n = 0; n < 10000 && descriptor < 0; n++) {
-        snprintf(output->temporary, size, "%s.%ld-%d.tmp", output->path, (long)getpid(), n);
-        descriptor = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor < 0 && errno != EEXIST && errno != EINTR) break;
+    for (; n < MOST_TEMPORARY && descriptor < 0; n++) {
+        snprintf(output->temporary, size, "%s.%d.tmp", output->path, n);
+        output_remove_dead(output->temporary);
+        descriptor = output_create(output->temporary, mode);
+        if (descriptor < 0 && errno != EEXIST) break;
     }
     FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
-    if (stream) return stream;
+    if (stream) {
+        char *other = scbm_alloc(&output->hooks, size);
+        output->noted = output_note(output->temporary);
+        for (; other && n < LOOKED_AT; n++) {
+            snprintf(other, size, "%s.%d.tmp", output->path, n);
+            output_remove_dead(other);
+        }
+        scbm_release(&output->hooks, other);
+        return stream;
+    }
     file_cannot(output->path, "written", errno);
     if (descriptor >= 0) {
-        close(descriptor);
         unlink(output->temporary);
+        close(descriptor);
     }
     return NULL;
 }
@@ -11126,7 +11214,7 @@ static scbm_status output_open_stream(scbm_output_file *output, const char *path
         output->stream = fopen(path, "wb");
         return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
     }
-    output->stream = output_open_temporary(output);
+    output->stream = output_open_temporary(output, exists ? facts.st_mode & 0777 : 0666);
     if (!output->stream) return output->temporary ? SCBM_ERROR_IO : SCBM_ERROR_MEMORY;
     if (exists) (void)!fchmod(fileno(output->stream), facts.st_mode & 0777);
     return SCBM_OK;
@@ -11164,6 +11252,13 @@ static scbm_status output_open_stream(scbm_output_file *output, const char *path
     snprintf(output->temporary, size, "%s.tmp", path);
     output->stream = fopen(output->temporary, "wb");
     return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
+}
+
+static void output_forget(scbm_output_file *output) {
+    (void)output;
+}
+
+void scbm_output_remove_temporary(void) {
 }
 
 static int output_sync(FILE *stream) {
@@ -11240,21 +11335,28 @@ void scbm_output_print(scbm_output_file *output, const char *format, ...) {
     va_end(arguments);
 }
 
-/* Closes the stream; the first failure is kept. */
-static void output_close(scbm_output_file *output) {
+/* Brings everything to the disk; the first failure is kept. */
+static void output_finish(scbm_output_file *output) {
     output_flush(output);
-    if (!output->status && output_sync(output->stream))
+    if (output->status) return;
+    if (fflush(output->stream) || output_sync(output->stream))
         output_keep_error(output, file_cannot(output->path, "written", errno));
+}
+
+/* Closes the stream, and with it ends the lock. */
+static void output_close(scbm_output_file *output) {
     if (fclose(output->stream) && !output->status)
         output_keep_error(output, file_cannot(output->path, "written", errno));
     output->stream = NULL;
 }
 
-/* Gives the finished file its name. */
+/* Gives the finished file its name, while it is still held. */
 static void output_rename(scbm_output_file *output) {
     if (!output->temporary) return;
+    output_forget(output);
     if (!output->status) {
 #if !FILE_POSIX
+        output_close(output);
         remove(output->path); /* rename replaces nothing there */
 #endif
         if (rename(output->temporary, output->path))
@@ -11265,8 +11367,9 @@ static void output_rename(scbm_output_file *output) {
 }
 
 scbm_status scbm_output_commit(scbm_output_file *output) {
-    output_close(output);
+    output_finish(output);
     output_rename(output);
+    if (output->stream) output_close(output);
     scbm_status status = output->status;
     if (status) scbm_fail(status, "%s", output->message);
     output_free(output);
@@ -11275,8 +11378,12 @@ scbm_status scbm_output_commit(scbm_output_file *output) {
 
 void scbm_output_abandon(scbm_output_file *output) {
     if (!output) return;
-    fclose(output->stream);
+    output_forget(output);
+#if !FILE_POSIX
+    output_close(output); /* an open file cannot be removed there */
+#endif
     if (output->temporary) remove(output->temporary);
+    if (output->stream) output_close(output);
     output_free(output);
 }
 
@@ -12381,8 +12488,10 @@ static scbm_status writer_write_tensor(const scbm_writer *writer, const writer_t
 static scbm_status writer_write_data(const scbm_writer *writer, scbm_output_file *output) {
     unsigned char *scratch = scbm_alloc(&writer->hooks, 8 * WRITER_CHUNK);
     scbm_status status = scratch ? SCBM_OK : SCBM_ERROR_MEMORY;
-    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++)
-        status = writer_write_tensor(writer, &writer->tensors[i], output, scratch);
+    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++) {
+        status = scbm_cancelled(&writer->hooks);
+        if (!status) status = writer_write_tensor(writer, &writer->tensors[i], output, scratch);
+    }
     scbm_release(&writer->hooks, scratch);
     return status;
 }

@@ -850,16 +850,21 @@ void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm
 typedef scbm_status (*scbm_produce_function)(void *user, const scbm_tensor *tensor, void *data);
 void scbm_writer_add_tensor_from(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type,
                                  scbm_produce_function produce, void *user);
+/* The cancel hook is asked before each tensor. */
 scbm_status scbm_writer_write(scbm_writer *writer, const char *path);
 
-/* Any file, replaced atomically: bytes go to a temporary name beside `path`; commit flushes and renames,
- * abandon (accepts NULL) removes it. Both free it. Write errors are kept until commit. */
+/* Any file, replaced atomically: bytes go to a temporary name beside `path`, "<path>.<n>.tmp"; commit flushes and renames,
+ * abandon (accepts NULL) removes it. Both free it. Write errors are kept until commit. What a process that was killed has left
+ * of such names is removed by the next one that writes `path`. */
 typedef struct scbm_output_file scbm_output_file;
 scbm_status scbm_output_open(scbm_output_file **output, const char *path, const scbm_hooks *hooks);
 void scbm_output_write(scbm_output_file *output, const void *bytes, size_t size);
 void scbm_output_print(scbm_output_file *output, const char *format, ...) SCBM_PRINTF(2, 3);
 scbm_status scbm_output_commit(scbm_output_file *output);
 void scbm_output_abandon(scbm_output_file *output);
+/* Removes the temporary files that this process is writing: for the handler of a signal that ends it at once (it is
+ * async-signal-safe). What goes on writing gets an error at its commit. */
+void scbm_output_remove_temporary(void);
 
 /* A whole file in memory (mapped where possible), NUL not added; for parsers. */
 typedef struct scbm_bytes { const unsigned char *data; size_t size; void *handle; } scbm_bytes;

@@ -15,8 +15,10 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,6 +38,7 @@ typedef struct exporting {
     int stream;            /* the concept's; -1: all weights */
     cbm_backbone settings; /* the model's, with every size that config.json wants; no parameters of its own */
     char wanted[LONGEST_PATH], folder[LONGEST_PATH + 32]; /* what it will be called, and is while it is written */
+    int lock;                                             /* the folder's, which ends with the process; -1: none */
     char path[LONGEST_PATH + 64];
 } exporting;
 
@@ -62,6 +65,42 @@ static scbm_status cannot(const char *path, const char *what) {
     return scbm_fail(SCBM_ERROR_IO, "%.300s: cannot be %s: %s", path, what, strerror(errno));
 }
 
+/* A folder that is locked, so that other runs see that somebody writes it; -1: somebody does, or it is not there. */
+static int lock_folder(const char *folder) {
+    struct stat opened, named;
+    int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (descriptor < 0) return -1;
+    int failed = flock(descriptor, LOCK_EX | LOCK_NB) != 0, error = errno;
+    if (!failed && fstat(descriptor, &opened) == 0 && stat(folder, &named) == 0 && opened.st_ino == named.st_ino &&
+        opened.st_dev == named.st_dev)
+        return descriptor;
+    close(descriptor);
+    errno = failed ? error : EWOULDBLOCK;
+    return -1;
+}
+
+static void remove_folder(exporting *e) {
+    if (!e->folder[0]) return;
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        char temporary[64];
+        unlink(path_of(e, files[i]));
+        for (int n = 0; n < 8; n++) { /* of a process that was killed while it wrote */
+            snprintf(temporary, sizeof temporary, "%s.%d.tmp", files[i], n);
+            unlink(path_of(e, temporary));
+        }
+    }
+    for (size_t i = 0; i < COUNT_OF(folders); i++) rmdir(path_of(e, folders[i]));
+    rmdir(e->folder);
+}
+
+/* What an export that was killed has left under this name. */
+static void remove_dead_folder(exporting *e) {
+    int descriptor = lock_folder(e->folder);
+    if (descriptor < 0) return;
+    remove_folder(e);
+    close(descriptor);
+}
+
 /* An empty folder may be there already. */
 static scbm_status start_folder(exporting *e, const char *folder) {
     struct stat facts;
@@ -74,19 +113,13 @@ static scbm_status start_folder(exporting *e, const char *folder) {
         return scbm_fail(SCBM_ERROR_IO, "%.300s: is there already, and not an empty folder; nothing is written into it",
                          e->wanted);
     for (int i = 0; i < 100; i++) {
-        snprintf(e->folder, sizeof e->folder, "%s.%ld-%d.tmp", e->wanted, (long)getpid(), i);
-        if (mkdir(e->folder, 0777) == 0) return SCBM_OK;
-        if (errno != EEXIST) break;
+        snprintf(e->folder, sizeof e->folder, "%s.%d.tmp", e->wanted, i);
+        remove_dead_folder(e);
+        if (mkdir(e->folder, 0777) == 0 && (e->lock = lock_folder(e->folder)) >= 0) return SCBM_OK;
+        if (errno != EEXIST && errno != EWOULDBLOCK) break;
     }
     e->folder[0] = 0;
     return cannot(e->wanted, "written");
-}
-
-static void remove_folder(exporting *e) {
-    if (!e->folder[0]) return;
-    for (size_t i = 0; i < COUNT_OF(files); i++) unlink(path_of(e, files[i]));
-    for (size_t i = 0; i < COUNT_OF(folders); i++) rmdir(path_of(e, folders[i]));
-    rmdir(e->folder);
 }
 
 static scbm_status make_folder(exporting *e, const char *name) {
@@ -271,6 +304,7 @@ scbm_status cbm_export(const cbm_model *model, const char *folder, const cbm_exp
     if (!status) {
         status = write_folder(e);
         if (status) remove_folder(e);
+        close(e->lock);
     }
     scbm_release(options->hooks, e);
     return status;

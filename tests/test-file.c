@@ -14,8 +14,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char path[128]; /* of the model file */
@@ -908,6 +910,109 @@ static void a_disk_that_fills_up_leaves_the_old_file(void **state) {
     assert_int_equal(empty_folder(), 1);
 }
 
+static char beside_text[8][160];
+
+/* The name of temporary file n of the model. */
+static const char *temporary(int n) {
+    snprintf(beside_text[n % 8], sizeof beside_text[0], "%s.%d.tmp", path, n);
+    return beside_text[n % 8];
+}
+
+static void write_text(const char *text) {
+    scbm_output_file *output;
+    assert_ok(scbm_output_open(&output, path, NULL));
+    scbm_output_write(output, text, strlen(text));
+    assert_ok(scbm_output_commit(output));
+    assert_holds(text);
+}
+
+static void what_a_dead_process_left_is_removed(void **state) {
+    (void)state;
+    empty_folder();
+    for (int n = 0; n < 5; n += n ? 2 : 1) write_file(temporary(n), "half of a fi", 12);
+    assert_int_equal(chmod(temporary(3), 0400), 0);
+    write_file(in_folder("model.gguf.notes.tmp"), "someone's", 9);
+    write_text("whole");
+    assert_true(exists(in_folder("model.gguf.notes.tmp")));
+    assert_int_equal(empty_folder(), 2);
+}
+
+/* Whoever holds a temporary file has its lock; what is no file of ours is no matter of ours. */
+static void what_others_write_stays(void **state) {
+    (void)state;
+    scbm_output_file *first, *second;
+    empty_folder();
+    int held = open(temporary(0), O_RDWR | O_CREAT, 0600);
+    assert_int_equal(flock(held, LOCK_EX), 0);
+    write_file(in_folder("precious"), "precious", 8);
+    assert_int_equal(symlink(in_folder("precious"), temporary(1)), 0);
+    assert_int_equal(mkdir(temporary(2), 0700), 0);
+    assert_int_equal(mkfifo(temporary(3), 0600), 0);
+    write_text("one");
+    assert_true(exists(temporary(0)) && exists(temporary(1)) && exists(temporary(2)) && exists(temporary(3)));
+    assert_int_equal(unlink(temporary(1)), 0);
+    assert_ok(scbm_output_open(&first, path, NULL)); /* two at once */
+    assert_ok(scbm_output_open(&second, path, NULL));
+    scbm_output_write(first, "first", 5);
+    scbm_output_write(second, "second", 6);
+    assert_ok(scbm_output_commit(second));
+    assert_holds("second");
+    assert_ok(scbm_output_commit(first));
+    assert_holds("first");
+    close(held);
+    write_text("last");
+    assert_false(exists(temporary(0)) || exists(temporary(1)));
+    assert_int_equal(unlink(temporary(3)), 0);
+    assert_int_equal(rmdir(temporary(2)), 0);
+    assert_int_equal(empty_folder(), 2);
+}
+
+/* What the handler of a signal does. */
+static void temporary_files_can_be_removed_at_once(void **state) {
+    (void)state;
+    scbm_output_file *output[40];
+    char name[32];
+    empty_folder();
+    for (int i = 0; i < COUNT_OF(output); i++) {
+        snprintf(name, sizeof name, "f%d", i);
+        assert_ok(scbm_output_open(&output[i], in_folder(name), NULL));
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        scbm_output_remove_temporary(); /* they are not the child's */
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_true(exists(in_folder("f0.0.tmp")) && exists(in_folder("f39.0.tmp")));
+    scbm_output_remove_temporary();
+    assert_false(exists(in_folder("f0.0.tmp")));
+    assert_error(scbm_output_commit(output[0]), SCBM_ERROR_IO, "f0: cannot be replaced");
+    for (int i = 1; i < COUNT_OF(output); i++) scbm_output_abandon(output[i]);
+    assert_int_equal(empty_folder(), 0);
+}
+
+static int asks_once(void *user) {
+    return ++*(int *)user > 1;
+}
+
+static void writing_can_be_cancelled(void **state) {
+    (void)state;
+    float values[4] = {1, 2, 3, 4};
+    int asked = 0;
+    scbm_tensor a = tensor_of("a", SCBM_F32, 2, 1, 4, values), b = tensor_of("b", SCBM_F32, 2, 1, 4, values);
+    const scbm_hooks hooks = {.user = &asked, .cancel = asks_once};
+    scbm_writer *w;
+    empty_folder();
+    write_file(path, "old", 3);
+    assert_ok(scbm_writer_create(&w, &hooks));
+    scbm_writer_add_tensor(w, &a, SCBM_F32);
+    scbm_writer_add_tensor(w, &b, SCBM_F32);
+    assert_error(scbm_writer_write(w, path), SCBM_ERROR_CANCELLED, "cancelled");
+    scbm_writer_free(w);
+    assert_holds("old");
+    assert_int_equal(empty_folder(), 1);
+}
+
 static void files_that_cannot_be_read(void **state) {
     (void)state;
     scbm_file *f;
@@ -1118,6 +1223,10 @@ int main(void) {
         cmocka_unit_test(places_that_cannot_be_written),
         cmocka_unit_test(a_full_disk_is_an_error),
         cmocka_unit_test(a_disk_that_fills_up_leaves_the_old_file),
+        cmocka_unit_test(what_a_dead_process_left_is_removed),
+        cmocka_unit_test(what_others_write_stays),
+        cmocka_unit_test(temporary_files_can_be_removed_at_once),
+        cmocka_unit_test(writing_can_be_cancelled),
         cmocka_unit_test(files_that_cannot_be_read),
         cmocka_unit_test(files_without_a_size_are_read),
         cmocka_unit_test(numbers_are_parsed),

@@ -78,7 +78,9 @@ scbm_status cbm_write_model(const char *path, const cbm_model *encoder, const cb
                             void (*note)(const void *user, scbm_writer *writer), const void *user,
                             const scbm_hooks *hooks) {
     scbm_writer *writer = NULL;
-    scbm_status status = scbm_writer_create(&writer, hooks);
+    scbm_hooks whole = hooks ? *hooks : (scbm_hooks){0};
+    whole.cancel = NULL; /* what has begun is finished: an epoch's work stands in it */
+    scbm_status status = scbm_writer_create(&writer, &whole);
     if (status) return status;
     copy_encoder_keys(writer, encoder->file);
     status = set_our_keys(writer, network, hooks);

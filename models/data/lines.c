@@ -107,8 +107,10 @@ scbm_status cbm_read_lines(const char *path, cbm_line_function line, cbm_bad_lin
     r.hooks = hooks;
     r.descriptor = STDIN_FILENO;
     if (!is_stdin) {
-        do r.descriptor = open(path, O_RDONLY | O_CLOEXEC);
-        while (r.descriptor < 0 && errno == EINTR);
+        do {
+            r.descriptor = open(path, O_RDONLY | O_CLOEXEC);
+            if (r.descriptor < 0 && errno == EINTR && scbm_cancelled(hooks)) return SCBM_ERROR_CANCELLED;
+        } while (r.descriptor < 0 && errno == EINTR);
     }
     if (r.descriptor < 0) return scbm_fail(SCBM_ERROR_IO, "%.200s: cannot be opened: %s", path, strerror(errno));
     scbm_status status = read_lines(&r);

@@ -88,7 +88,6 @@ static int convert(const convert_command *c) {
                                          .normalize = (cbm_normalize)c->normalize,
                                          .verify = c->verify,
                                          .hooks = &hooks};
-    cli_catch_interrupt();
     scbm_status status = cbm_convert(c->folder, c->output, &options, &conversion);
     ;
     cli_progress_clear(&progress);
@@ -146,7 +145,6 @@ static int export_encoder(const cli_command *command, const char *path, const ch
     scbm_hooks hooks = cli_hooks(&progress, command, 0);
     const cbm_load_options load = {.hooks = &hooks};
     const cbm_export_options options = {.concept = concept, .hooks = &hooks};
-    cli_catch_interrupt();
     scbm_status status = cbm_model_load(&model, path, &load);
     if (status == SCBM_OK) status = cbm_export(model, folder, &options);
     cli_progress_clear(&progress);

@@ -212,7 +212,6 @@ static int run_eval(const cli_command *command, int argc, char **argv) {
     if (status == CLI_GO_ON && e.intervene >= 0)
         status = cli_intervention_check(command, e.in.model, e.in.model_path, &e.intervene_options, "--intervene edit");
     if (status != CLI_GO_ON) return finish(&e, status);
-    cli_catch_interrupt();
     scbm_status evaluated = e.intervene < 0 ? evaluate(&e) : evaluate_interventions(&e);
     if (evaluated != SCBM_OK) return finish(&e, cli_fail_status(command, evaluated));
     return finish(&e, cli_finish(command));

@@ -106,7 +106,6 @@ static scbm_status explain_global(explain_command *x) {
                                   .faithfulness = x->faithfulness,
                                   .explain = x->options};
     options.explain.seed = (uint64_t)x->seed;
-    cli_catch_interrupt();
     scbm_status status = cbm_global_report_create(&report, x->in.context, (const char *const *)x->texts.text,
                                                   x->texts.text_length, x->texts.n, &options);
     cli_progress_clear(&x->in.progress);

@@ -132,7 +132,6 @@ static int run_train(const cli_command *command, int argc, char **argv) {
     t->command = command;
     make_options(t);
     int status = read_options(t, argc, argv);
-    cli_catch_interrupt();
     if (status == CLI_GO_ON) status = cli_open_device(command, t->device, &t->backend);
     if (status == CLI_GO_ON) status = train_plan_runs(t);
     if (status != CLI_GO_ON) return finish(t, status);

@@ -30,12 +30,13 @@ typedef struct cli_progress {
     int n_said;
 } cli_progress;
 
-/* Hooks that show progress and warnings, heed `threads`, and stop at an interrupt once cli_catch_interrupt was called. */
+/* Hooks that show progress and warnings, heed `threads`, and stop at a signal once cli_catch_signals was called. */
 scbm_hooks cli_hooks(cli_progress *progress, const cli_command *command, int64_t threads);
 /* Clears the bar before something else is printed. */
 void cli_progress_clear(cli_progress *progress);
-/* A first Ctrl-C (or SIGTERM) makes progress hooks cancel; a second one kills. */
-void cli_catch_interrupt(void);
+/* A first Ctrl-C (or SIGTERM, SIGHUP, a closed pipe) makes hooks cancel; a second Ctrl-C or SIGTERM ends the process at once. No
+ * temporary file stays. */
+void cli_catch_signals(void);
 /* The signal that came; 0: none. */
 int cli_interrupted(void);
 

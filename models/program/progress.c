@@ -11,19 +11,45 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t interrupted;
+static volatile double interrupted_at; /* in seconds */
 
-static void on_interrupt(int number) {
+#define SECONDS_OF_ONE_INTERRUPT 0.3 /* some senders send theirs twice */
+
+/* The first one is for the hooks, which end the work. A second one that is meant ends the process; it cannot be left to the
+ * system's own handling, which does nothing for the first process of a container. */
+static void on_signal(int number) {
+    int before = (int)interrupted, is_second = before && (number == SIGINT || number == SIGTERM);
+    if (is_second && scbm_seconds() - interrupted_at > SECONDS_OF_ONE_INTERRUPT) {
+        scbm_output_remove_temporary();
+        _exit(CLI_SIGNAL + number);
+    }
+    if (before) return;
+    interrupted_at = scbm_seconds();
     interrupted = number;
+    alarm(1);
 }
 
-void cli_catch_interrupt(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND; /* the second one kills */
+/* A read that began between the last question and the signal would wait on: it is interrupted once more, every second. */
+static void on_alarm(int number) {
+    (void)number;
+    alarm(1);
+}
+
+void cli_catch_signals(void) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action); /* no SA_RESTART: what waits is to look */
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_signal;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        int is_ignored = sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler == SIG_IGN;
+        if (numbers[i] == SIGHUP && is_ignored) continue; /* nohup */
+        sigaction(numbers[i], &action, NULL);
+    }
+    action.sa_handler = on_alarm;
+    sigaction(SIGALRM, &action, NULL);
+    action.sa_handler = SIG_IGN; /* a file that becomes too large is an error of the write */
+    sigaction(SIGXFSZ, &action, NULL);
 }
 
 int cli_interrupted(void) {

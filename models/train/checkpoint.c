@@ -50,10 +50,12 @@ static void set_numbers(scbm_writer *writer, const cbm_checkpoint *c) {
 }
 
 scbm_status cbm_checkpoint_write(const cbm_checkpoint *c, const char *path, const scbm_hooks *hooks) {
+    scbm_hooks whole = hooks ? *hooks : (scbm_hooks){0};
+    whole.cancel = NULL; /* what has begun is finished: an epoch's work stands in it */
     scbm_writer *writer = NULL;
     scbm_tensor logs[N_LOGS];
     scbm_tensor *moments = scbm_alloc_array(hooks, 2 * (size_t)c->n_trained, sizeof *moments);
-    scbm_status status = moments ? scbm_writer_create(&writer, hooks) : SCBM_ERROR_MEMORY;
+    scbm_status status = moments ? scbm_writer_create(&writer, &whole) : SCBM_ERROR_MEMORY;
     for (int i = 0; i < 2 * c->n_trained && !status; i++) status = moment_view(c, i / 2, i % 2, &moments[i]);
     for (int i = 0; i < N_LOGS && !status; i++) status = log_view(c, i, &logs[i]);
     if (!status) {

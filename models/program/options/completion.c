@@ -29,9 +29,10 @@ static void put_values(const cli_command *command, const cli_option *options) {
 
 static void put_names(const cli_command *command, const cli_option *options) {
     printf("        %s) _sparsecbm_words '", command->name);
+    const cli_option *common = cli_common_of(options);
     for (; options->name; options++)
         if (options->kind != CLI_GROUP) printf("--%s ", options->name);
-    for (const cli_option *option = cli_common_options; option->name; option++) printf("--%s ", option->name);
+    for (const cli_option *option = common; option->name; option++) printf("--%s ", option->name);
     puts("' ;;");
 }
 

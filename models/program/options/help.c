@@ -101,7 +101,7 @@ static void print_options(const cli_option *options) {
                 print_option(option);
     }
     print_heading("General");
-    for (const cli_option *option = cli_common_options; option->name; option++) print_option(option);
+    for (const cli_option *option = cli_common_of(options); option->name; option++) print_option(option);
 }
 
 /* What of "convert FOLDER" follows the program's name. */

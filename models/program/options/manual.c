@@ -127,6 +127,8 @@ static void put_command(const cli_command *command, const cli_option *options) {
     fputs(".PP\n", stdout);
     put_paragraph(command->summary);
     put_options(options);
+    if (cli_common_of(options) != cli_common_options)
+        put_option(cli_common_of(options)); /* the first is what others lack */
     if (command->details) {
         puts(".PP");
         put_paragraph(command->details);
@@ -164,8 +166,10 @@ typedef struct item {
 } item;
 
 static const item statuses[] = {
-    {"0", "Success."},   {"1", "Bad input, or a failure; one line says which."},
-    {"2", "Bad usage."}, {"130, 143", "Interrupted by Ctrl-C or SIGTERM: 128 and the signal's number."},
+    {"0", "Success."},
+    {"1", "Bad input, or a failure; one line says which."},
+    {"2", "Bad usage."},
+    {"129, 130, 141, 143", "Interrupted by SIGHUP, Ctrl-C, a closed pipe or SIGTERM: 128 and the signal's number."},
     {NULL, NULL},
 };
 

@@ -6,6 +6,7 @@
 #include "models/program/program.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,9 +68,10 @@ void cli_say_wrote(const cli_command *command, const char *path) {
 
 int cli_fail_status(const cli_command *command, scbm_status status) {
     if (status == SCBM_OK) return CLI_DONE;
-    if (status == SCBM_ERROR_CANCELLED && cli_interrupted()) {
-        cli_fail(command, "interrupted");
-        return CLI_SIGNAL + cli_interrupted();
+    int number = cli_interrupted(); /* which may come back as a read or a write that was interrupted */
+    if (number && (status == SCBM_ERROR_CANCELLED || status == SCBM_ERROR_IO)) {
+        if (number != SIGPIPE) cli_fail(command, "interrupted"); /* nobody reads any more */
+        return CLI_SIGNAL + number;
     }
     const char *message = scbm_last_error();
     return cli_fail(command, "%s", message[0] ? message : scbm_status_name(status));

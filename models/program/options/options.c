@@ -13,11 +13,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const cli_option cli_common_options[] = {
-    CLI_FLAG_OPTION("quiet", &cli_quiet, "print errors and warnings alone beside the results: no progress, no notes"),
-    CLI_FLAG_OPTION("help", NULL, "print this"),
-    CLI_END_OPTIONS,
-};
+#define GENERAL_OPTIONS                                                                                                \
+    CLI_FLAG_OPTION("quiet", &cli_quiet, "print errors and warnings alone beside the results: no progress, no notes"), \
+        CLI_FLAG_OPTION("help", NULL, "print this"), CLI_END_OPTIONS
+
+static int is_forced;
+
+const cli_option cli_common_options[] = {GENERAL_OPTIONS};
+
+/* Of commands that write files. */
+static const cli_option writing_options[] = {CLI_FLAG_OPTION("force", &is_forced, "replace files that are read-only"),
+                                             GENERAL_OPTIONS};
+
+const cli_option *cli_common_of(const cli_option *options) {
+    int writes = 0;
+    for (; options->name; options++) {
+        if (strcmp(options->name, writing_options[0].name) == 0) return cli_common_options; /* it has its own */
+        writes |= options->use == CLI_WRITES;
+    }
+    return writes ? writing_options : cli_common_options;
+}
 
 /* ------------------------------------------------------------------------------------------
  * What was given
@@ -132,7 +147,7 @@ static int add_names(const char **names, int n, const cli_option *options) {
 static int unknown_option(const cli_command *command, const cli_option *options, const char *name, size_t length) {
     char word[LONGEST_NAME + 1], typed[64];
     const char *names[MOST_NAMES];
-    int n = add_names(names, add_names(names, 0, options), cli_common_options);
+    int n = add_names(names, add_names(names, 0, options), cli_common_of(options));
     names[n] = NULL;
     snprintf(word, sizeof word, "%.*s", (int)(length < LONGEST_NAME ? length : LONGEST_NAME), name);
     const char *nearest = cli_nearest(word, names);
@@ -182,8 +197,15 @@ static const char *name_of(const cli_option *option, char text[64]) {
     return text;
 }
 
+/* By --force, the command's own or the general one. */
+static int may_replace(const cli_option *options) {
+    while (options->name && strcmp(options->name, writing_options[0].name) != 0) options++;
+    return options->name ? *(const int *)options->value : is_forced;
+}
+
 int cli_check_output(const cli_command *command, const cli_option *options, const char *what, const char *path) {
     char other[64];
+    int refuses = !may_replace(options) && cli_is_read_only(path);
     for (; options->name; options++) {
         const char *file;
         for (int i = 0; (file = file_of(options, i)); i++) {
@@ -193,6 +215,8 @@ int cli_check_output(const cli_command *command, const cli_option *options, cons
         }
     }
     int error = cli_write_error(path);
+    if (!error && refuses)
+        return cli_fail(command, "%.300s (%s): is read-only; --force replaces it all the same", path, what);
     return error ? cli_fail(command, "%.300s (%s): cannot be written: %s", path, what, strerror(error)) : CLI_GO_ON;
 }
 
@@ -243,7 +267,7 @@ static int take_word(const cli_command *command, const char *word, cli_list *res
 static int take_option(const cli_command *command, const cli_option *options, int argc, char **argv, int *i) {
     const char *word = argv[*i], *value;
     const cli_option *option = find_option(options, word, &value);
-    if (!option) option = find_option(cli_common_options, word, &value);
+    if (!option) option = find_option(cli_common_of(options), word, &value);
     if (!option && word[1] != '-')
         return cli_misuse(command, "there is no option %s (put -- before a text that begins with a dash)", word);
     if (!option) return unknown_option(command, options, word + 2, strcspn(word + 2, "="));

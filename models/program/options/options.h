@@ -85,8 +85,9 @@ typedef struct cli_option {
 #define CLI_OUTPUT_OPTION(target, help) CLI_OPTION(CLI_TEXT, "output", "FILE", target, help, 0, 0, 'o', CLI_WRITES)
 #define CLI_END_OPTIONS CLI_OPTION(CLI_FLAG, NULL, NULL, NULL, NULL, 0, 0, 0, CLI_NO_FILE)
 
-/* What every command has besides: --quiet and --help. */
+/* What every command has besides: --quiet and --help; and what the command of these options has, --force where it writes. */
 extern const cli_option cli_common_options[];
+const cli_option *cli_common_of(const cli_option *options);
 
 /* Reads argv[0 … argc) (after the command's name) by the table; positional arguments come back in *rest, or are an error
  * where rest is NULL. Refuses files to write that cannot be written or that are read, too. CLI_GO_ON, or the status to

@@ -63,6 +63,13 @@ int cli_is_in_folder(const char *path, const char *folder) {
     return stat(path, &facts) == 0 && S_ISREG(facts.st_mode) && search_folder(&facts, folder, 1);
 }
 
+int cli_is_read_only(const char *path) {
+    struct stat facts;
+    if (stat(path, &facts) != 0 || !S_ISREG(facts.st_mode)) return 0;
+    return !(facts.st_mode & 0222) ||
+           (access(path, W_OK) != 0 && errno == EACCES); /* the superuser may write anything */
+}
+
 /* A file is replaced by one that is made beside it: what counts is its folder, and behind a symbolic link the target's. */
 int cli_write_error(const char *path) {
     char folder[PATH_MAX];

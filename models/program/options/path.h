@@ -11,6 +11,9 @@ int cli_same_file(const char *a, const char *b);
 /* Whether `path` names a file in `folder` or in one of the folders in it. */
 int cli_is_in_folder(const char *path, const char *folder);
 
+/* Whether a file is there that its permissions keep from being written; for the superuser: that nobody may write. */
+int cli_is_read_only(const char *path);
+
 /* Why a file at `path` cannot be made or replaced, as a number of errno; 0: nothing speaks against it. */
 int cli_write_error(const char *path);
 
