@@ -196,17 +196,19 @@ TEST_PROGRAMS   = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test-*.
 TEST_SCRIPTS    = $(wildcard tests/test-*.sh)
 LONG_TESTS      = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/long-*.c)) $(wildcard tests/long-*.sh)
 OP_PARTS        = $(BUILD)/tests/op-cases.o $(BUILD)/tests/reference.o
-TEST_PARTS      = $(BUILD)/tests/helpers.o $(OP_PARTS)
+SHADOW          = $(BUILD)/tests/shadow-device.o
+TEST_PARTS      = $(BUILD)/tests/helpers.o $(OP_PARTS) $(SHADOW) $(BUILD)/tests/shadow-default.o
 TEST_TOOLS      = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/tests/%,\
                       $(filter-out tests/test-% tests/long-%,$(wildcard tests/*.c))))
 FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
 REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
 TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
                    SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
-.PHONY: test test-programs test-long test-parity test-llama test-asan test-tsan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
+.PHONY: test test-programs test-shadow test-long test-parity test-llama test-asan test-tsan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
 
 $(TEST_PROGRAMS): $(BUILD)/tests/helpers.o
 $(addprefix $(BUILD)/tests/test-,backend gradients runtime): $(OP_PARTS)
+$(addprefix $(BUILD)/tests/test-,backend gradients device): $(SHADOW)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
@@ -221,6 +223,15 @@ test-programs: all $(TEST_PROGRAMS) $(TEST_TOOLS) $(REPLAYS)
 ## test           all tests that need only C, in less than three minutes
 test: test-programs
 	@$(TEST_ENVIRONMENT) tests/run.sh $(TEST_PROGRAMS) $(TEST_SCRIPTS) $(REPLAYS)
+
+## test-shadow    tests of models on a device whose memory and time are its own (tests/shadow-device.h)
+SHADOW_TESTS = $(addprefix $(BUILD)/shadow/test-,cbm train prune explain intervene pooling threads gradients)
+test-shadow: $(SHADOW_TESTS)
+	@$(TEST_ENVIRONMENT) tests/run.sh $(SHADOW_TESTS)
+$(BUILD)/shadow/test-gradients: $(OP_PARTS)
+$(BUILD)/shadow/test-%: $(BUILD)/tests/test-%.o $(BUILD)/tests/helpers.o $(SHADOW) $(BUILD)/tests/shadow-default.o $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -Wl,--wrap=scbm_context_create -o $@ $(filter %.o,$^) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
 
 ## test-long      tests that take longer: kills, repeated runs, the whole demo
 test-long: test-programs $(filter $(BUILD)/%,$(LONG_TESTS))

@@ -414,6 +414,44 @@ int scbm_default_threads(void) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Locks for what is done seldom and soon. (Without C11's atomics a process uses devices on one thread.)
+ * ---------------------------------------------------------------------------------------- */
+
+#ifndef __STDC_NO_ATOMICS__
+typedef struct small_lock {
+    atomic_flag is_taken;
+} small_lock;
+#define SMALL_LOCK_INIT                                                                                                \
+    { ATOMIC_FLAG_INIT }
+
+static void take_lock(small_lock *lock) {
+    while (atomic_flag_test_and_set_explicit(&lock->is_taken, memory_order_acquire)) {
+#if defined(__unix__) || defined(__APPLE__)
+        sched_yield();
+#endif
+    }
+}
+
+static void leave_lock(small_lock *lock) {
+    atomic_flag_clear_explicit(&lock->is_taken, memory_order_release);
+}
+#else
+typedef struct small_lock {
+    int unused;
+} small_lock;
+#define SMALL_LOCK_INIT                                                                                                \
+    { 0 }
+
+static void take_lock(small_lock *lock) {
+    (void)lock;
+}
+
+static void leave_lock(small_lock *lock) {
+    (void)lock;
+}
+#endif
+
+/* ------------------------------------------------------------------------------------------
  * Tensors
  * ---------------------------------------------------------------------------------------- */
 
@@ -468,6 +506,11 @@ static int shape_fits(const scbm_type_info *type, int n_dims, const int64_t *sha
     return (uint64_t)elements / (uint64_t)type->block <= SIZE_MAX / 2 / (uint64_t)type->block_bytes;
 }
 
+static uint64_t next_id(void) {
+    static K_ATOMIC uint64_t last;
+    return ++last;
+}
+
 scbm_status scbm_tensor_init(scbm_tensor *tensor, const char *name, scbm_type type, int n_dims, const int64_t *shape) {
     memset(tensor, 0, sizeof *tensor);
     const scbm_type_info *info = scbm_type_of(type);
@@ -484,6 +527,7 @@ scbm_status scbm_tensor_init(scbm_tensor *tensor, const char *name, scbm_type ty
     tensor->n_dims = n_dims;
     memcpy(tensor->shape, shape, (size_t)n_dims * sizeof *shape);
     tensor->generation = 1;
+    tensor->id = next_id();
     tensor->node = -1;
     set_name(tensor, name);
     return SCBM_OK;
@@ -502,19 +546,6 @@ int64_t scbm_tensor_elements(const scbm_tensor *tensor) {
 size_t scbm_tensor_bytes(const scbm_tensor *tensor) {
     const scbm_type_info *info = &type_table[tensor->type];
     return (size_t)(scbm_tensor_elements(tensor) / info->block) * (size_t)info->block_bytes;
-}
-
-void scbm_tensor_changed(scbm_tensor *tensor) {
-    tensor->generation++;
-}
-
-scbm_status scbm_tensor_fetch(scbm_tensor *tensor, scbm_context *context) {
-    (void)tensor, (void)context;
-    return SCBM_OK;
-}
-
-void scbm_tensor_forget(scbm_tensor *tensor) {
-    (void)tensor;
 }
 
 const char *scbm_shape_text(const scbm_tensor *tensor, char *text, size_t size) {
@@ -586,14 +617,15 @@ struct scbm_context {
     scbm_hooks hooks;
     scbm_backend *backend;
     int owns_backend;
+    scbm_queue *queue;
     int n_workers;
     int n_threads; /* of them; fewer where the system makes no more */
     scbm_parallel_for parallel_for;
     void *parallel_user;
-    struct crew *crew; /* the threads that help at the moment, or NULL */
-    int64_t n_loops;   /* that the default parallel loop has run */
-    int asks;              /* a graph runs: long loops ask the cancel hook, too */
-    double asked;          /* when it was asked last */
+    struct crew *crew;       /* the threads that help at the moment, or NULL */
+    int64_t n_loops;         /* that the default parallel loop has run */
+    int asks;                /* a graph runs: long loops ask the cancel hook, too */
+    double asked;            /* when it was asked last */
     K_ATOMIC int is_stopped; /* and it said so: what is left of the loops is passed over */
 };
 
@@ -1229,6 +1261,25 @@ static void parallel_for_default(void *user, int64_t n, scbm_task task, void *ar
     with_crew(loop.context, crew_loop_body, &loop);
 }
 
+static scbm_status create_residency(scbm_backend *backend);
+static void leave_copies(scbm_context *context);
+
+/* The context's place on its backend. */
+static scbm_status create_queue(scbm_context *context) {
+    scbm_backend *backend = context->backend;
+    const scbm_backend_functions *functions = backend->functions;
+    if (functions->version != SCBM_BACKEND_VERSION)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "a backend for version %u of the interface; this library has version %d",
+                         (unsigned)functions->version, SCBM_BACKEND_VERSION);
+    scbm_status status = functions->is_host ? SCBM_OK : create_residency(backend);
+    if (!status) status = functions->queue_create(backend, context, &context->queue);
+    if (status) return status;
+    context->queue->backend = backend;
+    context->queue->context = context;
+    return SCBM_OK;
+}
+
 scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scbm_backend *backend) {
     *out = NULL;
     if (hooks && (!hooks->alloc != !hooks->free))
@@ -1264,12 +1315,18 @@ scbm_status scbm_context_create(scbm_context **out, const scbm_hooks *hooks, scb
 #ifndef HAS_THREADS
     if (!context->hooks.parallel_for) context->n_workers = 1;
 #endif
-    *out = context;
-    return SCBM_OK;
+    scbm_status status = create_queue(context);
+    if (status) scbm_context_free(context);
+    else *out = context;
+    return status;
 }
 
 void scbm_context_free(scbm_context *context) {
     if (!context) return;
+    if (context->queue) {
+        leave_copies(context);
+        context->backend->functions->queue_free(context->queue);
+    }
     if (context->owns_backend) scbm_backend_close(context->backend);
     scbm_hooks hooks = context->hooks;
     scbm_release(&hooks, context);
@@ -1313,6 +1370,10 @@ void scbm_parallel(scbm_context *context, int64_t n, scbm_task task, void *arg) 
 
 int scbm_context_workers(const scbm_context *context) {
     return context->n_workers;
+}
+
+int scbm_context_is_host(const scbm_context *context) {
+    return context->backend->functions->is_host;
 }
 
 const char *scbm_context_device(const scbm_context *context) {
@@ -1402,8 +1463,12 @@ scbm_status scbm_backend_open(scbm_backend **out, const char *name, const scbm_b
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "there is no backend '%.40s'; this build has: %s", name, names);
 }
 
+static void free_residency(scbm_backend *backend);
+
 void scbm_backend_close(scbm_backend *backend) {
-    if (backend) backend->functions->free(backend);
+    if (!backend) return;
+    free_residency(backend);
+    backend->functions->free(backend);
 }
 
 int scbm_backend_count(void) {
@@ -1429,6 +1494,191 @@ scbm_status scbm_backend_describe(int index, scbm_backend_info *info) {
         device -= count > 0 ? count : 0;
     }
     return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no device %d: this machine has %d", index, scbm_backend_count());
+}
+
+/* ------------------------------------------------------------------------------------------
+ * The caller's tensors on devices. A copy belongs to (backend, tensor), serves all graphs of all contexts, and is newer than
+ * the host's data once a graph has updated it.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct device_copy {
+    struct device_copy *next;
+    const scbm_tensor *tensor;
+    uint64_t id, generation; /* of the tensor, and of what was copied */
+    const void *data;        /* from where */
+    void *memory;
+    size_t bytes;
+    int is_made;                 /* not: what is there is of no use */
+    int is_newer;                /* updated since it was copied, by graphs of: */
+    const scbm_context *context; /* NULL: it was freed */
+} device_copy;
+
+enum { COPY_BUCKETS = 256 };
+
+struct scbm_residency {
+    scbm_backend *backend;
+    struct scbm_residency *next;
+    small_lock lock;
+    device_copy *bucket[COPY_BUCKETS];
+    size_t bytes;
+};
+
+/* All that there are, for tensors that go. */
+static struct scbm_residency *residencies;
+static small_lock residencies_lock = SMALL_LOCK_INIT;
+
+static scbm_status create_residency(scbm_backend *backend) {
+    take_lock(&residencies_lock);
+    if (!backend->copies) {
+        backend->copies = scbm_alloc(NULL, sizeof *backend->copies);
+        if (backend->copies) {
+            *backend->copies = (struct scbm_residency){
+                .backend = backend, .next = residencies, .lock = SMALL_LOCK_INIT};
+            residencies = backend->copies;
+        }
+    }
+    leave_lock(&residencies_lock);
+    return backend->copies ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static void drop_copy(struct scbm_residency *r, device_copy **place) {
+    device_copy *copy = *place;
+    *place = copy->next;
+    r->bytes -= copy->bytes;
+    if (copy->memory) r->backend->functions->deallocate(r->backend, copy->memory);
+    scbm_release(NULL, copy);
+}
+
+static void free_residency(scbm_backend *backend) {
+    struct scbm_residency *r = backend->copies;
+    if (!r) return;
+    take_lock(&residencies_lock);
+    struct scbm_residency **place = &residencies;
+    while (*place != r) place = &(*place)->next;
+    *place = r->next;
+    leave_lock(&residencies_lock);
+    for (int i = 0; i < COPY_BUCKETS; i++)
+        while (r->bucket[i]) drop_copy(r, &r->bucket[i]);
+    scbm_release(NULL, r);
+    backend->copies = NULL;
+}
+
+size_t scbm_backend_copied(const scbm_backend *backend) {
+    return backend->copies ? backend->copies->bytes : 0;
+}
+
+/* Where the tensor's copy hangs, or would. One whose tensor is another by now counts as none. */
+static device_copy **find_copy(struct scbm_residency *r, const scbm_tensor *tensor) {
+    device_copy **place = &r->bucket[((uintptr_t)tensor >> 4) * 0x9E3779B97F4A7C15u >> 56 & (COPY_BUCKETS - 1)];
+    while (*place && (*place)->tensor != tensor) place = &(*place)->next;
+    return place;
+}
+
+static int is_up_to_date(const device_copy *copy, const scbm_tensor *tensor) {
+    return copy->is_made && copy->generation == tensor->generation && copy->data == tensor->data;
+}
+
+/* A copy with memory for the tensor. */
+static device_copy *place_copy(struct scbm_residency *r, const scbm_tensor *tensor) {
+    size_t bytes = scbm_tensor_bytes(tensor);
+    device_copy **place = find_copy(r, tensor), *copy = *place;
+    if (copy && (copy->id != tensor->id || copy->bytes != bytes)) drop_copy(r, place);
+    else if (copy) return copy;
+    copy = scbm_alloc(NULL, sizeof *copy);
+    void *memory = copy ? r->backend->functions->allocate(r->backend, bytes + 1) : NULL;
+    if (!memory) {
+        scbm_release(NULL, copy);
+        return NULL;
+    }
+    *copy = (device_copy){.next = *place, .tensor = tensor, .id = tensor->id, .memory = memory, .bytes = bytes};
+    *place = copy;
+    r->bytes += bytes;
+    return copy;
+}
+
+/* Gives the tensor's place on the device; what the host has changed is on the way there, and *n_sent goes up. */
+static scbm_status bring_tensor(scbm_context *context, const scbm_tensor *tensor, int is_updated, void **memory,
+                                int *n_sent) {
+    struct scbm_residency *r = context->backend->copies;
+    device_copy *copy = place_copy(r, tensor);
+    if (!copy)
+        return scbm_fail(SCBM_ERROR_MEMORY, "%s: out of memory for %s, of %zu bytes", scbm_context_device(context),
+                         tensor->name, scbm_tensor_bytes(tensor));
+    *memory = copy->memory;
+    if (is_up_to_date(copy, tensor)) {
+        if (copy->is_newer && copy->context && copy->context != context)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s was updated by another context, which has to fetch it first",
+                             tensor->name);
+    } else {
+        copy->is_made = copy->is_newer = 0;
+        scbm_status status = context->backend->functions->upload(context->queue, copy->memory, tensor->data,
+                                                                 copy->bytes);
+        if (status) return status;
+        copy->generation = tensor->generation;
+        copy->data = tensor->data;
+        ++*n_sent;
+    }
+    if (is_updated) {
+        copy->is_newer = 1;
+        copy->context = context;
+    }
+    return SCBM_OK;
+}
+
+/* What was sent is there. */
+static void confirm_tensor(const scbm_context *context, const scbm_tensor *tensor) {
+    device_copy *copy = *find_copy(context->backend->copies, tensor);
+    if (copy) copy->is_made = 1;
+}
+
+void scbm_tensor_changed(scbm_tensor *tensor) {
+    tensor->generation++;
+}
+
+scbm_status scbm_tensor_fetch(scbm_tensor *tensor, scbm_context *context) {
+    struct scbm_residency *r = context->backend->copies;
+    const scbm_backend_functions *functions = context->backend->functions;
+    if (!r) return SCBM_OK;
+    scbm_status status = SCBM_OK;
+    take_lock(&r->lock);
+    device_copy *copy = *find_copy(r, tensor);
+    if (copy && copy->id == tensor->id && copy->is_newer && is_up_to_date(copy, tensor)) {
+        if (copy->context && copy->context != context)
+            status = scbm_fail(SCBM_ERROR_ARGUMENT, "%s was updated by another context, which has to fetch it",
+                               tensor->name);
+        if (!status) status = functions->download(context->queue, tensor->data, copy->memory, copy->bytes);
+        if (!status) status = functions->wait(context->queue);
+        if (!status) {
+            scbm_tensor_changed(tensor);
+            copy->generation = tensor->generation;
+            copy->is_newer = 0;
+        }
+    }
+    leave_lock(&r->lock);
+    return status;
+}
+
+void scbm_tensor_forget(scbm_tensor *tensor) {
+    if (!tensor) return;
+    take_lock(&residencies_lock);
+    for (struct scbm_residency *r = residencies; r; r = r->next) {
+        take_lock(&r->lock);
+        device_copy **place = find_copy(r, tensor);
+        if (*place) drop_copy(r, place);
+        leave_lock(&r->lock);
+    }
+    leave_lock(&residencies_lock);
+}
+
+/* What graphs of the context have updated is anybody's to fetch: all that was queued is done. */
+static void leave_copies(scbm_context *context) {
+    struct scbm_residency *r = context->backend->copies;
+    if (!r) return;
+    take_lock(&r->lock);
+    for (int i = 0; i < COPY_BUCKETS; i++)
+        for (device_copy *copy = r->bucket[i]; copy; copy = copy->next)
+            if (copy->context == context) copy->context = NULL;
+    leave_lock(&r->lock);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1518,7 +1768,7 @@ void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n) {
 typedef struct graph_tensor {
     scbm_tensor public;
     int index;
-    int is_input, is_output;
+    int is_input, is_output, is_fetched;
     int is_constant; /* an input that the graph itself fills with `fill` */
     float fill;
     struct graph_tensor *alias; /* the tensor whose memory this one is (reshape), or NULL */
@@ -1537,8 +1787,8 @@ typedef struct graph_external {
     scbm_tensor *tensor;
     scbm_tensor *gradient;
     int needs_gradient;
-    void *device; /* a copy on a backend that is no host */
-    uint64_t device_generation;
+    int is_read, is_updated; /* by a node */
+    void *device;            /* where it is in this run, on a backend that is no host */
 } graph_external;
 
 struct scbm_graph {
@@ -1560,7 +1810,10 @@ struct scbm_graph {
     int has_gradients;  /* scbm_graph_backward was called */
     int is_planned, is_running;
     size_t workspace_bytes, scratch_bytes;
-    void *workspace, *host_workspace, *scratch;
+    size_t input_bytes, constant_bytes; /* of the workspace: inputs come first, then constants */
+    void *workspace, *scratch;
+    void *host_inputs, *host_results;         /* of a backend that is no host */
+    int (*source_external)[SCBM_MAX_SOURCES]; /* there: which of the externals each node's sources are, or -1 */
     uint64_t seed, step;
     int64_t tokens, texts; /* of the last run */
     int64_t n_loops;       /* parallel loops of the last run; many before the first */
@@ -1578,17 +1831,47 @@ scbm_status scbm_graph_create(scbm_graph **out, scbm_context *context) {
 
 static void leave_optimizers(scbm_graph *g);
 
+/* Memory where the kernels work. */
+static void *device_alloc(const scbm_graph *g, size_t bytes) {
+    scbm_backend *backend = g->context->backend;
+    return backend->functions->is_host ? scbm_alloc(g->hooks, bytes) : backend->functions->allocate(backend, bytes);
+}
+
+static void device_release(const scbm_graph *g, void *memory) {
+    scbm_backend *backend = g->context->backend;
+    if (backend->functions->is_host) scbm_release(g->hooks, memory);
+    else if (memory) backend->functions->deallocate(backend, memory);
+}
+
+/* Host memory that is copied from and to. */
+static void *stage_alloc(const scbm_graph *g, size_t bytes) {
+    scbm_backend *backend = g->context->backend;
+    return backend->functions->stage ? backend->functions->stage(backend, bytes) : scbm_alloc(g->hooks, bytes);
+}
+
+static void stage_release(const scbm_graph *g, void *memory) {
+    scbm_backend *backend = g->context->backend;
+    if (!backend->functions->unstage) scbm_release(g->hooks, memory);
+    else if (memory) backend->functions->unstage(backend, memory);
+}
+
+/* What a plan has taken. */
+static void release_memory(scbm_graph *g) {
+    device_release(g, g->workspace);
+    device_release(g, g->scratch);
+    stage_release(g, g->host_inputs);
+    stage_release(g, g->host_results);
+    scbm_release(g->hooks, g->source_external);
+    g->workspace = g->scratch = g->host_inputs = g->host_results = NULL;
+    g->source_external = NULL;
+}
+
 void scbm_graph_free(scbm_graph *g) {
     if (!g) return;
-    scbm_backend *backend = g->context->backend;
     leave_optimizers(g);
     for (size_t i = 0; i < g->n_nodes; i++) scbm_release(g->hooks, g->nodes[i]);
     for (size_t i = 0; i < g->n_tensors; i++) scbm_release(g->hooks, g->tensors[i]);
-    for (size_t i = 0; i < g->n_externals; i++)
-        if (g->externals[i].device) backend->functions->deallocate(backend, g->hooks, g->externals[i].device);
-    if (g->workspace) backend->functions->deallocate(backend, g->hooks, g->workspace);
-    if (g->scratch) backend->functions->deallocate(backend, g->hooks, g->scratch);
-    scbm_release(g->hooks, g->host_workspace);
+    release_memory(g);
     scbm_release(g->hooks, g->nodes);
     scbm_release(g->hooks, g->tensors);
     scbm_release(g->hooks, g->externals);
@@ -1708,7 +1991,10 @@ scbm_tensor *scbm_output(scbm_graph *g, scbm_tensor *tensor) {
 }
 
 scbm_tensor *scbm_graph_fetch(scbm_graph *g, scbm_tensor *tensor) {
-    return scbm_output(g, tensor);
+    if (!scbm_output(g, tensor)) return NULL;
+    graph_tensor *ours = graph_tensor_of(g, tensor);
+    if (ours) ours->is_fetched = 1;
+    return tensor;
 }
 
 static graph_external *find_external(const scbm_graph *g, const scbm_tensor *tensor) {
@@ -3204,7 +3490,7 @@ scbm_status scbm_graph_watch(scbm_graph *g, scbm_tensor *tensor, scbm_watch_func
         graph_fail(g, SCBM_ERROR_ARGUMENT,
                    "watch: a function is wanted, and what a node of an unplanned graph computes");
     if (g->status) return graph_status(g);
-    t->is_output = 0;
+    t->is_output = t->is_fetched = 0;
     t->watch = function;
     t->watch_user = user;
     g->n_watched++;
@@ -3277,8 +3563,13 @@ typedef struct plan_state {
 
 #define LARGEST_WORKSPACE (SIZE_MAX / 4)
 
-static size_t align_up(size_t bytes) {
-    return (bytes + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
+/* A tensor's place in the workspace, with what the backend wants left behind it. */
+static size_t storage_bytes(const graph_tensor *t) {
+    const scbm_backend_functions *functions = t->public.graph->context->backend->functions;
+    size_t bytes = scbm_tensor_bytes(&t->public), alignment = functions->alignment;
+    if (!bytes) return 0;
+    if (alignment < ALIGNMENT) alignment = ALIGNMENT;
+    return (bytes + functions->padding + alignment - 1) & ~(alignment - 1);
 }
 
 /* Which node makes each tensor's memory first, and which reads it last; aliases count for their storage. */
@@ -3405,10 +3696,6 @@ static void move_updates_up(scbm_graph *g) {
     }
 }
 
-static size_t storage_bytes(const graph_tensor *t) {
-    return align_up(scbm_tensor_bytes(&t->public));
-}
-
 static scbm_status place_node(scbm_graph *g, plan_state *plan, int index) {
     scbm_node *node = g->nodes[index];
     graph_tensor *taken = NULL;
@@ -3448,7 +3735,7 @@ static scbm_view view_of(const scbm_graph *g, const scbm_tensor *tensor, int64_t
                         : tensor->extent[i] == SCBM_TOKENS            ? tokens
                                                                       : texts;
     const graph_tensor *ours = graph_tensor_of(g, tensor);
-    view.data = ours ? ours->device : tensor->data;
+    view.data = ours ? ours->device : g->context->backend->functions->is_host ? tensor->data : NULL;
     return view;
 }
 
@@ -3476,13 +3763,29 @@ static const scbm_node *only_reader(const scbm_graph *g, size_t i) {
     return next;
 }
 
-/* Fills two calls, of which the second is what the first's `next` points to. */
-static void fill_calls(const scbm_graph *g, size_t i, int64_t tokens, int64_t texts, scbm_kernel_call call[2]) {
+/* What the CPU's kernels know of the nodes beside their own. */
+struct scbm_neighbours {
+    const scbm_node *previous; /* ran just before and left the scratch as it is; NULL: none */
+    /* The only reader of result[0], which runs next with the same scratch and reads it as source[0], or NULL. A kernel may
+     * leave the result in scratch in whatever form that one wants, and not store it. */
+    const scbm_kernel_call *next;
+};
+
+typedef struct node_call {
+    scbm_kernel_call call, next;
+    struct scbm_neighbours neighbours;
+} node_call;
+
+static const scbm_backend_functions cpu_functions;
+
+static void fill_node_call(const scbm_graph *g, size_t i, int64_t tokens, int64_t texts, const scbm_node *previous,
+                           node_call *made) {
+    fill_call(g, g->nodes[i], tokens, texts, &made->call);
+    if (g->context->backend->functions != &cpu_functions) return;
     const scbm_node *next = only_reader(g, i);
-    fill_call(g, g->nodes[i], tokens, texts, call);
-    if (!next) return;
-    fill_call(g, next, tokens, texts, call + 1);
-    call->next = call + 1;
+    if (next) fill_call(g, next, tokens, texts, &made->next);
+    made->neighbours = (struct scbm_neighbours){previous, next ? &made->next : NULL};
+    made->call.neighbours = &made->neighbours;
 }
 
 /* What is read or kept must be an input or computed: a decomposed node leaves its first result alone. */
@@ -3496,30 +3799,50 @@ static scbm_status check_sources(const scbm_graph *g) {
     return SCBM_OK;
 }
 
+/* The backend's row for the node; NULL: it cannot run it. */
+static const scbm_kernel *kernel_of(const scbm_graph *g, const scbm_node *node) {
+    scbm_backend *backend = g->context->backend;
+    const scbm_backend_functions *functions = backend->functions;
+    if (!backend_has_precision(backend, g->precision) || (int)node->op >= functions->n_kernels) return NULL;
+    const scbm_kernel *kernel = &functions->kernels[node->op];
+    if (!kernel->run || (kernel->supports && !kernel->supports(backend, node, g->precision))) return NULL;
+    return kernel;
+}
+
+static scbm_status not_supported(const scbm_graph *g, const scbm_node *node) {
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
+                     scbm_context_device(g->context), node_name(node), precision_names[g->precision]);
+}
+
+static void place_inputs(scbm_graph *g, plan_state *plan, int are_constants) {
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        graph_tensor *t = g->tensors[i];
+        if (t->is_input && t->is_constant == are_constants && storage_bytes(t))
+            t->offset = take_block(plan, storage_bytes(t));
+    }
+}
+
 /* Lays everything out without taking memory. */
 static scbm_status lay_out(scbm_graph *g) {
     if (g->status) return graph_status(g);
-    scbm_backend *backend = g->context->backend;
     plan_state plan = {0};
     move_updates_up(g);
     find_lifetimes(g);
     scbm_status status = check_sources(g);
-    for (size_t i = 0; i < g->n_tensors; i++) {
-        graph_tensor *t = g->tensors[i];
-        if (t->is_input && storage_bytes(t)) t->offset = take_block(&plan, storage_bytes(t));
-    }
+    place_inputs(g, &plan, 0);
+    g->input_bytes = plan.end;
+    place_inputs(g, &plan, 1);
+    g->constant_bytes = plan.end - g->input_bytes;
     size_t scratch = 0;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
         scbm_node *node = g->nodes[i];
-        if (!backend->functions->supports(backend, node, g->precision)) {
-            status = scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
-                               backend->functions->device(backend), node_name(node), precision_names[g->precision]);
-            break;
-        }
-        status = place_node(g, &plan, (int)i);
-        scbm_kernel_call call[2];
-        fill_calls(g, i, -1, -1, call);
-        size_t bytes = backend->functions->scratch_bytes(backend, call, g->context->n_workers);
+        const scbm_kernel *kernel = node->op == SCBM_OP_RESHAPE ? NULL : kernel_of(g, node);
+        if (!kernel && node->op != SCBM_OP_RESHAPE) status = not_supported(g, node);
+        if (!status) status = place_node(g, &plan, (int)i);
+        if (status || !kernel || !kernel->scratch) continue;
+        node_call made;
+        fill_node_call(g, i, -1, -1, NULL, &made);
+        size_t bytes = kernel->scratch(g->context->queue, &made.call);
         if (bytes > scratch) scratch = bytes;
     }
     if (!status && (plan.is_too_large || scratch > LARGEST_WORKSPACE))
@@ -3539,41 +3862,105 @@ scbm_status scbm_graph_measure(scbm_graph *g, size_t *bytes) {
     return SCBM_OK;
 }
 
-/* Points every tensor into the workspace. On a device that the host cannot read, tensors' `data` is in a
- * mirror of the workspace in host memory, of which inputs and outputs are used. */
+static void fill_constant(const graph_tensor *t, float *values) {
+    int64_t n = scbm_tensor_elements(&t->public);
+    for (int64_t i = 0; i < n; i++) values[i] = t->fill;
+}
+
+/* Points every tensor into the workspace. */
 static void bind_tensors(scbm_graph *g) {
-    int is_host = g->context->backend->functions->is_host;
     for (size_t i = 0; i < g->n_tensors; i++) {
         graph_tensor *t = g->tensors[i];
-        size_t offset = storage_of(t)->offset;
-        t->device = (unsigned char *)g->workspace + offset;
-        t->public.data = is_host ? t->device : (void *)((unsigned char *)g->host_workspace + offset);
-        if (t->is_constant) {
-            float *values = t->public.data;
-            int64_t n = scbm_tensor_elements(&t->public);
-            for (int64_t j = 0; j < n; j++) values[j] = t->fill;
+        t->device = (unsigned char *)g->workspace + storage_of(t)->offset;
+        if (!g->context->backend->functions->is_host) continue;
+        t->public.data = t->device;
+        if (t->is_constant) fill_constant(t, t->device);
+    }
+}
+
+/* What of a tensor comes from the host in every run. */
+static int is_host_input(graph_tensor *t) {
+    return storage_of(t)->is_input && !storage_of(t)->is_constant;
+}
+
+/* Host memory for the inputs, for what is fetched, and for one watched result at a time; the other tensors have none. */
+static scbm_status take_host_memory(scbm_graph *g) {
+    size_t watched = 0, end = 0;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i]->watch && storage_bytes(g->tensors[i]) > watched) watched = storage_bytes(g->tensors[i]);
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i]->is_fetched && !is_host_input(g->tensors[i])) end += storage_bytes(g->tensors[i]);
+    g->host_inputs = stage_alloc(g, g->input_bytes + 1);
+    g->host_results = g->host_inputs ? stage_alloc(g, watched + end + 1) : NULL;
+    if (!g->host_results) return SCBM_ERROR_MEMORY;
+    end = watched;
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        graph_tensor *t = g->tensors[i];
+        t->public.data = NULL;
+        if (is_host_input(t)) {
+            t->public.data = (unsigned char *)g->host_inputs + storage_of(t)->offset;
+        } else if (t->watch) {
+            t->public.data = g->host_results;
+        } else if (t->is_fetched) {
+            t->public.data = (unsigned char *)g->host_results + end;
+            end += storage_bytes(t);
         }
     }
+    return SCBM_OK;
+}
+
+/* Constants go to the device once. */
+static scbm_status send_constants(scbm_graph *g) {
+    const scbm_backend_functions *functions = g->context->backend->functions;
+    if (!g->constant_bytes) return SCBM_OK;
+    unsigned char *values = scbm_alloc(g->hooks, g->constant_bytes);
+    if (!values) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i]->is_constant)
+            fill_constant(g->tensors[i], (float *)(void *)(values + (g->tensors[i]->offset - g->input_bytes)));
+    scbm_status status = functions->upload(g->context->queue, (unsigned char *)g->workspace + g->input_bytes, values,
+                                           g->constant_bytes);
+    if (!status) status = functions->wait(g->context->queue);
+    scbm_release(g->hooks, values);
+    return status;
+}
+
+/* Where each node's sources of the caller's are found among the externals, and which of those are written. */
+static scbm_status find_externals(scbm_graph *g) {
+    g->source_external = scbm_alloc_array(g->hooks, g->n_nodes + 1, sizeof *g->source_external);
+    if (!g->source_external) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < g->n_nodes; i++)
+        for (int s = 0; s < SCBM_MAX_SOURCES; s++) {
+            const scbm_tensor *source = s < g->nodes[i]->n_sources ? g->nodes[i]->source[s] : NULL;
+            graph_external *external = source && !source->graph ? find_external(g, source) : NULL;
+            g->source_external[i][s] = external ? (int)(external - g->externals) : -1;
+            if (!external) continue;
+            external->is_read = 1;
+            external->is_updated |= is_updated(g->nodes[i], s);
+        }
+    return SCBM_OK;
+}
+
+static scbm_status take_memory(scbm_graph *g) {
+    g->workspace = device_alloc(g, g->workspace_bytes + 1); /* one spare byte: an empty graph has a workspace too */
+    g->scratch = g->workspace ? device_alloc(g, g->scratch_bytes + 1) : NULL;
+    if (!g->scratch) return SCBM_ERROR_MEMORY;
+    bind_tensors(g);
+    if (g->context->backend->functions->is_host) return SCBM_OK;
+    scbm_status status = take_host_memory(g);
+    if (!status) status = find_externals(g);
+    return status ? status : send_constants(g);
 }
 
 scbm_status scbm_graph_plan(scbm_graph *g) {
     if (g->is_planned) return scbm_fail(SCBM_ERROR_ARGUMENT, "the graph is planned already");
     scbm_status status = lay_out(g);
     if (status) return status;
-    scbm_backend *backend = g->context->backend;
-    const scbm_backend_functions *functions = backend->functions;
-    /* One spare byte: an empty graph has a workspace too. */
-    g->workspace = functions->allocate(backend, g->hooks, g->workspace_bytes + 1);
-    g->scratch = g->workspace ? functions->allocate(backend, g->hooks, g->scratch_bytes + 1) : NULL;
-    if (g->scratch && !functions->is_host) g->host_workspace = scbm_alloc(g->hooks, g->workspace_bytes + 1);
-    if (!g->scratch || (!functions->is_host && !g->host_workspace)) {
-        if (g->workspace) functions->deallocate(backend, g->hooks, g->workspace);
-        if (g->scratch) functions->deallocate(backend, g->hooks, g->scratch);
-        g->workspace = g->scratch = NULL;
-        return scbm_fail(SCBM_ERROR_MEMORY, "out of memory: the graph needs %zu bytes",
-                         g->workspace_bytes + g->scratch_bytes);
-    }
-    bind_tensors(g);
+    status = take_memory(g);
+    if (status) release_memory(g);
+    if (status == SCBM_ERROR_MEMORY)
+        return scbm_fail(status, "out of memory: the graph needs %zu bytes", g->workspace_bytes + g->scratch_bytes);
+    if (status) return status;
     g->n_loops = INT64_MAX;
     g->is_planned = 1;
     return SCBM_OK;
@@ -3728,52 +4115,55 @@ static scbm_status check_indices(const scbm_graph *g) {
     return status;
 }
 
-/* Copies inputs and changed weights to a device that has its own memory. */
-static scbm_status upload_sources(scbm_graph *g) {
-    scbm_backend *backend = g->context->backend;
+/* Sees to it that what nodes read of the caller's is on the device. Copies that were made now are there before another
+ * context can find them. */
+static scbm_status bring_externals(scbm_graph *g) {
+    struct scbm_residency *r = g->context->backend->copies;
     scbm_status status = SCBM_OK;
-    for (size_t i = 0; i < g->n_tensors && !status; i++) {
-        graph_tensor *t = g->tensors[i];
-        if (!t->is_input) continue;
-        scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
-        status = backend->functions->upload(backend, t->device, t->public.data, view_bytes(&view));
-    }
+    int n_sent = 0;
+    take_lock(&r->lock);
     for (size_t i = 0; i < g->n_externals && !status; i++) {
         graph_external *e = &g->externals[i];
-        if (!e->tensor->data) continue; /* no node reads it */
-        if (e->device && e->device_generation == e->tensor->generation) continue;
-        if (!e->device) e->device = backend->functions->allocate(backend, g->hooks, scbm_tensor_bytes(e->tensor) + 1);
-        if (!e->device) return scbm_fail(SCBM_ERROR_MEMORY, "out of device memory for %s", e->tensor->name);
-        status = backend->functions->upload(backend, e->device, e->tensor->data, scbm_tensor_bytes(e->tensor));
-        if (!status) e->device_generation = e->tensor->generation;
+        if (e->is_read) status = bring_tensor(g->context, e->tensor, e->is_updated, &e->device, &n_sent);
     }
+    if (!status && n_sent) status = g->context->backend->functions->wait(g->context->queue);
+    for (size_t i = 0; i < g->n_externals && !status && n_sent; i++)
+        if (g->externals[i].is_read) confirm_tensor(g->context, g->externals[i].tensor);
+    leave_lock(&r->lock);
     return status;
 }
 
-static scbm_status download_outputs(scbm_graph *g) {
-    scbm_backend *backend = g->context->backend;
-    scbm_status status = backend->functions->synchronize(backend);
-    for (size_t i = 0; i < g->n_tensors && !status; i++) {
-        graph_tensor *t = g->tensors[i];
-        if (!t->is_output) continue;
-        scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
-        status = backend->functions->download(backend, t->public.data, t->device, view_bytes(&view));
+/* What nodes have updated is newer on the device, also where a watcher has fetched it in between. */
+static void mark_updated(scbm_graph *g) {
+    struct scbm_residency *r = g->context->backend->copies;
+    take_lock(&r->lock);
+    for (size_t i = 0; i < g->n_externals; i++) {
+        device_copy *copy = g->externals[i].is_updated ? *find_copy(r, g->externals[i].tensor) : NULL;
+        if (!copy || !copy->is_made) continue;
+        copy->is_newer = 1;
+        copy->context = g->context;
     }
-    return status;
+    leave_lock(&r->lock);
 }
 
-/* Brings what nodes have updated back to the host. */
-static scbm_status download_updated(scbm_graph *g) {
-    scbm_backend *backend = g->context->backend;
+/* All inputs go up in one piece. */
+static scbm_status upload_sources(scbm_graph *g) {
+    scbm_status status = bring_externals(g);
+    if (status || !g->input_bytes) return status;
+    return g->context->backend->functions->upload(g->context->queue, g->workspace, g->host_inputs, g->input_bytes);
+}
+
+static scbm_status download(const scbm_graph *g, const graph_tensor *t) {
+    scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
+    size_t bytes = view_bytes(&view);
+    if (!bytes) return SCBM_OK;
+    return g->context->backend->functions->download(g->context->queue, t->public.data, t->device, bytes);
+}
+
+static scbm_status download_results(scbm_graph *g) {
     scbm_status status = SCBM_OK;
-    for (size_t i = 0; i < g->n_nodes; i++)
-        for (int s = 0; s < g->nodes[i]->n_sources && !status; s++) {
-            scbm_tensor *tensor = g->nodes[i]->source[s];
-            if (!tensor || !is_updated(g->nodes[i], s)) continue;
-            graph_external *e = find_external(g, tensor);
-            status = backend->functions->download(backend, tensor->data, e->device, scbm_tensor_bytes(tensor));
-            e->device_generation = tensor->generation;
-        }
+    for (size_t i = 0; i < g->n_tensors && !status; i++)
+        if (g->tensors[i]->is_fetched && !is_host_input(g->tensors[i])) status = download(g, g->tensors[i]);
     return status;
 }
 
@@ -3784,12 +4174,12 @@ static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
     for (int i = 0; i < node->n_results && !status; i++) {
         graph_tensor *t = graph_tensor_of(g, node->result[i]);
         if (!t->watch) continue;
-        scbm_view view = view_of(g, &t->public, g->tokens, g->texts);
         if (!backend->functions->is_host) {
-            status = backend->functions->synchronize(backend);
-            if (!status) status = backend->functions->download(backend, t->public.data, t->device, view_bytes(&view));
+            status = download(g, t);
+            if (!status) status = backend->functions->wait(g->context->queue);
         }
         if (!status) status = t->watch(t->watch_user, &t->public);
+        if (!status && !backend->functions->is_host) status = bring_externals(g); /* the watcher may have changed some */
     }
     return status;
 }
@@ -3806,26 +4196,17 @@ static scbm_status check_data(const scbm_graph *g) {
     return SCBM_OK;
 }
 
-/* Points a call to a device's copies of the caller's tensors. */
-static void find_sources(const scbm_graph *g, scbm_kernel_call *call) {
-    const scbm_node *node = call->node;
-    if (g->context->backend->functions->is_host) return;
-    for (int i = 0; i < node->n_sources; i++)
-        if (node->source[i] && !node->source[i]->graph)
-            call->source[i].data = find_external(g, node->source[i])->device;
-}
-
 static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) {
-    scbm_backend *backend = g->context->backend;
-    scbm_kernel_call call[2];
-    fill_calls(g, i, g->tokens, g->texts, call);
-    call->scratch = g->scratch;
-    call->previous = previous;
-    find_sources(g, call);
-    if (call->next) find_sources(g, call + 1);
-    scbm_status status = backend->functions->run(backend, g->context, call);
-    for (int s = 0; s < call->node->n_sources && op_table[call->node->op].info.updates; s++)
-        if (call->node->source[s] && is_updated(call->node, s)) call->node->source[s]->generation++;
+    const scbm_backend_functions *functions = g->context->backend->functions;
+    const scbm_node *node = g->nodes[i];
+    node_call made;
+    fill_node_call(g, i, g->tokens, g->texts, previous, &made);
+    made.call.scratch = g->scratch;
+    for (int s = 0; s < node->n_sources && !functions->is_host; s++)
+        if (g->source_external[i][s] >= 0) made.call.source[s].data = g->externals[g->source_external[i][s]].device;
+    scbm_status status = functions->kernels[node->op].run(g->context->queue, &made.call);
+    for (int s = 0; s < node->n_sources && functions->is_host; s++)
+        if (is_updated(node, s) && node->source[s]) scbm_tensor_changed(node->source[s]);
     return status;
 }
 
@@ -3851,14 +4232,18 @@ static scbm_status run_nodes(scbm_graph *g) {
 
 /* A run that has failed waits too: a device may still read the inputs, which the caller fills next. */
 static scbm_status run_on_device(scbm_graph *g) {
-    scbm_backend *backend = g->context->backend;
+    const scbm_backend_functions *functions = g->context->backend->functions;
     scbm_status status = upload_sources(g);
     if (!status) status = run_nodes(g);
-    if (!status) status = download_outputs(g);
-    if (!status) return download_updated(g);
+    mark_updated(g);
+    if (!status) status = download_results(g);
+    if (!status) {
+        status = functions->wait(g->context->queue);
+        return !status && g->context->is_stopped ? scbm_fail(SCBM_ERROR_CANCELLED, "cancelled") : status;
+    }
     char first[ERROR_SIZE];
     memcpy(first, error_text, sizeof first);
-    return backend->functions->synchronize(backend) ? scbm_fail(status, "%s", first) : status;
+    return functions->wait(g->context->queue) ? scbm_fail(status, "%s", first) : status;
 }
 
 typedef struct graph_run {
@@ -3978,8 +4363,8 @@ struct k_exec {
 struct k_packed {
     const void *x;
     int64_t S, T, K, width, kc, gap, how;
-    float *place;               /* where it is */
-    int is_only;                /* the layer before computed x, and put it nowhere else */
+    float *place;              /* where it is */
+    int is_only;               /* the layer before computed x, and put it nowhere else */
     const struct k_kept *kept; /* then: what the layer that it is for will use */
     const struct k_lists *lists;
 };
@@ -4275,8 +4660,8 @@ struct k_linear_run {
     int64_t kp;       /* summed length as packed (bf16: pairs) */
     float *out;       /* y as the next layer's packed x, or NULL; out_stream floats a stream */
     int64_t out_stream;
-    int round;        /* round x and W to bf16, products in f32 */
-    int parts;        /* on matrix tiles: how many bf16 stand for a number; else 0 */
+    int round; /* round x and W to bf16, products in f32 */
+    int parts; /* on matrix tiles: how many bf16 stand for a number; else 0 */
 };
 
 struct k_dx_run {
@@ -4323,7 +4708,7 @@ K_INLINE int64_t k_tile_first(const struct k_tiles *x, int64_t tile) {
 
 struct k_keep_run {
     const struct k_weights *w;
-    struct k_kept *kept;   /* or: */
+    struct k_kept *kept; /* or: */
     struct k_lists *lists;
     int64_t columns;
 };
@@ -4336,11 +4721,11 @@ struct k_sparse_run {
     struct k_tiles out; /* y as the next layer's packed x; or its `packed` is NULL */
     int few;
     int64_t S, rows;
-    int64_t rows_task, n_rb; /* rows of a task, number of such blocks */
-    int64_t nb;              /* rows that it takes at a time */
-    int64_t tiles, n_tb;     /* tiles of a task, number of such blocks */
-    float *wt;               /* W as it is read, where that is not W itself: [rows][depth up to 64] */
-    uint8_t *mt;             /* the masks, transposed for dx: [S][rows][depth up to 64] */
+    int64_t rows_task, n_rb;   /* rows of a task, number of such blocks */
+    int64_t nb;                /* rows that it takes at a time */
+    int64_t tiles, n_tb;       /* tiles of a task, number of such blocks */
+    float *wt;                 /* W as it is read, where that is not W itself: [rows][depth up to 64] */
+    uint8_t *mt;               /* the masks, transposed for dx: [S][rows][depth up to 64] */
     const struct k_kept *kept; /* or the weights that are kept */
     const struct k_lists *lists;
     char *worker;
@@ -4471,7 +4856,8 @@ struct k_cross_entropy_run {
 #define SCBM_TARGET_VBMI2                                                                                              \
     __attribute__((target("avx512vbmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #ifdef K_AMX
-#define SCBM_TARGET_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
+#define SCBM_TARGET_AMX                                                                                                \
+    __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #endif
 #include SCBM_SELF
 #undef SCBM_TIER
@@ -5254,8 +5640,8 @@ KFN VF KT(tr_load)(const int how, const float *p, int64_t n) {
 /* dst[j][i] = src[i][j] for i < rows, j < cols, both at most SCBM_VL (with HALVES and PARTs 32 columns); each of dst's
  * `cols` rows gets `width` lanes, zeros where i >= rows. With PAIRS a lane is two columns; with HALVES and PARTs dst has
  * 16 rows, for columns i and 16 + i, zeros where these are not below cols. add (or NULL): a number for each row of src. */
-KFN void KT(tr_add)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols, int width,
-                    const float *add) {
+KFN void KT(tr_add)(const int how, float *dst, int64_t ldd, const float *src, int64_t lds, int rows, int cols,
+                    int width, const float *add) {
     const int per = how == KT(PAIRS) ? 2 : 1, stored = how >= KT(HALVES) ? 16 : cols;
     VF r[SCBM_VL], t[SCBM_VL];
 /* clang-format off */
@@ -5605,7 +5991,7 @@ KFN VF KT(weights_16)(const struct k_weights *w, const char *row, int64_t k, uns
 }
 
 /* One step of a strip. */
-KFN void KT(split_strip)(const int parts, const struct KT(strip) *strip, int64_t step) {
+KFN void KT(split_strip)(const int parts, const struct KT(strip) * strip, int64_t step) {
     const struct k_weights *w = strip->w;
     const int64_t k = strip->k0 + step * K_STRIP;
     const unsigned there = (unsigned)k_first_bits(0xffffffff, k_min(K_STRIP, strip->kc - step * K_STRIP));
@@ -5645,15 +6031,16 @@ KFN void KT(split_strip)(const int parts, const struct KT(strip) *strip, int64_t
         for (int part = 0; part < parts; part++) _mm512_store_si512(to + part * KT(PART_OF_W), _mm512_setzero_si512());
 }
 
-KTASK void KT(strip_step)(int parts, const struct KT(strip) *strip, int64_t step) {
+KTASK void KT(strip_step)(int parts, const struct KT(strip) * strip, int64_t step) {
     if (parts == 1) KT(split_strip)(1, strip, step);
     else KT(split_strip)(3, strip, step);
 }
 
 /* c[16 nw][lanes] (+)= a strip times a panel of 16 nx lanes, nw and nx tiles; and prepares the strip `then` (or NULL)
  * meanwhile. */
-K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, const int nx, int64_t steps, const char *w,
-                                                const char *x, float *c, int acc, const struct KT(strip) *then) {
+K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, const int nx, int64_t steps,
+                                                const char *w, const char *x, float *c, int acc,
+                                                const struct KT(strip) * then) {
     const int64_t row = nx * 64, part_of_x = 16 * row, then_steps = then ? k_ceil(then->kc, K_STRIP) : 0;
 #define K_EACH_SUM(what)                                                                                               \
     {                                                                                                                  \
@@ -5684,12 +6071,9 @@ K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, c
     else K_EACH_SUM(K_ZERO)
     for (int64_t step = 0; step < steps; step++) {
         if (parts == 3) {
-            K_LOAD_W(2) K_LOAD_X(0) K_PRODUCTS
-            K_LOAD_W(1) K_PRODUCTS
-            K_LOAD_X(1) K_PRODUCTS
-            K_LOAD_W(0) K_PRODUCTS
-            K_LOAD_X(2) K_PRODUCTS
-            K_LOAD_X(0) K_PRODUCTS
+            K_LOAD_W(2)
+            K_LOAD_X(0) K_PRODUCTS K_LOAD_W(1) K_PRODUCTS K_LOAD_X(1) K_PRODUCTS K_LOAD_W(0) K_PRODUCTS K_LOAD_X(2)
+                K_PRODUCTS K_LOAD_X(0) K_PRODUCTS
         } else {
             K_LOAD_W(0) K_LOAD_X(0) K_PRODUCTS
         }
@@ -5706,8 +6090,8 @@ K_INLINE SCBM_TARGET_AMX void KT(tile_products)(const int parts, const int nw, c
 #undef K_PRODUCTS
 }
 
-static SCBM_TARGET_AMX void KT(strip_times_panel)(int parts, int nw, int nx, int64_t steps, const char *w, const char *x,
-                                                  float *c, int acc, const struct KT(strip) *then) {
+static SCBM_TARGET_AMX void KT(strip_times_panel)(int parts, int nw, int nx, int64_t steps, const char *w,
+                                                  const char *x, float *c, int acc, const struct KT(strip) * then) {
 #define K_CASE(p, n, m)                                                                                                \
     if (parts == p && nw == n && nx == m) {                                                                            \
         KT(tile_products)(p, n, m, steps, w, x, c, acc, then);                                                         \
@@ -5732,7 +6116,8 @@ KFN int KT(panel)(int64_t n) {
 /* Packs x for them: per panel [step][part][16 pairs][lanes]. */
 KTASK void KT(pack_parts)(void *arg, int64_t index, int worker) {
     const struct k_pack_run *r = arg;
-    const int64_t kb = index % r->n_kc, t = index / r->n_kc % r->n_panels * K_PANEL_MAX, s = index / r->n_kc / r->n_panels;
+    const int64_t kb = index % r->n_kc, t = index / r->n_kc % r->n_panels * K_PANEL_MAX,
+                  s = index / r->n_kc / r->n_panels;
     const int64_t k0 = kb * r->kc, k1 = k_min(r->K, k0 + r->kc), kp = k_round(r->K, K_STRIP) / 2 * r->parts;
     const int lanes = KT(panel)(r->T - t);
     float *to = r->xp + s * r->xp_stream + t * kp + k0 / 2 * r->parts * lanes;
@@ -5774,7 +6159,8 @@ KFN void KT(put_tile)(float *y, int64_t ld, const float *c, int lanes, int mr, i
     for (int r = 0; r < mr; r += SCBM_VL) {
         const int n = (int)k_min(mr - r, SCBM_VL);
         for (int l = 0; l < nt; l += SCBM_VL) KT(tr_add)
-        (KT(AS_IS), y + l * ld + r, ld, c + r * lanes + l, lanes, n, (int)k_min(nt - l, SCBM_VL), n, add ? add + r : NULL);
+        (KT(AS_IS), y + l * ld + r, ld, c + r * lanes + l, lanes, n, (int)k_min(nt - l, SCBM_VL), n,
+         add ? add + r : NULL);
     }
 }
 
@@ -5849,8 +6235,8 @@ KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t
                         KT(gemm)(mr, lanes, kc, xs + t * a->K + k0 * lanes, lanes, w, rs, 1, c, lanes, kb > 0);
                     }
                     if (kb == r->n_kb - 1)
-                        KT(linear_end)(a, c, lanes, mr, s, n0, t,
-                                       r->out ? r->out + s * r->out_stream + t * a->N + n0 * lanes : NULL);
+                        KT(linear_end)
+                        (a, c, lanes, mr, s, n0, t, r->out ? r->out + s * r->out_stream + t * a->N + n0 * lanes : NULL);
                     if (r->n_kb > 1) c += mr * lanes;
                 }
             }
@@ -5897,8 +6283,7 @@ static SCBM_TARGET_AMX void KT(linear_tiles)(void *arg, int64_t index, int worke
         then.n0 = nb0 + next % n_strips * K_STRIP;
         then.rows = k_min(nb1 - then.n0, K_STRIP);
         if (i < 0) {
-            for (int64_t step = 0; step < k_ceil(then.kc, K_STRIP); step++)
-                KT(strip_step)(r->parts, &then, step);
+            for (int64_t step = 0; step < k_ceil(then.kc, K_STRIP); step++) KT(strip_step)(r->parts, &then, step);
             continue;
         }
         const int nw = strip.rows > 16 ? 2 : 1;
@@ -5913,8 +6298,9 @@ static SCBM_TARGET_AMX void KT(linear_tiles)(void *arg, int64_t index, int worke
              t == t0 && next < n ? &then : NULL);
             if (is_last) {
                 for (int64_t m = 0; m < strip.rows; m += 16)
-                    KT(linear_end)(a, c + m * lanes, lanes, (int)k_min(strip.rows - m, 16), strip.s, strip.n0 + m, t,
-                                   r->out ? c + m * lanes : NULL);
+                    KT(linear_end)
+                    (a, c + m * lanes, lanes, (int)k_min(strip.rows - m, 16), strip.s, strip.n0 + m, t,
+                     r->out ? c + m * lanes : NULL);
                 if (r->out) {
                     float *out = r->out + strip.s * r->out_stream + t * (a->N / 2 * 3) + strip.n0 / 2 * 3 * lanes;
                     KT(feed_parts)((char *)out, c, lanes);
@@ -6809,7 +7195,8 @@ KFN void KT(attention_put)(float *dst, int64_t ld, const float *src, int64_t dp,
 KTASK void KT(attention_back)(void *arg, int64_t index, int worker) {
     const struct k_attention_run *r = arg;
     const struct k_attention_args *a = &r->a;
-    const int64_t h = index % a->H, text = index / a->H % a->n_texts, s = index / a->H / a->n_texts, sh = s * a->H + h, D = a->D;
+    const int64_t h = index % a->H, text = index / a->H % a->n_texts, s = index / a->H / a->n_texts, sh = s * a->H + h,
+                  D = a->D;
     const int64_t t0 = a->offsets[text], len = a->offsets[text + 1] - t0, ld = k_round(len, 32);
     const int64_t P = k_round(a->max_len, 32), dp = KT(padded)(D), DP = k_round(D, 32), st = s * a->T + t0;
     float *kt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *vt = kt + P * D;
@@ -7740,7 +8127,8 @@ static void k_sparse_plan(const struct k_exec *ex, struct k_sparse_run *r, const
 
 static struct k_packed k_sparse_packed(const struct k_sparse_run *r, float *place) {
     const struct k_tiles *x = &r->x;
-    return (struct k_packed){x->x, x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round, place, 0, NULL, NULL};
+    return (struct k_packed){x->x,  x->S, x->T, x->depth, x->n_tiles, x->kc, x->gap, K_TILES + x->round,
+                             place, 0,    NULL, NULL};
 }
 
 /* Gives the next layer its x packed, behind p, instead of storing y; returns what follows. */
@@ -8466,8 +8854,14 @@ scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, c
     place_packed(packed, few, n, 1);
     if (few) index_lists(&packed->lists, masks, w->shape[1]);
     else index_kept(&packed->kept, masks, w->shape[1]);
-    const struct k_weights weights = {w->data, w->type, k_row_bytes(w->type, w->shape[1]), masks->data, masks->shape[2],
-                                      masks->shape[1] * masks->shape[2], NULL, NULL};
+    const struct k_weights weights = {w->data,
+                                      w->type,
+                                      k_row_bytes(w->type, w->shape[1]),
+                                      masks->data,
+                                      masks->shape[2],
+                                      masks->shape[1] * masks->shape[2],
+                                      NULL,
+                                      NULL};
     struct k_keep_run run = {&weights, &packed->kept, &packed->lists, w->shape[1]};
     for (int64_t i = 0; i < k_ceil(w->shape[0], 16); i++) (few ? k->list_weights : k->keep_weights)(&run, i, 0);
     /* Another thread may have been sooner. */
@@ -8480,6 +8874,49 @@ void scbm_masks_unpack(scbm_tensor *masks, const scbm_hooks *hooks) {
         scbm_packed *packed = get_packed(masks, few);
         if (replace_packed(masks, few, packed, NULL)) scbm_release(hooks, packed);
     }
+}
+
+/* ------------------------------------------------------------------------------------------
+ * CPU backend: its queue, where work is done as soon as it is given
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cpu_backend {
+    scbm_backend public;
+    scbm_hooks hooks;
+    const struct k_table *kernels;
+    char device[32];
+} cpu_backend;
+
+static void parallel_of_context(void *user, int64_t n, scbm_task task, void *arg) {
+    scbm_parallel(user, n, task, arg);
+}
+
+static struct k_exec exec_of(scbm_context *context, const struct k_table *kernels, void *scratch) {
+    return (struct k_exec){parallel_of_context, context, scratch, context->n_workers, kernels, 0};
+}
+
+static struct k_exec exec_of_call(scbm_queue *queue, const scbm_kernel_call *call) {
+    struct k_exec ex = exec_of(queue->context, ((const cpu_backend *)queue->backend)->kernels, call->scratch);
+    const scbm_node *previous = call->neighbours ? call->neighbours->previous : NULL;
+    ex.follows_linear = previous && previous->op == SCBM_OP_LINEAR;
+    return ex;
+}
+
+/* The call of the linear layer that reads this one's result and nothing else does, or NULL. */
+static const scbm_kernel_call *next_linear(const scbm_kernel_call *call) {
+    const scbm_kernel_call *next = call->neighbours ? call->neighbours->next : NULL;
+    return next && next->node->op == SCBM_OP_LINEAR ? next : NULL;
+}
+
+static scbm_status cpu_queue_create(scbm_backend *backend, scbm_context *context, scbm_queue **queue) {
+    const scbm_hooks *hooks = scbm_context_hooks(context);
+    (void)backend;
+    *queue = scbm_alloc(hooks, sizeof **queue);
+    return *queue ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+static void cpu_queue_free(scbm_queue *queue) {
+    scbm_release(scbm_context_hooks(queue->context), queue);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -8594,14 +9031,16 @@ static const float *floats_of(const scbm_view *view) {
 
 /* ---- Lookup ---- */
 
-static scbm_status cpu_get_rows(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_get_rows(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *table = &call->source[0], *ids = &call->source[1];
     struct k_weights w = weights_of(table, NULL);
     k_get_rows(ex, call->result[0].data, &w, ids->data, ids->shape[0], table->shape[1]);
     return SCBM_OK;
 }
 
-static scbm_status cpu_get_rows_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_get_rows_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *ids = &call->source[1], *table = &call->source[2];
     k_get_rows_back(ex, call->result[0].data, call->source[0].data, ids->data, ids->shape[0], table->shape[0],
                     table->shape[1]);
@@ -8619,7 +9058,8 @@ static void broadcast_row(const cpu_loop *loop, int64_t row) {
 }
 
 /* With integer 1 the transpose of a mean: divided by how many elements each one becomes. */
-static scbm_status cpu_broadcast(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_broadcast(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *y = &call->result[0];
     cpu_pattern pattern = pattern_of(y, &call->source[0]);
     int64_t n = view_elements(&call->source[0]);
@@ -8629,8 +9069,8 @@ static scbm_status cpu_broadcast(const struct k_exec *ex, const scbm_kernel_call
     return SCBM_OK;
 }
 
-static size_t binary_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
-    (void)ex;
+static size_t binary_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
     return pattern_of(&call->source[0], &call->source[1]).is_regular ? 0 : k_floats(view_elements(&call->source[0]));
 }
 
@@ -8644,7 +9084,8 @@ static const float *broadcast_to_scratch(const struct k_exec *ex, const scbm_vie
     return ex->scratch;
 }
 
-static scbm_status cpu_binary(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_binary(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *a = &call->source[0], *b = &call->source[1];
     cpu_pattern p = pattern_of(a, b);
     int64_t n = view_elements(a);
@@ -8659,12 +9100,14 @@ static scbm_status cpu_binary(const struct k_exec *ex, const scbm_kernel_call *c
     return SCBM_OK;
 }
 
-static scbm_status cpu_scale(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_scale(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     k_scale(ex, call->result[0].data, call->source[0].data, call->node->scalar[0], view_elements(&call->source[0]));
     return SCBM_OK;
 }
 
-static size_t sum_to_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t sum_to_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     int64_t n = view_elements(&call->source[0]), columns = view_elements(&call->result[0]);
     return k_reduce_scratch(ex, n) + k_colsum_scratch(ex, columns ? n / columns : 0, columns);
 }
@@ -8684,7 +9127,8 @@ static void sum_to_element(const cpu_loop *loop, int64_t element) {
     ((float *)loop->call->result[0].data)[element] = (float)(sum * loop->scale);
 }
 
-static scbm_status cpu_sum_to(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_sum_to(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *a = &call->source[0];
     float *y = call->result[0].data;
     int64_t n = view_elements(a), m = view_elements(&call->result[0]);
@@ -8705,15 +9149,15 @@ static scbm_status cpu_sum_to(const struct k_exec *ex, const scbm_kernel_call *c
     return SCBM_OK;
 }
 
-static scbm_status cpu_copy(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_copy(scbm_queue *queue, const scbm_kernel_call *call) {
     size_t bytes = view_bytes(&call->source[0]);
-    (void)ex;
+    (void)queue;
     if (bytes) memcpy(call->result[0].data, call->source[0].data, bytes);
     return SCBM_OK;
 }
 
-static scbm_status cpu_cast(const struct k_exec *ex, const scbm_kernel_call *call) {
-    (void)ex;
+static scbm_status cpu_cast(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
     return scbm_convert(call->result[0].type, call->result[0].data, call->source[0].type, call->source[0].data,
                         view_elements(&call->source[0]));
 }
@@ -8726,7 +9170,8 @@ static void concat_row(const cpu_loop *loop, int64_t row) {
     memcpy(to + na, floats_of(b) + row * nb, (size_t)nb * sizeof *to);
 }
 
-static scbm_status cpu_concat(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_concat(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, view_rows(&call->result[0]), view_columns(&call->result[0]), concat_row);
     return SCBM_OK;
@@ -8739,7 +9184,8 @@ static void slice_row(const cpu_loop *loop, int64_t row) {
            (size_t)view_columns(y) * sizeof(float));
 }
 
-static scbm_status cpu_slice(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_slice(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, view_rows(&call->result[0]), view_columns(&call->result[0]), slice_row);
     return SCBM_OK;
@@ -8753,7 +9199,8 @@ static void slice_back_row(const cpu_loop *loop, int64_t row) {
     memcpy(to + loop->call->node->integer[0], floats_of(dy) + row * count, (size_t)count * sizeof *to);
 }
 
-static scbm_status cpu_slice_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_slice_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, view_rows(&call->result[0]), view_columns(&call->result[0]), slice_back_row);
     return SCBM_OK;
@@ -8778,7 +9225,7 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
     a.N = w->shape[0];
     a.act = (int)call->node->integer[0];
     a.bf16 = call->precision == SCBM_PRECISION_BF16;
-    if (a.w.mask) {
+    if (a.w.mask && w->data == call->node->source[1]->data) { /* not another device's copy */
         const scbm_packed *many = packed_weights(call->node->source[1], call->node->source[3], 0);
         const scbm_packed *few = packed_weights(call->node->source[1], call->node->source[3], 1);
         a.w.kept = many ? &many->kept : NULL;
@@ -8787,19 +9234,21 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
     return a;
 }
 
-static size_t linear_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t linear_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_args a = linear_args(call), next;
-    if (call->next && call->next->node->op == SCBM_OP_LINEAR) {
-        next = linear_args(call->next);
+    if (next_linear(call)) {
+        next = linear_args(next_linear(call));
         a.next = &next;
     }
     return k_linear_scratch(ex, &a);
 }
 
-static scbm_status cpu_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_linear(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_args a = linear_args(call), next;
-    if (call->next && call->next->node->op == SCBM_OP_LINEAR) {
-        next = linear_args(call->next);
+    if (next_linear(call)) {
+        next = linear_args(next_linear(call));
         a.next = &next;
     }
     k_linear(ex, &a);
@@ -8820,12 +9269,14 @@ static struct k_linear_dx_args linear_dx_args(const scbm_kernel_call *call) {
     return a;
 }
 
-static size_t linear_dx_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t linear_dx_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_dx_args a = linear_dx_args(call);
     return k_linear_dx_scratch(ex, &a);
 }
 
-static scbm_status cpu_linear_dx(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_linear_dx(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_dx_args a = linear_dx_args(call);
     k_linear_dx(ex, &a);
     return SCBM_OK;
@@ -8854,12 +9305,14 @@ static struct k_linear_dw_args linear_dw_args(const scbm_kernel_call *call) {
     return a;
 }
 
-static size_t linear_dw_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t linear_dw_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_dw_args a = linear_dw_args(call);
     return k_linear_dw_scratch(ex, &a);
 }
 
-static scbm_status cpu_linear_dw(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_linear_dw(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_dw_args a = linear_dw_args(call);
     k_linear_dw(ex, &a);
     return SCBM_OK;
@@ -8897,7 +9350,8 @@ static void group_linear_row(const cpu_loop *loop, int64_t n) {
             y[c] = dot_product(floats_of(z) + head_row(z, k, n) * d, floats_of(w) + c * d, d) + (bias ? bias[c] : 0.0f);
 }
 
-static scbm_status cpu_group_linear(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_group_linear(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, call->result[0].shape[0], view_elements(&call->source[1]), group_linear_row);
     return SCBM_OK;
@@ -8916,7 +9370,8 @@ static void group_linear_back_z_row(const cpu_loop *loop, int64_t n) {
                        d);
 }
 
-static scbm_status cpu_group_linear_back_z(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_group_linear_back_z(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *z = &call->result[0];
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, z->shape[1], view_elements(&call->source[1]), group_linear_back_z_row);
@@ -8934,7 +9389,8 @@ static void group_linear_back_w_row(const cpu_loop *loop, int64_t c) {
         add_scaled(to, floats_of(z) + head_row(z, k, n) * d, floats_of(dy)[n * columns + c], d);
 }
 
-static scbm_status cpu_group_linear_back_w(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_group_linear_back_w(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *z = &call->source[1];
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, call->result[0].shape[0], z->shape[1] * z->shape[2], group_linear_back_w_row);
@@ -8943,7 +9399,8 @@ static scbm_status cpu_group_linear_back_w(const struct k_exec *ex, const scbm_k
 
 /* ---- Normalization, activation, softmax, dropout ---- */
 
-static scbm_status cpu_layer_norm(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_layer_norm(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0];
     struct k_layer_norm_args a = {0};
     a.y = call->result[0].data;
@@ -8965,14 +9422,15 @@ static int residual_repeats(const scbm_view *x, const scbm_view *residual, const
            p->count % k_max(1, view_columns(x)) == 0;
 }
 
-static size_t add_layer_norm_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t add_layer_norm_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
     const scbm_view *x = &call->source[0];
     cpu_pattern p = pattern_of(x, &call->source[1]);
-    (void)ex;
+    (void)queue;
     return residual_repeats(x, &call->source[1], &p) ? 0 : k_floats(view_elements(x));
 }
 
-static scbm_status cpu_add_layer_norm(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_add_layer_norm(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0], *residual = &call->source[1];
     cpu_pattern p = pattern_of(x, residual);
     struct k_layer_norm_args a = {0};
@@ -9013,18 +9471,21 @@ static struct k_layer_norm_back_args layer_norm_back_args(const scbm_kernel_call
     return a;
 }
 
-static size_t layer_norm_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t layer_norm_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_layer_norm_back_args a = layer_norm_back_args(call);
     return k_layer_norm_back_scratch(ex, &a);
 }
 
-static scbm_status cpu_layer_norm_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_layer_norm_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_layer_norm_back_args a = layer_norm_back_args(call);
     k_layer_norm_back(ex, &a);
     return SCBM_OK;
 }
 
-static scbm_status cpu_rms_norm(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_rms_norm(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0];
     struct k_layer_norm_args a = {0};
     a.y = call->result[0].data;
@@ -9053,35 +9514,41 @@ static struct k_layer_norm_back_args rms_norm_back_args(const scbm_kernel_call *
     return a;
 }
 
-static size_t rms_norm_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t rms_norm_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_layer_norm_back_args a = rms_norm_back_args(call);
     return k_layer_norm_back_scratch(ex, &a);
 }
 
-static scbm_status cpu_rms_norm_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_rms_norm_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_layer_norm_back_args a = rms_norm_back_args(call);
     k_layer_norm_back(ex, &a);
     return SCBM_OK;
 }
 
-static scbm_status cpu_activate(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_activate(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     k_act(ex, call->result[0].data, call->source[0].data, (int)call->node->integer[0], view_elements(&call->source[0]));
     return SCBM_OK;
 }
 
-static scbm_status cpu_activate_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_activate_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     k_act_back(ex, call->result[0].data, call->source[0].data, call->source[1].data, (int)call->node->integer[0],
                view_elements(&call->source[0]));
     return SCBM_OK;
 }
 
-static scbm_status cpu_softmax(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_softmax(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0];
     k_softmax(ex, call->result[0].data, x->data, view_rows(x), view_columns(x));
     return SCBM_OK;
 }
 
-static scbm_status cpu_softmax_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_softmax_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *y = &call->source[1];
     k_softmax_back(ex, call->result[0].data, call->source[0].data, y->data, view_rows(y), view_columns(y));
     return SCBM_OK;
@@ -9091,7 +9558,8 @@ static struct k_dropout_args dropout_args(const scbm_kernel_call *call, float p,
     return (struct k_dropout_args){p, call->seed, (uint32_t)place, (uint32_t)call->step};
 }
 
-static scbm_status cpu_dropout(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_dropout(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_dropout_args a = dropout_args(call, call->node->scalar[0], call->node->integer[0]);
     k_dropout(ex, call->result[0].data, call->source[0].data, view_elements(&call->source[0]), &a);
     return SCBM_OK;
@@ -9132,12 +9600,14 @@ static struct k_attention_args attention_args(const scbm_kernel_call *call, cons
     return a;
 }
 
-static size_t attention_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t attention_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_attention_args a = attention_args(call, &call->source[0], NULL, 4);
     return k_attention_scratch(ex, &a);
 }
 
-static scbm_status cpu_attention(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_attention(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *q = &call->source[0], *lse = &call->result[1];
     struct k_attention_args a = attention_args(call, q, call->source[3].data, 4);
     a.y = call->result[0].data;
@@ -9153,12 +9623,14 @@ static scbm_status cpu_attention(const struct k_exec *ex, const scbm_kernel_call
     return SCBM_OK;
 }
 
-static size_t attention_back_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t attention_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_attention_args a = attention_args(call, &call->source[2], NULL, 7);
     return k_attention_back_scratch(ex, &a);
 }
 
-static scbm_status cpu_attention_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_attention_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *q = &call->source[2];
     struct k_attention_args a = attention_args(call, q, call->source[6].data, 7);
     a.dy = call->source[0].data;
@@ -9216,7 +9688,8 @@ static void attention_scores_row(const cpu_loop *loop, int64_t index) {
     }
 }
 
-static scbm_status cpu_attention_scores(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_attention_scores(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *a = &call->source[0];
     cpu_loop loop = {.call = call};
     k_fill(ex, call->result[0].data, call->node->scalar[0], view_elements(&call->result[0]));
@@ -9239,7 +9712,8 @@ static void attention_mix_row(const cpu_loop *loop, int64_t index) {
     }
 }
 
-static scbm_status cpu_attention_mix(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_attention_mix(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[1];
     cpu_loop loop = {.call = call};
     k_fill(ex, call->result[0].data, 0.0f, view_elements(x));
@@ -9264,7 +9738,8 @@ static void attention_bias_text(const scbm_kernel_call *call, const int32_t *off
     }
 }
 
-static scbm_status cpu_attention_bias(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_attention_bias(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     int is_back = call->node->op == SCBM_OP_ATTENTION_BIAS_BACK;
     const scbm_view *bias = &call->source[is_back ? 2 : 0], *scores = is_back ? &call->source[0] : &call->result[0];
     const int32_t *offsets = call->source[1].data;
@@ -9275,14 +9750,16 @@ static scbm_status cpu_attention_bias(const struct k_exec *ex, const scbm_kernel
 
 /* ---- Texts ---- */
 
-static scbm_status cpu_segment_mean(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_segment_mean(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0];
     k_segment_mean(ex, call->result[0].data, x->data, call->source[1].data, call->texts, x->shape[0], x->shape[1],
                    x->shape[2]);
     return SCBM_OK;
 }
 
-static scbm_status cpu_segment_mean_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_segment_mean_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *dx = &call->result[0];
     zero_outside(call, dx, call->source[1].data);
     k_segment_mean_back(ex, dx->data, call->source[0].data, call->source[1].data, call->texts, dx->shape[0],
@@ -9308,13 +9785,14 @@ static void copy_one_token(const scbm_kernel_call *call, const scbm_view *tokens
         }
 }
 
-static scbm_status cpu_segment_token(const struct k_exec *ex, const scbm_kernel_call *call) {
-    (void)ex;
+static scbm_status cpu_segment_token(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
     copy_one_token(call, &call->source[0], &call->result[0], call->node->op == SCBM_OP_SEGMENT_LAST, 0);
     return SCBM_OK;
 }
 
-static scbm_status cpu_segment_token_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_segment_token_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *dx = &call->result[0];
     k_fill(ex, dx->data, 0.0f, view_elements(dx));
     copy_one_token(call, dx, &call->source[0], call->node->op == SCBM_OP_SEGMENT_LAST_BACK, 1);
@@ -9322,7 +9800,8 @@ static scbm_status cpu_segment_token_back(const struct k_exec *ex, const scbm_ke
 }
 
 /* y_n = β x_n + (1 − β) x_π(n), or its transpose. */
-static scbm_status cpu_mix_texts(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_mix_texts(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0];
     const int32_t *permutation = call->source[1].data;
     float beta = floats_of(&call->source[2])[0], rest = 1.0f - beta;
@@ -9354,11 +9833,13 @@ static struct k_cross_entropy_args cross_entropy_args(const scbm_kernel_call *ca
     return a;
 }
 
-static size_t cross_entropy_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t cross_entropy_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     return k_cross_entropy_scratch(ex, call->source[0].shape[0]);
 }
 
-static scbm_status cpu_cross_entropy(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_cross_entropy(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_cross_entropy_args a = cross_entropy_args(call, &call->source[0], 1);
     a.logits = call->source[0].data;
     a.loss = call->result[0].data;
@@ -9368,7 +9849,8 @@ static scbm_status cpu_cross_entropy(const struct k_exec *ex, const scbm_kernel_
     return SCBM_OK;
 }
 
-static scbm_status cpu_cross_entropy_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_cross_entropy_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_cross_entropy_args a = cross_entropy_args(call, &call->source[1], 3);
     a.dloss = call->source[0].data;
     a.p = call->source[1].data;
@@ -9380,7 +9862,8 @@ static scbm_status cpu_cross_entropy_back(const struct k_exec *ex, const scbm_ke
 
 /* ---- Updates ---- */
 
-static scbm_status cpu_accumulate(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_accumulate(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     float *sum = call->source[0].data;
     int64_t n = view_elements(&call->source[0]);
     if (floats_of(&call->source[2])[0] == 0.0f) {
@@ -9398,11 +9881,13 @@ static void write_square_sum(const struct k_exec *ex, float pair[2], const float
     pair[1] = isfinite(pair[0]) ? (float)(sum - (double)pair[0]) : 0.0f;
 }
 
-static size_t square_sum_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t square_sum_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     return k_reduce_scratch(ex, view_elements(&call->source[0]));
 }
 
-static scbm_status cpu_square_sum(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_square_sum(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     float *norms = call->source[1].data;
     write_square_sum(ex, norms + 2 * call->node->integer[0], call->source[0].data, view_elements(&call->source[0]));
     return SCBM_OK;
@@ -9419,10 +9904,10 @@ static float clipping_factor(double norm, float most) {
     return most > 0.0f && norm > (double)most ? (float)((double)most / norm) : 1.0f;
 }
 
-static scbm_status cpu_clip(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_clip(scbm_queue *queue, const scbm_kernel_call *call) {
     double norm = norm_of_pairs(call->source[0].data, call->source[0].shape[0]);
     float *stopped = call->source[1].data, *y = call->result[0].data;
-    (void)ex;
+    (void)queue;
     if (!isfinite(norm)) *stopped = 1.0f;
     y[0] = (float)norm;
     y[1] = clipping_factor(norm, call->node->scalar[0]);
@@ -9430,7 +9915,8 @@ static scbm_status cpu_clip(const struct k_exec *ex, const scbm_kernel_call *cal
     return SCBM_OK;
 }
 
-static scbm_status cpu_adamw(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_adamw(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const float *numbers = call->source[4].data, *clip = call->source[5].data;
     const float *own = numbers + ADAMW_OF_PARAMETERS + 2 * call->node->integer[0];
     const struct k_adamw_args a = {.w = call->source[0].data,
@@ -9475,7 +9961,8 @@ static void fisher_add_task(void *arg, int64_t index, int worker) {
         add_outer_product(to + b * sums->shape[2], gradient + b * size, k_min(size, n - b * size));
 }
 
-static scbm_status cpu_fisher_add(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_fisher_add(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *sums = &call->source[0];
     scbm_kernel_call run = *call;
     k_run(ex, sums->shape[0] * k_ceil(sums->shape[1], FISHER_BLOCKS), view_elements(sums), fisher_add_task, &run);
@@ -9487,7 +9974,8 @@ typedef struct saliency_run {
     float *row; /* of w, for each worker */
 } saliency_run;
 
-static size_t row_saliency_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t row_saliency_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     return (size_t)ex->n_workers * k_floats(call->source[1].shape[1]);
 }
 
@@ -9506,7 +9994,8 @@ static void row_saliency_task(void *arg, int64_t row, int worker) {
     }
 }
 
-static scbm_status cpu_row_saliency(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_row_saliency(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     saliency_run run = {call, ex->scratch};
     k_run(ex, call->source[1].shape[0], view_elements(&call->source[0]), row_saliency_task, &run);
     return SCBM_OK;
@@ -9531,7 +10020,8 @@ static void popup_back_row(const cpu_loop *loop, int64_t row) {
     }
 }
 
-static scbm_status cpu_popup_back(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_popup_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *dense = &call->source[0];
     cpu_loop loop = {.call = call};
     run_loop(ex, &loop, dense->shape[1], 4 * dense->shape[0] * dense->shape[2], popup_back_row);
@@ -9618,7 +10108,8 @@ typedef struct choice_run {
     int64_t out, in, row_bytes, zeros;
 } choice_run;
 
-static size_t choice_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t choice_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *score = &call->source[0];
     int64_t n = score->shape[score->n_dims - 2] * score->shape[score->n_dims - 1];
     return (size_t)ex->n_workers * 2 * k_floats(n);
@@ -9689,7 +10180,8 @@ static void keep_largest_task(void *arg, int64_t stream, int worker) {
     }
 }
 
-static scbm_status cpu_keep_largest(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_keep_largest(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     choice_run run = choice_of(ex, call, &call->source[2]);
     int64_t streams = call->source[1].shape[0];
     if (run.out && run.in) k_run(ex, streams, streams * run.out * run.in * 8, keep_largest_task, &run);
@@ -9713,7 +10205,8 @@ static void agree_task(void *arg, int64_t stream, int worker) {
     ((int32_t *)run->call->result[0].data)[stream] = (int32_t)agreeing;
 }
 
-static scbm_status cpu_agree(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_agree(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     choice_run run = choice_of(ex, call, &call->source[3]);
     int64_t streams = call->source[1].shape[0];
     k_run(ex, streams, streams * run.out * run.in * 8, agree_task, &run);
@@ -9795,7 +10288,8 @@ static int64_t fisher_work(int64_t block) {
     return k_round((block * (block + 1) + block) * FISHER_LANES, 8);
 }
 
-static size_t fisher_scores_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t fisher_scores_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     int64_t streams = k_round(call->source[0].shape[0], 8);
     return (size_t)(streams + ex->n_workers * fisher_work(call->node->integer[0])) * sizeof(double);
 }
@@ -9840,7 +10334,8 @@ static void fisher_scores_task(void *arg, int64_t index, int worker) {
             score[start + j] = (double)w[start + j] * (double)w[start + j] / (2.0 * diagonal[j * FISHER_LANES + b]);
 }
 
-static scbm_status cpu_fisher_scores(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_fisher_scores(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *sums = &call->source[0];
     int64_t block = call->node->integer[0], n = view_elements(&call->source[1]), streams = sums->shape[0];
     fisher_run run = {
@@ -9854,9 +10349,9 @@ static scbm_status cpu_fisher_scores(const struct k_exec *ex, const scbm_kernel_
     return SCBM_OK;
 }
 
-static scbm_status cpu_assign(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_assign(scbm_queue *queue, const scbm_kernel_call *call) {
     size_t bytes = view_bytes(&call->source[0]);
-    (void)ex;
+    (void)queue;
     if (bytes) memcpy(call->source[0].data, call->source[1].data, bytes);
     return SCBM_OK;
 }
@@ -9986,9 +10481,9 @@ static void take_moves(move_list *list, int64_t n, int32_t *place) {
 }
 
 /* Candidates of both ways, one more of each than weights; columns; and weights as f32. */
-static size_t mask_moves_scratch(const struct k_exec *ex, const scbm_kernel_call *call) {
+static size_t mask_moves_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
     int64_t n = view_elements(&call->source[1]), in = call->source[1].shape[1];
-    (void)ex;
+    (void)queue;
     return 12 * k_floats(n + 1) + k_floats(in + 1) + (call->source[1].type == SCBM_F32 ? 0 : k_floats(n));
 }
 
@@ -10006,7 +10501,8 @@ static void place_candidates(moves_run *m, const scbm_view *w, unsigned char *sc
     m->weight = weight;
 }
 
-static scbm_status cpu_mask_moves(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_mask_moves(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *w = &call->source[1], *masks = &call->source[2], *moves = &call->source[4];
     int64_t which = call->node->integer[0], n = w->shape[0] * w->shape[1];
     const int32_t *wanted = (const int32_t *)call->source[3].data + 2 * which;
@@ -10029,14 +10525,14 @@ static scbm_status cpu_mask_moves(const struct k_exec *ex, const scbm_kernel_cal
     return SCBM_OK;
 }
 
-static scbm_status cpu_flip_bits(const struct k_exec *ex, const scbm_kernel_call *call) {
+static scbm_status cpu_flip_bits(scbm_queue *queue, const scbm_kernel_call *call) {
     const scbm_view *moves = &call->source[1];
     int64_t which = call->node->integer[0];
     const int32_t *wanted = (const int32_t *)call->source[3].data + 2 * which, *place = moves->data;
     int64_t n = k_min(k_min(wanted[0], ((const int32_t *)call->source[2].data)[which]), moves->shape[1]);
     int64_t bits = 8 * view_elements(&call->source[0]);
     int back = wanted[1] != 0;
-    (void)ex;
+    (void)queue;
     for (int64_t i = 0; i < n; i++) {
         int64_t out = place[i], in = place[moves->shape[1] + i];
         if (out < 0 || out >= bits || in < 0 || in >= bits) continue; /* what mask_moves has made is inside */
@@ -10050,79 +10546,66 @@ static scbm_status cpu_flip_bits(const struct k_exec *ex, const scbm_kernel_call
  * CPU backend: the table
  * ---------------------------------------------------------------------------------------- */
 
-typedef struct cpu_op {
-    scbm_status (*run)(const struct k_exec *ex, const scbm_kernel_call *call);
-    size_t (*scratch)(const struct k_exec *ex, const scbm_kernel_call *call); /* NULL: none */
-} cpu_op;
-
-static const cpu_op cpu_ops[SCBM_OP_COUNT] = {
-    [SCBM_OP_GET_ROWS] = {cpu_get_rows, NULL},
-    [SCBM_OP_GET_ROWS_BACK] = {cpu_get_rows_back, NULL},
-    [SCBM_OP_ADD] = {cpu_binary, binary_scratch},
-    [SCBM_OP_MUL] = {cpu_binary, binary_scratch},
-    [SCBM_OP_SCALE] = {cpu_scale, NULL},
-    [SCBM_OP_SUM_TO] = {cpu_sum_to, sum_to_scratch},
-    [SCBM_OP_BROADCAST] = {cpu_broadcast, NULL},
-    [SCBM_OP_RESHAPE] = {cpu_copy, NULL},
-    [SCBM_OP_COPY] = {cpu_copy, NULL},
-    [SCBM_OP_CAST] = {cpu_cast, NULL},
-    [SCBM_OP_CONCAT] = {cpu_concat, NULL},
-    [SCBM_OP_SLICE] = {cpu_slice, NULL},
-    [SCBM_OP_SLICE_BACK] = {cpu_slice_back, NULL},
-    [SCBM_OP_LINEAR] = {cpu_linear, linear_scratch},
-    [SCBM_OP_LINEAR_BACK_X] = {cpu_linear_dx, linear_dx_scratch},
-    [SCBM_OP_LINEAR_BACK_W] = {cpu_linear_dw, linear_dw_scratch},
-    [SCBM_OP_GROUP_LINEAR] = {cpu_group_linear, NULL},
-    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {cpu_group_linear_back_z, NULL},
-    [SCBM_OP_GROUP_LINEAR_BACK_W] = {cpu_group_linear_back_w, NULL},
-    [SCBM_OP_LAYER_NORM] = {cpu_layer_norm, NULL},
-    [SCBM_OP_ADD_LAYER_NORM] = {cpu_add_layer_norm, add_layer_norm_scratch},
-    [SCBM_OP_LAYER_NORM_BACK] = {cpu_layer_norm_back, layer_norm_back_scratch},
-    [SCBM_OP_ACTIVATE] = {cpu_activate, NULL},
-    [SCBM_OP_ACTIVATE_BACK] = {cpu_activate_back, NULL},
-    [SCBM_OP_SOFTMAX] = {cpu_softmax, NULL},
-    [SCBM_OP_SOFTMAX_BACK] = {cpu_softmax_back, NULL},
-    [SCBM_OP_DROPOUT] = {cpu_dropout, NULL},
-    [SCBM_OP_RMS_NORM] = {cpu_rms_norm, NULL},
-    [SCBM_OP_RMS_NORM_BACK] = {cpu_rms_norm_back, rms_norm_back_scratch},
-    [SCBM_OP_ATTENTION_BIAS] = {cpu_attention_bias, NULL},
-    [SCBM_OP_ATTENTION_BIAS_BACK] = {cpu_attention_bias, NULL},
-    [SCBM_OP_ATTENTION] = {cpu_attention, attention_scratch},
-    [SCBM_OP_ATTENTION_BACK] = {cpu_attention_back, attention_back_scratch},
-    [SCBM_OP_ATTENTION_SCORES] = {cpu_attention_scores, NULL},
-    [SCBM_OP_ATTENTION_MIX] = {cpu_attention_mix, NULL},
-    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {cpu_attention_mix, NULL},
-    [SCBM_OP_SEGMENT_MEAN] = {cpu_segment_mean, NULL},
-    [SCBM_OP_SEGMENT_MEAN_BACK] = {cpu_segment_mean_back, NULL},
-    [SCBM_OP_SEGMENT_FIRST] = {cpu_segment_token, NULL},
-    [SCBM_OP_SEGMENT_FIRST_BACK] = {cpu_segment_token_back, NULL},
-    [SCBM_OP_SEGMENT_LAST] = {cpu_segment_token, NULL},
-    [SCBM_OP_SEGMENT_LAST_BACK] = {cpu_segment_token_back, NULL},
-    [SCBM_OP_MIX_TEXTS] = {cpu_mix_texts, NULL},
-    [SCBM_OP_MIX_TEXTS_BACK] = {cpu_mix_texts, NULL},
-    [SCBM_OP_CROSS_ENTROPY] = {cpu_cross_entropy, cross_entropy_scratch},
-    [SCBM_OP_CROSS_ENTROPY_BACK] = {cpu_cross_entropy_back, NULL},
-    [SCBM_OP_ACCUMULATE] = {cpu_accumulate, NULL},
-    [SCBM_OP_SQUARE_SUM] = {cpu_square_sum, square_sum_scratch},
-    [SCBM_OP_CLIP] = {cpu_clip, NULL},
-    [SCBM_OP_ADAMW] = {cpu_adamw, NULL},
-    [SCBM_OP_FISHER_ADD] = {cpu_fisher_add, NULL},
-    [SCBM_OP_ROW_SALIENCY] = {cpu_row_saliency, row_saliency_scratch},
-    [SCBM_OP_POPUP_BACK] = {cpu_popup_back, NULL},
-    [SCBM_OP_ASSIGN] = {cpu_assign, NULL},
-    [SCBM_OP_FISHER_SCORES] = {cpu_fisher_scores, fisher_scores_scratch},
-    [SCBM_OP_KEEP_LARGEST] = {cpu_keep_largest, choice_scratch},
-    [SCBM_OP_AGREE] = {cpu_agree, choice_scratch},
-    [SCBM_OP_MASK_MOVES] = {cpu_mask_moves, mask_moves_scratch},
-    [SCBM_OP_FLIP_BITS] = {cpu_flip_bits, NULL},
+static const scbm_kernel cpu_kernels[SCBM_OP_COUNT] = {
+    [SCBM_OP_GET_ROWS] = {cpu_get_rows, NULL, NULL},
+    [SCBM_OP_GET_ROWS_BACK] = {cpu_get_rows_back, NULL, NULL},
+    [SCBM_OP_ADD] = {cpu_binary, binary_scratch, NULL},
+    [SCBM_OP_MUL] = {cpu_binary, binary_scratch, NULL},
+    [SCBM_OP_SCALE] = {cpu_scale, NULL, NULL},
+    [SCBM_OP_SUM_TO] = {cpu_sum_to, sum_to_scratch, NULL},
+    [SCBM_OP_BROADCAST] = {cpu_broadcast, NULL, NULL},
+    [SCBM_OP_COPY] = {cpu_copy, NULL, NULL},
+    [SCBM_OP_CAST] = {cpu_cast, NULL, NULL},
+    [SCBM_OP_CONCAT] = {cpu_concat, NULL, NULL},
+    [SCBM_OP_SLICE] = {cpu_slice, NULL, NULL},
+    [SCBM_OP_SLICE_BACK] = {cpu_slice_back, NULL, NULL},
+    [SCBM_OP_LINEAR] = {cpu_linear, linear_scratch, NULL},
+    [SCBM_OP_LINEAR_BACK_X] = {cpu_linear_dx, linear_dx_scratch, NULL},
+    [SCBM_OP_LINEAR_BACK_W] = {cpu_linear_dw, linear_dw_scratch, NULL},
+    [SCBM_OP_GROUP_LINEAR] = {cpu_group_linear, NULL, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {cpu_group_linear_back_z, NULL, NULL},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {cpu_group_linear_back_w, NULL, NULL},
+    [SCBM_OP_LAYER_NORM] = {cpu_layer_norm, NULL, NULL},
+    [SCBM_OP_ADD_LAYER_NORM] = {cpu_add_layer_norm, add_layer_norm_scratch, NULL},
+    [SCBM_OP_LAYER_NORM_BACK] = {cpu_layer_norm_back, layer_norm_back_scratch, NULL},
+    [SCBM_OP_ACTIVATE] = {cpu_activate, NULL, NULL},
+    [SCBM_OP_ACTIVATE_BACK] = {cpu_activate_back, NULL, NULL},
+    [SCBM_OP_SOFTMAX] = {cpu_softmax, NULL, NULL},
+    [SCBM_OP_SOFTMAX_BACK] = {cpu_softmax_back, NULL, NULL},
+    [SCBM_OP_DROPOUT] = {cpu_dropout, NULL, NULL},
+    [SCBM_OP_RMS_NORM] = {cpu_rms_norm, NULL, NULL},
+    [SCBM_OP_RMS_NORM_BACK] = {cpu_rms_norm_back, rms_norm_back_scratch, NULL},
+    [SCBM_OP_ATTENTION_BIAS] = {cpu_attention_bias, NULL, NULL},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {cpu_attention_bias, NULL, NULL},
+    [SCBM_OP_ATTENTION] = {cpu_attention, attention_scratch, NULL},
+    [SCBM_OP_ATTENTION_BACK] = {cpu_attention_back, attention_back_scratch, NULL},
+    [SCBM_OP_ATTENTION_SCORES] = {cpu_attention_scores, NULL, NULL},
+    [SCBM_OP_ATTENTION_MIX] = {cpu_attention_mix, NULL, NULL},
+    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {cpu_attention_mix, NULL, NULL},
+    [SCBM_OP_SEGMENT_MEAN] = {cpu_segment_mean, NULL, NULL},
+    [SCBM_OP_SEGMENT_MEAN_BACK] = {cpu_segment_mean_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_FIRST] = {cpu_segment_token, NULL, NULL},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {cpu_segment_token_back, NULL, NULL},
+    [SCBM_OP_SEGMENT_LAST] = {cpu_segment_token, NULL, NULL},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {cpu_segment_token_back, NULL, NULL},
+    [SCBM_OP_MIX_TEXTS] = {cpu_mix_texts, NULL, NULL},
+    [SCBM_OP_MIX_TEXTS_BACK] = {cpu_mix_texts, NULL, NULL},
+    [SCBM_OP_CROSS_ENTROPY] = {cpu_cross_entropy, cross_entropy_scratch, NULL},
+    [SCBM_OP_CROSS_ENTROPY_BACK] = {cpu_cross_entropy_back, NULL, NULL},
+    [SCBM_OP_ACCUMULATE] = {cpu_accumulate, NULL, NULL},
+    [SCBM_OP_SQUARE_SUM] = {cpu_square_sum, square_sum_scratch, NULL},
+    [SCBM_OP_CLIP] = {cpu_clip, NULL, NULL},
+    [SCBM_OP_ADAMW] = {cpu_adamw, NULL, NULL},
+    [SCBM_OP_FISHER_ADD] = {cpu_fisher_add, NULL, NULL},
+    [SCBM_OP_ROW_SALIENCY] = {cpu_row_saliency, row_saliency_scratch, NULL},
+    [SCBM_OP_POPUP_BACK] = {cpu_popup_back, NULL, NULL},
+    [SCBM_OP_ASSIGN] = {cpu_assign, NULL, NULL},
+    [SCBM_OP_FISHER_SCORES] = {cpu_fisher_scores, fisher_scores_scratch, NULL},
+    [SCBM_OP_KEEP_LARGEST] = {cpu_keep_largest, choice_scratch, NULL},
+    [SCBM_OP_AGREE] = {cpu_agree, choice_scratch, NULL},
+    [SCBM_OP_MASK_MOVES] = {cpu_mask_moves, mask_moves_scratch, NULL},
+    [SCBM_OP_FLIP_BITS] = {cpu_flip_bits, NULL, NULL},
 };
-
-typedef struct cpu_backend {
-    scbm_backend public;
-    scbm_hooks hooks;
-    const struct k_table *kernels;
-    char device[32];
-} cpu_backend;
 
 static void cpu_free(scbm_backend *backend) {
     const scbm_hooks hooks = ((const cpu_backend *)backend)->hooks;
@@ -10133,70 +10616,22 @@ static const char *cpu_device(scbm_backend *backend) {
     return ((const cpu_backend *)backend)->device;
 }
 
-static void *cpu_allocate(scbm_backend *backend, const scbm_hooks *hooks, size_t bytes) {
-    (void)backend;
-    return scbm_alloc(hooks, bytes);
-}
-
-static void cpu_deallocate(scbm_backend *backend, const scbm_hooks *hooks, void *memory) {
-    (void)backend;
-    scbm_release(hooks, memory);
-}
-
-static scbm_status cpu_transfer(scbm_backend *backend, void *to, const void *from, size_t bytes) {
-    (void)backend;
-    if (to != from && bytes) memcpy(to, from, bytes);
-    return SCBM_OK;
-}
-
-static scbm_status cpu_synchronize(scbm_backend *backend) {
-    (void)backend;
-    return SCBM_OK;
-}
-
 static int cpu_has_precision(scbm_backend *backend, scbm_precision precision) {
     (void)backend;
     return precision == SCBM_PRECISION_F32 || precision == SCBM_PRECISION_BF16;
 }
 
-static int cpu_supports(scbm_backend *backend, const scbm_node *node, scbm_precision precision) {
-    return cpu_has_precision(backend, precision) && cpu_ops[node->op].run != NULL;
-}
-
-static size_t cpu_scratch_bytes(scbm_backend *backend, const scbm_kernel_call *call, int workers) {
-    struct k_exec ex = {.n_workers = workers, .k = ((const cpu_backend *)backend)->kernels};
-    const cpu_op *op = &cpu_ops[call->node->op];
-    return op->scratch ? op->scratch(&ex, call) : 0;
-}
-
-static void parallel_of_context(void *user, int64_t n, scbm_task task, void *arg) {
-    scbm_parallel(user, n, task, arg);
-}
-
-static struct k_exec exec_of(scbm_context *context, const struct k_table *kernels, void *scratch) {
-    return (struct k_exec){parallel_of_context, context, scratch, context->n_workers, kernels, 0};
-}
-
-static scbm_status cpu_run(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call) {
-    struct k_exec ex = exec_of(context, ((const cpu_backend *)backend)->kernels, call->scratch);
-    ex.follows_linear = call->previous && call->previous->op == SCBM_OP_LINEAR;
-    return cpu_ops[call->node->op].run(&ex, call);
-}
-
 static const scbm_backend_functions cpu_functions = {
+    .version = SCBM_BACKEND_VERSION,
     .name = "cpu",
+    .is_host = 1,
+    .n_kernels = SCBM_OP_COUNT,
+    .kernels = cpu_kernels,
     .free = cpu_free,
     .device = cpu_device,
-    .allocate = cpu_allocate,
-    .deallocate = cpu_deallocate,
-    .is_host = 1,
-    .upload = cpu_transfer,
-    .download = cpu_transfer,
+    .queue_create = cpu_queue_create,
+    .queue_free = cpu_queue_free,
     .has_precision = cpu_has_precision,
-    .supports = cpu_supports,
-    .scratch_bytes = cpu_scratch_bytes,
-    .run = cpu_run,
-    .synchronize = cpu_synchronize,
 };
 
 static int cpu_count(void) {
@@ -10222,14 +10657,15 @@ static scbm_status cpu_open(scbm_backend **out, const char *tier, const scbm_bac
     int is_known = !tier || !strcmp(tier, "portable") || !strcmp(tier, "avx2") || !strcmp(tier, "avx512") ||
                    !strcmp(tier, "amx");
     if (!is_known)
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%sunknown CPU tier '%.40s': portable, avx2, avx512 and amx are known", source,
-                         tier);
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%sunknown CPU tier '%.40s': portable, avx2, avx512 and amx are known",
+                         source, tier);
     const struct k_table *kernels = k_select(tier);
     if (!kernels) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%sthis machine has no %s", source, tier);
     if (kernels->has_tiles && !k_get_tiles()) {
         if (tier)
             return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                             "%sthe system gives this process no AMX tiles (has a thread a small signal stack?)", source);
+                             "%sthe system gives this process no AMX tiles (has a thread a small signal stack?)",
+                             source);
         kernels = k_select("avx512");
     }
     cpu_backend *backend = scbm_alloc(options->hooks, sizeof *backend);
@@ -10454,6 +10890,12 @@ static void adamw_step_body(void *arg) {
 
 scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm) {
     adamw_step step = {optimizer, gradients, rate, 0.0, SCBM_OK};
+    for (int i = 0; i < optimizer->n && !step.status; i++) {
+        adamw_parameter *p = &optimizer->parameters[i];
+        step.status = scbm_tensor_fetch(p->tensor, optimizer->context);
+        for (int j = 0; j < 2 && !step.status; j++) step.status = scbm_tensor_fetch(&p->moment[j], optimizer->context);
+    }
+    if (step.status) return step.status;
     if (optimizer->n_elements > K_SERIAL) with_crew(optimizer->context, adamw_step_body, &step);
     else adamw_step_body(&step);
     if (!step.status && norm) *norm = (float)step.norm;
@@ -10486,7 +10928,7 @@ static void adamw_add_nodes(scbm_adamw *optimizer, scbm_graph *g, scbm_tensor *c
         const int64_t which[4] = {i, 0, 0, 0};
         if (!gradients[i]) continue;
         graph_tensor *ours = graph_tensor_of(g, gradients[i]);
-        if (ours) ours->is_output = 0;
+        if (ours) ours->is_output = ours->is_fetched = 0;
         NODE(g, SCBM_OP_SQUARE_SUM, NULL, which, gradients[i], &optimizer->norms);
     }
     optimizer->clip = result_of(NODE(g, SCBM_OP_CLIP, most, NULL, &optimizer->norms, &optimizer->stopped));
@@ -12300,7 +12742,11 @@ void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *va
 }
 
 void scbm_writer_set_file_type(scbm_writer *writer, scbm_type type) {
-    const int64_t number = type == SCBM_F16 ? 1 : type == SCBM_Q4_0 ? 2 : type == SCBM_Q8_0 ? 7 : type == SCBM_BF16 ? 32 : 0;
+    const int64_t number = type == SCBM_F16    ? 1
+                           : type == SCBM_Q4_0 ? 2
+                           : type == SCBM_Q8_0 ? 7
+                           : type == SCBM_BF16 ? 32
+                                               : 0;
     scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, number);
     if (scbm_type_of(type)->block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
 }

@@ -217,6 +217,7 @@ typedef struct scbm_tensor {
     uint8_t extent[SCBM_MAX_DIMS];       /* scbm_extent of each dimension */
     void *data;                          /* in host memory; NULL until a graph is planned */
     uint64_t generation;                 /* of data; see scbm_tensor_changed */
+    uint64_t id;                         /* no other tensor's that was initialized in this process */
     struct scbm_graph *graph;            /* whose it is; NULL for the caller's own (weights) */
     int node;                            /* of a graph's tensor: the node that computes it, else -1 */
     struct scbm_packed *packed[2];       /* of masks: what scbm_masks_pack made for many tokens, and for few */
@@ -264,6 +265,8 @@ int scbm_context_workers(const scbm_context *context);
 void scbm_parallel(scbm_context *context, int64_t n, scbm_task task, void *arg);
 /* "cpu (avx512)", say. */
 const char *scbm_context_device(const scbm_context *context);
+/* 1 where graphs work on the host's own memory. */
+int scbm_context_is_host(const scbm_context *context);
 /* SCBM_ERROR_UNSUPPORTED where the context's backend does not compute in this precision; the message has those that it has. */
 scbm_status scbm_context_check_precision(const scbm_context *context, scbm_precision precision);
 
@@ -647,41 +650,68 @@ typedef struct scbm_kernel_call {
     const scbm_node *node;
     scbm_view source[SCBM_MAX_SOURCES];  /* data NULL where absent */
     scbm_view result[SCBM_MAX_RESULTS];
-    void *scratch;                       /* as many bytes as scratch_bytes() asked for */
-    const scbm_node *previous;           /* the node that ran just before and left `scratch` as it is; NULL: none */
-    /* The only reader of result[0], which runs next with the same scratch and reads it as source[0], or NULL. A kernel may
-     * leave the result in scratch in whatever form that one wants, and not store it. */
-    const struct scbm_kernel_call *next;
+    void *scratch;                       /* as many bytes as the kernel's scratch() asked for */
     scbm_precision precision;
     uint64_t seed, step;
     int64_t tokens, texts;
+    const struct scbm_neighbours *neighbours; /* for the CPU's own kernels; NULL in a call that another backend hands on */
 } scbm_kernel_call;
 
+/* Work for a device, done in the order in which it is given, at the latest when somebody waits. Each context has one. What a
+ * backend keeps of its own with it lies behind this. */
+typedef struct scbm_queue {
+    scbm_backend *backend;
+    scbm_context *context; /* whose it is; a kernel that runs on the host has its loops there: scbm_parallel */
+} scbm_queue;
+
+/* A backend's row for an op. */
+typedef struct scbm_kernel {
+    /* Computes the node or queues it; `call` is no more when it returns. What the sources hold as an index (ids, offsets,
+     * groups, targets) has been checked against their shapes. NULL: the backend lacks the op. */
+    scbm_status (*run)(scbm_queue *queue, const scbm_kernel_call *call);
+    /* The bytes of scratch for a call of the capacity's shapes, whose data are NULL; smaller batches need no more. NULL: none */
+    size_t (*scratch)(scbm_queue *queue, const scbm_kernel_call *call);
+    /* 1 if this node can be run: types and attributes are the node's. NULL: every one that the op's shape rule allows. */
+    int (*supports)(scbm_backend *backend, const scbm_node *node, scbm_precision precision);
+} scbm_kernel;
+
+/* Raised when a backend that was written for another one would not work. */
+#define SCBM_BACKEND_VERSION 2
+
 typedef struct scbm_backend_functions {
+    uint32_t version;           /* SCBM_BACKEND_VERSION */
     const char *name;
+    int is_host;                /* the kernels work on the host's own memory: nothing is copied, and what is only for a
+                                 * device's memory may be NULL */
+    int n_kernels;              /* SCBM_OP_COUNT of the header that it was compiled with: ops that came later are lacking */
+    const scbm_kernel *kernels; /* by scbm_op. SCBM_OP_RESHAPE is never run */
+    size_t alignment, padding;  /* of a graph's tensors in their memory, a power of two (0: 64), and what is left free behind
+                                 * each of them (0: nothing) */
     void (*free)(scbm_backend *backend);
     const char *(*device)(scbm_backend *backend);
-    /* Device memory. Host backends return plain memory. */
-    void *(*allocate)(scbm_backend *backend, const scbm_hooks *hooks, size_t bytes);
-    void (*deallocate)(scbm_backend *backend, const scbm_hooks *hooks, void *memory);
-    int is_host;           /* device memory can be read and written by the host: no copies are made */
-    scbm_status (*upload)(scbm_backend *backend, void *device, const void *host, size_t bytes);
-    scbm_status (*download)(scbm_backend *backend, void *host, const void *device, size_t bytes);
-    /* 1 when the device computes in this precision, which is not F32; NULL: it has F32 alone. */
-    int (*has_precision)(scbm_backend *backend, scbm_precision precision);
-    /* 1 when this node can be run; the types and attributes are the node's. */
-    int (*supports)(scbm_backend *backend, const scbm_node *node, scbm_precision precision);
-    /* Scratch for one call at the capacity's shapes, with `workers` threads. */
-    size_t (*scratch_bytes)(scbm_backend *backend, const scbm_kernel_call *call, int workers);
-    /* What the sources hold as an index (ids, offsets, groups, targets) has been checked against their shapes. */
-    scbm_status (*run)(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call);
-    scbm_status (*synchronize)(scbm_backend *backend);
+    scbm_status (*queue_create)(scbm_backend *backend, scbm_context *context, scbm_queue **queue);
+    void (*queue_free)(scbm_queue *queue); /* nothing is left in it */
+    /* Device memory of any content, aligned for the kernels and to at least 64 bytes, by any thread; NULL: out of memory. */
+    void *(*allocate)(scbm_backend *backend, size_t bytes);
+    void (*deallocate)(scbm_backend *backend, void *memory);
+    /* Copies in the queue's order. The host's side stays as it is, or is not looked at, until wait. */
+    scbm_status (*upload)(scbm_queue *queue, void *device, const void *host, size_t bytes);
+    scbm_status (*download)(scbm_queue *queue, void *host, const void *device, size_t bytes);
+    /* Until all that is in the queue was done. The first failure of it since the last time; the queue can be used again. */
+    scbm_status (*wait)(scbm_queue *queue);
+    /* The rest is optional. */
+    int (*has_precision)(scbm_backend *backend, scbm_precision precision); /* NULL: F32 alone */
+    /* Host memory that copies are fast from and to; NULL: plain memory does. */
+    void *(*stage)(scbm_backend *backend, size_t bytes);
+    void (*unstage)(scbm_backend *backend, void *memory);
 } scbm_backend_functions;
 
-/* A backend of one's own may be made by hand and given to scbm_context_create; to be opened by name it is registered. */
+/* What a backend's own begins with, zeroed but for `functions`. One may be made by hand and given to scbm_context_create; to be
+ * opened by name it is registered. Either is closed by scbm_backend_close. */
 struct scbm_backend {
     const scbm_backend_functions *functions;
-    void *state;
+    void *state;                    /* the backend's */
+    struct scbm_residency *copies;  /* the runtime's: the caller's tensors on the device */
 };
 
 /* Zeros, or NULL for all of them, are the defaults. */
@@ -702,6 +732,8 @@ typedef struct scbm_backend_options {
  * stacks (sigaltstack) must have room for their 8 KiB too. If they are refused "cpu" takes "avx512". */
 scbm_status scbm_backend_open(scbm_backend **backend, const char *name, const scbm_backend_options *options);
 void scbm_backend_close(scbm_backend *backend);
+/* The bytes of device memory that copies of the caller's tensors take; 0 on a host. */
+size_t scbm_backend_copied(const scbm_backend *backend);
 
 /* The devices of this machine that can be opened, the CPU first. */
 typedef struct scbm_backend_info {
@@ -713,8 +745,6 @@ int scbm_backend_count(void);
 scbm_status scbm_backend_describe(int index, scbm_backend_info *info);
 
 /* How a kind of backend is known by its name. */
-#define SCBM_BACKEND_VERSION 1
-
 typedef struct scbm_backend_entry {
     uint32_t version;          /* SCBM_BACKEND_VERSION: of the header that it was compiled with */
     const char *name;          /* "cuda": small letters, digits and '-' */

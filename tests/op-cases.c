@@ -1347,15 +1347,17 @@ scbm_status case_build(built_case *built, const op_case *c, scbm_context *contex
 void case_fill(built_case *built, const op_case *c) {
     for (int i = 0; i < c->n_sources; i++) {
         const case_source *source = &c->source[i];
-        if (!source->is_present || !source->bytes || (source->is_weight && !case_updates(c, i))) continue;
-        memcpy(built->source[i]->data, source->tensor.data, source->bytes);
-        built->source[i]->generation++;
+        if (!source->is_present) continue;
+        if (source->bytes && (!source->is_weight || case_updates(c, i)))
+            memcpy(built->source[i]->data, source->tensor.data, source->bytes);
+        scbm_tensor_changed(built->source[i]);
     }
     scbm_graph_set_random(built->graph, c->seed, c->step);
 }
 
 void case_release(built_case *built) {
     scbm_graph_free(built->graph);
+    for (int i = 0; i < SCBM_MAX_SOURCES; i++) scbm_tensor_forget(&built->weight[i]);
     for (int i = 0; i < SCBM_MAX_SOURCES; i++) free(built->updated[i]);
     memset(built, 0, sizeof *built);
 }

@@ -32,10 +32,21 @@ static int free_context(void **state) {
  * Comparing a graph with the reference
  * ---------------------------------------------------------------------------------------- */
 
-/* Keeps the results of every node, so that each can be looked at. */
+/* With gradients that the host can look at. */
+static scbm_status backward(scbm_graph *g, scbm_tensor *loss, scbm_tensor *const *wrt, int n) {
+    scbm_status status = scbm_graph_backward(g, loss, wrt, n);
+    for (int i = 0; i < n && !status; i++) scbm_graph_fetch(g, scbm_graph_gradient(g, wrt[i]));
+    return status;
+}
+
+/* Fetches what every node reads and makes, so that each can be looked at. */
 static void keep_all(scbm_graph *g) {
-    for (int i = 0; i < scbm_graph_nodes(g); i++)
-        for (int r = 0; r < scbm_graph_node(g, i)->n_results; r++) scbm_output(g, scbm_graph_node(g, i)->result[r]);
+    for (int i = 0; i < scbm_graph_nodes(g); i++) {
+        const scbm_node *node = scbm_graph_node(g, i);
+        for (int s = 0; s < node->n_sources; s++)
+            if (node->source[s] && node->source[s]->graph) scbm_graph_fetch(g, node->source[s]);
+        for (int r = 0; r < node->n_results; r++) scbm_graph_fetch(g, node->result[r]);
+    }
 }
 
 static double norm_of(const ref_array *a) {
@@ -104,13 +115,13 @@ static void check_gradients(void *user, op_case *c) {
     scbm_tensor *wrt[SCBM_MAX_SOURCES], *w = NULL;
     int index[SCBM_MAX_SOURCES], n = 0;
     assert_ok_for(case_build(&built, c, context), c->what);
-    scbm_tensor *loss = scbm_output(built.graph, weighted_sum(built.graph, built.node, &w));
+    scbm_tensor *loss = scbm_graph_fetch(built.graph, weighted_sum(built.graph, built.node, &w));
     for (int i = 0; i < c->n_sources; i++)
         if (c->source[i].is_present && c->source[i].is_differentiable) {
             index[n] = i;
             wrt[n++] = built.source[i];
         }
-    assert_ok_for(scbm_graph_backward(built.graph, loss, wrt, n), c->what);
+    assert_ok_for(backward(built.graph, loss, wrt, n), c->what);
     keep_all(built.graph);
     assert_ok_for(scbm_graph_plan(built.graph), c->what);
     case_fill(&built, c);
@@ -160,7 +171,7 @@ static void refuse(void *user, op_case *c) {
     scbm_tensor *loss = weighted_sum(built.graph, built.node, &w);
     for (int i = 0; i < c->n_sources && !wrt; i++)
         if (c->source[i].is_present && c->source[i].tensor.type == SCBM_F32) wrt = built.source[i];
-    assert_int_equal(scbm_graph_backward(built.graph, loss, &wrt, 1), SCBM_ERROR_UNSUPPORTED);
+    assert_int_equal(backward(built.graph, loss, &wrt, 1), SCBM_ERROR_UNSUPPORTED);
     assert_non_null(strstr(scbm_last_error(), scbm_op_of(c->op)->name));
     assert_int_equal(scbm_graph_plan(built.graph), SCBM_ERROR_UNSUPPORTED);
     case_release(&built);
@@ -198,7 +209,10 @@ static void model_create(model *m, scbm_context *in, int64_t tokens, int64_t tex
 
 static void model_free(model *m) {
     scbm_graph_free(m->graph);
-    for (int i = 0; i < m->n_weights; i++) free(m->weight[i].data);
+    for (int i = 0; i < m->n_weights; i++) {
+        scbm_tensor_forget(&m->weight[i]);
+        free(m->weight[i].data);
+    }
     memset(m, 0, sizeof *m);
 }
 
@@ -275,7 +289,8 @@ static void block_build(block *b, scbm_context *in, float dropout) {
     scbm_tensor *z = scbm_segment_mean(g, y, b->offsets);
     scbm_tensor *w = parameter(m, "heads", 0.0, 1.0, DIMS(9, D)), *bias = parameter(m, "bias", 0.0, 0.2, DIMS(9));
     scbm_tensor *cuts = integers(m, "groups", 4, groups);
-    b->loss = scbm_output(g, scbm_cross_entropy(g, scbm_group_linear(g, z, w, bias, cuts), b->targets, cuts, NULL));
+    b->loss = scbm_graph_fetch(g,
+                               scbm_cross_entropy(g, scbm_group_linear(g, z, w, bias, cuts), b->targets, cuts, NULL));
 }
 
 static void block_run(block *b) {
@@ -293,7 +308,7 @@ static void block_of_three_streams(void **state) {
     block b;
     reference r;
     block_build(&b, context, 0.1f);
-    assert_ok(scbm_graph_backward(b.m.graph, b.loss, b.m.wrt, b.m.n_wrt));
+    assert_ok(backward(b.m.graph, b.loss, b.m.wrt, b.m.n_wrt));
     keep_all(b.m.graph);
     block_run(&b);
     reference_create(&r, b.m.graph, 10, 3);
@@ -324,7 +339,7 @@ static void gradients_have_the_same_bits(void **state) {
     assert_ok(scbm_context_create(&three, &hooks, NULL));
     for (int i = 0; i < N; i++) {
         block_build(&b[i], i == THREADS ? three : context, 0.1f);
-        assert_ok(scbm_graph_backward(b[i].m.graph, b[i].loss, b[i].m.wrt, b[i].m.n_wrt));
+        assert_ok(backward(b[i].m.graph, b[i].loss, b[i].m.wrt, b[i].m.n_wrt));
         if (i == KEPT) keep_all(b[i].m.graph);
         block_run(&b[i]);
         assert_ok(scbm_graph_measure(b[i].m.graph, &bytes[i]));
@@ -353,8 +368,8 @@ static void decomposed_block(void **state) {
         const scbm_node *node = scbm_graph_node(parts.m.graph, i);
         assert_true(!scbm_op_of(node->op)->has_decomposition || (node->op == SCBM_OP_LINEAR && !node->integer[0]));
     }
-    assert_ok(scbm_graph_backward(fused.m.graph, fused.loss, fused.m.wrt, fused.m.n_wrt));
-    assert_ok(scbm_graph_backward(parts.m.graph, parts.loss, parts.m.wrt, parts.m.n_wrt));
+    assert_ok(backward(fused.m.graph, fused.loss, fused.m.wrt, fused.m.n_wrt));
+    assert_ok(backward(parts.m.graph, parts.loss, parts.m.wrt, parts.m.n_wrt));
     block_run(&fused);
     block_run(&parts);
     for (int i = 0; i < fused.m.n_wrt; i++) {
@@ -382,7 +397,7 @@ static void uses_add_up(void **state) {
     scbm_tensor *sum = scbm_add(g, scbm_add(g, square, thrice), scbm_mul(g, square, x)); /* x² + 3 x + x³ */
     scbm_tensor *loss = scbm_sum(g, scbm_add(g, sum, sum));
     scbm_tensor *wrt[] = {x, square};
-    assert_ok(scbm_graph_backward(g, loss, wrt, 2));
+    assert_ok(backward(g, loss, wrt, 2));
     assert_ok(scbm_graph_plan(g));
     assert_ok(scbm_graph_run(g, 0, 0));
     for (int i = 0; i < 10; i++) {
@@ -400,7 +415,7 @@ static void no_influence_is_a_zero_gradient(void **state) {
     scbm_tensor *x = parameter(&m, "x", 0.5, 1.0, DIMS(3)), *other = parameter(&m, "other", 0.5, 1.0, DIMS(2, 2));
     scbm_tensor *loss = scbm_sum(m.graph, scbm_scale(m.graph, x, 2.0f));
     assert_null(scbm_graph_gradient(m.graph, x));
-    assert_ok(scbm_graph_backward(m.graph, loss, m.wrt, 2));
+    assert_ok(backward(m.graph, loss, m.wrt, 2));
     assert_ok(scbm_graph_plan(m.graph));
     memset(scbm_graph_gradient(m.graph, x)->data, 0xff, 3 * sizeof(float));
     assert_ok(scbm_graph_run(m.graph, 0, 0));
@@ -424,7 +439,7 @@ static void weight_gradients_by_stream(void **state) {
         scbm_tensor *y = scbm_linear(m.graph, x, w, NULL, masks, SCBM_TANH);
         scbm_tensor *loss = scbm_sum(m.graph, scbm_mul(m.graph, y, y));
         scbm_graph_set_weight_gradients(m.graph, (scbm_dw_mode)mode);
-        assert_ok(scbm_graph_backward(m.graph, loss, &w, 1));
+        assert_ok(backward(m.graph, loss, &w, 1));
         const scbm_tensor *gradient = scbm_graph_gradient(m.graph, w);
         assert_int_equal(scbm_tensor_elements(gradient), (mode == SCBM_DW_SUMMED ? 1 : S) * OUT * IN);
         keep_all(m.graph);
@@ -457,7 +472,7 @@ static void weights_of_16_bits_have_gradients_by_stream(void **state) {
         scbm_tensor *w = new_weight(&m, "w", SCBM_BF16, DIMS(3, 4)), *x = parameter(&m, "x", 0.0, 1.0, DIMS(2, 3, 4));
         scbm_tensor *loss = scbm_sum(m.graph, scbm_linear(m.graph, x, w, NULL, NULL, SCBM_NONE));
         scbm_graph_set_weight_gradients(m.graph, (scbm_dw_mode)mode);
-        assert_int_equal(scbm_graph_backward(m.graph, loss, &w, 1), mode ? SCBM_OK : SCBM_ERROR_ARGUMENT);
+        assert_int_equal(backward(m.graph, loss, &w, 1), mode ? SCBM_OK : SCBM_ERROR_ARGUMENT);
         if (mode) {
             assert_ok(scbm_graph_plan(m.graph));
             assert_ok(scbm_graph_run(m.graph, 0, 0));
@@ -480,7 +495,7 @@ static void bad_requests_are_refused(void **state) {
         scbm_tensor *x = parameter(&m, "x", 0.5, 1.0, DIMS(3)), *half = new_weight(&m, "half", SCBM_F16, DIMS(3));
         scbm_tensor *y = scbm_scale(m.graph, x, 2.0f), *loss = scbm_sum(m.graph, y);
         scbm_tensor *wrt = i == 0 ? half : i == 1 ? NULL : x;
-        if (i == 3) assert_ok(scbm_graph_backward(m.graph, loss, &wrt, 1));
+        if (i == 3) assert_ok(backward(m.graph, loss, &wrt, 1));
         assert_int_equal(scbm_graph_backward(m.graph, i == 2 ? y : loss, &wrt, 1), SCBM_ERROR_ARGUMENT);
         assert_int_equal(scbm_graph_plan(m.graph), SCBM_ERROR_ARGUMENT);
         model_free(&m);

@@ -77,7 +77,7 @@ static void encode(pooled_text *pooled, const cbm_model *model, const cbm_backbo
     assert_ok(scbm_graph_create(&g, context));
     scbm_graph_set_capacity(g, SMALL_MAX_TOKENS, 1);
     cbm_backbone_encode(backbone, g, 1, &options, &encoding);
-    scbm_output(g, encoding.hidden);
+    scbm_graph_fetch(g, encoding.hidden);
     assert_ok(scbm_graph_plan(g));
     assert_ok(scbm_graph_run(g, cbm_fill_inputs(backbone, &encoding, &sequences, &row, 1), 1));
     scbm_graph_shape(g, encoding.hidden, shape);
@@ -195,7 +195,9 @@ static void the_training_graph_pools_as_the_network(void **state) {
             assert_ok(cbm_sequences_add(&sequences, sparse[p]->tokenizer, texts[i], strlen(texts[i]), SMALL_MAX_TOKENS,
                                         NULL));
         assert_ok(scbm_context_create(&context, &one_thread, NULL));
-        assert_ok(cbm_training_graph_create(&graph, network, context, &settings));
+        assert_ok(cbm_training_graph_build(&graph, network, context, &settings));
+        scbm_graph_fetch(graph.graph, graph.concept_logits);
+        assert_ok(scbm_graph_plan(graph.graph));
         int64_t tokens = cbm_training_fill(&graph, network, &sequences, &data, rows, N_TEXTS, NULL, 1);
         assert_ok(scbm_graph_run(graph.graph, tokens, N_TEXTS));
         const float *made = graph.concept_logits->data;

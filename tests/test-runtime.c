@@ -921,167 +921,6 @@ static void a_graph_does_not_run_inside_its_own_run(void **state) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * A device whose memory is not the host's
- * ---------------------------------------------------------------------------------------- */
-
-/* The CPU's kernels on memory of its own. `pending`: what the device was told and may still be doing. */
-typedef struct remote {
-    scbm_backend public;
-    scbm_backend *cpu;
-    int64_t pending, uploads, runs, fail_at;
-} remote;
-
-static void remote_free(scbm_backend *backend) {
-    (void)backend;
-}
-
-static const char *remote_device(scbm_backend *backend) {
-    (void)backend;
-    return "remote";
-}
-
-static void *remote_allocate(scbm_backend *backend, const scbm_hooks *hooks, size_t bytes) {
-    (void)backend;
-    return scbm_alloc(hooks, bytes);
-}
-
-static void remote_deallocate(scbm_backend *backend, const scbm_hooks *hooks, void *memory) {
-    (void)backend;
-    scbm_release(hooks, memory);
-}
-
-static scbm_status remote_upload(scbm_backend *backend, void *device, const void *host, size_t bytes) {
-    remote *r = (remote *)backend;
-    r->pending++;
-    r->uploads++;
-    memcpy(device, host, bytes);
-    return SCBM_OK;
-}
-
-static scbm_status remote_download(scbm_backend *backend, void *host, const void *device, size_t bytes) {
-    assert_int_equal(((remote *)backend)->pending, 0);
-    memcpy(host, device, bytes);
-    return SCBM_OK;
-}
-
-static int remote_supports(scbm_backend *backend, const scbm_node *node, scbm_precision precision) {
-    scbm_backend *cpu = ((remote *)backend)->cpu;
-    return cpu->functions->supports(cpu, node, precision);
-}
-
-static size_t remote_scratch(scbm_backend *backend, const scbm_kernel_call *call, int workers) {
-    scbm_backend *cpu = ((remote *)backend)->cpu;
-    return cpu->functions->scratch_bytes(cpu, call, workers);
-}
-
-static scbm_status remote_run(scbm_backend *backend, scbm_context *context, const scbm_kernel_call *call) {
-    remote *r = (remote *)backend;
-    if (++r->runs == r->fail_at) return scbm_fail(SCBM_ERROR_NUMERIC, "the device is out of order");
-    r->pending++;
-    return r->cpu->functions->run(r->cpu, context, call);
-}
-
-static scbm_status remote_synchronize(scbm_backend *backend) {
-    ((remote *)backend)->pending = 0;
-    return SCBM_OK;
-}
-
-static const scbm_backend_functions remote_functions = {
-    .name = "remote",
-    .free = remote_free,
-    .device = remote_device,
-    .allocate = remote_allocate,
-    .deallocate = remote_deallocate,
-    .upload = remote_upload,
-    .download = remote_download,
-    .supports = remote_supports,
-    .scratch_bytes = remote_scratch,
-    .run = remote_run,
-    .synchronize = remote_synchronize,
-};
-
-/* y = tanh(x w + w) on the device. */
-static scbm_graph *remote_graph(scbm_context *context, scbm_tensor *w, scbm_tensor **x, scbm_tensor **y) {
-    scbm_graph *g = new_graph(context);
-    *x = scbm_input(g, "x", SCBM_F32, DIMS(3), NULL);
-    *y = scbm_output(g, scbm_activate(g, scbm_add(g, scbm_mul(g, *x, w), w), SCBM_TANH));
-    assert_ok(scbm_graph_plan(g));
-    return g;
-}
-
-static void a_device_gets_what_changed_and_gives_back_what_is_kept(void **state) {
-    (void)state;
-    remote r = {.public = {&remote_functions, NULL}};
-    scbm_hooks hooks = {.n_workers = 1};
-    scbm_context *context;
-    float values[3] = {0.5f, -1.0f, 2.0f};
-    scbm_tensor w = weight_of("w", SCBM_F32, values, DIMS(3)), *x, *y;
-    assert_ok(scbm_backend_open(&r.cpu, NULL, NULL));
-    assert_ok(scbm_context_create(&context, &hooks, &r.public));
-    assert_string_equal(scbm_context_device(context), "remote");
-    assert_ok(scbm_context_check_precision(context, SCBM_PRECISION_F32));
-    assert_error(scbm_context_check_precision(context, SCBM_PRECISION_BF16), SCBM_ERROR_UNSUPPORTED, "it has f32");
-    scbm_graph *g = remote_graph(context, &w, &x, &y);
-    for (int round = 0; round < 3; round++) {
-        for (int i = 0; i < 3; i++) ((float *)x->data)[i] = 0.25f * (float)(i + round);
-        if (round == 2) values[0] = 4.0f, scbm_tensor_changed(&w);
-        r.uploads = 0;
-        assert_ok(scbm_graph_run(g, 0, 0));
-        assert_int_equal(r.uploads, round == 1 ? 1 : 2);
-        for (int i = 0; i < 3; i++)
-            assert_near((double)((float *)y->data)[i],
-                        tanh((double)((float *)x->data)[i] * (double)values[i] + (double)values[i]), 1e-6);
-    }
-    scbm_graph_free(g);
-    scbm_context_free(context);
-    scbm_backend_close(r.cpu);
-}
-
-static void a_weight_without_data_is_refused_before_it_is_copied_to_a_device(void **state) {
-    (void)state;
-    remote r = {.public = {&remote_functions, NULL}};
-    scbm_hooks hooks = {.n_workers = 1};
-    scbm_context *context;
-    scbm_tensor w = weight_of("empty weight", SCBM_F32, NULL, DIMS(3)), *x, *y;
-    assert_ok(scbm_backend_open(&r.cpu, NULL, NULL));
-    assert_ok(scbm_context_create(&context, &hooks, &r.public));
-    scbm_graph *g = remote_graph(context, &w, &x, &y);
-    assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "empty weight");
-    assert_int_equal(r.uploads, 0);
-    scbm_graph_free(g);
-    scbm_context_free(context);
-    scbm_backend_close(r.cpu);
-}
-
-/* The next inputs may be written as soon as a run is over, whatever its end. */
-static void a_run_that_ends_early_waits_for_the_device(void **state) {
-    (void)state;
-    journal j = {0, 0, 0, 1};
-    remote r = {.public = {&remote_functions, NULL}};
-    scbm_hooks hooks = {.n_workers = 1, .user = &j, .progress = note_progress};
-    scbm_context *context;
-    float values[3] = {0.5f, -1.0f, 2.0f};
-    scbm_tensor w = weight_of("w", SCBM_F32, values, DIMS(3)), *x, *y;
-    assert_ok(scbm_backend_open(&r.cpu, NULL, NULL));
-    assert_ok(scbm_context_create(&context, &hooks, &r.public));
-    scbm_graph *g = remote_graph(context, &w, &x, &y);
-    for (int64_t at = 1; at <= 3; at++) {
-        j = (journal){0, at, 0, 1};
-        assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_CANCELLED, "cancelled");
-        assert_int_equal(r.pending, 0);
-        j = (journal){0, 0, 0, 1};
-        r.runs = 0;
-        r.fail_at = at;
-        assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_NUMERIC, "out of order");
-        assert_int_equal(r.pending, 0);
-        r.fail_at = 0;
-    }
-    scbm_graph_free(g);
-    scbm_context_free(context);
-    scbm_backend_close(r.cpu);
-}
-
-/* ------------------------------------------------------------------------------------------
  * Backends by name
  * ---------------------------------------------------------------------------------------- */
 
@@ -1132,6 +971,16 @@ static void the_cpu_is_the_default_backend(void **state) {
 }
 
 /* A backend of the program's own: two devices, of which the driver may be missing and the opening may fail. */
+static void remote_free(scbm_backend *backend) {
+    (void)backend;
+}
+
+static const scbm_backend_functions remote_functions = {
+    .version = SCBM_BACKEND_VERSION,
+    .name = "remote",
+    .free = remote_free,
+};
+
 static int remote_devices = 2, remote_is_broken;
 static char remote_asked[32];
 
@@ -1144,11 +993,11 @@ static void describe_remote(int device, char *text, size_t size) {
 }
 
 static scbm_status open_remote(scbm_backend **backend, const char *device, const scbm_backend_options *options) {
-    static remote opened = {.public = {&remote_functions, NULL}};
+    static scbm_backend opened = {.functions = &remote_functions};
     assert_non_null(options);
     if (remote_is_broken) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "the driver is too old");
     snprintf(remote_asked, sizeof remote_asked, "%s", device ? device : "none");
-    *backend = &opened.public;
+    *backend = &opened;
     return SCBM_OK;
 }
 
@@ -1158,7 +1007,7 @@ static void entries_that_make_no_sense_are_not_registered(void **state) {
     static const char *const names[] = {"cpu", "auto", "", NULL, "a:b", "a b", "GPU"};
     scbm_backend_entry bad = good;
     bad.version++;
-    assert_error(scbm_backend_register(&bad), SCBM_ERROR_UNSUPPORTED, "version 2");
+    assert_error(scbm_backend_register(&bad), SCBM_ERROR_UNSUPPORTED, "version 3");
     for (int i = 0; i < COUNT_OF(names); i++) {
         bad = good;
         bad.name = names[i];
@@ -2333,9 +2182,6 @@ int main(void) {
         cmocka_unit_test(other_results_of_a_decomposed_node_are_missed),
         cmocka_unit_test(a_workspace_larger_than_memory_has_addresses_is_refused),
         cmocka_unit_test(a_graph_does_not_run_inside_its_own_run),
-        cmocka_unit_test(a_device_gets_what_changed_and_gives_back_what_is_kept),
-        cmocka_unit_test(a_weight_without_data_is_refused_before_it_is_copied_to_a_device),
-        cmocka_unit_test(a_run_that_ends_early_waits_for_the_device),
         cmocka_unit_test(what_this_build_does_not_have_is_said),
         cmocka_unit_test(the_cpu_is_the_default_backend),
         cmocka_unit_test(entries_that_make_no_sense_are_not_registered),

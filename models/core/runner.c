@@ -106,7 +106,7 @@ static int64_t next_batch(const cbm_runner *runner, const cbm_sequences *sequenc
 /* A batch of so many tokens is about to run. */
 static void pack_masks(cbm_runner *runner, int64_t tokens) {
     const int few = tokens <= SCBM_FEW_TOKENS;
-    if (!runner->packs_from) return;
+    if (!runner->packs_from || !scbm_context_is_host(runner->context)) return;
     if (runner->tokens_read[few] < runner->packs_from) runner->tokens_read[few] += tokens;
     if (runner->tokens_read[few] < runner->packs_from) return;
     if (cbm_masks_pack(&runner->network->backbone, few, runner->packs_with))

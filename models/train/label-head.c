@@ -83,6 +83,8 @@ scbm_status cbm_fit_label_head(cbm_heads *heads, scbm_context *context, const fl
         memcpy(fit.labels->data, labels, (size_t)n * sizeof *labels);
     }
     for (int64_t step = 1; step <= FIT_STEPS && !status; step++) status = take_step(&fit, step, n);
+    if (!status) status = scbm_tensor_fetch(heads->label_weight, context);
+    if (!status) status = scbm_tensor_fetch(heads->label_bias, context);
     float *weight = heads->label_weight->data;
     int64_t n_weights = scbm_tensor_elements(heads->label_weight);
     for (int64_t i = 0; i < n_weights && !status; i++) weight[i] = (float)((double)weight[i] / scale);

@@ -114,6 +114,17 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
     return SCBM_OK;
 }
 
+/* What the steps have changed, for all that reads it on the host between epochs. */
+static scbm_status fetch_trained(const cbm_training_run *run) {
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < run->state.n_trained && !status; i++) {
+        status = scbm_tensor_fetch(run->trained[i], run->context);
+        for (int second = 0; second < 2 && !status; second++)
+            status = scbm_tensor_fetch(scbm_adamw_moment(run->optimizer, i, second), run->context);
+    }
+    return status;
+}
+
 /* One pass over the training data, after state.epoch of them. */
 static scbm_status train_epoch(cbm_training_run *run, double *mean_loss) {
     cbm_checkpoint *c = &run->state;
@@ -131,7 +142,7 @@ static scbm_status train_epoch(cbm_training_run *run, double *mean_loss) {
     c->epoch++;
     c->step = c->epoch * run->steps_per_epoch;
     *mean_loss = sum / (double)run->steps_per_epoch;
-    return SCBM_OK;
+    return fetch_trained(run);
 }
 
 /* ------------------------------------------------------------------------------------------

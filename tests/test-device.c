@@ -1,0 +1,297 @@
+/*
+ * tests/test-device.c - graphs on a device with memory of its own: what crosses the bus and when, and whose copy is newer
+ */
+#include "tests/helpers.h"
+#include "tests/shadow-device.h"
+
+#include <math.h>
+#include <string.h>
+
+#define DIMS(...)                                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) {                                     \
+        __VA_ARGS__                                                                                                    \
+    }
+
+static scbm_backend *backend;
+
+static int open_device(void **state) {
+    (void)state;
+    return shadow_register() || scbm_backend_open(&backend, "shadow", NULL);
+}
+
+/* Nothing is left of what the tests have made. */
+static int close_device(void **state) {
+    (void)state;
+    int is_clean = !scbm_backend_copied(backend) && !shadow_blocks() && !shadow_pending();
+    scbm_backend_close(backend);
+    return is_clean ? 0 : -1;
+}
+
+static scbm_context *new_context(void) {
+    const scbm_hooks hooks = {.n_workers = 1};
+    scbm_context *context;
+    assert_ok(scbm_context_create(&context, &hooks, backend));
+    return context;
+}
+
+static scbm_tensor weight_of(const char *name, void *data, int n_dims, const int64_t *shape) {
+    scbm_tensor tensor;
+    assert_ok(scbm_tensor_init(&tensor, name, SCBM_F32, n_dims, shape));
+    tensor.data = data;
+    return tensor;
+}
+
+/* y = tanh(x w + w), of which y comes back. */
+typedef struct small_graph {
+    scbm_graph *graph;
+    scbm_tensor *x, *product, *y;
+} small_graph;
+
+static small_graph new_graph(scbm_context *context, scbm_tensor *w) {
+    small_graph s;
+    assert_ok(scbm_graph_create(&s.graph, context));
+    s.x = scbm_input(s.graph, "x", SCBM_F32, DIMS(3), NULL);
+    s.product = scbm_output(s.graph, scbm_mul(s.graph, s.x, w));
+    s.y = scbm_graph_fetch(s.graph, scbm_activate(s.graph, scbm_add(s.graph, s.product, w), SCBM_TANH));
+    assert_ok(scbm_graph_plan(s.graph));
+    for (int i = 0; i < 3; i++) ((float *)s.x->data)[i] = 0.25f * (float)(i + 1);
+    return s;
+}
+
+static void check_run(small_graph *s, const float *w) {
+    assert_ok(scbm_graph_run(s->graph, 0, 0));
+    for (int i = 0; i < 3; i++) {
+        double x = (double)((float *)s->x->data)[i];
+        assert_near((double)((float *)s->y->data)[i], tanh(x * (double)w[i] + (double)w[i]), 1e-6);
+    }
+}
+
+static void clear_counts(void) {
+    shadow_count = (shadow_counts){0};
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Over the bus
+ * ---------------------------------------------------------------------------------------- */
+
+static void inputs_go_up_and_what_is_fetched_comes_back(void **state) {
+    (void)state;
+    float values[3] = {0.5f, -1.0f, 2.0f};
+    scbm_tensor w = weight_of("w", values, DIMS(3));
+    scbm_context *context = new_context();
+    assert_int_equal(scbm_context_is_host(context), 0);
+    assert_non_null(strstr(scbm_context_device(context), "shadow of cpu"));
+    small_graph s = new_graph(context, &w);
+    assert_null(s.product->data); /* kept on the device alone */
+    for (int round = 0; round < 4; round++) {
+        if (round == 2) values[0] = 4.0f, scbm_tensor_changed(&w);
+        clear_counts();
+        check_run(&s, values);
+        int sends_weight = round == 0 || round == 2;
+        assert_int_equal(shadow_count.uploads, sends_weight ? 2 : 1);
+        assert_int_equal(shadow_count.downloads, 1);
+        assert_int_equal(shadow_count.bytes_down, 12);
+        assert_int_equal(shadow_count.waits, sends_weight ? 2 : 1);
+        assert_int_equal(shadow_count.allocations, round ? 0 : 1);
+    }
+    scbm_graph_free(s.graph);
+    scbm_tensor_forget(&w);
+    scbm_context_free(context);
+}
+
+/* The loss's 1 and the gradient of what has none went there with the plan. */
+static void constants_go_up_once(void **state) {
+    (void)state;
+    float values[3] = {0.5f, -1.0f, 2.0f}, unused[3] = {0};
+    scbm_tensor w = weight_of("w", values, DIMS(3)), other = weight_of("other", unused, DIMS(3));
+    scbm_tensor *wanted[2] = {&w, &other};
+    scbm_context *context = new_context();
+    scbm_graph *g;
+    assert_ok(scbm_graph_create(&g, context));
+    scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(3), NULL);
+    scbm_tensor *loss = scbm_graph_fetch(g, scbm_sum(g, scbm_mul(g, x, &w)));
+    assert_ok(scbm_graph_backward(g, loss, wanted, 2));
+    scbm_tensor *gradient[2];
+    for (int i = 0; i < 2; i++) gradient[i] = scbm_graph_fetch(g, scbm_graph_gradient(g, wanted[i]));
+    assert_ok(scbm_graph_plan(g));
+    for (int i = 0; i < 3; i++) ((float *)x->data)[i] = (float)i;
+    for (int round = 0; round < 2; round++) {
+        clear_counts();
+        assert_ok(scbm_graph_run(g, 0, 0));
+        assert_int_equal(shadow_count.uploads, round ? 1 : 2); /* x; at first w */
+        assert_near((double)*(float *)loss->data, 3.0, 1e-6);
+        for (int i = 0; i < 3; i++) {
+            assert_true(((float *)gradient[0]->data)[i] == (float)i);
+            assert_true(((float *)gradient[1]->data)[i] == 0.0f);
+        }
+    }
+    scbm_graph_free(g);
+    scbm_tensor_forget(&w);
+    scbm_context_free(context);
+}
+
+static void a_weight_without_data_is_refused_before_it_is_copied(void **state) {
+    (void)state;
+    scbm_tensor w = weight_of("empty weight", NULL, DIMS(3));
+    scbm_context *context = new_context();
+    small_graph s = new_graph(context, &w);
+    clear_counts();
+    assert_error(scbm_graph_run(s.graph, 0, 0), SCBM_ERROR_ARGUMENT, "empty weight");
+    assert_int_equal(shadow_count.uploads, 0);
+    scbm_graph_free(s.graph);
+    scbm_context_free(context);
+}
+
+static int64_t cancel_at;
+
+static int cancel_progress(void *user, const char *what, int64_t done, int64_t total) {
+    (void)user, (void)what, (void)total;
+    return cancel_at >= 0 && done == cancel_at;
+}
+
+/* The next inputs may be written as soon as a run is over, whatever its end. */
+static void a_run_that_ends_early_waits_for_the_device(void **state) {
+    (void)state;
+    const scbm_hooks hooks = {.n_workers = 1, .progress = cancel_progress};
+    float values[3] = {0.5f, -1.0f, 2.0f};
+    scbm_tensor w = weight_of("w", values, DIMS(3));
+    scbm_context *context;
+    assert_ok(scbm_context_create(&context, &hooks, backend));
+    cancel_at = -1;
+    small_graph s = new_graph(context, &w);
+    for (int64_t at = 0; at < 3; at++) {
+        cancel_at = at;
+        assert_error(scbm_graph_run(s.graph, 0, 0), SCBM_ERROR_CANCELLED, "cancelled");
+        assert_int_equal(shadow_pending(), 0);
+        cancel_at = -1;
+        shadow_fails_at = shadow_count.kernels + at + 1;
+        assert_error(scbm_graph_run(s.graph, 0, 0), SCBM_ERROR_NUMERIC, "out of order");
+        assert_int_equal(shadow_pending(), 0);
+        shadow_fails_at = 0;
+        check_run(&s, values);
+    }
+    scbm_graph_free(s.graph);
+    scbm_tensor_forget(&w);
+    scbm_context_free(context);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Copies of tensors
+ * ---------------------------------------------------------------------------------------- */
+
+static void contexts_share_one_copy(void **state) {
+    (void)state;
+    float values[3] = {0.5f, -1.0f, 2.0f};
+    scbm_tensor w = weight_of("w", values, DIMS(3));
+    scbm_context *context[2] = {new_context(), new_context()};
+    small_graph s[3];
+    for (int i = 0; i < 3; i++) s[i] = new_graph(context[i % 2], &w);
+    for (int i = 0; i < 3; i++) {
+        clear_counts();
+        check_run(&s[i], values);
+        assert_int_equal(shadow_count.uploads, i ? 1 : 2);
+        assert_int_equal(scbm_backend_copied(backend), sizeof values);
+    }
+    for (int i = 0; i < 3; i++) scbm_graph_free(s[i].graph);
+    assert_int_equal(scbm_backend_copied(backend), sizeof values); /* the tensor's, not the graphs' */
+    scbm_context_free(context[0]);
+    scbm_context_free(context[1]);
+    scbm_tensor_forget(&w);
+    assert_int_equal(scbm_backend_copied(backend), 0);
+}
+
+static void other_data_at_the_same_place_are_another_tensor(void **state) {
+    (void)state;
+    float first[3] = {0.5f, -1.0f, 2.0f}, second[3] = {3.0f, 2.0f, 1.0f}, third[3] = {-1.0f, 0.0f, 1.0f};
+    scbm_tensor w = weight_of("w", first, DIMS(3));
+    scbm_context *context = new_context();
+    small_graph s = new_graph(context, &w);
+    check_run(&s, first);
+    w.data = second; /* the generation is the same */
+    check_run(&s, second);
+    scbm_tensor copy = w; /* has a copy of its own */
+    copy.data = third;
+    small_graph of_copy = new_graph(context, &copy);
+    check_run(&of_copy, third);
+    check_run(&s, second);
+    w = weight_of("w", third, DIMS(3)); /* another tensor by now, at the same address */
+    check_run(&s, third);
+    scbm_tensor_forget(&copy);
+    clear_counts();
+    check_run(&s, third);
+    assert_int_equal(shadow_count.uploads, 1);
+    scbm_tensor_forget(&w); /* and made again */
+    check_run(&s, third);
+    assert_int_equal(shadow_count.uploads, 3);
+    scbm_tensor_forget(&w);
+    scbm_graph_free(s.graph);
+    scbm_graph_free(of_copy.graph);
+    scbm_context_free(context);
+}
+
+static void a_backend_of_another_version_is_refused(void **state) {
+    (void)state;
+    scbm_backend_functions old = *backend->functions;
+    const scbm_backend_functions *kept = backend->functions;
+    old.version = SCBM_BACKEND_VERSION + 1;
+    scbm_context *context;
+    backend->functions = &old;
+    assert_error(scbm_context_create(&context, NULL, backend), SCBM_ERROR_UNSUPPORTED, "version");
+    assert_null(context);
+    old.version = SCBM_BACKEND_VERSION;
+    old.has_precision = NULL;
+    assert_ok(scbm_context_create(&context, NULL, backend));
+    assert_ok(scbm_context_check_precision(context, SCBM_PRECISION_F32));
+    assert_error(scbm_context_check_precision(context, SCBM_PRECISION_BF16), SCBM_ERROR_UNSUPPORTED, "it has f32");
+    scbm_context_free(context);
+    backend->functions = kept;
+}
+
+/* A device reads nothing of what the host has derived. */
+static void masks_that_the_host_has_packed_are_not_used(void **state) {
+    (void)state;
+    enum { OUT = 16, IN = 64, TOKENS = 80 };
+    static float w_data[OUT * IN];
+    static uint8_t bits[2 * OUT * IN / 8];
+    for (int i = 0; i < OUT * IN; i++) w_data[i] = (float)(i % 7) - 3.0f;
+    for (int i = 0; i < (int)sizeof bits; i++) bits[i] = (uint8_t)(i * 37);
+    scbm_tensor w = weight_of("w", w_data, DIMS(OUT, IN)), masks;
+    assert_ok(scbm_tensor_init(&masks, "masks", SCBM_I8, DIMS(2, OUT, IN / 8)));
+    masks.data = bits;
+    assert_ok(scbm_masks_pack(&masks, &w, 0, NULL));
+    scbm_context *context[2] = {new_context(), NULL};
+    assert_ok(scbm_context_create(&context[1], NULL, NULL));
+    float result[2][2 * TOKENS * OUT];
+    for (int i = 0; i < 2; i++) {
+        scbm_graph *g;
+        assert_ok(scbm_graph_create(&g, context[i]));
+        scbm_graph_set_capacity(g, TOKENS, 1);
+        scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(1, 0, IN),
+                                    (const scbm_extent[3]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
+        scbm_tensor *y = scbm_graph_fetch(g, scbm_linear(g, x, &w, NULL, &masks, SCBM_NONE));
+        assert_ok(scbm_graph_plan(g));
+        for (int j = 0; j < TOKENS * IN; j++) ((float *)x->data)[j] = (float)(j % 11) * 0.125f;
+        assert_ok(scbm_graph_run(g, TOKENS, 1));
+        memcpy(result[i], y->data, sizeof result[i]);
+        scbm_graph_free(g);
+        scbm_context_free(context[i]);
+    }
+    assert_memory_equal(result[0], result[1], sizeof result[0]);
+    scbm_masks_unpack(&masks, NULL);
+    scbm_tensor_forget(&w);
+    scbm_tensor_forget(&masks);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(inputs_go_up_and_what_is_fetched_comes_back),
+        cmocka_unit_test(constants_go_up_once),
+        cmocka_unit_test(a_weight_without_data_is_refused_before_it_is_copied),
+        cmocka_unit_test(a_run_that_ends_early_waits_for_the_device),
+        cmocka_unit_test(contexts_share_one_copy),
+        cmocka_unit_test(other_data_at_the_same_place_are_another_tensor),
+        cmocka_unit_test(a_backend_of_another_version_is_refused),
+        cmocka_unit_test(masks_that_the_host_has_packed_are_not_used),
+    };
+    return cmocka_run_group_tests_name("device", tests, open_device, close_device);
+}
