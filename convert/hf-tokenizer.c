@@ -9,7 +9,7 @@
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-static const hf_tokenizer_kind *const kinds[] = {&cbm_hf_wordpiece, &cbm_hf_bpe};
+static const hf_tokenizer_kind *const kinds[] = {&cbm_hf_wordpiece, &cbm_hf_bpe, &cbm_hf_unigram};
 
 /* Names in tokenizer_config.json; the first that is there. */
 static const char *const special_names[CBM_SPECIAL_TOKENS][2] = {
@@ -45,6 +45,9 @@ void cbm_hf_tokenizer_clear(hf_tokenizer *t) {
     scbm_release(&hooks, t->merge);
     scbm_release(&hooks, t->piece);
     scbm_release(&hooks, t->flags);
+    scbm_release(&hooks, t->score);
+    scbm_release(&hooks, t->map);
+    scbm_release(&hooks, t->map_values);
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) scbm_release(&hooks, t->special[i]);
     memset(t, 0, sizeof *t);
     t->hooks = hooks;

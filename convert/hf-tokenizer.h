@@ -35,6 +35,10 @@ typedef struct hf_tokenizer {
     cbm_bpe_options bpe;
     char **merge; /* [bpe.n_merges] "a b" */
     size_t merge_capacity;
+    cbm_unigram_options unigram; /* points to what follows */
+    double *score;
+    uint8_t *map;
+    int64_t *map_values;
     scbm_hooks hooks;
 } hf_tokenizer;
 
@@ -52,7 +56,7 @@ typedef struct hf_tokenizer_kind {
     void (*put_json)(const cbm_tokenizer_keys *keys, json_tree *json);
 } hf_tokenizer_kind;
 
-extern const hf_tokenizer_kind cbm_hf_wordpiece, cbm_hf_bpe;
+extern const hf_tokenizer_kind cbm_hf_wordpiece, cbm_hf_bpe, cbm_hf_unigram;
 
 /* Reads tokenizer.json, or where there is none vocab.txt, or vocab.json and merges.txt, and the files beside it. `n_rows` is how many tokens the
  * encoder's embeddings have room for. On error *tokenizer is cleared. */

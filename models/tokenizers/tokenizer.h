@@ -78,8 +78,23 @@ typedef struct cbm_bpe_options {
     int32_t n_merges;
 } cbm_bpe_options;
 
+typedef enum cbm_prefix { CBM_PREFIX_ALWAYS, CBM_PREFIX_FIRST, CBM_PREFIX_NEVER } cbm_prefix;
+
+typedef struct cbm_unigram_options { /* see unigram.c */
+    const double *score;             /* [n] of the pieces */
+    const uint8_t *map;              /* SentencePiece's precompiled map; NULL: none */
+    const int64_t *map_values;       /* the same, for writing a model file */
+    size_t map_bytes;
+    int strips_left, strips_right; /* white space at the ends goes */
+    int joins_spaces;              /* several spaces are one (1), or one mark (2) */
+    int splits_words;              /* white space divides words and goes */
+    int splits_marks;              /* a piece begins at every mark */
+    cbm_prefix prefix;             /* which words begin with a mark */
+    int byte_fallback;
+} cbm_unigram_options;
+
 typedef struct cbm_tokenizer_keys {
-    const char *kind; /* "bert" is WordPiece, "gpt2" byte-level BPE */
+    const char *kind; /* "bert" is WordPiece, "gpt2" byte-level BPE, "t5" Unigram */
     int32_t n;
     const char *const *piece;            /* [n], as Hugging Face writes them; NULL: a gap */
     const uint16_t *flags;               /* [n] */
@@ -89,6 +104,7 @@ typedef struct cbm_tokenizer_keys {
     int64_t n_types;                     /* token types of the encoder's embeddings */
     cbm_wordpiece_options wordpiece;
     cbm_bpe_options bpe;
+    cbm_unigram_options unigram;
 } cbm_tokenizer_keys;
 
 /* 1, 1, 1, -1, 100 */

@@ -79,18 +79,21 @@ void cbm_trie_clear(cbm_trie *t, const scbm_hooks *hooks) {
     scbm_release(hooks, t->label);
 }
 
+int32_t cbm_trie_child(const cbm_trie *t, int32_t node, uint8_t byte) {
+    const cbm_trie_node *parent = &t->node[node];
+    const uint8_t *labels = t->label + parent->first_child;
+    const uint8_t *label = parent->n_children ? memchr(labels, byte, (size_t)parent->n_children) : NULL;
+    return label ? parent->first_child + (int32_t)(label - labels) : -1;
+}
+
 int32_t cbm_trie_longest(const cbm_trie *t, int root, const char *text, size_t length, size_t *matched) {
-    int32_t piece = -1;
-    const cbm_trie_node *node = &t->node[root];
-    for (size_t i = 0; i < length && node->n_children; i++) {
-        const uint8_t *labels = t->label + node->first_child;
-        const uint8_t *label = memchr(labels, (uint8_t)text[i], (size_t)node->n_children);
-        if (!label) break;
-        node = &t->node[node->first_child + (label - labels)];
-        if (node->piece >= 0) {
-            piece = node->piece;
-            *matched = i + 1;
-        }
+    int32_t piece = -1, node = root;
+    for (size_t i = 0; i < length; i++) {
+        node = cbm_trie_child(t, node, (uint8_t)text[i]);
+        if (node < 0) break;
+        if (t->node[node].piece < 0) continue;
+        piece = t->node[node].piece;
+        *matched = i + 1;
     }
     return piece;
 }

@@ -29,6 +29,8 @@ typedef struct cbm_trie_entry {
  * counts. */
 scbm_status cbm_trie_build(cbm_trie *trie, cbm_trie_entry *entry, int32_t n, int n_roots, const scbm_hooks *hooks);
 void cbm_trie_clear(cbm_trie *trie, const scbm_hooks *hooks);
+/* The node that a byte leads to; -1: none. */
+int32_t cbm_trie_child(const cbm_trie *trie, int32_t node, uint8_t byte);
 /* The longest piece that text[0 … length) begins with; -1: none. Its bytes in *matched. */
 int32_t cbm_trie_longest(const cbm_trie *trie, int root, const char *text, size_t length, size_t *matched);
 

@@ -1,0 +1,191 @@
+/*
+ * tests/test-unigram.c - Unigram tokenizers: the best way to write a word, unknown characters, the map, and damaged files
+ */
+#include "models/tokenizers/charmap.h"
+#include "models/tokenizers/tokenizer.h"
+#include "tests/helpers.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MARK "\xE2\x96\x81"
+
+static const char *const pieces[] = {"<unk>", "<s>",     "</s>", MARK,     MARK "a", "a", "b",
+                                     "ab",    MARK "ab", "bab",  "<0xC3>", "<0xA4>", "x"};
+static const double scores[] = {0, 0, 0, -2, -3, -2, -2, -3.5, -6, -4.25, -9, -9, -1};
+enum {
+    N = sizeof pieces / sizeof pieces[0],
+    UNK = 0,
+    FIRST = 1,
+    LAST = 2,
+    A_MARK = 3,
+    A_WORD = 4,
+    A = 5,
+    B = 6,
+    AB = 7,
+    AB_WORD = 8
+};
+
+/* "A" to "x", and the two bytes of "ä" to nothing: a double array of 512 units. */
+enum { UNITS = 512, MAP_BYTES = 4 + 4 * UNITS + 3 };
+
+static void put_unit(uint8_t *map, size_t place, uint32_t unit) {
+    for (int i = 0; i < 4; i++) map[4 + 4 * place + (size_t)i] = (uint8_t)(unit >> (8 * i));
+}
+
+/* The root's children lie from 256 on; each that ends has its leaf where its offset leads. */
+static void make_map(uint8_t map[MAP_BYTES]) {
+    memset(map, 0, MAP_BYTES);
+    map[1] = (4 * UNITS) >> 8;
+    put_unit(map, 0, 256u << 10);
+    put_unit(map, 256 ^ 'A', 'A' | 1 << 8 | 8u << 10);
+    put_unit(map, (256 ^ 'A') ^ 8, 1u << 31);
+    put_unit(map, 256 ^ 0xC3, 0xC3 | 4u << 10);
+    put_unit(map, ((256 ^ 0xC3) ^ 4) ^ 0xA4, 0xA4 | 1 << 8 | 16u << 10);
+    put_unit(map, ((((256 ^ 0xC3) ^ 4) ^ 0xA4)) ^ 16, 1u << 31 | 2);
+    map[MAP_BYTES - 3] = 'x';
+}
+
+/* A tokenizer that went through a file. */
+static scbm_status create(cbm_tokenizer **tokenizer, const cbm_unigram_options *options) {
+    static const uint16_t flags[N] = {CBM_PIECE_SPECIAL, CBM_PIECE_SPECIAL, CBM_PIECE_SPECIAL};
+    cbm_tokenizer_keys keys = {
+        .kind = "t5", .n = N, .piece = pieces, .flags = flags, .n_types = 1, .unigram = *options};
+    scbm_writer *writer;
+    scbm_file *file;
+    keys.special[CBM_TOKEN_UNKNOWN] = UNK;
+    keys.special[CBM_TOKEN_FIRST] = FIRST;
+    keys.special[CBM_TOKEN_LAST] = LAST;
+    keys.special[CBM_TOKEN_PADDING] = keys.special[CBM_TOKEN_MASK] = -1;
+    keys.unigram.score = options->score ? options->score : scores;
+    assert_ok(scbm_writer_create(&writer, NULL));
+    assert_ok(cbm_tokenizer_write_keys(writer, &keys, NULL));
+    assert_ok(scbm_writer_write(writer, in_folder("tokenizer.gguf")));
+    scbm_writer_free(writer);
+    assert_ok(scbm_file_open(&file, in_folder("tokenizer.gguf"), NULL));
+    scbm_status status = cbm_tokenizer_create(tokenizer, file, NULL);
+    scbm_file_close(file);
+    return status;
+}
+
+static void expect(const cbm_tokenizer *tokenizer, const char *text, const char *wanted) {
+    cbm_tokens tokens = {0};
+    char got[512] = "";
+    assert_ok(cbm_tokenize(tokenizer, text, strlen(text), 64, &tokens));
+    for (size_t i = 1; i + 1 < tokens.n; i++)
+        sprintf(got + strlen(got), "%s%s@%d-%d", i > 1 ? " " : "", cbm_token_piece(tokenizer, tokens.ids[i]),
+                (int)tokens.start[i], (int)tokens.end[i]);
+    assert_int_equal(tokens.ids[0], FIRST);
+    assert_int_equal(tokens.ids[tokens.n - 1], LAST);
+    cbm_tokens_clear(&tokens, NULL);
+    assert_string_equal(got, wanted);
+}
+
+static void the_greatest_sum_of_scores(void **state) {
+    (void)state;
+    cbm_tokenizer *t;
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_words = 1, .splits_marks = 1}));
+    expect(t, "", "");
+    expect(t, " \t\xE3\x80\x80", "");
+    expect(t, "a", MARK "a@0-1");
+    expect(t, "ab", MARK "a@0-1 b@1-2");
+    expect(t, "a  ab", MARK "a@0-1 " MARK "a@3-4 b@4-5");
+    expect(t, "abab", MARK "a@0-1 bab@1-4");
+    expect(t, "cc", MARK "@0-1 <unk>@0-2");
+    expect(t, "acxd", MARK "a@0-1 <unk>@1-2 x@2-3 <unk>@3-4");
+    expect(t, "a<s>a", MARK "a@0-1 <s>@1-4 " MARK "a@4-5");
+    expect(t, "a" MARK "a", MARK "a@0-1 " MARK "a@1-5");
+    assert_string_equal(cbm_token_text(t, A_WORD), "a");
+    assert_string_equal(cbm_token_text(t, A_MARK), MARK);
+    assert_true(cbm_token_continues_word(t, A) && !cbm_token_continues_word(t, A_WORD));
+    cbm_tokenizer_free(t);
+}
+
+static void spaces_and_marks(void **state) {
+    (void)state;
+    cbm_tokenizer *t;
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_marks = 1}));
+    expect(t, "a  a", MARK "a@0-1 " MARK "@1-2 " MARK "a@2-4");
+    expect(t, " a", MARK "a@0-2");
+    cbm_tokenizer_free(t);
+    assert_ok(
+        create(&t, &(cbm_unigram_options){.splits_marks = 1, .joins_spaces = 1, .strips_left = 1, .strips_right = 1}));
+    expect(t, "  a  a  ", MARK "a@2-3 " MARK "a@4-6");
+    cbm_tokenizer_free(t);
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_marks = 1, .prefix = CBM_PREFIX_NEVER}));
+    expect(t, "a a", "a@0-1 " MARK "a@1-3");
+    cbm_tokenizer_free(t);
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_words = 1, .splits_marks = 1, .prefix = CBM_PREFIX_FIRST}));
+    expect(t, "a a", MARK "a@0-1 a@2-3");
+    cbm_tokenizer_free(t);
+}
+
+static void unknown_characters_byte_by_byte(void **state) {
+    (void)state;
+    cbm_tokenizer *t;
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_words = 1, .splits_marks = 1, .byte_fallback = 1}));
+    expect(t, "a\xC3\xA4", MARK "a@0-1 <0xC3>@1-3 <0xA4>@1-3");
+    expect(t, "a\xC3\xA5", MARK "a@0-1 <unk>@1-3");
+    cbm_tokenizer_free(t);
+}
+
+static void the_map_of_characters(void **state) {
+    (void)state;
+    uint8_t map[MAP_BYTES];
+    int64_t values[MAP_BYTES];
+    cbm_charmap opened;
+    const char *text;
+    size_t length;
+    cbm_tokenizer *t;
+    make_map(map);
+    for (int i = 0; i < MAP_BYTES; i++) values[i] = map[i];
+    assert_true(cbm_charmap_open(&opened, map, MAP_BYTES));
+    assert_true(cbm_charmap_find(&opened, "Ab", 2, &text, &length) && length == 1 && *text == 'x');
+    assert_false(cbm_charmap_find(&opened, "b", 1, &text, &length) ||
+                 cbm_charmap_find(&opened, "\xC3", 1, &text, &length));
+    assert_ok(create(
+        &t, &(cbm_unigram_options){
+                .splits_words = 1, .splits_marks = 1, .map = map, .map_values = values, .map_bytes = MAP_BYTES}));
+    expect(t, "bA", MARK "@0-1 b@0-1 x@1-2");
+    expect(t,
+           "b\xC3\xA4"
+           "b",
+           MARK "@0-1 b@0-1 b@3-4");
+    expect(t, "A\xCC\x81", MARK "@0-1 x@0-1"); /* a cluster whose beginning is known is replaced whole */
+    cbm_tokenizer_free(t);
+    assert_error(create(&t, &(cbm_unigram_options){.map = map, .map_values = values, .map_bytes = 2000}),
+                 SCBM_ERROR_FORMAT, "tokenizer.ggml.precompiled_charsmap is no map of characters");
+    assert_false(cbm_charmap_open(&opened, map, 3));
+    for (int i = 0; i < MAP_BYTES; i++) { /* no damage leads outside */
+        uint8_t kept = map[i];
+        map[i] = 0xFF;
+        if (cbm_charmap_open(&opened, map, MAP_BYTES))
+            for (int c = 1; c < 256; c++) cbm_charmap_find(&opened, (char[]){(char)c, (char)0xA4}, 2, &text, &length);
+        map[i] = kept;
+    }
+}
+
+static void scores_of_any_precision(void **state) {
+    (void)state;
+    double fine[N];
+    cbm_tokenizer *t;
+    memcpy(fine, scores, sizeof fine);
+    fine[AB] = fine[A] + fine[B] + 1e-12; /* below what F32 tells apart */
+    fine[A_WORD] = fine[AB_WORD] = -50;
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_words = 1, .splits_marks = 1, .score = fine}));
+    expect(t, "ab", MARK "@0-1 ab@0-2");
+    cbm_tokenizer_free(t);
+    fine[AB] -= 2e-12;
+    assert_ok(create(&t, &(cbm_unigram_options){.splits_words = 1, .splits_marks = 1, .score = fine}));
+    expect(t, "ab", MARK "@0-1 a@0-1 b@1-2");
+    cbm_tokenizer_free(t);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_greatest_sum_of_scores),      cmocka_unit_test(spaces_and_marks),
+        cmocka_unit_test(unknown_characters_byte_by_byte), cmocka_unit_test(the_map_of_characters),
+        cmocka_unit_test(scores_of_any_precision),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
