@@ -900,6 +900,32 @@ static void twins_are_listed(void **state) {
     cbm_dataset_clear(&data);
 }
 
+/* An empty label is an error, and so are blanks once they are merged; before that they are told. */
+static void blanks_are_no_class(void **state) {
+    static const char content[] = "text,stars,f,n\na,\"  \",x,\xe3\x80\x80\nb,1,x,y\n";
+    static const char *const synonyms[] = {"n/a"};
+    cbm_dataset_options options = usual;
+    cbm_dataset data;
+    (void)state;
+    options.unknown = synonyms;
+    options.n_unknown = 1;
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n_odd, 2);
+    assert_odd(&data, -1, "  ", CBM_VALUE_TWIN, "", 1);
+    assert_odd(&data, 1, "\xe3\x80\x80", CBM_VALUE_TWIN, "", 1);
+    cbm_dataset_clear(&data);
+    options.merge_classes = 1;
+    expect_failure(&options, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT, "row 1, column 'stars': the label is empty");
+    options.drop_labels = (const char *const[]){""};
+    options.n_drop_labels = 1;
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n, 1);
+    assert_int_equal(data.n_dropped, 1);
+    cbm_dataset_clear(&data);
+    options.label = NULL;
+    expect_failure(&options, "x.csv", content, strlen(content), SCBM_ERROR_FORMAT, "row 1, column 'n': the concept is empty");
+}
+
 static void what_is_no_twin_is_not_listed(void **state) {
     static const char content[] = "text,stars,f,n\n"
                                   "a,9007199254740993,1.10,a b\na,9007199254740992,1.01,ab\na,0.1,+,\"\"\n"
@@ -1365,6 +1391,7 @@ int main(void) {
         cmocka_unit_test(bad_arrays_are_one_clear_error),
         cmocka_unit_test(a_value_that_training_never_saw_is_named),
         cmocka_unit_test(twins_are_listed),
+        cmocka_unit_test(blanks_are_no_class),
         cmocka_unit_test(what_is_no_twin_is_not_listed),
         cmocka_unit_test(twins_can_be_merged_in_every_file),
         cmocka_unit_test(known_twins_do_not_merge),

@@ -198,6 +198,15 @@ static int is_special(cbm_data_reader *r, int w, const cbm_special_values *speci
     return 0;
 }
 
+/* Whether there is nothing in the cell; with merging, blanks are nothing. */
+static int is_empty(cbm_data_reader *r, cbm_data_cell *c) {
+    unsigned char first = (unsigned char)c->text[0];
+    if (!first) return 1;
+    if (!r->options.merge_classes || (first > ' ' && first < 0x80)) return 0;
+    const char *key = key_of(r, c);
+    return key && !key[0];
+}
+
 scbm_status cbm_data_is_dropped(cbm_data_reader *r, int *is_dropped) {
     int has_label = r->wanted[CBM_CELL_LABEL] && !r->cells[CBM_CELL_LABEL].is_missing;
     *is_dropped = has_label && is_special(r, CBM_CELL_LABEL, &r->dropped);
@@ -205,10 +214,10 @@ scbm_status cbm_data_is_dropped(cbm_data_reader *r, int *is_dropped) {
 }
 
 scbm_status cbm_data_read_label(cbm_data_reader *r, int32_t *label) {
-    const cbm_data_cell *c = &r->cells[CBM_CELL_LABEL];
+    cbm_data_cell *c = &r->cells[CBM_CELL_LABEL];
     *label = -1;
     if (!r->wanted[CBM_CELL_LABEL] || c->is_missing || is_special(r, CBM_CELL_LABEL, &r->ignored)) return r->status;
-    if (!r->status && c->length == 0)
+    if (!r->status && is_empty(r, c))
         return cbm_data_fail_cell(r, r->wanted[CBM_CELL_LABEL],
                                   "the label is empty; such rows can be dropped or ignored");
     return r->status ? r->status : find_class(r, CBM_CELL_LABEL, c->text, r->options.label_classes, label);
@@ -222,7 +231,7 @@ scbm_status cbm_data_read_concept(cbm_data_reader *r, int k, int32_t *class_numb
     int is_unknown = is_special(r, w, &r->unknown);
     if (r->status || (is_unknown && r->options.unknown_is_missing)) return r->status;
     if (is_unknown) value = CBM_UNKNOWN_CLASS;
-    if (!value[0])
+    if (!is_unknown && is_empty(r, &r->cells[w]))
         return cbm_data_fail_cell(r, r->wanted[w],
                                   "the concept is empty, which is not among the values that mean unknown");
     const cbm_classes *known = r->options.concept_classes ? &r->options.concept_classes[k] : NULL;
@@ -279,6 +288,22 @@ static scbm_status list_special(cbm_data_reader *r, int column, const cbm_classe
     return status;
 }
 
+/* A class of blanks alone, where an empty value would be an error. */
+static scbm_status list_blank(cbm_data_reader *r, int column, const cbm_classes *classes, const char *const *key) {
+    size_t n_odd = r->data->n_odd;
+    scbm_status status = SCBM_OK;
+    for (size_t c = 0; c < classes->n && !status; c++) {
+        int is_listed = 0;
+        if (key[c][0] || !classes->count[c]) continue;
+        for (size_t i = 0; i < n_odd && !is_listed; i++)
+        is_listed = r->store->odd[i].concept == column - 1 && strcmp(r->store->odd[i].value, classes->name[c]) == 0;
+        if (!is_listed)
+            status = add_odd(r,
+                             (cbm_odd_value){CBM_VALUE_TWIN, column - 1, classes->name[c], "", classes->count[c], 0});
+    }
+    return status;
+}
+
 static scbm_status list_twins(cbm_data_reader *r, int column, const cbm_classes *classes, const int32_t *main_of) {
     cbm_value_fate fate = r->options.merge_classes ? CBM_VALUE_MERGED : CBM_VALUE_TWIN;
     scbm_status status = SCBM_OK;
@@ -308,6 +333,7 @@ scbm_status cbm_data_settle_twins(cbm_data_reader *r, int column, int32_t *value
     if (!status && column == 0) status = list_special(r, column, classes, key, &r->dropped);
     if (!status && column == 0) status = list_special(r, column, classes, key, &r->ignored);
     if (!status && column > 0) status = list_special(r, column, classes, key, &r->unknown);
+    if (!status) status = list_blank(r, column, classes, key);
     if (!status && r->options.merge_classes) merge(classes, main_of, values, r->data->n, stride);
     scbm_release(r->hooks, main_of);
     scbm_release(r->hooks, (void *)key);
