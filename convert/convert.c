@@ -139,6 +139,17 @@ static scbm_status verify(const conversion *c, const char *folder, const char *p
     return status;
 }
 
+int cbm_encoder_kind_at(int index, const char **type, const char **title, const char **architecture,
+                        const char **examples) {
+    const cbm_architecture *a = cbm_architecture_at(index);
+    if (!a) return 0;
+    *type = a->hf_type;
+    *title = a->title;
+    *architecture = a->name;
+    *examples = a->hf_examples;
+    return 1;
+}
+
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,
                         cbm_conversion *summary) {
     static const cbm_convert_options defaults;

@@ -3,6 +3,7 @@
  */
 #include "convert/hf-tokenizer.h"
 #include "models/base/text.h"
+#include "models/cbm-train.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -135,6 +136,10 @@ scbm_status cbm_hf_get_part(const json_file *json, const char *key, const char *
     if (!status) status = cbm_json_string(json, *part, "type", &found);
     if (!status && strcmp(found, type) != 0) status = cbm_hf_refuse(json, key, found, type);
     return status;
+}
+
+const char *cbm_convert_tokenizer_at(int index) {
+    return index >= 0 && index < COUNT_OF(kinds) ? kinds[index]->type : NULL;
 }
 
 /* "WordPiece, BPE" */

@@ -541,6 +541,10 @@ typedef struct cbm_conversion {
     uint64_t reserved[8];
 } cbm_conversion;
 
+/* What cbm_convert knows, by index from 0 (0, NULL: no more): model_type, name, general.architecture, checkpoints; tokenizers. */
+int cbm_encoder_kind_at(int index, const char **type, const char **title, const char **architecture, const char **examples);
+const char *cbm_convert_tokenizer_at(int index);
+
 /* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or pytorch_model.bin or the shards of either, a
  * tokenizer's files; sentence-transformers' folders too) to the model file `output`, which is replaced when all is written.
  * Weights are read and converted one after the other. Licence and source go along where README.md or config.json say them.

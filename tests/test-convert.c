@@ -1900,6 +1900,23 @@ static void test_the_program(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup(name, start_anew)
 
+/* The README's table is the list of what can be converted. */
+static void test_what_can_be_converted(void **state) {
+    (void)state;
+    const char *type, *title, *architecture, *examples;
+    char row[400], *readme = read_file("README.md", NULL);
+    int n = 0;
+    for (; cbm_encoder_kind_at(n, &type, &title, &architecture, &examples); n++) {
+        snprintf(row, sizeof row, "| `%s` | %s | `%s` | %s |", type, title, architecture, examples);
+        if (!strstr(readme, row)) fail_msg("README.md lacks the row %s", row);
+    }
+    assert_int_equal(cbm_encoder_kind_at(-1, &type, &title, &architecture, &examples), 0);
+    assert_true(n >= 9);
+    for (n = 0; cbm_convert_tokenizer_at(n); n++) assert_true(strlen(cbm_convert_tokenizer_at(n)) > 1);
+    assert_true(n >= 2);
+    free(readme);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_every_weight_arrives),
@@ -1943,6 +1960,7 @@ int main(void) {
         TEST(test_licence_and_source),
         TEST(test_front_matter),
         TEST(test_verifying),
+        TEST(test_what_can_be_converted),
         TEST(test_the_program),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);

@@ -78,6 +78,7 @@ const cbm_architecture cbm_bert = {
     .n_rows = sizeof rows / sizeof rows[0],
     .encode = encode,
     .hf_type = "bert",
+    .hf_examples = "bert-base-uncased, all-MiniLM-L6-v2, bge, e5, gte, mxbai, snowflake-arctic-embed v1",
     .hf_class = "Bert",
     .hf_prefixes = prefixes,
     .hf_block = "encoder.layer.",

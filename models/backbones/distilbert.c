@@ -77,6 +77,7 @@ const cbm_architecture cbm_distilbert = {
     .n_rows = sizeof rows / sizeof rows[0],
     .encode = encode,
     .hf_type = "distilbert",
+    .hf_examples = "distilbert-base-uncased, multi-qa-distilbert",
     .hf_class = "DistilBert",
     .hf_prefixes = prefixes,
     .hf_block = "transformer.layer.",

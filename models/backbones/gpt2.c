@@ -80,6 +80,7 @@ const cbm_architecture cbm_gpt2 = {
     .n_rows = sizeof rows / sizeof rows[0],
     .encode = encode,
     .hf_type = "gpt2",
+    .hf_examples = "gpt2, distilgpt2",
     .hf_class = "GPT2",
     .hf_prefixes = prefixes,
     .hf_block = "h.",

@@ -82,6 +82,7 @@ const cbm_architecture cbm_mpnet = {
     .encode = encode,
     .hf_counts_padding = 1,
     .hf_type = "mpnet",
+    .hf_examples = "all-mpnet-base-v2, multi-qa-mpnet-base",
     .hf_class = "MPNet",
     .hf_prefixes = prefixes,
     .hf_block = "encoder.layer.",

@@ -90,6 +90,7 @@ const cbm_architecture cbm_opt = {
     .first_position = 2,
     .encode = encode,
     .hf_type = "opt",
+    .hf_examples = "opt-125m, opt-350m, opt-1.3b",
     .hf_class = "OPT",
     .hf_prefixes = prefixes,
     .hf_block = "decoder.layers.",

@@ -75,14 +75,16 @@ static void encode(const cbm_backbone *backbone, scbm_graph *graph, const cbm_en
 }
 
 /* They differ in nothing but their names. */
-#define ARCHITECTURE(type, called, of_class)                                                                           \
+#define ARCHITECTURE(type, called, of_class, examples)                                                                 \
     {                                                                                                                  \
         .name = "bert", .title = called, .family = type, .keys = keys, .n_keys = sizeof keys / sizeof keys[0],         \
         .rows = rows, .n_rows = sizeof rows / sizeof rows[0], .encode = encode, .hf_counts_padding = 1,                \
-        .hf_type = type, .hf_class = of_class, .hf_prefixes = prefixes, .hf_block = "encoder.layer.",                  \
-        .hf_unused = unused, .hf_demands = demands                                                                     \
+        .hf_type = type, .hf_examples = examples, .hf_class = of_class, .hf_prefixes = prefixes,                       \
+        .hf_block = "encoder.layer.", .hf_unused = unused, .hf_demands = demands                                       \
     }
 
-const cbm_architecture cbm_roberta = ARCHITECTURE("roberta", "RoBERTa", "Roberta");
-const cbm_architecture cbm_xlm_roberta = ARCHITECTURE("xlm-roberta", "XLM-RoBERTa", "XLMRoberta");
-const cbm_architecture cbm_camembert = ARCHITECTURE("camembert", "CamemBERT", "Camembert");
+const cbm_architecture cbm_roberta = ARCHITECTURE("roberta", "RoBERTa", "Roberta",
+                                                  "roberta-base, distilroberta-base, all-distilroberta-v1");
+const cbm_architecture cbm_xlm_roberta = ARCHITECTURE("xlm-roberta", "XLM-RoBERTa", "XLMRoberta",
+                                                      "xlm-roberta-base, multilingual-e5-base, bge-m3");
+const cbm_architecture cbm_camembert = ARCHITECTURE("camembert", "CamemBERT", "Camembert", "camembert-base");

@@ -77,6 +77,7 @@ const cbm_architecture cbm_t5 = {
     .n_rows = sizeof rows / sizeof rows[0],
     .encode = encode,
     .hf_type = "t5",
+    .hf_examples = "t5-small, t5-v1_1-base, flan-t5-base, gtr-t5",
     .hf_class = "T5Encoder",
     .hf_prefixes = prefixes,
     .hf_block = "encoder.block.",

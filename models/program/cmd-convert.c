@@ -97,8 +97,21 @@ static int convert(const convert_command *c) {
     return cli_finish(c->command);
 }
 
+/* A line for each encoder that can be converted, and one for the tokenizers. */
+static int list_kinds(const cli_command *command) {
+    const char *type, *title, *architecture, *examples, *tokenizer;
+    printf("%-12s %-12s %-10s %s\n", "model_type", "encoder", "file", "such as");
+    for (int i = 0; cbm_encoder_kind_at(i, &type, &title, &architecture, &examples); i++)
+        printf("%-12s %-12s %-10s %s\n", type, title, architecture, examples);
+    printf("\ntokenizers:");
+    for (int i = 0; (tokenizer = cbm_convert_tokenizer_at(i)); i++) printf("%s %s", i ? "," : "", tokenizer);
+    putchar('\n');
+    return cli_finish(command);
+}
+
 static int run_convert(const cli_command *command, int argc, char **argv) {
     convert_command c = {.command = command};
+    int lists = 0;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
         CLI_GROUP_OF("Output"),
@@ -107,6 +120,7 @@ static int run_convert(const cli_command *command, int argc, char **argv) {
         CLI_FLAG_OPTION("verify", &c.verify,
                         "read the file again: its weights, and a text's hidden states, must be those of FOLDER"),
         CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
+        CLI_FLAG_OPTION("list", &lists, "print which encoders and tokenizers can be converted, and nothing else"),
         CLI_GROUP_OF("Encoder"),
         CLI_INT_OPTION("max-length", "N", &c.max_tokens, 0, 1000000,
                        "the longest text, in tokens, special ones included; 0: as the folder says"),
@@ -119,6 +133,8 @@ static int run_convert(const cli_command *command, int argc, char **argv) {
     c.folder = n ? rest.item[0] : NULL;
     free((void *)rest.item);
     if (result != CLI_GO_ON) return result;
+    if (lists && !n && !c.output) return list_kinds(command);
+    if (lists) return cli_misuse(command, "--list converts nothing: it goes without FOLDER and -o");
     if (n != 1) return cli_misuse(command, "one Hugging Face folder is expected, got %d; --help tells more", n);
     if (!c.output) return cli_misuse(command, "-o FILE is required: where to write");
     result = check_output(&c);
@@ -131,7 +147,7 @@ const cli_command cmd_convert = {
     "make a model file of a Hugging Face folder's encoder",
     "FOLDER -o FILE [options]",
     "FOLDER holds config.json, model.safetensors or pytorch_model.bin (or an index, ….index.json, and its files), and\n"
-    "vocab.txt or tokenizer.json; sentence-transformers' folders are known too. BERT is what this version knows.",
+    "tokenizer.json or an older tokenizer's files; sentence-transformers' folders are known too. --list says which encoders.",
     convert_examples,
     run_convert};
 
