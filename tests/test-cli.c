@@ -1228,9 +1228,13 @@ static void what_differs_from_a_checkpoint_is_named(void **state) {
     free(output_of(TRAIN " --epochs 1 -o other.gguf"));
     static const char *const cases[][2] = {
         {" --epochs 2",
-         "another --epochs (1, now 2); go on with the same settings and data, or start anew, without resuming"},
-        {" --epochs 1 --batch-size 8", "another --batch-size (16, now 8)"},
-        {" --epochs 1 --lambda 0.5", "another --lambda (5, now 0.5)"},
+         "another --epochs (1, now 2); go on with as many, or train on from its model (--init); --resume-anyway goes on "
+         "all the same, to other bits"},
+        {" --epochs 1 --batch-size 8",
+         "another --batch-size (16, now 8); go on with the same settings and data, or start anew, without resuming"},
+        {" --epochs 1 --lambda 0.5",
+         "another --lambda (5, now 0.5); go on as it was made, or start anew, without resuming; --resume-anyway goes on "
+         "all the same"},
         {" --epochs 1 --max-length 20", "another --max-length (128, now 20)"},
         {" --epochs 1 --dropout 0.3", "another hidden_dropout ("},
         {" --epochs 1 --seed 8999999999999999", "another --seed (42, now 8999999999999999)"},
