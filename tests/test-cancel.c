@@ -242,8 +242,9 @@ static scbm_status use_train_popup(cbm_context *ctx) {
 }
 
 static scbm_status use_quantize(cbm_context *ctx) {
+    const cbm_quantize_options o = {.hooks = &hooks};
     (void)ctx;
-    return kept_output(cbm_quantize(in_folder("model.gguf"), out(), SCBM_Q8_0, NULL, &hooks));
+    return kept_output(cbm_quantize(in_folder("model.gguf"), out(), SCBM_Q8_0, &o, NULL));
 }
 
 static scbm_status use_convert(cbm_context *ctx) {
