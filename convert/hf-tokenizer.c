@@ -1,7 +1,7 @@
 /*
  * convert/hf-tokenizer.c - a Hugging Face folder's tokenizer, as the keys of a model file: what all kinds share
  */
-#include "convert/hf-tokenizer.h"
+#include "convert/hf-unigram.h"
 #include "models/base/text.h"
 #include "models/cbm-train.h"
 
@@ -497,12 +497,7 @@ static scbm_status read_if_there(hf_tokenizer *t, const char *folder, const char
 
 /* A vocabulary that cannot be read is named by its kind. */
 static scbm_status refuse_files(hf_tokenizer *t, const char *folder) {
-    static const struct {
-        const char *file, *kind;
-    } others[] = {{"merges.txt", "BPE without a vocab.json"},
-                  {"spiece.model", "SentencePiece"},
-                  {"tokenizer.model", "SentencePiece"},
-                  {"sentencepiece.bpe.model", "SentencePiece"}};
+    static const struct { const char *file, *kind; } others[] = {{"merges.txt", "BPE without a vocab.json"}};
     char known[100];
     for (int i = 0; i < COUNT_OF(others); i++) {
         char *path = cbm_json_join(&t->hooks, folder, others[i].file);
@@ -532,6 +527,7 @@ scbm_status cbm_hf_tokenizer_read(hf_tokenizer *t, const char *folder, int64_t n
     if (!status && !t->has_json) status = read_if_there(t, folder, "vocab.txt", cbm_hf_tokenizer_parse_vocab);
     if (!status && !t->n_tokens) status = read_if_there(t, folder, "vocab.json", cbm_hf_tokenizer_parse_vocab_json);
     if (!status && t->kind == &cbm_hf_bpe && !t->has_json) status = read_merges(t, folder);
+    if (!status && !t->n_tokens) status = cbm_hf_sentencepiece_read(t, folder);
     if (!status && !t->n_tokens) status = refuse_files(t, folder);
     if (!status) status = read_if_there(t, folder, "added_tokens.json", cbm_hf_tokenizer_parse_added);
     if (!status) status = read_if_there(t, folder, "special_tokens_map.json", cbm_hf_tokenizer_parse_map);

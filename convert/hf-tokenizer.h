@@ -39,6 +39,8 @@ typedef struct hf_tokenizer {
     double *score;
     uint8_t *map;
     int64_t *map_values;
+    const struct hf_layout *layout; /* of a SentencePiece model's numbers; NULL: there is none */
+    int64_t extra_ids;              /* T5's */
     scbm_hooks hooks;
 } hf_tokenizer;
 

@@ -1,6 +1,8 @@
 /*
- * tests/test-unigram.c - Unigram tokenizers: the best way to write a word, unknown characters, the map, and damaged files
+ * tests/test-unigram.c - Unigram tokenizers: the best way to write a word, unknown characters, the map, SentencePiece's
+ * files, and damaged ones
  */
+#include "convert/hf-unigram.h"
 #include "models/tokenizers/charmap.h"
 #include "models/tokenizers/tokenizer.h"
 #include "tests/helpers.h"
@@ -181,11 +183,117 @@ static void scores_of_any_precision(void **state) {
     cbm_tokenizer_free(t);
 }
 
+/* ------------------------------------------------------------------------------------------
+ * SentencePiece's files
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct made_model {
+    unsigned char bytes[512];
+    size_t n;
+} made_model;
+
+static void put_piece(made_model *m, const char *text, float score) {
+    size_t length = strlen(text);
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    m->bytes[m->n++] = 1 << 3 | 2;
+    m->bytes[m->n++] = (unsigned char)(length + 7 + 2);
+    m->bytes[m->n++] = 1 << 3 | 2;
+    m->bytes[m->n++] = (unsigned char)length;
+    memcpy(m->bytes + m->n, text, length);
+    m->n += length;
+    m->bytes[m->n++] = 2 << 3 | 5;
+    for (int i = 0; i < 4; i++) m->bytes[m->n++] = (unsigned char)(bits >> (8 * i));
+    m->bytes[m->n++] = 3 << 3; /* its type, and a field that nobody knows */
+    m->bytes[m->n++] = 1;
+    m->bytes[m->n++] = 9 << 3;
+    m->bytes[m->n++] = 1;
+}
+
+/* TrainerSpec.model_type and an empty NormalizerSpec. */
+static void put_specs(made_model *m, int type) {
+    const unsigned char bytes[] = {2 << 3 | 2, 2, 3 << 3, (unsigned char)type, 3 << 3 | 2, 0};
+    memcpy(m->bytes + m->n, bytes, sizeof bytes);
+    m->n += sizeof bytes;
+}
+
+static scbm_status parse(hf_tokenizer *t, const made_model *m, const char *class, const char *type) {
+    assert_ok(cbm_hf_tokenizer_init(t, 20, NULL));
+    scbm_status status = cbm_hf_tokenizer_set_layout(t, class, type);
+    t->extra_ids = 2;
+    return status ? status : cbm_hf_tokenizer_parse_sentencepiece(t, m->bytes, m->n, "x.model");
+}
+
+static void expect_pieces(const made_model *m, const char *class, const char *type, const char *wanted) {
+    char got[256] = "";
+    hf_tokenizer t;
+    assert_ok(parse(&t, m, class, type));
+    assert_ok(cbm_hf_tokenizer_finish(&t, "x"));
+    for (int64_t i = 0; i < t.n_tokens; i++)
+        sprintf(got + strlen(got), "%s%s:%g", i ? " " : "", t.piece[i], t.score[i]);
+    cbm_hf_tokenizer_clear(&t);
+    assert_string_equal(got, wanted);
+}
+
+static void numbers_of_sentencepiece_files(void **state) {
+    (void)state;
+    made_model m = {.n = 0}, t5 = {.n = 0};
+    put_piece(&m, "<unk>", 0);
+    put_piece(&m, "<s>", 0);
+    put_piece(&m, "</s>", 0);
+    put_piece(&m, MARK "a", -1.5f);
+    put_specs(&m, 1);
+    put_piece(&t5, "<pad>", 0);
+    put_piece(&t5, "</s>", 0);
+    put_piece(&t5, "<unk>", 0);
+    put_piece(&t5, "a", -1);
+    static const char xlm[] = "<s>:0 <pad>:0 </s>:0 <unk>:0 " MARK "a:-1.5 <mask>:0";
+    expect_pieces(&m, "XLMRobertaTokenizer", "", xlm);
+    expect_pieces(&m, "XLMRobertaTokenizerFast", "t5", xlm);
+    expect_pieces(&m, "", "xlm-roberta", xlm);
+    expect_pieces(&m, "", "camembert",
+                  "<s>NOTUSED:0 <pad>:0 </s>NOTUSED:0 <unk>:0 <unk>NOTUSED:-100 <s>:0 </s>:0 " MARK "a:-1.5 <mask>:0");
+    expect_pieces(&t5, "T5Tokenizer", "", "<pad>:0 </s>:0 <unk>:0 a:-1 <extra_id_1>:0 <extra_id_0>:0");
+}
+
+static void sentencepiece_files_that_are_refused(void **state) {
+    (void)state;
+    made_model m = {.n = 0};
+    hf_tokenizer t;
+    put_piece(&m, "<pad>", 0);
+    put_piece(&m, "</s>", 0);
+    put_piece(&m, "<unk>", 0);
+    put_specs(&m, 2);
+    assert_error(parse(&t, &m, "LlamaTokenizer", "t5"), SCBM_ERROR_UNSUPPORTED,
+                 "which is 'LlamaTokenizer'; this version");
+    cbm_hf_tokenizer_clear(&t);
+    assert_error(parse(&t, &m, "T5Tokenizer", ""), SCBM_ERROR_UNSUPPORTED,
+                 "x.model: its model is of SentencePiece's type 2");
+    cbm_hf_tokenizer_clear(&t);
+    m.n = 0;
+    put_piece(&m, "<unk>", 0);
+    assert_error(parse(&t, &m, "XLMRobertaTokenizer", ""), SCBM_ERROR_FORMAT,
+                 "x.model: this is no model of SentencePiece");
+    cbm_hf_tokenizer_clear(&t);
+    m.n = 0;
+    for (int i = 0; i < 5; i++) put_piece(&m, "abc", -1);
+    put_specs(&m, 1);
+    size_t whole = m.n;
+    for (m.n = 0; m.n < whole; m.n++) { /* cut off anywhere: refused, or fewer pieces */
+        parse(&t, &m, "T5Tokenizer", "");
+        cbm_hf_tokenizer_clear(&t);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_greatest_sum_of_scores),      cmocka_unit_test(spaces_and_marks),
-        cmocka_unit_test(unknown_characters_byte_by_byte), cmocka_unit_test(the_map_of_characters),
+        cmocka_unit_test(the_greatest_sum_of_scores),
+        cmocka_unit_test(spaces_and_marks),
+        cmocka_unit_test(unknown_characters_byte_by_byte),
+        cmocka_unit_test(the_map_of_characters),
         cmocka_unit_test(scores_of_any_precision),
+        cmocka_unit_test(numbers_of_sentencepiece_files),
+        cmocka_unit_test(sentencepiece_files_that_are_refused),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

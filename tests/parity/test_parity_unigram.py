@@ -262,3 +262,39 @@ def test_exported_again(kind, tmp_path):
     again.enable_truncation(TOKENS)
     for text, wanted, got in zip(texts, tokenizer.encode_batch(texts), again.encode_batch(texts)):
         assert got.ids == wanted.ids and got.offsets == wanted.offsets, text
+
+
+# --- SentencePiece's own files ----------------------------------------------------------------
+
+
+CLASSES = {
+    "XLMRobertaTokenizer": ("sentencepiece.bpe.model", "xlm-roberta", {}),
+    "CamembertTokenizer": ("sentencepiece.bpe.model", "camembert", {"pad_id": 3}),
+    "T5Tokenizer": ("spiece.model", "t5", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_sentencepiece_files(name, tmp_path):
+    """Without a tokenizer.json, against what AutoTokenizer makes of the folder."""
+    pytest.importorskip("google.protobuf")
+    from transformers import AutoTokenizer
+
+    file, model_type, ids = CLASSES[name]
+    folder = tmp_path / "checkpoint"
+    (tmp_path / "corpus.txt").write_text("\n".join(corpus()), encoding="utf-8")
+    folder.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"), model_prefix=str(tmp_path / "model"), vocab_size=300, hard_vocab_limit=False,
+        model_type="unigram", minloglevel=2, num_threads=1, **ids)
+    (tmp_path / "model.model").rename(folder / file)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    reference = AutoTokenizer.from_pretrained(folder)
+    assert type(reference).__name__ == name
+    tokenizer = Tokenizer.from_str(reference.backend_tokenizer.to_str())
+    size = tokenizer.get_vocab_size()
+    BertModel(BertConfig(vocab_size=size, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+                         max_position_embeddings=TOKENS)).save_pretrained(folder)
+    run("convert", folder, "-o", tmp_path / "model.gguf")
+    compare(tokenizer, tmp_path / "model.gguf", strings(2000, 11), tmp_path)
