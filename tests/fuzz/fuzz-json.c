@@ -64,7 +64,8 @@ static void try_sentence_files(int which, const void *data, size_t size) {
 static void use_tokenizer(hf_tokenizer *tokenizer) {
     scbm_writer *writer;
     if (!is_ok(cbm_hf_tokenizer_finish(tokenizer, "folder"))) return;
-    require(tokenizer->special_id[CBM_TOKEN_FIRST] >= 0 && tokenizer->special_id[CBM_TOKEN_FIRST] < ROWS);
+    require(tokenizer->omits_first || tokenizer->special_id[CBM_TOKEN_FIRST] >= 0);
+    require(tokenizer->special_id[CBM_TOKEN_FIRST] < ROWS);
     if (!is_ok(scbm_writer_create(&writer, NULL))) return;
     require(cbm_hf_tokenizer_write(tokenizer, 2, writer) == SCBM_OK);
     scbm_writer_free(writer);
