@@ -149,12 +149,13 @@ static size_t shared_prefix(const hf_weights *weights, const char *name) {
     return shared;
 }
 
-/* Counts a tensor that is left out with those that begin as it does; the last place takes all that find no other. */
-static void note_unused(hf_weights *weights, const char *name) {
+/* Counts a tensor that is left out with those that begin as it does, up to a dot; one of a module that is not left out
+ * has its whole name. The last place takes all that find no other. */
+static void note_unused(hf_weights *weights, const char *name, int is_whole) {
     char beginning[sizeof weights->unused[0].name];
     int i = 0, n = weights->n_beginnings;
     name += shared_prefix(weights, name);
-    snprintf(beginning, sizeof beginning, "%.*s", (int)strcspn(name, "."), name);
+    snprintf(beginning, sizeof beginning, "%.*s", (int)(is_whole ? strlen(name) : strcspn(name, ".")), name);
     weights->n_unused++;
     while (i < n && strcmp(weights->unused[i].name, beginning) != 0) i++;
     if (i == HF_MOST_UNUSED) i--, snprintf(weights->unused[i].name, sizeof beginning, "others");
@@ -265,7 +266,7 @@ static scbm_status place_unknown(hf_weights *weights, const cbm_backbone *settin
     const char *name = without_prefix(weights, source->name);
     int is_known = is_listed(block < 0 ? architecture->hf_unused : architecture->hf_unused_in_block, rest);
     if (is_known || (block < 0 && !is_inside(weights, name))) {
-        note_unused(weights, name);
+        note_unused(weights, name, block < 0 && is_inside(weights, name));
         return SCBM_OK;
     }
     char why[160];

@@ -400,7 +400,7 @@ static void test_names(void **state) {
     assert_ok(convert_to(checkpoint, output, SCBM_F32, &summary, NULL));
     check_tensors(&f);
     assert_int_equal(summary.n_unused, 5);
-    assert_string_equal(summary.unused, "pooler (2), classifier (1), cls (1), embeddings (1)");
+    assert_string_equal(summary.unused, "pooler (2), classifier (1), cls (1), embeddings.position_ids (1)");
 }
 
 /* What wraps a model in training stands before all its names. */
