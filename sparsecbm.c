@@ -3056,6 +3056,19 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_FLIP_BITS] = {{"flip_bits", 4, 4, 0, 0, 0, 0, 1}, shape_flip_bits, NULL, NULL},
 };
 
+/* The ops that only the backward rule of a row with a decomposition asks for: where a device lacks one, and a gradient is
+ * wanted, the decomposition takes the op's place. */
+typedef struct backward_ops {
+    int n;
+    scbm_op op[3];
+} backward_ops;
+
+static const backward_ops backward_table[SCBM_OP_COUNT] = {
+    [SCBM_OP_LINEAR] = {2, {SCBM_OP_LINEAR_BACK_X, SCBM_OP_LINEAR_BACK_W}},
+    [SCBM_OP_ADD_LAYER_NORM] = {1, {SCBM_OP_LAYER_NORM_BACK}},
+    [SCBM_OP_ATTENTION] = {2, {SCBM_OP_ATTENTION_BACK, SCBM_OP_ATTENTION_BIAS_BACK}},
+};
+
 const scbm_op_info *scbm_op_of(scbm_op op) {
     return (unsigned)op < SCBM_OP_COUNT ? &op_table[op].info : NULL;
 }
@@ -3397,6 +3410,9 @@ scbm_node *scbm_popup_back(scbm_graph *g, scbm_tensor *dw, scbm_tensor *w, scbm_
  * Graphs: automatic differentiation
  * ---------------------------------------------------------------------------------------- */
 
+static scbm_status lower(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, const scbm_node *node));
+static int cannot_be_trained(const scbm_graph *g, const scbm_node *node);
+
 static void mark_wanted(scbm_graph *g, scbm_tensor *const *wrt, int n) {
     for (int i = 0; i < n && !g->status; i++) {
         if (!wrt[i]) graph_fail(g, SCBM_ERROR_ARGUMENT, "backward: tensor %d is NULL", i);
@@ -3453,6 +3469,8 @@ scbm_status scbm_graph_backward(scbm_graph *g, scbm_tensor *loss, scbm_tensor *c
     check_updates(g);
     mark_wanted(g, wrt, n);
     if (g->status) return graph_status(g);
+    mark_dependents(g);
+    if (lower(g, cannot_be_trained)) return graph_status(g);
     g->has_gradients = 1;
     mark_dependents(g);
     size_t n_forward = g->n_nodes;
@@ -3503,43 +3521,93 @@ scbm_tensor *scbm_graph_gradient(scbm_graph *g, const scbm_tensor *tensor) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * Graphs: decomposition
+ * Graphs: lowering. A node that the backend cannot run, or whose gradient it cannot, is replaced by its decomposition.
  * ---------------------------------------------------------------------------------------- */
+
+static int has_kernel(const scbm_graph *g, scbm_op op) {
+    const scbm_backend_functions *functions = g->context->backend->functions;
+    return (int)op < functions->n_kernels && functions->kernels[op].run != NULL;
+}
+
+/* The backend's row for the node; NULL: it cannot run it. */
+static const scbm_kernel *kernel_of(const scbm_graph *g, const scbm_node *node) {
+    scbm_backend *backend = g->context->backend;
+    if (!backend_has_precision(backend, g->precision) || !has_kernel(g, node->op)) return NULL;
+    const scbm_kernel *kernel = &backend->functions->kernels[node->op];
+    return kernel->supports && !kernel->supports(backend, node, g->precision) ? NULL : kernel;
+}
 
 static int is_decomposable(const scbm_node *node) {
     if (!op_table[node->op].decompose) return 0;
     return node->op != SCBM_OP_LINEAR || node->integer[0] != SCBM_NONE;
 }
 
+static int any_node(const scbm_graph *g, const scbm_node *node) {
+    (void)g, (void)node;
+    return 1;
+}
+
+static int is_not_supported(const scbm_graph *g, const scbm_node *node) {
+    return !kernel_of(g, node);
+}
+
+/* A gradient that goes through the node needs the rows of its backward rule, too. */
+static int cannot_be_trained(const scbm_graph *g, const scbm_node *node) {
+    const backward_ops *back = &backward_table[node->op];
+    if (is_not_supported(g, node)) return 1;
+    if (!graph_tensor_of(g, node->result[0])->needs_gradient) return 0;
+    for (int i = 0; i < back->n; i++)
+        if (!has_kernel(g, back->op[i]) && (back->op[i] != SCBM_OP_ATTENTION_BIAS_BACK || source_of(node, 4))) return 1;
+    return 0;
+}
+
+/* Whoever holds the result of `node` holds what the last of `made`'s nodes computes. */
+static void take_result(scbm_graph *g, scbm_node *node, scbm_tensor *made) {
+    graph_tensor *result = graph_tensor_of(g, node->result[0]), *other = graph_tensor_of(g, made);
+    g->nodes[made->node]->result[0] = node->result[0];
+    node->result[0]->node = made->node;
+    result->alias = other->alias;
+    other->alias = NULL;
+    made->node = -1;
+}
+
+/* Appends the node, or what stands for it, down to nodes that `is_wanted` leaves alone. A node that is not appended is freed. */
+static void append_lowered(scbm_graph *g, scbm_node *node, int (*is_wanted)(const scbm_graph *g, const scbm_node *node)) {
+    scbm_node *parts[16];
+    size_t first = g->n_nodes, n = 0;
+    if (g->status || !is_decomposable(node) || !is_wanted(g, node)) {
+        if (!g->status && !scbm_grow(g->hooks, (void **)&g->nodes, &g->node_capacity, first + 1, sizeof *g->nodes)) {
+            append_node(g, node);
+            return;
+        }
+        graph_out_of_memory(g);
+        scbm_release(g->hooks, node);
+        return;
+    }
+    scbm_tensor *made = op_table[node->op].decompose(g, node);
+    if (made) take_result(g, node, made);
+    scbm_release(g->hooks, node);
+    for (; first + n < g->n_nodes && n < sizeof parts / sizeof *parts; n++) parts[n] = g->nodes[first + n];
+    g->n_nodes = first;
+    for (size_t i = 0; i < n; i++) append_lowered(g, parts[i], is_wanted);
+}
+
+static scbm_status lower(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, const scbm_node *node)) {
+    size_t n_old = g->n_nodes, n_wanted = 0;
+    scbm_node **old = g->nodes;
+    for (size_t i = 0; i < n_old && !g->status; i++) n_wanted += is_decomposable(old[i]) && is_wanted(g, old[i]);
+    if (!n_wanted) return graph_status(g);
+    g->nodes = NULL;
+    g->n_nodes = g->node_capacity = 0;
+    for (size_t i = 0; i < n_old; i++) append_lowered(g, old[i], is_wanted);
+    scbm_release(g->hooks, old);
+    return graph_status(g);
+}
+
 scbm_status scbm_graph_decompose(scbm_graph *g) {
     if (g->has_gradients || g->is_planned)
         graph_fail(g, SCBM_ERROR_ARGUMENT, "decompose: is called before backward, and before the graph is planned");
-    if (g->status) return graph_status(g);
-    size_t n_old = g->n_nodes;
-    scbm_node **old = g->nodes;
-    g->nodes = NULL;
-    g->n_nodes = g->node_capacity = 0;
-    size_t i = 0;
-    for (; i < n_old && !g->status; i++) {
-        scbm_node *node = old[i];
-        if (!is_decomposable(node)) {
-            if (scbm_grow(g->hooks, (void **)&g->nodes, &g->node_capacity, g->n_nodes + 1, sizeof *g->nodes)) {
-                graph_out_of_memory(g);
-                break;
-            }
-            append_node(g, node);
-            continue;
-        }
-        scbm_tensor *made = op_table[node->op].decompose(g, node);
-        if (!made) break;
-        g->nodes[made->node]->result[0] = node->result[0]; /* whoever holds the fused result holds this one now */
-        node->result[0]->node = made->node;
-        made->node = -1;
-        scbm_release(g->hooks, node);
-    }
-    for (; i < n_old; i++) scbm_release(g->hooks, old[i]);
-    scbm_release(g->hooks, old);
-    return graph_status(g);
+    return g->status ? graph_status(g) : lower(g, any_node);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -3799,16 +3867,6 @@ static scbm_status check_sources(const scbm_graph *g) {
     return SCBM_OK;
 }
 
-/* The backend's row for the node; NULL: it cannot run it. */
-static const scbm_kernel *kernel_of(const scbm_graph *g, const scbm_node *node) {
-    scbm_backend *backend = g->context->backend;
-    const scbm_backend_functions *functions = backend->functions;
-    if (!backend_has_precision(backend, g->precision) || (int)node->op >= functions->n_kernels) return NULL;
-    const scbm_kernel *kernel = &functions->kernels[node->op];
-    if (!kernel->run || (kernel->supports && !kernel->supports(backend, node, g->precision))) return NULL;
-    return kernel;
-}
-
 static scbm_status not_supported(const scbm_graph *g, const scbm_node *node) {
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
                      scbm_context_device(g->context), node_name(node), precision_names[g->precision]);
@@ -3824,7 +3882,7 @@ static void place_inputs(scbm_graph *g, plan_state *plan, int are_constants) {
 
 /* Lays everything out without taking memory. */
 static scbm_status lay_out(scbm_graph *g) {
-    if (g->status) return graph_status(g);
+    if (g->status || lower(g, is_not_supported)) return graph_status(g);
     plan_state plan = {0};
     move_updates_up(g);
     find_lifetimes(g);
@@ -4234,8 +4292,10 @@ static scbm_status run_nodes(scbm_graph *g) {
 static scbm_status run_on_device(scbm_graph *g) {
     const scbm_backend_functions *functions = g->context->backend->functions;
     scbm_status status = upload_sources(g);
-    if (!status) status = run_nodes(g);
-    mark_updated(g);
+    if (!status) {
+        status = run_nodes(g);
+        mark_updated(g);
+    }
     if (!status) status = download_results(g);
     if (!status) {
         status = functions->wait(g->context->queue);

@@ -317,12 +317,13 @@ static scbm_kernel kernels[SCBM_OP_COUNT];
 static int shadow_supports(scbm_backend *backend, const scbm_node *node, scbm_precision precision) {
     const scbm_backend_functions *cpu = ((shadow_device *)backend)->cpu->functions;
     const scbm_kernel *kernel = &cpu->kernels[node->op];
-    if (lacks[node->op] || !kernel->run) return 0;
+    if (!kernel->run) return 0;
     return !kernel->supports || kernel->supports(((shadow_device *)backend)->cpu, node, precision);
 }
 
 void shadow_set_lacking(scbm_op op, int is_lacking) {
     lacks[op] = is_lacking != 0;
+    kernels[op].run = lacks[op] ? NULL : shadow_run;
 }
 
 static int shadow_has_precision(scbm_backend *backend, scbm_precision precision) {
@@ -400,7 +401,8 @@ static scbm_status shadow_open(scbm_backend **backend, const char *tier, const s
         free(d);
         return status;
     }
-    for (int op = 0; op < SCBM_OP_COUNT; op++) kernels[op] = (scbm_kernel){shadow_run, shadow_scratch, shadow_supports};
+    for (int op = 0; op < SCBM_OP_COUNT; op++)
+        kernels[op] = (scbm_kernel){lacks[op] ? NULL : shadow_run, shadow_scratch, shadow_supports};
     snprintf(d->device, sizeof d->device, "shadow of %s", d->cpu->functions->device(d->cpu));
     d->public.functions = &functions;
     *backend = &d->public;

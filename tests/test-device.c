@@ -282,6 +282,191 @@ static void masks_that_the_host_has_packed_are_not_used(void **state) {
     scbm_tensor_forget(&masks);
 }
 
+/* ------------------------------------------------------------------------------------------
+ * Updates
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_graph *new_sum(scbm_context *context, scbm_tensor *sum, scbm_tensor *part, scbm_tensor *keep) {
+    scbm_graph *g;
+    assert_ok(scbm_graph_create(&g, context));
+    scbm_accumulate(g, sum, part, keep);
+    assert_ok(scbm_graph_plan(g));
+    return g;
+}
+
+/* What a graph has updated stays there until somebody asks. */
+static void an_updated_tensor_is_newer_on_the_device(void **state) {
+    (void)state;
+    float sum_data[3] = {1.0f, 2.0f, 3.0f}, part_data[3] = {0.5f, 0.25f, 0.125f}, keep_data[1] = {1.0f};
+    scbm_tensor sum = weight_of("sum", sum_data, DIMS(3)), part = weight_of("part", part_data, DIMS(3)),
+                keep = weight_of("keep", keep_data, DIMS(1));
+    scbm_context *context = new_context(), *other = new_context();
+    scbm_graph *g = new_sum(context, &sum, &part, &keep), *theirs = new_sum(other, &sum, &part, &keep);
+    for (int i = 0; i < 2; i++) assert_ok(scbm_graph_run(g, 0, 0));
+    assert_true(sum_data[0] == 1.0f);
+    assert_error(scbm_graph_run(theirs, 0, 0), SCBM_ERROR_ARGUMENT, "sum was updated by another context");
+    assert_error(scbm_tensor_fetch(&sum, other), SCBM_ERROR_ARGUMENT, "another context");
+    clear_counts();
+    uint64_t generation = sum.generation;
+    for (int i = 0; i < 2; i++) assert_ok(scbm_tensor_fetch(&sum, context)); /* the second has nothing to bring */
+    assert_int_equal(shadow_count.bytes_down, sizeof sum_data);
+    assert_true(sum_data[0] == 2.0f && sum_data[1] == 2.5f && sum_data[2] == 3.25f && sum.generation > generation);
+    clear_counts();
+    assert_ok(scbm_graph_run(theirs, 0, 0)); /* and is there already */
+    assert_int_equal(shadow_count.bytes_up, 0);
+    sum_data[0] = 100.0f; /* what the host writes wins */
+    scbm_tensor_changed(&sum);
+    assert_ok(scbm_graph_run(g, 0, 0));
+    scbm_graph_free(g);
+    scbm_context_free(context); /* what it has updated is anybody's now */
+    assert_ok(scbm_tensor_fetch(&sum, other));
+    assert_true(sum_data[0] == 100.5f && sum_data[1] == 2.75f);
+    scbm_graph_free(theirs);
+    scbm_tensor_forget(&sum);
+    scbm_tensor_forget(&part);
+    scbm_tensor_forget(&keep);
+    scbm_context_free(other);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Rows that a device lacks
+ * ---------------------------------------------------------------------------------------- */
+
+enum { WORDS = 7, WIDTH = 64, HEADS = 2, STREAMS = 2, TOKENS = 6, TEXTS = 2, CLASSES = 4, N_WEIGHTS = 6 };
+
+/* One block of an encoder with masks, and what trains it. */
+typedef struct trained {
+    scbm_graph *graph;
+    scbm_adamw *optimizer;
+    scbm_tensor weight[N_WEIGHTS], masks, groups;
+    scbm_tensor *ids, *offsets, *targets, *loss;
+    float data[N_WEIGHTS][WIDTH * WIDTH];
+    uint8_t bits[STREAMS * WIDTH * WIDTH / 8];
+    int32_t bounds[STREAMS + 1];
+} trained;
+
+static void make_weights(trained *t) {
+    static const int64_t shape[N_WEIGHTS][2] = {{WORDS, WIDTH}, {WIDTH, WIDTH}, {WIDTH, 0},
+                                                {WIDTH, 0},     {WIDTH, 0},     {CLASSES, WIDTH}};
+    scbm_random random = {1, 2, 0};
+    const int64_t n_bounds = STREAMS + 1;
+    for (int i = 0; i < N_WEIGHTS; i++) {
+        char name[8] = {'w', (char)('0' + i), 0};
+        t->weight[i] = weight_of(name, t->data[i], shape[i][1] ? 2 : 1, shape[i]);
+        for (int64_t j = 0; j < scbm_tensor_elements(&t->weight[i]); j++)
+            t->data[i][j] = (float)(0.2 * scbm_random_normal(&random) + (i == 3));
+    }
+    for (int i = 0; i < (int)sizeof t->bits; i++) t->bits[i] = (uint8_t)(i * 37 % 251);
+    assert_ok(scbm_tensor_init(&t->masks, "masks", SCBM_I8, DIMS(STREAMS, WIDTH, WIDTH / 8)));
+    t->masks.data = t->bits;
+    for (int k = 0; k <= STREAMS; k++) t->bounds[k] = k * CLASSES / STREAMS;
+    assert_ok(scbm_tensor_init(&t->groups, "groups", SCBM_I32, 1, &n_bounds));
+    t->groups.data = t->bounds;
+}
+
+/* The plan's status. */
+static scbm_status make_training(trained *t, scbm_context *context) {
+    static const float rates[N_WEIGHTS] = {0.01f, 0.01f, 0.01f, 0.01f, 0.01f, 0.01f}, decays[N_WEIGHTS] = {0};
+    const int64_t n_offsets = TEXTS + 1;
+    scbm_tensor *w = t->weight, *wanted[N_WEIGHTS];
+    memset(t, 0, sizeof *t);
+    make_weights(t);
+    for (int i = 0; i < N_WEIGHTS; i++) wanted[i] = &w[i];
+    assert_ok(scbm_graph_create(&t->graph, context));
+    scbm_graph *g = t->graph;
+    scbm_graph_set_capacity(g, TOKENS, TEXTS);
+    t->ids = scbm_input(g, "ids", SCBM_I32, DIMS(0), (const scbm_extent[1]){SCBM_TOKENS});
+    t->offsets = scbm_input(g, "offsets", SCBM_I32, 1, &n_offsets, NULL);
+    t->targets = scbm_input(g, "targets", SCBM_I32, DIMS(0, STREAMS), (const scbm_extent[2]){SCBM_TEXTS, SCBM_FIXED});
+    scbm_tensor *x = scbm_get_rows(g, &w[0], t->ids);
+    scbm_tensor *h = scbm_linear(g, x, &w[1], &w[2], &t->masks, SCBM_GELU_ERF);
+    h = scbm_attention(g, h, h, h, t->offsets, HEADS, 0.2f, 0, 0.0f);
+    h = scbm_add_layer_norm(g, h, x, &w[3], &w[4], 1e-5f);
+    scbm_tensor *logits = scbm_group_linear(g, scbm_segment_mean(g, h, t->offsets), &w[5], NULL, &t->groups);
+    t->loss = scbm_graph_fetch(g, scbm_cross_entropy(g, logits, t->targets, &t->groups, NULL));
+    scbm_graph_backward(g, t->loss, wanted, N_WEIGHTS);
+    assert_ok(scbm_adamw_create(&t->optimizer, context, wanted, N_WEIGHTS, rates, decays, NULL));
+    scbm_graph_adamw(g, t->optimizer, NULL);
+    return scbm_graph_plan(g);
+}
+
+static void train(trained *t, float loss[3], scbm_context *context) {
+    static const int32_t ids[TOKENS] = {1, 4, 2, 6, 0, 4}, offsets[TEXTS + 1] = {0, 4, 6},
+                         targets[TEXTS * STREAMS] = {0, 1, 1, 0};
+    memcpy(t->ids->data, ids, sizeof ids);
+    memcpy(t->offsets->data, offsets, sizeof offsets);
+    memcpy(t->targets->data, targets, sizeof targets);
+    for (int step = 0; step < 3; step++) {
+        assert_ok(scbm_adamw_begin(t->optimizer, 1.0f));
+        clear_counts();
+        assert_ok(scbm_graph_run(t->graph, TOKENS, TEXTS));
+        assert_ok(scbm_adamw_end(t->optimizer, NULL));
+        loss[step] = *(float *)t->loss->data;
+        if (!step || scbm_context_is_host(context)) continue;
+        assert_int_equal(shadow_count.waits, 1); /* nothing waits inside a step, and only inputs go up */
+        assert_int_equal(shadow_count.uploads, 1);
+        assert_true(shadow_count.bytes_down <= 1024);
+    }
+    for (int i = 0; i < N_WEIGHTS; i++) assert_ok(scbm_tensor_fetch(&t->weight[i], context));
+}
+
+static void clear_training(trained *t) {
+    scbm_graph_free(t->graph);
+    scbm_adamw_free(t->optimizer);
+    for (int i = 0; i < N_WEIGHTS; i++) scbm_tensor_forget(&t->weight[i]);
+    scbm_tensor_forget(&t->masks);
+    scbm_tensor_forget(&t->groups);
+}
+
+static void training_on_a_device_has_the_bits_of_the_host(void **state) {
+    (void)state;
+    static trained t[2];
+    float loss[2][3];
+    scbm_context *context[2] = {new_context(), NULL};
+    assert_ok(scbm_context_create(&context[1], NULL, NULL));
+    for (int i = 0; i < 2; i++) {
+        assert_ok(make_training(&t[i], context[i]));
+        train(&t[i], loss[i], context[i]);
+        clear_training(&t[i]);
+        scbm_context_free(context[i]);
+    }
+    assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
+    assert_memory_equal(t[0].data, t[1].data, sizeof t[0].data);
+    assert_true(loss[0][2] < loss[0][0]);
+}
+
+/* Each row is taken away in turn: a fused one is replaced, and training goes on; any other is named before anything runs. */
+static void a_device_without_a_row_trains_or_names_it(void **state) {
+    (void)state;
+    static trained t;
+    scbm_context *context = new_context();
+    float whole[3], loss[3];
+    int used[SCBM_OP_COUNT] = {0}, n_replaced = 0, n_named = 0;
+    assert_ok(make_training(&t, context));
+    for (int i = 0; i < scbm_graph_nodes(t.graph); i++) used[scbm_graph_node(t.graph, i)->op] = 1;
+    train(&t, whole, context);
+    clear_training(&t);
+    for (int op = 0; op < SCBM_OP_COUNT; op++) {
+        const char *name = scbm_op_of((scbm_op)op)->name;
+        shadow_set_lacking((scbm_op)op, 1);
+        scbm_status status = make_training(&t, context);
+        shadow_set_lacking((scbm_op)op, 0);
+        if (status) {
+            assert_int_equal(status, SCBM_ERROR_UNSUPPORTED);
+            if (!used[op] || !strstr(scbm_last_error(), name)) fail_msg("without %s: %s", name, scbm_last_error());
+            n_named++;
+        } else {
+            train(&t, loss, context);
+            for (int i = 0; i < 3; i++) assert_near((double)loss[i], (double)whole[i], 1e-5);
+            n_replaced += used[op];
+        }
+        clear_training(&t);
+    }
+    print_message("%d rows are replaced, %d named\n", n_replaced, n_named);
+    assert_int_equal(n_replaced, 3); /* add_layer_norm, attention, attention_back */
+    scbm_context_free(context);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inputs_go_up_and_what_is_fetched_comes_back),
@@ -292,6 +477,9 @@ int main(void) {
         cmocka_unit_test(other_data_at_the_same_place_are_another_tensor),
         cmocka_unit_test(a_backend_of_another_version_is_refused),
         cmocka_unit_test(masks_that_the_host_has_packed_are_not_used),
+        cmocka_unit_test(an_updated_tensor_is_newer_on_the_device),
+        cmocka_unit_test(training_on_a_device_has_the_bits_of_the_host),
+        cmocka_unit_test(a_device_without_a_row_trains_or_names_it),
     };
     return cmocka_run_group_tests_name("device", tests, open_device, close_device);
 }

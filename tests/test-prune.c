@@ -770,8 +770,8 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
     score[7] = -score[7];
     scbm_graph *graph;
     assert_ok(scbm_graph_create(&graph, r.context));
-    scbm_tensor *of_weight = scbm_output(graph, cbm_prune_take_gradient(&r.run, graph, weight, &dense_gradient));
-    scbm_output(graph, p->gradients[3]);
+    scbm_tensor *of_weight = scbm_graph_fetch(graph, cbm_prune_take_gradient(&r.run, graph, weight, &dense_gradient));
+    scbm_graph_fetch(graph, p->gradients[3]);
     assert_ok(scbm_tensor_init(&other, "other", SCBM_F32, 2, shape + 1));
     assert_null(cbm_prune_take_gradient(&r.run, graph, &other, &dense_gradient));
     assert_ok(scbm_graph_plan(graph));
@@ -787,6 +787,7 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
         assert_true(dw[i] == sum);
     }
     scbm_graph_free(graph);
+    scbm_tensor_forget(&dense_gradient);
     int64_t victim = 0;
     while (cbm_mask_get(cbm_mask_row(masks, 1, victim / in), victim % in)) victim++;
     score[n + victim] = 100.0f;

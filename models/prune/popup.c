@@ -144,7 +144,10 @@ static scbm_status begin_step(cbm_prune_run *run, float rate) {
 }
 
 static scbm_status end_step(cbm_prune_run *run) {
-    return scbm_adamw_end(((cbm_popup *)run->state)->optimizer, NULL);
+    cbm_popup *popup = run->state;
+    scbm_status status = scbm_adamw_end(popup->optimizer, NULL);
+    for (int i = 0; i < run->n && !status; i++) status = scbm_tensor_fetch(popup->scores[i], run->context);
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ static scbm_status fetch_trained(const cbm_training_run *run) {
         for (int second = 0; second < 2 && !status; second++)
             status = scbm_tensor_fetch(scbm_adamw_moment(run->optimizer, i, second), run->context);
     }
+    for (int i = 0; i < run->state.n_extra && !status; i++) status = scbm_tensor_fetch(run->extra[i], run->context);
     return status;
 }
 
