@@ -60,6 +60,7 @@ static double number_at(const hf_weight *weight, int64_t o, int64_t i) {
     const stored_tensor *t = weight->source;
     const cbm_row *row = weight->row;
     int is_matrix = weight->tensor.n_dims > 1;
+    if (weight->padding >= 0) o = o == weight->tensor.shape[0] - 1 ? weight->padding : weight->padding + 1 + o;
     int64_t place[2] = {row->part * weight->tensor.shape[0] + (is_matrix ? o : i), is_matrix ? i : 0}, at = 0;
     for (int d = 0; d < t->n_dims; d++) at += place[row->is_transposed ? 1 - d : d] * t->stride[d];
     return decode(t, t->data + at * (int64_t)cbm_stored_size(t->type));
@@ -176,7 +177,7 @@ static scbm_status encode(const verification *v, const cbm_backbone *backbone, s
     status = scbm_graph_plan(graph);
     if (!status) cbm_fill_inputs(backbone, &encoding, text, &row, 1);
     if (!status) status = scbm_graph_run(graph, n_tokens, 1);
-    size_t n = (size_t)(n_tokens * backbone->hidden);
+    size_t n = (size_t)(n_tokens * backbone->output);
     if (!status && !(*hidden = scbm_alloc_array(v->hooks, n, sizeof **hidden))) status = SCBM_ERROR_MEMORY;
     if (!status) memcpy(*hidden, encoding.hidden->data, n * sizeof **hidden);
     scbm_graph_free(graph);
@@ -205,7 +206,7 @@ static scbm_status check_text(verification *v, cbm_verification *result) {
     if (!status) status = scbm_context_create(&context, v->hooks, NULL);
     if (!status) status = encode(v, &v->written, context, &text, result->n_tokens, &got);
     if (!status) status = encode(v, &v->reference, context, &text, result->n_tokens, &wanted);
-    if (!status) status = compare(v, got, wanted, result->n_tokens * v->written.hidden, &result->difference);
+    if (!status) status = compare(v, got, wanted, result->n_tokens * v->written.output, &result->difference);
     scbm_release(v->hooks, got);
     scbm_release(v->hooks, wanted);
     scbm_context_free(context);

@@ -283,6 +283,10 @@ def test_export(model):
     assert sorted(a) == sorted(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def test_verify(model, tmp_path):
+    run("convert", model.checkpoint.folder, "-o", tmp_path / "verified.gguf", "--verify")
+
+
 def test_every_architecture_has_a_family():
     from conftest import ROOT
 
