@@ -487,6 +487,27 @@ static void weights_of_16_bits_have_gradients_by_stream(void **state) {
     }
 }
 
+/* Distances of texts of two tokens, and a text of three. */
+static void a_text_beyond_the_bias_is_refused(void **state) {
+    (void)state;
+    static const scbm_extent by_token[] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    model m;
+    model_create(&m, context, 4, 1);
+    scbm_tensor *x = scbm_input(m.graph, "x", SCBM_F32, DIMS(1, 0, 4), by_token);
+    scbm_tensor *offsets = scbm_input(m.graph, "offsets", SCBM_I32, DIMS(2), NULL);
+    scbm_tensor *bias = parameter(&m, "bias", 0.0, 1.0, DIMS(1, 3, 2));
+    scbm_output(m.graph, scbm_attention_biased(m.graph, x, x, x, bias, offsets, 2, 1.0f, 0, 0.0f));
+    assert_ok(scbm_graph_plan(m.graph));
+    memset(x->data, 0, 12 * sizeof(float));
+    ((int32_t *)offsets->data)[0] = 0;
+    ((int32_t *)offsets->data)[1] = 2;
+    assert_ok(scbm_graph_run(m.graph, 2, 1));
+    ((int32_t *)offsets->data)[1] = 3;
+    assert_error(scbm_graph_run(m.graph, 3, 1), SCBM_ERROR_SHAPE,
+                 "a text of 3 tokens, and the bias's distances are for 2");
+    model_free(&m);
+}
+
 static void bad_requests_are_refused(void **state) {
     (void)state;
     for (int i = 0; i < 4; i++) {
@@ -512,6 +533,7 @@ int main(void) {
         cmocka_unit_test(no_influence_is_a_zero_gradient),
         cmocka_unit_test(weight_gradients_by_stream),
         cmocka_unit_test(weights_of_16_bits_have_gradients_by_stream),
+        cmocka_unit_test(a_text_beyond_the_bias_is_refused),
         cmocka_unit_test(bad_requests_are_refused),
     };
     static struct CMUnitTest table[SCBM_OP_COUNT + COUNT_OF(whole)];

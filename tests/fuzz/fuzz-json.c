@@ -87,6 +87,22 @@ static void try_tokenizer(int which, const void *data, size_t size) {
     cbm_hf_tokenizer_clear(&tokenizer);
 }
 
+/* The files of byte-level BPE without a tokenizer.json; the others are usual ones. */
+static void try_bpe(int which, const void *data, size_t size) {
+    static const char vocabulary[] = "{\"<s>\": 0, \"</s>\": 1, \"<unk>\": 2, \"a\": 3, \"b\": 4, \"ab\": 5}";
+    static const char merges[] = "#version: 0.2\na b\n", type[] = "{\"model_type\": \"roberta\"}";
+    hf_tokenizer t;
+    if (cbm_hf_tokenizer_init(&t, ROWS, NULL) != SCBM_OK) return;
+    scbm_status status = which == 0 ? cbm_hf_tokenizer_parse_vocab_json(&t, data, size, "vocab.json")
+                                    : cbm_hf_tokenizer_parse_vocab_json(&t, vocabulary, sizeof vocabulary - 1, "vocab");
+    if (!status && which == 1) status = cbm_hf_tokenizer_parse_merges(&t, data, size, "merges.txt");
+    else if (!status) status = cbm_hf_tokenizer_parse_merges(&t, merges, sizeof merges - 1, "merges");
+    if (!status) status = cbm_hf_tokenizer_parse_type(&t, type, sizeof type - 1, "config.json");
+    if (!status && which == 2) status = cbm_hf_tokenizer_parse_config(&t, data, size, "tokenizer_config.json");
+    if (is_ok(status)) use_tokenizer(&t);
+    cbm_hf_tokenizer_clear(&t);
+}
+
 static void try_index(const void *data, size_t size) {
     hf_index index;
     if (!is_ok(cbm_hf_index_parse(&index, data, size, "index", NULL))) return;
@@ -120,6 +136,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     case 9: try_card(data, size); break;
     case 11: try_tokenizer(4, data, size); break;
     case 10: try_sentence_files(3, data, size); break;
+    case 12:
+    case 13:
+    case 14: try_bpe(which - 12, data, size); break;
     default: break;
     }
     return 0;

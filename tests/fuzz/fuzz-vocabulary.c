@@ -42,6 +42,21 @@ static void read_tokens(vocabulary *v, const uint8_t *data, size_t size) {
     }
 }
 
+/* Every token that is long enough is joined of its first two bytes, or its first, and the rest: some are whole pieces. */
+static void write_merges(const vocabulary *v, scbm_writer *w) {
+    static char text[MOST_TOKENS][4100];
+    const char *merge[MOST_TOKENS];
+    int64_t n = 0;
+    for (int64_t i = 0; i < v->n; i++) {
+        int first = (unsigned char)v->token[i][0] >= 0xC0 ? 2 : 1;
+        if (strlen(v->token[i]) <= (size_t)first) continue;
+        snprintf(text[n], sizeof text[n], "%.*s %s", first, v->token[i], v->token[i] + first);
+        merge[n] = text[n];
+        n++;
+    }
+    scbm_writer_set_strings(w, "tokenizer.ggml.merges", merge, n);
+}
+
 static void write_keys(const vocabulary *v, const uint8_t *head, const char *path) {
     static const char *const lists[N_LISTS] = {"sparsecbm.tokenizer.lstrip", "sparsecbm.tokenizer.rstrip",
                                                "sparsecbm.tokenizer.single_word", "sparsecbm.tokenizer.normalized",
@@ -50,7 +65,9 @@ static void write_keys(const vocabulary *v, const uint8_t *head, const char *pat
                                            "tokenizer.ggml.seperator_token_id"};
     scbm_writer *w;
     require(scbm_writer_create(&w, NULL) == SCBM_OK);
-    scbm_writer_set_string(w, "tokenizer.ggml.model", "bert");
+    scbm_writer_set_string(w, "tokenizer.ggml.model", head[0] & 32 ? "gpt2" : "bert");
+    if (head[0] & 32) write_merges(v, w);
+    if (head[0] & 64) scbm_writer_set_bool(w, "tokenizer.ggml.add_space_prefix", 1);
     scbm_writer_set_strings(w, "tokenizer.ggml.tokens", v->token, v->n);
     scbm_writer_set_ints(w, "tokenizer.ggml.token_type", SCBM_VALUE_I32, v->type, v->n);
     scbm_writer_set_bool(w, "tokenizer.ggml.normalizer.lowercase", head[0] & 1);
@@ -87,7 +104,7 @@ static void use(const cbm_tokenizer *t) {
         size_t length = 0;
         for (int32_t i = 0; i < cbm_tokenizer_size(t); i++) {
             const char *piece = cbm_token_piece(t, i);
-            require(piece && cbm_token_text(t, i) && strlen(cbm_token_text(t, i)) <= strlen(piece));
+            require(piece && cbm_token_text(t, i) && strlen(cbm_token_text(t, i)) <= 3 * strlen(piece));
             if (length + strlen(piece) + 2 < sizeof text)
                 length += (size_t)snprintf(text + length, sizeof text - length, "%s%s", piece, spaces ? " " : "");
         }

