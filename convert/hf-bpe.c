@@ -164,6 +164,8 @@ scbm_status cbm_hf_tokenizer_parse_merges(hf_tokenizer *t, const void *data, siz
     static const char version[] = "#version";
     const char *line = data, *end = line + size;
     scbm_status status = SCBM_OK;
+    const char *what = scbm_bytes_recognize(data, size, 0);
+    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a list of merges but %s", name, what);
     if (!cbm_json_is_utf8(data, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
     while (line < end && !status) {
         const char *line_end = memchr(line, '\n', (size_t)(end - line));

@@ -267,7 +267,9 @@ static scbm_status read_file(hf_tokenizer *t, const char *folder, const char *pa
     scbm_status status = find_layout(t, folder);
     if (!status) status = scbm_bytes_open(&bytes, path, &t->hooks);
     if (status) return status;
-    status = cbm_hf_tokenizer_parse_sentencepiece(t, bytes.data, bytes.size, path);
+    const char *what = scbm_bytes_recognize(bytes.data, bytes.size, 0);
+    if (what) status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a SentencePiece model but %s", path, what);
+    else status = cbm_hf_tokenizer_parse_sentencepiece(t, bytes.data, bytes.size, path);
     scbm_bytes_close(&bytes, &t->hooks);
     return status;
 }

@@ -120,6 +120,26 @@ static scbm_status read_vocabulary(const content *c) {
     return status;
 }
 
+static scbm_status read_merges(const content *c) {
+    hf_tokenizer tokenizer;
+    assert_ok(cbm_hf_tokenizer_init(&tokenizer, 64, NULL));
+    scbm_status status = cbm_hf_tokenizer_parse_merges(&tokenizer, c->bytes, c->size, "merges.txt");
+    cbm_hf_tokenizer_clear(&tokenizer);
+    return status;
+}
+
+/* The folder's only vocabulary; sentencepiece.bpe.model of XLM-RoBERTa. */
+static scbm_status read_sentencepiece(const content *c) {
+    static const char class[] = "{\"tokenizer_class\": \"XLMRobertaTokenizer\"}";
+    hf_tokenizer tokenizer;
+    mkdir(in_folder("tokenizer"), 0777);
+    write_file(in_folder("tokenizer/tokenizer_config.json"), class, sizeof class - 1);
+    write_file(in_folder("tokenizer/sentencepiece.bpe.model"), c->bytes, c->size);
+    scbm_status status = cbm_hf_tokenizer_read(&tokenizer, in_folder("tokenizer"), 64, NULL);
+    if (!status) cbm_hf_tokenizer_clear(&tokenizer);
+    return status;
+}
+
 /* config.json is the first file of a folder that is read. */
 static scbm_status convert_folder(const content *c) {
     mkdir(in_folder("checkpoint"), 0777);
@@ -132,6 +152,8 @@ static void check_strict_readers(const content *c) {
     assert_error(open_model(written(c)), SCBM_ERROR_FORMAT, c->words);
     assert_error(open_weights(written(c)), SCBM_ERROR_FORMAT, c->words);
     assert_error(read_vocabulary(c), SCBM_ERROR_FORMAT, c->words);
+    assert_error(read_merges(c), SCBM_ERROR_FORMAT, c->words);
+    assert_error(read_sentencepiece(c), SCBM_ERROR_FORMAT, c->words);
     assert_error(convert_folder(c), SCBM_ERROR_FORMAT, c->words);
     assert_error(cbm_convert(written(c), in_folder("model.gguf"), NULL, NULL), SCBM_ERROR_IO, c->words);
 }
