@@ -49,7 +49,7 @@ static inline void put_ints(made_file *f, const int64_t *values, int n) {
     put_words(f, "t");
 }
 
-/* A tensor of two dimensions. */
+/* A tensor of two dimensions, or of one where the second is 0. */
 typedef struct made_tensor {
     const char *name, *storage, *key;
     int64_t numbers, offset, shape[2], stride[2];
@@ -65,8 +65,8 @@ static inline void put_tensor(made_file *f, const made_tensor *t) {
     put_int(f, t->numbers);
     put_words(f, "tQ");
     put_int(f, t->offset);
-    put_ints(f, t->shape, 2);
-    put_ints(f, t->stride, 2);
+    put_ints(f, t->shape, t->shape[1] ? 2 : 1);
+    put_ints(f, t->stride, t->shape[1] ? 2 : 1);
     put_words(f, "\x89");
     put_global(f, "collections", "OrderedDict");
     put_words(f, ")RtR");
