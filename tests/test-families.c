@@ -35,6 +35,7 @@ static void make_encoder(void) {
     assert_ok_for(cbm_random_encoder_write(in_folder("encoder.gguf"), &options), name_of(architecture));
     encoder = load(in_folder("encoder.gguf"));
     assert_ptr_equal(encoder->network.backbone.architecture, architecture);
+    assert_true(scbm_file_int_or(encoder->file, "tokenizer.ggml.token_type_count", 0) >= 1); /* or llama.cpp refuses it */
 }
 
 static int set_up(void **state) {

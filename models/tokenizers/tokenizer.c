@@ -512,7 +512,8 @@ scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_ke
         scbm_writer_set_string(writer, "tokenizer.ggml.model", kind->name);
         scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", token, keys->n);
         scbm_writer_set_ints(writer, "tokenizer.ggml.token_type", SCBM_VALUE_I32, number, keys->n);
-        scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32, keys->n_types);
+        /* To llama.cpp no encoder has none. */
+        scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32, keys->n_types ? keys->n_types : 1);
         write_specials(writer, kind, keys);
         write_flags(writer, keys, number);
         if (keys->trims) scbm_writer_set_bool(writer, TRIM_KEY, 1);
