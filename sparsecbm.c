@@ -10437,7 +10437,7 @@ typedef struct move_candidate {
 } move_candidate;
 
 typedef struct move_list {
-    move_candidate *item;
+    int32_t *place;
     uint64_t *key;
     int64_t n;
 } move_list;
@@ -10448,6 +10448,7 @@ typedef struct moves_run {
     int64_t out, in, row_bytes;
     int is_signed;
     int32_t *column;
+    move_candidate *taken;
     move_list going, coming;
 } moves_run;
 
@@ -10468,7 +10469,7 @@ static double move_score(const moves_run *m, int is_kept, double product) {
 static void add_candidate(moves_run *m, int is_kept, int64_t place, int64_t at) {
     double score = move_score(m, is_kept, (double)m->gradient[at] * (double)m->weight[at]);
     move_list *list = is_kept ? &m->going : &m->coming;
-    list->item[list->n].place = place;
+    list->place[list->n] = (int32_t)place;
     list->key[list->n] = rank_key(score);
     list->n += !m->is_signed | (score < 0.0);
 }
@@ -10528,35 +10529,37 @@ static int compare_candidates(const void *a, const void *b) {
 }
 
 /* The places of the n candidates of the smallest scores, in order; where scores are equal, those that stand first. */
-static void take_moves(move_list *list, int64_t n, int32_t *place) {
+static void take_moves(const move_list *list, int64_t n, move_candidate *taken, int32_t *place) {
     int64_t n_smaller = 0, n_taken = 0;
     if (n == 0) return;
     uint64_t threshold = key_of_rank(list->key, list->n, n - 1, &n_smaller);
     int64_t ties = n - n_smaller;
     for (int64_t i = 0; i < list->n; i++)
-        if (goes(list->key[i], threshold, &ties))
-            list->item[n_taken++] = (move_candidate){list->key[i], list->item[i].place};
-    qsort(list->item, (size_t)n, sizeof *list->item, compare_candidates);
-    for (int64_t i = 0; i < n; i++) place[i] = (int32_t)list->item[i].place;
+        if (goes(list->key[i], threshold, &ties)) taken[n_taken++] = (move_candidate){list->key[i], list->place[i]};
+    qsort(taken, (size_t)n, sizeof *taken, compare_candidates);
+    for (int64_t i = 0; i < n; i++) place[i] = (int32_t)taken[i].place;
 }
 
-/* Candidates of both ways, one more of each than weights; columns; and weights as f32. */
+/* Candidates of both ways, one more of each than weights; those that are taken; columns; and weights as f32. */
 static size_t mask_moves_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
-    int64_t n = view_elements(&call->source[1]), in = call->source[1].shape[1];
+    int64_t n = view_elements(&call->source[1]), in = call->source[1].shape[1], most = call->source[4].shape[1];
     (void)queue;
-    return 12 * k_floats(n + 1) + k_floats(in + 1) + (call->source[1].type == SCBM_F32 ? 0 : k_floats(n));
+    return 6 * k_floats(n + 1) + 4 * k_floats(most) + k_floats(in + 1) +
+           (call->source[1].type == SCBM_F32 ? 0 : k_floats(n));
 }
 
-static void place_candidates(moves_run *m, const scbm_view *w, unsigned char *scratch) {
+static void place_candidates(moves_run *m, const scbm_view *w, int64_t most, unsigned char *scratch) {
     int64_t n = m->out * m->in;
-    m->going.item = (move_candidate *)(void *)scratch;
-    m->coming.item = (move_candidate *)(void *)(scratch + 4 * k_floats(n + 1));
-    m->going.key = (uint64_t *)(void *)(scratch + 8 * k_floats(n + 1));
-    m->coming.key = (uint64_t *)(void *)(scratch + 10 * k_floats(n + 1));
-    m->column = (int32_t *)(void *)(scratch + 12 * k_floats(n + 1));
+    size_t one = k_floats(n + 1);
+    m->going.key = (uint64_t *)(void *)scratch;
+    m->coming.key = (uint64_t *)(void *)(scratch + 2 * one);
+    m->going.place = (int32_t *)(void *)(scratch + 4 * one);
+    m->coming.place = (int32_t *)(void *)(scratch + 5 * one);
+    m->taken = (move_candidate *)(void *)(scratch + 6 * one);
+    m->column = (int32_t *)(void *)(scratch + 6 * one + 4 * k_floats(most));
     m->weight = w->data;
     if (w->type == SCBM_F32) return;
-    float *weight = (float *)(void *)(scratch + 12 * k_floats(n + 1) + k_floats(m->in + 1));
+    float *weight = (float *)(void *)(scratch + 6 * one + 4 * k_floats(most) + k_floats(m->in + 1));
     scbm_convert(SCBM_F32, weight, w->type, w->data, n);
     m->weight = weight;
 }
@@ -10573,14 +10576,14 @@ static scbm_status cpu_mask_moves(scbm_queue *queue, const scbm_kernel_call *cal
     if (q <= 0) return SCBM_OK;
     m.row_bytes = masks->shape[2];
     m.is_signed = wanted[1] != 0;
-    place_candidates(&m, w, ex->scratch);
+    place_candidates(&m, w, moves->shape[1], ex->scratch);
     score_bounds bounds = sample_bounds(&m, q);
     list_candidates(&m, bounds);
     int is_bounded = isfinite(bounds.going) || isfinite(bounds.coming);
     if (is_bounded && k_min(m.going.n, m.coming.n) < q) list_candidates(&m, (score_bounds){HUGE_VAL, HUGE_VAL});
     q = k_min(q, k_min(m.going.n, m.coming.n));
-    take_moves(&m.going, q, place);
-    take_moves(&m.coming, q, place + moves->shape[1]);
+    take_moves(&m.going, q, m.taken, place);
+    take_moves(&m.coming, q, m.taken, place + moves->shape[1]);
     *count = (int32_t)q;
     return SCBM_OK;
 }

@@ -436,14 +436,14 @@ static scbm_status build_popup(run *r, const cbm_training_settings *settings) {
 
 static scbm_status popup_step(run *r, const int32_t *row, int64_t step) {
     const cbm_popup *popup = r->pruning.state;
-    scbm_status status = cbm_prune_begin_step(&r->pruning, 1.0f);
+    scbm_status status = cbm_prune_begin_step(&r->pruning, 1, 1.0f);
     if (!status) status = run_batch(r, &r->network, row, (int64_t)r->arguments->rows);
     for (int i = 0; i < r->pruning.n && !status; i++) {
         const char *name = r->pruning.weight[i]->name;
         status = store(r, "gradient.", name, step, popup->gradients[i]->data);
         if (!status) status = store(r, "weight_gradient.", name, step, weight_gradient(r, i)->data);
     }
-    if (!status) status = cbm_prune_after_step(&r->pruning, 1);
+    if (!status) status = cbm_prune_after_step(&r->pruning);
     return status ? status : store_scores_and_masks(r, step + 1);
 }
 

@@ -283,6 +283,7 @@ static void compute_gradients(gradients *g, int text, int k, int c) {
     assert_ok(scbm_graph_run(graph.graph, cbm_training_fill(&graph, &network, &sequences, &one, &row, 1, NULL, 1), 1));
     cbm_training_graph_clear(&graph, &one_thread);
     cbm_sequences_clear(&sequences, &one_thread);
+    scbm_tensor_forget(&network.heads.group_tensor);
     scbm_context_free(context);
 }
 

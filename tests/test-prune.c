@@ -5,10 +5,8 @@
 
 #include "tests/small-sparse.h"
 
-#include "models/base/rank.h"
 #include "models/prune/fisher.h"
 #include "models/prune/popup.h"
-#include "models/prune/select.h"
 #include "models/train/graph.h"
 
 #include <sys/wait.h>
@@ -136,27 +134,48 @@ static double random_score(scbm_random *random, int few) {
     return few ? (double)scbm_random_below(random, 4) - 1.0 : scbm_random_normal(random);
 }
 
+/* The runtime's choice, on masks of one stream. */
+static void choose_masks(scbm_tensor *masks, int64_t in, double *score, int64_t zeros) {
+    const int64_t shape[3] = {1, masks->shape[1], in}, one = 1;
+    int32_t number = (int32_t)zeros;
+    scbm_context *context;
+    scbm_graph *graph;
+    scbm_tensor scores, count;
+    assert_ok(scbm_tensor_init(&scores, "score", SCBM_F64, 3, shape));
+    assert_ok(scbm_tensor_init(&count, "zeros", SCBM_I32, 1, &one));
+    scores.data = score;
+    count.data = &number;
+    assert_ok(scbm_context_create(&context, &one_thread, NULL));
+    assert_ok(scbm_graph_create(&graph, context));
+    assert_non_null(scbm_keep_largest(graph, &scores, masks, &count, SCBM_KEEP_NESTED));
+    assert_ok(scbm_graph_plan(graph));
+    assert_ok(scbm_graph_run(graph, 0, 0));
+    assert_ok(scbm_tensor_fetch(masks, context));
+    scbm_graph_free(graph);
+    scbm_tensor_forget(masks);
+    scbm_tensor_forget(&scores);
+    scbm_tensor_forget(&count);
+    scbm_context_free(context);
+}
+
 static void the_choice_is_that_of_a_sort(void **state) {
     (void)state;
     scbm_random random = {17, 1, 0};
     static double score[400];
     static uint8_t is_on[400];
-    static uint64_t keys[400];
     for (int round = 0; round < 300; round++) {
         int64_t out = 1 + (int64_t)scbm_random_below(&random, 9), in = 1 + (int64_t)scbm_random_below(&random, 40), n = out * in;
-        scbm_tensor masks = make_masks(3, out, in);
+        scbm_tensor masks = make_masks(1, out, in);
         int64_t zeros = 0;
         memset(is_on, 1, sizeof is_on);
         for (int step = 0; step < 3; step++) { /* more zeros each time, by new scores */
             zeros += (int64_t)scbm_random_below(&random, (uint64_t)(n - zeros) + 1);
             for (int64_t i = 0; i < n; i++) score[i] = random_score(&random, round % 2);
-            cbm_prune_select(&masks, 1, in, score, zeros, keys);
+            choose_masks(&masks, in, score, zeros);
             select_by_sorting(is_on, score, n, zeros);
-            assert_same_bits(&masks, 1, in, is_on);
-            assert_int_equal(cbm_mask_kept(&masks, 1), n - zeros);
+            assert_same_bits(&masks, 0, in, is_on);
+            assert_int_equal(cbm_mask_kept(&masks, 0), n - zeros);
         }
-        assert_int_equal(cbm_mask_kept(&masks, 0), n); /* the other streams are not touched */
-        assert_int_equal(cbm_mask_kept(&masks, 2), n);
         free(masks.data);
     }
 }
@@ -164,40 +183,16 @@ static void the_choice_is_that_of_a_sort(void **state) {
 static void equal_scores_go_in_order_of_place(void **state) {
     (void)state;
     double score[15];
-    uint64_t keys[15];
     scbm_tensor masks = make_masks(1, 3, 5);
     for (int i = 0; i < 15; i++) score[i] = 2.5;
     score[1] = 3.0;
     score[9] = 1.0;
-    cbm_prune_select(&masks, 0, 5, score, 4, keys);
+    choose_masks(&masks, 5, score, 4);
     for (int i = 0; i < 15; i++) /* 9, then 0, 2, 3 */
         assert_int_equal(cbm_mask_get(cbm_mask_row(&masks, 0, i / 5), i % 5), i != 9 && i != 0 && i != 2 && i != 3);
-    cbm_prune_select(&masks, 0, 5, score, 2, keys); /* fewer than there are: none comes back */
+    choose_masks(&masks, 5, score, 2); /* fewer than there are: none comes back */
     assert_int_equal(cbm_mask_kept(&masks, 0), 11);
     free(masks.data);
-}
-
-static int compare_keys(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static void ranks_are_those_of_the_sorted_values(void **state) {
-    (void)state;
-    enum { N = 3000 };
-    static uint64_t keys[N], sorted[N];
-    static const double rising[] = {-INFINITY, -1e300, -1.0, -1e-320, 0.0, 1e-320, 1e-3, 1.0, 1e300, INFINITY};
-    for (int i = 0; i < 9; i++) assert_true(cbm_rank_key(rising[i]) < cbm_rank_key(rising[i + 1]));
-    assert_true(cbm_rank_key(NAN) < cbm_rank_key(-INFINITY) && cbm_rank_key(NAN) > 0);
-    scbm_random random = {3, 9, 0};
-    for (int i = 0; i < N; i++) sorted[i] = keys[i] = cbm_rank_key(floor(100.0 * scbm_random_normal(&random)) / 7.0);
-    qsort(sorted, N, sizeof *sorted, compare_keys);
-    for (int64_t rank = 0; rank < N; rank += 37) {
-        int64_t n_smaller, wanted = rank;
-        assert_true(cbm_key_of_rank(keys, N, rank, &n_smaller) == sorted[rank]);
-        while (wanted > 0 && sorted[wanted - 1] == sorted[rank]) wanted--;
-        assert_int_equal(n_smaller, wanted);
-    }
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -267,6 +262,8 @@ static void clear_rig(rig *r) {
     cbm_tokens_clear(&r->sequences.tokens, &dense->hooks);
     cbm_sequences_clear(&r->sequences, &one_thread);
     cbm_backbone_clear(&r->network.backbone, &one_thread);
+    scbm_tensor_forget(&r->network.heads.group_tensor);
+    scbm_tensor_forget(&r->network.heads.label_group_tensor);
     scbm_context_free(r->context);
 }
 
@@ -768,6 +765,7 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
     for (int64_t i = 0; i < K * n; i++) g[i] = (float)scbm_random_normal(&random);
     float *score = p->scores[3]->data;
     score[7] = -score[7];
+    scbm_tensor_changed(p->scores[3]);
     scbm_graph *graph;
     assert_ok(scbm_graph_create(&graph, r.context));
     scbm_tensor *of_weight = scbm_graph_fetch(graph, cbm_prune_take_gradient(&r.run, graph, weight, &dense_gradient));
@@ -791,6 +789,7 @@ static void gradients_go_straight_through_to_the_scores(void **state) {
     int64_t victim = 0;
     while (cbm_mask_get(cbm_mask_row(masks, 1, victim / in), victim % in)) victim++;
     score[n + victim] = 100.0f;
+    scbm_tensor_changed(p->scores[3]);
     uint64_t generation = masks->generation;
     assert_ok(cbm_prune_after_epoch(&r.run, 1, &report));
     assert_true(masks->generation > generation);
@@ -1164,7 +1163,6 @@ int main(void) {
         cmocka_unit_test(methods_have_names_and_help),
         cmocka_unit_test(the_choice_is_that_of_a_sort),
         cmocka_unit_test(equal_scores_go_in_order_of_place),
-        cmocka_unit_test(ranks_are_those_of_the_sorted_values),
         cmocka_unit_test(every_method_prunes_exactly_and_never_back),
         cmocka_unit_test(magnitude_keeps_the_largest_weights_for_all_concepts),
         cmocka_unit_test(random_masks_differ_by_concept_matrix_and_seed),

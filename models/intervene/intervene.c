@@ -47,10 +47,9 @@ static scbm_status run_forward(const mask_intervention *m, double *loss, int *re
 
 /* The same when a portion of the step is done. The masks are those before the step, before and after. */
 static scbm_status try_portion(const mask_intervention *m, double portion, double *loss, int *is_enough) {
-    cbm_apply_moves(m->overlay, portion, 0);
-    scbm_status status = run_forward(m, loss, is_enough);
-    cbm_apply_moves(m->overlay, portion, 1);
-    return status;
+    scbm_status status = cbm_moves_apply(m->overlay, portion, 0);
+    if (!status) status = run_forward(m, loss, is_enough);
+    return status ? status : cbm_moves_apply(m->overlay, portion, 1);
 }
 
 /* Halves the way between a portion that is too little and one that is enough, until they are a tenth apart. */
@@ -74,7 +73,6 @@ static scbm_status search_portion(const mask_intervention *m, double loss, doubl
     double too_little = 0.5 / (double)m->largest_kept, tried = 0, after = loss, least = loss;
     int is_enough = 0;
     *portion = 0;
-    cbm_sort_moves(m->overlay);
     while (!is_enough && tried < most && !(*portion > 0 && after > loss)) {
         tried = 2 * too_little < most ? 2 * too_little : most;
         scbm_status status = try_portion(m, tried, &after, &is_enough);
@@ -94,18 +92,20 @@ static scbm_status step_masks(const mask_intervention *m, double *portion, int *
     cbm_overlay *o = m->overlay;
     const int is_signed = o->options->rule == CBM_SELECT_SIGNED, searches = is_signed && !o->options->whole_steps;
     double loss, after;
+    int64_t n_moves = 0;
     *is_undone = 0;
     *portion = 0;
+    cbm_moves_want(o);
     scbm_status status = cbm_overlay_run(o, &o->gradient, m->concept, m->class_index, &loss);
-    if (status || cbm_count_moves(o) == 0) return status;
+    if (!status) status = cbm_moves_count(o, &n_moves);
+    if (status || n_moves == 0) return status;
     *portion = o->portion;
     if (searches) status = search_portion(m, loss, portion);
     if (status || *portion == 0) return status;
-    cbm_apply_moves(o, *portion, 0);
-    status = run_forward(m, &after, reads_class);
+    status = cbm_moves_apply(o, *portion, 0);
+    if (!status) status = run_forward(m, &after, reads_class);
     *is_undone = !status && is_signed && !searches && after > loss;
-    if (*is_undone) cbm_apply_moves(o, *portion, 1);
-    return status;
+    return *is_undone ? cbm_moves_apply(o, *portion, 1) : status;
 }
 
 /* Steps until the concept reads the class, or nothing more can be moved. */
@@ -148,8 +148,7 @@ static scbm_status intervene_masks(cbm_overlay *o, int concept, int class_index)
     scbm_status status = cbm_overlay_prepare_graphs(o);
     if (!status && cbm_concept_reads(cbm_overlay_heads(o), o->text.computed, concept) != class_index)
         status = take_steps(&m, steps);
-    o->result.moved_bits = cbm_overlay_count_moved(o, concept);
-    return status;
+    return status ? status : cbm_overlay_count_moved(o, concept, &o->result.moved_bits);
 }
 
 /* ------------------------------------------------------------------------------------------

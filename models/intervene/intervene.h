@@ -3,7 +3,7 @@
  *
  * A context's overlay is a backbone that shares the model's weights and has masks of its own, of one stream: a copy of
  * the concept's planes, which the steps change. Two graphs run on it: the concept's logits and cross-entropy, and the
- * same with the dense gradient of every prunable matrix, of which only the bits to move are kept.
+ * same with the dense gradient of every prunable matrix, of which nodes keep only the bits to move; a third flips them.
  */
 #ifndef CBM_INTERVENE_H
 #define CBM_INTERVENE_H
@@ -16,51 +16,25 @@ typedef struct cbm_overlay cbm_overlay;
  * Moves: which bits of a matrix's mask a step changes (moves.c)
  * ---------------------------------------------------------------------------------------- */
 
-/* A weight whose bit a step moves. */
-typedef struct cbm_mask_move {
-    uint64_t key;  /* of its score: the smallest move first */
-    int64_t place; /* in bits of the matrix's masks */
-} cbm_mask_move;
-
 /* A matrix's masks and what the next step moves. */
 typedef struct cbm_overlay_matrix {
-    cbm_overlay *overlay;
     const cbm_parameter *parameter; /* of the model */
     scbm_tensor masks;              /* I8 [1, out, row bytes], the overlay's own */
+    scbm_tensor moves;              /* I32 [2, room]: see scbm_mask_moves */
     int64_t kept;                   /* weights; no step changes their number */
-    int64_t n_moves;                /* each way */
-    cbm_mask_move *move;            /* [2 n_moves]: first those that go, then those that come */
-    size_t move_capacity;
 } cbm_overlay_matrix;
 
-/* Weights of a matrix that may move one way, in order of place. */
-typedef struct cbm_candidates {
-    int64_t *place; /* in bits of the masks */
-    uint64_t *key;  /* of the score */
-    int64_t n;
-} cbm_candidates;
-
-/* Memory in which the moves of one matrix are chosen: room for the largest. */
-typedef struct cbm_move_scratch {
-    float *weight; /* the matrix as f32, where it is not */
-    cbm_candidates going, coming;
-    int32_t *column; /* of a row */
-} cbm_move_scratch;
-
-scbm_status cbm_move_scratch_create(cbm_move_scratch *scratch, int64_t largest_matrix, int64_t widest_row,
-                                    const scbm_hooks *hooks);
-void cbm_move_scratch_clear(cbm_move_scratch *scratch, const scbm_hooks *hooks);
-
-/* Chooses a matrix's moves by its dense gradient [1, out, in], during the backward pass: a scbm_watch_function whose user
- * is the cbm_overlay_matrix. */
-scbm_status cbm_choose_moves(void *matrix, const scbm_tensor *gradient);
-/* Orders each half of the moves by score, then place: a smaller portion moves the first of them. */
-void cbm_sort_moves(cbm_overlay *overlay);
-/* Turns the first half of the moves off and the second on, or back: all of them, or with a smaller portion than the step's
- * the first of each half. */
-void cbm_apply_moves(cbm_overlay *overlay, double portion, int undo);
-/* Of all matrices, each way. */
-int64_t cbm_count_moves(const cbm_overlay *overlay);
+/* Makes room for the moves of steps of the overlay's portion, each way and matrix. Graphs are made anew where it had to be made
+ * larger. */
+scbm_status cbm_moves_reserve(cbm_overlay *overlay);
+/* Adds the choice of the moves to the gradients' graph, and asks for those of a step of the overlay's portion before it
+ * runs. */
+void cbm_moves_add(cbm_overlay *overlay, int matrix, scbm_tensor *gradient);
+void cbm_moves_want(cbm_overlay *overlay);
+/* How many there are, each way, of all matrices; what has run must have chosen them. */
+scbm_status cbm_moves_count(cbm_overlay *overlay, int64_t *n);
+/* Makes the moves, or takes them back: all of them, or with a smaller portion than the step's those of the smallest scores. */
+scbm_status cbm_moves_apply(cbm_overlay *overlay, double portion, int undo);
 
 /* ------------------------------------------------------------------------------------------
  * The overlay (overlay.c)
@@ -94,11 +68,13 @@ struct cbm_overlay {
     int n_matrices;   /* 0 in a dense model */
     int64_t capacity; /* tokens that the graphs hold */
     cbm_overlay_graph forward, gradient;
+    scbm_graph *flips;          /* of all matrices' bits */
+    scbm_tensor *wanted, *flip; /* inputs of the gradients' and of the flips' graph: I32 [matrices, 2] */
+    scbm_tensor counts;         /* I32 [matrices]: moves there are */
     cbm_overlay_text text;
     /* Of the intervention at hand: */
     const cbm_intervene_options *options;
     double portion; /* of the step at hand, at most */
-    cbm_move_scratch scratch;
     cbm_overlay_progress progress;
     float *former; /* [2 max R]: the concept's logits and values before it, for where it fails */
     /* What the caller gets: */
@@ -115,10 +91,11 @@ cbm_overlay *cbm_overlay_of(const cbm_context *ctx);
 scbm_status cbm_overlay_load_text(cbm_overlay *overlay, size_t i);
 /* Starts from the model's mask of a concept. */
 void cbm_overlay_load_masks(cbm_overlay *overlay, int concept);
-/* Bits that differ from the model's now. */
-int64_t cbm_overlay_count_moved(const cbm_overlay *overlay, int concept);
-/* Graphs that hold the text. */
+/* Bits that differ from the model's now, after which the host has the masks. */
+scbm_status cbm_overlay_count_moved(cbm_overlay *overlay, int concept, int64_t *moved);
+/* Graphs that hold the text and the moves. */
 scbm_status cbm_overlay_prepare_graphs(cbm_overlay *overlay);
+void cbm_overlay_free_graphs(cbm_overlay *overlay);
 /* The cross-entropy of a concept with a class under the overlay's masks; the gradient's graph also chooses the moves. */
 scbm_status cbm_overlay_run(cbm_overlay *overlay, cbm_overlay_graph *graph, int concept, int class_index, double *loss);
 /* Asks the progress hook. */

@@ -13,18 +13,19 @@
 static void free_overlay(cbm_context *ctx, void *state) {
     cbm_overlay *o = state;
     const scbm_hooks *hooks = &ctx->hooks;
-    scbm_graph_free(o->forward.graph);
-    scbm_graph_free(o->gradient.graph);
+    cbm_overlay_free_graphs(o);
+    scbm_tensor_forget(&o->counts);
+    scbm_release(hooks, o->counts.data);
     for (int i = 0; i < o->n_matrices; i++) {
         scbm_tensor_forget(&o->matrix[i].masks);
         scbm_release(hooks, o->matrix[i].masks.data);
-        scbm_release(hooks, o->matrix[i].move);
+        scbm_tensor_forget(&o->matrix[i].moves);
+        scbm_release(hooks, o->matrix[i].moves.data);
     }
     for (int i = 0; i < 2; i++) {
         scbm_release(hooks, o->place_numbers[i]);
         scbm_release(hooks, o->place_concepts[i]);
     }
-    cbm_move_scratch_clear(&o->scratch, hooks);
     cbm_sequences_clear(&o->text.sequence, hooks);
     scbm_release(hooks, o->text.base);
     scbm_release(hooks, o->text.computed);
@@ -42,7 +43,6 @@ cbm_overlay *cbm_overlay_of(const cbm_context *ctx) {
 static scbm_status create_matrix(cbm_overlay *o, cbm_parameter *parameter, const cbm_parameter *of_model) {
     cbm_overlay_matrix *m = &o->matrix[o->n_matrices++];
     const int64_t shape[3] = {1, of_model->masks->shape[1], of_model->masks->shape[2]};
-    m->overlay = o;
     m->parameter = of_model;
     scbm_status status = scbm_tensor_init(&m->masks, of_model->masks->name, SCBM_I8, 3, shape);
     if (status) return status;
@@ -52,12 +52,19 @@ static scbm_status create_matrix(cbm_overlay *o, cbm_parameter *parameter, const
     return SCBM_OK;
 }
 
-/* Masks of its own for every matrix, and scratch for the largest; nothing of this for a dense model. */
+static scbm_status create_counts(cbm_overlay *o) {
+    const int64_t n = o->n_matrices;
+    scbm_status status = scbm_tensor_init(&o->counts, "moves", SCBM_I32, 1, &n);
+    if (status) return status;
+    o->counts.data = scbm_alloc_array(cbm_overlay_hooks(o), (size_t)n, sizeof(int32_t));
+    return o->counts.data ? SCBM_OK : SCBM_ERROR_MEMORY;
+}
+
+/* Masks of its own for every matrix; none for a dense model. */
 static scbm_status create_matrices(cbm_overlay *o) {
     const cbm_backbone *model = &o->ctx->model->network.backbone;
     const scbm_hooks *hooks = cbm_overlay_hooks(o);
     size_t n = (size_t)model->n_parameters;
-    int64_t largest = 0, widest = 0;
     o->backbone = *model;
     o->backbone.owns_tensors = 0;
     o->backbone.parameters = scbm_alloc_array(hooks, n, sizeof *o->backbone.parameters);
@@ -68,11 +75,8 @@ static scbm_status create_matrices(cbm_overlay *o) {
     for (const cbm_parameter *p = NULL; (p = cbm_next_prunable(model, p));) {
         scbm_status status = create_matrix(o, &o->backbone.parameters[p - model->parameters], p);
         if (status) return status;
-        int64_t elements = scbm_tensor_elements(p->tensor);
-        if (elements > largest) largest = elements;
-        if (p->tensor->shape[1] > widest) widest = p->tensor->shape[1];
     }
-    return cbm_move_scratch_create(&o->scratch, largest, widest, hooks);
+    return create_counts(o);
 }
 
 scbm_status cbm_overlay_create(cbm_context *ctx) {
@@ -109,15 +113,18 @@ void cbm_overlay_load_masks(cbm_overlay *o, int concept) {
         memcpy(m->masks.data, cbm_mask_row(m->parameter->masks, concept, 0), scbm_tensor_bytes(&m->masks));
         scbm_tensor_changed(&m->masks);
         m->kept = cbm_mask_kept(&m->masks, 0);
-        m->n_moves = 0;
     }
 }
 
-int64_t cbm_overlay_count_moved(const cbm_overlay *o, int concept) {
-    int64_t moved = 0;
-    for (int i = 0; i < o->n_matrices; i++)
-        moved += cbm_mask_difference(&o->matrix[i].masks, 0, o->matrix[i].parameter->masks, concept);
-    return moved;
+scbm_status cbm_overlay_count_moved(cbm_overlay *o, int concept, int64_t *moved) {
+    scbm_status status = SCBM_OK;
+    *moved = 0;
+    for (int i = 0; i < o->n_matrices && !status; i++) {
+        cbm_overlay_matrix *m = &o->matrix[i];
+        status = scbm_tensor_fetch(&m->masks, o->ctx->runtime);
+        if (!status) *moved += cbm_mask_difference(&m->masks, 0, m->parameter->masks, concept);
+    }
+    return status;
 }
 
 const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *weight) {
@@ -131,6 +138,12 @@ const scbm_tensor *cbm_overlay_masks(const cbm_context *ctx, const scbm_tensor *
  * Graphs
  * ---------------------------------------------------------------------------------------- */
 
+/* I32 [matrices, 2] */
+static scbm_tensor *add_numbers(const cbm_overlay *o, scbm_graph *g, const char *name) {
+    const int64_t shape[2] = {o->n_matrices, 2};
+    return scbm_input(g, name, SCBM_I32, 2, shape, NULL);
+}
+
 /* The gradient of every matrix with masks, of which the moves are kept. */
 static scbm_status add_gradients(cbm_overlay *o, cbm_overlay_graph *made) {
     scbm_graph *g = made->graph;
@@ -139,10 +152,23 @@ static scbm_status add_gradients(cbm_overlay *o, cbm_overlay_graph *made) {
     for (int i = 0; i < o->n_matrices; i++) weights[i] = o->matrix[i].parameter->tensor;
     scbm_graph_set_weight_gradients(g, SCBM_DW_DENSE);
     scbm_status status = scbm_graph_backward(g, made->loss, weights, o->n_matrices);
-    for (int i = 0; i < o->n_matrices && !status; i++)
-        status = scbm_graph_watch(g, scbm_graph_gradient(g, weights[i]), cbm_choose_moves, &o->matrix[i]);
+    o->wanted = add_numbers(o, g, "moves");
+    for (int i = 0; i < o->n_matrices && !status; i++) {
+        scbm_tensor *gradient = scbm_graph_gradient(g, weights[i]);
+        scbm_graph_discard(g, gradient);
+        cbm_moves_add(o, i, gradient);
+    }
     scbm_release(cbm_overlay_hooks(o), weights);
     return status;
+}
+
+static scbm_status build_flips(cbm_overlay *o) {
+    scbm_status status = scbm_graph_create(&o->flips, o->ctx->runtime);
+    if (status) return status;
+    o->flip = add_numbers(o, o->flips, "flips");
+    for (int i = 0; i < o->n_matrices; i++)
+        scbm_flip_bits(o->flips, &o->matrix[i].masks, &o->matrix[i].moves, &o->counts, o->flip, i);
+    return scbm_graph_plan(o->flips);
 }
 
 static scbm_status build_graph(cbm_overlay *o, cbm_overlay_graph *made, int with_gradients) {
@@ -170,15 +196,23 @@ static void free_graph(cbm_overlay_graph *graph) {
     memset(graph, 0, sizeof *graph);
 }
 
-scbm_status cbm_overlay_prepare_graphs(cbm_overlay *o) {
-    int64_t tokens = cbm_sequence_length(&o->text.sequence, 0);
-    if (o->capacity >= tokens && o->gradient.graph) return SCBM_OK;
+void cbm_overlay_free_graphs(cbm_overlay *o) {
     free_graph(&o->forward);
     free_graph(&o->gradient);
+    scbm_graph_free(o->flips);
+    o->flips = NULL;
+}
+
+scbm_status cbm_overlay_prepare_graphs(cbm_overlay *o) {
+    int64_t tokens = cbm_sequence_length(&o->text.sequence, 0);
+    scbm_status status = cbm_moves_reserve(o);
+    if (status || (o->capacity >= tokens && o->flips)) return status;
+    cbm_overlay_free_graphs(o);
     o->capacity = cbm_graph_capacity(tokens);
-    scbm_status status = build_graph(o, &o->forward, 0);
+    status = build_graph(o, &o->forward, 0);
     if (!status) status = build_graph(o, &o->gradient, 1);
-    if (status) free_graph(&o->gradient);
+    if (!status) status = build_flips(o);
+    if (status) cbm_overlay_free_graphs(o);
     return status;
 }
 

@@ -25,6 +25,8 @@ typedef struct cbm_fisher {
     int64_t triangle;          /* numbers in a block's lower triangle */
     cbm_fisher_matrix *matrix; /* [n] */
     int n;
+    double number[3]; /* see scbm_fisher_scores */
+    scbm_tensor numbers;
 } cbm_fisher;
 
 /* How many gradients there are, of how many texts each. */
@@ -46,8 +48,7 @@ scbm_status cbm_fisher_create(cbm_fisher *fisher, scbm_context *context, const c
 void cbm_fisher_clear(cbm_fisher *fisher);
 /* Adds g gᵀ of a weight's gradient [K, out, in], as a node of its graph. */
 void cbm_fisher_add(cbm_fisher *fisher, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient);
-/* w² / (2 [F⁻¹]_jj) of a matrix's weights for one stream, after n_gradients gradients. For several threads at once. */
-void cbm_fisher_scores(const cbm_fisher *fisher, const cbm_fisher_matrix *matrix, int stream, double n_gradients,
-                       double *score, double *scratch);
+/* w² / (2 [F⁻¹]_jj) of matrix `matrix` of those, after n_gradients gradients, as a node. */
+scbm_tensor *cbm_fisher_scores(cbm_fisher *fisher, scbm_graph *graph, int matrix, int64_t n_gradients);
 
 #endif

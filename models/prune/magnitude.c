@@ -3,16 +3,9 @@
  */
 #include "models/prune/method.h"
 
-#include <math.h>
-
-void cbm_magnitudes(const scbm_tensor *weight, double *score) {
-    const float *w = weight->data;
-    for (int64_t i = 0; i < scbm_tensor_elements(weight); i++) score[i] = fabs((double)w[i]);
-}
-
-static void score_magnitude(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
-    (void)stream, (void)scratch;
-    cbm_magnitudes(run->weight[matrix], score);
+static scbm_tensor *score_magnitude(cbm_prune_run *run, scbm_graph *graph, int matrix) {
+    (void)graph;
+    return run->weight[matrix];
 }
 
 const cbm_prune_kind cbm_prune_magnitude = {

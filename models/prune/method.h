@@ -35,12 +35,13 @@ typedef struct cbm_prune_kind {
      * cbm_prune_add_step), which begins before each run and ends after it. */
     scbm_tensor *(*take_gradient)(cbm_prune_run *run, int matrix, scbm_graph *graph, scbm_tensor *gradient);
     scbm_status (*add_step)(cbm_prune_run *run, scbm_graph *batch, scbm_graph *step, scbm_tensor *keep);
-    scbm_status (*begin_step)(cbm_prune_run *run, float rate);
-    scbm_status (*after_step)(cbm_prune_run *run); /* the masks are chosen anew after it */
+    scbm_status (*begin_step)(cbm_prune_run *run, int64_t epoch, float rate);
+    scbm_status (*after_step)(cbm_prune_run *run); /* the step has chosen the masks anew, too */
 
-    /* The scores of a matrix's weights for one stream; the smallest go. For several threads at once. `scratch` has as many
-     * numbers as `n_scratch` says. */
-    void (*score)(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch);
+    /* Adds what computes the scores of a matrix's weights (see scbm_keep_largest) to a graph, or returns a tensor that has
+     * them. Where that is an input, `fill` writes it before the run. n_scratch: the numbers that a worker works with. */
+    scbm_tensor *(*score)(cbm_prune_run *run, scbm_graph *graph, int matrix);
+    void (*fill)(const cbm_prune_run *run, int matrix, scbm_tensor *score);
     size_t (*n_scratch)(const cbm_prune_options *options);
     /* What the scores need that would be too much for all matrices at once: calls cbm_prune_choose for some of them at a
      * time, until all have been chosen. NULL: for all at once. */
@@ -60,8 +61,6 @@ scbm_status cbm_prune_find(const char *method, const cbm_prune_kind **kind);
 /* What may be taken, in bytes; SIZE_MAX: unknown. */
 size_t cbm_prune_available(const cbm_prune_run *run);
 /* Chooses the new masks of matrices first … first + n − 1, which come into force when all have been chosen. */
-void cbm_prune_choose(cbm_prune_run *run, int first, int n);
-/* |w|, in f64. */
-void cbm_magnitudes(const scbm_tensor *weight, double *score);
+scbm_status cbm_prune_choose(cbm_prune_run *run, int first, int n);
 
 #endif

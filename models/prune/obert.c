@@ -72,7 +72,7 @@ typedef struct obert {
     cbm_prune_run *run;
     cbm_fisher fisher;
     int first; /* matrix of the group */
-    double n_gradients;
+    int64_t n_gradients;
     int64_t done, total; /* gradients of all groups */
 } obert;
 
@@ -97,8 +97,7 @@ static scbm_status choose_group(obert *o, int n, cbm_gradient_request *request) 
     request->weights = run->weight + o->first;
     request->n = n;
     if (!status) status = run->gradients(run->user, request);
-    for (int i = 0; i < n && !status; i++) status = scbm_tensor_fetch(&o->fisher.matrix[i].sums, run->context);
-    if (!status) cbm_prune_choose(run, o->first, n);
+    if (!status) status = cbm_prune_choose(run, o->first, n);
     cbm_fisher_clear(&o->fisher);
     return status;
 }
@@ -125,7 +124,7 @@ static scbm_status choose_obert(cbm_prune_run *run, cbm_prune_report *report) {
     int32_t *rows = NULL;
     scbm_status status = cbm_fisher_draw(run, run->epoch, &rows, &request.n_batches, &request.batch);
     request.rows = rows;
-    o.n_gradients = (double)request.n_batches;
+    o.n_gradients = request.n_batches;
     run->state = &o;
     if (!status) status = choose_groups(&o, &request, report);
     run->state = NULL;
@@ -133,9 +132,9 @@ static scbm_status choose_obert(cbm_prune_run *run, cbm_prune_report *report) {
     return status;
 }
 
-static void score_obert(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
-    const obert *o = run->state;
-    cbm_fisher_scores(&o->fisher, &o->fisher.matrix[matrix - o->first], stream, o->n_gradients, score, scratch);
+static scbm_tensor *score_obert(cbm_prune_run *run, scbm_graph *graph, int matrix) {
+    obert *o = run->state;
+    return cbm_fisher_scores(&o->fisher, graph, matrix - o->first, o->n_gradients);
 }
 
 /* Of all matrices, which no group's graph is larger for. */

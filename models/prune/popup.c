@@ -49,7 +49,8 @@ static scbm_status create_arrays(const cbm_prune_run *run, cbm_popup *popup) {
     popup->sum = scbm_alloc_array(run->hooks, n, sizeof *popup->sum);
     popup->scores = scbm_alloc_array(run->hooks, n, sizeof *popup->scores);
     popup->gradients = scbm_alloc_array(run->hooks, n, sizeof *popup->gradients);
-    int has_all = popup->score && popup->sum && popup->scores && popup->gradients;
+    popup->zeros = scbm_alloc_array(run->hooks, n, sizeof *popup->zeros);
+    int has_all = popup->score && popup->sum && popup->scores && popup->gradients && popup->zeros;
     return has_all ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
@@ -110,6 +111,7 @@ static void end_popup(cbm_prune_run *run) {
     scbm_release(run->hooks, popup->sum);
     scbm_release(run->hooks, popup->scores);
     scbm_release(run->hooks, popup->gradients);
+    scbm_release(run->hooks, popup->zeros);
     scbm_release(run->hooks, popup);
     run->state = NULL;
 }
@@ -136,11 +138,19 @@ static scbm_status add_step(cbm_prune_run *run, scbm_graph *batch, scbm_graph *s
         scbm_accumulate(batch, &popup->sum[i], popup->gradients[i], keep);
         popup->gradients[i] = &popup->sum[i];
     }
-    return scbm_graph_adamw(step, popup->optimizer, popup->gradients);
+    scbm_status status = scbm_graph_adamw(step, popup->optimizer, popup->gradients);
+    for (int i = 0; i < run->n && !status; i++)
+        popup->zeros[i] = cbm_prune_add_choice(run, step, i, popup->scores[i], run->matrix[i]->masks);
+    return status;
 }
 
-static scbm_status begin_step(cbm_prune_run *run, float rate) {
-    return scbm_adamw_begin(((cbm_popup *)run->state)->optimizer, rate);
+static scbm_status begin_step(cbm_prune_run *run, int64_t epoch, float rate) {
+    cbm_popup *popup = run->state;
+    double sparsity = cbm_prune_sparsity(run->options, epoch);
+    scbm_status status = scbm_adamw_begin(popup->optimizer, rate);
+    for (int i = 0; i < run->n && !status; i++)
+        *(int32_t *)popup->zeros[i]->data = cbm_prune_zeros_of(run, i, sparsity);
+    return status;
 }
 
 static scbm_status end_step(cbm_prune_run *run) {
@@ -150,31 +160,10 @@ static scbm_status end_step(cbm_prune_run *run) {
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------
- * Scores
- * ---------------------------------------------------------------------------------------- */
-
-static const float *scores_of(const cbm_prune_run *run, int matrix, int stream) {
-    const cbm_popup *popup = run->state;
-    return (const float *)popup->score[matrix].data + stream * scbm_tensor_elements(run->weight[matrix]);
-}
-
-static void score_weights(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
-    const float *learned = scores_of(run, matrix, stream);
-    (void)scratch;
-    for (int64_t i = 0; i < scbm_tensor_elements(run->weight[matrix]); i++) score[i] = fabs((double)learned[i]);
-}
-
-/* Every weight of a row has the norm of the row's scores. */
-static void score_rows(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
-    const float *learned = scores_of(run, matrix, stream);
-    int64_t out = run->weight[matrix]->shape[0], in = run->weight[matrix]->shape[1];
-    (void)scratch;
-    for (int64_t row = 0; row < out; row++) {
-        double square = 0.0;
-        for (int64_t j = 0; j < in; j++) square += (double)learned[row * in + j] * (double)learned[row * in + j];
-        for (int64_t j = 0; j < in; j++) score[row * in + j] = sqrt(square);
-    }
+/* By their absolute values, or the norms of rows of them. */
+static scbm_tensor *learned_scores(cbm_prune_run *run, scbm_graph *graph, int matrix) {
+    (void)graph;
+    return ((cbm_popup *)run->state)->scores[matrix];
 }
 
 static int list_state(const cbm_prune_run *run, scbm_tensor **tensors) {
@@ -198,7 +187,7 @@ const cbm_prune_kind cbm_prune_popup = {
     .add_step = add_step,
     .begin_step = begin_step,
     .after_step = end_step,
-    .score = score_weights,
+    .score = learned_scores,
     .state = list_state,
 };
 
@@ -214,6 +203,6 @@ const cbm_prune_kind cbm_prune_popup_structured = {
     .add_step = add_step,
     .begin_step = begin_step,
     .after_step = end_step,
-    .score = score_rows,
+    .score = learned_scores,
     .state = list_state,
 };

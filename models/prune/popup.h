@@ -8,7 +8,7 @@
 #ifndef CBM_POPUP_H
 #define CBM_POPUP_H
 
-#include "models/prune/method.h"
+#include "models/prune/choose.h"
 
 /* What a run keeps in its `state`. */
 typedef struct cbm_popup {
@@ -16,6 +16,7 @@ typedef struct cbm_popup {
     scbm_tensor *sum;        /* of their gradients, where a step has several batches; else without data */
     scbm_tensor **scores;    /* [matrices]: pointers to the scores, as the optimizer wants them, */
     scbm_tensor **gradients; /* and to their gradients, of the graph that computes them */
+    scbm_tensor **zeros;     /* [matrices]: inputs of the graph that chooses the masks */
     scbm_adamw *optimizer;
 } cbm_popup;
 

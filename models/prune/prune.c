@@ -104,19 +104,16 @@ scbm_status cbm_prune_add_step(cbm_prune_run *run, scbm_graph *batch, scbm_graph
     return run->kind->add_step(run, batch, step, keep);
 }
 
-scbm_status cbm_prune_begin_step(cbm_prune_run *run, float rate) {
-    return cbm_prune_takes_gradients(run) && run->state ? run->kind->begin_step(run, rate) : SCBM_OK;
+scbm_status cbm_prune_begin_step(cbm_prune_run *run, int64_t epoch, float rate) {
+    return cbm_prune_takes_gradients(run) && run->state ? run->kind->begin_step(run, epoch, rate) : SCBM_OK;
 }
 
 int cbm_prune_freezes(const cbm_prune_run *run) {
     return cbm_prune_takes_gradients(run) && run->options->freeze_weights;
 }
 
-scbm_status cbm_prune_after_step(cbm_prune_run *run, int64_t epoch) {
-    cbm_prune_report report;
-    if (!run->kind || !run->kind->after_step || !run->state) return SCBM_OK;
-    scbm_status status = run->kind->after_step(run);
-    return status ? status : set_masks(run, epoch, &report);
+scbm_status cbm_prune_after_step(cbm_prune_run *run) {
+    return run->kind && run->kind->after_step && run->state ? run->kind->after_step(run) : SCBM_OK;
 }
 
 int cbm_prune_state(const cbm_prune_run *run, scbm_tensor **tensors) {

@@ -55,7 +55,7 @@ typedef struct cbm_prune_run {
     scbm_status (*graph_bytes)(void *user, const cbm_gradient_request *request, size_t *bytes);
     void *user;              /* of both */
     size_t available_memory; /* bytes that are free for the taking; 0: as the system says */
-    /* Sees the scores [out, in] before the choice, from several threads at once. NULL: nobody does. */
+    /* Sees the scores [out, in] of a choice after an epoch. NULL: nobody does. */
     void (*on_scores)(void *user, const scbm_tensor *weight, int stream, const double *score);
     void *on_scores_user;
 
@@ -103,8 +103,8 @@ int cbm_prune_matrix(const cbm_prune_run *run, const scbm_tensor *weight);
 /* Whether the encoder's weights stay as they are from now on. */
 int cbm_prune_freezes(const cbm_prune_run *run);
 /* Before and after the runs of each step with these masks: all learning rates times `rate`; `epoch` is the last whole one. */
-scbm_status cbm_prune_begin_step(cbm_prune_run *run, float rate);
-scbm_status cbm_prune_after_step(cbm_prune_run *run, int64_t epoch);
+scbm_status cbm_prune_begin_step(cbm_prune_run *run, int64_t epoch, float rate);
+scbm_status cbm_prune_after_step(cbm_prune_run *run);
 /* Whether the masks change after this epoch; and changes them. */
 int cbm_prune_is_due(const cbm_prune_run *run, int64_t epoch);
 scbm_status cbm_prune_after_epoch(cbm_prune_run *run, int64_t epoch, cbm_prune_report *report);

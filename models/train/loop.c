@@ -100,13 +100,13 @@ static scbm_status train_step(cbm_training_run *run, int64_t index, int64_t step
     int64_t n = cbm_run_step_texts(run, index, &first);
     float rate = scbm_linear_schedule(step, warmup > 1 ? warmup : 1, run->total_steps);
     scbm_status status = scbm_adamw_begin(run->optimizer, rate);
-    if (!status) status = cbm_prune_begin_step(&run->pruning, rate);
+    if (!status) status = cbm_prune_begin_step(&run->pruning, c->epoch, rate);
     if (status) return status;
     status = run->options->accumulate == 1 ? run_batch(run, first, n, step, step, &loss)
                                            : run_batches(run, index, step, &loss);
     if (status) return status;
     status = scbm_adamw_end(run->optimizer, &norm);
-    if (!status) status = cbm_prune_after_step(&run->pruning, c->epoch);
+    if (!status) status = cbm_prune_after_step(&run->pruning);
     if (status == SCBM_ERROR_NUMERIC) return numeric_failure(run, "gradient", step);
     if (status) return status;
     c->step_loss[step - 1] = loss;
