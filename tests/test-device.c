@@ -364,25 +364,32 @@ static void make_weights(trained *t) {
     t->groups.data = t->bounds;
 }
 
-/* The plan's status. */
-static scbm_status make_training(trained *t, scbm_context *context) {
-    static const float rates[N_WEIGHTS] = {0.01f, 0.01f, 0.01f, 0.01f, 0.01f, 0.01f}, decays[N_WEIGHTS] = {0};
+/* The graph up to its logits. */
+static scbm_tensor *add_logits(trained *t, scbm_context *context) {
     const int64_t n_offsets = TEXTS + 1;
-    scbm_tensor *w = t->weight, *wanted[N_WEIGHTS];
     memset(t, 0, sizeof *t);
     make_weights(t);
-    for (int i = 0; i < N_WEIGHTS; i++) wanted[i] = &w[i];
     assert_ok(scbm_graph_create(&t->graph, context));
     scbm_graph *g = t->graph;
+    scbm_tensor *w = t->weight;
     scbm_graph_set_capacity(g, TOKENS, TEXTS);
     t->ids = scbm_input(g, "ids", SCBM_I32, DIMS(0), (const scbm_extent[1]){SCBM_TOKENS});
     t->offsets = scbm_input(g, "offsets", SCBM_I32, 1, &n_offsets, NULL);
     t->targets = scbm_input(g, "targets", SCBM_I32, DIMS(0, STREAMS), (const scbm_extent[2]){SCBM_TEXTS, SCBM_FIXED});
     scbm_tensor *x = scbm_get_rows(g, &w[0], t->ids);
+    x = scbm_add(g, x, &w[2]); /* as positions are */
     scbm_tensor *h = scbm_linear(g, x, &w[1], &w[2], &t->masks, SCBM_GELU_ERF);
     h = scbm_attention(g, h, h, h, t->offsets, HEADS, 0.2f, 0, 0.0f);
     h = scbm_add_layer_norm(g, h, x, &w[3], &w[4], 1e-5f);
-    scbm_tensor *logits = scbm_group_linear(g, scbm_segment_mean(g, h, t->offsets), &w[5], NULL, &t->groups);
+    return scbm_graph_fetch(g, scbm_group_linear(g, scbm_segment_mean(g, h, t->offsets), &w[5], NULL, &t->groups));
+}
+
+/* The plan's status. */
+static scbm_status make_training(trained *t, scbm_context *context) {
+    static const float rates[N_WEIGHTS] = {0.01f, 0.01f, 0.01f, 0.01f, 0.01f, 0.01f}, decays[N_WEIGHTS] = {0};
+    scbm_tensor *logits = add_logits(t, context), *wanted[N_WEIGHTS];
+    scbm_graph *g = t->graph;
+    for (int i = 0; i < N_WEIGHTS; i++) wanted[i] = &t->weight[i];
     t->loss = scbm_graph_fetch(g, scbm_cross_entropy(g, logits, t->targets, &t->groups, NULL));
     scbm_graph_backward(g, t->loss, wanted, N_WEIGHTS);
     assert_ok(scbm_adamw_create(&t->optimizer, context, wanted, N_WEIGHTS, rates, decays, NULL));
@@ -467,6 +474,47 @@ static void a_device_without_a_row_trains_or_names_it(void **state) {
     scbm_context_free(context);
 }
 
+/* The tables of "Porting to a new device". */
+static void the_rows_that_the_guide_names_are_enough(void **state) {
+    (void)state;
+#define LOGITS SCBM_OP_GET_ROWS, SCBM_OP_ADD, SCBM_OP_LINEAR, SCBM_OP_SEGMENT_MEAN, SCBM_OP_GROUP_LINEAR
+#define PARTS SCBM_OP_SCALE, SCBM_OP_ATTENTION_SCORES, SCBM_OP_SOFTMAX, SCBM_OP_ATTENTION_MIX
+#define TRAINING                                                                                                       \
+    SCBM_OP_LINEAR_BACK_X, SCBM_OP_LINEAR_BACK_W, SCBM_OP_ACTIVATE_BACK, SCBM_OP_LAYER_NORM_BACK,                      \
+        SCBM_OP_SEGMENT_MEAN_BACK, SCBM_OP_GROUP_LINEAR_BACK_Z, SCBM_OP_GROUP_LINEAR_BACK_W, SCBM_OP_CROSS_ENTROPY,    \
+        SCBM_OP_CROSS_ENTROPY_BACK, SCBM_OP_GET_ROWS_BACK, SCBM_OP_SUM_TO, SCBM_OP_SQUARE_SUM, SCBM_OP_CLIP,           \
+        SCBM_OP_ADAMW
+#define END SCBM_OP_COUNT
+    static const struct {
+        int trains;
+        scbm_op rows[32];
+    } ports[] = {
+        {0, {LOGITS, SCBM_OP_ATTENTION, SCBM_OP_ADD_LAYER_NORM, END}},
+        {0, {LOGITS, PARTS, SCBM_OP_LAYER_NORM, END}},
+        {1, {LOGITS, SCBM_OP_ATTENTION, SCBM_OP_ADD_LAYER_NORM, TRAINING, SCBM_OP_ATTENTION_BACK, END}},
+        {1, {LOGITS, PARTS, SCBM_OP_LAYER_NORM, TRAINING, SCBM_OP_SOFTMAX_BACK, SCBM_OP_ATTENTION_MIX_TRANSPOSED, END}},
+    };
+    static trained t;
+    float loss[3];
+    scbm_context *context = new_context();
+    for (int i = 0; i < COUNT_OF(ports); i++) {
+        for (int op = 0; op < SCBM_OP_COUNT; op++) shadow_set_lacking((scbm_op)op, 1);
+        for (const scbm_op *row = ports[i].rows; *row != END; row++) shadow_set_lacking(*row, 0);
+        scbm_status status;
+        if (ports[i].trains) {
+            status = make_training(&t, context);
+        } else {
+            add_logits(&t, context);
+            status = scbm_graph_plan(t.graph);
+        }
+        for (int op = 0; op < SCBM_OP_COUNT; op++) shadow_set_lacking((scbm_op)op, 0);
+        assert_ok(status);
+        if (ports[i].trains) train(&t, loss, context);
+        clear_training(&t);
+    }
+    scbm_context_free(context);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inputs_go_up_and_what_is_fetched_comes_back),
@@ -480,6 +528,7 @@ int main(void) {
         cmocka_unit_test(an_updated_tensor_is_newer_on_the_device),
         cmocka_unit_test(training_on_a_device_has_the_bits_of_the_host),
         cmocka_unit_test(a_device_without_a_row_trains_or_names_it),
+        cmocka_unit_test(the_rows_that_the_guide_names_are_enough),
     };
     return cmocka_run_group_tests_name("device", tests, open_device, close_device);
 }
