@@ -24,6 +24,7 @@ check "the page has its date" grep -q '^\.TH SPARSECBM 1 "2026-01-31" "sparsecbm
 check "there are commands" test "$(wc -l <"$folder/commands")" -gt 10
 while read -r command; do
     check "$command is in the page" grep -q "^\.SS $command\$" "$page"
+    check "$command's options stand in groups" sh -c "! '$main' $command --help | grep -q '^Options:'"
     for option in $("$main" "$command" --help | sed -n 's/^  \(-[a-z], \)\{0,1\}--\([a-z0-9-]*\).*/\2/p'); do
         check "$command --$option is in the page" grep -qF "\\-\\-$(echo "$option" | sed 's/-/\\-/g')" "$page"
     done

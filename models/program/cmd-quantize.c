@@ -25,6 +25,7 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     int type = -1, requantize = 0;
     cli_list rest = {NULL, 0};
     const cli_option options[] = {
+        CLI_GROUP_OF("Output"),
         CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &type,
                           "what the encoder's matrices are stored as (required)"),
         CLI_FLAG_OPTION("requantize", &requantize,
