@@ -11671,7 +11671,7 @@ static int output_create(const char *path, mode_t mode) {
 static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
     size_t size = strlen(output->path) + 32;
     int descriptor = -1, n = 0;
-    output->temporary = scbm_alloc(&output->hooks, size);
+    output->temporary = scbm_alloc(&output->hooks, 2 * size); /* and another name, to look at */
     if (!output->temporary) return NULL;
     for (; n < MOST_TEMPORARY && descriptor < 0; n++) {
         snprintf(output->temporary, size, "%s.%d.tmp", output->path, n);
@@ -11681,13 +11681,12 @@ static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
     }
     FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
     if (stream) {
-        char *other = scbm_alloc(&output->hooks, size);
+        char *other = output->temporary + size;
         output->noted = output_note(output->temporary);
-        for (; other && n < LOOKED_AT; n++) {
+        for (; n < LOOKED_AT; n++) {
             snprintf(other, size, "%s.%d.tmp", output->path, n);
             output_remove_dead(other);
         }
-        scbm_release(&output->hooks, other);
         return stream;
     }
     file_cannot(output->path, "written", errno);
