@@ -8063,6 +8063,14 @@ K_OP const struct k_table *k_select(const char *forced) {
     return NULL;
 }
 
+/* The best one, which is looked for once. */
+static const struct k_table *k_best(void) {
+    static const struct k_table *K_ATOMIC best;
+    const struct k_table *table = best;
+    if (!table) best = table = k_select(NULL);
+    return table;
+}
+
 /* ---- Products ---- */
 
 /* How x is packed; with 1 added, rounded to bf16 (K_PARTS: with their number added). */
@@ -8739,12 +8747,12 @@ K_OP void k_cross_entropy_back(const struct k_exec *ex, const struct k_cross_ent
 
 static void convert_to_f32(float *to, scbm_type type, const void *from, int64_t n) {
     struct k_convert_run run = {to, from, type, 1, n, 0, 0};
-    k_select(NULL)->to_f32(&run, 0, 0);
+    k_best()->to_f32(&run, 0, 0);
 }
 
 static void convert_from_f32(scbm_type type, void *to, const float *from, int64_t n) {
     struct k_convert_run run = {to, from, type, 1, n, 0, 0};
-    k_select(NULL)->from_f32(&run, 0, 0);
+    k_best()->from_f32(&run, 0, 0);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -8889,7 +8897,7 @@ static size_t place_packed(scbm_packed *packed, int few, int64_t n, int place) {
 
 /* Where there is nothing to pack, or it would be in vain. */
 static int is_never_packed(const scbm_tensor *w, int few) {
-    return !w->shape[1] || (few && !k_has_lists(k_select(NULL)));
+    return !w->shape[1] || (few && !k_has_lists(k_best()));
 }
 
 scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, int few, size_t *bytes) {
@@ -8903,7 +8911,7 @@ scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *mas
 
 scbm_status scbm_masks_pack(scbm_tensor *masks, const scbm_tensor *w, int few, const scbm_hooks *hooks) {
     scbm_packed plan;
-    const struct k_table *k = k_select(NULL);
+    const struct k_table *k = k_best();
     scbm_status status = check_packable(w, masks);
     if (status || is_never_packed(w, few) || packed_weights(w, masks, few)) return status;
     scbm_packed *before = get_packed(masks, few);
@@ -10838,7 +10846,7 @@ scbm_status scbm_adamw_create(scbm_adamw **out, scbm_context *context, scbm_tens
     int is_cpu = context->backend->functions == &cpu_functions;
     optimizer->context = context;
     optimizer->options = settled;
-    optimizer->kernels = is_cpu ? ((const cpu_backend *)context->backend)->kernels : k_select(NULL);
+    optimizer->kernels = is_cpu ? ((const cpu_backend *)context->backend)->kernels : k_best();
     optimizer->parameters = scbm_alloc_array(&context->hooks, (size_t)n, sizeof *optimizer->parameters);
     int64_t largest = 0;
     status = optimizer->parameters ? adamw_add_norms(optimizer, n) : SCBM_ERROR_MEMORY;
@@ -11355,7 +11363,35 @@ static scbm_status file_open_descriptor(const char *path, int *descriptor, struc
     return status;
 }
 
-scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
+/* A file that is mapped, as it was then. The descriptor is of that file, whatever has its name since. */
+typedef struct file_watch {
+    int descriptor; /* -1: it is not mapped */
+    struct stat facts;
+} file_watch;
+
+static scbm_status file_check(const file_watch *watch, const char *path) {
+    struct stat now;
+    if (watch->descriptor < 0) return SCBM_OK;
+    if (fstat(watch->descriptor, &now)) return file_cannot(path, "read", errno);
+    if (now.st_size == watch->facts.st_size && now.st_mtime == watch->facts.st_mtime
+#if defined(__linux__)
+        && now.st_mtim.tv_nsec == watch->facts.st_mtim.tv_nsec
+#endif
+    )
+        return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_IO,
+                     FILE_PATH_FORMAT ": was written to after it was opened; open it again, and give a new "
+                                      "file its name by renaming, so that whoever reads the old one keeps it",
+                     path);
+}
+
+static void file_watch_end(file_watch *watch) {
+    if (watch->descriptor >= 0) close(watch->descriptor);
+    watch->descriptor = -1;
+}
+
+/* `watch` NULL: nobody asks what becomes of the file. */
+static scbm_status file_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks, file_watch *watch) {
     struct stat facts;
     int descriptor;
     memset(bytes, 0, sizeof *bytes);
@@ -11363,7 +11399,8 @@ scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hook
     scbm_status status = file_open_descriptor(path, &descriptor, &facts, hooks);
     if (status) return status;
     if (file_map(bytes, descriptor, &facts)) {
-        close(descriptor); /* the mapping stays */
+        if (watch) *watch = (file_watch){descriptor, facts};
+        else close(descriptor); /* the mapping stays */
         return SCBM_OK;
     }
     FILE *stream = fdopen(descriptor, "rb");
@@ -11375,6 +11412,10 @@ scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hook
     status = file_read_stream(bytes, stream, path, hooks);
     fclose(stream);
     return status;
+}
+
+scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
+    return file_bytes_open(bytes, path, hooks, NULL);
 }
 
 static void file_unmap(scbm_bytes *bytes) {
@@ -11394,6 +11435,25 @@ void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
 #endif
 }
 #else
+typedef struct file_watch {
+    int descriptor;
+} file_watch;
+
+static scbm_status file_check(const file_watch *watch, const char *path) {
+    (void)watch;
+    (void)path;
+    return SCBM_OK;
+}
+
+static void file_watch_end(file_watch *watch) {
+    (void)watch;
+}
+
+static scbm_status file_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks, file_watch *watch) {
+    (void)watch;
+    return scbm_bytes_open(bytes, path, hooks);
+}
+
 scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
     memset(bytes, 0, sizeof *bytes);
     bytes->data = file_no_bytes;
@@ -11983,6 +12043,7 @@ struct scbm_file {
     scbm_bytes bytes;
     void *copy; /* of misaligned memory */
     int is_mapped;
+    file_watch watch;
     file_entry *entries;
     int64_t n_entries;
     char *text; /* keys and strings, each with a NUL */
@@ -12360,6 +12421,7 @@ static scbm_status file_create(scbm_file **result, const char *path, const scbm_
     scbm_file *file = scbm_alloc(hooks, sizeof *file);
     if (!file) return SCBM_ERROR_MEMORY;
     if (hooks) file->hooks = *hooks;
+    file->watch.descriptor = -1;
     file->path = scbm_strdup(hooks, path);
     if (!file->path) {
         scbm_release(hooks, file);
@@ -12376,7 +12438,7 @@ scbm_status scbm_file_open(scbm_file **result, const char *path, const scbm_hook
     scbm_status status = file_create(&file, path, hooks);
     if (status) return status;
     file->is_mapped = 1;
-    status = scbm_bytes_open(&file->bytes, path, hooks);
+    status = file_bytes_open(&file->bytes, path, hooks, &file->watch);
     if (!status) status = gguf_read_file(file);
     if (status) scbm_file_close(file);
     else *result = file;
@@ -12407,6 +12469,7 @@ void scbm_file_close(scbm_file *file) {
     const scbm_hooks hooks = file->hooks;
     for (int64_t i = 0; file->tensors && i < file->n_tensors; i++) scbm_tensor_forget(&file->tensors[i]);
     if (file->is_mapped) scbm_bytes_close(&file->bytes, &hooks);
+    file_watch_end(&file->watch);
     scbm_release(&hooks, file->copy);
     scbm_release(&hooks, file->entries);
     scbm_release(&hooks, file->text);
@@ -12416,6 +12479,10 @@ void scbm_file_close(scbm_file *file) {
     scbm_release(&hooks, file->tensors_by_name);
     scbm_release(&hooks, file->path);
     scbm_release(&hooks, file);
+}
+
+scbm_status scbm_file_check(const scbm_file *file) {
+    return file_check(&file->watch, file->path);
 }
 
 const char *scbm_file_path(const scbm_file *file) {

@@ -807,6 +807,8 @@ float scbm_linear_schedule(int64_t step, int64_t warmup, int64_t total);
  *
  * A file is memory-mapped and checked whole when opened: every size against the file's length, every
  * type, every name. Its tensors' data point into the mapping (read-only) until scbm_file_close.
+ * A mapped file must stay as it is: to read what was cut off of it ends the process (SIGBUS), and what is written into it is
+ * read as weights. Replace it by renaming another file over it, as scbm_writer_write does: the mapping keeps the old one.
  * GGUF lists dimensions innermost first; here they are outermost first as everywhere.
  * ---------------------------------------------------------------------------------------- */
 
@@ -824,6 +826,9 @@ scbm_status scbm_file_open(scbm_file **file, const char *path, const scbm_hooks 
 scbm_status scbm_file_open_memory(scbm_file **file, const void *data, size_t size, const char *name,
                                   const scbm_hooks *hooks);
 void scbm_file_close(scbm_file *file);
+/* SCBM_ERROR_IO where a mapped file has another size or time of change than when it was opened: for a look before the tensors
+ * are read, which finds the usual case of a file that was overwritten in place. One call of the system. */
+scbm_status scbm_file_check(const scbm_file *file);
 const char *scbm_file_path(const scbm_file *file);
 size_t scbm_file_size(const scbm_file *file);
 

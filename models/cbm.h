@@ -64,7 +64,10 @@ typedef struct cbm_load_options {
 /* Loads a model file: a bare encoder (mode CBM_ENCODER: embed and tokenize only) or a trained model. A model with
  * subnetworks, when it has read some 256 tokens, also holds the kept weights side by side, once for all contexts: for batches
  * 4 bytes each (together K (1 - sparsity) times the f32 weights), and for texts of up to 64 tokens one by one 5 to 6 bytes
- * each. Where memory does not suffice it goes on without. */
+ * each. Where memory does not suffice it goes on without.
+ * The file is mapped (unless options->copy): it must not be changed while the model is in use, and a new version is renamed
+ * over it, as this library's own writing does; models that are loaded keep the old one. A file whose size or time has changed
+ * is an error of the next batch, SCBM_ERROR_IO; one that is cut off during a batch ends the process (SIGBUS). */
 scbm_status cbm_model_load(cbm_model **model, const char *path, const cbm_load_options *options);
 /* From memory that outlives the model (a file embedded in a program). */
 scbm_status cbm_model_load_memory(cbm_model **model, const void *data, size_t size, const cbm_load_options *options);

@@ -5,7 +5,10 @@
 
 #include "tests/small-encoder.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static cbm_model *encoder, *joint, *independent, *vanilla;
@@ -920,8 +923,63 @@ static void header_and_library_are_of_one_version(void **state) {
     assert_string_equal(text, SCBM_VERSION_TEXT);
 }
 
+static void copy_model(const char *to) {
+    size_t size;
+    char *bytes = read_file(in_folder("joint.gguf"), &size);
+    write_file(to, bytes, size);
+    free(bytes);
+}
+
+/* A mapped file that is cut off or overwritten in place is an error, not a signal; one that is replaced by renaming stays what
+ * it was, and a copy in memory does, whatever happens to the file. */
+static void a_model_file_that_changes_in_use_is_told(void **state) {
+    (void)state;
+    const char *path = in_folder("in-use.gguf"), *other = in_folder("other.gguf");
+    const cbm_prediction *p;
+    const struct timespec later[2] = {{1000000000, 0}, {1000000000, 5}};
+    enum { CUT, OVERWRITTEN, REPLACED, REMOVED, COPIED, CASES };
+    for (int i = 0; i < CASES; i++) {
+        const cbm_load_options options = {.copy = i == COPIED};
+        cbm_model *model;
+        cbm_context *ctx;
+        copy_model(path);
+        assert_ok(cbm_model_load(&model, path, &options));
+        assert_ok(cbm_context_create(&ctx, model, NULL));
+        assert_ok(cbm_predict(ctx, "the food was good", &p));
+        float before = p->logits[0];
+        if (i == CUT || i == COPIED) assert_int_equal(truncate(path, 100), 0);
+        if (i == OVERWRITTEN) {
+            copy_model(path);
+            assert_int_equal(utimensat(AT_FDCWD, path, later, 0), 0); /* the clock of files may be coarse */
+        }
+        if (i == REPLACED) {
+            copy_model(other);
+            assert_int_equal(rename(other, path), 0);
+        }
+        if (i == REMOVED) assert_int_equal(unlink(path), 0);
+        if (i <= OVERWRITTEN) {
+            const char *texts[] = {"the food was good"};
+            const cbm_explanation *x;
+            const cbm_intervention *changed;
+            float vector[1024];
+            const char *words = "in-use.gguf: was written to after it was opened";
+            assert_error(cbm_predict(ctx, texts[0], &p), SCBM_ERROR_IO, words);
+            assert_error(cbm_embed_batch(ctx, texts, NULL, 1, CBM_POOL_FILE, CBM_NORMALIZE_FILE, vector, NULL),
+                         SCBM_ERROR_IO, words);
+            assert_error(cbm_explain(ctx, texts[0], NULL, &x), SCBM_ERROR_IO, words);
+            assert_error(cbm_intervene_on(ctx, 0, 0, 0, NULL, &changed), SCBM_ERROR_IO, words);
+        } else {
+            assert_ok(cbm_predict(ctx, "the food was good", &p));
+            assert_true(p->logits[0] == before);
+        }
+        cbm_context_free(ctx);
+        cbm_model_free(model);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_model_file_that_changes_in_use_is_told),
         cmocka_unit_test(models_tell_what_they_are),
         cmocka_unit_test(damaged_models_are_refused_with_their_reason),
         cmocka_unit_test(a_model_in_memory_is_the_same_model),

@@ -99,6 +99,7 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
                     options->max_batch_tokens ? options->max_batch_tokens : default_batch_tokens(model));
     ctx->runner.packs_from = options->precision == SCBM_PRECISION_F32 && !model->unpacked ? PACKING_PAYS : 0;
     ctx->runner.packs_with = &model->hooks;
+    ctx->runner.file = model->file;
     ctx->backward_tokens = options->max_batch_tokens ? options->max_batch_tokens / 4 : 1024;
     *out = ctx;
     return SCBM_OK;

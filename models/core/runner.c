@@ -122,7 +122,8 @@ scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_seque
         cbm_forward_graph *graph;
         int64_t tokens, n = next_batch(runner, sequences, done, &tokens);
         const int32_t *row = runner->order + done;
-        status = find_graph(runner, what, tokens, n, &graph);
+        if (runner->file) status = scbm_file_check(runner->file);
+        if (!status) status = find_graph(runner, what, tokens, n, &graph);
         if (status) return status;
         pack_masks(runner, tokens);
         cbm_fill_inputs(&runner->network->backbone, &graph->encoding, sequences, row, n);

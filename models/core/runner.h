@@ -41,6 +41,7 @@ typedef struct cbm_runner {
     int64_t max_batch_tokens;
     /* Packs the network's masks for many tokens when it has read so many in batches of many, and for few likewise; 0: never. */
     int64_t packs_from, tokens_read[2];
+    const scbm_file *file;          /* whose tensors are read, and which is looked at before each batch; NULL: none */
     const scbm_hooks *packs_with;   /* whose memory the packed form is: the model's */
     cbm_forward_graph graphs[CBM_FORWARD_KINDS][CBM_MAX_BUCKETS];
     int32_t *order;           /* the texts by length */

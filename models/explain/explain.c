@@ -412,6 +412,8 @@ static scbm_status explain_each(cbm_explainer *x, const char *const *texts, cons
     scbm_status status = SCBM_OK;
     x->progress = (cbm_explain_progress){x->plan.what, 0, (int64_t)n, 0, points_of_text(x)};
     for (size_t done = 0, n_listed; done < n && !status; done += n_listed) {
+        status = scbm_file_check(x->ctx->model->file);
+        if (status) break;
         status = cbm_list_group(x, texts, lengths, done, n, &n_listed);
         if (!status) status = explain_group(x, texts + done, lengths ? lengths + done : NULL);
         for (size_t i = 0; !status && i < n_listed; i++) {
@@ -425,7 +427,8 @@ static scbm_status explain_each(cbm_explainer *x, const char *const *texts, cons
 
 scbm_status cbm_explain_each(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                              const cbm_explain_plan *plan, cbm_explanation_function function, void *user) {
-    scbm_status status = cbm_explainer_create(ctx);
+    scbm_status status = scbm_file_check(ctx->model->file);
+    if (!status) status = cbm_explainer_create(ctx);
     if (status) return status;
     cbm_explainer *x = cbm_explainer_of(ctx);
     x->plan = *plan;

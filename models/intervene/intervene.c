@@ -292,7 +292,8 @@ scbm_status cbm_intervene_on(cbm_context *ctx, size_t text, int concept, int cla
                              const cbm_intervene_options *options, const cbm_intervention **intervention) {
     if (!options) options = &default_options;
     *intervention = NULL;
-    scbm_status status = cbm_intervene_check(ctx->model, options);
+    scbm_status status = scbm_file_check(ctx->model->file);
+    if (!status) status = cbm_intervene_check(ctx->model, options);
     if (!status && text >= ctx->n_computed)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "there is no text %zu among the %zu of the context's last prediction",
                            text, ctx->n_computed);
@@ -305,7 +306,8 @@ scbm_status cbm_intervene_report(cbm_context *ctx, const char *concept, const ch
     int k = 0, c = 0;
     if (!options) options = &default_options;
     *intervention = NULL;
-    scbm_status status = cbm_intervene_check(ctx->model, options);
+    scbm_status status = scbm_file_check(ctx->model->file);
+    if (!status) status = cbm_intervene_check(ctx->model, options);
     if (!status) status = cbm_model_find_class(ctx->model, concept, class_name, &k, &c);
     if (!status && ctx->n_computed != 1)
         status = scbm_fail(SCBM_ERROR_ARGUMENT,
