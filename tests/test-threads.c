@@ -20,7 +20,7 @@ static const char *texts[N_TEXTS];
 static char text_memory[N_TEXTS][200];
 
 static int set_up(void **state) {
-    const small_options options = {.hidden = 32};
+    const small_options options = {.hidden = 64};
     int32_t classes[SMALL_CONCEPTS], label;
     if (make_folder(state)) return -1;
     assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
