@@ -420,6 +420,52 @@ static void many_contexts_share_the_pool(void **state) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Waiting
+ * ---------------------------------------------------------------------------------------- */
+
+static double processor_seconds(void) {
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return (double)used.tv_sec + 1e-9 * (double)used.tv_nsec;
+}
+
+static scbm_status wait_a_while(void *user, const scbm_tensor *tensor) {
+    double *used = user;
+    (void)tensor;
+    nanosleep(&(struct timespec){0, 50000000}, NULL); /* the others have gone to sleep */
+    double before = processor_seconds();
+    nanosleep(&(struct timespec){0, 400000000}, NULL);
+    *used = processor_seconds() - before;
+    return SCBM_OK;
+}
+
+/* A run's other threads use no processor while the program looks at a result. */
+static void idle_threads_sleep(void **state) {
+    (void)state;
+    const scbm_hooks loops[] = {{.n_workers = 4}, {.parallel_for = scbm_pool, .n_workers = 4}};
+    const int64_t shape[2] = {256, 512};
+    assert_ok(scbm_pool_start(4));
+    for (int i = 0; i < COUNT_OF(loops); i++) {
+        scbm_context *context;
+        scbm_graph *g;
+        double used = 1;
+        assert_ok(scbm_context_create(&context, &loops[i], NULL));
+        assert_ok(scbm_graph_create(&g, context));
+        scbm_tensor *x = scbm_input(g, "x", SCBM_F32, 2, shape, NULL);
+        scbm_tensor *y = scbm_activate(g, x, SCBM_GELU_ERF), *z = scbm_activate(g, y, SCBM_TANH);
+        assert_ok(scbm_graph_watch(g, y, wait_a_while, &used));
+        scbm_output(g, z);
+        assert_ok(scbm_graph_plan(g));
+        assert_ok(scbm_graph_run(g, 0, 0));
+        assert_ok(scbm_graph_run(g, 0, 0)); /* the first one learns how many loops there are */
+        if (used > 0.1) fail_msg("%.2f s of processor time in 0.4 s of waiting", used);
+        scbm_graph_free(g);
+        scbm_context_free(context);
+    }
+    scbm_pool_stop();
+}
+
+/* ------------------------------------------------------------------------------------------
  * Forks
  * ---------------------------------------------------------------------------------------- */
 
@@ -504,6 +550,7 @@ int main(void) {
         cmocka_unit_test(one_of_two_requests_can_be_cancelled),
         cmocka_unit_test(every_task_of_the_pool_runs_once),
         cmocka_unit_test(many_contexts_share_the_pool),
+        cmocka_unit_test(idle_threads_sleep),
         cmocka_unit_test(a_forked_child_predicts),
         cmocka_unit_test(a_forked_child_has_its_own_threads),
     };
