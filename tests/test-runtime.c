@@ -1688,6 +1688,31 @@ static void updates_keep_their_place(void **state) {
     scbm_context_free(context);
 }
 
+/* Indices are checked before anything runs, of inputs and of copies of them. */
+static void a_run_that_is_refused_for_an_index_updates_nothing(void **state) {
+    (void)state;
+    for (int copied = 0; copied < 2; copied++) {
+        scbm_context *context = new_context(1);
+        float w[3] = {1.0f, 2.0f, 3.0f}, a[3] = {10.0f, 20.0f, 30.0f}, table[4] = {5.0f, 6.0f, 7.0f, 8.0f}, one = 1.0f;
+        scbm_tensor weight = weight_of("w", SCBM_F32, w, DIMS(3)), add = weight_of("a", SCBM_F32, a, DIMS(3)),
+                    keep = weight_of("k", SCBM_F32, &one, DIMS(1)), rows = weight_of("t", SCBM_F32, table, DIMS(2, 2));
+        scbm_graph *g = new_graph(context);
+        scbm_accumulate(g, &weight, &add, &keep);
+        scbm_tensor *ids = scbm_input(g, "ids", SCBM_I32, DIMS(2), NULL);
+        scbm_tensor *y = scbm_graph_fetch(g, scbm_get_rows(g, &rows, copied ? scbm_copy(g, ids) : ids));
+        assert_ok(scbm_graph_plan(g));
+        ((int32_t *)ids->data)[0] = 1;
+        ((int32_t *)ids->data)[1] = 2;
+        assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "get_rows: id 1 is 2");
+        assert_true(w[0] == 1.0f && w[2] == 3.0f);
+        ((int32_t *)ids->data)[1] = 0;
+        assert_ok(scbm_graph_run(g, 0, 0));
+        assert_true(w[0] == 11.0f && ((float *)y->data)[0] == 7.0f && ((float *)y->data)[2] == 5.0f);
+        scbm_graph_free(g);
+        scbm_context_free(context);
+    }
+}
+
 static void what_is_updated_is_the_callers(void **state) {
     (void)state;
     scbm_context *context = new_context(1);
@@ -2205,6 +2230,7 @@ int main(void) {
         cmocka_unit_test(a_step_has_its_order),
         cmocka_unit_test(norms_are_pairs_of_floats),
         cmocka_unit_test(updates_keep_their_place),
+        cmocka_unit_test(a_run_that_is_refused_for_an_index_updates_nothing),
         cmocka_unit_test(what_is_updated_is_the_callers),
         cmocka_unit_test(updates_in_a_row_are_not_cancelled_between),
         cmocka_unit_test(the_schedule_rises_and_falls),
