@@ -35,6 +35,12 @@ static scbm_status set_max_tokens(conversion *c) {
     int64_t most = c->config.max_tokens ? c->config.max_tokens : c->tokenizer.max_tokens;
     if (c->options->max_tokens && !has_positions(settings->architecture)) settings->context = c->options->max_tokens;
     int64_t longest = cbm_longest_text(settings);
+    if (c->config.max_tokens > longest)
+        scbm_log(
+            c->hooks, SCBM_LOG_WARNING,
+            "%.300s: texts of %lld tokens are to be read (max_seq_length), and there are positions for %lld, which "
+            "are read",
+            c->config.folder, (long long)c->config.max_tokens, (long long)longest);
     if (!most || most > longest) most = longest;
     if (c->options->max_tokens) most = c->options->max_tokens;
     if (most < 2 || most > longest)

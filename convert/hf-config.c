@@ -447,6 +447,22 @@ static scbm_status refuse_file(const hf_config *config, const char *path) {
     return status;
 }
 
+/* A folder without config.json. */
+static scbm_status refuse_folder(const hf_config *config, const char *folder) {
+    char *path = cbm_json_join(&config->hooks, folder, "adapter_config.json");
+    if (!path) return SCBM_ERROR_MEMORY;
+    int is_adapter = cbm_json_file_exists(path);
+    scbm_release(&config->hooks, path);
+    if (is_adapter)
+        return scbm_fail(
+            SCBM_ERROR_UNSUPPORTED,
+            "%.300s: this is an adapter for another model (adapter_config.json names it); merge the two first, "
+            "with peft's merge_and_unload, and save the whole",
+            folder);
+    return scbm_fail(SCBM_ERROR_IO,
+                     "%.300s: a folder with a Hugging Face checkpoint is expected; it has no config.json", folder);
+}
+
 static scbm_status check_folder(const hf_config *config, const char *folder) {
     char *path = cbm_json_join(&config->hooks, folder, "config.json");
     char *modules = cbm_json_join(&config->hooks, folder, "modules.json");
@@ -455,9 +471,7 @@ static scbm_status check_folder(const hf_config *config, const char *folder) {
         status = scbm_fail(SCBM_ERROR_IO, "%.300s: there is no such folder", folder);
     else if (!status && cbm_json_is_file(folder)) status = refuse_file(config, folder);
     else if (!status && !cbm_json_file_exists(path) && !cbm_json_file_exists(modules))
-        status = scbm_fail(SCBM_ERROR_IO,
-                           "%.300s: a folder with a Hugging Face checkpoint is expected; it has no config.json",
-                           folder);
+        status = refuse_folder(config, folder);
     scbm_release(&config->hooks, path);
     scbm_release(&config->hooks, modules);
     return status;

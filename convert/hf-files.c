@@ -136,6 +136,20 @@ static scbm_status open_weights(hf_files *files, const char *folder, const struc
                      folder, found->name);
 }
 
+/* peft's weights beside those of a model, which transformers would add to them. */
+static scbm_status note_adapter(const hf_files *files, const char *folder) {
+    char *path = cbm_json_join(&files->hooks, folder, "adapter_config.json");
+    if (!path) return SCBM_ERROR_MEMORY;
+    if (cbm_json_file_exists(path))
+        scbm_log(
+            &files->hooks, SCBM_LOG_WARNING,
+            "%.300s: the adapter is not used: the weights are the model's without it (peft's merge_and_unload adds it to "
+            "them)",
+            path);
+    scbm_release(&files->hooks, path);
+    return SCBM_OK;
+}
+
 static scbm_status open_files(hf_files *files, const char *folder) {
     for (int i = 0; i < COUNT_OF(weights_files); i++) {
         char *path = cbm_json_join(&files->hooks, folder, weights_files[i].name);
@@ -143,7 +157,7 @@ static scbm_status open_files(hf_files *files, const char *folder) {
         int exists = cbm_json_file_exists(path);
         scbm_status status = exists ? open_weights(files, folder, &weights_files[i], path) : SCBM_OK;
         scbm_release(&files->hooks, path);
-        if (exists) return status;
+        if (exists) return status ? status : note_adapter(files, folder);
     }
     return scbm_fail(
         SCBM_ERROR_IO,

@@ -53,6 +53,7 @@ static scbm_status draw_backbone(random_model *s, const cbm_model *encoder, int 
     for (int i = 0; i < backbone->n_parameters && !status; i++) {
         const cbm_parameter *parameter = &backbone->parameters[i];
         if (parameter->masks) cbm_draw_masks(parameter->masks, parameter->tensor->shape[1], sparsity, &seed);
+        status = scbm_cancelled(s->hooks);
     }
     return status;
 }

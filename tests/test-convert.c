@@ -993,6 +993,8 @@ static void test_what_is_not_honoured_is_named(void **state) {
     write_text("config_sentence_transformers.json",
                "{\"prompts\": {\"query\": \"query: \"}, \"default_prompt_name\": \"query\"}");
     assert_logged("puts the prompt 'query: ' before every text; here it has to stand in the text");
+    write_text("sentence_bert_config.json", "{\"max_seq_length\": 25}");
+    assert_logged("texts of 25 tokens are to be read (max_seq_length), and there are positions for 24, which are read");
     write_text("sentence_bert_config.json", "{\"tokenizer_args\": {\"model_max_length\": 7}}");
     assert_logged("sentence_bert_config.json: tokenizer_args is not honoured");
     remove(in_checkpoint("sentence_bert_config.json"));
@@ -1357,6 +1359,16 @@ static void test_indexes_that_are_refused(void **state) {
     }
     write_text("model.safetensors.index.json", "{\"weight_map\": {\"a\": \"part-7.safetensors\"}}");
     assert_error(convert(SCBM_F32), SCBM_ERROR_IO, "part-7.safetensors");
+}
+
+/* peft's adapters belong to another model's weights. */
+static void test_adapters(void **state) {
+    (void)state;
+    write_text("adapter_config.json", "{\"base_model_name_or_path\": \"someone/bert\"}");
+    assert_error(convert(SCBM_F32), SCBM_ERROR_UNSUPPORTED, "this is an adapter for another model");
+    write_checkpoint(&plain);
+    assert_logged("adapter_config.json: the adapter is not used: the weights are the model's without it");
+    check_tensors(&plain);
 }
 
 static void test_missing_files(void **state) {
@@ -1947,6 +1959,7 @@ int main(void) {
         TEST(test_weights_that_are_refused),
         TEST(test_values_that_are_refused),
         TEST(test_indexes_that_are_refused),
+        TEST(test_adapters),
         TEST(test_missing_files),
         TEST(test_safetensors_header),
         TEST(test_safetensors_damage),

@@ -710,6 +710,20 @@ static void what_is_written_is_read(void **state) {
     scbm_writer_free(w);
 }
 
+/* llama.cpp opens no file that says that there are no token types, as DistilBERT has none. */
+static void files_say_one_token_type_at_least(void **state) {
+    const char *piece[N_PIECES + N_ADDED];
+    uint16_t flags[N_PIECES + N_ADDED];
+    cbm_tokenizer_keys keys = keys_with_added(piece, flags);
+    scbm_file *file;
+    (void)state;
+    keys.n_types = 0;
+    cbm_tokenizer_free(tokenizer_of_keys(&keys));
+    assert_ok(scbm_file_open(&file, path, NULL));
+    assert_int_equal(scbm_file_int_or(file, "tokenizer.ggml.token_type_count", 0), 1);
+    scbm_file_close(file);
+}
+
 /* llama.cpp ends the process where a file has two equal tokens. */
 static void equal_tokens_are_told_apart_in_files(void **state) {
     static const char *const piece[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "x",  "##new",   "x",        "new",
@@ -925,6 +939,7 @@ int main(void) {
         cmocka_unit_test(odd_tokens_mean_what_they_mean_elsewhere),
         cmocka_unit_test(added_tokens_are_found_as_by_hugging_face),
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(files_say_one_token_type_at_least),
         cmocka_unit_test(equal_tokens_are_told_apart_in_files),
         cmocka_unit_test(nothing_need_be_put_around_a_text),
         cmocka_unit_test(files_without_a_wordpiece_vocabulary_are_refused),

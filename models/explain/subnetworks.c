@@ -74,7 +74,7 @@ static void count_masks(counting *c, size_t block, size_t matrix, const scbm_ten
     cbm_mask_sharing(masks, c->shared + block * (k + 1), c->alone);
 }
 
-static void count_matrices(counting *c) {
+static scbm_status count_matrices(counting *c, const scbm_hooks *hooks) {
     size_t m = 0;
     for (const cbm_parameter *parameter = NULL; (parameter = cbm_next_prunable(c->backbone, parameter));) {
         const scbm_tensor *weight = parameter->tensor;
@@ -84,7 +84,10 @@ static void count_matrices(counting *c) {
         if (parameter->masks) count_masks(c, block, m, parameter->masks);
         else count_dense(c, block, m, scbm_tensor_elements(weight));
         m++;
+        scbm_status status = scbm_cancelled(hooks);
+        if (status) return status;
     }
+    return SCBM_OK;
 }
 
 static double share(int64_t part, int64_t whole) {
@@ -143,8 +146,8 @@ scbm_status cbm_subnetworks_create(cbm_subnetworks *s, const cbm_model *model, c
     c.n_blocks = (size_t)s->n_blocks;
     c.n_matrices = (size_t)s->n_matrices;
     scbm_status status = take_memory(&c, hooks);
+    if (!status) status = count_matrices(&c, hooks);
     if (!status) {
-        count_matrices(&c);
         set_densities(&c);
         set_shares(&c, 0, c.n_blocks, c.overlap, c.kept_by);
         for (size_t block = 0; block < c.n_blocks; block++)

@@ -103,8 +103,10 @@ static scbm_status draw_matrices(cbm_maps *maps, const cbm_model *model, const s
     if (!maps->density || !scratch) status = SCBM_ERROR_MEMORY;
     for (size_t i = 0; i < n && !status; i++) maps->density[i] = -1.0f;
     for (int m = 0; m < maps->subnetworks->n_matrices && !status; m++)
-        for (int stream = 0; stream < maps->n_streams && !status; stream++)
+        for (int stream = 0; stream < maps->n_streams && !status; stream++) {
             status = draw_matrix(maps, model, m, stream, scratch);
+            if (!status) status = scbm_cancelled(hooks);
+        }
     scbm_release(hooks, scratch);
     return status;
 }
