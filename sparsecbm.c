@@ -907,7 +907,7 @@ void scbm_pool_stop(void) {
     int n = pool.n_threads;
     pool.threads = NULL;
     pool.n_threads = 0;
-    pool.is_ending = n > 0;
+    if (n > 0) pool.is_ending = 1; /* and still where another thread ends it at this moment */
     pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
     for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
@@ -10946,6 +10946,7 @@ static void adamw_update(const adamw_step *step, const struct k_exec *ex) {
         a.decay = p->weight_decay;
         k_adamw(ex, &a);
         scbm_tensor_changed(p->tensor);
+        for (int j = 0; j < 2; j++) scbm_tensor_changed(&p->moment[j]);
     }
 }
 

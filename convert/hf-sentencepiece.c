@@ -210,7 +210,7 @@ scbm_status cbm_hf_tokenizer_parse_sentencepiece(hf_tokenizer *t, const void *da
     if (!status && layout->behind)
         status = cbm_hf_unigram_add(t, name, first + n, layout->behind, strlen(layout->behind), 0);
     if (!status && layout->has_extra_ids) status = add_extra_ids(t, name, first + n);
-    if (!status && !t->piece[layout->unknown]) status = damaged(name);
+    if (!status && (layout->unknown >= t->n_rows || !t->piece[layout->unknown])) status = damaged(name);
     return status ? status : set_specials(t);
 }
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# tests/long-tokenizers.sh - 100,000 texts of each kind of tokenizer, and every character, against Hugging Face's. Needs the
-# virtual environment of tests/parity (make test-parity makes it); without it nothing is compared, which is said.
+# tests/long-tokenizers.sh - 100,000 texts of each byte-level BPE and of MPNet's WordPiece, and every character, against
+# Hugging Face's. Needs the virtual environment of tests/parity (make test-parity makes it); without it nothing is
+# compared, which is said.
 python=${VENV:-build/venv}/bin/python
 if [ ! -x "$python" ]; then
     echo "no $python: make test-parity makes it"

@@ -425,6 +425,43 @@ static void clear_training(trained *t) {
     scbm_tensor_forget(&t->groups);
 }
 
+/* Steps of a graph and steps without one, in turn. */
+static void both_ways_to_step_share_their_moments(void **state) {
+    (void)state;
+    float w_data[2][3] = {{1.0f, 2.0f, 3.0f}, {1.0f, 2.0f, 3.0f}}, g_data[3] = {0.5f, -1.0f, 0.25f};
+    const float rate = 0.1f, decay = 0.0f;
+    scbm_context *context[2] = {new_context(), NULL};
+    assert_ok(scbm_context_create(&context[1], NULL, NULL));
+    for (int i = 0; i < 2; i++) {
+        scbm_tensor w = weight_of("w", w_data[i], DIMS(3)), g = weight_of("g", g_data, DIMS(3));
+        scbm_tensor *params[] = {&w}, *gradients[] = {&g};
+        scbm_adamw *optimizer;
+        scbm_graph *graph;
+        assert_ok(scbm_adamw_create(&optimizer, context[i], params, 1, &rate, &decay, NULL));
+        assert_ok(scbm_graph_create(&graph, context[i]));
+        assert_ok(scbm_graph_adamw(graph, optimizer, gradients));
+        assert_ok(scbm_graph_plan(graph));
+        for (int step = 0; step < 5; step++) {
+            g_data[0] = 0.5f - (float)step;
+            scbm_tensor_changed(&g);
+            if (step % 2) {
+                assert_ok(scbm_adamw_step(optimizer, gradients, 1.0f, NULL));
+                continue;
+            }
+            assert_ok(scbm_adamw_begin(optimizer, 1.0f));
+            assert_ok(scbm_graph_run(graph, 0, 0));
+            assert_ok(scbm_adamw_end(optimizer, NULL));
+        }
+        assert_ok(scbm_tensor_fetch(&w, context[i]));
+        scbm_graph_free(graph);
+        scbm_adamw_free(optimizer);
+        scbm_tensor_forget(&w);
+        scbm_tensor_forget(&g);
+        scbm_context_free(context[i]);
+    }
+    assert_memory_equal(w_data[0], w_data[1], sizeof w_data[0]);
+}
+
 static void training_on_a_device_has_the_bits_of_the_host(void **state) {
     (void)state;
     static trained t[2];
@@ -526,6 +563,7 @@ int main(void) {
         cmocka_unit_test(a_backend_of_another_version_is_refused),
         cmocka_unit_test(masks_that_the_host_has_packed_are_not_used),
         cmocka_unit_test(an_updated_tensor_is_newer_on_the_device),
+        cmocka_unit_test(both_ways_to_step_share_their_moments),
         cmocka_unit_test(training_on_a_device_has_the_bits_of_the_host),
         cmocka_unit_test(a_device_without_a_row_trains_or_names_it),
         cmocka_unit_test(the_rows_that_the_guide_names_are_enough),

@@ -382,6 +382,22 @@ static void every_task_of_the_pool_runs_once(void **state) {
     assert_error(scbm_pool_start(-1), SCBM_ERROR_ARGUMENT, "a pool of -1 threads");
 }
 
+static void *stop_pool(void *unused) {
+    scbm_pool_stop();
+    return unused;
+}
+
+static void two_threads_may_end_the_pool_at_once(void **state) {
+    (void)state;
+    pthread_t thread;
+    for (int i = 0; i < 50; i++) {
+        assert_ok(scbm_pool_start(POOL_WORKERS));
+        assert_int_equal(pthread_create(&thread, NULL, stop_pool, NULL), 0);
+        scbm_pool_stop();
+        pthread_join(thread, NULL);
+    }
+}
+
 /* Sixteen requests, each with a context, have three helpers together, and the bits of one thread alone. */
 static void many_contexts_share_the_pool(void **state) {
     (void)state;
@@ -549,6 +565,7 @@ int main(void) {
         cmocka_unit_test(contexts_on_one_model_compute_the_bits_of_one),
         cmocka_unit_test(one_of_two_requests_can_be_cancelled),
         cmocka_unit_test(every_task_of_the_pool_runs_once),
+        cmocka_unit_test(two_threads_may_end_the_pool_at_once),
         cmocka_unit_test(many_contexts_share_the_pool),
         cmocka_unit_test(idle_threads_sleep),
         cmocka_unit_test(a_forked_child_predicts),

@@ -89,7 +89,6 @@ static int convert(const convert_command *c) {
                                          .verify = c->verify,
                                          .hooks = &hooks};
     scbm_status status = cbm_convert(c->folder, c->output, &options, &conversion);
-    ;
     cli_progress_clear(&progress);
     if (status != SCBM_OK) return cli_fail_status(c->command, status);
     if (c->json) return cli_fail_status(c->command, print_conversion_json(c, &conversion));

@@ -46,7 +46,6 @@ typedef struct unigram {
     cbm_trie trie;
     double unknown_score;
     int32_t byte[256]; /* the tokens of bytes; -1: none */
-    int has_bytes;     /* there are all of them */
 } unigram;
 
 /* ------------------------------------------------------------------------------------------
@@ -149,7 +148,6 @@ static scbm_status build_trie(cbm_tokenizer *t, unigram *u) {
     scbm_status status = cbm_trie_build(&u->trie, entry, n, 1, &t->hooks);
     scbm_release(&t->hooks, entry);
     if (status) return status;
-    u->has_bytes = u->options.byte_fallback;
     for (int i = 0; i < 256; i++) {
         char name[8];
         snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);
