@@ -39,7 +39,7 @@ typedef struct exporting {
     cbm_backbone settings; /* the model's, with every size that config.json wants; no parameters of its own */
     char wanted[LONGEST_PATH], folder[LONGEST_PATH + 32]; /* what it will be called, and is while it is written */
     int lock;                                             /* the folder's, which ends with the process; -1: none */
-    char path[LONGEST_PATH + 64];
+    char path[LONGEST_PATH + 32 + 96];
 } exporting;
 
 /* A path in the folder, until the next one is asked for. */

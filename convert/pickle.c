@@ -91,7 +91,7 @@ static scbm_status take(reader *r, uint64_t n, const unsigned char **bytes) {
 }
 
 static scbm_status take_number(reader *r, int bytes, uint64_t *value) {
-    const unsigned char *from;
+    const unsigned char *from = NULL;
     scbm_status status = take(r, (uint64_t)bytes, &from);
     *value = 0;
     for (int i = 0; !status && i < bytes; i++) *value |= (uint64_t)from[i] << (8 * i);

@@ -35,7 +35,8 @@ static void make_encoder(void) {
     assert_ok_for(cbm_random_encoder_write(in_folder("encoder.gguf"), &options), name_of(architecture));
     encoder = load(in_folder("encoder.gguf"));
     assert_ptr_equal(encoder->network.backbone.architecture, architecture);
-    assert_true(scbm_file_int_or(encoder->file, "tokenizer.ggml.token_type_count", 0) >= 1); /* or llama.cpp refuses it */
+    assert_true(scbm_file_int_or(encoder->file, "tokenizer.ggml.token_type_count", 0) >=
+                1); /* or llama.cpp refuses it */
 }
 
 static int set_up(void **state) {
@@ -126,8 +127,8 @@ static void check_quantized(const char *path, const char *text) {
 /* A text of no words, one, and more than are read; with the padding token in one. */
 static const char *const hard[] = {
     "", "soup", "[PAD] tasty [PAD] soup kind",
-    "the we came there on monday with friends and it was soup the we came there on monday "
-    "with friends and it was soup the we came there on"};
+    ("the we came there on monday with friends and it was soup the we came there on monday "
+     "with friends and it was soup the we came there on")};
 
 static void check_model(const char *path) {
     cbm_model *model = load(path);

@@ -498,7 +498,7 @@ static scbm_status predict_with(const cbm_model *model, const scbm_hooks *hooks,
 
 /* Predicts, forks, and predicts in the child, whose end comes within a minute; then in a child of the child. */
 static void fork_after(const cbm_model *model, const scbm_hooks *hooks) {
-    float logit, again;
+    float logit = 0, again = 0;
     assert_ok(predict_with(model, hooks, &logit));
     pid_t child = fork();
     assert_true(child >= 0);

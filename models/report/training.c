@@ -15,7 +15,7 @@
  * Curves
  * ---------------------------------------------------------------------------------------- */
 
-enum { MOST_TICKS = 8, MOST_CURVES = 2, MOST_STEP_POINTS = 240, TICK_SIZE = 16 };
+enum { MOST_TICKS = 8, MOST_CURVES = 2, MOST_STEP_POINTS = 240, TICK_SIZE = 24 };
 
 static const struct {
     const char *title, *hint;
