@@ -4156,7 +4156,11 @@ static scbm_status check_node_indices(const scbm_graph *g, const scbm_node *node
     if (c->kind == NO_INDEX) return SCBM_OK;
     const scbm_view bound = view_of(g, c->of == RESULT ? node->result[0] : node->source[c->of], g->tokens, g->texts);
     const scbm_view view = view_of(g, node->source[c->source], g->tokens, g->texts);
-    const int32_t *values = origin_of(g, node->source[c->source])->data;
+    const scbm_tensor *origin = origin_of(g, node->source[c->source]);
+    const int32_t *values = origin->data;
+    if (view.type == SCBM_I32 && origin->graph && origin->node >= 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its indices are computed by %s, and are to be an input",
+                         node_name(node), node_name(g->nodes[origin->node]));
     if (c->kind == IDS) return check_ids(node, "id", values, view.shape[0], bound.shape[c->dim]);
     if (c->kind == PERMUTATION) return check_ids(node, "permutation entry", values, view.shape[0], bound.shape[c->dim]);
     if (c->kind == OFFSETS) return check_offsets(g, node, values, bound.shape[c->dim]);

@@ -112,19 +112,33 @@ static scbm_status damaged(const char *path) {
 
 /* Fields, by SentencePiece's sentencepiece_model.proto. */
 enum { MODEL_PIECES = 1, MODEL_TRAINER = 2, MODEL_NORMALIZER = 3 };
-enum { PIECE_TEXT = 1, PIECE_SCORE = 2 };
+enum { PIECE_TEXT = 1, PIECE_SCORE = 2, PIECE_KIND = 3 };
+enum { KIND_NORMAL = 1, KIND_CONTROL = 3, KIND_USER_DEFINED = 4, KIND_BYTE = 6 };
 enum { TRAINER_TYPE = 3, TYPE_UNIGRAM = 1 };
 enum { NORMALIZER_MAP = 2 };
 
-/* A piece, `score` a float; one that the class leaves out is only counted. */
+/* Pieces that are found before the model splits a text, or that stand for bytes, are not in the layouts. */
+static scbm_status check_kind(const char *path, uint64_t kind, int64_t number) {
+    if (kind != KIND_USER_DEFINED && kind != KIND_BYTE) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                     "%.300s: piece %lld %s; this version reads such tokenizers from a tokenizer.json, which "
+                     "save_pretrained of the fast tokenizer writes",
+                     path, (long long)number,
+                     kind == KIND_BYTE ? "stands for a byte" : "is a symbol that its user has defined");
+}
+
+/* A piece, `score` a float; one that the class leaves out is only counted. Control pieces are found in a text whole, as
+ * the tokenizer's special tokens are. */
 static scbm_status read_piece(hf_tokenizer *t, const char *path, message piece, int64_t number, int64_t first) {
     const struct hf_layout *layout = t->layout;
     const unsigned char *text = NULL;
     size_t length = 0;
+    uint64_t kind = KIND_NORMAL;
     float score = 0;
     int found;
     while ((found = next_field(&piece)) > 0) {
         if (is_bytes(&piece, PIECE_TEXT)) text = piece.bytes, length = piece.n;
+        else if (piece.field == PIECE_KIND && piece.wire == WIRE_NUMBER) kind = piece.number;
         else if (piece.field == PIECE_SCORE && piece.wire == WIRE_4_BYTES) {
             uint32_t bits = 0;
             for (int i = 0; i < 4; i++) bits |= (uint32_t)piece.bytes[i] << (8 * i);
@@ -134,8 +148,11 @@ static scbm_status read_piece(hf_tokenizer *t, const char *path, message piece, 
     if (found < 0 || (length && !cbm_json_is_utf8((const char *)text, length)) || !(score - score == 0))
         return damaged(path);
     if (number < layout->n_left_out) return SCBM_OK;
-    return cbm_hf_unigram_add(t, path, first + number - layout->n_left_out, text ? (const char *)text : "", length,
-                              score);
+    const int64_t id = first + number - layout->n_left_out;
+    scbm_status status = check_kind(path, kind, number);
+    if (!status) status = cbm_hf_unigram_add(t, path, id, text ? (const char *)text : "", length, score);
+    if (!status && kind == KIND_CONTROL) t->flags[id] |= CBM_PIECE_SPECIAL;
+    return status;
 }
 
 static scbm_status read_trainer(const char *path, message trainer) {

@@ -174,6 +174,10 @@ static void set_other_architecture(scbm_writer *writer) {
     scbm_writer_set_string(writer, "general.architecture", "llama");
 }
 
+static void set_other_family(scbm_writer *writer) {
+    scbm_writer_set_string(writer, "sparsecbm.family", "nomic");
+}
+
 static void set_wide_hidden(scbm_writer *writer) {
     scbm_writer_set_int(writer, "bert.embedding_length", SCBM_VALUE_U32, 34);
 }
@@ -222,6 +226,7 @@ static void damaged_models_are_refused_with_their_reason(void **state) {
         {NULL, NULL, set_more_blocks, "blk.2."},
         {NULL, NULL, set_long_texts, "sparsecbm.max_tokens"},
         {NULL, NULL, set_other_architecture, "'llama'"},
+        {NULL, NULL, set_other_family, "does not know the family 'nomic' of 'bert'"},
         {NULL, NULL, set_wide_hidden, "[any, 34]"},
         {NULL, NULL, set_odd_activation, "'swish'"},
         {CBM_CONCEPT_WEIGHT, NULL, NULL, CBM_CONCEPT_WEIGHT " is missing"},

@@ -1713,6 +1713,24 @@ static void a_run_that_is_refused_for_an_index_updates_nothing(void **state) {
     }
 }
 
+static void computed_indices_are_refused(void **state) {
+    (void)state;
+    scbm_context *context = new_context(1);
+    float values[16] = {0};
+    uint8_t bits[16] = {0xff, [8] = 0xff};
+    int32_t none = 0;
+    scbm_tensor score = weight_of("score", SCBM_F32, values, DIMS(2, 1, 8)),
+                masks = weight_of("m", SCBM_I8, bits, DIMS(2, 1, 8)), zeros = weight_of("z", SCBM_I32, &none, DIMS(1)),
+                rows = weight_of("t", SCBM_F32, values, DIMS(8, 2));
+    scbm_graph *g = new_graph(context);
+    scbm_tensor *ids = scbm_agree(g, &score, &masks, &masks, &zeros);
+    scbm_graph_fetch(g, scbm_get_rows(g, &rows, ids));
+    assert_ok(scbm_graph_plan(g));
+    assert_error(scbm_graph_run(g, 0, 0), SCBM_ERROR_ARGUMENT, "get_rows: its indices are computed by agree");
+    scbm_graph_free(g);
+    scbm_context_free(context);
+}
+
 static void what_is_updated_is_the_callers(void **state) {
     (void)state;
     scbm_context *context = new_context(1);
@@ -2231,6 +2249,7 @@ int main(void) {
         cmocka_unit_test(norms_are_pairs_of_floats),
         cmocka_unit_test(updates_keep_their_place),
         cmocka_unit_test(a_run_that_is_refused_for_an_index_updates_nothing),
+        cmocka_unit_test(computed_indices_are_refused),
         cmocka_unit_test(what_is_updated_is_the_callers),
         cmocka_unit_test(updates_in_a_row_are_not_cancelled_between),
         cmocka_unit_test(the_schedule_rises_and_falls),

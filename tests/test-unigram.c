@@ -192,7 +192,7 @@ typedef struct made_model {
     size_t n;
 } made_model;
 
-static void put_piece(made_model *m, const char *text, float score) {
+static void put_piece_of(made_model *m, const char *text, float score, int kind) {
     size_t length = strlen(text);
     uint32_t bits;
     memcpy(&bits, &score, sizeof bits);
@@ -204,10 +204,14 @@ static void put_piece(made_model *m, const char *text, float score) {
     m->n += length;
     m->bytes[m->n++] = 2 << 3 | 5;
     for (int i = 0; i < 4; i++) m->bytes[m->n++] = (unsigned char)(bits >> (8 * i));
-    m->bytes[m->n++] = 3 << 3; /* its type, and a field that nobody knows */
-    m->bytes[m->n++] = 1;
+    m->bytes[m->n++] = 3 << 3; /* its kind, and a field that nobody knows */
+    m->bytes[m->n++] = (unsigned char)kind;
     m->bytes[m->n++] = 9 << 3;
     m->bytes[m->n++] = 1;
+}
+
+static void put_piece(made_model *m, const char *text, float score) {
+    put_piece_of(m, text, score, 1);
 }
 
 /* TrainerSpec.model_type and an empty NormalizerSpec. */
@@ -243,8 +247,8 @@ static void numbers_of_sentencepiece_files(void **state) {
     put_piece(&m, "</s>", 0);
     put_piece(&m, MARK "a", -1.5f);
     put_specs(&m, 1);
-    put_piece(&t5, "<pad>", 0);
-    put_piece(&t5, "</s>", 0);
+    put_piece_of(&t5, "<pad>", 0, 3);
+    put_piece_of(&t5, "</s>", 0, 3);
     put_piece(&t5, "<unk>", 0);
     put_piece(&t5, "a", -1);
     static const char xlm[] = "<s>:0 <pad>:0 </s>:0 <unk>:0 " MARK "a:-1.5 <mask>:0";
@@ -275,6 +279,16 @@ static void sentencepiece_files_that_are_refused(void **state) {
     assert_error(parse(&t, &m, "XLMRobertaTokenizer", ""), SCBM_ERROR_FORMAT,
                  "x.model: this is no model of SentencePiece");
     cbm_hf_tokenizer_clear(&t);
+    static const char *const reasons[] = {[4] = "x.model: piece 3 is a symbol that its user has defined; this version",
+                                          [6] = "x.model: piece 3 stands for a byte; this version"};
+    for (int kind = 4; kind <= 6; kind += 2) {
+        m.n = 0;
+        for (int i = 0; i < 3; i++) put_piece_of(&m, "<s>", 0, 3); /* left out */
+        put_piece_of(&m, "abc", 0, kind);
+        put_specs(&m, 1);
+        assert_error(parse(&t, &m, "XLMRobertaTokenizer", ""), SCBM_ERROR_UNSUPPORTED, reasons[kind]);
+        cbm_hf_tokenizer_clear(&t);
+    }
     m.n = 0;
     for (int i = 0; i < 5; i++) put_piece(&m, "abc", -1);
     put_specs(&m, 1);

@@ -41,13 +41,18 @@ static scbm_status find_architecture(const scbm_file *file, const cbm_architectu
     scbm_status status = scbm_file_get_string(file, "general.architecture", &name);
     if (status) return status;
     const char *family = scbm_file_string_or(file, "sparsecbm.family", "");
+    int is_known = 0;
     *found = NULL;
     for (int i = 0; i < N_ARCHITECTURES; i++) {
         const cbm_architecture *architecture = architectures[i];
         if (strcmp(architecture->name, name) != 0) continue;
-        if (!*found || (architecture->family && strcmp(architecture->family, family) == 0)) *found = architecture;
+        is_known = 1;
+        if (strcmp(architecture->family ? architecture->family : "", family) == 0) *found = architecture;
     }
-    return *found ? SCBM_OK : unknown_architecture(file, name);
+    if (*found) return SCBM_OK;
+    return is_known ? scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: this version does not know the family '%s' of '%s'",
+                                scbm_file_path(file), family, name)
+                    : unknown_architecture(file, name);
 }
 
 /* ------------------------------------------------------------------------------------------

@@ -287,8 +287,9 @@ int cli_texts_each(const cli_command *command, cli_texts *texts, const cli_answe
         scbm_release(hooks, (void *)b->id[i]);
     }
     scbm_release(hooks, b);
-    if (status == SCBM_OK && texts->file && texts->first == 1)
-        cli_warn(command, "there are no texts in %s", strcmp(texts->file, "-") == 0 ? "standard input" : texts->file);
+    const char *path = texts->data ? texts->data : texts->file;
+    if (status == SCBM_OK && path && texts->first == 1)
+        cli_warn(command, "there are no texts in %s", strcmp(path, "-") == 0 ? "standard input" : path);
     if (texts->n_bad)
         cli_warn(command, "%lld of %lld texts have something wrong in them, and are answered by what that is",
                  (long long)texts->n_bad, (long long)texts->first - 1);

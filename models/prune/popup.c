@@ -155,9 +155,7 @@ static scbm_status begin_step(cbm_prune_run *run, int64_t epoch, float rate) {
 
 static scbm_status end_step(cbm_prune_run *run) {
     cbm_popup *popup = run->state;
-    scbm_status status = scbm_adamw_end(popup->optimizer, NULL);
-    for (int i = 0; i < run->n && !status; i++) status = scbm_tensor_fetch(popup->scores[i], run->context);
-    return status;
+    return scbm_adamw_end(popup->optimizer, NULL);
 }
 
 /* By their absolute values, or the norms of rows of them. */
