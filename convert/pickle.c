@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define MOST_VALUES (1 << 22) /* a checkpoint has some ten a tensor; each takes about 70 bytes here */
 
 enum {
     OP_MARK = '(',
@@ -107,7 +108,7 @@ static scbm_status push(reader *r, int32_t value) {
 
 static scbm_status push_new(reader *r, pickle_value value) {
     pickle *p = r->p;
-    if (p->n >= INT32_MAX) return damaged(r, "it has too many values");
+    if (p->n >= MOST_VALUES) return damaged(r, "it has more than four million values");
     scbm_status status = scbm_grow(&p->hooks, (void **)&p->value, &p->capacity, p->n + 1, sizeof *p->value);
     if (status) return status;
     p->value[p->n] = value;
