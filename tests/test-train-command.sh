@@ -244,7 +244,8 @@ check "the format is saved" grep -q '"format":.*"tsv"' tsv.json
 
 # --- progress: a terminal sees one bar for the whole run, which does not begin anew when an epoch is validated ---
 if command -v script >/dev/null; then
-    TERM=xterm script -qec "'$main' train $data $concepts --epochs 6 -o bar.gguf" /dev/null >bar.log 2>&1 </dev/null
+    TERM=xterm script -qec "timeout --foreground -s INT 4 '$main' train $data $concepts --epochs 10000 -o bar.gguf" /dev/null \
+        >bar.log 2>&1 </dev/null
     check "a bar of the training" grep -q 'train \[' bar.log
     check "and of nothing in it" sh -c "! grep -qE '(validate|statistics) \[' bar.log"
 else

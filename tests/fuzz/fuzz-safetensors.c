@@ -30,21 +30,28 @@ static void read_tensors(const safetensors *file, const uint8_t *data, size_t si
             cbm_safetensors_get(file, -1) == NULL);
 }
 
+/* Whether there is an encoder of the architecture whose sizes are all this one. */
+static int set_sizes(cbm_backbone *settings, const cbm_architecture *architecture, int size) {
+    cbm_settings_default(settings, architecture);
+    for (int i = 0; i < architecture->n_keys; i++) {
+        const cbm_key *key = &architecture->keys[i];
+        if (key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE) cbm_key_set(settings, key, size);
+    }
+    return cbm_settings_settle(settings, "settings") == SCBM_OK;
+}
+
 /* The smallest encoder of an architecture: names and shapes are matched with it. */
 static void find_encoder(const cbm_architecture *architecture, tensor_file *file) {
     cbm_backbone settings;
     hf_weights weights;
-    cbm_settings_default(&settings, architecture);
-    for (int i = 0; i < architecture->n_keys; i++) {
-        const cbm_key *key = &architecture->keys[i];
-        if (key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE) cbm_key_set(&settings, key, 1);
-    }
-    require(cbm_settings_settle(&settings, "settings") == SCBM_OK);
+    int size = 1;
+    while (size < 64 && !set_sizes(&settings, architecture, size)) size++;
+    require(size < 64);
     if (cbm_hf_weights_from_file(&weights, &settings, file, NULL) != SCBM_OK) {
         check_refusal();
         return;
     }
-    require(weights.n == architecture->n_rows);
+    require(weights.n == cbm_n_places(&settings));
     for (int i = 0; i < weights.n; i++)
         require(!weights.weight[i].source || scbm_tensor_elements(&weights.weight[i].tensor) > 0);
     if (cbm_hf_weights_check(&weights, SCBM_F16) != SCBM_OK) check_refusal();
