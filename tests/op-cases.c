@@ -70,6 +70,13 @@ static op_case start(const maker *m, const batch *b) {
 
 enum { INPUT = 0, WEIGHT = 1, GRADIENT = 2 }; /* flags: the caller's tensor; has a gradient */
 
+/* A device gets the caller's tensors whole, at their capacity. */
+static size_t capacity_bytes(const case_source *source) {
+    size_t bytes = scbm_tensor_bytes(&source->tensor);
+    if (bytes < source->bytes) bytes = source->bytes;
+    return bytes ? bytes : 1;
+}
+
 static void *put(op_case *c, int i, int flags, scbm_type type, int n_dims, const int64_t *dims) {
     case_source *source = &c->source[i];
     int64_t shape[SCBM_MAX_DIMS] = {0};
@@ -86,7 +93,7 @@ static void *put(op_case *c, int i, int flags, scbm_type type, int n_dims, const
     source->is_weight = (flags & WEIGHT) != 0;
     source->is_differentiable = (flags & GRADIENT) != 0 && type == SCBM_F32;
     source->bytes = batch_bytes(&source->tensor, c->tokens, c->texts);
-    source->tensor.data = checked(calloc(1, source->bytes ? source->bytes : 1));
+    source->tensor.data = checked(calloc(1, capacity_bytes(source)));
     if (c->n_sources <= i) c->n_sources = i + 1;
     return source->tensor.data;
 }
@@ -1422,7 +1429,7 @@ void case_of_text(op_case *alone, const op_case *c, int64_t n) {
             if (source->tensor.extent[d] == SCBM_TEXTS) source->tensor.shape[d] = 1;
         }
         source->bytes = batch_bytes(&source->tensor, alone->tokens, alone->texts);
-        source->tensor.data = checked(calloc(1, source->bytes ? source->bytes : 1));
+        source->tensor.data = checked(calloc(1, capacity_bytes(source)));
         if (source->is_offsets) ((int32_t *)source->tensor.data)[1] = c->lengths[n];
         else if (!copy_text(source->tensor.data, c->source[i].tensor.data, &c->source[i].tensor, c, n) && source->bytes)
             memcpy(source->tensor.data, c->source[i].tensor.data, source->bytes);
