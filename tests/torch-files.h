@@ -20,7 +20,7 @@ static inline void put(made_file *f, const void *bytes, size_t n) {
 }
 
 static inline void put_number(made_file *f, uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; i++) f->bytes[f->n++] = (unsigned char)(value >> (8 * i));
+    for (int i = 0; i < bytes; i++) f->bytes[f->n++] = (unsigned char)(i < 8 ? value >> (8 * i) : 0);
 }
 
 static inline void put_words(made_file *f, const char *text) {
