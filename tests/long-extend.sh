@@ -21,20 +21,18 @@ check() {
     fi
 }
 
-# ---- A prune method: the weights that are most below zero go first ----
+# ---- A prune method: the weights with the smallest squares go first ----
 
-cat >models/prune/signed.c <<'C'
+cat >models/prune/squares.c <<'C'
 #include "models/prune/method.h"
 
-static void score_signed(const cbm_prune_run *run, int matrix, int stream, double *score, double *scratch) {
-    const float *w = run->weight[matrix]->data;
-    (void)stream, (void)scratch;
-    for (int64_t i = 0; i < scbm_tensor_elements(run->weight[matrix]); i++) score[i] = (double)w[i];
+static scbm_tensor *score_squares(cbm_prune_run *run, scbm_graph *graph, int matrix) {
+    return scbm_mul(graph, run->weight[matrix], run->weight[matrix]);
 }
 
-const cbm_prune_kind cbm_prune_signed = {.name = "signed", .help = "weights below zero go", .score = score_signed};
+const cbm_prune_kind cbm_prune_squares = {.name = "squares", .help = "w²", .score = score_squares};
 C
-sed -i 's/^\(#define CBM_PRUNE_METHODS(row).*\)$/\1 row(signed)/' models/prune/method.h
+sed -i 's/^\(#define CBM_PRUNE_METHODS(row).*\)$/\1 row(squares)/' models/prune/method.h
 
 # ---- An attribution: how far a word's embedding lies from the baseline's ----
 
@@ -149,19 +147,19 @@ train="$main train --encoder demo/encoder.gguf --data demo/train.csv --validatio
     --concept food --concept service --concept noise --concept price --epochs 1 --prune-start 1 --prune-end 1"
 
 "$main" train --help >help
-check "help has the prune method" grep -q 'signed' help
+check "help has the prune method" grep -q 'squares' help
 check "help has the setting" grep -q -e '--answer N' help
 "$main" --help >commands
 check "help has the command" grep -q 'count a model' commands
-check "it prunes by the method" $train --prune signed --sparsity 0.5 --answer 42 -o signed.gguf
-"$main" inspect signed.gguf >facts
-check "the model says how it was pruned" grep -q 'prune_method.*signed' facts
+check "it prunes by the method" $train --prune squares --sparsity 0.5 --answer 42 -o squares.gguf
+"$main" inspect squares.gguf >facts
+check "the model says how it was pruned" grep -q 'prune_method.*squares' facts
 check "and the setting" grep -q 'answer.*42' facts
 $train --prune sigend -o x.gguf >error 2>&1
-check "an unknown method is refused with the known ones" grep -q 'signed' error
-"$main" count --model signed.gguf >counted
+check "an unknown method is refused with the known ones" grep -q 'squares' error
+"$main" count --model squares.gguf >counted
 check "the command runs" grep -qx '4 concepts' counted
-"$main" explain --model signed.gguf --json 'The soup was cold.' >explained
+"$main" explain --model squares.gguf --json 'The soup was cold.' >explained
 check "explanations have the attribution" grep -q '"distance":' explained
 LC_ALL=C sed 's/\(tokenizer\.ggml\.model............\)bert/\1char/' demo/encoder.gguf >characters.gguf
 "$main" tokenize --model characters.gguf --json 'ab c' >tokens
