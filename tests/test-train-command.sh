@@ -243,7 +243,7 @@ sed 's/,/\t/g' train.csv | awk -F'\t' 'NF == 6' >train.tsv
 check "the format is saved" grep -q '"format":.*"tsv"' tsv.json
 
 # --- progress: a terminal sees one bar for the whole run, which does not begin anew when an epoch is validated ---
-if command -v script >/dev/null; then
+if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then # there is one, and there are terminals to be had
     TERM=xterm script -qec "timeout --foreground -s INT 4 '$main' train $data $concepts --epochs 10000 -o bar.gguf" /dev/null \
         >bar.log 2>&1 </dev/null
     check "a bar of the training" grep -q 'train \[' bar.log
