@@ -2017,11 +2017,31 @@ static int register_external(scbm_graph *g, scbm_tensor *tensor) {
  * The op table: shape rules
  * ---------------------------------------------------------------------------------------- */
 
+/* What an op reads as an index: source `source` holds ids, offsets of texts, groups or targets of one, below or up to
+ * dimension `dim` of source `of` (or, where that is RESULT, of the first result). */
+typedef enum index_kind { NO_INDEX, IDS, PERMUTATION, OFFSETS, GROUPS, TARGETS } index_kind;
+enum { RESULT = -1 };
+
+typedef struct op_index {
+    index_kind kind;
+    int source, of, dim;
+    int bias; /* 1 + the source that is a table of distances inside texts, 0: none */
+} op_index;
+
+/* The ops that only the backward rule of a row with a decomposition asks for: where a device lacks one, and a gradient is
+ * wanted, the decomposition takes the op's place. */
+typedef struct backward_ops {
+    int n;
+    scbm_op op[3];
+} backward_ops;
+
 typedef struct op_row {
     scbm_op_info info;
     int (*shape)(scbm_graph *g, scbm_node *node); /* makes the results; 0 and the graph's error if sources do not fit */
     void (*backward)(scbm_graph *g, scbm_node *node, scbm_tensor *const *gradient); /* of the results; [0] is there */
     scbm_tensor *(*decompose)(scbm_graph *g, const scbm_node *node);
+    backward_ops needs;
+    op_index index;
 } op_row;
 
 static const op_row op_table[SCBM_OP_COUNT];
@@ -2960,113 +2980,152 @@ static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
  *   dropout: scalar p, integer place                               attention_mix…: integers heads, causal
  *   attention, attention_back: scalars scale, p; integers heads, causal, dropout's place
  *   attention_scores: scalar fill; integers heads, causal, context   attention_bias: integer context
- *   rms_norm: scalar epsilon
+ *   rms_norm: scalar epsilon                                       clip: scalar largest norm
+ *   square_sum, adamw: integer which parameter                     fisher_add, fisher_scores: integer block
+ *   keep_largest: integer scbm_choice                              mask_moves, flip_bits: integer which matrix
  * ---------------------------------------------------------------------------------------- */
 
 static const op_row op_table[SCBM_OP_COUNT] = {
-    /*                             name               sources, results, backward, decomposition, in place, updates */
-    [SCBM_OP_GET_ROWS] = {{"get_rows", 2, 2, 1, 1, 0, 0, 0}, shape_get_rows, backward_get_rows, NULL},
-    [SCBM_OP_GET_ROWS_BACK] = {{"get_rows_back", 3, 3, 1, 0, 0, 0, 0}, shape_get_rows_back, NULL, NULL},
-    [SCBM_OP_ADD] = {{"add", 2, 2, 1, 1, 0, 1, 0}, shape_binary, backward_add, NULL},
-    [SCBM_OP_MUL] = {{"mul", 2, 2, 1, 1, 0, 1, 0}, shape_binary, backward_mul, NULL},
-    [SCBM_OP_SCALE] = {{"scale", 1, 1, 1, 1, 0, 1, 0}, shape_same_f32, backward_scale, NULL},
-    [SCBM_OP_SUM_TO] = {{"sum_to", 1, 2, 1, 1, 0, 0, 0}, shape_sum_to, backward_sum_to, NULL},
-    [SCBM_OP_BROADCAST] = {{"broadcast", 2, 2, 1, 1, 0, 0, 0}, shape_broadcast, backward_broadcast, NULL},
-    [SCBM_OP_RESHAPE] = {{"reshape", 1, 1, 1, 1, 0, 0, 0}, NULL, backward_reshape, NULL},
-    [SCBM_OP_COPY] = {{"copy", 1, 1, 1, 1, 0, 0, 0}, shape_copy, backward_copy, NULL},
-    [SCBM_OP_CAST] = {{"cast", 1, 1, 1, 1, 0, 0, 0}, shape_cast, backward_cast, NULL},
-    [SCBM_OP_CONCAT] = {{"concat", 2, 2, 1, 1, 0, 0, 0}, shape_concat, backward_concat, NULL},
-    [SCBM_OP_SLICE] = {{"slice", 1, 1, 1, 1, 0, 0, 0}, shape_slice, backward_slice, NULL},
-    [SCBM_OP_SLICE_BACK] = {{"slice_back", 2, 2, 1, 1, 0, 0, 0}, shape_slice_back, backward_slice_back, NULL},
-    [SCBM_OP_LINEAR] = {{"linear", 2, 4, 1, 1, 1, 0, 0}, shape_linear, backward_linear, decompose_linear},
-    [SCBM_OP_LINEAR_BACK_X] = {{"linear_back_x", 2, 3, 1, 0, 0, 0, 0}, shape_linear_back_x, NULL, NULL},
-    [SCBM_OP_LINEAR_BACK_W] = {{"linear_back_w", 3, 4, 1, 0, 0, 0, 0}, shape_linear_back_w, NULL, NULL},
-    [SCBM_OP_GROUP_LINEAR] = {{"group_linear", 3, 4, 1, 1, 0, 0, 0}, shape_group_linear, backward_group_linear, NULL},
-    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {{"group_linear_back_z", 4, 4, 1, 0, 0, 0, 0},
-                                     shape_group_linear_back_z,
-                                     NULL,
-                                     NULL},
-    [SCBM_OP_GROUP_LINEAR_BACK_W] = {{"group_linear_back_w", 4, 4, 1, 0, 0, 0, 0},
-                                     shape_group_linear_back_w,
-                                     NULL,
-                                     NULL},
-    [SCBM_OP_LAYER_NORM] = {{"layer_norm", 3, 3, 3, 1, 0, 0, 0}, shape_layer_norm, backward_layer_norm, NULL},
-    [SCBM_OP_ADD_LAYER_NORM] = {{"add_layer_norm", 4, 4, 3, 1, 1, 0, 0},
-                                shape_add_layer_norm,
-                                backward_add_layer_norm,
-                                decompose_add_layer_norm},
-    [SCBM_OP_LAYER_NORM_BACK] = {{"layer_norm_back", 5, 5, 3, 0, 0, 0, 0}, shape_layer_norm_back, NULL, NULL},
-    [SCBM_OP_ACTIVATE] = {{"activate", 1, 1, 1, 1, 0, 1, 0}, shape_activate, backward_activate, NULL},
-    [SCBM_OP_ACTIVATE_BACK] = {{"activate_back", 2, 2, 1, 0, 0, 1, 0}, shape_activate, NULL, NULL},
-    [SCBM_OP_SOFTMAX] = {{"softmax", 1, 1, 1, 1, 0, 1, 0}, shape_softmax, backward_softmax, NULL},
-    [SCBM_OP_SOFTMAX_BACK] = {{"softmax_back", 2, 2, 1, 0, 0, 0, 0}, shape_same_f32, NULL, NULL},
-    [SCBM_OP_DROPOUT] = {{"dropout", 1, 1, 1, 1, 0, 1, 0}, shape_dropout, backward_dropout, NULL},
-    [SCBM_OP_RMS_NORM] = {{"rms_norm", 2, 2, 2, 1, 0, 0, 0}, shape_rms_norm, backward_rms_norm, NULL},
-    [SCBM_OP_RMS_NORM_BACK] = {{"rms_norm_back", 4, 4, 2, 0, 0, 0, 0}, shape_rms_norm_back, NULL, NULL},
-    [SCBM_OP_ATTENTION] = {{"attention", 4, 5, 2, 1, 1, 0, 0},
-                           shape_attention,
-                           backward_attention,
-                           decompose_attention},
-    [SCBM_OP_ATTENTION_BACK] = {{"attention_back", 7, 8, 3, 0, 0, 0, 0}, shape_attention_back, NULL, NULL},
-    [SCBM_OP_ATTENTION_BIAS] = {{"attention_bias", 2, 2, 1, 1, 0, 0, 0},
-                                shape_attention_bias,
-                                backward_attention_bias,
-                                NULL},
-    [SCBM_OP_ATTENTION_BIAS_BACK] = {{"attention_bias_back", 3, 3, 1, 0, 0, 0, 0},
-                                     shape_attention_bias_back,
-                                     NULL,
-                                     NULL},
-    [SCBM_OP_ATTENTION_SCORES] = {{"attention_scores", 3, 3, 1, 1, 0, 0, 0},
-                                  shape_attention_scores,
-                                  backward_attention_scores,
-                                  NULL},
-    [SCBM_OP_ATTENTION_MIX] = {{"attention_mix", 3, 3, 1, 1, 0, 0, 0},
-                               shape_attention_mix,
-                               backward_attention_mix,
-                               NULL},
-    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {{"attention_mix_transposed", 3, 3, 1, 1, 0, 0, 0},
-                                          shape_attention_mix,
-                                          backward_attention_mix_transposed,
-                                          NULL},
-    [SCBM_OP_SEGMENT_MEAN] = {{"segment_mean", 2, 2, 1, 1, 0, 0, 0}, shape_segment, backward_segment_mean, NULL},
-    [SCBM_OP_SEGMENT_MEAN_BACK] = {{"segment_mean_back", 3, 3, 1, 0, 0, 0, 0}, shape_segment_back, NULL, NULL},
-    [SCBM_OP_SEGMENT_FIRST] = {{"segment_first", 2, 2, 1, 1, 0, 0, 0}, shape_segment, backward_segment_first, NULL},
-    [SCBM_OP_SEGMENT_FIRST_BACK] = {{"segment_first_back", 3, 3, 1, 0, 0, 0, 0}, shape_segment_back, NULL, NULL},
-    [SCBM_OP_SEGMENT_LAST] = {{"segment_last", 2, 2, 1, 1, 0, 0, 0}, shape_segment, backward_segment_last, NULL},
-    [SCBM_OP_SEGMENT_LAST_BACK] = {{"segment_last_back", 3, 3, 1, 0, 0, 0, 0}, shape_segment_back, NULL, NULL},
-    [SCBM_OP_MIX_TEXTS] = {{"mix_texts", 3, 3, 1, 1, 0, 0, 0}, shape_mix_texts, backward_mix_texts, NULL},
-    [SCBM_OP_MIX_TEXTS_BACK] = {{"mix_texts_back", 3, 3, 1, 0, 0, 0, 0}, shape_mix_texts, NULL, NULL},
-    [SCBM_OP_CROSS_ENTROPY] = {{"cross_entropy", 3, 4, 3, 1, 0, 0, 0},
-                               shape_cross_entropy,
-                               backward_cross_entropy,
-                               NULL},
-    [SCBM_OP_CROSS_ENTROPY_BACK] = {{"cross_entropy_back", 5, 6, 1, 0, 0, 0, 0}, shape_cross_entropy_back, NULL, NULL},
-    [SCBM_OP_ACCUMULATE] = {{"accumulate", 3, 3, 0, 0, 0, 0, 1}, shape_accumulate, NULL, NULL},
-    [SCBM_OP_SQUARE_SUM] = {{"square_sum", 2, 2, 0, 0, 0, 0, 2}, shape_square_sum, NULL, NULL},
-    [SCBM_OP_CLIP] = {{"clip", 2, 2, 1, 0, 0, 0, 2}, shape_clip, NULL, NULL},
-    [SCBM_OP_ADAMW] = {{"adamw", 6, 6, 0, 0, 0, 0, 7}, shape_adamw, NULL, NULL},
-    [SCBM_OP_FISHER_ADD] = {{"fisher_add", 2, 2, 0, 0, 0, 0, 1}, shape_fisher_add, NULL, NULL},
-    [SCBM_OP_ROW_SALIENCY] = {{"row_saliency", 2, 2, 1, 0, 0, 0, 0}, shape_row_saliency, NULL, NULL},
-    [SCBM_OP_POPUP_BACK] = {{"popup_back", 4, 4, 2, 0, 0, 1, 0}, shape_popup_back, NULL, NULL},
-    [SCBM_OP_ASSIGN] = {{"assign", 2, 2, 0, 0, 0, 0, 1}, shape_assign, NULL, NULL},
-    [SCBM_OP_FISHER_SCORES] = {{"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, shape_fisher_scores, NULL, NULL},
-    [SCBM_OP_KEEP_LARGEST] = {{"keep_largest", 3, 3, 0, 0, 0, 0, 2}, shape_keep_largest, NULL, NULL},
-    [SCBM_OP_AGREE] = {{"agree", 4, 4, 1, 0, 0, 0, 0}, shape_agree, NULL, NULL},
-    [SCBM_OP_MASK_MOVES] = {{"mask_moves", 6, 6, 0, 0, 0, 0, 48}, shape_mask_moves, NULL, NULL},
-    [SCBM_OP_FLIP_BITS] = {{"flip_bits", 4, 4, 0, 0, 0, 0, 1}, shape_flip_bits, NULL, NULL},
-};
-
-/* The ops that only the backward rule of a row with a decomposition asks for: where a device lacks one, and a gradient is
- * wanted, the decomposition takes the op's place. */
-typedef struct backward_ops {
-    int n;
-    scbm_op op[3];
-} backward_ops;
-
-static const backward_ops backward_table[SCBM_OP_COUNT] = {
-    [SCBM_OP_LINEAR] = {2, {SCBM_OP_LINEAR_BACK_X, SCBM_OP_LINEAR_BACK_W}},
-    [SCBM_OP_ADD_LAYER_NORM] = {1, {SCBM_OP_LAYER_NORM_BACK}},
-    [SCBM_OP_ATTENTION] = {2, {SCBM_OP_ATTENTION_BACK, SCBM_OP_ATTENTION_BIAS_BACK}},
+    /* info: name, sources (at least, at most), results, has backward, has decomposition, in place, updates */
+    [SCBM_OP_GET_ROWS] = {.info = {"get_rows", 2, 2, 1, 1, 0, 0, 0},
+                          .shape = shape_get_rows,
+                          .backward = backward_get_rows,
+                          .index = {IDS, 1, 0, 0, 0}},
+    [SCBM_OP_GET_ROWS_BACK] = {.info = {"get_rows_back", 3, 3, 1, 0, 0, 0, 0},
+                               .shape = shape_get_rows_back,
+                               .index = {IDS, 1, 2, 0, 0}},
+    [SCBM_OP_ADD] = {.info = {"add", 2, 2, 1, 1, 0, 1, 0}, .shape = shape_binary, .backward = backward_add},
+    [SCBM_OP_MUL] = {.info = {"mul", 2, 2, 1, 1, 0, 1, 0}, .shape = shape_binary, .backward = backward_mul},
+    [SCBM_OP_SCALE] = {.info = {"scale", 1, 1, 1, 1, 0, 1, 0}, .shape = shape_same_f32, .backward = backward_scale},
+    [SCBM_OP_SUM_TO] = {.info = {"sum_to", 1, 2, 1, 1, 0, 0, 0}, .shape = shape_sum_to, .backward = backward_sum_to},
+    [SCBM_OP_BROADCAST] = {.info = {"broadcast", 2, 2, 1, 1, 0, 0, 0},
+                           .shape = shape_broadcast,
+                           .backward = backward_broadcast},
+    [SCBM_OP_RESHAPE] = {.info = {"reshape", 1, 1, 1, 1, 0, 0, 0}, .backward = backward_reshape},
+    [SCBM_OP_COPY] = {.info = {"copy", 1, 1, 1, 1, 0, 0, 0}, .shape = shape_copy, .backward = backward_copy},
+    [SCBM_OP_CAST] = {.info = {"cast", 1, 1, 1, 1, 0, 0, 0}, .shape = shape_cast, .backward = backward_cast},
+    [SCBM_OP_CONCAT] = {.info = {"concat", 2, 2, 1, 1, 0, 0, 0}, .shape = shape_concat, .backward = backward_concat},
+    [SCBM_OP_SLICE] = {.info = {"slice", 1, 1, 1, 1, 0, 0, 0}, .shape = shape_slice, .backward = backward_slice},
+    [SCBM_OP_SLICE_BACK] = {.info = {"slice_back", 2, 2, 1, 1, 0, 0, 0},
+                            .shape = shape_slice_back,
+                            .backward = backward_slice_back},
+    [SCBM_OP_LINEAR] = {.info = {"linear", 2, 4, 1, 1, 1, 0, 0},
+                        .shape = shape_linear,
+                        .backward = backward_linear,
+                        .decompose = decompose_linear,
+                        .needs = {2, {SCBM_OP_LINEAR_BACK_X, SCBM_OP_LINEAR_BACK_W}}},
+    [SCBM_OP_LINEAR_BACK_X] = {.info = {"linear_back_x", 2, 3, 1, 0, 0, 0, 0}, .shape = shape_linear_back_x},
+    [SCBM_OP_LINEAR_BACK_W] = {.info = {"linear_back_w", 3, 4, 1, 0, 0, 0, 0}, .shape = shape_linear_back_w},
+    [SCBM_OP_GROUP_LINEAR] = {.info = {"group_linear", 3, 4, 1, 1, 0, 0, 0},
+                              .shape = shape_group_linear,
+                              .backward = backward_group_linear,
+                              .index = {GROUPS, 2, 1, 0, 0}},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {.info = {"group_linear_back_z", 4, 4, 1, 0, 0, 0, 0},
+                                     .shape = shape_group_linear_back_z,
+                                     .index = {GROUPS, 2, 1, 0, 0}},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {.info = {"group_linear_back_w", 4, 4, 1, 0, 0, 0, 0},
+                                     .shape = shape_group_linear_back_w,
+                                     .index = {GROUPS, 2, 3, 0, 0}},
+    [SCBM_OP_LAYER_NORM] = {.info = {"layer_norm", 3, 3, 3, 1, 0, 0, 0},
+                            .shape = shape_layer_norm,
+                            .backward = backward_layer_norm},
+    [SCBM_OP_ADD_LAYER_NORM] = {.info = {"add_layer_norm", 4, 4, 3, 1, 1, 0, 0},
+                                .shape = shape_add_layer_norm,
+                                .backward = backward_add_layer_norm,
+                                .decompose = decompose_add_layer_norm,
+                                .needs = {1, {SCBM_OP_LAYER_NORM_BACK}}},
+    [SCBM_OP_LAYER_NORM_BACK] = {.info = {"layer_norm_back", 5, 5, 3, 0, 0, 0, 0}, .shape = shape_layer_norm_back},
+    [SCBM_OP_ACTIVATE] = {.info = {"activate", 1, 1, 1, 1, 0, 1, 0},
+                          .shape = shape_activate,
+                          .backward = backward_activate},
+    [SCBM_OP_ACTIVATE_BACK] = {.info = {"activate_back", 2, 2, 1, 0, 0, 1, 0}, .shape = shape_activate},
+    [SCBM_OP_SOFTMAX] = {.info = {"softmax", 1, 1, 1, 1, 0, 1, 0},
+                         .shape = shape_softmax,
+                         .backward = backward_softmax},
+    [SCBM_OP_SOFTMAX_BACK] = {.info = {"softmax_back", 2, 2, 1, 0, 0, 0, 0}, .shape = shape_same_f32},
+    [SCBM_OP_DROPOUT] = {.info = {"dropout", 1, 1, 1, 1, 0, 1, 0},
+                         .shape = shape_dropout,
+                         .backward = backward_dropout},
+    [SCBM_OP_RMS_NORM] = {.info = {"rms_norm", 2, 2, 2, 1, 0, 0, 0},
+                          .shape = shape_rms_norm,
+                          .backward = backward_rms_norm},
+    [SCBM_OP_RMS_NORM_BACK] = {.info = {"rms_norm_back", 4, 4, 2, 0, 0, 0, 0}, .shape = shape_rms_norm_back},
+    [SCBM_OP_ATTENTION] = {.info = {"attention", 4, 5, 2, 1, 1, 0, 0},
+                           .shape = shape_attention,
+                           .backward = backward_attention,
+                           .decompose = decompose_attention,
+                           .needs = {2, {SCBM_OP_ATTENTION_BACK, SCBM_OP_ATTENTION_BIAS_BACK}},
+                           .index = {OFFSETS, 3, 0, 1, 5}},
+    [SCBM_OP_ATTENTION_BACK] = {.info = {"attention_back", 7, 8, 3, 0, 0, 0, 0},
+                                .shape = shape_attention_back,
+                                .index = {OFFSETS, 6, 2, 1, 8}},
+    [SCBM_OP_ATTENTION_BIAS] = {.info = {"attention_bias", 2, 2, 1, 1, 0, 0, 0},
+                                .shape = shape_attention_bias,
+                                .backward = backward_attention_bias,
+                                .index = {OFFSETS, 1, RESULT, 2, 1}},
+    [SCBM_OP_ATTENTION_BIAS_BACK] = {.info = {"attention_bias_back", 3, 3, 1, 0, 0, 0, 0},
+                                     .shape = shape_attention_bias_back,
+                                     .index = {OFFSETS, 1, 0, 2, 3}},
+    [SCBM_OP_ATTENTION_SCORES] = {.info = {"attention_scores", 3, 3, 1, 1, 0, 0, 0},
+                                  .shape = shape_attention_scores,
+                                  .backward = backward_attention_scores,
+                                  .index = {OFFSETS, 2, 0, 1, 0}},
+    [SCBM_OP_ATTENTION_MIX] = {.info = {"attention_mix", 3, 3, 1, 1, 0, 0, 0},
+                               .shape = shape_attention_mix,
+                               .backward = backward_attention_mix,
+                               .index = {OFFSETS, 2, 1, 1, 0}},
+    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {.info = {"attention_mix_transposed", 3, 3, 1, 1, 0, 0, 0},
+                                          .shape = shape_attention_mix,
+                                          .backward = backward_attention_mix_transposed,
+                                          .index = {OFFSETS, 2, 1, 1, 0}},
+    [SCBM_OP_SEGMENT_MEAN] = {.info = {"segment_mean", 2, 2, 1, 1, 0, 0, 0},
+                              .shape = shape_segment,
+                              .backward = backward_segment_mean,
+                              .index = {OFFSETS, 1, 0, 1, 0}},
+    [SCBM_OP_SEGMENT_MEAN_BACK] = {.info = {"segment_mean_back", 3, 3, 1, 0, 0, 0, 0},
+                                   .shape = shape_segment_back,
+                                   .index = {OFFSETS, 1, 2, 1, 0}},
+    [SCBM_OP_SEGMENT_FIRST] = {.info = {"segment_first", 2, 2, 1, 1, 0, 0, 0},
+                               .shape = shape_segment,
+                               .backward = backward_segment_first,
+                               .index = {OFFSETS, 1, 0, 1, 0}},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {.info = {"segment_first_back", 3, 3, 1, 0, 0, 0, 0},
+                                    .shape = shape_segment_back,
+                                    .index = {OFFSETS, 1, 2, 1, 0}},
+    [SCBM_OP_SEGMENT_LAST] = {.info = {"segment_last", 2, 2, 1, 1, 0, 0, 0},
+                              .shape = shape_segment,
+                              .backward = backward_segment_last,
+                              .index = {OFFSETS, 1, 0, 1, 0}},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {.info = {"segment_last_back", 3, 3, 1, 0, 0, 0, 0},
+                                   .shape = shape_segment_back,
+                                   .index = {OFFSETS, 1, 2, 1, 0}},
+    [SCBM_OP_MIX_TEXTS] = {.info = {"mix_texts", 3, 3, 1, 1, 0, 0, 0},
+                           .shape = shape_mix_texts,
+                           .backward = backward_mix_texts,
+                           .index = {PERMUTATION, 1, 0, 1, 0}},
+    [SCBM_OP_MIX_TEXTS_BACK] = {.info = {"mix_texts_back", 3, 3, 1, 0, 0, 0, 0},
+                                .shape = shape_mix_texts,
+                                .index = {PERMUTATION, 1, 0, 1, 0}},
+    [SCBM_OP_CROSS_ENTROPY] = {.info = {"cross_entropy", 3, 4, 3, 1, 0, 0, 0},
+                               .shape = shape_cross_entropy,
+                               .backward = backward_cross_entropy,
+                               .index = {TARGETS, 1, 0, 1, 0}},
+    [SCBM_OP_CROSS_ENTROPY_BACK] = {.info = {"cross_entropy_back", 5, 6, 1, 0, 0, 0, 0},
+                                    .shape = shape_cross_entropy_back,
+                                    .index = {TARGETS, 3, 1, 1, 0}},
+    [SCBM_OP_ACCUMULATE] = {.info = {"accumulate", 3, 3, 0, 0, 0, 0, 1}, .shape = shape_accumulate},
+    [SCBM_OP_SQUARE_SUM] = {.info = {"square_sum", 2, 2, 0, 0, 0, 0, 2}, .shape = shape_square_sum},
+    [SCBM_OP_CLIP] = {.info = {"clip", 2, 2, 1, 0, 0, 0, 2}, .shape = shape_clip},
+    [SCBM_OP_ADAMW] = {.info = {"adamw", 6, 6, 0, 0, 0, 0, 7}, .shape = shape_adamw},
+    [SCBM_OP_FISHER_ADD] = {.info = {"fisher_add", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_fisher_add},
+    [SCBM_OP_ROW_SALIENCY] = {.info = {"row_saliency", 2, 2, 1, 0, 0, 0, 0}, .shape = shape_row_saliency},
+    [SCBM_OP_POPUP_BACK] = {.info = {"popup_back", 4, 4, 2, 0, 0, 1, 0}, .shape = shape_popup_back},
+    [SCBM_OP_ASSIGN] = {.info = {"assign", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_assign},
+    [SCBM_OP_FISHER_SCORES] = {.info = {"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_fisher_scores},
+    [SCBM_OP_KEEP_LARGEST] = {.info = {"keep_largest", 3, 3, 0, 0, 0, 0, 2}, .shape = shape_keep_largest},
+    [SCBM_OP_AGREE] = {.info = {"agree", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_agree},
+    [SCBM_OP_MASK_MOVES] = {.info = {"mask_moves", 6, 6, 0, 0, 0, 0, 48}, .shape = shape_mask_moves},
+    [SCBM_OP_FLIP_BITS] = {.info = {"flip_bits", 4, 4, 0, 0, 0, 0, 1}, .shape = shape_flip_bits},
 };
 
 const scbm_op_info *scbm_op_of(scbm_op op) {
@@ -3553,11 +3612,12 @@ static int is_not_supported(const scbm_graph *g, const scbm_node *node) {
 
 /* A gradient that goes through the node needs the rows of its backward rule, too. */
 static int cannot_be_trained(const scbm_graph *g, const scbm_node *node) {
-    const backward_ops *back = &backward_table[node->op];
+    const backward_ops *needed = &op_table[node->op].needs;
     if (is_not_supported(g, node)) return 1;
     if (!graph_tensor_of(g, node->result[0])->needs_gradient) return 0;
-    for (int i = 0; i < back->n; i++)
-        if (!has_kernel(g, back->op[i]) && (back->op[i] != SCBM_OP_ATTENTION_BIAS_BACK || source_of(node, 4))) return 1;
+    for (int i = 0; i < needed->n; i++)
+        if (!has_kernel(g, needed->op[i]) && (needed->op[i] != SCBM_OP_ATTENTION_BIAS_BACK || source_of(node, 4)))
+            return 1;
     return 0;
 }
 
@@ -4098,42 +4158,6 @@ static scbm_status check_reach(const scbm_node *node, const scbm_tensor *bias, c
                      node_name(node), (long long)longest, (long long)most);
 }
 
-/* What an op reads as an index: source `source` holds ids, offsets of texts, groups or targets of one, below or up to
- * dimension `dim` of source `of` (or, where that is RESULT, of the first result). */
-typedef enum index_kind { NO_INDEX, IDS, PERMUTATION, OFFSETS, GROUPS, TARGETS } index_kind;
-enum { RESULT = -1 };
-
-typedef struct op_check {
-    index_kind kind;
-    int source, of, dim;
-    int bias; /* 1 + the source that is a table of distances inside texts, 0: none */
-} op_check;
-
-static const op_check op_checks[SCBM_OP_COUNT] = {
-    [SCBM_OP_GET_ROWS] = {IDS, 1, 0, 0, 0},
-    [SCBM_OP_GET_ROWS_BACK] = {IDS, 1, 2, 0, 0},
-    [SCBM_OP_GROUP_LINEAR] = {GROUPS, 2, 1, 0, 0},
-    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {GROUPS, 2, 1, 0, 0},
-    [SCBM_OP_GROUP_LINEAR_BACK_W] = {GROUPS, 2, 3, 0, 0},
-    [SCBM_OP_ATTENTION] = {OFFSETS, 3, 0, 1, 5},
-    [SCBM_OP_ATTENTION_BACK] = {OFFSETS, 6, 2, 1, 8},
-    [SCBM_OP_ATTENTION_BIAS] = {OFFSETS, 1, RESULT, 2, 1},
-    [SCBM_OP_ATTENTION_BIAS_BACK] = {OFFSETS, 1, 0, 2, 3},
-    [SCBM_OP_ATTENTION_SCORES] = {OFFSETS, 2, 0, 1, 0},
-    [SCBM_OP_ATTENTION_MIX] = {OFFSETS, 2, 1, 1, 0},
-    [SCBM_OP_ATTENTION_MIX_TRANSPOSED] = {OFFSETS, 2, 1, 1, 0},
-    [SCBM_OP_SEGMENT_MEAN] = {OFFSETS, 1, 0, 1, 0},
-    [SCBM_OP_SEGMENT_MEAN_BACK] = {OFFSETS, 1, 2, 1, 0},
-    [SCBM_OP_SEGMENT_FIRST] = {OFFSETS, 1, 0, 1, 0},
-    [SCBM_OP_SEGMENT_FIRST_BACK] = {OFFSETS, 1, 2, 1, 0},
-    [SCBM_OP_SEGMENT_LAST] = {OFFSETS, 1, 0, 1, 0},
-    [SCBM_OP_SEGMENT_LAST_BACK] = {OFFSETS, 1, 2, 1, 0},
-    [SCBM_OP_MIX_TEXTS] = {PERMUTATION, 1, 0, 1, 0},
-    [SCBM_OP_MIX_TEXTS_BACK] = {PERMUTATION, 1, 0, 1, 0},
-    [SCBM_OP_CROSS_ENTROPY] = {TARGETS, 1, 0, 1, 0},
-    [SCBM_OP_CROSS_ENTROPY_BACK] = {TARGETS, 3, 1, 1, 0},
-};
-
 /* The input or the caller's tensor that holds what `tensor` is a copy of: indices are computed by no op. */
 static const scbm_tensor *origin_of(const scbm_graph *g, const scbm_tensor *tensor) {
     while (tensor->graph && tensor->node >= 0) {
@@ -4145,14 +4169,14 @@ static const scbm_tensor *origin_of(const scbm_graph *g, const scbm_tensor *tens
 }
 
 static scbm_status check_offsets(const scbm_graph *g, const scbm_node *node, const int32_t *offsets, int64_t tokens) {
-    int bias = op_checks[node->op].bias;
+    int bias = op_table[node->op].index.bias;
     scbm_status status = check_bounds(node, "offset", offsets, g->texts, tokens, 0);
     if (status || !bias || bias > node->n_sources || !node->source[bias - 1]) return status;
     return check_reach(node, node->source[bias - 1], offsets, g->texts);
 }
 
 static scbm_status check_node_indices(const scbm_graph *g, const scbm_node *node) {
-    const op_check *c = &op_checks[node->op];
+    const op_index *c = &op_table[node->op].index;
     if (c->kind == NO_INDEX) return SCBM_OK;
     const scbm_view bound = view_of(g, c->of == RESULT ? node->result[0] : node->source[c->of], g->tokens, g->texts);
     const scbm_view view = view_of(g, node->source[c->source], g->tokens, g->texts);
