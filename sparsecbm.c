@@ -3631,36 +3631,38 @@ static void take_result(scbm_graph *g, scbm_node *node, scbm_tensor *made) {
     made->node = -1;
 }
 
-/* Appends the node, or what stands for it, down to nodes that `is_wanted` leaves alone. A node that is not appended is freed. */
-static void append_lowered(scbm_graph *g, scbm_node *node, int (*is_wanted)(const scbm_graph *g, const scbm_node *node)) {
-    scbm_node *parts[16];
-    size_t first = g->n_nodes, n = 0;
-    if (g->status || !is_decomposable(node) || !is_wanted(g, node)) {
-        if (!g->status && !scbm_grow(g->hooks, (void **)&g->nodes, &g->node_capacity, first + 1, sizeof *g->nodes)) {
+/* Appends the node, or in its place the nodes of its decomposition. A node that is not appended is freed. */
+static void append_lowered(scbm_graph *g, scbm_node *node, int is_wanted) {
+    if (!g->status && is_wanted) {
+        scbm_tensor *made = op_table[node->op].decompose(g, node);
+        if (made) take_result(g, node, made);
+    } else if (!g->status) {
+        if (!scbm_grow(g->hooks, (void **)&g->nodes, &g->node_capacity, g->n_nodes + 1, sizeof *g->nodes)) {
             append_node(g, node);
             return;
         }
         graph_out_of_memory(g);
-        scbm_release(g->hooks, node);
-        return;
     }
-    scbm_tensor *made = op_table[node->op].decompose(g, node);
-    if (made) take_result(g, node, made);
     scbm_release(g->hooks, node);
-    for (; first + n < g->n_nodes && n < sizeof parts / sizeof *parts; n++) parts[n] = g->nodes[first + n];
-    g->n_nodes = first;
-    for (size_t i = 0; i < n; i++) append_lowered(g, parts[i], is_wanted);
 }
 
-static scbm_status lower(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, const scbm_node *node)) {
-    size_t n_old = g->n_nodes, n_wanted = 0;
+/* Whether any node was replaced. */
+static int lower_once(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, const scbm_node *node)) {
+    size_t n_old = g->n_nodes, first = 0;
     scbm_node **old = g->nodes;
-    for (size_t i = 0; i < n_old && !g->status; i++) n_wanted += is_decomposable(old[i]) && is_wanted(g, old[i]);
-    if (!n_wanted) return graph_status(g);
+    if (g->status) return 0;
+    while (first < n_old && !(is_decomposable(old[first]) && is_wanted(g, old[first]))) first++;
+    if (first == n_old) return 0;
     g->nodes = NULL;
     g->n_nodes = g->node_capacity = 0;
-    for (size_t i = 0; i < n_old; i++) append_lowered(g, old[i], is_wanted);
+    for (size_t i = 0; i < n_old; i++) append_lowered(g, old[i], is_decomposable(old[i]) && is_wanted(g, old[i]));
     scbm_release(g->hooks, old);
+    return 1;
+}
+
+/* Replaces nodes, and those that stand for them, until `is_wanted` leaves alone all that are left. */
+static scbm_status lower(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, const scbm_node *node)) {
+    while (lower_once(g, is_wanted)) continue;
     return graph_status(g);
 }
 
