@@ -2609,13 +2609,6 @@ static int shape_popup_back(scbm_graph *g, scbm_node *node) {
     return result_like(g, node, dw) && result_like(g, node, w);
 }
 
-static int shape_assign(scbm_graph *g, scbm_node *node) {
-    scbm_tensor *to = node->source[0], *from = node->source[1];
-    if (to->type != from->type || !same_shape(to, from) || !is_fixed(to))
-        return misfit(g, node, "two tensors of one type and shape are wanted");
-    return 1;
-}
-
 static int are_numbers(const scbm_tensor *t, scbm_type type, int64_t n) {
     return t->type == type && is_vector(t, n);
 }
@@ -3120,7 +3113,6 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_FISHER_ADD] = {.info = {"fisher_add", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_fisher_add},
     [SCBM_OP_ROW_SALIENCY] = {.info = {"row_saliency", 2, 2, 1, 0, 0, 0, 0}, .shape = shape_row_saliency},
     [SCBM_OP_POPUP_BACK] = {.info = {"popup_back", 4, 4, 2, 0, 0, 1, 0}, .shape = shape_popup_back},
-    [SCBM_OP_ASSIGN] = {.info = {"assign", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_assign},
     [SCBM_OP_FISHER_SCORES] = {.info = {"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_fisher_scores},
     [SCBM_OP_KEEP_LARGEST] = {.info = {"keep_largest", 3, 3, 0, 0, 0, 0, 2}, .shape = shape_keep_largest},
     [SCBM_OP_AGREE] = {.info = {"agree", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_agree},
@@ -3423,10 +3415,6 @@ scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm
 scbm_node *scbm_fisher_add(scbm_graph *g, scbm_tensor *sums, scbm_tensor *dw, int64_t block) {
     const int64_t integer[4] = {block, 0, 0, 0};
     return NODE(g, SCBM_OP_FISHER_ADD, NULL, integer, sums, dw);
-}
-
-scbm_node *scbm_assign(scbm_graph *g, scbm_tensor *to, scbm_tensor *from) {
-    return NODE(g, SCBM_OP_ASSIGN, NULL, NULL, to, from);
 }
 
 scbm_tensor *scbm_fisher_scores(scbm_graph *g, scbm_tensor *sums, scbm_tensor *w, scbm_tensor *masks,
@@ -10447,13 +10435,6 @@ static scbm_status cpu_fisher_scores(scbm_queue *queue, const scbm_kernel_call *
     return SCBM_OK;
 }
 
-static scbm_status cpu_assign(scbm_queue *queue, const scbm_kernel_call *call) {
-    size_t bytes = view_bytes(&call->source[0]);
-    (void)queue;
-    if (bytes) memcpy(call->source[0].data, call->source[1].data, bytes);
-    return SCBM_OK;
-}
-
 /* ---- Moves of an intervention ----
  *
  * Of a matrix's n weights q that are kept go and q zeros come. n is millions and q a few, so not every weight is ranked:
@@ -10700,7 +10681,6 @@ static const scbm_kernel cpu_kernels[SCBM_OP_COUNT] = {
     [SCBM_OP_FISHER_ADD] = {cpu_fisher_add, NULL, NULL},
     [SCBM_OP_ROW_SALIENCY] = {cpu_row_saliency, row_saliency_scratch, NULL},
     [SCBM_OP_POPUP_BACK] = {cpu_popup_back, NULL, NULL},
-    [SCBM_OP_ASSIGN] = {cpu_assign, NULL, NULL},
     [SCBM_OP_FISHER_SCORES] = {cpu_fisher_scores, fisher_scores_scratch, NULL},
     [SCBM_OP_KEEP_LARGEST] = {cpu_keep_largest, choice_scratch, NULL},
     [SCBM_OP_AGREE] = {cpu_agree, choice_scratch, NULL},

@@ -484,8 +484,6 @@ scbm_tensor *scbm_cross_entropy(scbm_graph *g, scbm_tensor *logits, scbm_tensor 
  * sum* += a; or, where `keep` (F32 [1]) is 0, sum* = a. F32 of one shape. */
 typedef struct scbm_node scbm_node; /* see the op table */
 scbm_node *scbm_accumulate(scbm_graph *g, scbm_tensor *sum, scbm_tensor *a, scbm_tensor *keep);
-/* to* = from, of one type and shape. */
-scbm_node *scbm_assign(scbm_graph *g, scbm_tensor *to, scbm_tensor *from);
 /* What gradients are clipped and weights stepped by; scbm_graph_adamw adds them. norms F32 [n, 2] is a pair of f32 for each
  * gradient, whose sum is Σ g² (the second is what the first lacks), so that no device needs doubles:
  *   square_sum  g, norms*: pair `integer[0]` of the norms
@@ -591,7 +589,6 @@ typedef enum scbm_op {
     SCBM_OP_FISHER_ADD,
     SCBM_OP_ROW_SALIENCY,
     SCBM_OP_POPUP_BACK,
-    SCBM_OP_ASSIGN,
     SCBM_OP_FISHER_SCORES,
     SCBM_OP_KEEP_LARGEST,
     SCBM_OP_AGREE,

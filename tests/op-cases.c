@@ -1120,18 +1120,6 @@ static void cases_popup_back(maker *m) {
     }
 }
 
-static void cases_assign(maker *m) {
-    for (int i = 0; i < n_matrices(m); i++) {
-        const matrix_shape *x = &matrices[i];
-        op_case c = start(m, &no_batch);
-        if (i % 2) put_masks(&c, 0, RANDOM, x->s, x->out, x->in);
-        else put_f32(&c, 0, WEIGHT, DIMS(x->s, x->out, x->in));
-        if (i % 2) put_masks(&c, 1, RANDOM, x->s, x->out, x->in);
-        else put_f32(&c, 1, INPUT, DIMS(x->s, x->out, x->in));
-        emit(m, &c);
-    }
-}
-
 /* Sums of five gradients; damping by share, as it is, and of a stream without a gradient. */
 static void cases_fisher_scores(maker *m) {
     for (int i = 0; i < 2 * n_matrices(m); i++) {
@@ -1294,7 +1282,6 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_FISHER_ADD] = cases_fisher_add,
         [SCBM_OP_ROW_SALIENCY] = cases_row_saliency,
         [SCBM_OP_POPUP_BACK] = cases_popup_back,
-        [SCBM_OP_ASSIGN] = cases_assign,
         [SCBM_OP_FISHER_SCORES] = cases_fisher_scores,
         [SCBM_OP_KEEP_LARGEST] = cases_keep_largest,
         [SCBM_OP_AGREE] = cases_agree,

@@ -973,10 +973,6 @@ static void copy_updated(ref_call *c, int result, int source) {
     for (int64_t i = 0; i < c->source[source].n; i++) set(&c->result[result], i, c->source[source].value[i], 0.0);
 }
 
-static void assign(ref_call *c) {
-    copy_updated(c, 0, 1);
-}
-
 /* The diagonal of F⁻¹ by eliminating F beside the identity. */
 static void inverse_diagonal(const double *sums, int64_t size, double m, double damping, double *diagonal) {
     long double *f = checked(calloc((size_t)(2 * size * size), sizeof *f));
@@ -1211,7 +1207,6 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_FISHER_ADD] = fisher_add,
         [SCBM_OP_ROW_SALIENCY] = row_saliency,
         [SCBM_OP_POPUP_BACK] = popup_back,
-        [SCBM_OP_ASSIGN] = assign,
         [SCBM_OP_FISHER_SCORES] = fisher_scores,
         [SCBM_OP_KEEP_LARGEST] = keep_largest,
         [SCBM_OP_AGREE] = agree,
