@@ -9485,16 +9485,18 @@ static scbm_status cpu_group_linear_back_w(scbm_queue *queue, const scbm_kernel_
 
 /* ---- Normalization, activation, softmax, dropout ---- */
 
+/* An RMS norm is one without a mean and without beta. */
 static scbm_status cpu_layer_norm(scbm_queue *queue, const scbm_kernel_call *call) {
     const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     const scbm_view *x = &call->source[0];
     struct k_layer_norm_args a = {0};
+    a.is_rms = call->node->op == SCBM_OP_RMS_NORM;
     a.y = call->result[0].data;
-    a.mean = call->result[1].data;
-    a.rstd = call->result[2].data;
+    a.mean = a.is_rms ? NULL : call->result[1].data;
+    a.rstd = call->result[a.is_rms ? 1 : 2].data;
     a.x = x->data;
     a.gamma = call->source[1].data;
-    a.beta = call->source[2].data;
+    a.beta = a.is_rms ? NULL : call->source[2].data;
     a.R = view_rows(x);
     a.C = view_columns(x);
     a.eps = call->node->scalar[0];
@@ -9543,15 +9545,16 @@ static scbm_status cpu_add_layer_norm(scbm_queue *queue, const scbm_kernel_call 
 
 static struct k_layer_norm_back_args layer_norm_back_args(const scbm_kernel_call *call) {
     const scbm_view *x = &call->source[1];
+    const int is_rms = call->node->op == SCBM_OP_RMS_NORM_BACK;
     struct k_layer_norm_back_args a = {0};
     a.dx = call->result[0].data;
     a.dgamma = call->result[1].data;
-    a.dbeta = call->result[2].data;
+    a.dbeta = is_rms ? NULL : call->result[2].data;
     a.dy = call->source[0].data;
     a.x = x->data;
     a.gamma = call->source[2].data;
-    a.mean = call->source[3].data;
-    a.rstd = call->source[4].data;
+    a.mean = is_rms ? NULL : call->source[3].data;
+    a.rstd = call->source[is_rms ? 3 : 4].data;
     a.R = view_rows(x);
     a.C = view_columns(x);
     return a;
@@ -9566,49 +9569,6 @@ static size_t layer_norm_back_scratch(scbm_queue *queue, const scbm_kernel_call 
 static scbm_status cpu_layer_norm_back(scbm_queue *queue, const scbm_kernel_call *call) {
     const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_layer_norm_back_args a = layer_norm_back_args(call);
-    k_layer_norm_back(ex, &a);
-    return SCBM_OK;
-}
-
-static scbm_status cpu_rms_norm(scbm_queue *queue, const scbm_kernel_call *call) {
-    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
-    const scbm_view *x = &call->source[0];
-    struct k_layer_norm_args a = {0};
-    a.y = call->result[0].data;
-    a.rstd = call->result[1].data;
-    a.x = x->data;
-    a.gamma = call->source[1].data;
-    a.R = view_rows(x);
-    a.C = view_columns(x);
-    a.eps = call->node->scalar[0];
-    a.is_rms = 1;
-    k_layer_norm(ex, &a);
-    return SCBM_OK;
-}
-
-static struct k_layer_norm_back_args rms_norm_back_args(const scbm_kernel_call *call) {
-    const scbm_view *x = &call->source[1];
-    struct k_layer_norm_back_args a = {0};
-    a.dx = call->result[0].data;
-    a.dgamma = call->result[1].data;
-    a.dy = call->source[0].data;
-    a.x = x->data;
-    a.gamma = call->source[2].data;
-    a.rstd = call->source[3].data;
-    a.R = view_rows(x);
-    a.C = view_columns(x);
-    return a;
-}
-
-static size_t rms_norm_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
-    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
-    struct k_layer_norm_back_args a = rms_norm_back_args(call);
-    return k_layer_norm_back_scratch(ex, &a);
-}
-
-static scbm_status cpu_rms_norm_back(scbm_queue *queue, const scbm_kernel_call *call) {
-    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
-    struct k_layer_norm_back_args a = rms_norm_back_args(call);
     k_layer_norm_back(ex, &a);
     return SCBM_OK;
 }
@@ -10655,8 +10615,8 @@ static const scbm_kernel cpu_kernels[SCBM_OP_COUNT] = {
     [SCBM_OP_SOFTMAX] = {cpu_softmax, NULL, NULL},
     [SCBM_OP_SOFTMAX_BACK] = {cpu_softmax_back, NULL, NULL},
     [SCBM_OP_DROPOUT] = {cpu_dropout, NULL, NULL},
-    [SCBM_OP_RMS_NORM] = {cpu_rms_norm, NULL, NULL},
-    [SCBM_OP_RMS_NORM_BACK] = {cpu_rms_norm_back, rms_norm_back_scratch, NULL},
+    [SCBM_OP_RMS_NORM] = {cpu_layer_norm, NULL, NULL},
+    [SCBM_OP_RMS_NORM_BACK] = {cpu_layer_norm_back, layer_norm_back_scratch, NULL},
     [SCBM_OP_ATTENTION_BIAS] = {cpu_attention_bias, NULL, NULL},
     [SCBM_OP_ATTENTION_BIAS_BACK] = {cpu_attention_bias, NULL, NULL},
     [SCBM_OP_ATTENTION] = {cpu_attention, attention_scratch, NULL},
