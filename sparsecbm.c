@@ -414,39 +414,29 @@ int scbm_default_threads(void) {
 }
 
 /* ------------------------------------------------------------------------------------------
- * Locks for what is done seldom and soon. (Without C11's atomics a process uses devices on one thread.)
+ * Locks, which may be held while a device copies. (Without POSIX threads a process uses devices on one thread.)
  * ---------------------------------------------------------------------------------------- */
 
-#ifndef __STDC_NO_ATOMICS__
-typedef struct small_lock {
-    atomic_flag is_taken;
-} small_lock;
-#define SMALL_LOCK_INIT                                                                                                \
-    { ATOMIC_FLAG_INIT }
+#ifdef HAS_POOL
+typedef pthread_mutex_t copies_lock;
+#define COPIES_LOCK_INIT PTHREAD_MUTEX_INITIALIZER
 
-static void take_lock(small_lock *lock) {
-    while (atomic_flag_test_and_set_explicit(&lock->is_taken, memory_order_acquire)) {
-#if defined(__unix__) || defined(__APPLE__)
-        sched_yield();
-#endif
-    }
+static void take_lock(copies_lock *lock) {
+    pthread_mutex_lock(lock);
 }
 
-static void leave_lock(small_lock *lock) {
-    atomic_flag_clear_explicit(&lock->is_taken, memory_order_release);
+static void leave_lock(copies_lock *lock) {
+    pthread_mutex_unlock(lock);
 }
 #else
-typedef struct small_lock {
-    int unused;
-} small_lock;
-#define SMALL_LOCK_INIT                                                                                                \
-    { 0 }
+typedef int copies_lock;
+#define COPIES_LOCK_INIT 0
 
-static void take_lock(small_lock *lock) {
+static void take_lock(copies_lock *lock) {
     (void)lock;
 }
 
-static void leave_lock(small_lock *lock) {
+static void leave_lock(copies_lock *lock) {
     (void)lock;
 }
 #endif
@@ -1518,14 +1508,14 @@ enum { COPY_BUCKETS = 256 };
 struct scbm_residency {
     scbm_backend *backend;
     struct scbm_residency *next;
-    small_lock lock;
+    copies_lock lock;
     device_copy *bucket[COPY_BUCKETS];
     size_t bytes;
 };
 
 /* All that there are, for tensors that go. */
 static struct scbm_residency *residencies;
-static small_lock residencies_lock = SMALL_LOCK_INIT;
+static copies_lock residencies_lock = COPIES_LOCK_INIT;
 
 static scbm_status create_residency(scbm_backend *backend) {
     take_lock(&residencies_lock);
@@ -1533,7 +1523,7 @@ static scbm_status create_residency(scbm_backend *backend) {
         backend->copies = scbm_alloc(NULL, sizeof *backend->copies);
         if (backend->copies) {
             *backend->copies = (struct scbm_residency){
-                .backend = backend, .next = residencies, .lock = SMALL_LOCK_INIT};
+                .backend = backend, .next = residencies, .lock = COPIES_LOCK_INIT};
             residencies = backend->copies;
         }
     }
