@@ -786,9 +786,9 @@ void scbm_adamw_free(scbm_adamw *optimizer);
 scbm_status scbm_graph_adamw(scbm_graph *graph, scbm_adamw *optimizer, scbm_tensor *const *gradients);
 scbm_status scbm_adamw_begin(scbm_adamw *optimizer, float rate);
 scbm_status scbm_adamw_end(scbm_adamw *optimizer, float *norm);
-/* Without a graph: one step with the gradients (same order; NULL leaves a parameter as it is, and counts in no norm) and all learning
- * rates times `rate`. The gradients' norm before
- * clipping comes back in *norm (may be NULL). Not finite: SCBM_ERROR_NUMERIC, and nothing was changed. */
+/* Without a graph: one step with the gradients (same order; NULL leaves a parameter as it is, and counts in no norm) and all
+ * learning rates times `rate`. The gradients' norm before clipping comes back in *norm (may be NULL). Not finite:
+ * SCBM_ERROR_NUMERIC, and nothing was changed. */
 scbm_status scbm_adamw_step(scbm_adamw *optimizer, scbm_tensor *const *gradients, float rate, float *norm);
 /* The learning rate of parameter i from the next step on; 0 leaves it as it is. */
 void scbm_adamw_set_rate(scbm_adamw *optimizer, int i, float learning_rate);
