@@ -774,7 +774,6 @@ static void check_rules(void) {
     scbm_file_close(file);
 }
 
-/* Names of special tokens, tokens beside the vocabulary, and other post-processors. */
 /* The ids of a text by the converted file's tokenizer. */
 static void check_ids(const char *text, const int32_t *ids, size_t n) {
     cbm_tokenizer *tokenizer;
@@ -852,6 +851,7 @@ static void test_tokenizer_files_that_are_not_used(void **state) {
     assert_logged("tokenizer.json truncates texts to 5 tokens, which is not honoured: 24 are read");
 }
 
+/* Names of special tokens, tokens beside the vocabulary, and other post-processors. */
 static void test_special_tokens(void **state) {
     (void)state;
     scbm_file *file;
@@ -1743,7 +1743,6 @@ static void test_zero_options(void **state) {
     assert_true(same_files(output, in_folder("other.gguf")));
 }
 
-/* Runs the program that the environment's CONVERT names; its exit status, and what it said in *text. */
 /* ------------------------------------------------------------------------------------------
  * Verifying
  * ---------------------------------------------------------------------------------------- */
@@ -1847,6 +1846,7 @@ static void test_verifying(void **state) {
                  "config.json's layer_norm_eps is 1e-05, and the file has 1e-07");
 }
 
+/* Runs the program that the environment's CONVERT names; its exit status, and what it said in *text. */
 static int run_program(const char *arguments, int errors, char text[1024]) {
     char line[1024];
     const char *program = getenv("CONVERT");

@@ -46,7 +46,7 @@ static void try_config(const void *data, size_t size) {
 static void try_sentence_files(int which, const void *data, size_t size) {
     hf_config config;
     memset(&config, 0, sizeof config);
-    config.settings.hidden = 32;
+    config.settings.output = 32;
     if (which == 0) {
         if (is_ok(cbm_hf_config_parse_pooling(&config, data, size, "pooling")))
             require(config.settings.pooling > 0 || config.pooling_problem[0]);

@@ -60,15 +60,15 @@ static void find_encoder(const cbm_architecture *architecture, tensor_file *file
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const cbm_architecture *architecture;
+    safetensors *file = NULL;
+    if (cbm_safetensors_open_memory(&file, data, size, "input", NULL) != SCBM_OK) {
+        check_refusal();
+        require(file == NULL);
+        return 0;
+    }
+    read_tensors(file, data, size);
+    cbm_safetensors_close(file);
     for (int i = 0; (architecture = cbm_architecture_at(i)); i++) {
-        safetensors *file = NULL;
-        if (cbm_safetensors_open_memory(&file, data, size, "input", NULL) != SCBM_OK) {
-            check_refusal();
-            require(file == NULL);
-            return 0;
-        }
-        read_tensors(file, data, size);
-        cbm_safetensors_close(file);
         tensor_file *same = NULL;
         require(cbm_tensor_file_open_memory(&same, data, size, "input", NULL) == SCBM_OK);
         find_encoder(architecture, same);
