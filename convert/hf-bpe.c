@@ -8,42 +8,33 @@
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-static scbm_status add_merge(hf_tokenizer *t, const char *text, size_t length) {
+/* Room for a merge of so many bytes, all zeros. */
+static scbm_status new_merge(hf_tokenizer *t, size_t length, char **merge) {
     size_t n = (size_t)t->bpe.n_merges;
     scbm_status status = scbm_grow(&t->hooks, (void **)&t->merge, &t->merge_capacity, n + 1, sizeof *t->merge);
     if (status) return status;
-    t->merge[n] = scbm_alloc(&t->hooks, length + 1);
-    if (!t->merge[n]) return SCBM_ERROR_MEMORY;
-    memcpy(t->merge[n], text, length);
+    *merge = t->merge[n] = scbm_alloc(&t->hooks, length + 1);
+    if (!*merge) return SCBM_ERROR_MEMORY;
     t->bpe.n_merges++;
     return SCBM_OK;
+}
+
+static scbm_status add_merge(hf_tokenizer *t, const char *text, size_t length) {
+    char *merge;
+    scbm_status status = new_merge(t, length, &merge);
+    if (!status) memcpy(merge, text, length);
+    return status;
 }
 
 /* ["a", "b"], as newer files have it. */
 static scbm_status add_pair(hf_tokenizer *t, const char *a, const char *b) {
     size_t first = strlen(a), second = strlen(b);
-    char *text = scbm_alloc(&t->hooks, first + second + 2);
-    if (!text) return SCBM_ERROR_MEMORY;
-    memcpy(text, a, first);
-    text[first] = ' ';
-    memcpy(text + first + 1, b, second);
-    scbm_status status = add_merge(t, text, first + 1 + second);
-    scbm_release(&t->hooks, text);
-    return status;
-}
-
-static scbm_status read_vocabulary(hf_tokenizer *t, const json_file *json, const cJSON *vocab, const char *key) {
-    char shown[CBM_SHOWN_SIZE];
-    const cJSON *item;
-    int64_t id;
-    cJSON_ArrayForEach(item, vocab) {
-        if (!cbm_json_is_int(item, 0, INT32_MAX, &id))
-            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %stoken '%s' has no number", json->path, key,
-                             cbm_show_string(shown, item->string));
-        scbm_status status = cbm_hf_tokenizer_add(t, json->path, id, item->string, strlen(item->string),
-                                                  item->string[0] ? 0 : CBM_PIECE_UNUSED);
-        if (status) return status;
-    }
+    char *merge;
+    scbm_status status = new_merge(t, first + 1 + second, &merge);
+    if (status) return status;
+    memcpy(merge, a, first);
+    merge[first] = ' ';
+    memcpy(merge + first + 1, b, second);
     return SCBM_OK;
 }
 
@@ -101,7 +92,7 @@ static scbm_status read_model(hf_tokenizer *t, const json_file *json, const cJSO
         t->bpe.has_unknown = 1;
         status = cbm_hf_tokenizer_set_special(t, CBM_TOKEN_UNKNOWN, unknown, HF_BY_TOKENIZER);
     }
-    if (!status) status = read_vocabulary(t, json, vocab, "model.vocab: ");
+    if (!status) status = cbm_hf_tokenizer_add_all(t, json, vocab, "model.vocab: ");
     return status ? status : read_merges(t, json, model);
 }
 
@@ -137,14 +128,11 @@ static scbm_status set_usual(hf_tokenizer *t, int is_roberta) {
         [CBM_TOKEN_UNKNOWN] = "<unk>", [CBM_TOKEN_FIRST] = "<s>",   [CBM_TOKEN_LAST] = "</s>",
         [CBM_TOKEN_PADDING] = "<pad>", [CBM_TOKEN_MASK] = "<mask>",
     };
-    scbm_status status = SCBM_OK;
+    static const char *const gpt2[CBM_SPECIAL_TOKENS] = {
+        [CBM_TOKEN_UNKNOWN] = "<|endoftext|>", [CBM_TOKEN_FIRST] = "<|endoftext|>", [CBM_TOKEN_LAST] = "<|endoftext|>"};
     t->omits_first = t->omits_last = !is_roberta;
     t->trims = is_roberta;
-    for (int i = 0; i < CBM_SPECIAL_TOKENS && !status; i++) {
-        const char *text = is_roberta ? roberta[i] : i <= CBM_TOKEN_LAST ? "<|endoftext|>" : NULL;
-        if (text) status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, text, HF_BY_DEFAULT);
-    }
-    return status;
+    return cbm_hf_tokenizer_set_usual(t, is_roberta ? roberta : gpt2);
 }
 
 scbm_status cbm_hf_tokenizer_parse_vocab_json(hf_tokenizer *t, const void *data, size_t size, const char *name) {
@@ -153,7 +141,7 @@ scbm_status cbm_hf_tokenizer_parse_vocab_json(hf_tokenizer *t, const void *data,
     if (status) return status;
     t->kind = &cbm_hf_bpe;
     status = set_usual(t, 0);
-    if (!status) status = read_vocabulary(t, &json, json.root, "");
+    if (!status) status = cbm_hf_tokenizer_add_all(t, &json, json.root, "");
     if (!status && !t->n_tokens) status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: there are no tokens in it", name);
     cbm_json_close(&json);
     return status;
@@ -163,10 +151,7 @@ scbm_status cbm_hf_tokenizer_parse_vocab_json(hf_tokenizer *t, const void *data,
 scbm_status cbm_hf_tokenizer_parse_merges(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     static const char version[] = "#version";
     const char *line = data, *end = line + size;
-    scbm_status status = SCBM_OK;
-    const char *what = scbm_bytes_recognize(data, size, 0);
-    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a list of merges but %s", name, what);
-    if (!cbm_json_is_utf8(data, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
+    scbm_status status = cbm_hf_check_text(data, size, name, "a list of merges");
     while (line < end && !status) {
         const char *line_end = memchr(line, '\n', (size_t)(end - line));
         if (!line_end) line_end = end;
@@ -236,25 +221,12 @@ static void set_keys(const hf_tokenizer *t, cbm_tokenizer_keys *keys) {
  * The way back
  * ---------------------------------------------------------------------------------------- */
 
-static cJSON *put_part(json_tree *json, const char *key, const char *type) {
-    cJSON *part = cbm_json_put(json, json->root, key, cJSON_CreateObject());
-    cbm_json_put_text(json, part, "type", type);
-    return part;
-}
-
-static void put_bytes(json_tree *json, const char *key, int add_prefix_space) {
-    cJSON *part = put_part(json, key, "ByteLevel");
-    cbm_json_put_bool(json, part, "add_prefix_space", add_prefix_space);
-    cbm_json_put_bool(json, part, "trim_offsets", 1);
-    cbm_json_put_bool(json, part, "use_regex", 1);
-}
-
 static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
     const cbm_bpe_options *o = &keys->bpe;
     cbm_json_put(json, json->root, "normalizer", cJSON_CreateNull());
-    put_bytes(json, "pre_tokenizer", o->add_prefix_space);
-    put_bytes(json, "decoder", 1);
-    cJSON *model = put_part(json, "model", "BPE");
+    cbm_hf_put_byte_level(json, json->root, "pre_tokenizer", o->add_prefix_space);
+    cbm_hf_put_byte_level(json, json->root, "decoder", 1);
+    cJSON *model = cbm_hf_put_part(json, json->root, "model", "BPE");
     cbm_json_put(json, model, "dropout", cJSON_CreateNull());
     int32_t unknown = o->has_unknown ? keys->special[CBM_TOKEN_UNKNOWN] : -1;
     if (unknown >= 0) cbm_json_put_text(json, model, "unk_token", keys->piece[unknown]);
@@ -263,10 +235,7 @@ static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
     cbm_json_put_text(json, model, "end_of_word_suffix", "");
     cbm_json_put_bool(json, model, "fuse_unk", o->fuse_unknown);
     cbm_json_put_bool(json, model, "byte_fallback", 0);
-    cJSON *vocab = cbm_json_put(json, model, "vocab", cJSON_CreateObject());
-    for (int32_t i = 0; i < keys->n; i++)
-        if (!(keys->flags[i] & (CBM_PIECE_UNUSED | CBM_PIECE_BESIDE_MODEL)))
-            cbm_json_put_int(json, vocab, keys->piece[i], i);
+    cbm_hf_put_vocabulary(keys, json, model);
     cJSON *merges = cbm_json_put(json, model, "merges", cJSON_CreateArray());
     for (int32_t i = 0; i < o->n_merges; i++) cbm_json_put_text(json, merges, NULL, o->merges[i]);
 }

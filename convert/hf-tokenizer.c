@@ -27,6 +27,13 @@ scbm_status cbm_hf_tokenizer_set_special(hf_tokenizer *t, cbm_special_token whic
     return t->special[which] ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
+scbm_status cbm_hf_tokenizer_set_usual(hf_tokenizer *t, const char *const names[CBM_SPECIAL_TOKENS]) {
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < CBM_SPECIAL_TOKENS && !status; i++)
+        if (names[i]) status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, names[i], HF_BY_DEFAULT);
+    return status;
+}
+
 scbm_status cbm_hf_tokenizer_init(hf_tokenizer *t, int64_t n_rows, const scbm_hooks *hooks) {
     memset(t, 0, sizeof *t);
     if (hooks) t->hooks = *hooks;
@@ -73,6 +80,21 @@ scbm_status cbm_hf_tokenizer_add(hf_tokenizer *t, const char *path, int64_t id, 
     memcpy(t->piece[id], text, length);
     t->flags[id] = (uint16_t)flags;
     t->n_tokens++;
+    return SCBM_OK;
+}
+
+scbm_status cbm_hf_tokenizer_add_all(hf_tokenizer *t, const json_file *json, const cJSON *vocab, const char *key) {
+    char shown[CBM_SHOWN_SIZE];
+    const cJSON *item;
+    int64_t id;
+    cJSON_ArrayForEach(item, vocab) {
+        if (!cbm_json_is_int(item, 0, INT32_MAX, &id))
+            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: %stoken '%s' has no number", json->path, key,
+                             cbm_show_string(shown, item->string));
+        scbm_status status = cbm_hf_tokenizer_add(t, json->path, id, item->string, strlen(item->string),
+                                                  item->string[0] ? 0 : CBM_PIECE_UNUSED);
+        if (status) return status;
+    }
     return SCBM_OK;
 }
 
@@ -129,6 +151,13 @@ scbm_status cbm_hf_refuse(const json_file *json, const char *what, const char *v
                      known);
 }
 
+scbm_status cbm_hf_check_text(const void *data, size_t size, const char *name, const char *wanted) {
+    const char *what = scbm_bytes_recognize(data, size, 0);
+    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not %s but %s", name, wanted, what);
+    return cbm_json_is_utf8(data, size) ? SCBM_OK
+                                        : scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
+}
+
 scbm_status cbm_hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part) {
     const char *found;
     scbm_status status = cbm_json_object_or_null(json, json->root, key, part);
@@ -164,104 +193,6 @@ static scbm_status read_model(hf_tokenizer *t, const json_file *json) {
     return cbm_hf_refuse(json, "model", type, list_kinds(known));
 }
 
-static scbm_status note_end(hf_tokenizer *t, cbm_special_token which, const char *text, int64_t id) {
-    t->noted_id[which] = id;
-    return cbm_hf_tokenizer_set_special(t, which, text, HF_BY_TOKENIZER);
-}
-
-/* {"type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]} */
-static scbm_status read_bert_processing(hf_tokenizer *t, const json_file *json, const cJSON *processor) {
-    static const struct {
-        cbm_special_token which;
-        const char *key;
-    } ends[] = {{CBM_TOKEN_FIRST, "cls"}, {CBM_TOKEN_LAST, "sep"}};
-    t->omits_first = t->omits_last = 0;
-    for (int i = 0; i < COUNT_OF(ends); i++) {
-        const cJSON *pair = cbm_json_get(processor, ends[i].key), *text = cJSON_GetArrayItem(pair, 0);
-        int64_t id;
-        if (!cJSON_IsString(text) || !cbm_json_is_int(cJSON_GetArrayItem(pair, 1), 0, INT32_MAX, &id))
-            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: post_processor.%s must be a token and its number", json->path,
-                             ends[i].key);
-        scbm_status status = note_end(t, ends[i].which, text->valuestring, id);
-        if (status) return status;
-    }
-    return SCBM_OK;
-}
-
-/* {"SpecialToken": {"id": "[CLS]", "type_id": 0}}: the token's name, or NULL. */
-static const char *template_item(const cJSON *item, const char *kind) {
-    const cJSON *part = cbm_json_get(item, kind), *id = cbm_json_get(part, "id"), *type = cbm_json_get(part, "type_id");
-    return cJSON_IsString(id) && (!type || (cJSON_IsNumber(type) && type->valuedouble == 0)) ? id->valuestring : NULL;
-}
-
-/* One token of the template: "special_tokens" has its number. */
-static scbm_status read_template_end(hf_tokenizer *t, const json_file *json, const cJSON *processor,
-                                     cbm_special_token which, const char *text) {
-    char shown[CBM_SHOWN_SIZE];
-    const cJSON *ids = cbm_json_get(cbm_json_get(cbm_json_get(processor, "special_tokens"), text), "ids");
-    int64_t id;
-    if (cJSON_GetArraySize(ids) != 1 || !cbm_json_is_int(cJSON_GetArrayItem(ids, 0), 0, INT32_MAX, &id))
-        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: post_processor.special_tokens has no number for '%s'", json->path,
-                         cbm_show_string(shown, text));
-    return note_end(t, which, text, id);
-}
-
-/* {"type": "TemplateProcessing", "single": [[CLS], A, [SEP]], …, "special_tokens": {"[CLS]": {"ids": [101]}, …}}: the
- * text, with one token before it or none, and one behind it or none. */
-static scbm_status read_template(hf_tokenizer *t, const json_file *json, const cJSON *processor) {
-    const cJSON *single = cbm_json_get(processor, "single");
-    const char *first = template_item(cJSON_GetArrayItem(single, 0), "SpecialToken");
-    int at = first != NULL, n = cJSON_GetArraySize(single);
-    const char *text = template_item(cJSON_GetArrayItem(single, at), "Sequence");
-    const char *last = template_item(cJSON_GetArrayItem(single, at + 1), "SpecialToken");
-    t->omits_first = !first;
-    t->omits_last = !last;
-    if (!text || strcmp(text, "A") != 0 || n != 1 + (first != NULL) + (last != NULL) ||
-        (t->kind->needs_ends && (!first || !last)))
-        return cbm_hf_refuse(json, "post_processor.single", "something else", "[CLS], the text, [SEP]");
-    scbm_status status = first ? read_template_end(t, json, processor, CBM_TOKEN_FIRST, first) : SCBM_OK;
-    return status || !last ? status : read_template_end(t, json, processor, CBM_TOKEN_LAST, last);
-}
-
-/* What byte-level BPE's own processor, and RoBERTa's, say of byte ranges. */
-static scbm_status read_trimming(hf_tokenizer *t, const json_file *json, const cJSON *processor) {
-    scbm_status status = cbm_json_bool_or(json, processor, "trim_offsets", 1, &t->trims);
-    if (!status) status = cbm_json_bool_or(json, processor, "add_prefix_space", 1, &t->trim_keeps_space);
-    return status;
-}
-
-static scbm_status read_processor(hf_tokenizer *t, const json_file *json, const cJSON *processor, int depth) {
-    static const char known[] =
-        "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel and a Sequence of them";
-    const char *type;
-    scbm_status status = cbm_json_string(json, processor, "type", &type);
-    if (status) return status;
-    if (strcmp(type, "TemplateProcessing") == 0) return read_template(t, json, processor);
-    if (strcmp(type, "BertProcessing") == 0) return read_bert_processing(t, json, processor);
-    if (strcmp(type, "ByteLevel") == 0) return read_trimming(t, json, processor);
-    if (strcmp(type, "RobertaProcessing") == 0) {
-        status = read_trimming(t, json, processor);
-        return status ? status : read_bert_processing(t, json, processor);
-    }
-    if (strcmp(type, "Sequence") != 0 || depth) return cbm_hf_refuse(json, "post_processor", type, known);
-    const cJSON *part;
-    cJSON_ArrayForEach(part, cbm_json_get(processor, "processors")) {
-        if (!status) status = read_processor(t, json, part, depth + 1);
-    }
-    return status;
-}
-
-static scbm_status read_post_processor(hf_tokenizer *t, const json_file *json) {
-    const cJSON *processor;
-    scbm_status status = cbm_json_object_or_null(json, json->root, "post_processor", &processor);
-    if (!t->kind->needs_ends) t->omits_first = t->omits_last = 1;
-    if (status || (!processor && !t->kind->needs_ends)) return status;
-    if (!processor)
-        return cbm_hf_refuse(json, "post_processor", "missing",
-                             "TemplateProcessing, BertProcessing and RobertaProcessing");
-    return read_processor(t, json, processor, 0);
-}
-
 static scbm_status read_added_tokens(hf_tokenizer *t, const json_file *json) {
     const cJSON *list, *entry;
     scbm_status status = cbm_json_array_or_null(json, json->root, "added_tokens", &list);
@@ -284,7 +215,7 @@ scbm_status cbm_hf_tokenizer_parse_json(hf_tokenizer *t, const void *data, size_
     if (!cbm_json_is_int(cbm_json_get(truncation, "max_length"), 1, INT32_MAX, &t->truncation)) t->truncation = 0;
     t->pads = cJSON_IsObject(cbm_json_get(json.root, "padding"));
     status = read_model(t, &json);
-    if (!status) status = read_post_processor(t, &json);
+    if (!status) status = cbm_hf_read_post_processor(t, &json);
     if (!status) status = read_added_tokens(t, &json);
     cbm_json_close(&json);
     return status;
@@ -495,21 +426,19 @@ static scbm_status read_if_there(hf_tokenizer *t, const char *folder, const char
     return status;
 }
 
-/* A vocabulary that cannot be read is named by its kind. */
-static scbm_status refuse_files(hf_tokenizer *t, const char *folder) {
-    static const struct { const char *file, *kind; } others[] = {{"merges.txt", "BPE without a vocab.json"}};
-    char known[100];
-    for (int i = 0; i < COUNT_OF(others); i++) {
-        char *path = cbm_json_join(&t->hooks, folder, others[i].file);
-        if (!path) return SCBM_ERROR_MEMORY;
-        int is_there = cbm_json_file_exists(path);
-        scbm_release(&t->hooks, path);
-        if (is_there)
-            return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                             "%.300s: its tokenizer is %s (%s), and there is no tokenizer.json; this version knows %s",
-                             folder, others[i].kind, others[i].file, list_kinds(known));
-    }
-    return scbm_fail(SCBM_ERROR_IO, "%.300s: it has neither tokenizer.json nor vocab.txt", folder);
+static scbm_status refuse_files(const hf_tokenizer *t, const char *folder) {
+    char known[100], *path = cbm_json_join(&t->hooks, folder, "merges.txt");
+    if (!path) return SCBM_ERROR_MEMORY;
+    int has_merges = cbm_json_file_exists(path);
+    scbm_release(&t->hooks, path);
+    if (has_merges)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%.300s: its tokenizer is BPE without a vocab.json (merges.txt), and there is no "
+                         "tokenizer.json; this version knows %s",
+                         folder, list_kinds(known));
+    return scbm_fail(SCBM_ERROR_IO,
+                     "%.300s: it has neither tokenizer.json nor vocab.txt, nor vocab.json, nor a SentencePiece model",
+                     folder);
 }
 
 /* What belongs to a vocab.json. */
@@ -574,6 +503,26 @@ scbm_status cbm_hf_tokenizer_write(const hf_tokenizer *t, int64_t n_types, scbm_
  * The way back
  * ---------------------------------------------------------------------------------------- */
 
+cJSON *cbm_hf_put_part(json_tree *json, cJSON *into, const char *key, const char *type) {
+    cJSON *part = cbm_json_put(json, into, key, cJSON_CreateObject());
+    cbm_json_put_text(json, part, "type", type);
+    return part;
+}
+
+void cbm_hf_put_byte_level(json_tree *json, cJSON *into, const char *key, int add_prefix_space) {
+    cJSON *part = cbm_hf_put_part(json, into, key, "ByteLevel");
+    cbm_json_put_bool(json, part, "add_prefix_space", add_prefix_space);
+    cbm_json_put_bool(json, part, "trim_offsets", 1);
+    cbm_json_put_bool(json, part, "use_regex", 1);
+}
+
+void cbm_hf_put_vocabulary(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *model) {
+    cJSON *vocab = cbm_json_put(json, model, "vocab", cJSON_CreateObject());
+    for (int32_t i = 0; i < keys->n; i++)
+        if (!(keys->flags[i] & (CBM_PIECE_UNUSED | CBM_PIECE_BESIDE_MODEL)))
+            cbm_json_put_int(json, vocab, keys->piece[i], i);
+}
+
 static void put_added_tokens(const cbm_tokenizer_keys *keys, json_tree *json) {
     static const struct {
         const char *key;
@@ -592,57 +541,6 @@ static void put_added_tokens(const cbm_tokenizer_keys *keys, json_tree *json) {
         for (size_t s = 0; s < sizeof switches / sizeof switches[0]; s++)
             cbm_json_put_bool(json, entry, switches[s].key, (keys->flags[i] & switches[s].flag) != 0);
     }
-}
-
-/* {"SpecialToken": {"id": "[CLS]", "type_id": 0}} */
-static void put_template_item(json_tree *json, cJSON *list, const char *kind, const char *id, int type) {
-    cJSON *item = cbm_json_put(json, cbm_json_put(json, list, NULL, cJSON_CreateObject()), kind, cJSON_CreateObject());
-    cbm_json_put_text(json, item, "id", id);
-    cbm_json_put_int(json, item, "type_id", type);
-}
-
-/* One text between its ends, or two, of which the second has no first token. */
-static void put_template(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *processor, int texts) {
-    const int32_t first = keys->omits_first ? -1 : keys->special[CBM_TOKEN_FIRST];
-    const int32_t last = keys->omits_last ? -1 : keys->special[CBM_TOKEN_LAST];
-    cJSON *list = cbm_json_put(json, processor, texts == 1 ? "single" : "pair", cJSON_CreateArray());
-    if (first >= 0) put_template_item(json, list, "SpecialToken", keys->piece[first], 0);
-    for (int i = 0; i < texts; i++) {
-        put_template_item(json, list, "Sequence", i ? "B" : "A", i);
-        if (last >= 0) put_template_item(json, list, "SpecialToken", keys->piece[last], i);
-    }
-}
-
-static void put_template_token(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *tokens, int32_t id) {
-    if (id < 0 || cbm_json_get(tokens, keys->piece[id])) return;
-    cJSON *token = cbm_json_put(json, tokens, keys->piece[id], cJSON_CreateObject());
-    cbm_json_put_text(json, token, "id", keys->piece[id]);
-    cbm_json_put_int(json, cbm_json_put(json, token, "ids", cJSON_CreateArray()), NULL, id);
-    cbm_json_put_text(json, cbm_json_put(json, token, "tokens", cJSON_CreateArray()), NULL, keys->piece[id]);
-}
-
-/* Where byte ranges are trimmed that comes before what is put around a text. */
-static cJSON *put_trimming(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *processor) {
-    if (!keys->trims) return processor;
-    cbm_json_put_text(json, processor, "type", "Sequence");
-    cJSON *list = cbm_json_put(json, processor, "processors", cJSON_CreateArray());
-    cJSON *bytes = cbm_json_put(json, list, NULL, cJSON_CreateObject());
-    cbm_json_put_text(json, bytes, "type", "ByteLevel");
-    cbm_json_put_bool(json, bytes, "add_prefix_space", keys->trim_keeps_space);
-    cbm_json_put_bool(json, bytes, "trim_offsets", 1);
-    cbm_json_put_bool(json, bytes, "use_regex", 1);
-    return cbm_json_put(json, list, NULL, cJSON_CreateObject());
-}
-
-static void put_post_processor(const cbm_tokenizer_keys *keys, json_tree *json) {
-    cJSON *processor = cbm_json_put(json, json->root, "post_processor", cJSON_CreateObject());
-    processor = put_trimming(keys, json, processor);
-    cbm_json_put_text(json, processor, "type", "TemplateProcessing");
-    put_template(keys, json, processor, 1);
-    put_template(keys, json, processor, 2);
-    cJSON *tokens = cbm_json_put(json, processor, "special_tokens", cJSON_CreateObject());
-    if (!keys->omits_first) put_template_token(keys, json, tokens, keys->special[CBM_TOKEN_FIRST]);
-    if (!keys->omits_last) put_template_token(keys, json, tokens, keys->special[CBM_TOKEN_LAST]);
 }
 
 scbm_status cbm_hf_tokenizer_export_config(const cbm_tokenizer_keys *keys, int64_t max_tokens, const char *path,
@@ -669,6 +567,6 @@ scbm_status cbm_hf_tokenizer_export(const cbm_tokenizer_keys *keys, const char *
     cbm_json_put(&json, json.root, "padding", cJSON_CreateNull());
     put_added_tokens(keys, &json);
     kinds[k]->put_json(keys, &json);
-    put_post_processor(keys, &json);
+    cbm_hf_put_post_processor(keys, &json);
     return cbm_json_write(&json, path, hooks);
 }

@@ -1,8 +1,8 @@
 /*
  * convert/hf-tokenizer.h - a Hugging Face folder's tokenizer, as the keys of a model file
  *
- * What all kinds share (added and special tokens, what is put around a text, lengths) is in hf-tokenizer.c; a kind is a
- * row of its table and a file, hf-wordpiece.c.
+ * What all kinds share (added and special tokens, lengths) is in hf-tokenizer.c, what is put around a text in
+ * hf-post-processor.c; a kind is a row of hf-tokenizer.c's table and a file: hf-wordpiece.c, hf-bpe.c, hf-unigram.c.
  */
 #ifndef CONVERT_HF_TOKENIZER_H
 #define CONVERT_HF_TOKENIZER_H
@@ -60,8 +60,8 @@ typedef struct hf_tokenizer_kind {
 
 extern const hf_tokenizer_kind cbm_hf_wordpiece, cbm_hf_bpe, cbm_hf_unigram;
 
-/* Reads tokenizer.json, or where there is none vocab.txt, or vocab.json and merges.txt, and the files beside it. `n_rows` is how many tokens the
- * encoder's embeddings have room for. On error *tokenizer is cleared. */
+/* Reads tokenizer.json, or where there is none vocab.txt, or vocab.json and merges.txt, or SentencePiece's model, and the
+ * files beside it. `n_rows` is how many tokens the encoder's embeddings have room for. On error *tokenizer is cleared. */
 scbm_status cbm_hf_tokenizer_read(hf_tokenizer *tokenizer, const char *folder, int64_t n_rows, const scbm_hooks *hooks);
 void cbm_hf_tokenizer_clear(hf_tokenizer *tokenizer);
 /* Lower-cases texts where the tokenizer does not: sentence_bert_config.json's do_lower_case. */
@@ -99,12 +99,29 @@ scbm_status cbm_hf_tokenizer_parse_type(hf_tokenizer *tokenizer, const void *dat
 /* Takes text[0 … length) as the token of `id`, which must be free. */
 scbm_status cbm_hf_tokenizer_add(hf_tokenizer *tokenizer, const char *path, int64_t id, const char *text, size_t length,
                                  int flags);
+/* Takes the keys of an object as tokens and its values as their ids; `key` stands before messages: "model.vocab: ". */
+scbm_status cbm_hf_tokenizer_add_all(hf_tokenizer *tokenizer, const json_file *json, const cJSON *vocab,
+                                     const char *key);
 scbm_status cbm_hf_tokenizer_set_special(hf_tokenizer *tokenizer, cbm_special_token which, const char *text,
                                          hf_rank rank);
+/* What special tokens are called where no file says it; NULL: nothing is said of this one. */
+scbm_status cbm_hf_tokenizer_set_usual(hf_tokenizer *tokenizer, const char *const names[CBM_SPECIAL_TOKENS]);
 /* The object of `key` in tokenizer.json, which must be there with the given type. */
 scbm_status cbm_hf_get_part(const json_file *json, const char *key, const char *type, const cJSON **part);
+/* Bytes that are no text in UTF-8, or are known as something else than what is wanted ("a vocabulary"), are an error. */
+scbm_status cbm_hf_check_text(const void *data, size_t size, const char *name, const char *wanted);
 scbm_status cbm_hf_refuse(const json_file *json, const char *what, const char *value, const char *known);
 /* A switch of tokenizer_config.json, which holds before tokenizer.json, as in transformers. */
 scbm_status cbm_hf_read_switch(const hf_tokenizer *tokenizer, const json_file *json, const char *key, int *value);
+
+/* The way back. A part of tokenizer.json, an object with its type, under `key`, or with NULL in an array. */
+cJSON *cbm_hf_put_part(json_tree *json, cJSON *into, const char *key, const char *type);
+void cbm_hf_put_byte_level(json_tree *json, cJSON *into, const char *key, int add_prefix_space);
+/* The model's "vocab", where that is an object. */
+void cbm_hf_put_vocabulary(const cbm_tokenizer_keys *keys, json_tree *json, cJSON *model);
+
+/* tokenizer.json's post_processor (hf-post-processor.c); the model was read before. */
+scbm_status cbm_hf_read_post_processor(hf_tokenizer *tokenizer, const json_file *json);
+void cbm_hf_put_post_processor(const cbm_tokenizer_keys *keys, json_tree *json);
 
 #endif

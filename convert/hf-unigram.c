@@ -12,6 +12,8 @@
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
 static const char spaces_pattern[] = " {2,}";
+static const char *const schemes[] = {
+    [CBM_PREFIX_ALWAYS] = "always", [CBM_PREFIX_FIRST] = "first", [CBM_PREFIX_NEVER] = "never"};
 
 /* ------------------------------------------------------------------------------------------
  * For all files
@@ -155,8 +157,6 @@ static scbm_status read_normalizer(hf_tokenizer *t, const json_file *json) {
 
 /* Older files have add_prefix_space in place of prepend_scheme. */
 static scbm_status read_metaspace(hf_tokenizer *t, const json_file *json, const cJSON *part) {
-    static const char *const schemes[] = {
-        [CBM_PREFIX_ALWAYS] = "always", [CBM_PREFIX_FIRST] = "first", [CBM_PREFIX_NEVER] = "never"};
     const char *mark, *scheme;
     int adds_prefix, i = 0;
     scbm_status status = cbm_json_string_or(json, part, "replacement", MARK, &mark);
@@ -213,12 +213,6 @@ static void set_keys(const hf_tokenizer *t, cbm_tokenizer_keys *keys) {
  * The way back
  * ---------------------------------------------------------------------------------------- */
 
-static cJSON *put_part(json_tree *json, cJSON *into, const char *key, const char *type) {
-    cJSON *part = cbm_json_put(json, into, key, cJSON_CreateObject());
-    cbm_json_put_text(json, part, "type", type);
-    return part;
-}
-
 static void put_map(json_tree *json, cJSON *list, const cbm_unigram_options *o) {
     char *text = cJSON_malloc(o->map_bytes / 3 * 4 + 5);
     if (!text) {
@@ -226,7 +220,7 @@ static void put_map(json_tree *json, cJSON *list, const cbm_unigram_options *o) 
         return;
     }
     cbm_base64_encode(o->map, o->map_bytes, text);
-    cbm_json_put_text(json, put_part(json, list, NULL, "Precompiled"), "precompiled_charsmap", text);
+    cbm_json_put_text(json, cbm_hf_put_part(json, list, NULL, "Precompiled"), "precompiled_charsmap", text);
     cJSON_free(text);
 }
 
@@ -235,23 +229,22 @@ static void put_normalizer(json_tree *json, const cbm_unigram_options *o) {
         cbm_json_put(json, json->root, "normalizer", cJSON_CreateNull());
         return;
     }
-    cJSON *part = put_part(json, json->root, "normalizer", "Sequence");
+    cJSON *part = cbm_hf_put_part(json, json->root, "normalizer", "Sequence");
     cJSON *list = cbm_json_put(json, part, "normalizers", cJSON_CreateArray());
     if (o->map_bytes) put_map(json, list, o);
     if (o->strips_left || o->strips_right) {
-        part = put_part(json, list, NULL, "Strip");
+        part = cbm_hf_put_part(json, list, NULL, "Strip");
         cbm_json_put_bool(json, part, "strip_left", o->strips_left);
         cbm_json_put_bool(json, part, "strip_right", o->strips_right);
     }
     if (!o->joins_spaces) return;
-    part = put_part(json, list, NULL, "Replace");
+    part = cbm_hf_put_part(json, list, NULL, "Replace");
     cbm_json_put_text(json, cbm_json_put(json, part, "pattern", cJSON_CreateObject()), "Regex", spaces_pattern);
     cbm_json_put_text(json, part, "content", o->joins_spaces > 1 ? MARK : " ");
 }
 
 static void put_metaspace(json_tree *json, cJSON *into, const char *key, const cbm_unigram_options *o) {
-    static const char *const schemes[] = {"always", "first", "never"};
-    cJSON *part = put_part(json, into, key, "Metaspace");
+    cJSON *part = cbm_hf_put_part(json, into, key, "Metaspace");
     cbm_json_put_text(json, part, "replacement", MARK);
     cbm_json_put_text(json, part, "prepend_scheme", schemes[o->prefix]);
     cbm_json_put_bool(json, part, "split", o->splits_marks);
@@ -262,9 +255,9 @@ static void put_splitter(json_tree *json, const cbm_unigram_options *o) {
         put_metaspace(json, json->root, "pre_tokenizer", o);
         return;
     }
-    cJSON *part = put_part(json, json->root, "pre_tokenizer", "Sequence");
+    cJSON *part = cbm_hf_put_part(json, json->root, "pre_tokenizer", "Sequence");
     cJSON *list = cbm_json_put(json, part, "pretokenizers", cJSON_CreateArray());
-    put_part(json, list, NULL, "WhitespaceSplit");
+    cbm_hf_put_part(json, list, NULL, "WhitespaceSplit");
     put_metaspace(json, list, NULL, o);
 }
 
@@ -278,7 +271,7 @@ static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
     put_normalizer(json, o);
     put_splitter(json, o);
     put_metaspace(json, json->root, "decoder", o);
-    cJSON *part = put_part(json, json->root, "model", "Unigram");
+    cJSON *part = cbm_hf_put_part(json, json->root, "model", "Unigram");
     cbm_json_put_int(json, part, "unk_id", keys->special[CBM_TOKEN_UNKNOWN]);
     cJSON *vocab = cbm_json_put(json, part, "vocab", cJSON_CreateArray());
     int32_t n = keys->n;

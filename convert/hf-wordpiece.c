@@ -9,23 +9,15 @@
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 #define MAX_WORD 1000
 
-/* What these tokens are called where no file says it. */
-static scbm_status set_usual_specials(hf_tokenizer *t) {
+static scbm_status start(hf_tokenizer *t) {
     static const char *const usual[CBM_SPECIAL_TOKENS] = {
         [CBM_TOKEN_UNKNOWN] = "[UNK]", [CBM_TOKEN_FIRST] = "[CLS]", [CBM_TOKEN_LAST] = "[SEP]",
         [CBM_TOKEN_PADDING] = "[PAD]", [CBM_TOKEN_MASK] = "[MASK]",
     };
-    scbm_status status = SCBM_OK;
-    for (int i = 0; i < CBM_SPECIAL_TOKENS && !status; i++)
-        status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, usual[i], HF_BY_DEFAULT);
-    return status;
-}
-
-static scbm_status start(hf_tokenizer *t) {
     t->kind = &cbm_hf_wordpiece;
     cbm_wordpiece_defaults(&t->wordpiece);
     t->lowercase = t->wordpiece.lowercase;
-    return set_usual_specials(t);
+    return cbm_hf_tokenizer_set_usual(t, usual);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -33,21 +25,10 @@ static scbm_status start(hf_tokenizer *t) {
  * ---------------------------------------------------------------------------------------- */
 
 static scbm_status read_vocabulary(hf_tokenizer *t, const json_file *json, const cJSON *model) {
-    char shown[CBM_SHOWN_SIZE];
-    const cJSON *vocab, *item;
-    int64_t id;
+    const cJSON *vocab;
     scbm_status status = cbm_json_object_or_null(json, model, "vocab", &vocab);
     if (!status && !vocab) status = scbm_fail(SCBM_ERROR_FORMAT, "%.300s: model.vocab is missing", json->path);
-    if (status) return status;
-    cJSON_ArrayForEach(item, vocab) {
-        if (!cbm_json_is_int(item, 0, INT32_MAX, &id))
-            return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: model.vocab: token '%s' has no number", json->path,
-                             cbm_show_string(shown, item->string));
-        status = cbm_hf_tokenizer_add(t, json->path, id, item->string, strlen(item->string),
-                                      item->string[0] ? 0 : CBM_PIECE_UNUSED);
-        if (status) return status;
-    }
-    return SCBM_OK;
+    return status ? status : cbm_hf_tokenizer_add_all(t, json, vocab, "model.vocab: ");
 }
 
 static scbm_status read_model(hf_tokenizer *t, const json_file *json, const cJSON *model) {
@@ -94,10 +75,8 @@ static int is_blank(char c) {
 /* A token a line. An empty line has a number and no token; those at the end count for nothing. */
 scbm_status cbm_hf_tokenizer_parse_vocab(hf_tokenizer *t, const void *data, size_t size, const char *name) {
     const char *line = data, *end = line + size;
-    const char *what = scbm_bytes_recognize(data, size, 0);
-    if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a vocabulary but %s", name, what);
-    if (!cbm_json_is_utf8(data, size)) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: this is not text in UTF-8", name);
-    scbm_status status = start(t);
+    scbm_status status = cbm_hf_check_text(data, size, name, "a vocabulary");
+    if (!status) status = start(t);
     for (int64_t id = 0; line < end && !status; id++) {
         const char *line_end = memchr(line, '\n', (size_t)(end - line));
         if (!line_end) line_end = end;
@@ -120,11 +99,8 @@ static scbm_status set_mpnet_specials(hf_tokenizer *t) {
         [CBM_TOKEN_UNKNOWN] = "[UNK]", [CBM_TOKEN_FIRST] = "<s>",   [CBM_TOKEN_LAST] = "</s>",
         [CBM_TOKEN_PADDING] = "<pad>", [CBM_TOKEN_MASK] = "<mask>",
     };
-    scbm_status status = SCBM_OK;
-    for (int i = 0; i < CBM_SPECIAL_TOKENS && !status; i++)
-        status = cbm_hf_tokenizer_set_special(t, (cbm_special_token)i, usual[i], HF_BY_DEFAULT);
     t->special_flags[CBM_TOKEN_MASK] |= CBM_PIECE_TAKES_LEFT;
-    return status;
+    return cbm_hf_tokenizer_set_usual(t, usual);
 }
 
 /* Without tokenizer.json the class says how the vocabulary is used. */
@@ -168,32 +144,23 @@ static void set_keys(const hf_tokenizer *t, cbm_tokenizer_keys *keys) {
  * The way back
  * ---------------------------------------------------------------------------------------- */
 
-static cJSON *put_part(json_tree *json, const char *key, const char *type) {
-    cJSON *part = cbm_json_put(json, json->root, key, cJSON_CreateObject());
-    cbm_json_put_text(json, part, "type", type);
-    return part;
-}
-
 static void put_json(const cbm_tokenizer_keys *keys, json_tree *json) {
     const cbm_wordpiece_options *o = &keys->wordpiece;
-    cJSON *part = put_part(json, "normalizer", "BertNormalizer");
+    cJSON *part = cbm_hf_put_part(json, json->root, "normalizer", "BertNormalizer");
     cbm_json_put_bool(json, part, "clean_text", o->clean_text);
     cbm_json_put_bool(json, part, "handle_chinese_chars", o->cjk_spacing);
     cbm_json_put(json, part, "strip_accents",
                  o->strip_accents < 0 ? cJSON_CreateNull() : cJSON_CreateBool(o->strip_accents));
     cbm_json_put_bool(json, part, "lowercase", o->lowercase);
-    put_part(json, "pre_tokenizer", "BertPreTokenizer");
-    part = put_part(json, "decoder", "WordPiece");
+    cbm_hf_put_part(json, json->root, "pre_tokenizer", "BertPreTokenizer");
+    part = cbm_hf_put_part(json, json->root, "decoder", "WordPiece");
     cbm_json_put_text(json, part, "prefix", "##");
     cbm_json_put_bool(json, part, "cleanup", 1);
-    part = put_part(json, "model", "WordPiece");
+    part = cbm_hf_put_part(json, json->root, "model", "WordPiece");
     cbm_json_put_text(json, part, "unk_token", keys->piece[keys->special[CBM_TOKEN_UNKNOWN]]);
     cbm_json_put_text(json, part, "continuing_subword_prefix", "##");
     cbm_json_put_int(json, part, "max_input_chars_per_word", o->max_word_characters);
-    part = cbm_json_put(json, part, "vocab", cJSON_CreateObject());
-    for (int32_t i = 0; i < keys->n; i++)
-        if (!(keys->flags[i] & (CBM_PIECE_UNUSED | CBM_PIECE_BESIDE_MODEL)))
-            cbm_json_put_int(json, part, keys->piece[i], i);
+    cbm_hf_put_vocabulary(keys, json, part);
 }
 
 const hf_tokenizer_kind cbm_hf_wordpiece = {"WordPiece",  "bert",    1,        parse_json,
