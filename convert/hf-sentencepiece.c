@@ -5,6 +5,7 @@
  * which hang on the tokenizer's class: some tokens stand before the pieces, some of the pieces are left out, and some
  * tokens stand behind. The reference is what transformers' AutoTokenizer makes of a folder.
  */
+#include "convert/bytes.h"
 #include "convert/hf-unigram.h"
 #include "models/base/text.h"
 
@@ -140,8 +141,7 @@ static scbm_status read_piece(hf_tokenizer *t, const char *path, message piece, 
         if (is_bytes(&piece, PIECE_TEXT)) text = piece.bytes, length = piece.n;
         else if (piece.field == PIECE_KIND && piece.wire == WIRE_NUMBER) kind = piece.number;
         else if (piece.field == PIECE_SCORE && piece.wire == WIRE_4_BYTES) {
-            uint32_t bits = 0;
-            for (int i = 0; i < 4; i++) bits |= (uint32_t)piece.bytes[i] << (8 * i);
+            uint32_t bits = (uint32_t)cbm_little_endian(piece.bytes, 4);
             memcpy(&score, &bits, sizeof score);
         }
     }

@@ -5,6 +5,7 @@
  * the stack, the memo and the containers hold numbers, so that nothing is copied and a cycle is harmless.
  */
 #include "convert/pickle.h"
+#include "convert/bytes.h"
 #include "models/base/text.h"
 
 #include <stdio.h>
@@ -94,8 +95,7 @@ static scbm_status take(reader *r, uint64_t n, const unsigned char **bytes) {
 static scbm_status take_number(reader *r, int bytes, uint64_t *value) {
     const unsigned char *from = NULL;
     scbm_status status = take(r, (uint64_t)bytes, &from);
-    *value = 0;
-    for (int i = 0; !status && i < bytes; i++) *value |= (uint64_t)from[i] << (8 * i);
+    *value = status ? 0 : cbm_little_endian(from, (size_t)bytes);
     return status;
 }
 
@@ -221,14 +221,14 @@ static scbm_status push_int(reader *r, int bytes, int is_signed) {
 
 /* Two's complement of as many bytes as it says. */
 static scbm_status push_long(reader *r, int length_bytes) {
-    uint64_t n, value = 0;
+    uint64_t n;
     const unsigned char *bytes = NULL;
     scbm_status status = take_number(r, length_bytes, &n);
     if (!status) status = take(r, n, &bytes);
     if (status) return status;
     if (n > 8)
         return push_new(r, (pickle_value){.kind = PICKLE_BIG_INT, .text = (const char *)bytes, .length = (size_t)n});
-    for (uint64_t i = 0; i < n; i++) value |= (uint64_t)bytes[i] << (8 * i);
+    uint64_t value = cbm_little_endian(bytes, (size_t)n);
     if (n && n < 8 && value >> (8 * n - 1)) value -= UINT64_C(1) << (8 * n);
     return push_new(r, (pickle_value){.kind = PICKLE_INT, .integer = (int64_t)value});
 }

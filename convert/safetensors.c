@@ -2,6 +2,7 @@
  * convert/safetensors.c - reading and writing safetensors files
  */
 #include "convert/safetensors.h"
+#include "convert/bytes.h"
 #include "convert/json-file.h"
 
 #include <stdio.h>
@@ -29,13 +30,6 @@ struct safetensors {
 
 static scbm_status damaged(const safetensors *file, const char *name, const char *why) {
     return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tensor " NAME_FORMAT ": %s", file->path, name, why);
-}
-
-/* Names end up in messages: no control characters. */
-static int is_name(const char *name) {
-    const char *c = name;
-    while (*c && (unsigned char)*c >= 0x20 && *c != 0x7f) c++;
-    return !*c && c > name;
 }
 
 /* The type's bytes times the dimensions; 0 and a message when they do not fit. */
@@ -82,7 +76,7 @@ static scbm_status read_offsets(const safetensors *file, const cJSON *entry, sto
 static scbm_status read_tensor(const safetensors *file, const cJSON *entry, stored_tensor *tensor) {
     const cJSON *type = cbm_json_get(entry, "dtype");
     uint64_t bytes = 0;
-    if (!is_name(entry->string))
+    if (!cbm_stored_is_name(entry->string, strlen(entry->string)))
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: a tensor's name is empty or has control characters in it",
                          file->path);
     tensor->name = entry->string;
@@ -104,10 +98,6 @@ static int by_place(const void *a, const void *b) {
     return strcmp(first->name, second->name);
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const stored_tensor *)a)->name, ((const stored_tensor *)b)->name);
-}
-
 /* The tensors lie one after the other and fill the data: none shares bytes with another, nothing is hidden between. */
 static scbm_status check_places(safetensors *file) {
     uint64_t end = 0;
@@ -123,14 +113,6 @@ static scbm_status check_places(safetensors *file) {
     return SCBM_OK;
 }
 
-static scbm_status check_names(safetensors *file) {
-    qsort(file->tensors, (size_t)file->n, sizeof *file->tensors, by_name);
-    for (int64_t i = 1; i < file->n; i++)
-        if (strcmp(file->tensors[i - 1].name, file->tensors[i].name) == 0)
-            return damaged(file, file->tensors[i].name, "the name is there twice");
-    return SCBM_OK;
-}
-
 static scbm_status read_tensors(safetensors *file) {
     const cJSON *entry;
     size_t most = (size_t)cJSON_GetArraySize(file->header.root) + 1;
@@ -143,12 +125,12 @@ static scbm_status read_tensors(safetensors *file) {
         if (status) return status;
     }
     status = check_places(file);
-    return status ? status : check_names(file);
+    const char *twice = status ? NULL : cbm_stored_sort(file->tensors, file->n);
+    return twice ? damaged(file, twice, "the name is there twice") : status;
 }
 
 static scbm_status read_header(safetensors *file, const unsigned char *data, size_t size) {
-    uint64_t length = 0;
-    for (int i = 0; i < LENGTH_BYTES && size >= LENGTH_BYTES; i++) length |= (uint64_t)data[i] << (8 * i);
+    uint64_t length = size < LENGTH_BYTES ? 0 : cbm_little_endian(data, LENGTH_BYTES);
     int begins = size > LENGTH_BYTES && length <= size && data[LENGTH_BYTES] == '{';
     const char *what = begins ? NULL : scbm_bytes_recognize(data, size, 0);
     if (what) return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: is not a safetensors file but %s", file->path, what);

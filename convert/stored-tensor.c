@@ -2,7 +2,9 @@
  * convert/stored-tensor.c - a tensor as a checkpoint's file has it
  */
 #include "convert/stored-tensor.h"
+#include "models/base/text.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
@@ -30,6 +32,24 @@ void cbm_stored_set_strides(stored_tensor *tensor) {
         tensor->stride[d] = stride;
         if (tensor->shape[d]) stride *= tensor->shape[d];
     }
+}
+
+int cbm_stored_is_name(const char *name, size_t length) {
+    if (!length || cbm_find_bad_utf8(name, length) < length) return 0;
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f) return 0;
+    return 1;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const stored_tensor *)a)->name, ((const stored_tensor *)b)->name);
+}
+
+const char *cbm_stored_sort(stored_tensor *tensors, int64_t n) {
+    qsort(tensors, (size_t)n, sizeof *tensors, by_name);
+    for (int64_t i = 1; i < n; i++)
+        if (strcmp(tensors[i - 1].name, tensors[i].name) == 0) return tensors[i].name;
+    return NULL;
 }
 
 int cbm_stored_read_type(const stored_tensor *tensor, scbm_type *type) {

@@ -24,6 +24,11 @@ uint64_t cbm_stored_size(const char *type);
 /* Sets the strides of a tensor whose numbers follow one another. */
 void cbm_stored_set_strides(stored_tensor *tensor);
 
+/* Whether a file may have a tensor of this name: UTF-8 and, since names end up in messages, no control characters. */
+int cbm_stored_is_name(const char *name, size_t length);
+/* Sorts tensors by their names (strcmp); returns a name that two of them have, or NULL. */
+const char *cbm_stored_sort(stored_tensor *tensors, int64_t n);
+
 /* The type that the numbers have when they are read: F32, F16 and BF16 stay, F64 becomes F32. 0: another type. */
 int cbm_stored_read_type(const stored_tensor *tensor, scbm_type *type);
 

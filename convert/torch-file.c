@@ -7,6 +7,7 @@
  * numbers, of each.
  */
 #include "convert/torch-file.h"
+#include "convert/bytes.h"
 #include "convert/pickle.h"
 #include "convert/zip.h"
 #include "models/base/text.h"
@@ -35,6 +36,8 @@ struct torch_file {
     size_t size;
     const scbm_bytes *mapped;
     zip_file zip;
+    const char *folder; /* of its entries; not NUL-terminated */
+    size_t folder_length;
     pickle pickle;
     int is_swapped;
     torch_storage *storage; /* in the order of their keys */
@@ -44,6 +47,37 @@ struct torch_file {
     int64_t n;
 };
 
+/* What a pickle calls types, and what they are called here. An untyped storage counts bytes. */
+#define TYPES(X)                                                                                                       \
+    X("torch FloatStorage", "F32")                                                                                     \
+    X("torch HalfStorage", "F16")                                                                                      \
+    X("torch BFloat16Storage", "BF16")                                                                                 \
+    X("torch DoubleStorage", "F64")                                                                                    \
+    X("torch LongStorage", "I64")                                                                                      \
+    X("torch IntStorage", "I32")                                                                                       \
+    X("torch ShortStorage", "I16")                                                                                     \
+    X("torch CharStorage", "I8")                                                                                       \
+    X("torch ByteStorage", "U8")                                                                                       \
+    X("torch BoolStorage", "BOOL")                                                                                     \
+    X("torch UntypedStorage", "U8")                                                                                    \
+    X("torch.storage UntypedStorage", "U8")                                                                            \
+    X("torch float32", "F32")                                                                                          \
+    X("torch float16", "F16")                                                                                          \
+    X("torch bfloat16", "BF16")                                                                                        \
+    X("torch float64", "F64")                                                                                          \
+    X("torch int64", "I64")                                                                                            \
+    X("torch int32", "I32")                                                                                            \
+    X("torch int16", "I16")                                                                                            \
+    X("torch int8", "I8")                                                                                              \
+    X("torch uint8", "U8")                                                                                             \
+    X("torch uint16", "U16")                                                                                           \
+    X("torch uint32", "U32")                                                                                           \
+    X("torch uint64", "U64")                                                                                           \
+    X("torch bool", "BOOL")                                                                                            \
+    X("torch float8_e4m3fn", "F8_E4M3")                                                                                \
+    X("torch float8_e5m2", "F8_E5M2")
+
+/* All that a pickle may name. */
 static const char *const globals[] = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor",
@@ -57,67 +91,17 @@ static const char *const globals[] = {
     "torch._tensor Tensor",
     "torch Size",
     "torch device",
-    "torch FloatStorage",
-    "torch HalfStorage",
-    "torch BFloat16Storage",
-    "torch DoubleStorage",
-    "torch LongStorage",
-    "torch IntStorage",
-    "torch ShortStorage",
-    "torch CharStorage",
-    "torch ByteStorage",
-    "torch BoolStorage",
-    "torch UntypedStorage",
-    "torch.storage UntypedStorage",
-    "torch float32",
-    "torch float16",
-    "torch bfloat16",
-    "torch float64",
-    "torch int64",
-    "torch int32",
-    "torch int16",
-    "torch int8",
-    "torch uint8",
-    "torch uint16",
-    "torch uint32",
-    "torch uint64",
-    "torch bool",
-    "torch float8_e4m3fn",
-    "torch float8_e5m2",
-    NULL,
+#define NAME(global, type) global,
+    TYPES(NAME) NULL,
+#undef NAME
 };
 
-/* Types by what a pickle calls them. An untyped storage counts bytes. */
 static const struct {
     const char *global, *type;
 } types[] = {
-    {"torch FloatStorage", "F32"},
-    {"torch HalfStorage", "F16"},
-    {"torch BFloat16Storage", "BF16"},
-    {"torch DoubleStorage", "F64"},
-    {"torch LongStorage", "I64"},
-    {"torch IntStorage", "I32"},
-    {"torch ShortStorage", "I16"},
-    {"torch CharStorage", "I8"},
-    {"torch ByteStorage", "U8"},
-    {"torch BoolStorage", "BOOL"},
-    {"torch UntypedStorage", "U8"},
-    {"torch.storage UntypedStorage", "U8"},
-    {"torch float32", "F32"},
-    {"torch float16", "F16"},
-    {"torch bfloat16", "BF16"},
-    {"torch float64", "F64"},
-    {"torch int64", "I64"},
-    {"torch int32", "I32"},
-    {"torch int16", "I16"},
-    {"torch int8", "I8"},
-    {"torch uint8", "U8"},
-    {"torch uint16", "U16"},
-    {"torch uint32", "U32"},
-    {"torch uint64", "U64"},
-    {"torch bool", "BOOL"},
-    {"torch float8_e4m3fn", "F8_E4M3"},
-    {"torch float8_e5m2", "F8_E5M2"},
+#define PAIR(global, type) {global, type},
+    TYPES(PAIR)
+#undef PAIR
 };
 
 static const char *type_of(const pickle_value *global) {
@@ -159,8 +143,7 @@ static scbm_status read_storage(const torch_file *file, const pickle_value *pers
 }
 
 static int compare_keys(const torch_storage *a, const torch_storage *b) {
-    int order = memcmp(a->key, b->key, a->key_length < b->key_length ? a->key_length : b->key_length);
-    return order ? order : (a->key_length > b->key_length) - (a->key_length < b->key_length);
+    return cbm_compare_names(a->key, a->key_length, b->key, b->key_length);
 }
 
 static int by_key(const void *a, const void *b) {
@@ -257,14 +240,14 @@ static int64_t times(int64_t a, int64_t b) {
 static void count_numbers(const stored_tensor *t, int64_t *reach, int64_t *n) {
     *n = *reach = 1;
     for (int d = 0; d < t->n_dims; d++) {
-        *n = t->shape[d] ? times(*n, t->shape[d]) : 0;
-        if (!*n) break;
+        if (!t->shape[d]) {
+            *n = *reach = 0;
+            return;
+        }
+        *n = times(*n, t->shape[d]);
         *reach += times(t->shape[d] - 1, t->stride[d]);
         if (*reach > MAX_NUMBERS) *reach = MAX_NUMBERS + 1;
     }
-    if (!*n) *reach = 0;
-    for (int d = 0; d < t->n_dims; d++)
-        if (!t->shape[d]) *n = *reach = 0;
 }
 
 /* Old files know parts of a storage that are storages themselves: (key, first number, numbers). */
@@ -355,18 +338,8 @@ static const pickle_value *find_dictionary(const torch_file *file) {
     return is_dictionary_of_tensors(p, root) ? root : NULL;
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const stored_tensor *)a)->name, ((const stored_tensor *)b)->name);
-}
-
-/* Names end up in messages: no control characters. */
 static int is_name(const pickle_value *key) {
-    if (key->kind != PICKLE_TEXT || !key->length || key->length > MAX_NAME ||
-        cbm_find_bad_utf8(key->text, key->length) < key->length)
-        return 0;
-    for (size_t i = 0; i < key->length; i++)
-        if ((unsigned char)key->text[i] < 0x20 || key->text[i] == 0x7f) return 0;
-    return 1;
+    return key->kind == PICKLE_TEXT && key->length <= MAX_NAME && cbm_stored_is_name(key->text, key->length);
 }
 
 static scbm_status copy_names(torch_file *file, const pickle_value *dictionary) {
@@ -400,12 +373,8 @@ static scbm_status read_tensors(torch_file *file) {
         status = read_tensor(file, cbm_pickle_item(&file->pickle, dictionary, i + 1), &file->tensor[i / 2]);
         file->n++;
     }
-    if (status) return status;
-    qsort(file->tensor, (size_t)file->n, sizeof *file->tensor, by_name);
-    for (int64_t i = 1; i < file->n; i++)
-        if (strcmp(file->tensor[i - 1].name, file->tensor[i].name) == 0)
-            return damaged_tensor(file, file->tensor[i].name, "the name is there twice");
-    return SCBM_OK;
+    const char *twice = status ? NULL : cbm_stored_sort(file->tensor, file->n);
+    return twice ? damaged_tensor(file, twice, "the name is there twice") : status;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -415,34 +384,37 @@ static scbm_status read_tensors(torch_file *file) {
 #define PICKLE_NAME "data.pkl"
 
 /* The entries stand in a folder that has the file's name, or any other: "archive/data.pkl". */
-static scbm_status find_folder(const torch_file *file, const char **folder, size_t *length) {
+static scbm_status find_folder(torch_file *file) {
     const size_t end = strlen(PICKLE_NAME);
     for (int64_t i = 0; i < file->zip.n; i++) {
         const zip_entry *entry = &file->zip.entry[i];
         if (entry->name_length < end || memcmp(entry->name + entry->name_length - end, PICKLE_NAME, end) != 0) continue;
-        *folder = entry->name;
-        *length = entry->name_length - end;
-        if (!memchr(*folder, '/', *length ? *length - 1 : 0)) return SCBM_OK;
+        size_t length = entry->name_length - end;
+        if (memchr(entry->name, '/', length ? length - 1 : 0)) continue;
+        file->folder = entry->name;
+        file->folder_length = length;
+        return SCBM_OK;
     }
     return damaged(file, "the zip file has no entry " PICKLE_NAME ": torch.save has not written it");
 }
 
-/* The entry folder + name. */
-static scbm_status get_entry(const torch_file *file, const char *folder, size_t length, const char *name,
-                             size_t name_length, int is_needed, const zip_entry **entry) {
+/* The entry of this name in the folder. */
+static scbm_status get_entry(const torch_file *file, const char *name, size_t length, int is_needed,
+                             const zip_entry **entry) {
     char path[1024];
     *entry = NULL;
-    if (length + name_length > sizeof path)
+    if (file->folder_length + length > sizeof path)
         return damaged(file, "an entry of the zip file has a name that is too long");
-    memcpy(path, folder, length);
-    memcpy(path + length, name, name_length);
-    if (!is_needed && !cbm_zip_find(&file->zip, path, length + name_length)) return SCBM_OK;
-    return cbm_zip_get(&file->zip, path, length + name_length, entry);
+    memcpy(path, file->folder, file->folder_length);
+    memcpy(path + file->folder_length, name, length);
+    length += file->folder_length;
+    if (!is_needed && !cbm_zip_find(&file->zip, path, length)) return SCBM_OK;
+    return cbm_zip_get(&file->zip, path, length, entry);
 }
 
-static scbm_status read_byte_order(torch_file *file, const char *folder, size_t length) {
+static scbm_status read_byte_order(torch_file *file) {
     const zip_entry *entry;
-    scbm_status status = get_entry(file, folder, length, "byteorder", strlen("byteorder"), 0, &entry);
+    scbm_status status = get_entry(file, "byteorder", strlen("byteorder"), 0, &entry);
     if (status || !entry) return status;
     file->is_swapped = entry->size == 3 && memcmp(entry->data, "big", 3) == 0;
     if (!file->is_swapped && (entry->size != 6 || memcmp(entry->data, "little", 6) != 0))
@@ -450,13 +422,13 @@ static scbm_status read_byte_order(torch_file *file, const char *folder, size_t 
     return SCBM_OK;
 }
 
-static scbm_status place_entry(const torch_file *file, const char *folder, size_t length, torch_storage *storage) {
+static scbm_status place_entry(const torch_file *file, torch_storage *storage) {
     char name[512], shown[CBM_SHOWN_SIZE];
     const zip_entry *entry;
     if (storage->key_length > sizeof name - 5) return damaged(file, "a storage has a key that is too long");
     memcpy(name, "data/", 5);
     memcpy(name + 5, storage->key, storage->key_length);
-    scbm_status status = get_entry(file, folder, length, name, 5 + storage->key_length, 1, &entry);
+    scbm_status status = get_entry(file, name, 5 + storage->key_length, 1, &entry);
     if (status) return status;
     if (entry->size / cbm_stored_size(storage->type) < (uint64_t)storage->n)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: storage %s has %llu bytes, and is to have %lld numbers of type %s",
@@ -468,17 +440,14 @@ static scbm_status place_entry(const torch_file *file, const char *folder, size_
 
 static scbm_status read_zip(torch_file *file) {
     const zip_entry *entry = NULL;
-    const char *folder = NULL;
-    size_t length = 0;
     scbm_status status = cbm_zip_open(&file->zip, file->data, file->size, file->path, &file->hooks);
-    if (!status) status = find_folder(file, &folder, &length);
-    if (!status) status = get_entry(file, folder, length, PICKLE_NAME, strlen(PICKLE_NAME), 1, &entry);
+    if (!status) status = find_folder(file);
+    if (!status) status = get_entry(file, PICKLE_NAME, strlen(PICKLE_NAME), 1, &entry);
     if (!status)
         status = cbm_pickle_read(&file->pickle, entry->data, (size_t)entry->size, file->path, globals, &file->hooks);
-    if (!status) status = read_byte_order(file, folder, length);
+    if (!status) status = read_byte_order(file);
     if (!status) status = list_storages(file);
-    for (size_t i = 0; i < file->n_storages && !status; i++)
-        status = place_entry(file, folder, length, &file->storage[i]);
+    for (size_t i = 0; i < file->n_storages && !status; i++) status = place_entry(file, &file->storage[i]);
     return status ? status : read_tensors(file);
 }
 
@@ -519,10 +488,9 @@ static scbm_status read_magic(const torch_file *file, size_t *at) {
 /* The numbers of the storage that is next. */
 static scbm_status place_next(torch_file *file, const pickle_value *key, size_t *at) {
     torch_storage *storage = key->kind == PICKLE_TEXT ? find_storage(file, key->text, key->length) : NULL;
-    uint64_t n = 0;
     if (!storage) return damaged(file, "a storage of its list belongs to no tensor");
     if (file->size - *at < 8) return damaged(file, "it is cut off before a storage's numbers");
-    for (int i = 0; i < 8; i++) n |= (uint64_t)file->data[*at + (size_t)i] << (8 * i);
+    uint64_t n = cbm_little_endian(file->data + *at, 8);
     *at += 8;
     uint64_t size = cbm_stored_size(storage->type);
     if (n > (file->size - *at) / size) return damaged(file, "it is cut off within a storage's numbers");

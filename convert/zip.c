@@ -5,6 +5,7 @@
  * says it for large files.
  */
 #include "convert/zip.h"
+#include "convert/bytes.h"
 #include "models/base/text.h"
 
 #include <stdlib.h>
@@ -13,12 +14,6 @@
 enum { END_BYTES = 22, LOCATOR_BYTES = 20, END64_BYTES = 56, LISTED_BYTES = 46, LOCAL_BYTES = 30 };
 enum { LOCAL = 0x04034b50, LISTED = 0x02014b50, END = 0x06054b50, LOCATOR = 0x07064b50, END64 = 0x06064b50 };
 enum { MAX_COMMENT = 65535, ENCRYPTED = 1, ZIP64_EXTRA = 1 };
-
-static uint64_t number(const unsigned char *at, int bytes) {
-    uint64_t value = 0;
-    for (int i = 0; i < bytes; i++) value |= (uint64_t)at[i] << (8 * i);
-    return value;
-}
 
 /* Where the list of entries is. */
 typedef struct zip_list {
@@ -31,7 +26,7 @@ typedef struct zip_bytes {
 } zip_bytes;
 
 int cbm_zip_is(const unsigned char *data, size_t size) {
-    return size >= 4 && number(data, 4) == LOCAL;
+    return size >= 4 && cbm_little_endian(data, 4) == LOCAL;
 }
 
 static scbm_status damaged(const zip_file *zip, const char *why) {
@@ -41,13 +36,13 @@ static scbm_status damaged(const zip_file *zip, const char *why) {
 /* Behind zip64's locator stands the end that everybody reads; where the latter has no room for a number, all its bits
  * are set. */
 static scbm_status read_end64(const zip_file *zip, zip_bytes all, size_t end, zip_list *list) {
-    if (end < LOCATOR_BYTES || number(all.data + end - LOCATOR_BYTES, 4) != LOCATOR) return SCBM_OK;
-    uint64_t at = number(all.data + end - LOCATOR_BYTES + 8, 8);
-    if (all.size < END64_BYTES || at > all.size - END64_BYTES || number(all.data + at, 4) != END64)
+    if (end < LOCATOR_BYTES || cbm_little_endian(all.data + end - LOCATOR_BYTES, 4) != LOCATOR) return SCBM_OK;
+    uint64_t at = cbm_little_endian(all.data + end - LOCATOR_BYTES + 8, 8);
+    if (all.size < END64_BYTES || at > all.size - END64_BYTES || cbm_little_endian(all.data + at, 4) != END64)
         return damaged(zip, "the end of its list is not where it says");
-    list->n = number(all.data + at + 32, 8);
-    list->bytes = number(all.data + at + 40, 8);
-    list->begin = number(all.data + at + 48, 8);
+    list->n = cbm_little_endian(all.data + at + 32, 8);
+    list->bytes = cbm_little_endian(all.data + at + 40, 8);
+    list->begin = cbm_little_endian(all.data + at + 48, 8);
     return SCBM_OK;
 }
 
@@ -55,11 +50,11 @@ static scbm_status find_list(const zip_file *zip, zip_bytes all, zip_list *list)
     size_t end = all.size < END_BYTES ? 0 : all.size - END_BYTES;
     size_t first = end > MAX_COMMENT ? end - MAX_COMMENT : 0;
     if (all.size < END_BYTES) return damaged(zip, "there is no list of its entries");
-    while (end > first && number(all.data + end, 4) != END) end--;
-    if (number(all.data + end, 4) != END) return damaged(zip, "there is no list of its entries");
-    list->n = number(all.data + end + 10, 2);
-    list->bytes = number(all.data + end + 12, 4);
-    list->begin = number(all.data + end + 16, 4);
+    while (end > first && cbm_little_endian(all.data + end, 4) != END) end--;
+    if (cbm_little_endian(all.data + end, 4) != END) return damaged(zip, "there is no list of its entries");
+    list->n = cbm_little_endian(all.data + end + 10, 2);
+    list->bytes = cbm_little_endian(all.data + end + 12, 4);
+    list->begin = cbm_little_endian(all.data + end + 16, 4);
     scbm_status status = read_end64(zip, all, end, list);
     if (status) return status;
     if (list->begin > all.size || list->bytes > all.size - list->begin || list->n > list->bytes / LISTED_BYTES)
@@ -77,13 +72,14 @@ typedef struct listed_entry {
 static scbm_status read_extra(const zip_file *zip, const unsigned char *extra, size_t bytes, listed_entry *entry) {
     uint64_t *const wide[] = {&entry->size, &entry->packed, &entry->begin};
     for (size_t at = 0; at + 4 <= bytes;) {
-        size_t kind = (size_t)number(extra + at, 2), length = (size_t)number(extra + at + 2, 2), used = 0;
+        size_t kind = (size_t)cbm_little_endian(extra + at, 2), length = (size_t)cbm_little_endian(extra + at + 2, 2),
+               used = 0;
         at += 4;
         if (length > bytes - at) return SCBM_OK; /* padding */
         for (int i = 0; kind == ZIP64_EXTRA && i < 3; i++) {
             if (*wide[i] != UINT32_MAX) continue;
             if (length - used < 8) return damaged(zip, "an entry's size is missing");
-            *wide[i] = number(extra + at + used, 8);
+            *wide[i] = cbm_little_endian(extra + at + used, 8);
             used += 8;
         }
         at += length;
@@ -94,10 +90,11 @@ static scbm_status read_extra(const zip_file *zip, const unsigned char *extra, s
 /* The bytes of an entry follow its own header, which has a name and extra field again. */
 static scbm_status place(const zip_file *zip, zip_bytes all, const listed_entry *listed, zip_entry *entry) {
     if (all.size < LOCAL_BYTES || listed->begin > all.size - LOCAL_BYTES ||
-        number(all.data + listed->begin, 4) != LOCAL)
+        cbm_little_endian(all.data + listed->begin, 4) != LOCAL)
         return damaged(zip, "an entry is not where the list says");
     const unsigned char *header = all.data + listed->begin;
-    uint64_t begin = listed->begin + LOCAL_BYTES + number(header + 26, 2) + number(header + 28, 2);
+    uint64_t begin = listed->begin + LOCAL_BYTES + cbm_little_endian(header + 26, 2) +
+                     cbm_little_endian(header + 28, 2);
     if (begin > all.size || listed->packed > all.size - begin) return damaged(zip, "an entry reaches beyond its end");
     entry->size = listed->size;
     if (listed->method != 0 || (listed->flags & ENCRYPTED)) return SCBM_OK;
@@ -108,12 +105,13 @@ static scbm_status place(const zip_file *zip, zip_bytes all, const listed_entry 
 
 static scbm_status read_entry(const zip_file *zip, zip_bytes all, uint64_t *at, uint64_t end, zip_entry *entry) {
     const unsigned char *listed = all.data + *at;
-    if (end - *at < LISTED_BYTES || number(listed, 4) != LISTED)
+    if (end - *at < LISTED_BYTES || cbm_little_endian(listed, 4) != LISTED)
         return damaged(zip, "the list of its entries ends early");
-    listed_entry found = {number(listed + 20, 4), number(listed + 24, 4), number(listed + 42, 4),
-                          (int)number(listed + 8, 2), (int)number(listed + 10, 2)};
-    size_t name = (size_t)number(listed + 28, 2), extra = (size_t)number(listed + 30, 2);
-    uint64_t bytes = LISTED_BYTES + name + extra + number(listed + 32, 2);
+    listed_entry found = {cbm_little_endian(listed + 20, 4), cbm_little_endian(listed + 24, 4),
+                          cbm_little_endian(listed + 42, 4), (int)cbm_little_endian(listed + 8, 2),
+                          (int)cbm_little_endian(listed + 10, 2)};
+    size_t name = (size_t)cbm_little_endian(listed + 28, 2), extra = (size_t)cbm_little_endian(listed + 30, 2);
+    uint64_t bytes = LISTED_BYTES + name + extra + cbm_little_endian(listed + 32, 2);
     if (bytes > end - *at) return damaged(zip, "the list of its entries ends early");
     entry->name = (const char *)listed + LISTED_BYTES;
     entry->name_length = name;
@@ -122,14 +120,9 @@ static scbm_status read_entry(const zip_file *zip, zip_bytes all, uint64_t *at, 
     return status ? status : place(zip, all, &found, entry);
 }
 
-static int compare_names(const char *a, size_t a_length, const char *b, size_t b_length) {
-    int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
-    return order ? order : (a_length > b_length) - (a_length < b_length);
-}
-
 static int by_name(const void *a, const void *b) {
     const zip_entry *x = a, *y = b;
-    return compare_names(x->name, x->name_length, y->name, y->name_length);
+    return cbm_compare_names(x->name, x->name_length, y->name, y->name_length);
 }
 
 static scbm_status read_entries(zip_file *zip, zip_bytes all) {
@@ -168,7 +161,7 @@ const zip_entry *cbm_zip_find(const zip_file *zip, const char *name, size_t leng
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
         const zip_entry *entry = &zip->entry[middle];
-        int order = compare_names(name, length, entry->name, entry->name_length);
+        int order = cbm_compare_names(name, length, entry->name, entry->name_length);
         if (order == 0) return entry;
         if (order < 0) high = middle;
         else low = middle + 1;
