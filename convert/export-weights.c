@@ -2,6 +2,7 @@
  * convert/export-weights.c - an encoder's weights as a Hugging Face folder has them
  */
 #include "convert/export-weights.h"
+#include "convert/hf-weights.h"
 #include "convert/safetensors.h"
 #include "models/core/masks.h"
 
@@ -32,20 +33,10 @@ static int begins_entry(const exported *e, const cbm_row *row, int block) {
            (parameter_of(e, row, block) || !(row->flags & CBM_HF_OPTIONAL));
 }
 
-/* Whether the folder has the last row of positions, the padding's, before the others, and some that nobody uses first. */
-static int moves_padding(const exported *e, const cbm_row *row) {
-    return e->settings->architecture->hf_counts_padding && row->shape[0] == CBM_POSITIONS_SIZE;
-}
-
 static void add_entry(exported *e, const cbm_row *row, int block, int place) {
     safetensors_entry *entry = &e->entry[e->n];
-    int64_t shape[2];
     name_entry(e->settings->architecture, row, block, entry);
-    entry->n_dims = cbm_row_shape(e->settings, row, shape);
-    if (row->parts) shape[0] *= row->parts;
-    if (moves_padding(e, row)) shape[0] += e->settings->padding;
-    entry->shape[0] = shape[row->is_transposed ? 1 : 0];
-    entry->shape[1] = shape[row->is_transposed ? 0 : 1];
+    entry->n_dims = cbm_hf_source_shape(e->settings, row, entry->shape);
     e->place[e->n++] = place;
 }
 
@@ -76,7 +67,8 @@ static scbm_status place_parameter(const exported *e, const cbm_row *row, const 
     for (int64_t o = 0; o < rows; o++) {
         scbm_status status = read_row(e, parameter, o, in, values);
         if (status) return status;
-        if (moves_padding(e, row)) first = o == rows - 1 ? e->settings->padding - o : e->settings->padding + 1;
+        if (cbm_hf_moves_padding(e->settings, row))
+            first = o == rows - 1 ? e->settings->padding - o : e->settings->padding + 1;
         if (n_dims == 1) memcpy(data + first, values, (size_t)in * sizeof *data);
         else if (!row->is_transposed) memcpy(data + (first + o) * in, values, (size_t)in * sizeof *data);
         else

@@ -191,16 +191,14 @@ static const char *shape_text(const int64_t *shape, int n_dims, char *text, size
     return text;
 }
 
-/* Whether the folder's rows of positions are some that nobody uses, the padding's, and then the others. */
-static int moves_padding(const cbm_backbone *settings, const cbm_row *row) {
+int cbm_hf_moves_padding(const cbm_backbone *settings, const cbm_row *row) {
     return settings->architecture->hf_counts_padding && row->shape[0] == CBM_POSITIONS_SIZE;
 }
 
-/* The shape that the folder's tensor must have. */
-static int source_shape(const cbm_backbone *settings, const cbm_row *row, int64_t shape[2]) {
+int cbm_hf_source_shape(const cbm_backbone *settings, const cbm_row *row, int64_t shape[2]) {
     int n_dims = cbm_row_shape(settings, row, shape);
     if (row->parts) shape[0] *= row->parts;
-    if (moves_padding(settings, row)) shape[0] += settings->padding;
+    if (cbm_hf_moves_padding(settings, row)) shape[0] += settings->padding;
     if (row->is_transposed) {
         int64_t rows = shape[0];
         shape[0] = shape[1];
@@ -213,7 +211,7 @@ static scbm_status check_shape(const cbm_backbone *settings, const tensor_file *
                                const cbm_row *row) {
     char got[STORED_MAX_DIMS * 20 + 8], wanted[64];
     int64_t shape[2];
-    int n_dims = source_shape(settings, row, shape);
+    int n_dims = cbm_hf_source_shape(settings, row, shape);
     if (source->n_dims == n_dims && memcmp(source->shape, shape, (size_t)n_dims * sizeof *shape) == 0) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: tensor " NAME_FORMAT " is %s, and config.json says %s",
                      cbm_tensor_file_path(file), source->name,
@@ -240,7 +238,7 @@ static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings,
     int n_dims = cbm_row_shape(settings, weight->row, shape);
     cbm_row_name(weight->row, weight->block, name);
     weight->source = source;
-    weight->padding = moves_padding(settings, weight->row) ? settings->padding : -1;
+    weight->padding = cbm_hf_moves_padding(settings, weight->row) ? settings->padding : -1;
     return scbm_tensor_init(&weight->tensor, name, type, n_dims, shape);
 }
 

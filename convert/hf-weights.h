@@ -38,10 +38,16 @@ typedef struct hf_weights {
     scbm_hooks hooks;
 } hf_weights;
 
+/* Whether the folder's rows of positions are some that nobody uses, the padding's, and then the others; a model file has
+ * the padding's last, and not the first ones. */
+int cbm_hf_moves_padding(const cbm_backbone *settings, const cbm_row *row);
+/* The shape of the folder's tensor that has a row's parameter; returns its dimensions. */
+int cbm_hf_source_shape(const cbm_backbone *settings, const cbm_row *row, int64_t shape[2]);
+
 /* Opens the folder's file or files and finds every tensor of the encoder that `settings` describe, whatever stands before
  * all its names: what wraps a model in training leaves "module." or "_orig_mod." there. Tensors beside the encoder are
- * left out and counted. One of the encoder that is missing, unknown, of another shape or of a type other than F32, F16 and
- * BF16 is an error that names it, and so are two encoders. */
+ * left out and counted. One of the encoder that is missing, unknown, of another shape or of a type other than F32, F16,
+ * BF16 and F64 is an error that names it, and so are two encoders. */
 scbm_status cbm_hf_weights_open(hf_weights *weights, const cbm_backbone *settings, const char *folder,
                                 const scbm_hooks *hooks);
 /* The same with one file that is open already; it is closed with the weights, and on error. */
