@@ -108,24 +108,11 @@ static void write_safetensors(const part *parts, int n) {
     write_index(parts, n, "model.safetensors.index.json", "safetensors");
 }
 
-/* An entry's header, or with begin its line in the list behind all. */
-static void put_header(made_file *f, const char *name, int64_t bytes, const int64_t *begin) {
-    put_number(f, begin ? 0x02014b50 : 0x04034b50, 4);
-    put_number(f, 0, begin ? 16 : 14);
-    put_number(f, (uint64_t)bytes, 4);
-    put_number(f, (uint64_t)bytes, 4);
-    put_number(f, strlen(name), 2);
-    put_number(f, 0, 2);
-    if (begin) put_number(f, 0, 10);
-    if (begin) put_number(f, (uint64_t)*begin, 4);
-    put_words(f, name);
-}
-
 static void write_entry(FILE *file, made_file *list, const char *name, const void *data, int64_t bytes) {
     made_file header = {.n = 0};
-    int64_t begin = ftell(file);
-    put_header(&header, name, bytes, NULL);
-    put_header(list, name, bytes, &begin);
+    uint64_t begin = (uint64_t)ftell(file);
+    put_header(&header, name, (uint64_t)bytes, 0, NULL);
+    put_header(list, name, (uint64_t)bytes, 0, &begin);
     if (fwrite(header.bytes, 1, header.n, file) != header.n) abort();
     for (int64_t left = bytes; left > 0; left -= (int64_t)sizeof numbers) {
         size_t n = left < (int64_t)sizeof numbers ? (size_t)left : sizeof numbers;
@@ -160,14 +147,7 @@ static void write_torch_shard(const part *parts, int n, int shard) {
         sprintf(name, "x/data/%d", i);
         write_entry(file, &list, name, NULL, 4 * tensors[i].numbers);
     }
-    int64_t begin = ftell(file), bytes = (int64_t)list.n;
-    put_number(&list, 0x06054b50, 4);
-    put_number(&list, 0, 4);
-    put_number(&list, (uint64_t)used + 1, 2);
-    put_number(&list, (uint64_t)used + 1, 2);
-    put_number(&list, (uint64_t)bytes, 4);
-    put_number(&list, (uint64_t)begin, 4);
-    put_number(&list, 0, 2);
+    put_end(&list, used + 1, list.n, (uint64_t)ftell(file));
     if (fwrite(list.bytes, 1, list.n, file) != list.n || fclose(file)) abort();
 }
 

@@ -88,37 +88,45 @@ typedef struct made_zip {
     int n;
 } made_zip;
 
+/* What stands before an entry of n bytes, or with `begin`, where that is, the entry's line in the list behind all. */
+static inline void put_header(made_file *f, const char *name, uint64_t n, int method, const uint64_t *begin) {
+    put_number(f, begin ? 0x02014b50 : 0x04034b50, 4);
+    put_number(f, 0, begin ? 4 : 2); /* versions */
+    put_number(f, 0, 2);
+    put_number(f, (uint64_t)method, 2);
+    put_number(f, 0, 8); /* time, checksum */
+    put_number(f, n, 4);
+    put_number(f, n, 4);
+    put_number(f, strlen(name), 2);
+    put_number(f, 0, 2);
+    if (begin) put_number(f, 0, 10);
+    if (begin) put_number(f, *begin, 4);
+    put_words(f, name);
+}
+
+/* What stands behind a list of n entries, which begins there and has so many bytes. */
+static inline void put_end(made_file *f, int n, uint64_t bytes, uint64_t begin) {
+    put_number(f, 0x06054b50, 4);
+    put_number(f, 0, 4);
+    put_number(f, (uint64_t)n, 2);
+    put_number(f, (uint64_t)n, 2);
+    put_number(f, bytes, 4);
+    put_number(f, begin, 4);
+    put_number(f, 0, 2);
+}
+
 static inline void put_entry(made_zip *zip, const char *name, const void *data, size_t n, int method) {
-    size_t begin = zip->file.n;
-    for (int listed = 0; listed < 2; listed++) {
-        made_file *f = listed ? &zip->list : &zip->file;
-        put_number(f, listed ? 0x02014b50 : 0x04034b50, 4);
-        put_number(f, 0, listed ? 4 : 2); /* versions */
-        put_number(f, 0, 2);
-        put_number(f, (uint64_t)method, 2);
-        put_number(f, 0, 8); /* time, checksum */
-        put_number(f, n, 4);
-        put_number(f, n, 4);
-        put_number(f, strlen(name), 2);
-        put_number(f, 0, 2);
-        if (listed) put_number(f, 0, 10);
-        if (listed) put_number(f, begin, 4);
-        put_words(f, name);
-        if (!listed) put(f, data, n);
-    }
+    uint64_t begin = zip->file.n;
+    put_header(&zip->file, name, n, method, NULL);
+    put(&zip->file, data, n);
+    put_header(&zip->list, name, n, method, &begin);
     zip->n++;
 }
 
 static inline void finish_zip(made_zip *zip) {
     size_t begin = zip->file.n;
     put(&zip->file, zip->list.bytes, zip->list.n);
-    put_number(&zip->file, 0x06054b50, 4);
-    put_number(&zip->file, 0, 4);
-    put_number(&zip->file, (uint64_t)zip->n, 2);
-    put_number(&zip->file, (uint64_t)zip->n, 2);
-    put_number(&zip->file, zip->list.n, 4);
-    put_number(&zip->file, begin, 4);
-    put_number(&zip->file, 0, 2);
+    put_end(&zip->file, zip->n, zip->list.n, begin);
 }
 
 /* What the older form begins with: magic, protocol, facts of the system. */

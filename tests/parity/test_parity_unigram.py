@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import BertConfig, BertModel
 
 from conftest import CEBAB_FILES, cebab_file, run, run_json
+from test_parity_tokenizer import byte_offsets
 
 sentencepiece = pytest.importorskip("sentencepiece")
 
@@ -209,13 +210,6 @@ def strings(n, seed):
         return "".join(chr(rng.randrange(low, high)) for _ in range(rng.randint(1, 4)))
 
     return ["", " ", "   ", MARK, "a" * 3000, "ﷺ" * 200] + ["".join(part() for _ in range(rng.randint(1, 12))) for _ in range(n - 6)]
-
-
-def byte_offsets(text, encoding):
-    start_of = [0]
-    for character in text:
-        start_of.append(start_of[-1] + len(character.encode("utf-8")))
-    return [[start_of[a], start_of[b]] for a, b in encoding.offsets]
 
 
 def compare(tokenizer, model, texts, tmp_path):
