@@ -5,12 +5,8 @@
  */
 #include "models/tokenizers/unicode.h"
 
-typedef struct code_range {
-    int32_t first, last;
-} code_range;
-
 /* clang-format off */
-static const code_range letters[] = {
+static const cbm_code_range letters[] = {
     {0x41, 0x5A}, {0x61, 0x7A}, {0xAA, 0xAA}, {0xB5, 0xB5}, {0xBA, 0xBA},
     {0xC0, 0xD6}, {0xD8, 0xF6}, {0xF8, 0x2C1}, {0x2C6, 0x2D1}, {0x2E0, 0x2E4},
     {0x2EC, 0x2EC}, {0x2EE, 0x2EE}, {0x370, 0x374}, {0x376, 0x377}, {0x37A, 0x37D},
@@ -149,7 +145,7 @@ static const code_range letters[] = {
     {0x30000, 0x3134A}, {0x31350, 0x323AF},
 };
 
-static const code_range numbers[] = {
+static const cbm_code_range numbers[] = {
     {0x30, 0x39}, {0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}, {0x660, 0x669},
     {0x6F0, 0x6F9}, {0x7C0, 0x7C9}, {0x966, 0x96F}, {0x9E6, 0x9EF}, {0x9F4, 0x9F9},
     {0xA66, 0xA6F}, {0xAE6, 0xAEF}, {0xB66, 0xB6F}, {0xB72, 0xB77}, {0xBE6, 0xBF2},
@@ -183,24 +179,12 @@ static const code_range numbers[] = {
 
 /* clang-format on */
 
-static int is_in(const code_range *ranges, int n, int32_t c) {
-    int low = 0, high = n;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (ranges[middle].last < c) low = middle + 1;
-        else high = middle;
-    }
-    return low < n && ranges[low].first <= c;
-}
-
-#define IS_IN(ranges, c) is_in(ranges, (int)(sizeof(ranges) / sizeof(ranges)[0]), c)
-
 int cbm_is_letter(int32_t c) {
     if (c < 0x80) return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    return IS_IN(letters, c);
+    return CBM_IN_RANGES(letters, c);
 }
 
 int cbm_is_number(int32_t c) {
     if (c < 0x80) return c >= '0' && c <= '9';
-    return IS_IN(numbers, c);
+    return CBM_IN_RANGES(numbers, c);
 }

@@ -9,11 +9,7 @@
 
 #include <utf8proc.h>
 
-typedef struct code_range {
-    int32_t first, last;
-} code_range;
-
-static const code_range later_letters[] = {
+static const cbm_code_range later_letters[] = {
     {0x5C8, 0x5C9},     {0x61D, 0x61D},     {0x7FD, 0x7FD},     {0x890, 0x8E2},     {0x9FD, 0x9FE},
     {0xA76, 0xA76},     {0xAFA, 0xAFF},     {0xB53, 0xB55},     {0xC04, 0xC3C},     {0xC77, 0xC77},
     {0xC84, 0xC84},     {0xD00, 0xD00},     {0xD3B, 0xD3C},     {0xD81, 0xD81},     {0xEBA, 0xEBA},
@@ -26,7 +22,7 @@ static const code_range later_letters[] = {
 };
 
 /* Those of which the combining class or the decomposition came after Unicode 9. */
-static const code_range later_compositions[] = {
+static const cbm_code_range later_compositions[] = {
     {0x5C8, 0x5C9},     {0x7FD, 0x7FD},     {0x897, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1AF0},   {0x1DF6, 0x1DFA},
     {0xA82C, 0xA82C},   {0x105C9, 0x105E4}, {0x10D24, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B},
@@ -42,9 +38,7 @@ static const struct {
     {0x10D50, 0x10D65, 0x10D70}, {0x16EA0, 0x16EB8, 0x16EBB},
 };
 
-#define IN_RANGES(ranges, c) in_ranges(ranges, (int)(sizeof(ranges) / sizeof(ranges)[0]), c)
-
-static int in_ranges(const code_range *ranges, int n, int32_t c) {
+int cbm_in_ranges(const cbm_code_range *ranges, int n, int32_t c) {
     int low = 0, high = n;
     if (c < ranges[0].first) return 0;
     while (low < high) {
@@ -94,7 +88,7 @@ cbm_character_class cbm_class_of(int32_t c) {
         return c < 0x20 || c == 0x7F ? CBM_CONTROL : is_ascii_punctuation(c) ? CBM_PUNCTUATION : CBM_LETTER;
     }
     if (cbm_is_white_space(c)) return CBM_SPACE;
-    if (IN_RANGES(later_letters, c)) return CBM_LETTER;
+    if (CBM_IN_RANGES(later_letters, c)) return CBM_LETTER;
     if (c == 0x166D || c == 0x111C9) return CBM_PUNCTUATION; /* classes that have changed since Unicode 8 */
     if (c == 0x1734 || c == 0x1171E) return CBM_MARK;
     switch (utf8proc_category(c)) {
@@ -133,13 +127,13 @@ int32_t cbm_lower_case(int32_t c) {
 }
 
 int32_t cbm_combining_class(int32_t c) {
-    return IN_RANGES(later_compositions, c) ? 0 : utf8proc_get_property(c)->combining_class;
+    return CBM_IN_RANGES(later_compositions, c) ? 0 : utf8proc_get_property(c)->combining_class;
 }
 
 int cbm_decompose(int32_t c, int32_t parts[CBM_MOST_DECOMPOSED]) {
     int boundary = 0;
     utf8proc_ssize_t n = 0;
-    if (!IN_RANGES(later_compositions, c))
+    if (!CBM_IN_RANGES(later_compositions, c))
         n = utf8proc_decompose_char(c, parts, CBM_MOST_DECOMPOSED, UTF8PROC_DECOMPOSE, &boundary);
     if (n >= 1 && n <= CBM_MOST_DECOMPOSED) return (int)n;
     parts[0] = c;

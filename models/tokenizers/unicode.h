@@ -16,6 +16,14 @@ typedef enum cbm_character_class {
     CBM_MARK
 } cbm_character_class;
 
+/* Of a table of characters, in ascending order. */
+typedef struct cbm_code_range {
+    int32_t first, last;
+} cbm_code_range;
+
+int cbm_in_ranges(const cbm_code_range *ranges, int n, int32_t c);
+#define CBM_IN_RANGES(ranges, c) cbm_in_ranges(ranges, (int)(sizeof(ranges) / sizeof(ranges)[0]), c)
+
 cbm_character_class cbm_class_of(int32_t c);
 int cbm_is_white_space(int32_t c);
 /* What regular expressions call \w: letters, marks, digits, connectors. */

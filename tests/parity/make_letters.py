@@ -28,7 +28,7 @@ def ranges(belongs):
 
 
 def print_table(name, found):
-    print(f"static const code_range {name}[] = {{")
+    print(f"static const cbm_code_range {name}[] = {{")
     for i in range(0, len(found), 5):
         print("    " + " ".join(f"{{0x{a:X}, 0x{b:X}}}," for a, b in found[i:i + 5]))
     print("};\n")
@@ -42,33 +42,17 @@ if __name__ == "__main__":
  */
 #include "models/tokenizers/unicode.h"
 
-typedef struct code_range {{
-    int32_t first, last;
-}} code_range;
-
 /* clang-format off */""")
     print_table("letters", ranges(lambda c: is_whole("a" + c)))
     print_table("numbers", ranges(lambda c: is_whole("1" + c)))
     print("""/* clang-format on */
 
-static int is_in(const code_range *ranges, int n, int32_t c) {
-    int low = 0, high = n;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (ranges[middle].last < c) low = middle + 1;
-        else high = middle;
-    }
-    return low < n && ranges[low].first <= c;
-}
-
-#define IS_IN(ranges, c) is_in(ranges, (int)(sizeof(ranges) / sizeof(ranges)[0]), c)
-
 int cbm_is_letter(int32_t c) {
     if (c < 0x80) return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    return IS_IN(letters, c);
+    return CBM_IN_RANGES(letters, c);
 }
 
 int cbm_is_number(int32_t c) {
     if (c < 0x80) return c >= '0' && c <= '9';
-    return IS_IN(numbers, c);
+    return CBM_IN_RANGES(numbers, c);
 }""")
