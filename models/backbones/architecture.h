@@ -64,7 +64,7 @@ typedef enum cbm_key_kind {
     CBM_KEY_ACTIVATION, /* scbm_activation, by its name; in config.json perhaps behind "gated-" */
     CBM_KEY_GATED,      /* int: whether config.json's name of the activation begins with "gated-" */
     CBM_KEY_TOKEN,      /* int: a token's number */
-    CBM_KEY_POOLING     /* int: 1 mean, 2 first token */
+    CBM_KEY_POOLING     /* int: 1 mean, 2 first token, 3 last token */
 } cbm_key_kind;
 
 typedef struct cbm_key {

@@ -62,13 +62,6 @@ static const char *const unused[] = {
     "pooler.", "cls.", "classifier.", "qa_outputs.", "embeddings.position_ids", "embeddings.token_type_ids", NULL};
 static const cbm_demand demands[] = {{"position_embedding_type", "absolute"}, {NULL, NULL}};
 
-static void encode(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
-                   cbm_encoding *encoding) {
-    const cbm_builder builder = {backbone, graph, options, encoding};
-    const cbm_block_form form = {0};
-    cbm_encode_blocks(&builder, &form, cbm_add_embeddings(&builder, cbm_word_embeddings(&builder)));
-}
-
 const cbm_architecture cbm_bert = {
     .name = "bert",
     .title = "BERT",
@@ -76,7 +69,7 @@ const cbm_architecture cbm_bert = {
     .n_keys = sizeof keys / sizeof keys[0],
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
-    .encode = encode,
+    .encode = cbm_encode_bert,
     .hf_type = "bert",
     .hf_examples = "bert-base-uncased, all-MiniLM-L6-v2, bge, e5, gte, mxbai, snowflake-arctic-embed v1",
     .hf_class = "Bert",

@@ -125,3 +125,10 @@ void cbm_encode_blocks(const cbm_builder *b, const cbm_block_form *form, scbm_te
     }
     b->encoding->hidden = x;
 }
+
+void cbm_encode_bert(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
+                     cbm_encoding *encoding) {
+    const cbm_builder builder = {backbone, graph, options, encoding};
+    const cbm_block_form form = {.distances = cbm_distance_biases(&builder)};
+    cbm_encode_blocks(&builder, &form, cbm_add_embeddings(&builder, cbm_word_embeddings(&builder)));
+}

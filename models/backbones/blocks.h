@@ -41,7 +41,11 @@ scbm_tensor *cbm_distance_biases(const cbm_builder *builder);
 /* x [S or 1, T, d] through attention, or a feed-forward layer, with residual and norm: [S, T, d]. */
 scbm_tensor *cbm_attention_block(const cbm_builder *builder, const cbm_block_form *form, int block, scbm_tensor *x);
 scbm_tensor *cbm_feed_forward_block(const cbm_builder *builder, const cbm_block_form *form, int block, scbm_tensor *x);
-/* All the blocks, the last norm, the projection of what comes out, and the states that the options ask for; sets encoding->hidden. */
+/* All the blocks, the last norm, the projection of what comes out, and the states that the options ask for; sets
+ * encoding->hidden. */
 void cbm_encode_blocks(const cbm_builder *builder, const cbm_block_form *form, scbm_tensor *x);
+/* The whole graph of BERT and of those that differ from it by their rows alone. */
+void cbm_encode_bert(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
+                     cbm_encoding *encoding);
 
 #endif

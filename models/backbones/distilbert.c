@@ -60,13 +60,6 @@ static const char *const unused[] = {
     "vocab_transform.", "vocab_layer_norm.", "vocab_projector.",        "pre_classifier.",
     "classifier.",      "qa_outputs.",       "embeddings.position_ids", NULL};
 
-static void encode(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
-                   cbm_encoding *encoding) {
-    const cbm_builder builder = {backbone, graph, options, encoding};
-    const cbm_block_form form = {0};
-    cbm_encode_blocks(&builder, &form, cbm_add_embeddings(&builder, cbm_word_embeddings(&builder)));
-}
-
 const cbm_architecture cbm_distilbert = {
     .name = "bert",
     .title = "DistilBERT",
@@ -75,7 +68,7 @@ const cbm_architecture cbm_distilbert = {
     .n_keys = sizeof keys / sizeof keys[0],
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
-    .encode = encode,
+    .encode = cbm_encode_bert,
     .hf_type = "distilbert",
     .hf_examples = "distilbert-base-uncased, multi-qa-distilbert",
     .hf_class = "DistilBert",

@@ -65,13 +65,6 @@ static const char *const prefixes[] = {"mpnet.", NULL};
 static const char *const unused[] = {"pooler.", "lm_head.", "classifier.", "qa_outputs.", "embeddings.position_ids",
                                      NULL};
 
-static void encode(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
-                   cbm_encoding *encoding) {
-    const cbm_builder builder = {backbone, graph, options, encoding};
-    const cbm_block_form form = {.distances = cbm_distance_biases(&builder)};
-    cbm_encode_blocks(&builder, &form, cbm_add_embeddings(&builder, cbm_word_embeddings(&builder)));
-}
-
 const cbm_architecture cbm_mpnet = {
     .name = "mpnet",
     .title = "MPNet",
@@ -79,7 +72,7 @@ const cbm_architecture cbm_mpnet = {
     .n_keys = sizeof keys / sizeof keys[0],
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
-    .encode = encode,
+    .encode = cbm_encode_bert,
     .hf_counts_padding = 1,
     .hf_type = "mpnet",
     .hf_examples = "all-mpnet-base-v2, multi-qa-mpnet-base",

@@ -67,18 +67,11 @@ static const char *const unused[] = {
     "pooler.", "lm_head.", "classifier.", "qa_outputs.", "embeddings.position_ids", "embeddings.token_type_ids", NULL};
 static const cbm_demand demands[] = {{"position_embedding_type", "absolute"}, {NULL, NULL}};
 
-static void encode(const cbm_backbone *backbone, scbm_graph *graph, const cbm_encode_options *options,
-                   cbm_encoding *encoding) {
-    const cbm_builder builder = {backbone, graph, options, encoding};
-    const cbm_block_form form = {0};
-    cbm_encode_blocks(&builder, &form, cbm_add_embeddings(&builder, cbm_word_embeddings(&builder)));
-}
-
 /* They differ in nothing but their names. */
 #define ARCHITECTURE(type, called, of_class, examples)                                                                 \
     {                                                                                                                  \
         .name = "bert", .title = called, .family = type, .keys = keys, .n_keys = sizeof keys / sizeof keys[0],         \
-        .rows = rows, .n_rows = sizeof rows / sizeof rows[0], .encode = encode, .hf_counts_padding = 1,                \
+        .rows = rows, .n_rows = sizeof rows / sizeof rows[0], .encode = cbm_encode_bert, .hf_counts_padding = 1,       \
         .hf_type = type, .hf_examples = examples, .hf_class = of_class, .hf_prefixes = prefixes,                       \
         .hf_block = "encoder.layer.", .hf_unused = unused, .hf_demands = demands                                       \
     }
