@@ -726,16 +726,21 @@ static void files_say_one_token_type_at_least(void **state) {
 
 /* llama.cpp ends the process where a file has two equal tokens. */
 static void equal_tokens_are_told_apart_in_files(void **state) {
-    static const char *const piece[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "x",  "##new",   "x",        "new",
-                                        "the",   "x",     NULL,    "##",    "##", "[PAD10]", "[EQUAL4]", "##e"};
+    static const char *const piece[] = {"[PAD]",    "[UNK]", "[CLS]", "[SEP]", "x",  "##new", "x",
+                                        "new",      "the",   "x",     NULL,    "##", "##",    "[PAD10]",
+                                        "[EQUAL4]", "##e",   "<t>",   "<t>",   "<t>"};
     static const uint16_t flags[COUNT_OF(piece)] = {[0] = CBM_PIECE_SPECIAL,
                                                     [1] = CBM_PIECE_SPECIAL,
                                                     [2] = CBM_PIECE_SPECIAL,
                                                     [3] = CBM_PIECE_SPECIAL,
                                                     [7] = CBM_PIECE_ADDED | CBM_PIECE_BESIDE_MODEL,
-                                                    [13] = CBM_PIECE_SPECIAL};
+                                                    [13] = CBM_PIECE_SPECIAL,
+                                                    [16] = CBM_PIECE_SPECIAL,
+                                                    [17] = CBM_PIECE_SPECIAL,
+                                                    [18] = CBM_PIECE_SPECIAL};
     static const expected_tokens table[] = {{"x the new xnew [PAD10]", "9@0-1 8@2-5 7@6-9 9@10-11 7@11-14 13@15-22"},
-                                            {"[EQUAL4] thee", "1@0-1 1@1-7 1@7-8 8@9-12 15@12-13"}};
+                                            {"[EQUAL4] thee", "1@0-1 1@1-7 1@7-8 8@9-12 15@12-13"},
+                                            {"<t>", "18@0-3"}};
     cbm_tokenizer_keys keys = {.kind = "bert",
                                .n = COUNT_OF(piece),
                                .piece = piece,

@@ -3,8 +3,8 @@
  *
  * Vocabularies have them: a line of vocab.txt that is there twice, an added token "new" beside "##new", which is written
  * "new". llama.cpp ends the process where a file has two equal tokens. Of equal pieces the last counts, as in
- * transformers; the others, which no text has, get a name of their own. An added token, which texts have, is marked as
- * a word's start instead, which reading takes away again.
+ * transformers; the others, which no text has, get a name of their own. The last of the added tokens before it, which
+ * texts may have, is marked as a word's start instead, which reading takes away again.
  */
 #include "models/tokenizers/kind.h"
 
@@ -45,10 +45,14 @@ static int32_t keeper_of(const cbm_unique *u, int32_t first, int32_t end) {
     return end - 1;
 }
 
-static void rename_token(cbm_unique *u, int32_t id) {
+static int is_added(const cbm_unique *u, int32_t id) {
+    return u->type[id] == CBM_TYPE_CONTROL || u->type[id] == CBM_TYPE_ADDED;
+}
+
+static void rename_token(cbm_unique *u, int32_t id, int marks) {
     char *name = u->names + u->used;
     const char *text = u->token[id];
-    if (u->type[id] == CBM_TYPE_CONTROL || u->type[id] == CBM_TYPE_ADDED) {
+    if (marks) {
         snprintf(name, strlen(text) + NAME_BYTES, "%s%s", CBM_WORD_START, text);
         if (is_taken(u, name)) return; /* equal it stays: texts must find it */
     } else {
@@ -83,9 +87,9 @@ scbm_status cbm_unique_make(cbm_unique *u, const char **token, int64_t *type, in
     if (!u->names) return SCBM_ERROR_MEMORY;
     for (int32_t first = 0, end; first < n; first = end) {
         for (end = first + 1; end < n && strcmp(places[first].text, places[end].text) == 0;) end++;
-        int32_t keeper = end - first > 1 ? keeper_of(u, first, end) : first;
-        for (int32_t i = first; i < end; i++)
-            if (i != keeper) rename_token(u, places[i].id);
+        int32_t keeper = end - first > 1 ? keeper_of(u, first, end) : first, n_added = 0;
+        for (int32_t i = end - 1; i >= first; i--)
+            if (i != keeper) rename_token(u, places[i].id, is_added(u, places[i].id) && !n_added++);
     }
     return SCBM_OK;
 }
