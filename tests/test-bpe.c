@@ -149,6 +149,32 @@ static void long_words(void **state) {
     free(text);
 }
 
+/* Every allocation fails once. */
+static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state) {
+    (void)state;
+    static const char text[] = "the cat's <mask> the cat";
+    int failures = 0, done = 0;
+    for (long at = 1; !done; at++) {
+        uint16_t flags[N];
+        counting_allocator memory = {.fails_at = at};
+        const scbm_hooks hooks = allocator_hooks(&memory);
+        cbm_tokenizer *t;
+        cbm_tokens tokens = {0};
+        cbm_tokenizer_keys keys = keys_of(flags, 1);
+        keys.bpe.add_prefix_space = 1;
+        scbm_status status = make(&keys, &t, &hooks);
+        if (!status) status = cbm_tokenize(t, text, strlen(text), 512, &tokens);
+        done = status == SCBM_OK;
+        if (!done) assert_int_equal(status, SCBM_ERROR_MEMORY);
+        if (!done) assert_int_equal(tokens.n, 0);
+        failures += !done;
+        cbm_tokens_clear(&tokens, &hooks);
+        cbm_tokenizer_free(t);
+        assert_int_equal(memory.held, 0);
+    }
+    assert_true(failures > 12);
+}
+
 static void letters_and_numbers(void **state) {
     (void)state;
     static const int32_t letters[] = {'a', 'Z', 0xAA, 0xE9, 0x3B1, 0x4E2D, 0xAC00, 0x1F00, 0x10400, 0x20000};
@@ -168,6 +194,7 @@ int main(void) {
         cmocka_unit_test(pieces_are_shown_as_text),
         cmocka_unit_test(damaged_merges_are_refused),
         cmocka_unit_test(long_words),
+        cmocka_unit_test(running_out_of_memory_is_an_error_and_leaks_nothing),
         cmocka_unit_test(letters_and_numbers),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

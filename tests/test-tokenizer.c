@@ -825,6 +825,7 @@ static void files_without_a_wordpiece_vocabulary_are_refused(void **state) {
 
 static void damaged_vocabularies_are_refused(void **state) {
     static const int64_t numbers[N_PIECES] = {CONTROL, CONTROL, CONTROL, CONTROL, -1};
+    static const char *const kinds[] = {"bert", "gpt2", "t5"};
     static const char *const bad_bytes[] = {"[UNK]", "[CLS]", "[SEP]", "\xe2\x96\x81\xff"};
     static const char *const no_cls[] = {"[UNK]", "[SEP]", "\xe2\x96\x81the"};
     scbm_writer *w = start_vocabulary();
@@ -846,9 +847,15 @@ static void damaged_vocabularies_are_refused(void **state) {
     w = start_vocabulary();
     scbm_writer_set_ints(w, "sparsecbm.tokenizer.lstrip", SCBM_VALUE_I32, (int64_t[]){THE, N_PIECES}, 2);
     refuse(w, SCBM_ERROR_FORMAT, "sparsecbm.tokenizer.lstrip is 70, but there are 70 tokens");
-    w = start_vocabulary();
-    scbm_writer_set_strings(w, "tokenizer.ggml.tokens", bad_bytes, 4);
-    refuse(w, SCBM_ERROR_FORMAT, "token 3 of the vocabulary is not UTF-8");
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        w = start_vocabulary();
+        scbm_writer_set_string(w, "tokenizer.ggml.model", kinds[i]);
+        scbm_writer_set_int(w, "tokenizer.ggml.unknown_token_id", SCBM_VALUE_U32, 0);
+        scbm_writer_set_int(w, "tokenizer.ggml.cls_token_id", SCBM_VALUE_U32, 1);
+        scbm_writer_set_int(w, "tokenizer.ggml.seperator_token_id", SCBM_VALUE_U32, 2);
+        scbm_writer_set_strings(w, "tokenizer.ggml.tokens", bad_bytes, 4);
+        refuse(w, SCBM_ERROR_FORMAT, "token 3 of the vocabulary is not UTF-8");
+    }
     w = start_vocabulary();
     scbm_writer_set_strings(w, "tokenizer.ggml.tokens", no_cls, 3);
     refuse(w, SCBM_ERROR_FORMAT, "the vocabulary has no [CLS]");

@@ -49,7 +49,7 @@ static void make_map(uint8_t map[MAP_BYTES]) {
 }
 
 /* A tokenizer that went through a file. */
-static scbm_status create(cbm_tokenizer **tokenizer, const cbm_unigram_options *options) {
+static scbm_status create_with(cbm_tokenizer **tokenizer, const cbm_unigram_options *options, const scbm_hooks *hooks) {
     static const uint16_t flags[N] = {CBM_PIECE_SPECIAL, CBM_PIECE_SPECIAL, CBM_PIECE_SPECIAL};
     cbm_tokenizer_keys keys = {
         .kind = "t5", .n = N, .piece = pieces, .flags = flags, .n_types = 1, .unigram = *options};
@@ -65,9 +65,13 @@ static scbm_status create(cbm_tokenizer **tokenizer, const cbm_unigram_options *
     assert_ok(scbm_writer_write(writer, in_folder("tokenizer.gguf")));
     scbm_writer_free(writer);
     assert_ok(scbm_file_open(&file, in_folder("tokenizer.gguf"), NULL));
-    scbm_status status = cbm_tokenizer_create(tokenizer, file, NULL);
+    scbm_status status = cbm_tokenizer_create(tokenizer, file, hooks);
     scbm_file_close(file);
     return status;
+}
+
+static scbm_status create(cbm_tokenizer **tokenizer, const cbm_unigram_options *options) {
+    return create_with(tokenizer, options, NULL);
 }
 
 static void expect(const cbm_tokenizer *tokenizer, const char *text, const char *wanted) {
@@ -181,6 +185,34 @@ static void scores_of_any_precision(void **state) {
     assert_ok(create(&t, &(cbm_unigram_options){.splits_words = 1, .splits_marks = 1, .score = fine}));
     expect(t, "ab", MARK "@0-1 a@0-1 b@1-2");
     cbm_tokenizer_free(t);
+}
+
+/* Every allocation fails once. */
+static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state) {
+    (void)state;
+    uint8_t map[MAP_BYTES];
+    int64_t values[MAP_BYTES];
+    const cbm_unigram_options options = {
+        .splits_marks = 1, .joins_spaces = 2, .map = map, .map_values = values, .map_bytes = MAP_BYTES};
+    int failures = 0, done = 0;
+    make_map(map);
+    for (int i = 0; i < MAP_BYTES; i++) values[i] = map[i];
+    for (long at = 1; !done; at++) {
+        counting_allocator memory = {.fails_at = at};
+        const scbm_hooks hooks = allocator_hooks(&memory);
+        cbm_tokenizer *t;
+        cbm_tokens tokens = {0};
+        scbm_status status = create_with(&t, &options, &hooks);
+        if (!status) status = cbm_tokenize(t, "abA  bab c", 10, 512, &tokens);
+        done = status == SCBM_OK;
+        if (!done) assert_int_equal(status, SCBM_ERROR_MEMORY);
+        if (!done) assert_int_equal(tokens.n, 0);
+        failures += !done;
+        cbm_tokens_clear(&tokens, &hooks);
+        cbm_tokenizer_free(t);
+        assert_int_equal(memory.held, 0);
+    }
+    assert_true(failures > 12);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -306,6 +338,7 @@ int main(void) {
         cmocka_unit_test(unknown_characters_byte_by_byte),
         cmocka_unit_test(the_map_of_characters),
         cmocka_unit_test(scores_of_any_precision),
+        cmocka_unit_test(running_out_of_memory_is_an_error_and_leaks_nothing),
         cmocka_unit_test(numbers_of_sentencepiece_files),
         cmocka_unit_test(sentencepiece_files_that_are_refused),
     };

@@ -3,6 +3,8 @@
  */
 #include "models/base/spelling.h"
 
+#include "models/base/text.h"
+
 #include <stdint.h>
 #include <string.h>
 
@@ -28,17 +30,15 @@ static int is_blank(int32_t c) {
 static void trim(const char **text, size_t *length) {
     int32_t c;
     while (*length) {
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)*text, (utf8proc_ssize_t)*length, &c);
-        if (n <= 0 || !is_blank(c)) break;
+        size_t n = cbm_read_character(*text, *length, &c);
+        if (!n || !is_blank(c)) break;
         *text += n;
-        *length -= (size_t)n;
+        *length -= n;
     }
     while (*length) {
         size_t start = *length - 1;
         while (start && ((unsigned char)(*text)[start] & 0xC0) == 0x80) start--;
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)*text + start,
-                                              (utf8proc_ssize_t)(*length - start), &c);
-        if (n <= 0 || !is_blank(c)) break;
+        if (!cbm_read_character(*text + start, *length - start, &c) || !is_blank(c)) break;
         *length = start;
     }
 }

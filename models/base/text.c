@@ -35,8 +35,7 @@ int cbm_has_suffix(const char *path, const char *suffix) {
     return 1;
 }
 
-/* The character at the start of the text, and its bytes; 0 bytes: that is not UTF-8. */
-static size_t read_character(const char *text, size_t length, int32_t *c) {
+size_t cbm_read_character(const char *text, size_t length, int32_t *c) {
     if ((unsigned char)*text < 0x80) {
         *c = *text;
         return 1;
@@ -54,7 +53,7 @@ size_t cbm_find_bad_utf8(const char *text, size_t length) {
             i += sizeof word;
             continue;
         }
-        size_t n = read_character(text + i, length - i, &c);
+        size_t n = cbm_read_character(text + i, length - i, &c);
         if (n == 0) return i;
         i += n;
     }
@@ -86,13 +85,13 @@ static const char *short_escape(char c) {
 /* Of at least one byte. */
 static cluster next_cluster(const char *text, size_t length) {
     int32_t c = -1, next, state = 0;
-    size_t n = read_character(text, length, &c);
+    size_t n = cbm_read_character(text, length, &c);
     if (n == 0) return (cluster){1, 4, 1};
     if (acts_on_terminal(c)) return (cluster){n, short_escape(*text) ? 2 : 4 * (int)n, 1};
     cluster found = {n, utf8proc_charwidth(c), 0};
     while (found.length < length) {
         if ((unsigned char)text[found.length] < 0x80) break; /* an ASCII character begins a cluster */
-        n = read_character(text + found.length, length - found.length, &next);
+        n = cbm_read_character(text + found.length, length - found.length, &next);
         if (n == 0 || acts_on_terminal(next) || utf8proc_grapheme_break_stateful(c, next, &state)) break;
         int width = next == EMOJI_SELECTOR || is_regional(next) ? 2 : utf8proc_charwidth(next);
         if (width > found.width) found.width = width;

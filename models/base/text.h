@@ -15,6 +15,8 @@
 const char *cbm_show(char shown[CBM_SHOWN_SIZE], const char *text, size_t length);
 const char *cbm_show_string(char shown[CBM_SHOWN_SIZE], const char *text); /* NUL-terminated */
 
+/* The character at the start of a text of `length` bytes, at least one, and its bytes; 0 bytes: that is not UTF-8. */
+size_t cbm_read_character(const char *text, size_t length, int32_t *c);
 /* The place of the first byte that is not UTF-8; `length`: there is none. */
 size_t cbm_find_bad_utf8(const char *text, size_t length);
 

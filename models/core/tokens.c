@@ -48,7 +48,8 @@ static scbm_status list_tokens(cbm_context *ctx, const char *text, size_t length
                                           .text = cbm_token_text(tokenizer, tokens->ids[i]),
                                           .start = tokens->start[i],
                                           .end = tokens->end[i],
-                                          .is_special = cbm_token_is_special(tokenizer, tokens->ids[i]) && tokens->ids[i] != unknown};
+                                          .is_special = cbm_token_is_special(tokenizer, tokens->ids[i]) &&
+                                                        tokens->ids[i] != unknown};
     lists->list = (cbm_token_list){.n = (int)tokens->n, .truncated = tokens->truncated, .tokens = lists->info};
     *list = &lists->list;
     return SCBM_OK;

@@ -30,7 +30,7 @@
 typedef struct bpe {
     cbm_bpe_options options;
     cbm_merges merges;
-    const char **merge; /* [n_merges], within the file's memory or `merge_text` */
+    const char **merge; /* [n_merges], within `merge_text` */
     char *merge_text;
     int32_t n_merges;
     int32_t byte_id[256]; /* the piece that is this byte; -1: there is none */
@@ -59,43 +59,12 @@ static void set_bytes(int16_t byte_of[0x144]) {
     for (int b = 0; b < 256; b++) byte_of[character_of(b)] = (int16_t)b;
 }
 
-static size_t next_character(const char *text, size_t at, size_t end, int32_t *c) {
-    *c = (uint8_t)text[at];
-    if (*c < 0x80) return 1;
-    return (size_t)utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(end - at), c);
-}
-
 /* ------------------------------------------------------------------------------------------
  * The vocabulary
  * ---------------------------------------------------------------------------------------- */
 
 static int is_whole(int flags) {
     return (flags & (CBM_PIECE_SPECIAL | CBM_PIECE_ADDED | CBM_PIECE_UNUSED)) != 0;
-}
-
-/* Copies all tokens, which must be UTF-8; *bytes is what they take. */
-static scbm_status read_pieces(cbm_tokenizer *t, const cbm_vocabulary *v, size_t *bytes) {
-    const char *token;
-    *bytes = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        char *place = t->text;
-        for (int32_t i = 0; i < t->n; i++) {
-            scbm_status status = scbm_file_string_at(v->file, v->tokens_key, i, &token);
-            if (status) return status;
-            size_t length = strlen(token);
-            if (!pass && cbm_find_bad_utf8(token, length) < length)
-                return scbm_fail(SCBM_ERROR_FORMAT, "%s: token %d of the vocabulary is not UTF-8",
-                                 scbm_file_path(v->file), (int)i);
-            if (!pass) *bytes += length + 1;
-            else t->piece[i] = memcpy(place, token, length + 1);
-            if (pass) place += length + 1;
-        }
-        if (pass) break;
-        t->piece = scbm_alloc_array(&t->hooks, (size_t)t->n, sizeof *t->piece);
-        t->text = scbm_alloc(&t->hooks, *bytes + 1);
-        if (!t->piece || !t->text) return SCBM_ERROR_MEMORY;
-    }
-    return SCBM_OK;
 }
 
 /* Text in which bytes that are no UTF-8 are U+FFFD; returns its end. */
@@ -119,7 +88,7 @@ static size_t decode(const int16_t byte_of[0x144], const char *piece, char *byte
     size_t n = 0, length = strlen(piece);
     for (size_t at = 0; at < length;) {
         int32_t c;
-        size_t size = next_character(piece, at, length, &c);
+        size_t size = cbm_read_character(piece + at, length - at, &c);
         if (c < 0x144 && byte_of[c] >= 0) bytes[n++] = (char)byte_of[c];
         else memcpy(bytes + n, piece + at, size), n += size;
         at += size;
@@ -132,7 +101,7 @@ static int continues_word(const char *bytes, size_t n) {
     int32_t c;
     if (!n) return 0;
     if (cbm_find_bad_utf8(bytes, n) == 0) return 1;
-    next_character(bytes, 0, n, &c);
+    cbm_read_character(bytes, n, &c);
     return cbm_is_letter(c) || cbm_is_number(c);
 }
 
@@ -159,25 +128,11 @@ static scbm_status show_pieces(cbm_tokenizer *t, bpe *b, size_t bytes) {
 /* The merges' strings stay the tokenizer's, to be written again. */
 static scbm_status read_merges(cbm_tokenizer *t, bpe *b, const scbm_file *file) {
     int64_t key = scbm_file_find_key(file, MERGES_KEY), n = key < 0 ? 0 : scbm_file_array_length(file, key);
-    size_t bytes = 0;
     if (key < 0 || n > INT32_MAX / 2)
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: %s is missing, or too long", scbm_file_path(file), MERGES_KEY);
-    b->merge = scbm_alloc_array(&t->hooks, (size_t)n + 1, sizeof *b->merge);
-    if (!b->merge) return SCBM_ERROR_MEMORY;
     b->n_merges = (int32_t)n;
-    for (int32_t i = 0; i < n; i++) {
-        scbm_status status = scbm_file_string_at(file, key, i, &b->merge[i]);
-        if (status) return status;
-        bytes += strlen(b->merge[i]) + 1;
-    }
-    char *place = b->merge_text = scbm_alloc(&t->hooks, bytes + 1);
-    if (!place) return SCBM_ERROR_MEMORY;
-    for (int32_t i = 0; i < n; i++) {
-        size_t size = strlen(b->merge[i]) + 1;
-        b->merge[i] = memcpy(place, b->merge[i], size);
-        place += size;
-    }
-    return cbm_merges_create(&b->merges, t, b->merge, b->n_merges, scbm_file_path(file));
+    scbm_status status = cbm_copy_strings(file, key, b->n_merges, &b->merge, &b->merge_text, &t->hooks);
+    return status ? status : cbm_merges_create(&b->merges, t, b->merge, b->n_merges, scbm_file_path(file));
 }
 
 static void find_bytes(bpe *b) {
@@ -198,7 +153,8 @@ static scbm_status bpe_create(cbm_tokenizer *t, const cbm_vocabulary *v) {
     if (b->options.has_unknown && t->special[CBM_TOKEN_UNKNOWN] < 0)
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: %s is set, and there is no tokenizer.ggml.unknown_token_id",
                          scbm_file_path(v->file), UNKNOWN_KEY);
-    scbm_status status = read_pieces(t, v, &bytes);
+    scbm_status status = cbm_measure_tokens(v, t->n, &bytes);
+    if (!status) status = cbm_copy_strings(v->file, v->tokens_key, t->n, &t->piece, &t->text, &t->hooks);
     if (!status) status = read_merges(t, b, v->file);
     if (!status) status = show_pieces(t, b, bytes);
     if (!status) find_bytes(b);
@@ -229,7 +185,7 @@ static scbm_status bpe_normalize(const cbm_tokenizer *t, const char *text, size_
     scbm_status status = cbm_normal_reserve(normal, length, &t->hooks);
     for (size_t at = 0; at < length && !status;) {
         int32_t c;
-        size_t n = next_character(text, at, length, &c);
+        size_t n = cbm_read_character(text + at, length - at, &c);
         cbm_byte_range range = {(int32_t)(offset + at), (int32_t)(offset + at + n)};
         status = cbm_normal_add(normal, text + at, n, range, &t->hooks);
         at += n;
@@ -246,10 +202,10 @@ static word_class class_of(int32_t c) {
 /* The end of the characters from `at` on that are of the first one's class; *last is where the last of them begins. */
 static size_t end_of_run(const char *text, size_t at, size_t end, size_t *last) {
     int32_t c;
-    size_t n = next_character(text, at, end, &c);
+    size_t n = cbm_read_character(text + at, end - at, &c);
     word_class class = class_of(c);
     for (*last = at, at += n; at < end; at += n) {
-        n = next_character(text, at, end, &c);
+        n = cbm_read_character(text + at, end - at, &c);
         if (class_of(c) != class) break;
         *last = at;
     }
@@ -271,9 +227,9 @@ static size_t word_end(const char *text, size_t at, size_t end) {
     int32_t c;
     size_t last, n = contraction(text + at, end - at);
     if (n) return at + n;
-    next_character(text, at, end, &c);
+    cbm_read_character(text + at, end - at, &c);
     if (c == ' ' && at + 1 < end) {
-        next_character(text, at + 1, end, &c);
+        cbm_read_character(text + at + 1, end - at - 1, &c);
         if (class_of(c) != SPACES) return end_of_run(text, at + 1, end, &last);
         c = ' ';
     }
@@ -339,12 +295,6 @@ static void bpe_encode(cbm_encoding *e, size_t from, size_t to) {
  * Writing
  * ---------------------------------------------------------------------------------------- */
 
-static size_t bpe_mark(const char *piece, int flags, char *token) {
-    (void)flags;
-    if (token) memcpy(token, piece, strlen(piece) + 1);
-    return strlen(piece) + 1;
-}
-
 static void bpe_write(scbm_writer *writer, const cbm_tokenizer_keys *keys) {
     const cbm_bpe_options *o = &keys->bpe;
     scbm_writer_set_string(writer, "tokenizer.ggml.pre", "gpt-2");
@@ -369,7 +319,6 @@ const cbm_tokenizer_kind cbm_bpe = {
     .normalize = bpe_normalize,
     .encode = bpe_encode,
     .text_of = bpe_text,
-    .mark = bpe_mark,
     .write = bpe_write,
     .get_keys = bpe_get_keys,
 };

@@ -60,7 +60,8 @@ typedef struct cbm_tokenizer_kind {
     /* Adds the tokens of encoding->normal.bytes[from … to). */
     void (*encode)(cbm_encoding *encoding, size_t from, size_t to);
     const char *(*text_of)(const cbm_tokenizer *tokenizer, int32_t id); /* see cbm_token_text */
-    /* Writing: the file's token for a piece, NUL-terminated, into `token` (NULL: only counted); its bytes with the NUL. */
+    /* Writing: the file's token for a piece, NUL-terminated, into `token` (NULL: only counted); its bytes with the NUL.
+     * NULL: it is the piece. */
     size_t (*mark)(const char *piece, int flags, char *token);
     void (*write)(scbm_writer *writer, const cbm_tokenizer_keys *keys); /* the kind's own keys */
     void (*get_keys)(const cbm_tokenizer *tokenizer, cbm_tokenizer_keys *keys);
@@ -94,6 +95,12 @@ scbm_status cbm_normal_reserve(cbm_normal_text *normal, size_t n, const scbm_hoo
 scbm_status cbm_normal_add(cbm_normal_text *normal, const char *bytes, size_t n, cbm_byte_range origin,
                            const scbm_hooks *hooks);
 void cbm_normal_clear(cbm_normal_text *normal, const scbm_hooks *hooks);
+
+/* Checks the file's tokens, which must be UTF-8 and take 1 GiB at most; their bytes with the NULs. */
+scbm_status cbm_measure_tokens(const cbm_vocabulary *vocabulary, int32_t n, size_t *bytes);
+/* Copies the n strings of an array one after the other into *text; both are to be released, after an error too. */
+scbm_status cbm_copy_strings(const scbm_file *file, int64_t key, int32_t n, const char ***strings, char **text,
+                             const scbm_hooks *hooks);
 
 /* Tokens to be written that must differ from each other (unique.c): those that do not get other names. */
 typedef struct cbm_unique {

@@ -175,6 +175,44 @@ static scbm_status read_vocabulary(cbm_tokenizer *t, cbm_vocabulary *v) {
     return status;
 }
 
+scbm_status cbm_measure_tokens(const cbm_vocabulary *v, int32_t n, size_t *bytes) {
+    *bytes = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const char *token;
+        scbm_status status = scbm_file_string_at(v->file, v->tokens_key, i, &token);
+        if (status) return status;
+        size_t length = strlen(token);
+        if (cbm_find_bad_utf8(token, length) != length)
+            return scbm_fail(SCBM_ERROR_FORMAT, "%s: token %d of the vocabulary is not UTF-8", scbm_file_path(v->file),
+                             (int)i);
+        *bytes += length + 1;
+        if (*bytes > INT32_MAX / 2) /* a trie's nodes are counted in 31 bits */
+            return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: the vocabulary's tokens are longer than 1 GiB in all",
+                             scbm_file_path(v->file));
+    }
+    return SCBM_OK;
+}
+
+scbm_status cbm_copy_strings(const scbm_file *file, int64_t key, int32_t n, const char ***strings, char **text,
+                             const scbm_hooks *hooks) {
+    size_t bytes = 0;
+    const char **string = *strings = scbm_alloc_array(hooks, (size_t)n + 1, sizeof *string);
+    if (!string) return SCBM_ERROR_MEMORY;
+    for (int32_t i = 0; i < n; i++) {
+        scbm_status status = scbm_file_string_at(file, key, i, &string[i]);
+        if (status) return status;
+        bytes += strlen(string[i]) + 1;
+    }
+    char *place = *text = scbm_alloc(hooks, bytes + 1);
+    if (!place) return SCBM_ERROR_MEMORY;
+    for (int32_t i = 0; i < n; i++) {
+        size_t size = strlen(string[i]) + 1;
+        string[i] = memcpy(place, string[i], size);
+        place += size;
+    }
+    return SCBM_OK;
+}
+
 /* The token that is put before a text, or behind it, if one is. */
 static scbm_status read_end(const cbm_tokenizer *t, const scbm_file *file, cbm_special_token which, int adds,
                             int32_t *id) {
@@ -456,12 +494,13 @@ static size_t mark_tokens(const cbm_tokenizer_kind *kind, const cbm_tokenizer_ke
         char filler[32];
         int flags = keys->piece[i] ? keys->flags[i] : CBM_PIECE_UNUSED;
         char *place = text ? text + size : NULL;
-        if (flags & CBM_PIECE_UNUSED) {
-            size_t n = (size_t)snprintf(filler, sizeof filler, "[PAD%d]", (int)i) + 1;
-            if (place) memcpy(place, filler, n);
-            size += n;
-        } else {
+        if (kind->mark && !(flags & CBM_PIECE_UNUSED)) {
             size += kind->mark(keys->piece[i], flags, place);
+        } else {
+            const char *whole = flags & CBM_PIECE_UNUSED ? filler : keys->piece[i];
+            snprintf(filler, sizeof filler, "[PAD%d]", (int)i);
+            if (place) memcpy(place, whole, strlen(whole) + 1);
+            size += strlen(whole) + 1;
         }
         if (!text) continue;
         token[i] = place;
@@ -513,7 +552,8 @@ scbm_status cbm_tokenizer_write_keys(scbm_writer *writer, const cbm_tokenizer_ke
         scbm_writer_set_strings(writer, "tokenizer.ggml.tokens", token, keys->n);
         scbm_writer_set_ints(writer, "tokenizer.ggml.token_type", SCBM_VALUE_I32, number, keys->n);
         /* To llama.cpp no encoder has none. */
-        scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32, keys->n_types ? keys->n_types : 1);
+        scbm_writer_set_int(writer, "tokenizer.ggml.token_type_count", SCBM_VALUE_U32,
+                            keys->n_types ? keys->n_types : 1);
         write_specials(writer, kind, keys);
         write_flags(writer, keys, number);
         if (keys->trims) scbm_writer_set_bool(writer, TRIM_KEY, 1);

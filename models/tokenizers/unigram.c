@@ -107,28 +107,13 @@ static scbm_status read_scores(cbm_tokenizer *t, unigram *u, const scbm_file *fi
 }
 
 static scbm_status read_pieces(cbm_tokenizer *t, const cbm_vocabulary *v) {
-    size_t bytes = 0;
-    const char *token;
-    for (int32_t i = 0; i < t->n; i++) {
-        scbm_status status = scbm_file_string_at(v->file, v->tokens_key, i, &token);
-        if (status) return status;
-        bytes += strlen(token) + 1;
-    }
-    if (bytes > INT32_MAX / 2)
-        return scbm_fail(SCBM_ERROR_FORMAT, "%s: its tokens are too long", scbm_file_path(v->file));
-    t->piece = scbm_alloc_array(&t->hooks, (size_t)t->n, sizeof *t->piece);
-    t->text = scbm_alloc(&t->hooks, bytes);
-    if (!t->piece || !t->text) return SCBM_ERROR_MEMORY;
-    char *to = t->text;
-    for (int32_t i = 0; i < t->n; i++) {
-        scbm_status status = scbm_file_string_at(v->file, v->tokens_key, i, &token);
-        if (status) return status;
-        t->piece[i] = to;
-        to += strlen(token) + 1;
-        memcpy((char *)t->piece[i], token, strlen(token) + 1);
-        if (!(t->flags[i] & CBM_PIECE_SPECIAL) && !cbm_starts_with(token, MARK)) t->flags[i] |= CBM_PIECE_CONTINUES;
-    }
-    return SCBM_OK;
+    size_t bytes;
+    scbm_status status = cbm_measure_tokens(v, t->n, &bytes);
+    if (!status) status = cbm_copy_strings(v->file, v->tokens_key, t->n, &t->piece, &t->text, &t->hooks);
+    for (int32_t i = 0; i < t->n && !status; i++)
+        if (!(t->flags[i] & CBM_PIECE_SPECIAL) && !cbm_starts_with(t->piece[i], MARK))
+            t->flags[i] |= CBM_PIECE_CONTINUES;
+    return status;
 }
 
 /* The id of exactly this text; -1: none. */
@@ -209,8 +194,8 @@ static void put_changed(mapper *m, int32_t code, int32_t change) {
 
 /* The character that text[0 … n), which is UTF-8, begins with; its bytes. */
 static size_t next_character(const char *text, size_t n, int32_t *code) {
-    utf8proc_ssize_t bytes = utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, code);
-    return bytes > 0 ? (size_t)bytes : 1;
+    size_t bytes = cbm_read_character(text, n, code);
+    return bytes ? bytes : 1;
 }
 
 /* The replacement of n_old characters. Where it has more, its last ones are the new ones; where it has fewer, the last
@@ -493,12 +478,6 @@ static void unigram_encode(cbm_encoding *e, size_t from, size_t to) {
  * Writing
  * ---------------------------------------------------------------------------------------- */
 
-static size_t unigram_mark(const char *piece, int flags, char *token) {
-    (void)flags;
-    if (token) memcpy(token, piece, strlen(piece) + 1);
-    return strlen(piece) + 1;
-}
-
 static int fits_f32(const double *score, int32_t n) {
     for (int32_t i = 0; i < n; i++)
         if (score[i] != (double)(float)score[i]) return 0;
@@ -539,7 +518,6 @@ const cbm_tokenizer_kind cbm_unigram = {
     .normalize = unigram_normalize,
     .encode = unigram_encode,
     .text_of = unigram_text,
-    .mark = unigram_mark,
     .write = unigram_write,
     .get_keys = unigram_get_keys,
 };

@@ -96,33 +96,13 @@ static char *add_piece(piece_reader *r, int32_t id, const char *token, char *tex
     return text + strlen(text) + 1;
 }
 
-/* Checks every token; the bytes that the pieces' text needs come back in *bytes. */
-static scbm_status measure_tokens(const piece_reader *r, size_t *bytes) {
-    const scbm_file *file = r->vocabulary->file;
-    *bytes = 0;
-    for (int32_t i = 0; i < r->tokenizer->n; i++) {
-        const char *token;
-        scbm_status status = scbm_file_string_at(file, r->vocabulary->tokens_key, i, &token);
-        if (status) return status;
-        size_t length = strlen(token);
-        if (cbm_find_bad_utf8(token, length) != length)
-            return scbm_fail(SCBM_ERROR_FORMAT, "%s: token %d of the vocabulary is not UTF-8", scbm_file_path(file),
-                             (int)i);
-        *bytes += length + strlen(CONTINUED) + 1;
-        if (*bytes > INT32_MAX / 2 - N_ROOTS) /* the trie's nodes are counted in 31 bits */
-            return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: the vocabulary's tokens are longer than 1 GiB in all",
-                             scbm_file_path(file));
-    }
-    return SCBM_OK;
-}
-
 static scbm_status read_pieces(piece_reader *r, wordpiece *w) {
     cbm_tokenizer *t = r->tokenizer;
     size_t bytes;
-    scbm_status status = measure_tokens(r, &bytes);
+    scbm_status status = cbm_measure_tokens(r->vocabulary, t->n, &bytes);
     if (status) return status;
     t->piece = scbm_alloc_array(&t->hooks, (size_t)t->n, sizeof *t->piece);
-    t->text = scbm_alloc(&t->hooks, bytes);
+    t->text = scbm_alloc(&t->hooks, bytes + (size_t)t->n * strlen(CONTINUED));
     r->entry = scbm_alloc_array(&t->hooks, (size_t)t->n, sizeof *r->entry);
     if (!t->piece || !t->text || !r->entry) return SCBM_ERROR_MEMORY;
     char *text = t->text;
