@@ -25,7 +25,8 @@ enum {
     A = 5,
     B = 6,
     AB = 7,
-    AB_WORD = 8
+    AB_WORD = 8,
+    BYTE_C3 = 10
 };
 
 /* "A" to "x", and the two bytes of "ä" to nothing: a double array of 512 units. */
@@ -187,6 +188,22 @@ static void scores_of_any_precision(void **state) {
     cbm_tokenizer_free(t);
 }
 
+/* An unknown character costs what `tokenizers` 0.23.3 takes: ten less than the least score, whatever its sign. */
+static void scores_above_zero(void **state) {
+    (void)state;
+    double high[N];
+    cbm_tokenizer *t;
+    for (int i = 0; i < N; i++) high[i] = 12;
+    high[BYTE_C3] = 20;
+    assert_ok(create(&t, &(cbm_unigram_options){.prefix = CBM_PREFIX_NEVER, .score = high}));
+    expect(t, "<0xC3>", "<unk>@0-2 x@2-3 <unk>@3-6");
+    cbm_tokenizer_free(t);
+    high[BYTE_C3] = 23;
+    assert_ok(create(&t, &(cbm_unigram_options){.prefix = CBM_PREFIX_NEVER, .score = high}));
+    expect(t, "<0xC3>", "<0xC3>@0-6");
+    cbm_tokenizer_free(t);
+}
+
 /* Every allocation fails once. */
 static void running_out_of_memory_is_an_error_and_leaks_nothing(void **state) {
     (void)state;
@@ -338,6 +355,7 @@ int main(void) {
         cmocka_unit_test(unknown_characters_byte_by_byte),
         cmocka_unit_test(the_map_of_characters),
         cmocka_unit_test(scores_of_any_precision),
+        cmocka_unit_test(scores_above_zero),
         cmocka_unit_test(running_out_of_memory_is_an_error_and_leaks_nothing),
         cmocka_unit_test(numbers_of_sentencepiece_files),
         cmocka_unit_test(sentencepiece_files_that_are_refused),

@@ -86,7 +86,7 @@ static scbm_status read_map(cbm_tokenizer *t, unigram *u, const scbm_file *file)
 
 static scbm_status read_scores(cbm_tokenizer *t, unigram *u, const scbm_file *file) {
     int64_t key = scbm_file_find_key(file, scores_key);
-    double least = 0;
+    double least = INFINITY;
     if (key < 0 || scbm_file_array_length(file, key) != t->n)
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: %s has %lld entries for %d tokens", scbm_file_path(file), scores_key,
                          key < 0 ? 0LL : (long long)scbm_file_array_length(file, key), (int)t->n);
