@@ -1024,6 +1024,31 @@ static void unseen_values_are_an_error_or_skipped_or_unknown(void **state) {
     cbm_dataset_clear(&data);
 }
 
+/* A part that is set aside has rows alone: what was left out or odd is told of the whole. */
+static void a_part_has_none_of_what_was_left_out(void **state) {
+    static const char *labels[] = {"1", "2"};
+    static const char content[] = "t,l\na,1\nb,2\nc,1.0\nd,9\ne,1\n";
+    const cbm_classes classes = {labels, 2, NULL};
+    const cbm_dataset_options options = {
+        .text = "t", .label = "l", .label_classes = &classes, .unseen = CBM_UNSEEN_SKIP, .merge_classes = 1};
+    cbm_dataset data;
+    cbm_split split;
+    (void)state;
+    read_text(&data, &options, "x.csv", content);
+    assert_int_equal(data.n_unseen, 1);
+    assert_int_equal(data.n_odd, 2);
+    assert_ok(cbm_dataset_split(&split, &data, 0.5, 1, NULL));
+    const cbm_dataset *const parts[] = {&split.train, &split.validation};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(parts[i]->n, 2);
+        assert_int_equal(parts[i]->n_read, parts[i]->n + parts[i]->n_unseen);
+        assert_int_equal(parts[i]->n_odd, 0);
+        assert_null(parts[i]->odd);
+    }
+    cbm_split_clear(&split);
+    cbm_dataset_clear(&data);
+}
+
 /* ------------------------------------------------------------------------------------------
  * Rows that are not kept
  * ---------------------------------------------------------------------------------------- */
@@ -1396,6 +1421,7 @@ int main(void) {
         cmocka_unit_test(twins_can_be_merged_in_every_file),
         cmocka_unit_test(known_twins_do_not_merge),
         cmocka_unit_test(unseen_values_are_an_error_or_skipped_or_unknown),
+        cmocka_unit_test(a_part_has_none_of_what_was_left_out),
         cmocka_unit_test(rows_are_handed_over_one_by_one),
         cmocka_unit_test(blank_lines_are_told),
         cmocka_unit_test(an_empty_concept_that_is_not_unknown_is_refused),

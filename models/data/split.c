@@ -13,14 +13,10 @@
 /* A data set of n rows that `from` has texts and classes for. */
 static scbm_status create_part(cbm_dataset *part, const cbm_dataset *from, size_t n, const scbm_hooks *hooks) {
     size_t n_concepts = (size_t)from->n_concepts;
-    *part = *from;
-    part->store = NULL;
-    part->row = NULL;
-    part->file = NULL;
-    part->id = NULL;
-    part->n = part->n_read = 0;
-    part->n_dropped = part->n_bad = part->n_listed = 0;
-    part->bad = NULL;
+    *part = (cbm_dataset){.n_concepts = from->n_concepts,
+                          .label_classes = from->label_classes,
+                          .concept_classes = from->concept_classes,
+                          .concept_name = from->concept_name};
     part->text = scbm_alloc_array(hooks, n, sizeof *part->text);
     part->text_length = scbm_alloc_array(hooks, n, sizeof *part->text_length);
     part->label = scbm_alloc_array(hooks, n, sizeof *part->label);
