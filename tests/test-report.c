@@ -935,6 +935,8 @@ static void an_evaluation_of_something_else_has_no_page(void **state) {
     assert_error(cbm_report_training_html(path, "x", dense, &report, NULL), SCBM_ERROR_ARGUMENT, "data set");
     report.validation = &data;
     assert_error(cbm_report_training_html(path, "x", encoder, &report, NULL), SCBM_ERROR_ARGUMENT, "another model");
+    data.label[0] = SMALL_LABELS;
+    assert_error(cbm_report_training_html(path, "x", dense, &report, NULL), SCBM_ERROR_ARGUMENT, "gold class");
     report.history = NULL;
     assert_error(cbm_report_training_html(path, "x", dense, &report, NULL), SCBM_ERROR_ARGUMENT, "no history");
     assert_int_equal(exists(path), 0);

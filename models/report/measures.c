@@ -15,6 +15,7 @@ typedef struct column {
     int n_classes;
     const int32_t *gold, *predicted; /* of every text, `stride` apart */
     size_t n, stride;
+    const cbm_scores *scores;
 } column;
 
 /* Classes, and each with its precision, recall, F1 and number of texts. */
@@ -61,24 +62,6 @@ static void put_confusion(cbm_page *page, const column *c, const int64_t *confus
     cbm_page_end(page, html_table, NULL);
 }
 
-/* Over the classes that occur, in gold or in predictions. */
-static double macro_f1(const cbm_class_measures *each, int n) {
-    double sum = 0.0;
-    int occur = 0;
-    for (int i = 0; i < n; i++) {
-        sum += each[i].f1;
-        occur += each[i].support || each[i].n_predicted;
-    }
-    return occur ? sum / occur : 0.0;
-}
-
-static double accuracy(const int64_t *confusion, int n) {
-    int64_t right = 0, all = 0;
-    for (int i = 0; i < n * n; i++) all += confusion[i];
-    for (int i = 0; i < n; i++) right += confusion[i * (n + 1)];
-    return all ? (double)right / (double)all : 0.0;
-}
-
 static scbm_status put_column(cbm_page *page, const column *c) {
     if (c->n_classes > MOST_CLASSES) {
         cbm_page_begin(page, html_column_of, "name", c->name, NULL);
@@ -93,9 +76,8 @@ static scbm_status put_column(cbm_page *page, const column *c) {
     if (!status) {
         cbm_count_confusion(confusion, c->n_classes, c->gold, c->predicted, c->n, c->stride);
         cbm_measure_classes(each, confusion, c->n_classes);
-        cbm_page_begin(page, html_column_of, "name", c->name, "accuracy",
-                       cbm_page_percent(page, accuracy(confusion, c->n_classes)), "f1",
-                       cbm_page_percent(page, macro_f1(each, c->n_classes)), NULL);
+        cbm_page_begin(page, html_column_of, "name", c->name, "accuracy", cbm_page_percent(page, c->scores->accuracy),
+                       "f1", cbm_page_percent(page, c->scores->macro_f1), NULL);
         put_classes(page, c, each);
         put_confusion(page, c, confusion, each);
         cbm_page_end(page, html_column_of, NULL);
@@ -105,16 +87,48 @@ static scbm_status put_column(cbm_page *page, const column *c) {
     return status;
 }
 
-scbm_status cbm_page_measures(cbm_page *page, const cbm_dataset *data, const cbm_evaluation *e) {
+/* Measures the label into each[0], and the concepts into those behind it. A class that is none of its column's is an error. */
+static scbm_status measure(const cbm_page *page, const cbm_dataset *data, const cbm_evaluation *e, cbm_measures *each) {
+    const int n = page->n_concepts;
+    int *n_classes = scbm_alloc_array(page->hooks, (size_t)n + 1, sizeof *n_classes);
+    if (!n_classes) return SCBM_ERROR_MEMORY;
+    for (int k = 0; k < n; k++) n_classes[k] = page->first_class[k + 1] - page->first_class[k];
+    scbm_status status = cbm_measure(&each[0], NULL, data->label, e->label, data->n, 1, &page->n_labels, 0, 0,
+                                     page->hooks);
+    if (!status && n)
+        status = cbm_measure(&each[1], NULL, data->concept_class, e->concept_class, data->n, n, n_classes, 0, 0,
+                             page->hooks);
+    scbm_release(page->hooks, n_classes);
+    return status;
+}
+
+static scbm_status put_columns(cbm_page *page, const cbm_dataset *data, const cbm_evaluation *e,
+                               const cbm_measures *each) {
     const size_t n_concepts = (size_t)page->n_concepts;
+    const column label = {"Label", page->label, page->n_labels, data->label, e->label, data->n, 1, &each[0].value};
+    scbm_status status = put_column(page, &label);
+    for (size_t k = 0; k < n_concepts && !status; k++) {
+        const int first = page->first_class[k];
+        const column concept = {.name = page->concept[k],
+                                .class_name = page->class_name + first,
+                                .n_classes = page->first_class[k + 1] - first,
+                                .gold = data->concept_class + k,
+                                .predicted = e->concept_class + k,
+                                .n = data->n,
+                                .stride = n_concepts,
+                                .scores = &each[1 + k].value};
+        status = put_column(page, &concept);
+    }
+    return status;
+}
+
+scbm_status cbm_page_measures(cbm_page *page, const cbm_dataset *data, const cbm_evaluation *e) {
+    cbm_measures *each = scbm_alloc_array(page->hooks, (size_t)page->n_concepts + 1, sizeof *each);
+    scbm_status status = each ? measure(page, data, e, each) : SCBM_ERROR_MEMORY;
     cbm_page_begin(page, html_measures, NULL);
-    scbm_status status = put_column(page,
-                                    &(column){"Label", page->label, page->n_labels, data->label, e->label, data->n, 1});
-    for (size_t k = 0; k < n_concepts && !status; k++)
-        status = put_column(page, &(column){page->concept[k], page -> class_name + page -> first_class[k],
-                                            page -> first_class[k + 1] - page -> first_class[k],
-                                            data -> concept_class + k, e -> concept_class + k, data -> n, n_concepts});
+    if (!status) status = put_columns(page, data, e, each);
     cbm_page_end(page, html_measures, NULL);
+    scbm_release(page->hooks, each);
     return status;
 }
 
@@ -127,7 +141,7 @@ scbm_status cbm_check_training_report(const char *path, const cbm_model *model, 
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: an evaluation of %zu texts without the %s", path, e->n,
                          r->validation && r->validation->n == e->n ? "labels" : "data set that was evaluated");
     if (e->n_labels != cbm_model_n_labels(model) || e->n_concepts != cbm_model_n_concepts(model) ||
-        (e->n_concepts && r->validation->n_concepts != e->n_concepts))
+        (e->n_concepts && (r->validation->n_concepts != e->n_concepts || (e->n && !r->validation->concept_class))))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the evaluation is of another model's labels and concepts", path);
     return SCBM_OK;
 }
