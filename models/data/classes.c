@@ -125,12 +125,6 @@ scbm_status cbm_class_table_sort(cbm_class_table *t, int32_t *values, size_t n, 
  * Classes that are there
  * ---------------------------------------------------------------------------------------- */
 
-int32_t cbm_classes_find(const cbm_classes *classes, const char *name) {
-    for (size_t c = 0; c < classes->n; c++)
-        if (strcmp(classes->name[c], name) == 0) return (int32_t)c;
-    return -1;
-}
-
 int cbm_class_values(const char *const *names, int n, double *values) {
     for (int c = 0; c < n; c++)
         if (scbm_parse_double(names[c], strlen(names[c]), &values[c]) || !isfinite(values[c])) return 0;

@@ -31,13 +31,10 @@ scbm_status cbm_class_table_count(cbm_class_table *table, const int32_t *values,
 scbm_status cbm_class_table_sort(cbm_class_table *table, int32_t *values, size_t n, size_t stride,
                                  const scbm_hooks *hooks);
 
-/* The class's number, by looking at one after the other; -1: not there. */
-int32_t cbm_classes_find(const cbm_classes *classes, const char *name);
-
-/* Checks that the data set's classes are the model's, by name and order; `what` names the data in messages. */
 /* Checks that every row has a text and every class number is one of its column's (a data set may be the caller's own
  * arrays); `what` names the data in messages. */
 scbm_status cbm_dataset_check_rows(const cbm_dataset *data, const char *what);
+/* The same, and that the data set's classes are the model's, by name and order. */
 scbm_status cbm_dataset_check_names(const cbm_dataset *data, const cbm_names *names, const char *what);
 
 #endif

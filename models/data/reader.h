@@ -49,13 +49,13 @@ typedef struct cbm_data_reader {
     cbm_data_cell *cells; /* [n_wanted] */
     cbm_special_values dropped, ignored, unknown;
     cbm_class_table *known_keys; /* [1 + n_concepts]: of the known classes' spellings */
-    char *key; /* room for one */
+    char *key;                   /* room for one */
     size_t key_capacity;
-    int counts_unseen;           /* values that are not known are an error at the end, which counts them */
-    int leaves_row;              /* the row at hand is left out for such a value */
-    char unseen[400];            /* the first of these errors */
-    int waits;                   /* for the next row, which has not been read yet */
-    cbm_text_row_function take;       /* takes rows that are not kept; NULL: they are */
+    int counts_unseen;          /* values that are not known are an error at the end, which counts them */
+    int leaves_row;             /* the row at hand is left out for such a value */
+    char unseen[400];           /* the first of these errors */
+    int waits;                  /* for the next row, which has not been read yet */
+    cbm_text_row_function take; /* takes rows that are not kept; NULL: they are */
     void *take_user;
 } cbm_data_reader;
 

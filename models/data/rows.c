@@ -260,13 +260,10 @@ static void hand_over(cbm_data_reader *r, int is_bad) {
 }
 
 scbm_status cbm_data_end_row(cbm_data_reader *r) {
+    if (!r->status && !r->take) take_row(r);
     int is_left_out = r->status && r->is_row_bad && r->options.keep_going;
-    if (r->take) {
-        if (!r->status || is_left_out) hand_over(r, is_left_out);
-    } else {
-        if (!r->status) take_row(r);
-        if (r->status && r->is_row_bad && r->options.keep_going) leave_out(r);
-    }
+    if (r->take && (!r->status || is_left_out)) hand_over(r, is_left_out);
+    else if (is_left_out) leave_out(r);
     if (!r->status) r->data->n_read++;
     r->is_row_bad = 0;
     return r->status;

@@ -295,8 +295,10 @@ static scbm_status list_blank(cbm_data_reader *r, int column, const cbm_classes 
     for (size_t c = 0; c < classes->n && !status; c++) {
         int is_listed = 0;
         if (key[c][0] || !classes->count[c]) continue;
-        for (size_t i = 0; i < n_odd && !is_listed; i++)
-            is_listed = r->store->odd[i].concept == column - 1 && strcmp(r->store->odd[i].value, classes->name[c]) == 0;
+        for (size_t i = 0; i < n_odd && !is_listed; i++) {
+            const cbm_odd_value *odd = &r->store->odd[i];
+            is_listed = odd->concept == column - 1 && strcmp(odd->value, classes->name[c]) == 0;
+        }
         if (!is_listed)
             status = add_odd(r,
                              (cbm_odd_value){CBM_VALUE_TWIN, column - 1, classes->name[c], "", classes->count[c], 0});
