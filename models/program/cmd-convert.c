@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* ------------------------------------------------------------------------------------------
  * convert
@@ -23,14 +22,9 @@ typedef struct convert_command {
     int64_t max_tokens;
 } convert_command;
 
-static double file_bytes(const char *path) {
-    struct stat facts;
-    return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
-}
-
 static void print_conversion(const convert_command *c, const cbm_conversion *s) {
     cli_print_name(c->output, 0);
-    printf(": %.1f MiB, %s\n", file_bytes(c->output) / 1048576, scbm_type_of(types[c->type])->name);
+    printf(": %.1f MiB, %s\n", cli_file_bytes(c->output) / 1048576, scbm_type_of(types[c->type])->name);
     printf("  %lld blocks of hidden size %lld with %lld heads, %lld weights in %d tensors\n", (long long)s->blocks,
            (long long)s->hidden, (long long)s->heads, (long long)s->n_weights, s->n_tensors);
     printf("  %lld tokens, texts of up to %lld; pooling: %s%s\n", (long long)s->tokens, (long long)s->max_tokens,
@@ -48,7 +42,7 @@ static void print_conversion(const convert_command *c, const cbm_conversion *s) 
 static scbm_status print_conversion_json(const convert_command *c, const cbm_conversion *s) {
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "file", c->output);
-    cJSON_AddItemToObject(object, "file_bytes", cli_json_double(file_bytes(c->output)));
+    cJSON_AddItemToObject(object, "file_bytes", cli_json_double(cli_file_bytes(c->output)));
     cJSON_AddStringToObject(object, "type", scbm_type_of(types[c->type])->name);
     cJSON_AddStringToObject(object, "architecture", s->architecture);
     cJSON_AddItemToObject(object, "blocks", cli_json_int(s->blocks));

@@ -340,8 +340,7 @@ static int run_demo(const cli_command *command, int argc, char **argv) {
         CLI_INT_OPTION("reviews", "N", &d.reviews, 100, 1000000, "reviews to train on"),
         CLI_INT_OPTION("epochs", "N", &d.epochs, 1, 1000, "passes over them"),
         CLI_INT_OPTION("seed", "N", &d.seed, 0, 9e15, "seed of the reviews and of everything random"),
-        CLI_INT_OPTION("threads", "N", &d.threads, 0, 1024,
-                       "threads; 0: as many as the process may use. The result does not depend on it"),
+        CLI_THREADS_OPTION(d),
         CLI_END_OPTIONS,
     };
     int status = cli_parse(command, options, argc, argv, NULL);

@@ -60,12 +60,6 @@ static void print_key(const scbm_file *file, int64_t key) {
     cJSON_Delete(value);
 }
 
-static const char *megabytes(double bytes, char text[32]) {
-    if (bytes >= 1048576) snprintf(text, 32, "%.1f MiB", bytes / 1048576);
-    else snprintf(text, 32, "%.1f KiB", bytes / 1024);
-    return text;
-}
-
 static int starts_with(const char *text, const char *start) {
     return strncmp(text, start, strlen(start)) == 0;
 }
@@ -81,12 +75,12 @@ static void print_overview(const char *path, const cbm_model *model, const scbm_
                            double bytes) {
     char size[32], weights[32];
     cli_print_name(path, 0);
-    printf(": %s, %s on a ", megabytes((double)scbm_file_size(file), size),
+    printf(": %s, %s on a ", cli_megabytes((double)scbm_file_size(file), size),
            cbm_model_mode(model) == CBM_ENCODER ? "no labels" : cbm_mode_name(cbm_model_mode(model)));
     cli_print_name(scbm_file_string_or(file, "general.architecture", "?"), 0);
     printf(" encoder\n");
     printf("  %lld tensors, %.0f weights, %s; hidden size %d, texts of up to %d tokens\n",
-           (long long)scbm_file_n_tensors(file), elements, megabytes(bytes, weights), cbm_model_hidden_size(model),
+           (long long)scbm_file_n_tensors(file), elements, cli_megabytes(bytes, weights), cbm_model_hidden_size(model),
            cbm_model_max_tokens(model));
     if (cbm_model_n_labels(model)) {
         printf("  label: ");

@@ -1,23 +1,12 @@
 /*
  * models/program/cmd-quantize.c - quantize: stores a model's matrices in fewer bits
  */
+#include "models/program/options/path.h"
 #include "models/program/program.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-static double file_bytes(const char *path) {
-    struct stat facts;
-    return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
-}
-
-static const char *megabytes(double bytes, char text[32]) {
-    if (bytes >= 1048576) snprintf(text, 32, "%.1f MiB", bytes / 1048576);
-    else snprintf(text, 32, "%.1f KiB", bytes / 1024);
-    return text;
-}
 
 static int run_quantize(const cli_command *command, int argc, char **argv) {
     static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
@@ -47,13 +36,13 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     scbm_hooks hooks = cli_hooks(&progress, command, 0);
     const cbm_quantize_options quantize = {.requantize = requantize, .hooks = &hooks};
     int kept = 0;
-    double bytes_before = file_bytes(path); /* which may be the output's too */
+    double bytes_before = cli_file_bytes(path); /* which may be the output's too */
     scbm_status status = cbm_quantize(path, output, types[type], &quantize, &kept);
     if (status != SCBM_OK) return cli_fail_status(command, status);
     char before[32], after[32];
     cli_print_name(output, 0);
-    printf(": %s as %s, from %s\n", megabytes(file_bytes(output), after), scbm_type_of(types[type])->name,
-           megabytes(bytes_before, before));
+    printf(": %s as %s, from %s\n", cli_megabytes(cli_file_bytes(output), after), scbm_type_of(types[type])->name,
+           cli_megabytes(bytes_before, before));
     if (kept) printf("%d matrices have rows that are no multiple of 32 and stay f16\n", kept);
     return cli_finish(command);
 }

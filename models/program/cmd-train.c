@@ -33,10 +33,8 @@ static void add_run_options(train_command *t) {
             "seeds", "N,N,...", &t->seeds,
             "a run for each of these seeds, with files that have it in their names; then mean and deviation"),
         CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
-        CLI_INT_OPTION("threads", "N", &t->threads, 0, 1024,
-                       "threads; 0: as many as the process may use. The result does not depend on it"),
-        CLI_TEXT_OPTION("device", "cpu|cuda|cuda:N|auto", &t->device,
-                        "where it trains (default cpu); auto is a GPU where there is one"),
+        CLI_THREADS_OPTION(*t),
+        CLI_DEVICE_OPTION(*t),
         CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
         CLI_END_OPTIONS,
     };
@@ -157,7 +155,8 @@ const cli_command cmd_train = {
     "that was not. Its state is in FILE.checkpoint (three times the size of the model), which stays when training is over, so\n"
     "that --resume then does nothing (--epochs 20 --resume-anyway trains on); delete it when the model is done. FILE.lock\n"
     "keeps a second run from the same files while this one lasts, FILE.epochs.csv has every epoch's measures, and --html\n"
-    "writes a page of them. Of an --encoder or --init with subnetworks the weights are taken, and not the masks. A --config is one JSON object whose keys are these options, without dashes.\n"
+    "writes a page of them. Of an --encoder or --init with subnetworks the weights are taken, and not the masks. A --config\n"
+    "is one JSON object whose keys are these options, without dashes.\n"
     "With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
     "concept_accuracy, concept_f1, score, best}, with --prune also sparsity and magnitude_overlap, with --seeds also seed;\n"
     "and with --seeds the last line is {seeds, label_accuracy: {mean, deviation}, ...}.",

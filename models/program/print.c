@@ -49,6 +49,12 @@ int cli_wider(int width, const char *name) {
     return own > width ? own : width;
 }
 
+const char *cli_megabytes(double bytes, char text[32]) {
+    if (bytes >= 1048576) snprintf(text, 32, "%.1f MiB", bytes / 1048576);
+    else snprintf(text, 32, "%.1f KiB", bytes / 1024);
+    return text;
+}
+
 /* ------------------------------------------------------------------------------------------
  * Predictions
  * ---------------------------------------------------------------------------------------- */

@@ -173,6 +173,8 @@ void cli_print_right(const char *name, int width);                 /* spaces bef
 /* The cells that a name takes; the larger of that and `width`. */
 int cli_width(const char *name);
 int cli_wider(int width, const char *name);
+/* "12.3 MiB", or "4.5 KiB" below one; returns `text`. */
+const char *cli_megabytes(double bytes, char text[32]);
 
 /* The text, its label, and each concept with its contribution. */
 void cli_print_prediction(const char *text, size_t length, const cbm_prediction *prediction);
@@ -262,7 +264,7 @@ typedef struct cli_columns {
     cli_list unknown;
     int unknown_missing, format, keep_going, unseen, merge_classes; /* a cbm_data_format, a cbm_unseen */
     int64_t limit;
-    cbm_concept_column *given;    /* [n_given]: what --concept says */
+    cbm_concept_column *given; /* [n_given]: what --concept says */
     int n_given;
     cbm_concept_column *concepts; /* [n_concepts], by cli_columns_from_options or _from_model */
     int n_concepts;

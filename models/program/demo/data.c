@@ -217,17 +217,18 @@ scbm_status demo_write_encoder(const char *path, const demo_shape *shape, uint64
             demo_make_review(&reviews[i], seed, i);
             texts[i] = reviews[i].text;
         }
+        const double deviation = 0.5 / sqrt(shape->hidden); /* small ones learn sooner so */
         const cbm_random_encoder_options options = {.hidden = shape->hidden,
-                                             .blocks = shape->layers,
-                                             .heads = shape->heads,
-                                             .feed_forward = shape->feed_forward,
-                                             .max_tokens = shape->max_tokens,
-                                             .seed = seed + 1,
-                                             .deviation = 0.5 / sqrt(shape->hidden), /* small ones learn sooner so */
-                                             .name = "random weights for the demonstration",
-                                             .texts = texts,
-                                             .n_texts = n,
-                                             .hooks = hooks};
+                                                    .blocks = shape->layers,
+                                                    .heads = shape->heads,
+                                                    .feed_forward = shape->feed_forward,
+                                                    .max_tokens = shape->max_tokens,
+                                                    .seed = seed + 1,
+                                                    .deviation = deviation,
+                                                    .name = "random weights for the demonstration",
+                                                    .texts = texts,
+                                                    .n_texts = n,
+                                                    .hooks = hooks};
         status = cbm_random_encoder_write(path, &options);
     }
     scbm_release(hooks, (void *)texts);

@@ -1,5 +1,5 @@
 /*
- * models/program/options/path.c - which file a path names, and whether it can be written
+ * models/program/options/path.c - which file a path names, its size, and whether it can be written
  */
 #define _XOPEN_SOURCE 700
 
@@ -61,6 +61,11 @@ static int search_folder(const struct stat *wanted, const char *folder, int dept
 int cli_is_in_folder(const char *path, const char *folder) {
     struct stat facts;
     return stat(path, &facts) == 0 && S_ISREG(facts.st_mode) && search_folder(&facts, folder, 1);
+}
+
+double cli_file_bytes(const char *path) {
+    struct stat facts;
+    return stat(path, &facts) == 0 ? (double)facts.st_size : 0;
 }
 
 int cli_is_read_only(const char *path) {
