@@ -360,7 +360,7 @@ typedef struct cbm_split {
 } cbm_split;
 
 scbm_status cbm_dataset_split(cbm_split *split, const cbm_dataset *data, double share, uint64_t seed,
-                             const scbm_hooks *hooks);
+                              const scbm_hooks *hooks);
 void cbm_split_clear(cbm_split *split);
 
 /* What options->columns leave in the model file, so that more data of the kind can be read by it: texts, a list of texts (the

@@ -87,7 +87,7 @@ static scbm_status put_column(cbm_page *page, const column *c) {
     return status;
 }
 
-/* Measures the label into each[0], and the concepts into those behind it. A class that is none of its column's is an error. */
+/* Measures the label into each[0], and the concepts behind it. A class that is none of its column's is an error. */
 static scbm_status measure(const cbm_page *page, const cbm_dataset *data, const cbm_evaluation *e, cbm_measures *each) {
     const int n = page->n_concepts;
     int *n_classes = scbm_alloc_array(page->hooks, (size_t)n + 1, sizeof *n_classes);
