@@ -75,21 +75,33 @@ void cbm_fisher_clear(cbm_fisher *f) {
     f->n = 0;
 }
 
-scbm_status cbm_fisher_create(cbm_fisher *f, scbm_context *context, const cbm_prune_options *options,
-                              cbm_parameter **parameter, int n, int n_streams, const scbm_hooks *hooks) {
-    int64_t block = options->fisher_block;
+static scbm_status init_numbers(cbm_fisher *f) {
+    const int64_t three = 3;
+    f->number[0] = (double)cbm_fisher_gradients(f->options);
+    f->number[1] = f->options->damping;
+    f->number[2] = f->options->damping_absolute;
+    scbm_status status = scbm_tensor_init(&f->numbers, "damping", SCBM_F64, 1, &three);
+    f->numbers.data = f->number;
+    return status;
+}
+
+scbm_status cbm_fisher_create(cbm_fisher *f, const cbm_prune_options *options, cbm_parameter **parameter, int n,
+                              int n_streams, const scbm_hooks *hooks) {
+    const int64_t block = options->fisher_block;
     size_t taken = 0;
-    *f = (cbm_fisher){context, hooks, options, n_streams, block * (block + 1) / 2, NULL, 0, {0}, {0}};
+    *f = (cbm_fisher){.hooks = hooks, .options = options};
+    scbm_status status = init_numbers(f);
+    if (status) return status;
     f->matrix = scbm_alloc_array(hooks, (size_t)n, sizeof *f->matrix);
     if (!f->matrix) return SCBM_ERROR_MEMORY;
     for (f->n = 0; f->n < n; f->n++) {
         cbm_fisher_matrix *m = &f->matrix[f->n];
+        const scbm_tensor *weight = parameter[f->n]->tensor;
+        const int64_t shape[3] = {n_streams, (scbm_tensor_elements(weight) + block - 1) / block,
+                                  block * (block + 1) / 2};
         m->parameter = parameter[f->n];
-        m->n = scbm_tensor_elements(m->parameter->tensor);
-        m->n_blocks = (m->n + block - 1) / block;
-        taken += cbm_fisher_bytes(options, m->parameter->tensor, n_streams);
-        const int64_t shape[3] = {n_streams, m->n_blocks, f->triangle};
-        scbm_status status = scbm_tensor_init(&m->sums, m->parameter->tensor->name, SCBM_F64, 3, shape);
+        taken += cbm_fisher_bytes(options, weight, n_streams);
+        status = scbm_tensor_init(&m->sums, weight->name, SCBM_F64, 3, shape);
         if (status) return status;
         m->sums.data = scbm_alloc_array(hooks, (size_t)scbm_tensor_elements(&m->sums), sizeof(double));
         if (!m->sums.data)
@@ -108,15 +120,8 @@ void cbm_fisher_add(cbm_fisher *f, scbm_graph *graph, const scbm_tensor *weight,
             scbm_fisher_add(graph, &f->matrix[i].sums, gradient, f->options->fisher_block);
 }
 
-scbm_tensor *cbm_fisher_scores(cbm_fisher *f, scbm_graph *graph, int matrix, int64_t n_gradients) {
-    const int64_t three = 3;
+scbm_tensor *cbm_fisher_scores(cbm_fisher *f, scbm_graph *graph, int matrix) {
     const cbm_parameter *p = f->matrix[matrix].parameter;
-    f->number[0] = (double)n_gradients;
-    f->number[1] = f->options->damping;
-    f->number[2] = f->options->damping_absolute;
-    scbm_tensor_forget(&f->numbers);
-    if (scbm_tensor_init(&f->numbers, "damping", SCBM_F64, 1, &three)) return NULL;
-    f->numbers.data = f->number;
     return scbm_fisher_scores(graph, &f->matrix[matrix].sums, p->tensor, p->masks, &f->numbers,
                               f->options->fisher_block);
 }

@@ -12,17 +12,13 @@
 #include "models/prune/prune.h"
 
 typedef struct cbm_fisher_matrix {
-    cbm_parameter *parameter;
-    int64_t n, n_blocks; /* weights, blocks of B of them; the last may be shorter */
-    scbm_tensor sums;    /* F64 [K, n_blocks, B (B + 1) / 2] */
+    const cbm_parameter *parameter;
+    scbm_tensor sums; /* F64 [K, blocks of B weights, B (B + 1) / 2]; the last block may be shorter */
 } cbm_fisher_matrix;
 
 typedef struct cbm_fisher {
-    scbm_context *context;
     const scbm_hooks *hooks;
     const cbm_prune_options *options;
-    int n_streams;
-    int64_t triangle;          /* numbers in a block's lower triangle */
     cbm_fisher_matrix *matrix; /* [n] */
     int n;
     double number[3]; /* see scbm_fisher_scores */
@@ -43,12 +39,12 @@ size_t cbm_fisher_scratch(const cbm_prune_options *options);
 
 /* For n weights of a backbone with masks of K streams, all zeros; to be cleared with cbm_fisher_clear, after a failure
  * too. */
-scbm_status cbm_fisher_create(cbm_fisher *fisher, scbm_context *context, const cbm_prune_options *options,
-                              cbm_parameter **parameter, int n, int n_streams, const scbm_hooks *hooks);
+scbm_status cbm_fisher_create(cbm_fisher *fisher, const cbm_prune_options *options, cbm_parameter **parameter, int n,
+                              int n_streams, const scbm_hooks *hooks);
 void cbm_fisher_clear(cbm_fisher *fisher);
 /* Adds g gᵀ of a weight's gradient [K, out, in], as a node of its graph. */
 void cbm_fisher_add(cbm_fisher *fisher, scbm_graph *graph, const scbm_tensor *weight, scbm_tensor *gradient);
-/* w² / (2 [F⁻¹]_jj) of matrix `matrix` of those, after n_gradients gradients, as a node. */
-scbm_tensor *cbm_fisher_scores(cbm_fisher *fisher, scbm_graph *graph, int matrix, int64_t n_gradients);
+/* w² / (2 [F⁻¹]_jj) of matrix `matrix` of those, after all gradients, as a node. */
+scbm_tensor *cbm_fisher_scores(cbm_fisher *fisher, scbm_graph *graph, int matrix);
 
 #endif

@@ -71,8 +71,7 @@ static void needs_obert(const cbm_prune_run *run, cbm_prune_needs *needs) {
 typedef struct obert {
     cbm_prune_run *run;
     cbm_fisher fisher;
-    int first; /* matrix of the group */
-    int64_t n_gradients;
+    int first;           /* matrix of the group */
     int64_t done, total; /* gradients of all groups */
 } obert;
 
@@ -92,8 +91,8 @@ static scbm_status tell_progress(void *user, int64_t done) {
 
 static scbm_status choose_group(obert *o, int n, cbm_gradient_request *request) {
     cbm_prune_run *run = o->run;
-    scbm_status status = cbm_fisher_create(&o->fisher, run->context, run->options, run->matrix + o->first, n,
-                                           run->n_streams, run->hooks);
+    scbm_status status = cbm_fisher_create(&o->fisher, run->options, run->matrix + o->first, n, run->n_streams,
+                                           run->hooks);
     request->weights = run->weight + o->first;
     request->n = n;
     if (!status) status = run->gradients(run->user, request);
@@ -124,7 +123,6 @@ static scbm_status choose_obert(cbm_prune_run *run, cbm_prune_report *report) {
     int32_t *rows = NULL;
     scbm_status status = cbm_fisher_draw(run, run->epoch, &rows, &request.n_batches, &request.batch);
     request.rows = rows;
-    o.n_gradients = request.n_batches;
     run->state = &o;
     if (!status) status = choose_groups(&o, &request, report);
     run->state = NULL;
@@ -134,7 +132,7 @@ static scbm_status choose_obert(cbm_prune_run *run, cbm_prune_report *report) {
 
 static scbm_tensor *score_obert(cbm_prune_run *run, scbm_graph *graph, int matrix) {
     obert *o = run->state;
-    return cbm_fisher_scores(&o->fisher, graph, matrix - o->first, o->n_gradients);
+    return cbm_fisher_scores(&o->fisher, graph, matrix - o->first);
 }
 
 /* Of all matrices, which no group's graph is larger for. */
