@@ -1179,6 +1179,35 @@ static void check_cancelling(scbm_hooks hooks, canceller *c, int64_t step_share)
     cbm_context_free(reference);
 }
 
+/* The first call of a context makes its graphs: cancelled while it does, or later, it leaves a context that gives what it
+ * would have given. A context of its own for each moment. */
+static void check_cancelling_the_first(scbm_hooks hooks, canceller *c, int64_t step_share) {
+    const cbm_explain_options options = {.steps = 8, .max_steps = 8};
+    const cbm_context_options context_options = {.hooks = &hooks};
+    const cbm_explanation *wanted, *e;
+    cbm_context *reference = context_for(sparse);
+    explain(reference, texts[0], &options, &wanted);
+    hooks.n_workers = 1;
+    for (int call = 0; call < 4; call++) {
+        int64_t n = 0;
+        for (int64_t at = 0; at <= n;
+             at += 1 + at / step_share) { /* at 0 it goes through, and its questions are counted */
+            cbm_context *ctx;
+            assert_ok(cbm_context_create(&ctx, sparse, &context_options));
+            start_calls(c, at);
+            assert_int_equal(explain_cancellably(ctx, call), at ? SCBM_ERROR_CANCELLED : SCBM_OK);
+            if (at) assert_int_equal(c->calls, at);
+            else n = c->calls;
+            start_calls(c, 0);
+            explain(ctx, texts[0], &options, &e);
+            assert_same_explanation(wanted, e);
+            cbm_context_free(ctx);
+            assert_int_equal(c->memory.held, 0);
+        }
+    }
+    cbm_context_free(reference);
+}
+
 static void every_call_of_the_progress_hook_can_cancel(void **state) {
     (void)state;
     canceller c = {.memory = {.n = 0}};
@@ -1194,6 +1223,14 @@ static void every_question_of_the_cancel_hook_can_cancel(void **state) {
     scbm_hooks hooks = allocator_hooks(&c.memory);
     hooks.cancel = cancel_at_question;
     check_cancelling(hooks, &c, 16);
+}
+
+static void the_first_call_of_a_context_can_be_cancelled(void **state) {
+    (void)state;
+    canceller c = {.memory = {.n = 0}};
+    scbm_hooks hooks = allocator_hooks(&c.memory);
+    hooks.cancel = cancel_at_question;
+    check_cancelling_the_first(hooks, &c, 8);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1397,6 +1434,7 @@ int main(void) {
         cmocka_unit_test(a_context_works_on_after_a_failure),
         cmocka_unit_test(every_call_of_the_progress_hook_can_cancel),
         cmocka_unit_test(every_question_of_the_cancel_hook_can_cancel),
+        cmocka_unit_test(the_first_call_of_a_context_can_be_cancelled),
         cmocka_unit_test(json_has_the_promised_keys),
         cmocka_unit_test(labels_are_explained_where_they_are_asked_for),
         cmocka_unit_test(a_folder_has_a_page_for_each_text_and_an_index),
