@@ -1,6 +1,7 @@
 /*
  * models/intervene/moves.c - the bits that a step moves: how many are asked for, and their flips, as nodes of graphs
  */
+#include "models/base/tensor.h"
 #include "models/intervene/intervene.h"
 
 #include <math.h>
@@ -22,13 +23,8 @@ static int64_t most_moves(const cbm_overlay_matrix *m, double portion) {
 /* A quarter more than is wanted: another concept's masks keep about as many weights. */
 static scbm_status reserve(cbm_overlay_matrix *m, int64_t wanted, const scbm_hooks *hooks) {
     const int64_t shape[2] = {2, smaller_of(wanted + wanted / 4 + 1, scbm_tensor_elements(m->parameter->tensor))};
-    scbm_tensor_forget(&m->moves);
-    scbm_release(hooks, m->moves.data);
-    m->moves.data = NULL;
-    scbm_status status = scbm_tensor_init(&m->moves, m->parameter->tensor->name, SCBM_I32, 2, shape);
-    if (status) return status;
-    m->moves.data = scbm_alloc_array(hooks, 2 * (size_t)shape[1], sizeof(int32_t));
-    return m->moves.data ? SCBM_OK : SCBM_ERROR_MEMORY;
+    cbm_tensor_release(&m->moves, hooks);
+    return cbm_tensor_create(&m->moves, m->parameter->tensor->name, SCBM_I32, 2, shape, hooks);
 }
 
 scbm_status cbm_moves_reserve(cbm_overlay *o) {

@@ -1,6 +1,7 @@
 /*
  * models/intervene/overlay.c - a backbone with masks of its own over the model's weights, and the text that it is for
  */
+#include "models/base/tensor.h"
 #include "models/intervene/intervene.h"
 
 #include <math.h>
@@ -14,13 +15,10 @@ static void free_overlay(cbm_context *ctx, void *state) {
     cbm_overlay *o = state;
     const scbm_hooks *hooks = &ctx->hooks;
     cbm_overlay_free_graphs(o);
-    scbm_tensor_forget(&o->counts);
-    scbm_release(hooks, o->counts.data);
+    cbm_tensor_release(&o->counts, hooks);
     for (int i = 0; i < o->n_matrices; i++) {
-        scbm_tensor_forget(&o->matrix[i].masks);
-        scbm_release(hooks, o->matrix[i].masks.data);
-        scbm_tensor_forget(&o->matrix[i].moves);
-        scbm_release(hooks, o->matrix[i].moves.data);
+        cbm_tensor_release(&o->matrix[i].masks, hooks);
+        cbm_tensor_release(&o->matrix[i].moves, hooks);
     }
     for (int i = 0; i < 2; i++) {
         scbm_release(hooks, o->place_numbers[i]);
@@ -44,20 +42,8 @@ static scbm_status create_matrix(cbm_overlay *o, cbm_parameter *parameter, const
     cbm_overlay_matrix *m = &o->matrix[o->n_matrices++];
     const int64_t shape[3] = {1, of_model->masks->shape[1], of_model->masks->shape[2]};
     m->parameter = of_model;
-    scbm_status status = scbm_tensor_init(&m->masks, of_model->masks->name, SCBM_I8, 3, shape);
-    if (status) return status;
-    m->masks.data = scbm_alloc_array(cbm_overlay_hooks(o), scbm_tensor_bytes(&m->masks), 1);
-    if (!m->masks.data) return SCBM_ERROR_MEMORY;
     parameter->masks = &m->masks;
-    return SCBM_OK;
-}
-
-static scbm_status create_counts(cbm_overlay *o) {
-    const int64_t n = o->n_matrices;
-    scbm_status status = scbm_tensor_init(&o->counts, "moves", SCBM_I32, 1, &n);
-    if (status) return status;
-    o->counts.data = scbm_alloc_array(cbm_overlay_hooks(o), (size_t)n, sizeof(int32_t));
-    return o->counts.data ? SCBM_OK : SCBM_ERROR_MEMORY;
+    return cbm_tensor_create(&m->masks, of_model->masks->name, SCBM_I8, 3, shape, cbm_overlay_hooks(o));
 }
 
 /* Masks of its own for every matrix; none for a dense model. */
@@ -76,7 +62,8 @@ static scbm_status create_matrices(cbm_overlay *o) {
         scbm_status status = create_matrix(o, &o->backbone.parameters[p - model->parameters], p);
         if (status) return status;
     }
-    return create_counts(o);
+    const int64_t n_matrices = o->n_matrices;
+    return cbm_tensor_create(&o->counts, "moves", SCBM_I32, 1, &n_matrices, hooks);
 }
 
 scbm_status cbm_overlay_create(cbm_context *ctx) {

@@ -1,6 +1,7 @@
 /*
  * models/prune/choose.c - scores and choices for every matrix, one after the other, as a graph each
  */
+#include "models/base/tensor.h"
 #include "models/prune/choose.h"
 
 #include <math.h>
@@ -106,10 +107,7 @@ scbm_status cbm_prune_choose(cbm_prune_run *run, int first, int n) {
  * ---------------------------------------------------------------------------------------- */
 
 static void clear_choice(const cbm_prune_run *run, cbm_prune_choice *c) {
-    for (int i = 0; i < run->n && c->next; i++) {
-        scbm_tensor_forget(&c->next[i]);
-        scbm_release(run->hooks, c->next[i].data);
-    }
+    for (int i = 0; i < run->n && c->next; i++) cbm_tensor_release(&c->next[i], run->hooks);
     scbm_release(run->hooks, c->next);
 }
 
@@ -118,11 +116,9 @@ static scbm_status copy_masks(const cbm_prune_run *run, cbm_prune_choice *c) {
     if (!c->next) return SCBM_ERROR_MEMORY;
     for (int i = 0; i < run->n; i++) {
         scbm_tensor *masks = run->matrix[i]->masks, *next = &c->next[i];
-        scbm_status status = scbm_tensor_init(next, masks->name, SCBM_I8, masks->n_dims, masks->shape);
+        scbm_status status = cbm_tensor_create(next, masks->name, SCBM_I8, masks->n_dims, masks->shape, run->hooks);
         if (!status) status = scbm_tensor_fetch(masks, run->context);
         if (status) return status;
-        next->data = scbm_alloc_array(run->hooks, scbm_tensor_bytes(masks), 1);
-        if (!next->data) return SCBM_ERROR_MEMORY;
         memcpy(next->data, masks->data, scbm_tensor_bytes(masks));
     }
     return SCBM_OK;

@@ -1,6 +1,7 @@
 /*
  * models/prune/fisher.c - sums of g gᵀ in blocks, their inverses' diagonals, and the scores
  */
+#include "models/base/tensor.h"
 #include "models/prune/fisher.h"
 
 #include <math.h>
@@ -66,10 +67,7 @@ size_t cbm_fisher_scratch(const cbm_prune_options *o) { /* two triangles and a d
 
 void cbm_fisher_clear(cbm_fisher *f) {
     scbm_tensor_forget(&f->numbers);
-    for (int i = 0; i < f->n; i++) {
-        scbm_tensor_forget(&f->matrix[i].sums);
-        scbm_release(f->hooks, f->matrix[i].sums.data);
-    }
+    for (int i = 0; i < f->n; i++) cbm_tensor_release(&f->matrix[i].sums, f->hooks);
     scbm_release(f->hooks, f->matrix);
     f->matrix = NULL;
     f->n = 0;
@@ -101,15 +99,14 @@ scbm_status cbm_fisher_create(cbm_fisher *f, const cbm_prune_options *options, c
                                   block * (block + 1) / 2};
         m->parameter = parameter[f->n];
         taken += cbm_fisher_bytes(options, weight, n_streams);
-        status = scbm_tensor_init(&m->sums, weight->name, SCBM_F64, 3, shape);
-        if (status) return status;
-        m->sums.data = scbm_alloc_array(hooks, (size_t)scbm_tensor_elements(&m->sums), sizeof(double));
-        if (!m->sums.data)
+        status = cbm_tensor_create(&m->sums, weight->name, SCBM_F64, 3, shape, hooks);
+        if (status == SCBM_ERROR_MEMORY)
             return scbm_fail(
                 SCBM_ERROR_MEMORY,
                 "pruning: out of memory at %.1f MiB of Fisher matrices; a fisher_memory of %.0f MiB makes smaller "
                 "groups of layers",
                 (double)taken / MEBIBYTE, fmax(1.0, floor((double)taken / MEBIBYTE / 2)));
+        if (status) return status;
     }
     return SCBM_OK;
 }

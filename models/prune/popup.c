@@ -1,6 +1,7 @@
 /*
  * models/prune/popup.c - subnetworks by learned scores (edge-popup; Ramanujan et al., CVPR 2020)
  */
+#include "models/base/tensor.h"
 #include "models/prune/popup.h"
 
 #include <math.h>
@@ -24,11 +25,7 @@ static scbm_status create_tensor(scbm_tensor *tensor, const char *prefix, const 
     char masks_name[SCBM_MAX_NAME], name[SCBM_MAX_NAME];
     cbm_masks_name(masks_name, weight);
     snprintf(name, sizeof name, "%s%.*s", prefix, (int)(sizeof name - strlen(prefix) - 1), masks_name);
-    scbm_status status = n_streams ? scbm_tensor_init(tensor, name, SCBM_F32, 3, shape)
-                                   : scbm_tensor_init(tensor, name, SCBM_F32, 2, shape + 1);
-    if (status) return status;
-    tensor->data = scbm_alloc_array(hooks, (size_t)scbm_tensor_elements(tensor), sizeof(float));
-    return tensor->data ? SCBM_OK : SCBM_ERROR_MEMORY;
+    return cbm_tensor_create(tensor, name, SCBM_F32, 3, shape, hooks);
 }
 
 /* |w| over the matrix's root mean square, for every stream. */
@@ -95,17 +92,12 @@ static scbm_status begin_popup(cbm_prune_run *run, int64_t steps) {
     return status ? status : create_optimizer(run, popup, steps);
 }
 
-static void release_tensor(scbm_tensor *tensor, const scbm_hooks *hooks) {
-    scbm_tensor_forget(tensor);
-    scbm_release(hooks, tensor->data);
-}
-
 static void end_popup(cbm_prune_run *run) {
     cbm_popup *popup = run->state;
     scbm_adamw_free(popup->optimizer);
     for (int i = 0; i < run->n; i++) {
-        if (popup->score) release_tensor(&popup->score[i], run->hooks);
-        if (popup->sum) release_tensor(&popup->sum[i], run->hooks);
+        if (popup->score) cbm_tensor_release(&popup->score[i], run->hooks);
+        if (popup->sum) cbm_tensor_release(&popup->sum[i], run->hooks);
     }
     scbm_release(run->hooks, popup->score);
     scbm_release(run->hooks, popup->sum);

@@ -2,6 +2,7 @@
  * models/train/run.c - a training run set up, and taken down
  */
 #include "models/base/hash.h"
+#include "models/base/tensor.h"
 #include "models/train/run.h"
 
 #include <stdio.h>
@@ -56,10 +57,7 @@ static void weigh_classes(float *weights, size_t *count, int n_classes, const in
 }
 
 static scbm_status create_weights(cbm_training_run *run, scbm_tensor *tensor, const char *name, int64_t n) {
-    scbm_status status = scbm_tensor_init(tensor, name, SCBM_F32, 1, &n);
-    if (status) return status;
-    tensor->data = scbm_alloc_array(&run->hooks, (size_t)n, sizeof(float));
-    return tensor->data ? SCBM_OK : SCBM_ERROR_MEMORY;
+    return cbm_tensor_create(tensor, name, SCBM_F32, 1, &n, &run->hooks);
 }
 
 static scbm_status create_class_weights(cbm_training_run *run) {
@@ -216,11 +214,9 @@ static scbm_status create_sums(cbm_training_run *run) {
     if (!run->accumulated || !run->sums) return SCBM_ERROR_MEMORY;
     for (size_t i = 0; i < n; i++) {
         const scbm_tensor *trained = run->trained[i];
-        scbm_status status = scbm_tensor_init(&run->accumulated[i], trained->name, SCBM_F32, trained->n_dims,
-                                              trained->shape);
+        scbm_status status = cbm_tensor_create(&run->accumulated[i], trained->name, SCBM_F32, trained->n_dims,
+                                               trained->shape, &run->hooks);
         if (status) return status;
-        run->accumulated[i].data = scbm_alloc_array(&run->hooks, (size_t)scbm_tensor_elements(trained), sizeof(float));
-        if (!run->accumulated[i].data) return SCBM_ERROR_MEMORY;
     }
     return SCBM_OK;
 }
@@ -357,11 +353,6 @@ scbm_status cbm_run_prepare_steps(cbm_training_run *run) {
     return status ? status : name_checkpoint(run);
 }
 
-static void release_tensor(scbm_tensor *tensor, const scbm_hooks *hooks) {
-    scbm_tensor_forget(tensor);
-    scbm_release(hooks, tensor->data);
-}
-
 void cbm_run_clear(cbm_training_run *run) {
     const scbm_hooks *hooks = &run->hooks;
     cbm_runner_clear(&run->runner);
@@ -375,15 +366,15 @@ void cbm_run_clear(cbm_training_run *run) {
     cbm_sequences_clear(&run->valid_sequences, hooks);
     cbm_heads_clear(&run->network.heads, hooks);
     cbm_backbone_clear(&run->network.backbone, hooks);
-    for (int i = 0; i < N_HEAD_TENSORS; i++) release_tensor(&run->head_tensors[i], hooks);
-    release_tensor(&run->label_weights, hooks);
-    release_tensor(&run->concept_weights, hooks);
+    for (int i = 0; i < N_HEAD_TENSORS; i++) cbm_tensor_release(&run->head_tensors[i], hooks);
+    cbm_tensor_release(&run->label_weights, hooks);
+    cbm_tensor_release(&run->concept_weights, hooks);
     scbm_release(hooks, run->computed);
     scbm_release(hooks, run->order);
     scbm_release(hooks, run->permutation);
     scbm_release(hooks, run->parameters);
     scbm_release(hooks, run->kept);
-    for (int i = 0; i < run->state.n_trained && run->accumulated; i++) release_tensor(&run->accumulated[i], hooks);
+    for (int i = 0; i < run->state.n_trained && run->accumulated; i++) cbm_tensor_release(&run->accumulated[i], hooks);
     scbm_release(hooks, run->accumulated);
     scbm_release(hooks, run->sums);
     scbm_release(hooks, run->trained);

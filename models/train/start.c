@@ -1,6 +1,7 @@
 /*
  * models/train/start.c - what a training run starts from: an encoder with new heads, or a trained model
  */
+#include "models/base/tensor.h"
 #include "models/base/hash.h"
 #include "models/core/keys.h"
 #include "models/data/classes.h"
@@ -37,11 +38,10 @@ static scbm_status create_head_tensor(cbm_training_run *run, int which, const ch
                                       int64_t inputs, scbm_tensor **made) {
     const int64_t shape[2] = {rows, columns};
     scbm_tensor *tensor = &run->head_tensors[which];
-    scbm_status status = scbm_tensor_init(tensor, name, SCBM_F32, columns ? 2 : 1, shape);
+    scbm_status status = cbm_tensor_create(tensor, name, SCBM_F32, columns ? 2 : 1, shape, &run->hooks);
     if (status) return status;
     int64_t n = scbm_tensor_elements(tensor);
-    float *data = tensor->data = scbm_alloc_array(&run->hooks, (size_t)n, sizeof *data);
-    if (!data) return SCBM_ERROR_MEMORY;
+    float *data = tensor->data;
     scbm_random random = {(uint64_t)run->options->seed, RANDOM_STREAM(RANDOM_HEADS, which), 0};
     double bound = 1.0 / sqrt((double)inputs);
     for (int64_t i = 0; i < n; i++) data[i] = (float)(bound * (2.0 * scbm_random_uniform(&random) - 1.0));

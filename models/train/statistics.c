@@ -1,6 +1,7 @@
 /*
  * models/train/statistics.c - what a model file says of the concepts' values over the training data
  */
+#include "models/base/tensor.h"
 #include "models/core/keys.h"
 #include "models/train/statistics.h"
 
@@ -9,10 +10,7 @@
 static scbm_status create_tensor(scbm_tensor *tensor, const char *name, scbm_type type, int64_t rows, int64_t columns,
                                  const scbm_hooks *hooks) {
     const int64_t shape[2] = {rows, columns};
-    scbm_status status = scbm_tensor_init(tensor, name, type, columns ? 2 : 1, shape);
-    if (status) return status;
-    tensor->data = scbm_alloc(hooks, scbm_tensor_bytes(tensor));
-    return tensor->data ? SCBM_OK : SCBM_ERROR_MEMORY;
+    return cbm_tensor_create(tensor, name, type, columns ? 2 : 1, shape, hooks);
 }
 
 scbm_status cbm_statistics_create(cbm_statistics *s, const cbm_heads *heads, const scbm_hooks *hooks) {
