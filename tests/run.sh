@@ -5,7 +5,14 @@
 # program tests' fuzzers are replayed with (…/replay-NAME) gets the inputs kept in tests/fuzz/corpus/NAME and is one case.
 # A test that ends with another status than 0 and counts no failure is one failure. The last line is the total.
 # RUN: what programs are run with (an emulator).
+#
+# Tests begin alike wherever they are started from: nothing to read, and no signal that is ignored (nohup, and what a shell
+# starts in the background, ignore some; a shell cannot undo that by itself).
 set -u
+if [ -z "${SIGNALS_ARE_DEFAULT:-}" ] && env --default-signal true 2>/dev/null; then
+    SIGNALS_ARE_DEFAULT=1 exec env --default-signal sh "$0" "$@"
+fi
+exec </dev/null
 RUN=${RUN:-}
 export CMOCKA_MESSAGE_OUTPUT=TAP
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # a waiting thread must not take the core of another test
