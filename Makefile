@@ -110,7 +110,7 @@ LIBRARY_SOURCES := $(CORE_SOURCES) $(TRAIN_ALONE) $(call room_sources,$(TRAIN_RO
                    $(filter-out convert/convert-hf.c,$(wildcard convert/*.c))
 PROGRAM_SOURCES := $(wildcard models/program/*.c models/program/*/*.c)
 CORE_HEADERS    := sparsecbm.h models/cbm.h
-HEADERS         := $(CORE_HEADERS) models/cbm-train.h
+HEADERS         := $(CORE_HEADERS) models/cbm-data.h models/cbm-train.h
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 
 .PHONY: programs library
@@ -313,7 +313,7 @@ install: all documents
 	$(call install_library,libsparsecbm,$(CORE_LIB),$(CORE_SHARED),Sparse concept bottleneck models: prediction and explanation,$(CORE_LIBS))
 	$(call install_library,libsparsecbm-train,$(LIB),$(SHARED),Sparse concept bottleneck models: training too,$(LIBS))
 	install -m 644 sparsecbm.h '$(ROOT)/include/sparsecbm.h'
-	@for header in cbm.h cbm-train.h; do sed 's|#include "models/|#include "|' models/$$header > '$(ROOT)/include/'$$header && \
+	@for header in cbm.h cbm-data.h cbm-train.h; do sed 's|#include "models/|#include "|' models/$$header > '$(ROOT)/include/'$$header && \
 	    chmod 644 '$(ROOT)/include/'$$header || exit 1; done
 	install -m 755 $(MAIN) '$(ROOT)/bin/sparsecbm'
 	install -m 755 $(CONVERT) '$(ROOT)/bin/sparsecbm-convert-hf'
@@ -327,7 +327,7 @@ install: all documents
 uninstall:
 	rm -f '$(ROOT)/lib/'libsparsecbm.a '$(ROOT)/lib/'libsparsecbm.so* '$(ROOT)/lib/pkgconfig/sparsecbm.pc' \
 	    '$(ROOT)/lib/'libsparsecbm-train.a '$(ROOT)/lib/'libsparsecbm-train.so* '$(ROOT)/lib/pkgconfig/sparsecbm-train.pc' \
-	    '$(ROOT)/include/sparsecbm.h' '$(ROOT)/include/cbm.h' '$(ROOT)/include/cbm-train.h' \
+	    '$(ROOT)/include/sparsecbm.h' '$(ROOT)/include/cbm.h' '$(ROOT)/include/cbm-data.h' '$(ROOT)/include/cbm-train.h' \
 	    '$(ROOT)/bin/sparsecbm' '$(ROOT)/bin/sparsecbm-convert-hf' '$(ROOT)/share/man/man1/sparsecbm.1' \
 	    '$(ROOT)/share/bash-completion/completions/sparsecbm'
 	rm -rf '$(ROOT)/share/doc/sparsecbm'

@@ -32,7 +32,7 @@ if [ -n "${SANITIZE:-}" ] || ! command -v pkg-config >/dev/null; then
 fi
 check "make install" env MAKEFLAGS= "${MAKE:-make}" BUILD="${BUILD:-build}" CC="${CC:-cc}" OPENMP="${OPENMP:-1}" install PREFIX="$work/prefix"
 for file in lib/libsparsecbm.a lib/libsparsecbm.so lib/libsparsecbm-train.a lib/libsparsecbm-train.so include/sparsecbm.h include/cbm.h \
-    include/cbm-train.h lib/pkgconfig/sparsecbm.pc lib/pkgconfig/sparsecbm-train.pc bin/sparsecbm \
+    include/cbm-data.h include/cbm-train.h lib/pkgconfig/sparsecbm.pc lib/pkgconfig/sparsecbm-train.pc bin/sparsecbm \
     bin/sparsecbm-convert-hf; do
     check "$file is installed" test -f "$work/prefix/$file"
 done

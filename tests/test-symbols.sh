@@ -24,7 +24,7 @@ trap 'rm -rf "$work"' EXIT
 
 for library in libsparsecbm libsparsecbm-train; do
     headers="sparsecbm.h models/cbm.h"
-    [ $library = libsparsecbm ] || headers="$headers models/cbm-train.h"
+    [ $library = libsparsecbm ] || headers="$headers models/cbm-data.h models/cbm-train.h"
     grep -ohE '^[a-z].*\b(scbm|cbm)_[a-z0-9_]+\(' $headers | grep -oE '(scbm|cbm)_[a-z0-9_]+\($' | tr -d '(' | sort -u >"$work/declared"
     nm -D --defined-only "$out/$library.so" | awk '$2 ~ /[TDBRVWG]/ { print $3 }' | grep -vE "$tools" | sort -u >"$work/exported"
     check "names that $library.so exports and its headers do not declare" "$(comm -13 "$work/declared" "$work/exported")"
