@@ -233,6 +233,42 @@ $(BUILD)/shadow/test-%: $(BUILD)/tests/test-%.o $(BUILD)/tests/helpers.o $(SHADO
 	@mkdir -p $(@D)
 	$(LINK) -Wl,--wrap=scbm_context_create -o $@ $(filter %.o,$^) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
 
+# The CUDA backend. It is a plug-in of its own, for machines that have CUDA's compiler; and the same source compiles as C++
+# for the CPU, against tests/cuda/cuda_runtime.h, where it is tested without a GPU.
+NVCC        ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
+NVCC_FLAGS  = -std=c++17 -O3 -I. -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -cudart static \
+              -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80
+CUDA_PLUGIN = $(OUT)/libsparsecbm-cuda.so
+CXX_FLAGS   = -std=c++17 $(CFLAGS) -ffp-contract=off -Wall -Wextra -I. -Itests/cuda -MMD -MP \
+              $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+HOSTED_CUDA = $(addprefix $(BUILD)/cuda/,sparsecbm-cuda.o shim.o) $(BUILD)/tests/cuda/register.o
+.PHONY: cuda test-cuda-host
+## cuda           libsparsecbm-cuda.so, the backend for NVIDIA GPUs (needs CUDA's nvcc; no GPU to build it)
+cuda:
+	@$(if $(NVCC),$(MAKE) --no-print-directory $(CUDA_PLUGIN),echo "CUDA's compiler (nvcc) is not on this machine: libsparsecbm-cuda.so was not built.")
+$(CUDA_PLUGIN): sparsecbm-cuda.cu sparsecbm.h
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -shared -o $@ $< -ldl
+
+$(BUILD)/cuda/sparsecbm-cuda.o: sparsecbm-cuda.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -x c++ -c $< -o $@
+$(BUILD)/cuda/shim.o: tests/cuda/shim.cc $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -c $< -o $@
+$(addprefix $(BUILD)/cuda/test-,backend gradients): $(OP_PARTS)
+$(BUILD)/cuda/test-backend: $(SHADOW)
+$(BUILD)/cuda/test-backend: CUDA_DEFAULT =
+CUDA_DEFAULT = $(BUILD)/tests/cuda/default.o -Wl,--wrap=scbm_context_create
+$(BUILD)/cuda/test-%: $(BUILD)/tests/test-%.o $(BUILD)/tests/helpers.o $(HOSTED_CUDA) $(BUILD)/tests/cuda/default.o $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter-out %/default.o,$(filter %.o,$^)) $(CUDA_DEFAULT) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS) -lstdc++
+
+## test-cuda-host the CUDA backend's source as C++ on the CPU: every op and gradient on a GPU that is not there (needs a C++ compiler)
+CUDA_TESTS = $(addprefix $(BUILD)/cuda/test-,backend)
+test-cuda-host: $(if $(shell command -v $(CXX)),$(CUDA_TESTS))
+	@$(if $(filter $(CUDA_TESTS),$^),$(TEST_ENVIRONMENT) SCBM_TEST_BACKEND=cuda tests/run.sh $(CUDA_TESTS),echo "There is no C++ compiler ($(CXX)): the CUDA backend was not tested.")
+
 ## test-long      tests that take longer: kills, repeated runs, the whole demo
 test-long: test-programs $(filter $(BUILD)/%,$(LONG_TESTS))
 	@$(TEST_ENVIRONMENT) tests/run.sh $(LONG_TESTS)

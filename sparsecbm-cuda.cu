@@ -1,0 +1,642 @@
+/*
+ * sparsecbm-cuda.cu - the CUDA backend: an NVIDIA GPU of compute capability 8.0 or later, through sparsecbm.h's backend interface
+ *
+ * Contents: the language (what kernels are written with), helpers on the device, the backend (errors, devices, memory, queues),
+ * kernels by kind (each with its shapes, what it reads and writes, and so its floor), the tables.
+ *
+ * The same source compiles as C++ for the CPU against tests/cuda/cuda_runtime.h, where it is tested on machines without a GPU.
+ * Nothing depends on the order of threads: sums run in a fixed order, and there are no atomics of floats.
+ */
+#include "sparsecbm.h"
+
+#include <cuda_runtime.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------------------------------
+ * The language. A kernel is `static __global__ void NAME(…)`; its shared memory is one struct, SHARED(struct, name), whose size
+ * is given when it is launched:
+ *     LAUNCH(queue, kernel, blocks, threads, sizeof(struct), arguments…)
+ * ---------------------------------------------------------------------------------------- */
+
+#ifdef __CUDACC__
+extern __shared__ __align__(16) unsigned char shared_bytes[];
+#define SHARED(type, name) type &name = *(type *)shared_bytes
+#define LAUNCH(queue, kernel, blocks, threads, shared, ...)                                                            \
+    kernel<<<blocks, threads, shared, stream_of(queue)>>>(__VA_ARGS__)
+#else
+#define SHARED(type, name) type &name = *(type *)shim_shared()
+#define LAUNCH(queue, kernel, blocks, threads, shared, ...)                                                            \
+    shim_launch_kernel(#kernel, kernel, blocks, threads, shared, stream_of(queue), __VA_ARGS__)
+#endif
+
+enum { WARP = 32, THREADS = 256 }; /* of a block, where nothing else is said */
+#define WHOLE_WARP 0xffffffffu
+
+/* ------------------------------------------------------------------------------------------
+ * Helpers on the device
+ * ---------------------------------------------------------------------------------------- */
+
+template <typename T> static __host__ __device__ inline T smaller(T a, T b) {
+    return a < b ? a : b;
+}
+
+template <typename T> static __host__ __device__ inline T larger(T a, T b) {
+    return a > b ? a : b;
+}
+
+static __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* The element that a thread of a grid of one dimension stands for. */
+static __device__ inline int64_t thread_index() {
+    return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+static __device__ inline float half_to_float(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+    if (rest >= 0x0f800000) return __uint_as_float(sign | rest | 0x7f800000); /* infinite, or no number */
+    return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest) * 0x1p112f));
+}
+
+/* To nearest even. */
+static __device__ inline uint16_t float_to_half(float x) {
+    uint32_t bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+    if (rest > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (rest >> 13 & 0x3ff));
+    if (rest >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (rest < 0x38800000) /* below the smallest normal one: the sum's last bit is the result's */
+        return (uint16_t)(sign | (__float_as_uint(__fadd_rn(__uint_as_float(rest), 0.5f)) - 0x3f000000));
+    return (uint16_t)(sign | ((rest + 0xfff + (rest >> 13 & 1) - 0x38000000) >> 13));
+}
+
+static __device__ inline float bf16_to_float(uint16_t b) {
+    return __uint_as_float((uint32_t)b << 16);
+}
+
+/* To nearest even. */
+static __device__ inline uint16_t float_to_bf16(float x) {
+    uint32_t bits = __float_as_uint(x);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static __device__ inline uint16_t load_u16(const uint8_t *bytes) {
+    return (uint16_t)(bytes[0] | bytes[1] << 8);
+}
+
+/* Element i of weights of any float type; rows of quantized ones are whole blocks of 32. */
+static __device__ inline float weight_at(const void *data, int type, int64_t i) {
+    const uint8_t *block;
+    int at = (int)(i % 32);
+    switch (type) {
+    case SCBM_F16: return half_to_float(((const uint16_t *)data)[i]);
+    case SCBM_BF16: return bf16_to_float(((const uint16_t *)data)[i]);
+    case SCBM_Q8_0:
+        block = (const uint8_t *)data + i / 32 * 34;
+        return half_to_float(load_u16(block)) * (float)(int8_t)block[2 + at];
+    case SCBM_Q4_0:
+        block = (const uint8_t *)data + i / 32 * 18;
+        return half_to_float(load_u16(block)) * (float)((at < 16 ? block[2 + at] & 15 : block[2 + at - 16] >> 4) - 8);
+    default: return ((const float *)data)[i];
+    }
+}
+
+/* Bit j of a row of a mask. */
+static __device__ inline int mask_bit(const uint8_t *row, int64_t j) {
+    return row[j >> 3] >> (j & 7) & 1;
+}
+
+/* The sum over a warp, in every lane the same bits. */
+static __device__ inline float warp_sum(float x) {
+    for (int by = WARP / 2; by; by /= 2) x += __shfl_xor_sync(WHOLE_WARP, x, by);
+    return x;
+}
+
+static __device__ inline float warp_max(float x) {
+    for (int by = WARP / 2; by; by /= 2) x = fmaxf(x, __shfl_xor_sync(WHOLE_WARP, x, by));
+    return x;
+}
+
+/* The sum over a block of whole warps, in every thread the same bits. `room`: a float a warp, shared. */
+static __device__ inline float block_sum(float x, float *room) {
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, warps = (int)blockDim.x / WARP;
+    x = warp_sum(x);
+    __syncthreads(); /* the room may be in use by the sum before */
+    if (!lane) room[warp] = x;
+    __syncthreads();
+    float sum = 0.0f;
+    for (int i = 0; i < warps; i++) sum += room[i];
+    return sum;
+}
+
+/* scbm_philox: counter words (counter, stream), key (seed). */
+static __device__ inline void philox(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]) {
+    uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = (uint32_t)stream,
+             c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint32_t n0 = __umulhi(0xCD9E8D57u, c2) ^ c1 ^ k0, n2 = __umulhi(0xD2511F53u, c0) ^ c3 ^ k1;
+        c1 = 0xCD9E8D57u * c2;
+        c3 = 0xD2511F53u * c0;
+        c0 = n0;
+        c2 = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Errors and devices
+ * ---------------------------------------------------------------------------------------- */
+
+enum { OLDEST_CAPABILITY = 80, MAX_DEVICES = 64 };
+
+static int is_forked; /* from a process that used a device: the driver is of no use here */
+
+static void after_fork(void) {
+    is_forked = 1;
+}
+
+static scbm_status fail_forked(void) {
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                     "cuda: this process was forked from one that had used the GPU, which cannot be used here; open it "
+                     "after the fork, or start a program of its own");
+}
+
+static scbm_status fail_cuda(cudaError_t error, const char *what) {
+    if (error == cudaErrorMemoryAllocation)
+        return scbm_fail(SCBM_ERROR_MEMORY, "cuda: out of device memory (%s)", what);
+    return scbm_fail(SCBM_ERROR_NUMERIC, "cuda: %s failed: %s", what, cudaGetErrorString(error));
+}
+
+static int capability_of(int device) {
+    int major = 0, minor = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) return 0;
+    if (cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) return 0;
+    return 10 * major + minor;
+}
+
+/* Whether the driver can be used, and how many devices it knows. */
+static scbm_status find_driver(int *n) {
+    int driver = 0, runtime = 0;
+    *n = 0;
+    if (is_forked) return fail_forked();
+    cudaError_t error = cudaDriverGetVersion(&driver);
+    if (error != cudaSuccess || !driver)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "cuda: this machine has no NVIDIA driver (libcuda.so.1)");
+    cudaRuntimeGetVersion(&runtime);
+    error = cudaGetDeviceCount(n);
+    if (error == cudaSuccess && *n > 0) return SCBM_OK;
+    cudaGetLastError();
+    *n = 0;
+    if (error == cudaErrorInsufficientDriver)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "cuda: the NVIDIA driver serves CUDA %d.%d, and this library was built with %d.%d: install a "
+                         "newer driver",
+                         driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (error == cudaErrorNoDevice || error == cudaSuccess)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "cuda: there is a driver, but no GPU that this process may use");
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "cuda: the devices cannot be listed: %s", cudaGetErrorString(error));
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Memory. What was given back is kept for the next one that wants as much: cudaMalloc is slow, and cudaFree waits for
+ * everything. When there is no more, what is kept goes back first.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct memory_block {
+    struct memory_block *next;
+    void *memory;
+    size_t bytes;
+    int is_free;
+} memory_block;
+
+typedef struct cuda_backend {
+    scbm_backend base;
+    scbm_hooks hooks;
+    int device, n_processors;
+    char name[SCBM_MAX_NAME];
+    pthread_mutex_t lock; /* of the blocks */
+    memory_block *blocks;
+} cuda_backend;
+
+static cuda_backend *backend_of(scbm_backend *backend) {
+    return (cuda_backend *)backend;
+}
+
+/* Calls of the CUDA runtime are about the thread's device. */
+static scbm_status use_device(const cuda_backend *b) {
+    if (is_forked) return fail_forked();
+    cudaError_t error = cudaSetDevice(b->device);
+    return error == cudaSuccess ? SCBM_OK : fail_cuda(error, "choosing the device");
+}
+
+static size_t block_room(size_t bytes) {
+    size_t step = bytes > 1 << 20 ? 2 << 20 : 512;
+    return bytes ? (bytes + step - 1) / step * step : step;
+}
+
+/* The smallest free block that is large enough, and at most a fourth larger. */
+static memory_block *find_block(const cuda_backend *b, size_t bytes) {
+    memory_block *best = NULL;
+    for (memory_block *m = b->blocks; m; m = m->next)
+        if (m->is_free && m->bytes >= bytes && m->bytes - bytes <= bytes / 4 && (!best || m->bytes < best->bytes))
+            best = m;
+    return best;
+}
+
+static void release_blocks(cuda_backend *b, int all) {
+    memory_block **place = &b->blocks;
+    while (*place) {
+        memory_block *m = *place;
+        if (!all && !m->is_free) {
+            place = &m->next;
+            continue;
+        }
+        *place = m->next;
+        if (!is_forked) cudaFree(m->memory);
+        scbm_release(&b->hooks, m);
+    }
+}
+
+static memory_block *new_block(cuda_backend *b, size_t bytes) {
+    memory_block *m = (memory_block *)scbm_alloc(&b->hooks, sizeof *m);
+    if (!m) return NULL;
+    m->bytes = bytes;
+    cudaError_t error = cudaMalloc(&m->memory, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        release_blocks(b, 0);
+        error = cudaMalloc(&m->memory, bytes);
+    }
+    if (error != cudaSuccess) {
+        cudaGetLastError();
+        scbm_release(&b->hooks, m);
+        return NULL;
+    }
+    m->next = b->blocks;
+    b->blocks = m;
+    return m;
+}
+
+static void *cuda_allocate(scbm_backend *backend, size_t bytes) {
+    cuda_backend *b = backend_of(backend);
+    size_t room = block_room(bytes);
+    if (room < bytes || use_device(b)) return NULL;
+    pthread_mutex_lock(&b->lock);
+    memory_block *m = find_block(b, room);
+    if (!m) m = new_block(b, room);
+    if (m) m->is_free = 0;
+    pthread_mutex_unlock(&b->lock);
+    return m ? m->memory : NULL;
+}
+
+static void cuda_deallocate(scbm_backend *backend, void *memory) {
+    cuda_backend *b = backend_of(backend);
+    pthread_mutex_lock(&b->lock);
+    for (memory_block *m = b->blocks; m; m = m->next)
+        if (m->memory == memory) m->is_free = 1;
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* Page-locked, so that copies run at the bus's speed and beside the kernels. */
+static void *cuda_stage(scbm_backend *backend, size_t bytes) {
+    void *memory = NULL;
+    if (use_device(backend_of(backend))) return NULL;
+    if (cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocDefault) == cudaSuccess) return memory;
+    cudaGetLastError();
+    return NULL;
+}
+
+static void cuda_unstage(scbm_backend *backend, void *memory) {
+    (void)backend;
+    if (!is_forked) cudaFreeHost(memory);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Queues: a CUDA stream each. What fails is kept until somebody waits.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct cuda_queue {
+    scbm_queue base;
+    cudaStream_t stream;
+    scbm_status status; /* the first failure since the last wait */
+    char error[160];
+} cuda_queue;
+
+static cudaStream_t stream_of(scbm_queue *queue) {
+    return ((cuda_queue *)queue)->stream;
+}
+
+static scbm_status cuda_queue_create(scbm_backend *backend, scbm_context *context, scbm_queue **queue) {
+    scbm_status status = use_device(backend_of(backend));
+    if (status) return status;
+    cuda_queue *q = (cuda_queue *)scbm_alloc(scbm_context_hooks(context), sizeof *q);
+    if (!q) return SCBM_ERROR_MEMORY;
+    cudaError_t error = cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking);
+    if (error != cudaSuccess) {
+        cudaGetLastError();
+        scbm_release(scbm_context_hooks(context), q);
+        return fail_cuda(error, "creating a stream");
+    }
+    *queue = &q->base;
+    return SCBM_OK;
+}
+
+static void cuda_queue_free(scbm_queue *queue) {
+    if (!is_forked) cudaStreamDestroy(stream_of(queue));
+    scbm_release(scbm_context_hooks(queue->context), queue);
+}
+
+static scbm_status keep_failure(scbm_queue *queue, cudaError_t error, const char *what) {
+    cuda_queue *q = (cuda_queue *)queue;
+    cudaGetLastError();
+    if (!q->status) {
+        q->status = fail_cuda(error, what);
+        snprintf(q->error, sizeof q->error, "%s", scbm_last_error());
+    }
+    return fail_cuda(error, what);
+}
+
+/* After a launch: whether it was taken. What it does wrong is found by the next wait. */
+static scbm_status launched(scbm_queue *queue, const scbm_kernel_call *call) {
+    cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? SCBM_OK : keep_failure(queue, error, scbm_op_of(call->node->op)->name);
+}
+
+static scbm_status copy_bytes(scbm_queue *queue, void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    scbm_status status = use_device(backend_of(queue->backend));
+    if (status || !bytes) return status;
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, stream_of(queue));
+    return error == cudaSuccess ? SCBM_OK : keep_failure(queue, error, "a copy");
+}
+
+static scbm_status cuda_upload(scbm_queue *queue, void *device, const void *host, size_t bytes) {
+    return copy_bytes(queue, device, host, bytes, cudaMemcpyHostToDevice);
+}
+
+static scbm_status cuda_download(scbm_queue *queue, void *host, const void *device, size_t bytes) {
+    return copy_bytes(queue, host, device, bytes, cudaMemcpyDeviceToHost);
+}
+
+static scbm_status cuda_wait(scbm_queue *queue) {
+    cuda_queue *q = (cuda_queue *)queue;
+    scbm_status status = use_device(backend_of(queue->backend));
+    if (status) return status;
+    cudaError_t error = cudaStreamSynchronize(q->stream);
+    if (error != cudaSuccess) keep_failure(queue, error, "the GPU's work");
+    status = q->status;
+    q->status = SCBM_OK;
+    return status ? scbm_fail(status, "%s", q->error) : SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: what all share. Each kind ends with its rows of the table.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct kernel_row {
+    scbm_op op;
+    scbm_kernel kernel;
+} kernel_row;
+
+static int64_t elements_of(const scbm_view *view) {
+    int64_t n = 1;
+    for (int i = 0; i < view->n_dims; i++) n *= view->shape[i];
+    return n;
+}
+
+static int64_t columns_of(const scbm_view *view) {
+    return view->shape[view->n_dims - 1];
+}
+
+static int64_t rows_of(const scbm_view *view) {
+    int64_t n = 1;
+    for (int i = 0; i < view->n_dims - 1; i++) n *= view->shape[i];
+    return n;
+}
+
+/* Blocks of a grid of one dimension with a thread for each of n elements. */
+static dim3 blocks_for(int64_t n, int threads = THREADS) {
+    return dim3((unsigned)ceil_div(n, threads));
+}
+
+/* Where elements of a smaller tensor b stand to those of a: b's stride in each dimension of a, or 0. */
+typedef struct pattern {
+    int n_dims, is_same; /* element i of a meets element i of b */
+    int64_t shape[SCBM_MAX_DIMS], stride[SCBM_MAX_DIMS];
+} pattern;
+
+static pattern pattern_of(const scbm_view *a, const scbm_view *b) {
+    pattern p = {};
+    int64_t stride = 1;
+    p.n_dims = a->n_dims;
+    for (int i = 1; i <= a->n_dims; i++) {
+        int64_t own = i <= b->n_dims ? b->shape[b->n_dims - i] : 1;
+        p.shape[a->n_dims - i] = a->shape[a->n_dims - i];
+        if (own != 1) p.stride[a->n_dims - i] = stride;
+        stride *= own;
+    }
+    p.is_same = elements_of(a) == elements_of(b);
+    return p;
+}
+
+static __device__ inline int64_t pattern_at(const pattern &p, int64_t i) {
+    if (p.is_same) return i;
+    int64_t at = 0;
+    for (int d = p.n_dims - 1; d >= 0; d--) {
+        at += i % p.shape[d] * p.stride[d];
+        i /= p.shape[d];
+    }
+    return at;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: elementwise
+ * ---------------------------------------------------------------------------------------- */
+
+/* y[n] = a[n] + b[pattern]: reads 4 (n + elements of b), writes 4 n bytes. */
+static __global__ void add_kernel(float *y, const float *a, const float *b, pattern p, int64_t n) {
+    int64_t i = thread_index();
+    if (i < n) y[i] = a[i] + b[pattern_at(p, i)];
+}
+
+static scbm_status cuda_add(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *b = &call->source[1];
+    int64_t n = elements_of(a);
+    if (!n) return SCBM_OK;
+    LAUNCH(queue, add_kernel, blocks_for(n), THREADS, 0, (float *)call->result[0].data, (const float *)a->data,
+           (const float *)b->data, pattern_of(a, b), n);
+    return launched(queue, call);
+}
+
+/* Reads and writes the tensor's bytes once. */
+static scbm_status cuda_copy(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0];
+    const scbm_type_info *info = scbm_type_of(a->type);
+    return copy_bytes(queue, call->result[0].data, a->data,
+                      (size_t)(elements_of(a) / info->block) * (size_t)info->block_bytes, cudaMemcpyDeviceToDevice);
+}
+
+static const kernel_row elementwise_rows[] = {
+    {SCBM_OP_ADD, {cuda_add, NULL, NULL}},
+    {SCBM_OP_COPY, {cuda_copy, NULL, NULL}},
+};
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: linear layers
+ * ---------------------------------------------------------------------------------------- */
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: attention
+ * ---------------------------------------------------------------------------------------- */
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: lookup, shapes, reductions
+ * ---------------------------------------------------------------------------------------- */
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: norms, softmax, dropout
+ * ---------------------------------------------------------------------------------------- */
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: texts (pooling, mixing) and losses
+ * ---------------------------------------------------------------------------------------- */
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: steps of optimizers, pruning, explanations
+ * ---------------------------------------------------------------------------------------- */
+
+/* ------------------------------------------------------------------------------------------
+ * The tables
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_kernel kernels[SCBM_OP_COUNT];
+
+#define ADD_ROWS(rows) add_rows(rows, (int)(sizeof rows / sizeof rows[0]))
+
+static void add_rows(const kernel_row *rows, int n) {
+    for (int i = 0; i < n; i++) kernels[rows[i].op] = rows[i].kernel;
+}
+
+static void fill_kernels(void) {
+    ADD_ROWS(elementwise_rows);
+}
+
+static const char *cuda_device_name(scbm_backend *backend) {
+    return backend_of(backend)->name;
+}
+
+static void cuda_free(scbm_backend *backend) {
+    cuda_backend *b = backend_of(backend);
+    scbm_hooks hooks = b->hooks;
+    if (!is_forked) cudaSetDevice(b->device);
+    release_blocks(b, 1);
+    pthread_mutex_destroy(&b->lock);
+    scbm_release(&hooks, b);
+}
+
+static scbm_backend_functions make_functions(void) {
+    scbm_backend_functions f = {};
+    f.version = SCBM_BACKEND_VERSION;
+    f.name = "cuda";
+    f.n_kernels = SCBM_OP_COUNT;
+    f.kernels = kernels;
+    f.alignment = 256;
+    f.free = cuda_free;
+    f.device = cuda_device_name;
+    f.queue_create = cuda_queue_create;
+    f.queue_free = cuda_queue_free;
+    f.allocate = cuda_allocate;
+    f.deallocate = cuda_deallocate;
+    f.upload = cuda_upload;
+    f.download = cuda_download;
+    f.wait = cuda_wait;
+    f.stage = cuda_stage;
+    f.unstage = cuda_unstage;
+    return f;
+}
+
+static const scbm_backend_functions functions = make_functions();
+
+static int cuda_count(void) {
+    int n;
+    return find_driver(&n) ? 0 : smaller<int>(n, MAX_DEVICES);
+}
+
+static void cuda_describe(int device, char *text, size_t size) {
+    cudaDeviceProp p;
+    if (is_forked || cudaGetDeviceProperties(&p, device) != cudaSuccess) {
+        cudaGetLastError();
+        snprintf(text, size, "a GPU that cannot be read");
+        return;
+    }
+    snprintf(text, size, "%.48s, %d.%d, %.1f GB%s", p.name, p.major, p.minor, (double)p.totalGlobalMem * 1e-9,
+             10 * p.major + p.minor < OLDEST_CAPABILITY ? " (too old: 8.0 is needed)" : "");
+}
+
+/* The number in "cuda:1"; none is 0. */
+static scbm_status parse_device(const char *text, int n, int *device) {
+    char *end;
+    long number = text ? strtol(text, &end, 10) : 0;
+    *device = (int)number;
+    if (text && (*end || !*text || text[0] < '0' || text[0] > '9'))
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "cuda: '%.40s' is no number of a device: \"cuda:0\"", text);
+    if (number >= n)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "cuda: there is no device %ld, this machine has %d, counted from 0",
+                         number, n);
+    return SCBM_OK;
+}
+
+/* Makes the driver's context on the device, which is where a card that is in use by others says so. */
+static scbm_status try_device(int device) {
+    size_t available, total;
+    int capability = capability_of(device);
+    if (capability < OLDEST_CAPABILITY)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "cuda: device %d has compute capability %d.%d, and 8.0 is the least",
+                         device, capability / 10, capability % 10);
+    cudaError_t error = cudaSetDevice(device);
+    if (error == cudaSuccess) error = cudaMemGetInfo(&available, &total);
+    if (error == cudaSuccess) return SCBM_OK;
+    cudaGetLastError();
+    return scbm_fail(error == cudaErrorMemoryAllocation ? SCBM_ERROR_MEMORY : SCBM_ERROR_UNSUPPORTED,
+                     "cuda: device %d cannot be used: %s", device, cudaGetErrorString(error));
+}
+
+static pthread_once_t prepared = PTHREAD_ONCE_INIT;
+
+static void prepare_process(void) {
+    fill_kernels();
+    pthread_atfork(NULL, NULL, after_fork);
+}
+
+static scbm_status cuda_open(scbm_backend **backend, const char *device, const scbm_backend_options *options) {
+    int n, number;
+    *backend = NULL;
+    scbm_status status = find_driver(&n);
+    if (!status) status = parse_device(device, n, &number);
+    if (!status) status = try_device(number);
+    if (status) return status;
+    pthread_once(&prepared, prepare_process);
+    cuda_backend *b = (cuda_backend *)scbm_alloc(options->hooks, sizeof *b);
+    if (!b) return SCBM_ERROR_MEMORY;
+    if (options->hooks) b->hooks = *options->hooks;
+    b->device = number;
+    cudaDeviceGetAttribute(&b->n_processors, cudaDevAttrMultiProcessorCount, number);
+    snprintf(b->name, sizeof b->name, "cuda:%d ", number);
+    cuda_describe(number, b->name + strlen(b->name), sizeof b->name - strlen(b->name));
+    pthread_mutex_init(&b->lock, NULL);
+    b->base.functions = &functions;
+    *backend = &b->base;
+    return SCBM_OK;
+}
+
+extern "C" const scbm_backend_entry scbm_cuda_entry = {SCBM_BACKEND_VERSION, "cuda", cuda_count, cuda_describe,
+                                                       cuda_open};
