@@ -79,7 +79,7 @@ endif
 FLAGS = -std=c11 $(CFLAGS) -ffp-contract=off -fPIC -fno-semantic-interposition -Wall -Wextra -Wpedantic -I. \
         $(if $(filter 1,$(WERROR)),-Werror) $(if $(FOUND_OPENMP),-fopenmp) \
         $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-CORE_LIBS = -lutf8proc -lm -pthread
+CORE_LIBS = -lutf8proc -lm -pthread -ldl
 LIBS  = -lcjson -lcsv $(CORE_LIBS)
 LINK  = $(CC) $(FLAGS) $(LDFLAGS)
 
@@ -164,9 +164,10 @@ $(BUILD)/program.a: $(call objects,$(PROGRAM_SOURCES)) Makefile
 	@rm -f $@
 	$(AR) rcs $@ $(filter %.o,$^)
 
+# Plug-ins are found where the libraries are, here and where they are installed.
 $(MAIN): $(BUILD)/models/main.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ $(LIBS)
+	$(LINK) -Wl,-rpath,'$$ORIGIN/..:$$ORIGIN/../lib' -o $@ $^ $(LIBS)
 
 $(CONVERT): $(BUILD)/convert/convert-hf.o $(BUILD)/program.a $(LIB)
 	@mkdir -p $(@D)

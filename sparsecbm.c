@@ -58,6 +58,12 @@
 #include <signal.h>
 #define HAS_POOL 1
 #endif
+/* -DSCBM_NO_PLUGINS: backends are what the program registers. */
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(SCBM_NO_PLUGINS)
+#include <dirent.h>
+#include <dlfcn.h>
+#define HAS_PLUGINS 1
+#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #endif
@@ -1396,47 +1402,314 @@ scbm_status scbm_context_check_precision(const scbm_context *context, scbm_preci
 enum { MAX_BACKENDS = 16 };
 
 static const scbm_backend_entry cpu_entry;
-static const scbm_backend_entry *backends[MAX_BACKENDS] = {&cpu_entry};
-static int n_backends = 1;
+
+/* Those that are registered, the CPU first; none is ever taken away. */
+typedef struct backend_list {
+    int n;
+    const scbm_backend_entry *entry[MAX_BACKENDS];
+} backend_list;
+
+static backend_list registered = {1, {&cpu_entry}};
+static copies_lock registered_lock = COPIES_LOCK_INIT;
+
+static backend_list list_backends(void) {
+    take_lock(&registered_lock);
+    backend_list list = registered;
+    leave_lock(&registered_lock);
+    return list;
+}
 
 /* `length`: of the name before a colon. */
-static const scbm_backend_entry *find_backend(const char *name, size_t length) {
-    for (int i = 0; i < n_backends; i++)
-        if (strlen(backends[i]->name) == length && memcmp(backends[i]->name, name, length) == 0) return backends[i];
+static const scbm_backend_entry *find_backend(const backend_list *list, const char *name, size_t length) {
+    for (int i = 0; i < list->n; i++)
+        if (strlen(list->entry[i]->name) == length && memcmp(list->entry[i]->name, name, length) == 0)
+            return list->entry[i];
     return NULL;
 }
 
-scbm_status scbm_backend_register(const scbm_backend_entry *entry) {
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789-";
+/* How many of the characters may stand in a backend's name. */
+static size_t name_span(const char *name) {
+    return strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-");
+}
+
+static scbm_status check_entry(const scbm_backend_entry *entry) {
     if (entry->version != SCBM_BACKEND_VERSION)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
                          "a backend for version %u of the interface; this library has version %d",
                          (unsigned)entry->version, SCBM_BACKEND_VERSION);
-    if (!entry->name || !*entry->name || entry->name[strspn(entry->name, letters)] || !strcmp(entry->name, "auto"))
+    if (!entry->name || !*entry->name || entry->name[name_span(entry->name)] || !strcmp(entry->name, "auto") ||
+        !strcmp(entry->name, "train"))
         return scbm_fail(SCBM_ERROR_ARGUMENT, "a backend cannot be called '%.40s'", entry->name ? entry->name : "");
     if (!entry->count || !entry->describe || !entry->open)
         return scbm_fail(SCBM_ERROR_ARGUMENT, "backend %s lacks a function", entry->name);
-    if (find_backend(entry->name, strlen(entry->name)))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "there is a backend %s already", entry->name);
-    if (n_backends == MAX_BACKENDS)
-        return scbm_fail(SCBM_ERROR_MEMORY, "backend %s: there is room for %d", entry->name, MAX_BACKENDS);
-    backends[n_backends++] = entry;
     return SCBM_OK;
+}
+
+scbm_status scbm_backend_register(const scbm_backend_entry *entry) {
+    scbm_status status = check_entry(entry);
+    if (status) return status;
+    take_lock(&registered_lock);
+    if (find_backend(&registered, entry->name, strlen(entry->name)))
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "there is a backend %s already", entry->name);
+    else if (registered.n == MAX_BACKENDS)
+        status = scbm_fail(SCBM_ERROR_MEMORY, "backend %s: there is room for %d", entry->name, MAX_BACKENDS);
+    else registered.entry[registered.n++] = entry;
+    leave_lock(&registered_lock);
+    return status;
+}
+
+static int count_devices(const scbm_backend_entry *entry) {
+    int n = entry->count();
+    return n > 0 ? n : 0;
+}
+
+/* Why a backend without a device has none. */
+static scbm_status has_no_device(const scbm_backend_entry *entry) {
+    char reason[SCBM_MAX_NAME] = "";
+    entry->describe(-1, reason, sizeof reason);
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s has no device here%s%.*s", entry->name, *reason ? ": " : "",
+                     (int)sizeof reason, reason);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Plug-ins
+ * ---------------------------------------------------------------------------------------- */
+
+#ifdef HAS_PLUGINS
+
+#define PLUGIN_PREFIX "libsparsecbm-"
+#define PLUGIN_SUFFIX ".so"
+#define PLUGIN_SYMBOL "scbm_backend_main"
+
+enum { LONGEST_FILE = 1024, LONGEST_PLUGIN = 64 };
+
+/* One thread loads at a time. */
+static copies_lock plugins_lock = COPIES_LOCK_INIT;
+
+static const scbm_host plugin_host = {
+    .version = SCBM_BACKEND_VERSION,
+    .size = sizeof(scbm_host),
+    .fail = scbm_fail,
+    .last_error = scbm_last_error,
+    .log = scbm_log,
+    .alloc = scbm_alloc,
+    .release = scbm_release,
+    .cancelled = scbm_cancelled,
+    .seconds = scbm_seconds,
+    .op_of = scbm_op_of,
+    .type_of = scbm_type_of,
+    .precision_name = scbm_precision_name,
+    .tensor_elements = scbm_tensor_elements,
+    .tensor_bytes = scbm_tensor_bytes,
+    .mask_row_bytes = scbm_mask_row_bytes,
+    .convert = scbm_convert,
+    .philox = scbm_philox,
+    .context_hooks = scbm_context_hooks,
+    .context_workers = scbm_context_workers,
+    .parallel = scbm_parallel,
+    .backend_open = scbm_backend_open,
+    .backend_close = scbm_backend_close,
+};
+
+/* The entry of a plug-in that is open. */
+static scbm_status register_plugin(void *library, const char *file, const char *name) {
+    scbm_backend_main_function entry_of;
+    *(void **)&entry_of = dlsym(library, PLUGIN_SYMBOL);
+    if (!entry_of)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s is no plug-in: it has no symbol " PLUGIN_SYMBOL, file);
+    const scbm_backend_entry *entry = entry_of(&plugin_host, SCBM_BACKEND_VERSION);
+    if (!entry)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s refuses this library, which has version %d of the interface: it was built for a later one",
+                         file, SCBM_BACKEND_VERSION);
+    if (entry->version != SCBM_BACKEND_VERSION)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s was built for version %u of the interface; this library has version %d: build it with this "
+                         "library's sparsecbm.h",
+                         file, (unsigned)entry->version, SCBM_BACKEND_VERSION);
+    if (!entry->name || strcmp(entry->name, name))
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s holds a backend of another name, '%.40s'", file,
+                         entry->name ? entry->name : "");
+    return scbm_backend_register(entry);
+}
+
+/* `file`: with a path, or without one for the loader to look for. */
+static scbm_status load_plugin(const char *file, const char *name) {
+    const backend_list list = list_backends();
+    if (find_backend(&list, name, strlen(name))) return SCBM_OK; /* by another thread meanwhile */
+    void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        const char *why = dlerror();
+        size_t length = strlen(file);
+        if (!why) why = "no reason is known";
+        if (!strncmp(why, file, length) && !strncmp(why + length, ": ", 2)) why += length + 2;
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot be loaded: %s", file, why);
+    }
+    scbm_status status = register_plugin(library, file, name);
+    if (status) dlclose(library);
+    return status;
+}
+
+/* The folders of SCBM_BACKEND_PATH, one a call, at *rest; 0: there are no more. */
+static int next_folder(const char **rest, char folder[LONGEST_FILE]) {
+    while (*rest && **rest) {
+        size_t length = strcspn(*rest, ":");
+        const char *begin = *rest;
+        *rest += length + (begin[length] != 0);
+        if (begin[0] != '/' || length >= LONGEST_FILE) continue;
+        memcpy(folder, begin, length);
+        folder[length] = 0;
+        return 1;
+    }
+    return 0;
+}
+
+static const char *path_of_environment(void) {
+#ifdef __GLIBC__
+    return secure_getenv("SCBM_BACKEND_PATH");
+#else
+    return getuid() == geteuid() && getgid() == getegid() ? getenv("SCBM_BACKEND_PATH") : NULL;
+#endif
+}
+
+/* The folder that the library was loaded from, or the program that it is linked into; "" where it is not known. A program is
+ * known to the loader by the name that it was started with, which says nothing: then Linux is asked. */
+static void folder_of_library(char folder[LONGEST_FILE]) {
+    Dl_info info;
+    *folder = 0;
+    if (dladdr(&plugin_host, &info) && info.dli_fname && info.dli_fname[0] == '/') {
+        snprintf(folder, LONGEST_FILE, "%s", info.dli_fname);
+    } else {
+        ssize_t length = readlink("/proc/self/exe", folder, LONGEST_FILE - 1);
+        folder[length > 0 ? length : 0] = 0;
+    }
+    char *slash = strrchr(folder, '/');
+    if (slash) *slash = 0;
+}
+
+/* Whether the folder has a file for the plug-in, with its path. */
+static int has_plugin(const char *folder, const char *name, char file[LONGEST_FILE]) {
+    int length = snprintf(file, LONGEST_FILE, "%s/" PLUGIN_PREFIX "%s" PLUGIN_SUFFIX, folder, name);
+    return *folder && length < LONGEST_FILE && access(file, F_OK) == 0;
+}
+
+static void find_plugin(const char *name, char file[LONGEST_FILE]) {
+    char folder[LONGEST_FILE];
+    const char *rest = path_of_environment();
+    while (next_folder(&rest, folder))
+        if (has_plugin(folder, name, file)) return;
+    folder_of_library(folder);
+    if (!has_plugin(folder, name, file)) snprintf(file, LONGEST_FILE, PLUGIN_PREFIX "%s" PLUGIN_SUFFIX, name);
+}
+
+/* Loads the plug-in that a name (before its colon) means, and registers it. */
+static scbm_status open_plugin(const char *name, size_t length) {
+    char plain[LONGEST_PLUGIN], file[LONGEST_FILE];
+    if (!length || length >= sizeof plain || name_span(name) < length)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "no plug-in is called so");
+    memcpy(plain, name, length);
+    plain[length] = 0;
+    if (!strcmp(plain, "train")) return scbm_fail(SCBM_ERROR_UNSUPPORTED, "no plug-in is called so");
+    find_plugin(plain, file);
+    take_lock(&plugins_lock);
+    scbm_status status = load_plugin(file, plain);
+    leave_lock(&plugins_lock);
+    return status;
+}
+
+/* The names of the plug-ins in a folder, each after a blank. */
+static void list_plugins(const char *folder, char *names, size_t size) {
+    const size_t before = strlen(PLUGIN_PREFIX), after = strlen(PLUGIN_SUFFIX);
+    DIR *directory = *folder ? opendir(folder) : NULL;
+    for (const struct dirent *file; directory && (file = readdir(directory)) != NULL;) {
+        size_t length = strlen(file->d_name), used = strlen(names);
+        if (length <= before + after || memcmp(file->d_name, PLUGIN_PREFIX, before) != 0) continue;
+        if (strcmp(file->d_name + length - after, PLUGIN_SUFFIX) != 0) continue;
+        int n = (int)(length - before - after);
+        if (name_span(file->d_name + before) == (size_t)n && used + (size_t)n + 2 < size)
+            snprintf(names + used, size - used, " %.*s", n, file->d_name + before);
+    }
+    if (directory) closedir(directory);
+}
+
+/* The first of the names, in the alphabet, that comes after `last`. */
+static int next_name(const char *names, char last[LONGEST_PLUGIN]) {
+    char best[LONGEST_PLUGIN] = "", name[LONGEST_PLUGIN];
+    for (const char *at = names; *at;) {
+        at += strspn(at, " ");
+        size_t length = strcspn(at, " ");
+        snprintf(name, sizeof name, "%.*s", (int)length, at);
+        at += length;
+        if (length && length < sizeof name && strcmp(name, last) > 0 && (!*best || strcmp(name, best) < 0))
+            memcpy(best, name, sizeof best);
+    }
+    memcpy(last, best, sizeof best);
+    return *best != 0;
+}
+
+static void load_plugins(const scbm_hooks *hooks) {
+    char names[4096] = "", folder[LONGEST_FILE], name[LONGEST_PLUGIN] = "", file[LONGEST_FILE];
+    const char *rest = path_of_environment();
+    while (next_folder(&rest, folder)) list_plugins(folder, names, sizeof names);
+    folder_of_library(folder);
+    list_plugins(folder, names, sizeof names);
+    while (next_name(names, name)) {
+        const backend_list list = list_backends();
+        if (find_backend(&list, name, strlen(name)) || !strcmp(name, "train")) continue;
+        if (open_plugin(name, strlen(name)))
+            scbm_log(hooks, SCBM_LOG_WARNING, "%s is not used: %s", name, error_text);
+    }
+    find_plugin("cuda", file); /* may be on the loader's path, which cannot be listed */
+    const backend_list list = list_backends();
+    if (*file != '/' && !find_backend(&list, "cuda", strlen("cuda")) && open_plugin("cuda", strlen("cuda")))
+        scbm_log(hooks, SCBM_LOG_INFO, "cuda is not used: %s", error_text);
+}
+
+#else
+
+static scbm_status open_plugin(const char *name, size_t length) {
+    (void)name, (void)length;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "it loads no plug-ins");
+}
+
+static void load_plugins(const scbm_hooks *hooks) {
+    (void)hooks;
+}
+#endif
+
+void scbm_backend_find_plugins(const scbm_hooks *hooks) {
+    load_plugins(hooks);
+    const backend_list list = list_backends();
+    for (int i = 1; i < list.n; i++)
+        if (!count_devices(list.entry[i]) && has_no_device(list.entry[i]))
+            scbm_log(hooks, SCBM_LOG_INFO, "%s", error_text);
 }
 
 /* The CPU comes last: it is always there. */
 static scbm_status open_best(scbm_backend **backend, const scbm_backend_options *options) {
-    for (int i = 1; i < n_backends; i++) {
-        if (backends[i]->count() <= 0) continue;
-        if (backends[i]->open(backend, NULL, options) == SCBM_OK) return SCBM_OK;
-        scbm_log(options->hooks, SCBM_LOG_WARNING, "%s is not used: %s", backends[i]->name, error_text);
+    scbm_backend_find_plugins(options->hooks);
+    const backend_list list = list_backends();
+    for (int i = 1; i < list.n; i++) {
+        if (!count_devices(list.entry[i])) continue;
+        if (list.entry[i]->open(backend, NULL, options) == SCBM_OK) return SCBM_OK;
+        scbm_log(options->hooks, SCBM_LOG_WARNING, "%s is not used: %s", list.entry[i]->name, error_text);
     }
     return cpu_entry.open(backend, NULL, options);
 }
 
+/* What is neither registered nor a plug-in that can be used: error_text has why not. */
+static scbm_status no_such_backend(const char *name, const backend_list *list) {
+    char names[256] = "", why[sizeof error_text];
+    snprintf(why, sizeof why, "%s", error_text);
+    for (int i = 0; i < list->n; i++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", list->entry[i]->name);
+    }
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "there is no backend '%.40s' (%s); this build has: %s", name, why, names);
+}
+
 scbm_status scbm_backend_open(scbm_backend **out, const char *name, const scbm_backend_options *options) {
     const scbm_backend_options none = {0};
-    char names[256] = "";
     *out = NULL;
     if (!name) name = cpu_entry.name;
     if (!options) options = &none;
@@ -1444,13 +1717,14 @@ scbm_status scbm_backend_open(scbm_backend **out, const char *name, const scbm_b
         if (options->reserved[i]) return scbm_fail(SCBM_ERROR_ARGUMENT, "a backend's options: reserved must be 0");
     if (!strcmp(name, "auto")) return open_best(out, options);
     const char *colon = strchr(name, ':');
-    const scbm_backend_entry *entry = find_backend(name, colon ? (size_t)(colon - name) : strlen(name));
-    if (entry) return entry->open(out, colon ? colon + 1 : NULL, options);
-    for (int i = 0; i < n_backends; i++) {
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", backends[i]->name);
+    size_t length = colon ? (size_t)(colon - name) : strlen(name);
+    backend_list list = list_backends();
+    if (!find_backend(&list, name, length)) {
+        if (open_plugin(name, length)) return no_such_backend(name, &list);
+        list = list_backends();
     }
-    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "there is no backend '%.40s'; this build has: %s", name, names);
+    const scbm_backend_entry *entry = find_backend(&list, name, length);
+    return count_devices(entry) ? entry->open(out, colon ? colon + 1 : NULL, options) : has_no_device(entry);
 }
 
 static void free_residency(scbm_backend *backend);
@@ -1463,27 +1737,27 @@ void scbm_backend_close(scbm_backend *backend) {
 
 int scbm_backend_count(void) {
     int n = 0;
-    for (int i = 0; i < n_backends; i++) {
-        int count = backends[i]->count();
-        n += count > 0 ? count : 0;
-    }
+    scbm_backend_find_plugins(NULL);
+    const backend_list list = list_backends();
+    for (int i = 0; i < list.n; i++) n += count_devices(list.entry[i]);
     return n;
 }
 
 scbm_status scbm_backend_describe(int index, scbm_backend_info *info) {
     memset(info, 0, sizeof *info);
-    int device = index;
-    for (int i = 0; i < n_backends && device >= 0; i++) {
-        int count = backends[i]->count();
-        if (device < count) {
-            if (count == 1) snprintf(info->name, sizeof info->name, "%s", backends[i]->name);
-            else snprintf(info->name, sizeof info->name, "%.80s:%d", backends[i]->name, device);
-            backends[i]->describe(device, info->description, sizeof info->description);
+    const backend_list list = list_backends();
+    int n = 0;
+    for (int i = 0; i < list.n; i++) {
+        int count = count_devices(list.entry[i]), device = index - n;
+        if (device >= 0 && device < count) {
+            if (count == 1) snprintf(info->name, sizeof info->name, "%s", list.entry[i]->name);
+            else snprintf(info->name, sizeof info->name, "%.80s:%d", list.entry[i]->name, device);
+            list.entry[i]->describe(device, info->description, sizeof info->description);
             return SCBM_OK;
         }
-        device -= count > 0 ? count : 0;
+        n += count;
     }
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no device %d: this machine has %d", index, scbm_backend_count());
+    return scbm_fail(SCBM_ERROR_ARGUMENT, "there is no device %d: this machine has %d", index, n);
 }
 
 /* ------------------------------------------------------------------------------------------

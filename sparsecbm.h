@@ -720,10 +720,12 @@ typedef struct scbm_backend_options {
 /* Opens a backend by its name:
  *     "cpu"          the CPU, with the best tier of kernels that the machine has, or the environment's SCBM_CPU
  *     "cpu:avx2"     one tier: "portable", "avx2", "avx512", "amx"; one that the machine lacks is an error
- *     "NAME", "NAME:…"   what was registered under NAME; for devices of which there are several their number follows
- *     "auto"         the first of those registered that has a device and opens, else the CPU; the log has why not
- * NULL is "cpu". A name that this build does not have is SCBM_ERROR_UNSUPPORTED, and the message lists those that it has.
- * A backend is used by any number of contexts on any threads, and is closed after all of them were freed.
+ *     "NAME", "NAME:…"   what was registered under NAME, or else the plug-in of that name; for devices of which there are
+ *                    several their number follows
+ *     "auto"         the first of those registered and of the plug-ins (see scbm_backend_find_plugins) that has a device and
+ *                    opens, else the CPU; the log has why not
+ * NULL is "cpu". A name that is not to be found, or a backend without a device here, is SCBM_ERROR_UNSUPPORTED, and the message
+ * says which there are. A backend is used by any number of contexts on any threads, and is closed after all of them were freed.
  *
  * Of the CPU: "amx", where it is best or asked for, asks Linux for matrix tiles for this process: from then on its signal
  * stacks (sigaltstack) must have room for their 8 KiB too. If they are refused "cpu" takes "avx512". */
@@ -738,23 +740,122 @@ typedef struct scbm_backend_info {
     char description[SCBM_MAX_NAME];  /* "cpu (avx2)" */
 } scbm_backend_info;
 
+/* scbm_backend_count looks for plug-ins first, describe knows those that were found then. */
 int scbm_backend_count(void);
 scbm_status scbm_backend_describe(int index, scbm_backend_info *info);
 
 /* How a kind of backend is known by its name. */
 typedef struct scbm_backend_entry {
     uint32_t version;          /* SCBM_BACKEND_VERSION: of the header that it was compiled with */
-    const char *name;          /* "cuda": small letters, digits and '-' */
-    int (*count)(void);        /* its devices on this machine; 0 also where the driver is missing */
-    void (*describe)(int device, char *text, size_t size); /* device number `device`, in a few words */
+    const char *name;          /* "cuda": small letters, digits and '-'; not "auto", nor "train" */
+    int (*count)(void);        /* its devices on this machine; 0 also where the driver is missing: then it is not opened */
+    /* Device number `device`, in a few words. -1, where there is none: why ("no NVIDIA driver"). */
+    void (*describe)(int device, char *text, size_t size);
     /* `device` is what follows the colon in the name that is opened ("1" of "cuda:1"); NULL: there was none. `options` are
      * never NULL. */
     scbm_status (*open)(scbm_backend **backend, const char *device, const scbm_backend_options *options);
 } scbm_backend_entry;
 
 /* Makes scbm_backend_open know a backend that the program links or has loaded. `entry` must stay. Refused are another version
- * of the interface and a name that is taken. To be called before other threads open or list backends. */
+ * of the interface and a name that is taken. Any thread may register, find, list and open backends at any time. */
 scbm_status scbm_backend_register(const scbm_backend_entry *entry);
+
+/* ------------------------------------------------------------------------------------------
+ * Plug-ins: backends in shared objects of their own, which link nothing of this library
+ *
+ * The plug-in NAME is a file "libsparsecbm-NAME.so", looked for in
+ *     the folders of the environment's SCBM_BACKEND_PATH, with colons between them; only those with an absolute path count,
+ *     and none in a process with more rights than its user;
+ *     the folder of the library, or of the program that it was linked into;
+ *     the loader's own path (the program's run path, LD_LIBRARY_PATH, the system's folders);
+ * and never in the current folder. The first one found is it: where that is of no use, no other is tried. It stays loaded. It has
+ * one symbol, scbm_backend_main, which is given the table of what it may call and the library's SCBM_BACKEND_VERSION, and returns
+ * its entry, whose name is NAME; one of another version is refused, by file and version. A library that was built without dlopen
+ * (-DSCBM_NO_PLUGINS, or a system that has none) finds no plug-ins: the program registers what it links.
+ *
+ * A backend's source is the same for both. Compiled with -DSCBM_PLUGIN the functions of this table are called through it, under
+ * their own names, and one file of the plug-in has
+ *     SCBM_PLUGIN_MAIN(&entry)
+ * outside of any function; nothing else of the library is to be called then.
+ *     cc -shared -fPIC -DSCBM_PLUGIN -o libsparsecbm-NAME.so NAME.c
+ * ---------------------------------------------------------------------------------------- */
+
+/* Loads the plug-ins of SCBM_BACKEND_PATH's folders and of the library's, and "cuda" of the loader's path, and registers them.
+ * The log is told, by name and reason, which cannot be used, and which registered backends have no device.
+ * "auto" and scbm_backend_count do this, too. It may be called as often as wanted: what is loaded is not loaded again. */
+void scbm_backend_find_plugins(const scbm_hooks *hooks);
+
+/* What a plug-in may call. New members come at the end. */
+typedef struct scbm_host {
+    uint32_t version;          /* SCBM_BACKEND_VERSION of the library */
+    uint32_t size;             /* sizeof(scbm_host) of the library: what lies beyond it is not there */
+    scbm_status (*fail)(scbm_status status, const char *format, ...) SCBM_PRINTF(2, 3);
+    const char *(*last_error)(void);
+    void (*log)(const scbm_hooks *hooks, scbm_log_level level, const char *format, ...) SCBM_PRINTF(3, 4);
+    void *(*alloc)(const scbm_hooks *hooks, size_t bytes);
+    void (*release)(const scbm_hooks *hooks, void *pointer);
+    scbm_status (*cancelled)(const scbm_hooks *hooks);
+    double (*seconds)(void);
+    const scbm_op_info *(*op_of)(scbm_op op);
+    const scbm_type_info *(*type_of)(scbm_type type);
+    const char *(*precision_name)(scbm_precision precision);
+    int64_t (*tensor_elements)(const scbm_tensor *tensor);
+    size_t (*tensor_bytes)(const scbm_tensor *tensor);
+    int64_t (*mask_row_bytes)(int64_t in);
+    scbm_status (*convert)(scbm_type to, void *destination, scbm_type from, const void *source, int64_t n);
+    void (*philox)(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]);
+    const scbm_hooks *(*context_hooks)(const scbm_context *context);
+    int (*context_workers)(const scbm_context *context);
+    void (*parallel)(scbm_context *context, int64_t n, scbm_task task, void *arg);
+    scbm_status (*backend_open)(scbm_backend **backend, const char *name, const scbm_backend_options *options);
+    void (*backend_close)(scbm_backend *backend);
+} scbm_host;
+
+/* The symbol of a plug-in. The library's version may be another than the plug-in's: then the entry alone is looked at, for its
+ * version, or it is NULL. */
+typedef const scbm_backend_entry *(*scbm_backend_main_function)(const scbm_host *host, uint32_t version);
+
+#ifdef SCBM_PLUGIN
+#if defined(__GNUC__) || defined(__clang__)
+#define SCBM_PLUGIN_HIDDEN __attribute__((visibility("hidden")))
+#define SCBM_PLUGIN_EXPORTED __attribute__((visibility("default")))
+#else
+#define SCBM_PLUGIN_HIDDEN
+#define SCBM_PLUGIN_EXPORTED
+#endif
+
+extern SCBM_PLUGIN_HIDDEN const scbm_host *scbm_plugin_host;
+SCBM_PLUGIN_EXPORTED const scbm_backend_entry *scbm_backend_main(const scbm_host *host, uint32_t version);
+
+#define SCBM_PLUGIN_MAIN(entry)                                                                                        \
+    const scbm_host *scbm_plugin_host;                                                                                 \
+    const scbm_backend_entry *scbm_backend_main(const scbm_host *host, uint32_t version) {                             \
+        if (version == SCBM_BACKEND_VERSION && host->size < sizeof(scbm_host)) return NULL;                            \
+        scbm_plugin_host = host;                                                                                       \
+        return (entry);                                                                                                \
+    }
+
+#define scbm_fail scbm_plugin_host->fail
+#define scbm_last_error scbm_plugin_host->last_error
+#define scbm_log scbm_plugin_host->log
+#define scbm_alloc scbm_plugin_host->alloc
+#define scbm_release scbm_plugin_host->release
+#define scbm_cancelled scbm_plugin_host->cancelled
+#define scbm_seconds scbm_plugin_host->seconds
+#define scbm_op_of scbm_plugin_host->op_of
+#define scbm_type_of scbm_plugin_host->type_of
+#define scbm_precision_name scbm_plugin_host->precision_name
+#define scbm_tensor_elements scbm_plugin_host->tensor_elements
+#define scbm_tensor_bytes scbm_plugin_host->tensor_bytes
+#define scbm_mask_row_bytes scbm_plugin_host->mask_row_bytes
+#define scbm_convert scbm_plugin_host->convert
+#define scbm_philox scbm_plugin_host->philox
+#define scbm_context_hooks scbm_plugin_host->context_hooks
+#define scbm_context_workers scbm_plugin_host->context_workers
+#define scbm_parallel scbm_plugin_host->parallel
+#define scbm_backend_open scbm_plugin_host->backend_open
+#define scbm_backend_close scbm_plugin_host->backend_close
+#endif /* SCBM_PLUGIN */
 
 /* ------------------------------------------------------------------------------------------
  * AdamW with decoupled weight decay (Loshchilov and Hutter, ICLR 2019) and clipping

@@ -409,11 +409,15 @@ static scbm_status shadow_open(scbm_backend **backend, const char *tier, const s
     return SCBM_OK;
 }
 
+static const scbm_backend_entry entry = {SCBM_BACKEND_VERSION, "shadow", shadow_devices, shadow_describe, shadow_open};
+
+#ifdef SCBM_PLUGIN
+SCBM_PLUGIN_MAIN(&entry)
+#else
 scbm_status shadow_register(void) {
-    static const scbm_backend_entry entry = {SCBM_BACKEND_VERSION, "shadow", shadow_devices, shadow_describe,
-                                             shadow_open};
     static int is_registered;
     if (is_registered) return SCBM_OK;
     is_registered = 1;
     return scbm_backend_register(&entry);
 }
+#endif

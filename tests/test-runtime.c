@@ -1004,7 +1004,7 @@ static scbm_status open_remote(scbm_backend **backend, const char *device, const
 static void entries_that_make_no_sense_are_not_registered(void **state) {
     (void)state;
     const scbm_backend_entry good = {SCBM_BACKEND_VERSION, "other", count_remotes, describe_remote, open_remote};
-    static const char *const names[] = {"cpu", "auto", "", NULL, "a:b", "a b", "GPU"};
+    static const char *const names[] = {"cpu", "auto", "train", "", NULL, "a:b", "a b", "GPU"};
     scbm_backend_entry bad = good;
     bad.version++;
     assert_error(scbm_backend_register(&bad), SCBM_ERROR_UNSUPPORTED, "version 3");
@@ -1057,7 +1057,8 @@ static void a_registered_backend_is_opened_by_its_name(void **state) {
         message[0] = 0;
         assert_ok(scbm_backend_open(&backend, "auto", &options));
         assert_string_equal(backend->functions->name, "cpu");
-        assert_string_equal(message, remote_devices ? "1 remote is not used: the driver is too old" : "");
+        assert_string_equal(message, remote_devices ? "1 remote is not used: the driver is too old"
+                                                   : "0 remote has no device here: remote number -1");
         scbm_backend_close(backend);
     }
     assert_int_equal(scbm_backend_count(), 1);

@@ -269,7 +269,7 @@ static int run_inspect(const cli_command *command, int argc, char **argv) {
     if (devices && n) return cli_misuse(command, "--devices lists devices: leave FILE out");
     if (!devices && n != 1)
         return cli_misuse(command, "one model file is expected, got %d; see %s inspect --help", n, cli_program);
-    scbm_status status = devices ? cli_print_devices(json) : inspect(path, json);
+    scbm_status status = devices ? cli_print_devices(command, json) : inspect(path, json);
     return status == SCBM_OK ? cli_finish(command) : cli_fail_status(command, status);
 }
 

@@ -100,7 +100,7 @@ int cli_texts_each(const cli_command *command, cli_texts *texts, const cli_answe
  * why. */
 int cli_open_device(const cli_command *command, const char *name, scbm_backend **backend);
 /* The devices of this machine, one a line, or as JSON. */
-scbm_status cli_print_devices(int json);
+scbm_status cli_print_devices(const cli_command *command, int json);
 
 /* ------------------------------------------------------------------------------------------
  * Sessions: what commands that run a model have in common. Zero the session and set defaults; then start (or parse),
