@@ -2754,6 +2754,34 @@ static int shape_segment_back(scbm_graph *g, scbm_node *node) {
     return result_like(g, node, x);
 }
 
+/* w [4H, H] with masks of as many streams as y [S, T, H], or without. */
+static int lstm_fits(const scbm_graph *g, const scbm_tensor *w, const scbm_tensor *offsets, const scbm_tensor *masks) {
+    return is_matrix(w) && w->shape[0] == 4 * w->shape[1] && is_offsets(g, offsets) && (!masks || masks_fit(masks, w));
+}
+
+static int shape_lstm(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *x = node->source[0], *w = node->source[1], *masks = node->source[3];
+    if (!is_tokens(x) || !lstm_fits(g, w, node->source[2], masks) || x->shape[2] != w->shape[0] ||
+        (masks && x->shape[0] != 1 && x->shape[0] != masks->shape[0]))
+        return misfit(g, node, "x f32 [S or 1, tokens, 4H], w [4H, H], offsets and masks of w are wanted");
+    const int64_t S = masks ? masks->shape[0] : x->shape[0], H = w->shape[1];
+    const int64_t state[3] = {S, g->max_tokens, H}, gates[3] = {S, g->max_tokens, 4 * H};
+    const uint8_t extent[3] = {SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED};
+    return add_result(g, node, SCBM_F32, 3, state, extent) && add_result(g, node, SCBM_F32, 3, gates, extent) &&
+           add_result(g, node, SCBM_F32, 3, state, extent);
+}
+
+static int shape_lstm_back(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dy = node->source[0], *gates = node->source[2], *w = node->source[4], *masks = node->source[6];
+    if (!is_tokens(dy) || !same_shape(node->source[1], dy) || !is_f32(node->source[1]) || !is_tokens(gates) ||
+        !same_shape(node->source[3], dy) || !is_f32(node->source[3]) || !lstm_fits(g, w, node->source[5], masks) ||
+        dy->shape[2] != w->shape[1] || gates->shape[0] != dy->shape[0] || gates->shape[2] != w->shape[0] ||
+        (masks && masks->shape[0] != dy->shape[0]))
+        return misfit(g, node, "dy, y and cells f32 [S, tokens, H], gates [S, tokens, 4H], w [4H, H], offsets and masks "
+                               "of w are wanted");
+    return result_like(g, node, gates) && result_like(g, node, dy);
+}
+
 static int shape_mix_texts(scbm_graph *g, scbm_node *node) {
     scbm_tensor *x = node->source[0], *permutation = node->source[1], *beta = node->source[2];
     if (!is_f32(x) || x->n_dims != 3 || permutation->type != SCBM_I32 || permutation->n_dims != 1 ||
@@ -3194,6 +3222,26 @@ static void backward_segment_last(scbm_graph *g, scbm_node *node, scbm_tensor *c
                  result_of(NODE(g, SCBM_OP_SEGMENT_LAST_BACK, NULL, NULL, dy[0], node->source[1], node->source[0])));
 }
 
+static void backward_segment_first_back(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], scbm_segment_first(g, dy[0], node->source[1]));
+}
+
+static void backward_segment_last_back(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    add_gradient(g, node->source[0], scbm_segment_last(g, dy[0], node->source[1]));
+}
+
+static void backward_lstm(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *x = node->source[0], *w = node->source[1], *offsets = node->source[2], *masks = source_of(node, 3);
+    const int64_t mode[4] = {g->weight_gradients, 0, 0, 0};
+    scbm_node *back = NODE(g, SCBM_OP_LSTM_BACK, NULL, node->integer, dy[0], node->result[0], node->result[1],
+                           node->result[2], w, offsets, masks);
+    if (!back) return;
+    add_broadcast_gradient(g, x, back->result[0]);
+    if (needs_gradient(g, w))
+        add_gradient(
+            g, w, result_of(NODE(g, SCBM_OP_LINEAR_BACK_W, NULL, mode, back->result[0], back->result[1], w, masks)));
+}
+
 static void backward_mix_texts(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
     add_gradient(g, node->source[0],
                  result_of(NODE(g, SCBM_OP_MIX_TEXTS_BACK, NULL, NULL, dy[0], node->source[1], node->source[2])));
@@ -3240,6 +3288,7 @@ static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
  *   rms_norm: scalar epsilon                                       clip: scalar largest norm
  *   square_sum, adamw: integer which parameter                     fisher_add, fisher_scores: integer block
  *   keep_largest: integer scbm_choice                              mask_moves, flip_bits: integer which matrix
+ *   lstm, lstm_back: integer reverse
  * ---------------------------------------------------------------------------------------- */
 
 static const op_row op_table[SCBM_OP_COUNT] = {
@@ -3346,15 +3395,17 @@ static const op_row op_table[SCBM_OP_COUNT] = {
                                .shape = shape_segment,
                                .backward = backward_segment_first,
                                .index = {OFFSETS, 1, 0, 1, 0}},
-    [SCBM_OP_SEGMENT_FIRST_BACK] = {.info = {"segment_first_back", 3, 3, 1, 0, 0, 0, 0},
+    [SCBM_OP_SEGMENT_FIRST_BACK] = {.info = {"segment_first_back", 3, 3, 1, 1, 0, 0, 0},
                                     .shape = shape_segment_back,
+                                    .backward = backward_segment_first_back,
                                     .index = {OFFSETS, 1, 2, 1, 0}},
     [SCBM_OP_SEGMENT_LAST] = {.info = {"segment_last", 2, 2, 1, 1, 0, 0, 0},
                               .shape = shape_segment,
                               .backward = backward_segment_last,
                               .index = {OFFSETS, 1, 0, 1, 0}},
-    [SCBM_OP_SEGMENT_LAST_BACK] = {.info = {"segment_last_back", 3, 3, 1, 0, 0, 0, 0},
+    [SCBM_OP_SEGMENT_LAST_BACK] = {.info = {"segment_last_back", 3, 3, 1, 1, 0, 0, 0},
                                    .shape = shape_segment_back,
+                                   .backward = backward_segment_last_back,
                                    .index = {OFFSETS, 1, 2, 1, 0}},
     [SCBM_OP_MIX_TEXTS] = {.info = {"mix_texts", 3, 3, 1, 1, 0, 0, 0},
                            .shape = shape_mix_texts,
@@ -3382,6 +3433,13 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_AGREE] = {.info = {"agree", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_agree},
     [SCBM_OP_MASK_MOVES] = {.info = {"mask_moves", 6, 6, 0, 0, 0, 0, 48}, .shape = shape_mask_moves},
     [SCBM_OP_FLIP_BITS] = {.info = {"flip_bits", 4, 4, 0, 0, 0, 0, 1}, .shape = shape_flip_bits},
+    [SCBM_OP_LSTM] = {.info = {"lstm", 3, 4, 3, 1, 0, 0, 0},
+                      .shape = shape_lstm,
+                      .backward = backward_lstm,
+                      .index = {OFFSETS, 2, 0, 1, 0}},
+    [SCBM_OP_LSTM_BACK] = {.info = {"lstm_back", 6, 7, 2, 0, 0, 0, 0},
+                           .shape = shape_lstm_back,
+                           .index = {OFFSETS, 5, 0, 1, 0}},
 };
 
 const scbm_op_info *scbm_op_of(scbm_op op) {
@@ -3579,6 +3637,12 @@ scbm_tensor *scbm_linear(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_ten
 
 scbm_tensor *scbm_group_linear(scbm_graph *g, scbm_tensor *z, scbm_tensor *w, scbm_tensor *b, scbm_tensor *groups) {
     return result_of(NODE(g, SCBM_OP_GROUP_LINEAR, NULL, NULL, z, w, groups, b));
+}
+
+scbm_tensor *scbm_lstm(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_tensor *masks, scbm_tensor *offsets,
+                       int reverse) {
+    const int64_t integer[4] = {reverse != 0, 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_LSTM, NULL, integer, x, w, offsets, masks));
 }
 
 scbm_tensor *scbm_layer_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, scbm_tensor *beta, float epsilon) {
@@ -4671,6 +4735,7 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
  *   k_binary           y[n] = a op b, b broadcast;  k_scale y = s x;  k_fill y = s
  *   k_get_rows         y[n_ids,C] = table[ids];  k_get_rows_back  dtable[rows,C] = sums of dy[n_ids,C]
  *   k_segment_mean     y[S,B,C] = mean over a text's tokens of x[S,T,C];  k_segment_mean_back  dx[S,T,C]
+ *   k_lstm             y, cells[S,T,H], gates[S,T,4H] from x[S|1,T,4H], w[4H,H];  k_lstm_back  dx[S,T,4H], before[S,T,H]
  *   k_cross_entropy    loss over groups of columns of logits[R,C];  k_cross_entropy_back  dlogits[R,C]
  *   k_colsum           y[C] = column sums of x[R,C];  k_rowsum  y[R] = row sums
  *   k_reduce           sum or sum of squares, in f64
@@ -4862,6 +4927,8 @@ enum {
     K_SP_X2 = 262144, /* floats of more than one tile that it takes: they stay in the second cache */
     K_SP_MANY = 48,   /* tokens from which it pays to compute the masked dW weight by weight */
     K_CHUNK = 8192,   /* elements of an elementwise task */
+    K_LSTM_TEXTS = 4, /* texts whose steps an LSTM's task takes together */
+    K_LSTM_ROWS = 16, /* rows of its weights that a task prepares */
     K_ATT_ROWS = 48,  /* query rows that the attention backward takes at a time */
     K_ATT_CHUNK = 96, /* query rows of an attention task */
     K_TASKS = 32,     /* aim for at least so many tasks */
@@ -4883,6 +4950,7 @@ struct k_table {
     scbm_task act, act_back, dropout, binary, scale;
     scbm_task get_rows, get_rows_back, segment_mean, segment_mean_back;
     scbm_task cross_entropy, cross_entropy_back;
+    scbm_task lstm_weights, lstm, lstm_back;
     scbm_task colsum, colsum_gather, rowsum, reduce, adamw, to_f32, from_f32;
 };
 
@@ -5130,6 +5198,25 @@ struct k_segment_run {
     const float *x;
     const int32_t *offsets;
     int64_t B, S, T, C;
+};
+
+/* One direction of an LSTM. x has S streams or one; a stream of weights is masked, or all share one. */
+struct k_lstm_args {
+    const float *x, *dy;          /* forward; backward */
+    float *y, *gates, *cells;     /* results of forward, read by backward */
+    float *dx, *before;           /* results of backward */
+    struct k_weights w;
+    const int32_t *offsets;
+    int64_t n_texts, S, x_S, T, H;
+    int reverse;
+};
+
+/* The weights as backward reads them, [4H][ld], or as forward does, transposed: [H][ld]; ld is a multiple of 32. */
+struct k_lstm_run {
+    struct k_lstm_args a;
+    float *w, *carry;             /* [streams of weights][rows][ld]; [workers] of what goes from step to step */
+    int64_t ld, stream, carried;  /* floats of a stream of w, and of a worker's carry */
+    int is_back;
 };
 
 struct k_convert_run {
@@ -8165,6 +8252,176 @@ KTASK void KT(cross_entropy_back)(void *arg, int64_t index, int worker) {
         }
 }
 
+/* ---- LSTM ----
+ * A task takes a few texts of a stream from step to step, because each step's product needs the one before. Sums of a product
+ * are in the order of the summed index, whatever the other texts of a task are. */
+
+/* Rows of the masked weights, transposed for forward. */
+KTASK void KT(lstm_weights)(void *arg, int64_t index, int worker) {
+    const struct k_lstm_run *r = arg;
+    const int64_t H = r->a.H, blocks = k_ceil(4 * H, K_LSTM_ROWS), s = index / blocks;
+    const int64_t n0 = index % blocks * K_LSTM_ROWS, n = k_min(K_LSTM_ROWS, 4 * H - n0);
+    const uint8_t *mask = r->a.w.mask ? r->a.w.mask + s * r->a.w.mask_stream : NULL;
+    float *w = r->w + s * r->stream, part[64];
+    (void)worker;
+    for (int64_t i = n0; i < n0 + n; i++)
+        for (int64_t k = 0; k < H; k += 64) {
+            const int64_t kc = k_min(64, H - k);
+            KT(weight_row)(part, &r->a.w, i, k, kc, mask ? mask + i * r->a.w.mask_row : NULL, 0);
+            if (r->is_back) memcpy(w + i * r->ld + k, part, (size_t)kc * sizeof *part);
+            else
+                for (int64_t j = 0; j < kc; j++) w[(k + j) * r->ld + i] = part[j];
+        }
+}
+
+/* z[i][n] += h[i][k] w[k][n] for the `rows` texts of a step, at most K_LSTM_TEXTS. */
+KFN void KT(lstm_product)(int rows, float *const *z, const float *const *h, const float *w, int64_t ld, int64_t K,
+                          int64_t N) {
+    for (int64_t n = 0; n < N; n += 2 * SCBM_VL) {
+        const int64_t n1 = N - n, n2 = k_max(0, N - n - SCBM_VL);
+        VF c[K_LSTM_TEXTS][2];
+        for (int i = 0; i < rows; i++) {
+            c[i][0] = v_load_n(z[i] + n, n1);
+            c[i][1] = n2 ? v_load_n(z[i] + n + SCBM_VL, n2) : v_zero();
+        }
+        for (int64_t k = 0; k < K; k++) {
+            const float *row = w + k * ld + n;
+            const VF w0 = v_load(row), w1 = v_load(row + SCBM_VL);
+            for (int i = 0; i < rows; i++) {
+                const VF a = v_set1(h[i][k]);
+                c[i][0] = v_fma(a, w0, c[i][0]);
+                c[i][1] = v_fma(a, w1, c[i][1]);
+            }
+        }
+        for (int i = 0; i < rows; i++) {
+            v_store_n(z[i] + n, c[i][0], n1);
+            if (n2) v_store_n(z[i] + n + SCBM_VL, c[i][1], n2);
+        }
+    }
+}
+
+/* The same for any number of texts, known where it is compiled. */
+KTASK void KT(lstm_products)(int rows, float *const *z, const float *const *h, const float *w, int64_t ld, int64_t K,
+                             int64_t N) {
+    switch (rows) {
+    case 1: KT(lstm_product)(1, z, h, w, ld, K, N); break;
+    case 2: KT(lstm_product)(2, z, h, w, ld, K, N); break;
+    case 3: KT(lstm_product)(3, z, h, w, ld, K, N); break;
+    case 4: KT(lstm_product)(4, z, h, w, ld, K, N); break;
+    default: break;
+    }
+}
+
+/* Gates from what they get, in place, the cell and the state of one token; `cell_before` is NULL at a text's beginning. */
+KFN void KT(lstm_cell)(float *gates, float *cell, float *y, const float *cell_before, int64_t H) {
+    for (int64_t j = 0; j < H; j += SCBM_VL) {
+        const int64_t n = H - j;
+        const VF in = KT(sigmoid)(v_load_n(gates + j, n)), forget = KT(sigmoid)(v_load_n(gates + H + j, n));
+        const VF new = KT(tanh)(v_load_n(gates + 2 * H + j, n)), out = KT(sigmoid)(v_load_n(gates + 3 * H + j, n));
+        VF c = v_mul(in, new);
+        if (cell_before) c = v_fma(forget, v_load_n(cell_before + j, n), c);
+        v_store_n(gates + j, in, n);
+        v_store_n(gates + H + j, forget, n);
+        v_store_n(gates + 2 * H + j, new, n);
+        v_store_n(gates + 3 * H + j, out, n);
+        v_store_n(cell + j, c, n);
+        v_store_n(y + j, v_mul(out, KT(tanh)(c)), n);
+    }
+}
+
+/* Text `text`'s token of a step, counted in the direction of the LSTM; -1: it has none. */
+K_INLINE int64_t KT(lstm_token)(const struct k_lstm_args *a, int64_t text, int64_t step) {
+    const int64_t first = a->offsets[text], length = a->offsets[text + 1] - first;
+    if (step < 0 || step >= length) return -1;
+    return a->reverse ? first + length - 1 - step : first + step;
+}
+
+K_INLINE int64_t KT(lstm_longest)(const struct k_lstm_args *a, int64_t from, int64_t to) {
+    int64_t longest = 0;
+    for (int64_t n = from; n < to; n++) longest = k_max(longest, a->offsets[n + 1] - a->offsets[n]);
+    return longest;
+}
+
+KTASK void KT(lstm)(void *arg, int64_t index, int worker) {
+    const struct k_lstm_run *r = arg;
+    const struct k_lstm_args *a = &r->a;
+    const int64_t groups = k_ceil(a->n_texts, K_LSTM_TEXTS), s = index / groups, H = a->H;
+    const int64_t from = index % groups * K_LSTM_TEXTS, to = k_min(a->n_texts, from + K_LSTM_TEXTS);
+    const int64_t longest = KT(lstm_longest)(a, from, to);
+    const float *x = a->x + (a->x_S > 1 ? s * a->T * 4 * H : 0), *w = r->w + (a->w.mask ? s * r->stream : 0);
+    float *gates = a->gates + s * a->T * 4 * H, *cells = a->cells + s * a->T * H, *y = a->y + s * a->T * H;
+    (void)worker;
+    for (int64_t step = 0; step < longest; step++) {
+        float *z[K_LSTM_TEXTS];
+        const float *h[K_LSTM_TEXTS];
+        int rows = 0;
+        for (int64_t n = from; n < to; n++) {
+            const int64_t t = KT(lstm_token)(a, n, step);
+            if (t < 0) continue;
+            memcpy(gates + t * 4 * H, x + t * 4 * H, (size_t)(4 * H) * sizeof *x);
+            z[rows] = gates + t * 4 * H;
+            h[rows++] = step ? y + KT(lstm_token)(a, n, step - 1) * H : NULL;
+        }
+        if (step) KT(lstm_products)(rows, z, h, w, r->ld, H, 4 * H);
+        for (int64_t n = from; n < to; n++) {
+            const int64_t t = KT(lstm_token)(a, n, step);
+            if (t < 0) continue;
+            const float *before = step ? cells + KT(lstm_token)(a, n, step - 1) * H : NULL;
+            KT(lstm_cell)(gates + t * 4 * H, cells + t * H, y + t * H, before, H);
+        }
+    }
+}
+
+/* What the gates of one token should get, from the gradients of its state, dy and dh, and of its cell, *dc, which becomes that
+ * of the cell before. */
+KFN void KT(lstm_cell_back)(float *dz, float *dc, const float *dy, const float *dh, const float *gates,
+                            const float *cell, const float *cell_before, int64_t H) {
+    const VF one = v_set1(1.0f);
+    for (int64_t j = 0; j < H; j += SCBM_VL) {
+        const int64_t n = H - j;
+        const VF in = v_load_n(gates + j, n), forget = v_load_n(gates + H + j, n);
+        const VF new = v_load_n(gates + 2 * H + j, n), out = v_load_n(gates + 3 * H + j, n);
+        const VF tanh_c = KT(tanh)(v_load_n(cell + j, n)), before = cell_before ? v_load_n(cell_before + j, n) : v_zero();
+        const VF d = v_add(v_load_n(dy + j, n), v_load_n(dh + j, n));
+        const VF c = v_fma(v_mul(d, out), v_fnma(tanh_c, tanh_c, one), v_load_n(dc + j, n));
+        v_store_n(dz + j, v_mul(v_mul(c, new), v_mul(in, v_sub(one, in))), n);
+        v_store_n(dz + H + j, v_mul(v_mul(c, before), v_mul(forget, v_sub(one, forget))), n);
+        v_store_n(dz + 2 * H + j, v_mul(v_mul(c, in), v_fnma(new, new, one)), n);
+        v_store_n(dz + 3 * H + j, v_mul(v_mul(d, tanh_c), v_mul(out, v_sub(one, out))), n);
+        v_store_n(dc + j, v_mul(c, forget), n);
+    }
+}
+
+KTASK void KT(lstm_back)(void *arg, int64_t index, int worker) {
+    const struct k_lstm_run *r = arg;
+    const struct k_lstm_args *a = &r->a;
+    const int64_t groups = k_ceil(a->n_texts, K_LSTM_TEXTS), s = index / groups, H = a->H;
+    const int64_t from = index % groups * K_LSTM_TEXTS, to = k_min(a->n_texts, from + K_LSTM_TEXTS);
+    const int64_t room = k_round(H, 32), state = s * a->T * H;
+    const float *w = r->w + (a->w.mask ? s * r->stream : 0);
+    float *carry = r->carry + worker * r->carried;
+    memset(carry, 0, (size_t)r->carried * sizeof *carry);
+    for (int64_t step = KT(lstm_longest)(a, from, to) - 1; step >= 0; step--) {
+        float *z[K_LSTM_TEXTS];
+        const float *d[K_LSTM_TEXTS];
+        int rows = 0;
+        for (int64_t n = from; n < to; n++) {
+            const int64_t t = KT(lstm_token)(a, n, step), u = KT(lstm_token)(a, n, step - 1);
+            if (t < 0) continue;
+            float *dh = carry + (n - from) * 2 * room, *dx = a->dx + (s * a->T + t) * 4 * H;
+            const float *cell_before = u < 0 ? NULL : a->cells + state + u * H;
+            KT(lstm_cell_back)(dx, dh + room, a->dy + state + t * H, dh, a->gates + (s * a->T + t) * 4 * H,
+                               a->cells + state + t * H, cell_before, H);
+            if (u < 0) memset(a->before + state + t * H, 0, (size_t)H * sizeof(float));
+            else memcpy(a->before + state + t * H, a->y + state + u * H, (size_t)H * sizeof(float));
+            memset(dh, 0, (size_t)H * sizeof *dh);
+            z[rows] = dh;
+            d[rows++] = dx;
+        }
+        if (step) KT(lstm_products)(rows, z, d, w, r->ld, 4 * H, H);
+    }
+}
+
 /* ---- Conversions ---- */
 
 KTASK void KT(to_f32)(void *arg, int64_t index, int worker) {
@@ -8241,7 +8498,7 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
             KT(attention_back), KT(attention_bias_gather), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), \
             KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
-            KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
+            KT(lstm_weights), KT(lstm), KT(lstm_back), KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
     }
 static const struct k_table KT(table) = K_TABLE(K_TIER_NAME, 0, 0, NULL, NULL);
 #ifdef SCBM_TARGET_BF16
@@ -8993,6 +9250,34 @@ K_OP void k_segment_mean_back(const struct k_exec *ex, float *dx, const float *d
                               int64_t S, int64_t T, int64_t C) {
     struct k_segment_run r = {dx, dy, offsets, B, S, T, C};
     k_run(ex, S * B, S * T * C, ex->k->segment_mean_back, &r);
+}
+
+/* ---- LSTM ---- */
+
+static void k_lstm_plan(const struct k_exec *ex, struct k_lstm_run *r) {
+    const int64_t H = r->a.H, streams = r->a.w.mask ? r->a.S : 1;
+    r->ld = k_round(r->is_back ? H : 4 * H, 32);
+    r->stream = (r->is_back ? 4 * H : H) * r->ld;
+    r->carried = K_LSTM_TEXTS * 2 * k_round(H, 32);
+    r->w = ex->scratch;
+    r->carry = r->w ? r->w + streams * r->stream : NULL;
+}
+
+K_OP size_t k_lstm_scratch(const struct k_exec *ex, const struct k_lstm_args *a, int is_back) {
+    struct k_lstm_run r = {.a = *a, .is_back = is_back};
+    k_lstm_plan(ex, &r);
+    return k_floats((a->w.mask ? a->S : 1) * r.stream) + (is_back ? k_floats(ex->n_workers * r.carried) : 0);
+}
+
+K_OP void k_lstm(const struct k_exec *ex, const struct k_lstm_args *a, int is_back) {
+    struct k_lstm_run r = {.a = *a, .is_back = is_back};
+    const int64_t streams = a->w.mask ? a->S : 1, blocks = k_ceil(4 * a->H, K_LSTM_ROWS);
+    k_lstm_plan(ex, &r);
+    if (a->n_texts == 0) return;
+    memset(r.w, 0, (size_t)(streams * r.stream) * sizeof *r.w);
+    k_run(ex, streams * blocks, streams * 4 * a->H * a->H, ex->k->lstm_weights, &r);
+    k_run(ex, a->S * k_ceil(a->n_texts, K_LSTM_TEXTS), a->S * a->T * 4 * a->H * a->H,
+          is_back ? ex->k->lstm_back : ex->k->lstm, &r);
 }
 
 K_OP size_t k_cross_entropy_scratch(const struct k_exec *ex, int64_t R) {
@@ -10109,6 +10394,68 @@ static scbm_status cpu_segment_token_back(scbm_queue *queue, const scbm_kernel_c
     return SCBM_OK;
 }
 
+static struct k_lstm_args lstm_args(const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0], *y = &call->result[0], *w = &call->source[1], *masks = &call->source[3];
+    return (struct k_lstm_args){.x = x->data,
+                                .y = y->data,
+                                .gates = call->result[1].data,
+                                .cells = call->result[2].data,
+                                .w = weights_of(w, call->node->n_sources > 3 ? masks : NULL),
+                                .offsets = call->source[2].data,
+                                .n_texts = call->texts,
+                                .S = y->shape[0],
+                                .x_S = x->shape[0],
+                                .T = y->shape[1],
+                                .H = w->shape[1],
+                                .reverse = (int)call->node->integer[0]};
+}
+
+static struct k_lstm_args lstm_back_args(const scbm_kernel_call *call) {
+    const scbm_view *dy = &call->source[0], *w = &call->source[4], *masks = &call->source[6];
+    return (struct k_lstm_args){.dy = dy->data,
+                                .y = call->source[1].data,
+                                .gates = call->source[2].data,
+                                .cells = call->source[3].data,
+                                .dx = call->result[0].data,
+                                .before = call->result[1].data,
+                                .w = weights_of(w, call->node->n_sources > 6 ? masks : NULL),
+                                .offsets = call->source[5].data,
+                                .n_texts = call->texts,
+                                .S = dy->shape[0],
+                                .x_S = dy->shape[0],
+                                .T = dy->shape[1],
+                                .H = w->shape[1],
+                                .reverse = (int)call->node->integer[0]};
+}
+
+static size_t lstm_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call);
+    const struct k_lstm_args a = lstm_args(call);
+    return k_lstm_scratch(&exec, &a, 0);
+}
+
+static size_t lstm_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call);
+    const struct k_lstm_args a = lstm_back_args(call);
+    return k_lstm_scratch(&exec, &a, 1);
+}
+
+static scbm_status cpu_lstm(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call);
+    const struct k_lstm_args a = lstm_args(call);
+    for (int i = 0; i < 3; i++) zero_outside(call, &call->result[i], a.offsets);
+    k_lstm(&exec, &a, 0);
+    return SCBM_OK;
+}
+
+static scbm_status cpu_lstm_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call);
+    const struct k_lstm_args a = lstm_back_args(call);
+    for (int i = 0; i < 2; i++) zero_outside(call, &call->result[i], a.offsets);
+    k_lstm(&exec, &a, 1);
+    return SCBM_OK;
+}
+
 /* y_n = β x_n + (1 − β) x_π(n), or its transpose. */
 static scbm_status cpu_mix_texts(scbm_queue *queue, const scbm_kernel_call *call) {
     const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
@@ -10910,6 +11257,8 @@ static const scbm_kernel cpu_kernels[SCBM_OP_COUNT] = {
     [SCBM_OP_AGREE] = {cpu_agree, choice_scratch, NULL},
     [SCBM_OP_MASK_MOVES] = {cpu_mask_moves, mask_moves_scratch, NULL},
     [SCBM_OP_FLIP_BITS] = {cpu_flip_bits, NULL, NULL},
+    [SCBM_OP_LSTM] = {cpu_lstm, lstm_scratch, NULL},
+    [SCBM_OP_LSTM_BACK] = {cpu_lstm_back, lstm_back_scratch, NULL},
 };
 
 static void cpu_free(scbm_backend *backend) {

@@ -462,6 +462,15 @@ scbm_tensor *scbm_attention_mix_transposed(scbm_graph *g, scbm_tensor *p, scbm_t
 
 scbm_tensor *scbm_attention_bias(scbm_graph *g, scbm_tensor *bias, scbm_tensor *offsets, int64_t context);
 
+/* One direction of an LSTM (Hochreiter and Schmidhuber, 1997; the gates as PyTorch has them) over each text, from its last
+ * token to its first if `reverse`; a text begins with zeros. x [S or 1, T, 4H] is what the gates (input, forget, cell, output)
+ * get of the tokens and the biases, a linear layer's result; w [4H, H], of any float type, what they get of the state before,
+ * with masks I8 [S, 4H, scbm_mask_row_bytes(H)] or NULL. The states, [S, T, H]. (The node's other results are the gates
+ * [S, T, 4H] and cells [S, T, H]; lstm_back, of dy, y, gates, cells, w, offsets and masks, gives the gradient of x, stream by
+ * stream, and the state before each token, of which linear_back_w makes that of w in any of its modes.) */
+scbm_tensor *scbm_lstm(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_tensor *masks, scbm_tensor *offsets,
+                       int reverse);
+
 /* x [S, T, d] to [S, N, d]: each text's mean, its first or its last token. An empty text gives zeros. */
 scbm_tensor *scbm_segment_mean(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
 scbm_tensor *scbm_segment_first(scbm_graph *g, scbm_tensor *x, scbm_tensor *offsets);
@@ -594,6 +603,8 @@ typedef enum scbm_op {
     SCBM_OP_AGREE,
     SCBM_OP_MASK_MOVES,
     SCBM_OP_FLIP_BITS,
+    SCBM_OP_LSTM,
+    SCBM_OP_LSTM_BACK,
     SCBM_OP_COUNT
 } scbm_op;
 
@@ -608,7 +619,7 @@ struct scbm_node {
     scbm_tensor *result[SCBM_MAX_RESULTS];
     /* What the op needs beside tensors; which of them counts is in the op's row. */
     float scalar[2];    /* factor, epsilon, scale, fill, dropout's p, clipping norm */
-    int64_t integer[4]; /* activation, heads, causal, first column, context, mode, dropout's place, which parameter */
+    int64_t integer[4]; /* activation, heads, causal, first column, context, mode, dropout's place, which parameter, reverse */
 };
 
 typedef struct scbm_op_info {

@@ -1224,6 +1224,73 @@ static void cases_flip_bits(maker *m) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * LSTM
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct lstm_shape {
+    int batch, s, x_s, size;
+    scbm_type type;
+    mask_kind masks;
+} lstm_shape;
+
+static const lstm_shape lstms[] = {
+    {ONE_TOKEN, 1, 1, 1, SCBM_F32, UNMASKED},  {TEXTS_3, 1, 1, 5, SCBM_F32, UNMASKED},
+    {SPARE, 3, 1, 33, SCBM_F32, RANDOM},       {EMPTY_ENDS, 2, 2, 17, SCBM_F32, RANDOM},
+    {LONG, 2, 2, 8, SCBM_F32, UNMASKED},       {LONGER, 2, 1, 40, SCBM_F32, SPARSE},
+    {MANY, 1, 1, 9, SCBM_F32, UNMASKED},       {NOBODY, 2, 1, 6, SCBM_F32, RANDOM},
+    {TEXTS_3, 2, 1, 96, SCBM_F32, RANDOM},     {SPARE, 1, 1, 70, SCBM_F32, ONES},
+    {TEXTS_3, 2, 2, 12, SCBM_F32, ZEROS},      {ONE_TEXT, 2, 1, 20, SCBM_BF16, RANDOM},
+    {ONE_TEXT, 1, 1, 11, SCBM_F16, UNMASKED},  {ONE_TEXT, 2, 1, 64, SCBM_Q8_0, RANDOM},
+    {ONE_TEXT, 1, 1, 32, SCBM_Q4_0, UNMASKED},
+};
+static const lstm_shape small_lstms[] = {
+    {SMALL_ONE, 1, 1, 1, SCBM_F32, UNMASKED}, {SMALL_TWO, 1, 1, 3, SCBM_F32, UNMASKED},
+    {SMALL_SPARE, 2, 1, 2, SCBM_F32, RANDOM}, {SMALL_SPARE, 2, 2, 3, SCBM_F32, RANDOM},
+    {SMALL_TWO, 2, 2, 2, SCBM_F32, UNMASKED},
+};
+
+/* Weights of a size at which a long text does not blow rounding up. */
+static void put_recurrent(op_case *c, int i, int flags, const lstm_shape *l) {
+    put_weights(c, i, flags, l->type, DIMS(4 * l->size, l->size));
+    float *w = c->source[i].tensor.data;
+    for (int64_t j = 0; l->type == SCBM_F32 && j < n_elements(c, i); j++) w[j] /= sqrtf((float)l->size);
+}
+
+/* sources: x, w, offsets, masks */
+static void lstm_forward(op_case *c, const lstm_shape *l) {
+    put_f32(c, 0, GRADIENT, DIMS(l->x_s, T_DIM, 4 * l->size));
+    put_recurrent(c, 1, WEIGHT | GRADIENT, l);
+    put_offsets(c, 2);
+    put_masks(c, 3, l->masks, l->s, 4 * l->size, l->size);
+}
+
+/* sources: dy, y, gates, cells, w, offsets, masks; y, gates and cells are what forward gives. Until it has, x lies where the
+ * gates will. */
+static void lstm_backward(op_case *c, const lstm_shape *l) {
+    const int from[4] = {2, 4, 5, 6};
+    for (int i = 0; i < 4; i++) put_f32(c, i, INPUT, DIMS(l->s, T_DIM, (i == 2 ? 4 : 1) * l->size));
+    put_recurrent(c, 4, WEIGHT, l);
+    put_offsets(c, 5);
+    put_masks(c, 6, l->masks, l->s, 4 * l->size, l->size);
+    const scbm_tensor *const like[3] = {&c->source[1].tensor, &c->source[2].tensor, &c->source[3].tensor};
+    put_result(c, 1, SCBM_OP_LSTM, 4, from, 3, like, 0);
+    put_result(c, 3, SCBM_OP_LSTM, 4, from, 3, like, 2);
+    put_result(c, 2, SCBM_OP_LSTM, 4, from, 3, like, 1);
+}
+
+static void cases_lstm(maker *m) {
+    const lstm_shape *list = m->small ? small_lstms : lstms;
+    for (int i = 0; i < 2 * (m->small ? COUNT_OF(small_lstms) : COUNT_OF(lstms)); i++) {
+        const lstm_shape *l = &list[i / 2];
+        op_case c = start(m, m->small ? &small_batches[l->batch] : &batches[l->batch]);
+        c.integer[0] = i % 2;
+        if (m->op == SCBM_OP_LSTM) lstm_forward(&c, l);
+        else lstm_backward(&c, l);
+        emit(m, &c);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
  * The table of ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -1287,6 +1354,8 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_AGREE] = cases_agree,
         [SCBM_OP_MASK_MOVES] = cases_mask_moves,
         [SCBM_OP_FLIP_BITS] = cases_flip_bits,
+        [SCBM_OP_LSTM] = cases_lstm,
+        [SCBM_OP_LSTM_BACK] = cases_lstm,
     };
     maker m = {op, small, visit, user, 0};
     if (makers[op]) makers[op](&m);

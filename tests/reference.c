@@ -1149,6 +1149,127 @@ static void flip_bits(ref_call *c) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * LSTM
+ * ---------------------------------------------------------------------------------------- */
+
+/* A number and how exact it is. */
+typedef struct rough {
+    double value, size;
+} rough;
+
+static double sigmoid(double x) {
+    return 1.0 / (1.0 + exp(-x));
+}
+
+/* Token t's place in the text that begins at `first`, walked in the direction of the LSTM. */
+static int64_t lstm_place(const ref_call *c, int64_t first, int64_t length, int64_t step) {
+    return c->integer[0] ? first + length - 1 - step : first + step;
+}
+
+/* What gate g of neuron j gets: of the token, and of the state before (NULL: there is none). */
+static rough gate_input(const ref_call *c, int64_t s, int64_t t, int64_t row, const rough *before, int64_t h_n) {
+    const ref_array *x = &c->source[0], *w = &c->source[1], *masks = &c->source[3];
+    double value = x->value[((x->shape[0] == 1 ? 0 : s) * x->shape[1] + t) * 4 * h_n + row];
+    rough z = {value, fabs(value)};
+    for (int64_t k = 0; before && k < h_n; k++) {
+        if (!is_kept(masks, s, row, k)) continue;
+        z.value += w->value[row * h_n + k] * before[k].value;
+        z.size += fabs(w->value[row * h_n + k]) * (fabs(before[k].value) + before[k].size);
+    }
+    return z;
+}
+
+static rough gate_of(rough z, int is_tanh) {
+    double y = is_tanh ? tanh(z.value) : sigmoid(z.value);
+    return (rough){y, fabs(y) + (is_tanh ? 1.0 - y * y : y * (1.0 - y)) * z.size};
+}
+
+/* One token; h and cell are those of the state before, and become those of this one. */
+static void lstm_token(ref_call *c, int64_t s, int64_t t, int is_first, rough *h, rough *cell, int64_t h_n) {
+    rough *z = checked(calloc((size_t)(4 * h_n) + 1, sizeof *z));
+    int64_t t_n = c->result[0].shape[1];
+    for (int64_t row = 0; row < 4 * h_n; row++) {
+        z[row] = gate_of(gate_input(c, s, t, row, is_first ? NULL : h, h_n), row / h_n == 2);
+        set(&c->result[1], (s * t_n + t) * 4 * h_n + row, z[row].value, z[row].size);
+    }
+    for (int64_t j = 0; j < h_n; j++) {
+        rough in = z[j], forget = z[h_n + j], new = z[2 * h_n + j], out = z[3 * h_n + j], before = cell[j];
+        double value = forget.value * before.value + in.value * new.value, tanh_c = tanh(value);
+        double size = forget.value * before.size + fabs(before.value) * forget.size + in.value * new.size +
+                      fabs(new.value) * in.size;
+        cell[j] = (rough){value, size};
+        h[j] = (rough){out.value * tanh_c,
+                       fabs(tanh_c) * out.size + out.value * ((1.0 - tanh_c * tanh_c) * size + fabs(tanh_c))};
+        set(&c->result[2], (s * t_n + t) * h_n + j, cell[j].value, cell[j].size);
+        set(&c->result[0], (s * t_n + t) * h_n + j, h[j].value, h[j].size);
+    }
+    free(z);
+}
+
+static void lstm(ref_call *c) {
+    const ref_array *offsets = &c->source[2];
+    int64_t h_n = last(&c->source[1]), s_n = c->result[0].shape[0];
+    rough *h = checked(calloc((size_t)h_n + 1, sizeof *h)), *cell = checked(calloc((size_t)h_n + 1, sizeof *cell));
+    for (int64_t s = 0; s < s_n; s++)
+        for (int64_t n = 0; n < offsets->n - 1; n++) {
+            int64_t first = (int64_t)offsets->value[n], length = (int64_t)offsets->value[n + 1] - first;
+            memset(cell, 0, (size_t)h_n * sizeof *cell);
+            for (int64_t step = 0; step < length; step++)
+                lstm_token(c, s, lstm_place(c, first, length, step), step == 0, h, cell, h_n);
+        }
+    free(h);
+    free(cell);
+    for (int i = 0; i < 3; i++) c->result[i].terms = (double)h_n;
+}
+
+/* One token: dh and dc come from the token behind it, and leave for the one before it, at `before` (-1: there is none). */
+static void lstm_token_back(ref_call *c, int64_t s, int64_t t, int64_t before, rough *dh, rough *dc, int64_t h_n) {
+    const ref_array *dy = &c->source[0], *y = &c->source[1], *gates = &c->source[2], *cells = &c->source[3];
+    const ref_array *w = &c->source[4], *masks = &c->source[6];
+    int64_t t_n = dy->shape[1], at = (s * t_n + t) * h_n, earlier = (s * t_n + before) * h_n;
+    for (int64_t j = 0; j < h_n; j++) {
+        const double *gate = gates->value + 4 * at + j;
+        double in = gate[0], forget = gate[h_n], new = gate[2 * h_n], out = gate[3 * h_n];
+        double cell_before = before < 0 ? 0.0 : cells->value[earlier + j], tanh_c = tanh(cells->value[at + j]);
+        rough d = {dy->value[at + j] + dh[j].value, fabs(dy->value[at + j]) + dh[j].size};
+        rough cell = {d.value * out * (1.0 - tanh_c * tanh_c) + dc[j].value, d.size * out + dc[j].size};
+        double to_in = new *in, to_forget = cell_before *forget, to_out = tanh_c *out;
+        set(&c->result[0], 4 * at + j, cell.value * to_in * (1.0 - in), cell.size * fabs(to_in));
+        set(&c->result[0], 4 * at + h_n + j, cell.value * to_forget * (1.0 - forget), cell.size * fabs(to_forget));
+        set(&c->result[0], 4 * at + 2 * h_n + j, cell.value * in * (1.0 - new *new), cell.size * in);
+        set(&c->result[0], 4 * at + 3 * h_n + j, d.value * to_out * (1.0 - out), d.size * fabs(to_out));
+        set(&c->result[1], at + j, before < 0 ? 0.0 : y->value[earlier + j], 0.0);
+        dc[j] = (rough){cell.value * forget, cell.size * forget};
+        dh[j] = (rough){0.0, 0.0};
+    }
+    for (int64_t row = 0; row < 4 * h_n; row++)
+        for (int64_t k = 0; k < h_n; k++) {
+            if (!is_kept(masks, s, row, k)) continue;
+            double weight = w->value[row * h_n + k], z = c->result[0].value[4 * at + row];
+            dh[k].value += weight * z;
+            dh[k].size += fabs(weight) * (c->result[0].scale ? c->result[0].scale[4 * at + row] : fabs(z));
+        }
+}
+
+static void lstm_back(ref_call *c) {
+    const ref_array *offsets = &c->source[5];
+    int64_t h_n = last(&c->source[4]), s_n = c->source[0].shape[0];
+    rough *dh = checked(calloc((size_t)h_n + 1, sizeof *dh)), *dc = checked(calloc((size_t)h_n + 1, sizeof *dc));
+    for (int64_t s = 0; s < s_n; s++)
+        for (int64_t n = 0; n < offsets->n - 1; n++) {
+            int64_t first = (int64_t)offsets->value[n], length = (int64_t)offsets->value[n + 1] - first;
+            memset(dh, 0, (size_t)h_n * sizeof *dh);
+            memset(dc, 0, (size_t)h_n * sizeof *dc);
+            for (int64_t step = length - 1; step >= 0; step--)
+                lstm_token_back(c, s, lstm_place(c, first, length, step),
+                                step ? lstm_place(c, first, length, step - 1) : -1, dh, dc, h_n);
+        }
+    free(dh);
+    free(dc);
+    c->result[0].terms = 4.0 * (double)h_n;
+}
+
+/* ------------------------------------------------------------------------------------------
  * All ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -1212,6 +1333,8 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_AGREE] = agree,
         [SCBM_OP_MASK_MOVES] = mask_moves,
         [SCBM_OP_FLIP_BITS] = flip_bits,
+        [SCBM_OP_LSTM] = lstm,
+        [SCBM_OP_LSTM_BACK] = lstm_back,
     };
     for (int i = 0; i < call->n_results; i++) {
         ref_array *a = &call->result[i];

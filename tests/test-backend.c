@@ -417,6 +417,8 @@ static void bad_indices_are_errors(void **state) {
                                   SCBM_OP_SEGMENT_FIRST_BACK,
                                   SCBM_OP_SEGMENT_LAST,
                                   SCBM_OP_SEGMENT_LAST_BACK,
+                                  SCBM_OP_LSTM,
+                                  SCBM_OP_LSTM_BACK,
                                   SCBM_OP_MIX_TEXTS,
                                   SCBM_OP_MIX_TEXTS_BACK,
                                   SCBM_OP_CROSS_ENTROPY,
