@@ -441,8 +441,8 @@ scbm_status cbm_contributions_of(cbm_context *ctx, const cbm_prediction *predict
  *
  * Of each text and concept the tokens (special ones aside) with the largest attribution are taken, at least one of them,
  * and p is the probability of the class that the concept reads in the whole text: comprehensiveness is p(text) − p(text
- * without them), sufficiency p(text) − p(they alone), means over texts and concepts. Good attributions have a large
- * comprehensiveness and a small sufficiency. */
+ * without them), sufficiency p(text) − p(they alone), means over texts and concepts. Of a vanilla model p is the
+ * probability of the predicted label. Good attributions have a large comprehensiveness and a small sufficiency. */
 
 typedef struct cbm_method_faithfulness {
     int method;
@@ -470,13 +470,15 @@ typedef struct cbm_global_options {
     int64_t sample;              /* texts whose words are attributed, evenly spaced over the data; 0: 200; negative: all */
     int n_words;                 /* of each class at most; 0: 10 */
     int faithfulness;            /* 1: measure it on the sample too */
+    int labels;                  /* 1: words towards the predicted label too, which takes as long again; of a vanilla model
+                                    they are all there is, and are always attributed */
     cbm_explain_options explain; /* steps of integrated gradients, and the seed of faithfulness's random baseline, which
                                     draws by a text's row; the rest is not looked at */
     uint64_t reserved[8];        /* zeros */
 } cbm_global_options;
 
-/* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class. Words are
- * compared as the tokenizer normalizes them. */
+/* A word's integrated gradients towards a class, over its occurrences in texts whose concept reads this class; or towards a
+ * label, in texts that are predicted it. Words are compared as the tokenizer normalizes them. */
 typedef struct cbm_word_influence {
     const char *text; /* "unforgettable": the pieces put together */
     int64_t count;    /* occurrences */
@@ -485,7 +487,7 @@ typedef struct cbm_word_influence {
 } cbm_word_influence;
 
 typedef struct cbm_global_report {
-    const cbm_subnetworks *subnetworks; /* the context's */
+    const cbm_subnetworks *subnetworks; /* the context's; NULL in a vanilla model */
     size_t n_texts, n_explained, n_truncated;
     int n_concepts, n_labels, n_classes; /* K, Y, C = Σ R_k; concept k's classes start at first_class[k] */
     const int *first_class;              /* [K + 1] */
@@ -498,6 +500,8 @@ typedef struct cbm_global_report {
     const double *importance;            /* [K]: the mean |contribution| over all texts */
     const cbm_word_influence *words;     /* [C, most_words]: the most influential first, with positive scores only */
     const int *n_words;                  /* [C]: how many there are */
+    const cbm_word_influence *label_words; /* [Y, most_words]; NULL: not attributed */
+    const int *n_label_words;              /* [Y] */
     int most_words;
     const cbm_faithfulness *faithfulness; /* NULL: not measured */
 } cbm_global_report;

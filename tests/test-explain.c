@@ -666,14 +666,15 @@ static void what_cannot_be_explained_is_an_error(void **state) {
         assert_error(cbm_describe_subnetworks(ctx, &s), SCBM_ERROR_UNSUPPORTED, "no concepts");
         assert_non_null(strstr(cbm_context_error(ctx), "no concepts"));
         assert_null(s);
-        assert_error(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, &f), SCBM_ERROR_UNSUPPORTED,
-                     "no concepts");
-        assert_error(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED,
-                     "no concepts");
-        if (i) assert_error(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no label");
         cbm_context_free(ctx);
     }
     cbm_model_free(vanilla);
+    ctx = context_for(encoder);
+    assert_error(cbm_measure_faithfulness(ctx, texts, NULL, N_TEXTS, NULL, &f), SCBM_ERROR_UNSUPPORTED, "no label");
+    assert_error(cbm_global_report_create(&report, ctx, texts, NULL, N_TEXTS, NULL), SCBM_ERROR_UNSUPPORTED,
+                 "no label");
+    assert_error(cbm_explain(ctx, "tasty", NULL, &e), SCBM_ERROR_UNSUPPORTED, "no label");
+    cbm_context_free(ctx);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -937,41 +938,54 @@ static void join_words(char *text, const char *const *words, int n, const int *i
         if (is_taken[i] == taken) small_append(text, 256, words[i]);
 }
 
+enum { N_ABLATED = 6 };
+static const char *const ablated_words[N_ABLATED] = {"tasty", "soup", "and", "rude", "waiter", "monday"};
+static const char ablated_text[] = "tasty soup and rude waiter monday";
+
+/* The probability of a class that concept k (−1: the label) reads in another text. */
+static double probability_of(const cbm_model *model, const char *text, int k, int class_index) {
+    cbm_context *ctx = context_for(model);
+    const cbm_prediction *p;
+    assert_ok(cbm_predict(ctx, text, &p));
+    double probability = (double)(k < 0 ? p->probabilities : p->concepts[k].probabilities)[class_index];
+    cbm_context_free(ctx);
+    return probability;
+}
+
+/* Half of the words with the largest attributions are taken away, or kept alone: the drops of the probability. */
+static void ablate_by_hand(const cbm_model *model, const cbm_explained_logit *logit, int k, int class_index,
+                           double drop[2]) {
+    int is_taken[N_ABLATED] = {0};
+    const float *value = logit->words[INTEGRATED_GRADIENTS];
+    const double p = probability_of(model, ablated_text, k, class_index);
+    for (int taken = 0; taken < N_ABLATED / 2; taken++) {
+        int best = -1;
+        for (int i = 0; i < N_ABLATED; i++)
+            if (!is_taken[i] && (best < 0 || value[i] > value[best])) best = i;
+        is_taken[best] = 1;
+    }
+    for (int alone = 0; alone < 2; alone++) {
+        char text[256];
+        join_words(text, ablated_words, N_ABLATED, is_taken, alone);
+        drop[alone] = p - probability_of(model, text, k, class_index);
+    }
+}
+
 /* In a small model every word is a token: half of the tokens are taken away by taking words away. */
 static void faithfulness_is_that_of_texts_without_words(void **state) {
     (void)state;
-    enum { N = 6 };
-    static const char *const words[N] = {"tasty", "soup", "and", "rude", "waiter", "monday"};
-    static const char *const text = "tasty soup and rude waiter monday";
     double comprehensiveness = 0.0, sufficiency = 0.0;
     cbm_context *ctx = context_for(sparse);
     const cbm_explanation *e;
     const cbm_faithfulness *f;
-    explain(ctx, text, NULL, &e);
+    explain(ctx, ablated_text, NULL, &e);
     for (int k = 0; k < K; k++) {
-        int is_taken[N] = {0};
-        char without[256], alone[256];
-        double p = (double)e->concepts[k].result->probability;
-        int class_index = e->concepts[k].result->class_index;
-        for (int taken = 0; taken < N / 2; taken++) {
-            int best = -1;
-            for (int i = 0; i < N; i++)
-                if (!is_taken[i] && (best < 0 || e->concepts[k].logit.words[INTEGRATED_GRADIENTS][i] >
-                                                     e->concepts[k].logit.words[INTEGRATED_GRADIENTS][best]))
-                    best = i;
-            is_taken[best] = 1;
-        }
-        join_words(without, words, N, is_taken, 0);
-        join_words(alone, words, N, is_taken, 1);
-        cbm_context *other = context_for(sparse);
-        cbm_prediction prediction;
-        assert_ok(predict_value(other, without, &prediction));
-        comprehensiveness += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
-        assert_ok(predict_value(other, alone, &prediction));
-        sufficiency += (p - (double)prediction.concepts[k].probabilities[class_index]) / K;
-        cbm_context_free(other);
+        double drop[2];
+        ablate_by_hand(sparse, &e->concepts[k].logit, k, e->concepts[k].result->class_index, drop);
+        comprehensiveness += drop[0] / K;
+        sufficiency += drop[1] / K;
     }
-    const char *const only[] = {text, ""};
+    const char *const only[] = {ablated_text, ""};
     assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, NULL, &f));
     assert_int_equal(f->n, 1); /* the empty text has nothing to take away */
     assert_true(f->n_shares == 5 && f->share[4] == 0.5);
@@ -992,6 +1006,25 @@ static void faithfulness_is_that_of_texts_without_words(void **state) {
     assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 2, &no_steps, &f));
     assert_int_equal(f->n_methods, N_METHODS - 1);
     cbm_context_free(ctx);
+}
+
+static void faithfulness_of_a_vanilla_model_is_about_its_label(void **state) {
+    (void)state;
+    cbm_model *vanilla = small_model(encoder, CBM_VANILLA, 0.0, in_folder("ablated.gguf"));
+    cbm_context *ctx = context_for(vanilla);
+    const char *const only[] = {ablated_text};
+    const cbm_explanation *e;
+    const cbm_faithfulness *f;
+    double drop[2];
+    explain(ctx, ablated_text, NULL, &e);
+    ablate_by_hand(vanilla, &e->labels[0].logit, -1, e->prediction->label_index, drop);
+    assert_ok(cbm_measure_faithfulness(ctx, only, NULL, 1, NULL, &f));
+    assert_true(f->n == 1 && f->n_methods == N_METHODS && f->share[4] == 0.5);
+    assert_near(f->methods[INTEGRATED_GRADIENTS].comprehensiveness[4], drop[0], 1e-6);
+    assert_near(f->methods[INTEGRATED_GRADIENTS].sufficiency[4], drop[1], 1e-6);
+    assert_true(fabs(drop[0]) > 1e-3);
+    cbm_context_free(ctx);
+    cbm_model_free(vanilla);
 }
 
 static void a_global_report_counts_what_predictions_say(void **state) {
@@ -1040,6 +1073,78 @@ static void a_global_report_counts_what_predictions_say(void **state) {
     cbm_global_report_free(report);
     cbm_dataset_clear(&data);
     cbm_context_free(ctx);
+}
+
+/* A word's attributions to the predicted label, added up over texts that are explained one by one. */
+typedef struct label_word {
+    const char *text;
+    double sum[SMALL_LABELS];
+    int64_t count[SMALL_LABELS], texts[SMALL_LABELS];
+} label_word;
+
+static scbm_status add_label_word(void *user, size_t i, const cbm_explanation *e) {
+    label_word *w = user;
+    const int y = e->labels[0].label;
+    (void)i;
+    w->texts[y]++;
+    for (int j = 0; j < e->n_words; j++) {
+        const cbm_explained_token *token = &e->tokens[e->words[j].first_token];
+        if (strcmp(token->piece, w->text) != 0) continue;
+        w->count[y]++;
+        w->sum[y] += (double)e->labels[0].logit.words[INTEGRATED_GRADIENTS][j];
+    }
+    return SCBM_OK;
+}
+
+static void check_label_word(const cbm_global_report *r, const label_word *w, int *n_found) {
+    for (int y = 0; y < SMALL_LABELS; y++) {
+        const cbm_word_influence *list = r->label_words + y * r->most_words;
+        assert_int_equal(r->label_count[y], w->texts[y]);
+        for (int i = 0; i < r->n_label_words[y]; i++) {
+            assert_true(list[i].score > 0 && (i == 0 || list[i].score <= list[i - 1].score));
+            if (strcmp(list[i].text, w->text) != 0) continue;
+            assert_int_equal(list[i].count, w->count[y]);
+            assert_near(list[i].mean, w->sum[y] / (double)w->count[y], 1e-9);
+            ++*n_found;
+        }
+    }
+}
+
+/* Of a vanilla model they are all there is; of others they come when asked for, and change nothing else. */
+static void a_global_report_lists_the_words_of_labels(void **state) {
+    (void)state;
+    enum { N = 24 };
+    static const int predicted[] = {CBM_PREDICTED};
+    const cbm_explain_options one_by_one = {.labels = predicted, .n_labels = 1, .n_neurons = -1};
+    cbm_model *vanilla = small_model(encoder, CBM_VANILLA, 0.0, in_folder("global.gguf"));
+    const cbm_model *const both[] = {vanilla, sparse};
+    cbm_dataset data;
+    assert_ok(small_data(&data, 4000, N));
+    const char *const *text = (const char *const *)data.text;
+    for (int m = 0; m < 2; m++) {
+        cbm_context *ctx = context_for(both[m]);
+        const cbm_global_options options = {.sample = -1, .n_words = 64, .labels = m, .faithfulness = 1},
+                                 plain = {.sample = -1, .n_words = 64};
+        cbm_global_report *report, *without;
+        assert_ok(cbm_global_report_create(&report, ctx, text, data.text_length, N, &options));
+        assert_ok(cbm_global_report_create(&without, ctx, text, data.text_length, N, &plain));
+        assert_true((without->label_words == NULL) == m && report->faithfulness->n == N);
+        assert_true((report->subnetworks == NULL) == !m && report->n_concepts == (m ? K : 0));
+        for (int c = 0; c < report->n_classes; c++) assert_int_equal(report->n_words[c], without->n_words[c]);
+        int n_found = 0;
+        static const char *const words[] = {"tasty", "rude", "kind", "soup"};
+        for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+            label_word word = {.text = words[i]};
+            assert_ok(cbm_explain_batch(ctx, text, data.text_length, N, &one_by_one, add_label_word, &word));
+            check_label_word(report, &word, &n_found);
+        }
+        assert_true(n_found > 0);
+        cbm_global_report_free(report);
+        cbm_global_report_free(without);
+        cbm_context_free(ctx);
+    }
+    cbm_dataset_clear(&data);
+    cbm_model_free(vanilla);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1316,7 +1421,9 @@ static void labels_are_explained_where_they_are_asked_for(void **state) {
         assert_near(logit, cJSON_GetArrayItem(member(object, "logits"), n)->valuedouble, 1e-6);
         if (!cJSON_GetObjectItem(label, "tokens")) continue;
         explained++;
-        assert_keys(label, "name probability logit bias contributions tokens baseline_logit target_logit steps converged difference");
+        assert_keys(
+            label,
+            "name probability logit bias contributions tokens baseline_logit target_logit steps converged difference");
         assert_keys(member(label, "tokens")->child, "text start end gradient_input integrated_gradients");
     }
     assert_int_equal(n, SMALL_LABELS);
@@ -1369,7 +1476,19 @@ static void the_command_explains_vanilla_models(void **state) {
         explained += cJSON_GetObjectItem(label, "tokens") != NULL;
     assert_int_equal(explained, 1);
     cJSON_Delete(object);
-    assert_non_null(strstr(run("plain.gguf", "--global x", 1), "a vanilla model"));
+    output = run("plain.gguf", "--global \"tasty soup\" rude kind --faithfulness", 0);
+    assert_non_null(strstr(output, "  label "));
+    assert_non_null(strstr(output, "the drop of the predicted label's probability, over 3 texts\n"));
+    assert_null(strstr(output, "reads "));
+    assert_null(strstr(output, "concept"));
+    object = cJSON_Parse(run("plain.gguf", "--global --json \"tasty soup\" rude kind", 0));
+    assert_keys(object, "texts texts_explained labels concepts");
+    assert_keys(member(object, "labels")->child, "name texts words");
+    cJSON_Delete(object);
+    assert_non_null(strstr(run("plain.gguf", "--global --labels x", 2), "--labels has no effect with --global"));
+    object = cJSON_Parse(run("sparse.gguf", "--global --labels --json \"tasty soup\" rude kind", 0));
+    assert_keys(member(object, "labels")->child, "name texts contributions words");
+    cJSON_Delete(object);
     char options[256];
     snprintf(options, sizeof options, "x --html '%s'", in_folder("plain.html"));
     run("plain.gguf", options, 0);
@@ -1388,7 +1507,6 @@ static void text_output_and_errors_of_the_command(void **state) {
     static const struct {
         const char *arguments, *message;
     } wrong[] = {{"--faithfulness x", "--faithfulness needs --global"},
-                 {"--global --labels x", "--labels is about single texts"},
                  {"--global --steps 0 x", "--steps cannot be 0"},
                  {"--steps -1 x", "--steps wants"}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -1429,7 +1547,9 @@ int main(void) {
         cmocka_unit_test(only_a_single_explanation_leaves_a_text_to_intervene_on),
         cmocka_unit_test(attention_that_tokens_receive_adds_up_to_one),
         cmocka_unit_test(faithfulness_is_that_of_texts_without_words),
+        cmocka_unit_test(faithfulness_of_a_vanilla_model_is_about_its_label),
         cmocka_unit_test(a_global_report_counts_what_predictions_say),
+        cmocka_unit_test(a_global_report_lists_the_words_of_labels),
         cmocka_unit_test(running_out_of_memory_is_an_error_without_leaks),
         cmocka_unit_test(a_context_works_on_after_a_failure),
         cmocka_unit_test(every_call_of_the_progress_hook_can_cancel),

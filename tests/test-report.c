@@ -98,9 +98,10 @@ static void global_texts(cbm_dataset *data) {
     data->text_length[3] = strlen(data->text[3]);
 }
 
+/* With faithfulness come the words of labels, too. */
 static cbm_context *explain_all(const cbm_model *model, int faithfulness, cbm_global_report **report) {
     cbm_dataset data;
-    const cbm_global_options options = {.faithfulness = faithfulness};
+    const cbm_global_options options = {.faithfulness = faithfulness, .labels = faithfulness};
     cbm_context *ctx = context_for(model);
     global_texts(&data);
     assert_ok(
@@ -911,6 +912,15 @@ static void pages_of_vanilla_models_are_about_labels_and_words(void **state) {
     assert_has(page, "What the words say for the label");
     assert_null(strstr(page, "subnetworks"));
     assert_null(strstr(page, "id=\"concepts\""));
+    free(page);
+    page = globally_explained(vanilla, 1);
+    assert_true(check_page(page) > 20);
+    check_ids(page);
+    assert_null(strstr(page, "{{"));
+    assert_has(page, "towards the predicted label: their sum");
+    assert_has(page, "and the label is read again");
+    assert_null(strstr(page, "#concepts"));
+    assert_null(strstr(page, "ubnetworks"));
     free(page);
     const cbm_report_entry entry = {.page = "1.html", .text = "tasty", .length = 5};
     assert_ok(cbm_report_index_html(in_folder("index.html"), "vanilla", vanilla, &entry, 1, NULL));

@@ -231,19 +231,20 @@ scbm_status cbm_plan_explanation(cbm_explain_plan *plan, const cbm_model *model,
 scbm_status cbm_explain_each(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
                              const cbm_explain_plan *plan, cbm_explanation_function function, void *user);
 
-/* The same for a sample whose words are looked at: the predicted classes, no labels, no neurons; with every method that the
- * model and the steps allow, baselines too. */
+/* The same for a sample whose words are looked at: the predicted classes, no labels (of a vanilla model the predicted one),
+ * no neurons; with every method that the model and the steps allow, baselines too. */
 scbm_status cbm_plan_measurement(cbm_explain_plan *plan, const cbm_model *model, const cbm_explain_options *options);
 
 /* Faithfulness under way: create, add texts, take the means, clear. */
 typedef struct cbm_ablation {
     cbm_sequences variants; /* of one text: without the chosen tokens, and they alone */
-    float *logits;          /* [variants, C] */
+    float *logits;          /* [variants, C or Y] */
     int32_t *order, *place; /* [candidates] by attribution; the candidates' places in the text */
     uint8_t *chosen;        /* [tokens] */
     size_t logits_capacity, order_capacity, place_capacity, chosen_capacity;
     size_t n;                                /* texts that counted */
-    double *comprehensiveness, *sufficiency; /* [methods, shares]: sums over texts and concepts, then their means */
+    double *comprehensiveness, *sufficiency; /* [methods, shares]: sums over texts and concepts (of a vanilla model over
+                                                texts, of the label), then their means */
     cbm_method_faithfulness *methods;
     cbm_faithfulness result;
 } cbm_ablation;
@@ -253,7 +254,7 @@ scbm_status cbm_ablation_create(cbm_ablation *ablation, const scbm_hooks *hooks)
 /* Adds a text; every explanation of an ablation has the same methods. */
 scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *ablation, const cbm_explanation *explanation);
 /* Takes the means of these methods; the result is the ablation's. */
-const cbm_faithfulness *cbm_ablation_finish(cbm_ablation *ablation, int n_concepts, uint64_t methods);
+const cbm_faithfulness *cbm_ablation_finish(cbm_ablation *ablation, const cbm_model *model, uint64_t methods);
 void cbm_ablation_clear(cbm_ablation *ablation, const scbm_hooks *hooks);
 
 #endif

@@ -17,6 +17,15 @@ void cbm_ablation_clear(cbm_ablation *a, const scbm_hooks *hooks) {
     memset(a, 0, sizeof *a);
 }
 
+/* What is read of a text and ablated: its concepts' classes, or of a vanilla model its label. */
+static int count_readings(const cbm_model *model) {
+    return model->network.heads.n_concepts ? model->network.heads.n_concepts : 1;
+}
+
+static const float *attribution_of(const cbm_explanation *e, int reading, int method) {
+    return (e->n_concepts ? &e->concepts[reading].logit : &e->labels[0].logit)->tokens[method];
+}
+
 /* ------------------------------------------------------------------------------------------
  * The variants of a text
  * ---------------------------------------------------------------------------------------- */
@@ -66,13 +75,15 @@ static scbm_status add_variants(cbm_ablation *a, const cbm_explanation *e, int64
     return SCBM_OK;
 }
 
-static scbm_status list_variants(cbm_ablation *a, const cbm_explanation *e, int64_t n, const scbm_hooks *hooks) {
+static scbm_status list_variants(cbm_ablation *a, const cbm_explanation *e, int n_readings, int64_t n,
+                                 const scbm_hooks *hooks) {
     scbm_status status = SCBM_OK;
     cbm_sequences_reset(&a->variants);
-    for (int k = 0; k < e->n_concepts; k++) {
+    for (int k = 0; k < n_readings; k++) {
         for (int m = 0; m < e->n_methods && !status; m++) {
-            if (!e->concepts[k].logit.tokens[m]) continue;
-            sort_candidates(a, n, e->concepts[k].logit.tokens[m]);
+            const float *attribution = attribution_of(e, k, m);
+            if (!attribution) continue;
+            sort_candidates(a, n, attribution);
             status = add_variants(a, e, n, hooks);
         }
     }
@@ -80,20 +91,31 @@ static scbm_status list_variants(cbm_ablation *a, const cbm_explanation *e, int6
 }
 
 /* ------------------------------------------------------------------------------------------
- * What the concepts say of them
+ * What the model reads in them
  * ---------------------------------------------------------------------------------------- */
 
-/* Adds a method's drops of probability of concept k, from variant *next on. */
-static void add_drops(cbm_ablation *a, const cbm_heads *heads, const cbm_concept_result *result, int k, int method,
-                      int64_t n, size_t *next) {
+/* The class that is read in the whole text, and where its logits stand among those of a text. */
+typedef struct text_reading {
+    int first, n_classes, class_index;
+    double probability;
+} text_reading;
+
+static text_reading reading_of(const cbm_heads *heads, const cbm_prediction *p, int k) {
+    if (!heads->n_concepts) return (text_reading){0, p->n_labels, p->label_index, (double)p->probability};
+    const cbm_concept_result *concept = &p->concepts[k];
+    return (text_reading){heads->groups[k], concept->n_classes, concept->class_index, (double)concept->probability};
+}
+
+/* Adds a method's drops of probability, from variant *next on, of `width` logits each. */
+static void add_drops(cbm_ablation *a, const text_reading *reading, size_t width, int method, int64_t n, size_t *next) {
     double drop[2] = {0.0, 0.0};
     int64_t done = 0;
     for (int s = 0; s < N_SHARES; s++) {
         int64_t count = count_of_share(s, n);
         for (int alone = 0; alone < 2 && count != done; alone++) {
-            float *logits = a->logits + (*next)++ * (size_t)heads->n_classes + heads->groups[k];
-            cbm_softmax(logits, result->n_classes, logits);
-            drop[alone] = (double)result->probability - (double)logits[result->class_index];
+            float *logits = a->logits + (*next)++ * width + reading->first;
+            cbm_softmax(logits, reading->n_classes, logits);
+            drop[alone] = reading->probability - (double)logits[reading->class_index];
         }
         done = count;
         a->comprehensiveness[method * N_SHARES + s] += drop[0];
@@ -134,19 +156,22 @@ scbm_status cbm_ablation_create(cbm_ablation *a, const scbm_hooks *hooks) {
 scbm_status cbm_ablation_add(cbm_context *ctx, cbm_ablation *a, const cbm_explanation *e) {
     const cbm_heads *heads = &ctx->model->network.heads;
     const scbm_hooks *hooks = &ctx->hooks;
+    const size_t width = (size_t)cbm_n_logits(heads);
+    const int n_readings = count_readings(ctx->model);
     scbm_status status = take_room(a, (size_t)e->n_tokens, hooks);
     int64_t n = status ? 0 : list_candidates(a, e);
     if (!n) return status;
-    status = list_variants(a, e, n, hooks);
+    status = list_variants(a, e, n_readings, n, hooks);
     if (!status)
-        status = scbm_grow(hooks, (void **)&a->logits, &a->logits_capacity, a->variants.n * (size_t)heads->n_classes,
-                           sizeof *a->logits);
+        status = scbm_grow(hooks, (void **)&a->logits, &a->logits_capacity, a->variants.n * width, sizeof *a->logits);
     if (!status) status = cbm_runner_run(&ctx->runner, CBM_FORWARD_LOGITS, &a->variants, a->logits, NULL, NULL);
     if (status) return status;
     size_t next = 0;
-    for (int k = 0; k < e->n_concepts; k++)
+    for (int k = 0; k < n_readings; k++) {
+        const text_reading reading = reading_of(heads, e->prediction, k);
         for (int m = 0; m < e->n_methods; m++)
-            if (e->concepts[k].logit.tokens[m]) add_drops(a, heads, e->concepts[k].result, k, m, n, &next);
+            if (attribution_of(e, k, m)) add_drops(a, &reading, width, m, n, &next);
+    }
     a->n++;
     return SCBM_OK;
 }
@@ -165,8 +190,8 @@ static double take_means(double *values, double n) {
     return mean;
 }
 
-const cbm_faithfulness *cbm_ablation_finish(cbm_ablation *a, int n_concepts, uint64_t methods) {
-    const double n = (double)a->n * n_concepts;
+const cbm_faithfulness *cbm_ablation_finish(cbm_ablation *a, const cbm_model *model, uint64_t methods) {
+    const double n = (double)a->n * count_readings(model);
     cbm_faithfulness *f = &a->result;
     *f = (cbm_faithfulness){a->n, 0, N_SHARES, shares, a->methods};
     for (int m = 0; m < cbm_attribution_method_count(); m++) {
@@ -217,12 +242,11 @@ static scbm_status measure(cbm_context *ctx, const char *const *texts, const siz
                            const cbm_explain_options *options, const cbm_faithfulness **faithfulness) {
     cbm_explain_plan plan;
     measurement m = {.ctx = ctx};
-    scbm_status status = cbm_check_concepts(ctx->model);
-    if (!status) status = cbm_plan_measurement(&plan, ctx->model, options);
+    scbm_status status = cbm_plan_measurement(&plan, ctx->model, options);
     if (!status) status = find_ablation(ctx, &m.ablation);
     plan.what = "faithfulness";
     if (!status) status = cbm_explain_each(ctx, texts, lengths, n, &plan, add_text, &m);
-    if (!status) *faithfulness = cbm_ablation_finish(m.ablation, ctx->model->network.heads.n_concepts, plan.methods);
+    if (!status) *faithfulness = cbm_ablation_finish(m.ablation, ctx->model, plan.methods);
     return status;
 }
 

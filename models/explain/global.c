@@ -10,10 +10,10 @@
 #define DEFAULT_SAMPLE 200
 #define DEFAULT_WORDS 10
 
-/* A word and a class that its texts' concept reads. */
+/* A word and a class that its texts' concept reads, or the label that they are predicted. */
 typedef struct word_entry {
     char *text;
-    int32_t class_number; /* of the C */
+    int32_t class_number; /* of the C, which the Y labels follow */
     int64_t count;
     double sum;
 } word_entry;
@@ -26,6 +26,8 @@ typedef struct global_report {
     int *first_class, *n_words;
     int64_t *label_count, *class_count;
     double *contribution, *absolute, *importance;
+    float *numbers; /* scratch: one text's prediction points here */
+    cbm_concept_result *concepts;
     cbm_word_influence *words;
     cbm_ablation ablation;
     int method;               /* of attribution, that words are ranked by */
@@ -48,8 +50,9 @@ void cbm_global_report_free(cbm_global_report *report) {
     const scbm_hooks *hooks = hooks_of(r);
     for (size_t i = 0; i < r->n_entries; i++) scbm_release(hooks, r->entry[i].text);
     cbm_ablation_clear(&r->ablation, hooks);
-    void *const memory[] = {r->first_class, r->n_words, r->label_count, r->class_count, r->contribution, r->absolute,
-                            r->importance,  r->words,   r->entry,       r->table,       r->word};
+    void *const memory[] = {r->first_class, r->n_words,    r->label_count, r->class_count, r->contribution,
+                            r->absolute,    r->importance, r->numbers,     r->concepts,    r->words,
+                            r->entry,       r->table,      r->word};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) scbm_release(hooks, memory[i]);
     scbm_release(hooks, r);
 }
@@ -73,11 +76,16 @@ static void count_prediction(global_report *r, const cbm_prediction *p) {
     }
 }
 
+/* Predictions are filled in one at a time: of many texts only their tokens and logits are held at once. */
 static scbm_status count_predictions(global_report *r, const char *const *texts, const size_t *lengths, size_t n) {
-    size_t n_labels = (size_t)r->report.n_labels;
-    const cbm_prediction *const *predictions;
-    scbm_status status = cbm_predict_batch(r->ctx, texts, lengths, n, &predictions);
-    for (size_t i = 0; i < n && !status; i++) count_prediction(r, predictions[i]);
+    cbm_context *ctx = r->ctx;
+    size_t n_labels = (size_t)r->report.n_labels, width = (size_t)cbm_n_logits(&ctx->model->network.heads);
+    scbm_status status = cbm_compute_logits(ctx, texts, lengths, n, "predict");
+    for (size_t i = 0; i < n && !status; i++) {
+        cbm_prediction prediction = {.truncated = ctx->sequences.truncated[i]};
+        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, r->numbers, r->concepts, &prediction);
+        count_prediction(r, &prediction);
+    }
     for (size_t k = 0; k < (size_t)r->report.n_concepts && n; k++) {
         r->importance[k] /= (double)n;
         for (size_t y = 0; y < n_labels; y++) {
@@ -163,6 +171,9 @@ static scbm_status count_words(global_report *r, const char *text, const cbm_exp
         for (int k = 0; k < e->n_concepts && !status; k++)
             status = count_word(r, r->first_class[k] + e->concepts[k].target,
                                 (double)e->concepts[k].logit.words[r->method][i]);
+        for (int j = 0; j < e->n_labels && !status; j++)
+            status = count_word(r, r->report.n_classes + e->labels[j].label,
+                                (double)e->labels[j].logit.words[r->method][i]);
     }
     return status;
 }
@@ -219,7 +230,7 @@ static scbm_status explain_sample(global_report *r, cbm_explain_plan *plan, cons
     if (!status) status = cbm_explain_each(r->ctx, sample.text, sample.length, sample.n, plan, count_text, r);
     r->report.n_explained = sample.n;
     if (!status && r->options->faithfulness)
-        r->report.faithfulness = cbm_ablation_finish(&r->ablation, r->report.n_concepts, measured);
+        r->report.faithfulness = cbm_ablation_finish(&r->ablation, r->ctx->model, measured);
     clear_sample(&sample, hooks);
     r->texts = NULL;
     return status;
@@ -250,16 +261,19 @@ static scbm_status take_memory(global_report *r) {
     const scbm_hooks *hooks = hooks_of(r);
     size_t n_concepts = (size_t)r->report.n_concepts, n_labels = (size_t)r->report.n_labels;
     size_t n_classes = (size_t)r->report.n_classes, cells = n_concepts * n_labels;
+    size_t n_lists = n_classes + n_labels; /* of words */
     r->first_class = scbm_alloc_array(hooks, n_concepts + 1, sizeof *r->first_class);
-    r->n_words = scbm_alloc_array(hooks, n_classes, sizeof *r->n_words);
+    r->n_words = scbm_alloc_array(hooks, n_lists, sizeof *r->n_words);
     r->label_count = scbm_alloc_array(hooks, n_labels, sizeof *r->label_count);
     r->class_count = scbm_alloc_array(hooks, n_classes, sizeof *r->class_count);
     r->contribution = scbm_alloc_array(hooks, cells, sizeof *r->contribution);
     r->absolute = scbm_alloc_array(hooks, cells, sizeof *r->absolute);
     r->importance = scbm_alloc_array(hooks, n_concepts, sizeof *r->importance);
-    r->words = scbm_alloc_array(hooks, n_classes * (size_t)r->report.most_words, sizeof *r->words);
+    r->numbers = scbm_alloc_array(hooks, cbm_prediction_numbers(&r->ctx->model->network.heads), sizeof *r->numbers);
+    r->concepts = scbm_alloc_array(hooks, n_concepts, sizeof *r->concepts);
+    r->words = scbm_alloc_array(hooks, n_lists * (size_t)r->report.most_words, sizeof *r->words);
     int has_memory = r->first_class && r->n_words && r->label_count && r->class_count && r->contribution &&
-                     r->absolute && r->importance && r->words;
+                     r->absolute && r->importance && r->numbers && r->concepts && r->words;
     return has_memory ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
@@ -272,7 +286,7 @@ static scbm_status fill_report(global_report *r, cbm_explain_plan *plan, const c
     report->n_labels = heads->n_labels;
     report->n_classes = heads->n_classes;
     report->most_words = r->options->n_words ? r->options->n_words : DEFAULT_WORDS;
-    scbm_status status = cbm_describe_subnetworks(r->ctx, &report->subnetworks);
+    scbm_status status = heads->n_concepts ? cbm_describe_subnetworks(r->ctx, &report->subnetworks) : SCBM_OK;
     if (!status) status = take_memory(r);
     if (status) return status;
     for (int k = 0; k <= heads->n_concepts; k++) r->first_class[k] = heads->groups[k];
@@ -287,6 +301,10 @@ static scbm_status fill_report(global_report *r, cbm_explain_plan *plan, const c
     report->absolute_contribution = r->absolute;
     report->importance = r->importance;
     report->words = r->words;
+    if (plan->n_labels) {
+        report->label_words = r->words + (size_t)report->n_classes * (size_t)report->most_words;
+        report->n_label_words = r->n_words + report->n_classes;
+    }
     return status;
 }
 
@@ -299,12 +317,16 @@ static scbm_status check_options(const cbm_global_options *options) {
 
 static scbm_status create_report(cbm_global_report **report, cbm_context *ctx, const char *const *texts,
                                  const size_t *lengths, size_t n, const cbm_global_options *options) {
+    static const int predicted[1] = {CBM_PREDICTED};
     cbm_explain_plan plan;
-    scbm_status status = cbm_check_concepts(ctx->model);
-    if (!status && !n) status = scbm_fail(SCBM_ERROR_ARGUMENT, "there are no texts to explain");
+    scbm_status status = n ? SCBM_OK : scbm_fail(SCBM_ERROR_ARGUMENT, "there are no texts to explain");
     if (!status) status = check_options(options);
     if (!status) status = cbm_plan_measurement(&plan, ctx->model, &options->explain);
     if (status) return status;
+    if (options->labels) {
+        plan.labels = predicted;
+        plan.n_labels = 1;
+    }
     global_report *r = scbm_alloc(&ctx->hooks, sizeof *r);
     if (!r) return SCBM_ERROR_MEMORY;
     r->ctx = ctx;

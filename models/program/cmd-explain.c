@@ -104,6 +104,7 @@ static scbm_status explain_global(explain_command *x) {
     cbm_global_options options = {.sample = x->sample ? x->sample : -1,
                                   .n_words = (int)x->n_words,
                                   .faithfulness = x->faithfulness,
+                                  .labels = x->labels,
                                   .explain = x->options};
     options.explain.seed = (uint64_t)x->seed;
     scbm_status status = cbm_global_report_create(&report, x->in.context, (const char *const *)x->texts.text,
@@ -151,11 +152,10 @@ static int check_options(explain_command *x, const cli_option *options) {
         return cli_misuse(command, "--global ranks words by integrated gradients: --steps cannot be 0");
     if (x->global && !x->n_words) return cli_misuse(command, "--global wants at least one word: --words");
     if (x->global && x->pages_path) return cli_misuse(command, "--pages is about single texts, not about --global");
-    if (x->global && x->labels) return cli_misuse(command, "--labels is about single texts, not about --global");
     if (!x->global && x->html_path && x->in.texts.argument.n > 1) return cli_misuse(command, "%s", one_text);
     if (!x->global && x->html_path && x->in.texts.keep_going)
         return cli_misuse(command, "--keep-going has no effect on the one text of --html");
-    if (x->labels) {
+    if (x->labels && !x->global) {
         static const int labels[] = {CBM_PREDICTED, CBM_RUNNER_UP};
         x->options.labels = labels;
         x->options.n_labels = 2;
@@ -169,9 +169,11 @@ static int check_options(explain_command *x, const cli_option *options) {
 /* What the model does not allow is said before texts are read. */
 static int check_model(const explain_command *x) {
     const cli_command *command = x->in.command;
-    if (cbm_model_mode(x->in.model) == CBM_VANILLA && x->global)
-        return cli_fail(command, "%s is a vanilla model: --global is about its concepts, and it has none",
-                        x->in.model_path);
+    if (cbm_model_mode(x->in.model) == CBM_VANILLA && x->global && x->labels)
+        return cli_misuse(command,
+                          "--labels has no effect with --global on %s: the words of a vanilla model's labels are"
+                          " always listed",
+                          x->in.model_path);
     if (!cbm_model_n_concepts(x->in.model) && cli_given(&x->n_neurons))
         return cli_misuse(command, "--neurons has no effect on %s: a vanilla model has no subnetworks",
                           x->in.model_path);
@@ -215,7 +217,8 @@ static int run_explain(const cli_command *command, int argc, char **argv) {
         CLI_FLAG_OPTION("global", &x.global, "explain all texts together: contributions, influential words, overlaps"),
         CLI_FLAG_OPTION(
             "labels", &x.labels,
-            "also explain the label and the runner-up: what concepts and words add to each (why not the other?)"),
+            "also explain the label and the runner-up: what concepts and words add to each (why not the other?); with"
+            " --global the words of each label"),
         CLI_WRITE_OPTION("html", &x.html_path,
                          "write a report of the one text, or with --global of all, as one HTML file"),
         CLI_TEXT_OPTION("pages", "DIR", &x.pages_path,
@@ -255,14 +258,15 @@ const cli_command cmd_explain = {
     "Three levels fit together. The concepts' contributions and the bias add up to the label's logit. Each concept reads\n"
     "the text through a subnetwork of its own. The words' attributions (integrated gradients towards the class that the\n"
     "concept reads, from the text with every word masked) add up to the difference between the two logits.\n"
-    "--labels attributes words to labels too, through all concepts; of a vanilla model that is all there is.\n"
+    "--labels attributes words to labels too, through all concepts; of a vanilla model that is all there is, and --global\n"
+    "lists the words of each label.\n"
     "With --json: predict's object, with for each concept classes: [{name, logit, probability}], density, tokens: [{text,\n"
     "start, end, gradient_input, integrated_gradients}], baseline_logit, target_logit, steps, converged and difference (of\n"
     "what integrated gradients add up to, less what the two logits differ by); labels: [{name, logit, probability, bias,\n"
     "contributions: [{concept, contribution}], and where words were attributed to them tokens, baseline_logit, target_logit,\n"
     "steps, converged, difference}], and overlaps: [{a, b, iou}]; start and end are bytes.\n"
     "With --global --json: {texts, texts_explained, labels: [{name, texts, contributions: [{concept, mean,\n"
-    "mean_absolute}]}], concepts: [{name, density, own, mean_absolute_contribution, classes: [{name, texts, words: [{text,\n"
+    "mean_absolute}], words (with --labels, and of a vanilla model)}], concepts: [{name, density, own, mean_absolute_contribution, classes: [{name, texts, words: [{text,\n"
     "count, integrated_gradients (the mean), score}]}]}], overlaps, kept_by: [shares of the weights that 0, 1, ...\n"
     "concepts keep],\n"
     "faithfulness: {texts, shares, METHOD: {comprehensiveness, sufficiency, mean_comprehensiveness, mean_sufficiency}}}.",

@@ -36,7 +36,8 @@ static void put_header(cbm_page *page, const cbm_global_report *r) {
                    r->n_texts == 1 ? NULL : "", "truncated", truncated, "explained",
                    cbm_page_count(page, (int64_t)r->n_explained), NULL);
     put_labels(page, r);
-    cbm_page_end(page, html_header, "faithfulness", r->faithfulness ? "" : NULL, NULL);
+    cbm_page_end(page, html_header, "concepts", r->n_concepts ? "" : NULL, "faithfulness", r->faithfulness ? "" : NULL,
+                 "subnetworks", r->subnetworks ? "" : NULL, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -127,35 +128,60 @@ static void put_word(cbm_page *page, const cbm_word_influence *word, double larg
                                       .value = cbm_page_signed(page, word->score, 2)});
 }
 
-static void put_class(cbm_page *page, const cbm_global_report *r, int c, double largest) {
-    const cbm_word_influence *words = r->words + (size_t)c * (size_t)r->most_words;
-    cbm_page_put(page, html_class, "class", page->class_name[c], "share",
-                 cbm_page_percent(page, share_of(r->class_count[c], r->n_texts)), NULL);
-    if (!r->n_words[c]) {
+/* A list of words: of a class that a concept reads, or of a label. */
+typedef struct word_list {
+    const cbm_word_influence *word;
+    int n;
+} word_list;
+
+static word_list list_of(const cbm_word_influence *words, const int *n, int i, int most) {
+    return (word_list){words + (size_t)i * (size_t)most, n[i]};
+}
+
+static double largest_score(const cbm_word_influence *words, const int *n, int first, int end, int most) {
+    double largest = 0.0;
+    for (int i = first; i < end; i++) {
+        const word_list list = list_of(words, n, i, most);
+        for (int w = 0; w < list.n; w++) largest = fmax(largest, list.word[w].score);
+    }
+    return largest;
+}
+
+static void put_list(cbm_page *page, const char *name, double share, word_list list, double largest) {
+    cbm_page_put(page, html_class, "class", name, "share", cbm_page_percent(page, share), NULL);
+    if (!list.n) {
         cbm_page_put(page, html_note, "note", "No word speaks for it.", NULL);
         return;
     }
     cbm_page_begin(page, html_bars, "even", "", NULL);
-    for (int i = 0; i < r->n_words[c]; i++) put_word(page, &words[i], largest);
+    for (int i = 0; i < list.n; i++) put_word(page, &list.word[i], largest);
     cbm_page_end(page, html_bars, NULL);
 }
 
-static double largest_score(const cbm_global_report *r, int k) {
-    double largest = 0.0;
-    for (int c = r->first_class[k]; c < r->first_class[k + 1]; c++)
-        for (int w = 0; w < r->n_words[c]; w++)
-            largest = fmax(largest, r->words[(size_t)c * (size_t)r->most_words + (size_t)w].score);
-    return largest;
+static void put_concept_words(cbm_page *page, const cbm_global_report *r, int k) {
+    const int first = r->first_class[k], end = r->first_class[k + 1], most = r->most_words;
+    const double largest = largest_score(r->words, r->n_words, first, end, most);
+    cbm_page_begin(page, html_card, "title", page->concept[k], NULL);
+    for (int c = first; c < end; c++)
+        put_list(page, page->class_name[c], share_of(r->class_count[c], r->n_texts),
+                 list_of(r->words, r->n_words, c, most), largest);
+    cbm_page_end(page, html_card, NULL);
+}
+
+static void put_label_words(cbm_page *page, const cbm_global_report *r) {
+    const double largest = largest_score(r->label_words, r->n_label_words, 0, r->n_labels, r->most_words);
+    cbm_page_begin(page, html_card, "title", "Label", NULL);
+    for (int y = 0; y < r->n_labels; y++)
+        put_list(page, page->label[y], share_of(r->label_count[y], r->n_texts),
+                 list_of(r->label_words, r->n_label_words, y, r->most_words), largest);
+    cbm_page_end(page, html_card, NULL);
 }
 
 static void put_words(cbm_page *page, const cbm_global_report *r) {
-    cbm_page_begin(page, html_words, NULL);
-    for (int i = 0; i < r->n_concepts; i++) {
-        int k = page->order[i];
-        cbm_page_begin(page, html_card, "title", page->concept[k], NULL);
-        for (int c = r->first_class[k]; c < r->first_class[k + 1]; c++) put_class(page, r, c, largest_score(r, k));
-        cbm_page_end(page, html_card, NULL);
-    }
+    cbm_page_begin(page, html_words, "concepts", r->n_concepts ? "" : NULL, "labels", r->label_words ? "" : NULL,
+                   "both", r->n_concepts && r->label_words ? "" : NULL, NULL);
+    if (r->label_words) put_label_words(page, r);
+    for (int i = 0; i < r->n_concepts; i++) put_concept_words(page, r, page->order[i]);
     cbm_page_end(page, html_words, NULL);
 }
 
@@ -170,10 +196,10 @@ scbm_status cbm_report_global_html(const char *path, const char *title, const cb
     if (status) return status;
     put_header(&page, report);
     cbm_page_begin(&page, html_main, NULL);
-    put_contributions(&page, report);
+    if (report->n_concepts) put_contributions(&page, report);
     put_words(&page, report);
     if (report->faithfulness) cbm_page_faithfulness(&page, report->faithfulness);
-    status = cbm_page_subnetworks(&page, report->subnetworks);
+    if (report->subnetworks) status = cbm_page_subnetworks(&page, report->subnetworks);
     cbm_page_end(&page, html_main, NULL);
     return cbm_page_close(&page, status);
 }

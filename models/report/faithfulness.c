@@ -79,7 +79,8 @@ static void put_table(cbm_page *page, const cbm_faithfulness *f) {
 
 void cbm_page_faithfulness(cbm_page *page, const cbm_faithfulness *f) {
     cbm_curve curve[MOST_METHODS];
-    cbm_page_begin(page, html_faithfulness, "texts", cbm_page_integer(page, (int64_t)f->n), NULL);
+    cbm_page_begin(page, html_faithfulness, "what", page->n_concepts ? "concept" : "label", "texts",
+                   cbm_page_integer(page, (int64_t)f->n), NULL);
     cbm_page_legend(page, curve, list_curves(f, 0, curve));
     cbm_charts_begin(page);
     put_chart(

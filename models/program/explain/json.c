@@ -116,10 +116,10 @@ scbm_status explain_print_json(const explain_command *x, const char *text, const
  * Many texts
  * ---------------------------------------------------------------------------------------- */
 
-static cJSON *json_words(const cbm_global_report *r, int c) {
+static cJSON *json_words(const cbm_word_influence *influences, int n) {
     cJSON *words = cJSON_CreateArray();
-    for (int i = 0; i < r->n_words[c]; i++) {
-        const cbm_word_influence *word = &r->words[c * r->most_words + i];
+    for (int i = 0; i < n; i++) {
+        const cbm_word_influence *word = &influences[i];
         cJSON *object = cJSON_CreateObject();
         cJSON_AddStringToObject(object, "text", word->text);
         cJSON_AddItemToObject(object, "count", cli_json_int(word->count));
@@ -139,10 +139,12 @@ static cJSON *json_concept(const explain_command *x, const cbm_global_report *r,
     cJSON_AddItemToObject(object, "mean_absolute_contribution", cli_json_double(r->importance[k]));
     cJSON *classes = cJSON_AddArrayToObject(object, "classes");
     for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++) {
+        const int at = r->first_class[k] + c;
         cJSON *class_object = cJSON_CreateObject();
         cJSON_AddStringToObject(class_object, "name", cbm_model_concept_class(model, k, c));
-        cJSON_AddItemToObject(class_object, "texts", cli_json_int(r->class_count[r->first_class[k] + c]));
-        cJSON_AddItemToObject(class_object, "words", json_words(r, r->first_class[k] + c));
+        cJSON_AddItemToObject(class_object, "texts", cli_json_int(r->class_count[at]));
+        cJSON_AddItemToObject(class_object, "words",
+                              json_words(r->words + (size_t)at * (size_t)r->most_words, r->n_words[at]));
         cJSON_AddItemToArray(classes, class_object);
     }
     return object;
@@ -152,7 +154,10 @@ static cJSON *json_label(const explain_command *x, const cbm_global_report *r, i
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "name", cbm_model_label(x->in.model, y));
     cJSON_AddItemToObject(object, "texts", cli_json_int(r->label_count[y]));
-    cJSON *contributions = cJSON_AddArrayToObject(object, "contributions");
+    cJSON *contributions = r->n_concepts ? cJSON_AddArrayToObject(object, "contributions") : NULL;
+    if (r->label_words)
+        cJSON_AddItemToObject(object, "words",
+                              json_words(r->label_words + (size_t)y * (size_t)r->most_words, r->n_label_words[y]));
     for (int k = 0; k < r->n_concepts; k++) {
         cJSON *concept = cJSON_CreateObject();
         cJSON_AddStringToObject(concept, "concept", cbm_model_concept(x->in.model, k));
@@ -191,8 +196,10 @@ scbm_status explain_print_global_json(const explain_command *x, const cbm_global
     cJSON *labels = cJSON_AddArrayToObject(object, "labels"), *concepts = cJSON_AddArrayToObject(object, "concepts");
     for (int y = 0; y < r->n_labels; y++) cJSON_AddItemToArray(labels, json_label(x, r, y));
     for (int k = 0; k < r->n_concepts; k++) cJSON_AddItemToArray(concepts, json_concept(x, r, k));
-    explain_add_overlaps(object, x->in.model, r->subnetworks);
-    cJSON_AddItemToObject(object, "kept_by", json_numbers(r->subnetworks->kept_by, r->n_concepts + 1));
+    if (r->subnetworks) {
+        explain_add_overlaps(object, x->in.model, r->subnetworks);
+        cJSON_AddItemToObject(object, "kept_by", json_numbers(r->subnetworks->kept_by, r->n_concepts + 1));
+    }
     if (r->faithfulness) cJSON_AddItemToObject(object, "faithfulness", json_faithfulness(r->faithfulness));
     return cli_json_print(object);
 }

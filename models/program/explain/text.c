@@ -219,29 +219,44 @@ static void print_contributions(const explain_command *x, const cbm_global_repor
     putchar('\n');
 }
 
+static void print_word_list(const cbm_word_influence *words, int n) {
+    for (int i = 0; i < n; i++) {
+        printf("%s ", i ? "," : "");
+        cli_print_name(words[i].text, 0);
+        printf(" (%+.2f, %lld)", words[i].score, (long long)words[i].count);
+    }
+    puts(n ? "" : " none");
+}
+
+static void print_concept_words(const cbm_model *model, const cbm_global_report *r, int k) {
+    for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++) {
+        int at = r->first_class[k] + c;
+        if (!r->class_count[at]) continue;
+        printf("  ");
+        cli_print_name(cbm_model_concept(model, k), 0);
+        printf(" reads ");
+        cli_print_name(cbm_model_concept_class(model, k, c), 0);
+        printf(" in %lld texts:", (long long)r->class_count[at]);
+        print_word_list(r->words + (size_t)at * (size_t)r->most_words, r->n_words[at]);
+    }
+}
+
+static void print_label_words(const cbm_model *model, const cbm_global_report *r) {
+    for (int y = 0; y < r->n_labels; y++) {
+        if (!r->label_count[y]) continue;
+        printf("  label ");
+        cli_print_name(cbm_model_label(model, y), 0);
+        printf(" in %lld texts:", (long long)r->label_count[y]);
+        print_word_list(r->label_words + (size_t)y * (size_t)r->most_words, r->n_label_words[y]);
+    }
+}
+
 static void print_influences(const explain_command *x, const cbm_global_report *r) {
-    const cbm_model *model = x->in.model;
     printf("most influential words in %zu texts, with score and occurrences; the score is the sum of a word's\n"
            "integrated gradients, divided by its occurrences plus two\n",
            r->n_explained);
-    for (int k = 0; k < r->n_concepts; k++) {
-        for (int c = 0; c < cbm_model_n_concept_classes(model, k); c++) {
-            int at = r->first_class[k] + c;
-            if (!r->class_count[at]) continue;
-            printf("  ");
-            cli_print_name(cbm_model_concept(model, k), 0);
-            printf(" reads ");
-            cli_print_name(cbm_model_concept_class(model, k, c), 0);
-            printf(" in %lld texts:", (long long)r->class_count[at]);
-            for (int i = 0; i < r->n_words[at]; i++) {
-                const cbm_word_influence *word = &r->words[at * r->most_words + i];
-                printf("%s ", i ? "," : "");
-                cli_print_name(word->text, 0);
-                printf(" (%+.2f, %lld)", word->score, (long long)word->count);
-            }
-            puts(r->n_words[at] ? "" : " none");
-        }
-    }
+    for (int k = 0; k < r->n_concepts; k++) print_concept_words(x->in.model, r, k);
+    if (r->label_words) print_label_words(x->in.model, r);
 }
 
 static void print_drops(const char *name, const double *drops, int n, double mean) {
@@ -250,8 +265,9 @@ static void print_drops(const char *name, const double *drops, int n, double mea
     printf("  %7.3f\n", mean);
 }
 
-static void print_faithfulness(const cbm_faithfulness *f) {
-    printf("\nfaithfulness: the drop of the read class's probability, over %zu texts and all concepts\n    %-20s", f->n,
+static void print_faithfulness(const cbm_faithfulness *f, int n_concepts) {
+    printf("\nfaithfulness: the drop of the %s's probability, over %zu texts%s\n    %-20s",
+           n_concepts ? "read class" : "predicted label", f->n, n_concepts ? " and all concepts" : "",
            "share of the tokens");
     for (int s = 0; s < f->n_shares; s++) printf("  %5.0f %%", 100 * f->share[s]);
     printf("  %7s\n", "mean");
@@ -265,11 +281,15 @@ static void print_faithfulness(const cbm_faithfulness *f) {
 }
 
 scbm_status explain_print_global(const explain_command *x, const cbm_global_report *r) {
-    print_contributions(x, r);
-    putchar('\n');
+    if (r->n_concepts) {
+        print_contributions(x, r);
+        putchar('\n');
+    }
     print_influences(x, r);
-    putchar('\n');
-    explain_print_subnetworks(x->in.model, r->subnetworks);
-    if (r->faithfulness) print_faithfulness(r->faithfulness);
+    if (r->subnetworks) {
+        putchar('\n');
+        explain_print_subnetworks(x->in.model, r->subnetworks);
+    }
+    if (r->faithfulness) print_faithfulness(r->faithfulness, r->n_concepts);
     return SCBM_OK;
 }
