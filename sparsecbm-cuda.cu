@@ -133,6 +133,17 @@ static __device__ inline float block_sum(float x, float *room) {
     return sum;
 }
 
+static __device__ inline float activation_of(int activation, float x) {
+    switch (activation) {
+    case SCBM_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case SCBM_GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case SCBM_RELU: return x > 0.0f ? x : 0.0f;
+    case SCBM_TANH: return tanhf(x);
+    case SCBM_SIGMOID: return 1.0f / (1.0f + expf(-x));
+    default: return x;
+    }
+}
+
 /* scbm_philox: counter words (counter, stream), key (seed). */
 static __device__ inline void philox(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]) {
     uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = (uint32_t)stream,
@@ -492,7 +503,376 @@ static const kernel_row elementwise_rows[] = {
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: linear layers
+ *
+ * Three products of the weights W [N, K], the tokens' rows x [S, T, K] and their gradients dy [S, T, N], under masks M_s of the
+ * streams or without (then the streams are more rows of one product). A block of 256 threads computes 64 x 64 results, 4 x 4 a
+ * thread, from tiles of 32 steps of the sum in shared memory. With masks it does so for up to four streams at once: a tile of
+ * weights is read once, and each thread ANDs the streams' bits onto it in registers. Sums run from the first step to the last in
+ * one thread: a row's bits do not depend on the others.
  * ---------------------------------------------------------------------------------------- */
+
+enum { TILE = 64, STEPS = 32, SIDE = 16, PER_THREAD = TILE / SIDE, PITCH = TILE + 1, MANY_STREAMS = 4 };
+
+typedef struct linear_args {
+    float *y, *pre; /* the results; `pre`: before the activation, or NULL */
+    const float *x, *dy, *bias;
+    const void *w;
+    const uint8_t *masks; /* [S, N, mask_row], or NULL */
+    int64_t S, T, K, N, x_streams, mask_row;
+    int type, activation, mode; /* of the weights; scbm_activation; scbm_dw_mode */
+} linear_args;
+
+/* The streams of a block. */
+static __device__ inline int streams_here(const linear_args &a, int first, int most) {
+    return (int)smaller<int64_t>(most, a.S - first);
+}
+
+/* 32 bits of stream s's mask of row n, those of columns k … k + 31; rows are padded to whole words. */
+static __device__ inline uint32_t mask_word(const linear_args &a, int64_t s, int64_t n, int64_t k) {
+    return *(const uint32_t *)(a.masks + (s * a.N + n) * a.mask_row + k / 8);
+}
+
+static __device__ inline int64_t x_stream(const linear_args &a, int64_t s) {
+    return a.x_streams == 1 ? 0 : s;
+}
+
+/* Rows [first, first + 64) of 32 columns from `column` of a matrix [rows, columns] to tile[column][row], zeros outside. */
+static __device__ inline void load_rows(float (*tile)[PITCH], const float *matrix, int64_t rows, int64_t columns,
+                                        int64_t first, int64_t column) {
+    int j = (int)threadIdx.x % STEPS;
+    for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
+        tile[j][i] = first + i < rows && column + j < columns ? matrix[(first + i) * columns + column + j] : 0.0f;
+}
+
+/* 64 columns from `column` of rows [first, first + 32) to tile[row][column]. */
+static __device__ inline void load_columns(float (*tile)[PITCH], const float *matrix, int64_t rows, int64_t columns,
+                                           int64_t first, int64_t column) {
+    int j = (int)threadIdx.x % TILE;
+    for (int i = (int)threadIdx.x / TILE; i < STEPS; i += THREADS / TILE)
+        tile[i][j] = first + i < rows && column + j < columns ? matrix[(first + i) * columns + column + j] : 0.0f;
+}
+
+/* The same of weights of any type. */
+static __device__ inline void load_weight_rows(float (*tile)[PITCH], const linear_args &a, int64_t first,
+                                               int64_t column) {
+    int j = (int)threadIdx.x % STEPS;
+    for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
+        tile[j][i] = first + i < a.N && column + j < a.K ? weight_at(a.w, a.type, (first + i) * a.K + column + j)
+                                                         : 0.0f;
+}
+
+static __device__ inline void load_weight_columns(float (*tile)[PITCH], const linear_args &a, int64_t first,
+                                                  int64_t column) {
+    int j = (int)threadIdx.x % TILE;
+    for (int i = (int)threadIdx.x / TILE; i < STEPS; i += THREADS / TILE)
+        tile[i][j] = first + i < a.N && column + j < a.K ? weight_at(a.w, a.type, (first + i) * a.K + column + j)
+                                                         : 0.0f;
+}
+
+template <int STREAMS> struct linear_tiles { float w[STEPS][PITCH], x[STREAMS][STEPS][PITCH]; };
+
+/* Bias, activation, and out. */
+static __device__ inline void put_result(const linear_args &a, int64_t s, int64_t t, int64_t n, float sum) {
+    if (t >= a.T || n >= a.N) return;
+    int64_t at = (s * a.T + t) * a.N + n;
+    if (a.bias) sum += a.bias[n];
+    if (a.pre) a.pre[at] = sum;
+    a.y[at] = activation_of(a.activation, sum);
+}
+
+/* y[s, t, n] = act(Σ_k x[s, t, k] W[n, k] M_s[n, k] + b[n]). Reads W once for each 64 tokens, x once for each 64 outputs, the
+ * masks once for each 64 tokens; writes 4 S T N bytes; 2 S T N K operations. Block (n, t, streams). */
+template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linear_args a) {
+    SHARED(linear_tiles<STREAMS>, tile);
+    int column = (int)threadIdx.x % SIDE, row = (int)threadIdx.x / SIDE;
+    int first_stream = (int)blockIdx.z * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
+    int64_t n0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
+    float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
+    for (int64_t k = 0; k < a.K; k += STEPS) {
+        uint32_t bits[STREAMS][PER_THREAD] = {};
+        load_weight_rows(tile.w, a, n0, k);
+        for (int s = 0; s < n_streams; s++) {
+            if (!s || a.x_streams > 1)
+                load_rows(tile.x[s], a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
+            for (int j = 0; HAS_MASKS && j < PER_THREAD; j++)
+                if (n0 + column + SIDE * j < a.N)
+                    bits[s][j] = mask_word(a, first_stream + s, n0 + column + SIDE * j, k);
+        }
+        __syncthreads();
+        for (int i = 0; i < STEPS; i++) {
+            float w[PER_THREAD];
+            for (int j = 0; j < PER_THREAD; j++) w[j] = tile.w[i][column + SIDE * j];
+            for (int s = 0; s < STREAMS; s++) {
+                if (s >= n_streams) break;
+                const float *x = tile.x[HAS_MASKS && a.x_streams == 1 ? 0 : s][i];
+                for (int j = 0; j < PER_THREAD; j++) {
+                    float kept = !HAS_MASKS || bits[s][j] >> i & 1 ? w[j] : 0.0f;
+                    for (int r = 0; r < PER_THREAD; r++) sum[s][r][j] += x[row + SIDE * r] * kept;
+                }
+            }
+        }
+        __syncthreads();
+    }
+    for (int s = 0; s < STREAMS; s++)
+        for (int r = 0; r < PER_THREAD && s < n_streams; r++)
+            for (int j = 0; j < PER_THREAD; j++)
+                put_result(a, first_stream + s, t0 + row + SIDE * r, n0 + column + SIDE * j, sum[s][r][j]);
+}
+
+/* dx[s, t, k] = Σ_n dy[s, t, n] W[n, k] M_s[n, k]: the bytes and operations of linear_kernel, N and K changed. A thread has the
+ * columns 4 c … 4 c + 3, whose bits lie in one byte. Block (k, t, streams). */
+template <int STREAMS> struct linear_back_x_tiles { float w[STEPS][PITCH], dy[STREAMS][STEPS][PITCH]; };
+
+template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_kernel(linear_args a) {
+    SHARED(linear_back_x_tiles<STREAMS>, tile);
+    int column = (int)threadIdx.x % SIDE * PER_THREAD, row = (int)threadIdx.x / SIDE;
+    int first_stream = (int)blockIdx.z * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
+    int64_t k0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
+    float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
+    for (int64_t n = 0; n < a.N; n += STEPS) {
+        load_weight_columns(tile.w, a, n, k0);
+        for (int s = 0; s < n_streams; s++)
+            load_rows(tile.dy[s], a.dy + (int64_t)(first_stream + s) * a.T * a.N, a.T, a.N, t0, n);
+        __syncthreads();
+        for (int i = 0; i < STEPS && n + i < a.N; i++) {
+            float w[PER_THREAD];
+            for (int j = 0; j < PER_THREAD; j++) w[j] = tile.w[i][column + j];
+            for (int s = 0; s < STREAMS; s++) {
+                if (s >= n_streams) break;
+                uint32_t bits = 0;
+                if (HAS_MASKS && k0 + column < a.K)
+                    bits = (uint32_t)a.masks[((first_stream + s) * a.N + n + i) * a.mask_row + (k0 + column) / 8] >>
+                           (column & 4);
+                for (int j = 0; j < PER_THREAD; j++) {
+                    float kept = !HAS_MASKS || bits >> j & 1 ? w[j] : 0.0f;
+                    for (int r = 0; r < PER_THREAD; r++) sum[s][r][j] += tile.dy[s][i][row + SIDE * r] * kept;
+                }
+            }
+        }
+        __syncthreads();
+    }
+    for (int s = 0; s < STREAMS; s++)
+        for (int r = 0; r < PER_THREAD && s < n_streams; r++)
+            for (int j = 0; j < PER_THREAD; j++)
+                if (t0 + row + SIDE * r < a.T && k0 + column + j < a.K)
+                    a.y[((first_stream + s) * a.T + t0 + row + SIDE * r) * a.K + k0 + column + j] = sum[s][r][j];
+}
+
+struct linear_back_w_tiles {
+    float dy[STEPS][PITCH], x[STEPS][PITCH];
+};
+
+/* dw = Σ_t dy[s, t, n] x[s, t, k]: summed over the streams under their masks ([N, K]), or each stream's, masked or not
+ * ([S, N, K]). Reads dy once for each 64 columns of x and x once for each 64 of dy; 2 S T N K operations. Block (k, n, stream, or
+ * one for all). */
+static __global__ void linear_back_w_kernel(linear_args a) {
+    SHARED(linear_back_w_tiles, tile);
+    int column = (int)threadIdx.x % SIDE, row = (int)threadIdx.x / SIDE, is_summed = a.mode == SCBM_DW_SUMMED;
+    int64_t k0 = (int64_t)blockIdx.x * TILE, n0 = (int64_t)blockIdx.y * TILE;
+    int64_t first = is_summed ? 0 : (int64_t)blockIdx.z, end = is_summed ? a.S : first + 1;
+    float total[PER_THREAD][PER_THREAD] = {};
+    for (int64_t s = first; s < end; s++) {
+        float sum[PER_THREAD][PER_THREAD] = {};
+        for (int64_t t = 0; t < a.T; t += STEPS) {
+            load_columns(tile.dy, a.dy + s * a.T * a.N, a.T, a.N, t, n0);
+            load_columns(tile.x, a.x + x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
+            __syncthreads();
+            for (int i = 0; i < STEPS; i++)
+                for (int r = 0; r < PER_THREAD; r++)
+                    for (int j = 0; j < PER_THREAD; j++)
+                        sum[r][j] += tile.dy[i][row + SIDE * r] * tile.x[i][column + SIDE * j];
+            __syncthreads();
+        }
+        for (int r = 0; r < PER_THREAD; r++)
+            for (int j = 0; j < PER_THREAD; j++) {
+                int64_t n = n0 + row + SIDE * r, k = k0 + column + SIDE * j;
+                if (n >= a.N || k >= a.K) continue;
+                if (!a.masks || mask_bit(a.masks + (s * a.N + n) * a.mask_row, k)) total[r][j] += sum[r][j];
+            }
+    }
+    for (int r = 0; r < PER_THREAD; r++)
+        for (int j = 0; j < PER_THREAD; j++) {
+            int64_t n = n0 + row + SIDE * r, k = k0 + column + SIDE * j;
+            if (n < a.N && k < a.K) a.y[((is_summed ? 0 : first) * a.N + n) * a.K + k] = total[r][j];
+        }
+}
+
+/* `rows`: x, or dy. Without masks the streams are more rows of one product. */
+static linear_args linear_args_of(const scbm_view *rows, const scbm_view *w, const scbm_view *masks) {
+    linear_args a = {};
+    a.w = w->data;
+    a.type = w->type;
+    a.N = w->shape[0];
+    a.K = w->shape[1];
+    a.S = a.x_streams = 1;
+    a.T = rows_of(rows);
+    if (masks && masks->data) {
+        a.masks = (const uint8_t *)masks->data;
+        a.mask_row = masks->shape[2];
+        a.S = masks->shape[0];
+        a.x_streams = rows->shape[0];
+        a.T = rows->shape[1];
+    }
+    return a;
+}
+
+static const scbm_view *source_view(const scbm_kernel_call *call, int i) {
+    return i < call->node->n_sources && call->node->source[i] ? &call->source[i] : NULL;
+}
+
+/* Launches a kernel for 1, 2 or 4 streams at once. */
+#define LAUNCH_STREAMS(queue, kernel, tiles, columns, a)                                                               \
+    do {                                                                                                               \
+        int at_once = a.S > 2 ? MANY_STREAMS : (int)a.S;                                                               \
+        dim3 blocks((unsigned)ceil_div(columns, TILE), (unsigned)ceil_div(a.T, TILE),                                  \
+                    (unsigned)ceil_div(a.S, at_once));                                                                 \
+        if (!a.masks) LAUNCH(queue, (kernel<1, 0>), blocks, THREADS, sizeof(tiles<1>), a);                             \
+        else if (at_once == 1) LAUNCH(queue, (kernel<1, 1>), blocks, THREADS, sizeof(tiles<1>), a);                    \
+        else if (at_once == 2) LAUNCH(queue, (kernel<2, 1>), blocks, THREADS, sizeof(tiles<2>), a);                    \
+        else LAUNCH(queue, (kernel<MANY_STREAMS, 1>), blocks, THREADS, sizeof(tiles<MANY_STREAMS>), a);                \
+    } while (0)
+
+static scbm_status cuda_linear(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *bias = source_view(call, 2);
+    linear_args a = linear_args_of(&call->source[0], &call->source[1], source_view(call, 3));
+    if (!a.T || !a.N || !a.S) return SCBM_OK;
+    a.x = (const float *)call->source[0].data;
+    a.bias = bias ? (const float *)bias->data : NULL;
+    a.y = (float *)call->result[0].data;
+    a.pre = call->node->n_results > 1 ? (float *)call->result[1].data : NULL;
+    a.activation = (int)call->node->integer[0];
+    LAUNCH_STREAMS(queue, linear_kernel, linear_tiles, a.N, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_linear_back_x(scbm_queue *queue, const scbm_kernel_call *call) {
+    linear_args a = linear_args_of(&call->source[0], &call->source[1], source_view(call, 2));
+    if (!a.T || !a.K || !a.S) return SCBM_OK;
+    a.dy = (const float *)call->source[0].data;
+    a.y = (float *)call->result[0].data;
+    LAUNCH_STREAMS(queue, linear_back_x_kernel, linear_back_x_tiles, a.K, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_linear_back_w(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *dy = &call->source[0], *x = &call->source[1], *w = &call->source[2], *masks = source_view(call, 3);
+    linear_args a = {};
+    a.mode = (int)call->node->integer[0];
+    a.S = dy->n_dims == 3 ? dy->shape[0] : 1;
+    a.x_streams = x->n_dims == 3 ? x->shape[0] : 1;
+    a.T = dy->shape[dy->n_dims - 2];
+    a.N = w->shape[0];
+    a.K = w->shape[1];
+    a.dy = (const float *)dy->data;
+    a.x = (const float *)x->data;
+    a.y = (float *)call->result[0].data;
+    if (masks && a.mode != SCBM_DW_DENSE) {
+        a.masks = (const uint8_t *)masks->data;
+        a.mask_row = masks->shape[2];
+    }
+    if (!a.N || !a.K || !a.S) return SCBM_OK;
+    dim3 blocks((unsigned)ceil_div(a.K, TILE), (unsigned)ceil_div(a.N, TILE),
+                a.mode == SCBM_DW_SUMMED ? 1 : (unsigned)a.S);
+    LAUNCH(queue, linear_back_w_kernel, blocks, THREADS, sizeof(linear_back_w_tiles), a);
+    return launched(queue, call);
+}
+
+/* ---- Heads side by side: columns groups[k] … of C read stream k of z [S, N, d], or the only one. They are small. ---- */
+
+typedef struct heads_args {
+    float *y;
+    const float *z, *w, *bias, *dy;
+    const int32_t *groups;
+    int64_t S, N, d, C, n_groups;
+} heads_args;
+
+static __device__ inline int64_t group_of(const heads_args &a, int64_t c) {
+    int64_t k = 0;
+    while (c >= a.groups[k + 1]) k++;
+    return k;
+}
+
+/* The row of z that text n's column c reads. */
+static __device__ inline const float *head_row(const heads_args &a, int64_t c, int64_t n) {
+    return a.z + ((a.S == 1 ? 0 : group_of(a, c)) * a.N + n) * a.d;
+}
+
+/* y[n, c] = z · w[c] + b[c], a warp each: reads 4 (S N d + C d), writes 4 N C bytes. */
+static __global__ void group_linear_kernel(heads_args a) {
+    int64_t i = thread_index() / WARP, n = i / a.C, c = i % a.C;
+    if (n >= a.N) return;
+    const float *z = head_row(a, c, n), *w = a.w + c * a.d;
+    float sum = 0.0f;
+    for (int64_t j = threadIdx.x % WARP; j < a.d; j += WARP) sum += z[j] * w[j];
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) a.y[i] = sum + (a.bias ? a.bias[c] : 0.0f);
+}
+
+/* dz[s, n, j] = Σ_c dy[n, c] w[c, j] over the columns that read it: reads 4 (N C + C d), writes 4 S N d bytes. */
+static __global__ void group_linear_back_z_kernel(heads_args a) {
+    int64_t i = thread_index(), j = i % a.d, n = i / a.d % a.N, s = i / a.d / a.N;
+    if (s >= a.S) return;
+    int64_t first = a.S == 1 ? 0 : a.groups[s], end = a.S == 1 ? a.C : a.groups[s + 1];
+    float sum = 0.0f;
+    for (int64_t c = first; c < end; c++) sum += a.dy[n * a.C + c] * a.w[c * a.d + j];
+    a.y[i] = sum;
+}
+
+/* dw[c, j] = Σ_n dy[n, c] z[n, j]: reads 4 (N C + S N d), writes 4 C d bytes. */
+static __global__ void group_linear_back_w_kernel(heads_args a) {
+    int64_t i = thread_index(), j = i % a.d, c = i / a.d;
+    if (c >= a.C) return;
+    const float *z = head_row(a, c, 0);
+    float sum = 0.0f;
+    for (int64_t n = 0; n < a.N; n++) sum += a.dy[n * a.C + c] * z[n * a.d + j];
+    a.y[i] = sum;
+}
+
+static heads_args heads_args_of(const scbm_view *z, const scbm_view *w, const scbm_view *groups,
+                                const scbm_view *result) {
+    heads_args a = {};
+    a.z = (const float *)z->data;
+    a.w = (const float *)w->data;
+    a.groups = (const int32_t *)groups->data;
+    a.y = (float *)result->data;
+    a.S = z->shape[0];
+    a.N = z->shape[1];
+    a.d = z->shape[2];
+    a.C = w->shape[0];
+    a.n_groups = groups->shape[0] - 1;
+    return a;
+}
+
+static scbm_status cuda_group_linear(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *bias = source_view(call, 3);
+    heads_args a = heads_args_of(&call->source[0], &call->source[1], &call->source[2], &call->result[0]);
+    a.bias = bias ? (const float *)bias->data : NULL;
+    if (a.N && a.C) LAUNCH(queue, group_linear_kernel, blocks_for(a.N * a.C * WARP), THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_group_linear_back_z(scbm_queue *queue, const scbm_kernel_call *call) {
+    heads_args a = heads_args_of(&call->source[3], &call->source[1], &call->source[2], &call->result[0]);
+    a.dy = (const float *)call->source[0].data;
+    if (a.S && a.N && a.d) LAUNCH(queue, group_linear_back_z_kernel, blocks_for(a.S * a.N * a.d), THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_group_linear_back_w(scbm_queue *queue, const scbm_kernel_call *call) {
+    heads_args a = heads_args_of(&call->source[1], &call->source[3], &call->source[2], &call->result[0]);
+    a.dy = (const float *)call->source[0].data;
+    if (a.C && a.d) LAUNCH(queue, group_linear_back_w_kernel, blocks_for(a.C * a.d), THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static const kernel_row linear_rows[] = {
+    {SCBM_OP_LINEAR, {cuda_linear, NULL, NULL}},
+    {SCBM_OP_LINEAR_BACK_X, {cuda_linear_back_x, NULL, NULL}},
+    {SCBM_OP_LINEAR_BACK_W, {cuda_linear_back_w, NULL, NULL}},
+    {SCBM_OP_GROUP_LINEAR, {cuda_group_linear, NULL, NULL}},
+    {SCBM_OP_GROUP_LINEAR_BACK_Z, {cuda_group_linear_back_z, NULL, NULL}},
+    {SCBM_OP_GROUP_LINEAR_BACK_W, {cuda_group_linear_back_w, NULL, NULL}},
+};
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: attention
@@ -528,6 +908,7 @@ static void add_rows(const kernel_row *rows, int n) {
 
 static void fill_kernels(void) {
     ADD_ROWS(elementwise_rows);
+    ADD_ROWS(linear_rows);
 }
 
 static const char *cuda_device_name(scbm_backend *backend) {
