@@ -29,9 +29,9 @@ for library in libsparsecbm libsparsecbm-train; do
     nm -D --defined-only "$out/$library.so" | awk '$2 ~ /[TDBRVWG]/ { print $3 }' | grep -vE "$tools" | sort -u >"$work/exported"
     check "names that $library.so exports and its headers do not declare" "$(comm -13 "$work/declared" "$work/exported")"
     check "functions that $library.so's headers declare and it does not export" "$(comm -23 "$work/declared" "$work/exported")"
-    # A stylesheet's variables, "--name:" and "var(--name", are none.
+    # A stylesheet's variables, "--name:" and "var(--name", are none; nor is what instructions look like, read as letters.
     check "messages of $library.a that name an option of the program" \
-        "$(strings "$out/$library.a" | grep -E '(^|[^-[:alnum:](])--[a-z][a-z-]*([^-a-z:]|$)')"
+        "$(strings -n 8 "$out/$library.a" | grep -E "(^|[ '(])--[a-z][a-z-]+([] ,.;=)'|]|$)" | grep -vE '^--[^ ]*:|var\(--')"
     check "names that $library.a defines without the prefix" \
         "$(nm --defined-only "$out/$library.a" 2>/dev/null | awk '$2 ~ /^[TDBRC]$/ { print $3 }' | grep -vE "$ours")"
 done
