@@ -1980,10 +1980,53 @@ double scbm_random_uniform(scbm_random *random) {
     return ((double)(random_u64(random) >> 11) + 0.5) * (1.0 / 9007199254740992.0);
 }
 
+/* ---- Numbers: sums, products and quotients alone, and a scaling by a power of 2, so that every machine gets the same
+ * bits, whatever its libm ---- */
+
+#define LN2_HIGH 6.93147180369123816490e-01 /* of 33 bits, so that its products with small integers are exact */
+#define LN2_LOW 1.90821492927058770002e-10
+
+/* x = k ln 2 + r with |r| ≤ ln 2 / 2, and e^r by its Taylor series, whose rest is below 1e-16. */
+double scbm_exponential(double x) {
+    if (!(x > -746.0)) return x != x ? x : 0.0;
+    if (x > 710.0) return HUGE_VAL;
+    double k = floor(x * 1.4426950408889634074 + 0.5);
+    double r = (x - k * LN2_HIGH) - k * LN2_LOW;
+    double sum = 1.0;
+    for (int i = 14; i > 0; i--) sum = 1.0 + sum * r / i;
+    return ldexp(sum, (int)k);
+}
+
+/* x = 2^k (1 + f) with 1 + f between the square roots of 1/2 and 2, and ln(1 + f) = 2 artanh(s), s = f / (2 + f), by the
+ * series 2 s + s rest, rest = Σ 2 s^2j / (2j + 1); 2 s = f − s f, of which f is exact. */
+double scbm_logarithm(double x) {
+    int k;
+    if (!(x > 0.0)) return x == 0.0 ? -HUGE_VAL : x != x ? x : NAN;
+    if (x == HUGE_VAL) return x;
+    double part = frexp(x, &k);
+    if (part < 0.70710678118654752440) {
+        part *= 2.0;
+        k--;
+    }
+    double f = part - 1.0, s = f / (2.0 + f), square = s * s, rest = 0.0;
+    for (int i = 23; i > 1; i -= 2) rest = (rest + 2.0 / i) * square;
+    return k * LN2_HIGH + (f - (s * (f - rest) - k * LN2_LOW));
+}
+
+/* cos(x) for x from 0 to 2π: what is left of it after a whole number of quarters, by the Taylor series of cos or sin. */
+static double cosine(double x) {
+    int quarter = (int)(x * 0.63661977236758134308 + 0.5), is_odd = quarter & 1;
+    double r = (x - quarter * 1.57079632673412561417) - quarter * 6.07710050650619224932e-11;
+    double square = r * r, sum = 1.0;
+    for (int i = 20 + is_odd; i > 1; i -= 2) sum = 1.0 - square * sum / (double)(i * (i - 1));
+    if (is_odd) sum *= r;
+    return quarter == 1 || quarter == 2 ? -sum : sum;
+}
+
 /* Box and Muller's transform; the second value of the pair is not kept, so that the state is a counter. */
 double scbm_random_normal(scbm_random *random) {
     double u = scbm_random_uniform(random), v = scbm_random_uniform(random);
-    return sqrt(-2.0 * log(u)) * cos(6.283185307179586477 * v);
+    return sqrt(-2.0 * scbm_logarithm(u)) * cosine(6.283185307179586477 * v);
 }
 
 uint64_t scbm_random_below(scbm_random *random, uint64_t n) {
@@ -1998,7 +2041,7 @@ uint64_t scbm_random_below(scbm_random *random, uint64_t n) {
 static double random_gamma(scbm_random *random, double a) {
     double boost = 1.0;
     if (a < 1.0) {
-        boost = pow(scbm_random_uniform(random), 1.0 / a);
+        boost = scbm_exponential(scbm_logarithm(scbm_random_uniform(random)) / a);
         a += 1.0;
     }
     double d = a - 1.0 / 3.0, c = 1.0 / sqrt(9.0 * d);
@@ -2006,7 +2049,8 @@ static double random_gamma(scbm_random *random, double a) {
         double x = scbm_random_normal(random), v = 1.0 + c * x;
         if (v <= 0.0) continue;
         v = v * v * v;
-        if (log(scbm_random_uniform(random)) < 0.5 * x * x + d - d * v + d * log(v)) return boost * d * v;
+        if (scbm_logarithm(scbm_random_uniform(random)) < 0.5 * x * x + d - d * v + d * scbm_logarithm(v))
+            return boost * d * v;
     }
 }
 

@@ -271,6 +271,14 @@ int scbm_context_is_host(const scbm_context *context);
 scbm_status scbm_context_check_precision(const scbm_context *context, scbm_precision precision);
 
 /* ------------------------------------------------------------------------------------------
+ * Numbers that do not depend on the machine's libm
+ * ---------------------------------------------------------------------------------------- */
+
+/* e^x and the natural logarithm, within two units in the last place of a normal result, with the same bits on every machine. */
+double scbm_exponential(double x);
+double scbm_logarithm(double x);
+
+/* ------------------------------------------------------------------------------------------
  * Random numbers: counter-based (Philox 4x32-10, Salmon et al., SC 2011)
  * ---------------------------------------------------------------------------------------- */
 

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------
@@ -33,6 +34,11 @@ void check_near(double value, double wanted, double tolerance, const char *file,
     _fail(file, line);
 }
 
+void limit_processor_seconds(int seconds) {
+    const struct itimerval limit = {.it_value = {.tv_sec = seconds}};
+    setitimer(ITIMER_PROF, &limit, NULL); /* its signal ends the program */
+}
+
 /* ------------------------------------------------------------------------------------------
  * Files
  * ---------------------------------------------------------------------------------------- */
@@ -42,7 +48,9 @@ static int n_removed;
 
 int make_folder(void **state) {
     (void)state;
-    strcpy(folder, "/tmp/scbm-test-XXXXXX");
+    const char *parent = getenv("TMPDIR");
+    if (!parent || parent[0] != '/' || strlen(parent) > sizeof folder - sizeof "/scbm-test-XXXXXX") parent = "/tmp";
+    snprintf(folder, sizeof folder, "%s/scbm-test-XXXXXX", parent);
     return mkdtemp(folder) ? 0 : -1;
 }
 

@@ -33,6 +33,9 @@ void check_ok(scbm_status status, const char *what, const char *file, int line);
 void check_error(scbm_status status, scbm_status wanted, const char *words, const char *file, int line);
 void check_near(double value, double wanted, double tolerance, const char *file, int line);
 
+/* From now on the program may use so many seconds of processors, however busy the machine is; 0: as many as it wants. */
+void limit_processor_seconds(int seconds);
+
 /* ------------------------------------------------------------------------------------------
  * Files
  * ---------------------------------------------------------------------------------------- */

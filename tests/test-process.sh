@@ -21,6 +21,11 @@ model=small/small.gguf
 "$MAIN" export small/encoder.gguf -o hf --quiet || exit 1
 columns='--text review --label stars --concept food --concept service'
 
+# Whether a signal is ignored by whoever runs this, and so by all that it starts: its number less 1.
+ignores() {
+    ignored=$(sed -n 's/^SigIgn:[[:space:]]*[0-9a-f]*\([0-9a-f]\{8\}\)$/\1/p' /proc/self/status 2>/dev/null)
+    [ -n "$ignored" ] && [ $((0x$ignored >> $1 & 1)) = 1 ]
+}
 passes() { passed=$((passed + 1)); }
 fails() {
     failed=$((failed + 1))
@@ -44,7 +49,7 @@ left_behind() { find . -name '*.tmp' | tr '\n' ' '; }
 
 # The process that unshare has started, once it has caught its signals.
 child_of() {
-    for i in $(seq 200); do
+    for i in $(seq 3000); do
         child=$(cat "/proc/$1/task/$1/children" 2>/dev/null | tr -d ' ')
         # SIGALRM, number 14, is caught last but one
         if [ -n "$child" ]; then
@@ -55,7 +60,7 @@ child_of() {
     done
 }
 
-# first_process SIGNAL NUMBER PROGRAM ARGUMENTS...: ends by it within ten seconds.
+# first_process SIGNAL NUMBER PROGRAM ARGUMENTS...: ends by it, within a minute on the busiest machine.
 first_process() {
     signal=$1 number=$2
     shift 2
@@ -65,7 +70,7 @@ first_process() {
     exec 3>fifo
     child_of "$unshared"
     kill -s "$signal" "$child"
-    for i in $(seq 500); do
+    for i in $(seq 3000); do
         [ -d "/proc/$child" ] || break
         sleep 0.02
     done
@@ -80,7 +85,7 @@ if unshare -fp true 2>/dev/null && [ -r "/proc/$$/task/$$/children" ]; then
     for command in predict embed tokenize; do
         first_process TERM 15 "$MAIN" "$command" --model "$model"
         first_process INT 2 "$MAIN" "$command" --model "$model"
-        first_process HUP 1 "$MAIN" "$command" --model "$model"
+        if ignores 0; then skips "HUP is ignored here, as nohup does"; else first_process HUP 1 "$MAIN" "$command" --model "$model"; fi
     done
     first_process TERM 15 "$MAIN" bench train --model "$model"
     first_process INT 2 "$MAIN" bench linear
@@ -109,6 +114,7 @@ ends() {
     "$@" >out 2>err || bad="$bad first: $(cat err)"
     cp "$output" whole
     for signal in HUP:1 TERM:15 INT:2 KILL:9; do
+        [ $signal = HUP:1 ] && ignores 0 && continue
         for i in $(seq "$moments"); do
             cp old "$output"
             "$@" >out 2>err &
@@ -219,12 +225,28 @@ mkfifo texts
 (trap '' HUP && exec "$MAIN" predict --model "$model" --json) <texts >out 2>err &
 pid=$!
 exec 4>texts
-sleep 0.3
-kill -s HUP $pid
 echo "The soup was cold." >&4
+for i in $(seq 600); do # once it has answered it is the program that gets the signal
+    [ -s out ] && break
+    sleep 0.1
+done
+kill -s HUP $pid
+echo "The waiter was lovely." >&4
 exec 4>&-
 wait $pid
-check "nohup" "$? $(wc -l <out)" = "0 1"
+check "nohup" "$? $(wc -l <out)" = "0 2"
+
+# Standard files that are closed: their numbers are not those of the next files that are opened.
+"$MAIN" predict --model "$model" --json <&- >out 2>err
+check "no standard input" "$? $(wc -c <out) $(grep -c '^sparsecbm predict: standard input: cannot be read' err)" = "1 0 1"
+"$MAIN" predict --model "$model" --json text >&- 2>err
+check "no standard output" "$? $(grep -c 'could not be written to standard output' err)" = "1 1"
+"$MAIN" predict --model "$model" -o whole.csv text >out 2>err
+"$MAIN" predict --model "$model" -o none.csv text <&- >&- 2>&-
+check "a file that is written beside them" "$? $(cmp whole.csv none.csv)" = "0 "
+"$MAIN" train --encoder small/encoder.gguf --data small/train.csv --validation small/dev.csv $columns --epochs 1 -o a.gguf >out 2>err
+"$MAIN" train --encoder small/encoder.gguf --data small/train.csv --validation small/dev.csv $columns --epochs 1 -o b.gguf <&- >&- 2>&-
+check "a model that is trained without them" "$(cmp a.gguf b.gguf)" = ""
 
 # ------------------------------------------------------------------------------------------
 # Threads that the system does not make

@@ -1210,6 +1210,52 @@ static void the_counter_is_the_whole_state(void **state) {
     for (int i = 6; i < 10; i++) assert_true(values[i] == scbm_random_uniform(&b));
 }
 
+/* Relative to libm's, in units of 2^-52. */
+static double units_off(double value, double wanted) {
+    return fabs(value - wanted) / (fabs(wanted) * 0x1p-52);
+}
+
+static void exponentials_and_logarithms_are_libm_s_to_two_units(void **state) {
+    (void)state;
+    scbm_random random = {9, 1, 0};
+    double worst = 0.0;
+    for (int i = 0; i < 200000; i++) {
+        double x = 1416.0 * scbm_random_uniform(&random) - 707.0, y = exp(x), near = 0.5 + scbm_random_uniform(&random);
+        worst = fmax(worst, units_off(scbm_exponential(x), y));
+        worst = fmax(worst, units_off(scbm_logarithm(y), log(y)));
+        if (near != 1.0) worst = fmax(worst, units_off(scbm_logarithm(near), log(near)));
+    }
+    assert_true(worst < 2.0);
+    assert_true(scbm_exponential(0.0) == 1.0 && scbm_logarithm(1.0) == 0.0 && scbm_logarithm(2.0) == log(2.0));
+    assert_true(scbm_exponential(-745.0) > 0.0 && scbm_exponential(-800.0) == 0.0 && scbm_exponential(-HUGE_VAL) == 0.0);
+    assert_true(scbm_exponential(800.0) == HUGE_VAL && scbm_exponential(HUGE_VAL) == HUGE_VAL);
+    assert_true(scbm_logarithm(0.0) == -HUGE_VAL && scbm_logarithm(HUGE_VAL) == HUGE_VAL);
+    assert_true(units_off(scbm_logarithm(0x1p-1074), log(0x1p-1074)) < 2.0);
+    assert_true(isnan(scbm_exponential(NAN)) && isnan(scbm_logarithm(NAN)) && isnan(scbm_logarithm(-1.0)));
+}
+
+/* Weights are drawn with them: the same bits on every machine, and, rounded to floats, those of a good libm. */
+static void normal_numbers_are_the_same_on_every_machine(void **state) {
+    (void)state;
+    enum { N = 200000 };
+    scbm_random random = {7, 3, 0}, again = random;
+    uint64_t hash = 0xcbf29ce484222325u, bits;
+    int n_other = 0;
+    for (int i = 0; i < N; i++) {
+        double z = scbm_random_normal(&random), u = scbm_random_uniform(&again), v = scbm_random_uniform(&again);
+        memcpy(&bits, &z, sizeof bits);
+        hash = (hash ^ bits) * 0x100000001b3u;
+        n_other += (float)z != (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586477 * v));
+    }
+    for (int i = 0; i < 2000; i++) {
+        double b = scbm_random_beta(&random, 0.4, 0.4);
+        memcpy(&bits, &b, sizeof bits);
+        hash = (hash ^ bits) * 0x100000001b3u;
+    }
+    assert_true(n_other <= 1);
+    if (hash != UINT64_C(0xb6bf43443d321209)) fail_msg("the numbers' hash is 0x%016llx", (unsigned long long)hash);
+}
+
 /* Means and variances within five standard errors. */
 static void distributions_have_their_moments(void **state) {
     (void)state;
@@ -2234,6 +2280,8 @@ int main(void) {
         cmocka_unit_test(threads_share_weights),
         cmocka_unit_test(philox_gives_the_known_answers),
         cmocka_unit_test(the_counter_is_the_whole_state),
+        cmocka_unit_test(exponentials_and_logarithms_are_libm_s_to_two_units),
+        cmocka_unit_test(normal_numbers_are_the_same_on_every_machine),
         cmocka_unit_test(distributions_have_their_moments),
         cmocka_unit_test(integers_are_below_their_bound),
         cmocka_unit_test(shuffles_are_permutations),

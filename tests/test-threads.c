@@ -503,7 +503,7 @@ static void fork_after(const cbm_model *model, const scbm_hooks *hooks) {
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        alarm(60);
+        alarm(600);
         int failed = predict_with(model, hooks, &again) != SCBM_OK || again != logit, status = 0;
         pid_t grandchild = fork();
         if (grandchild == 0) _exit(predict_with(model, hooks, &again) != SCBM_OK || again != logit);
@@ -546,7 +546,7 @@ static void a_forked_child_has_its_own_threads(void **state) {
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        alarm(60);
+        alarm(600);
         if (predict_with(model, &default_loop, &logit) || count_threads() != 1) _exit(1);
         for (int i = 0; i < 100; i++) scbm_pool(NULL, N_TASKS, count_task, &counts);
         if (count_threads() != POOL_WORKERS) _exit(2);

@@ -426,7 +426,7 @@ static void long_texts_take_linear_time(void **state) {
     cbm_tokenizer *t = plain_tokenizer();
     cbm_tokens tokens = {0};
     (void)state;
-    alarm(100);
+    limit_processor_seconds(100);
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
         size_t length = 1000000 / strlen(units[i]) * strlen(units[i]);
         char *text = repeat(units[i], length / strlen(units[i]));
@@ -435,7 +435,7 @@ static void long_texts_take_linear_time(void **state) {
         assert_true(tokens.n >= 2 && (size_t)tokens.end[tokens.n - 2] <= length);
         free(text);
     }
-    alarm(0);
+    limit_processor_seconds(0);
     cbm_tokens_clear(&tokens, NULL);
     cbm_tokenizer_free(t);
 }

@@ -248,8 +248,16 @@ check "the format is saved" grep -q '"format":.*"tsv"' tsv.json
 
 # --- progress: a terminal sees one bar for the whole run, which does not begin anew when an epoch is validated ---
 if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then # there is one, and there are terminals to be had
-    TERM=xterm script -qec "timeout --foreground -s INT 4 '$main' train $data $concepts --epochs 10000 -o bar.gguf" /dev/null \
-        >bar.log 2>&1 </dev/null
+    TERM=xterm script -qefc "echo \$\$ >bar.pid; exec '$main' train $data $concepts --epochs 10000 -o bar.gguf" /dev/null \
+        >bar.log 2>&1 </dev/null &
+    child=$!
+    tries=0 # until an epoch is over and validated, and there has been a bar
+    while ! { grep -q 'epoch  *2/' bar.log && grep -q 'train \[' bar.log; } && kill -0 "$child" 2>/dev/null && [ $tries -lt 1200 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    kill -INT "$(cat bar.pid)"
+    wait "$child"
     check "a bar of the training" grep -q 'train \[' bar.log
     check "and of nothing in it" sh -c "! grep -qE '(validate|statistics) \[' bar.log"
 else

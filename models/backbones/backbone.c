@@ -3,7 +3,6 @@
  */
 #include "models/backbones/architecture.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -250,7 +249,8 @@ int64_t cbm_longest_text(const cbm_backbone *backbone) {
 int32_t cbm_distance_bucket(const cbm_backbone *backbone, int64_t distance) {
     int64_t half = backbone->n_buckets / 2, near = half / 2, far = distance < 0 ? -distance : distance;
     if (far >= near) {
-        float steps = logf((float)far / (float)near) / (float)log((double)backbone->max_distance / (double)near);
+        float steps = (float)scbm_logarithm((double)((float)far / (float)near)) /
+                      (float)scbm_logarithm((double)backbone->max_distance / (double)near);
         int64_t bucket = near + (int64_t)(steps * (float)(half - near));
         far = bucket < half ? bucket : half - 1;
     }

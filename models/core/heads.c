@@ -4,7 +4,6 @@
 #include "models/core/heads.h"
 #include "models/core/keys.h"
 
-#include <math.h>
 #include <string.h>
 
 const char *cbm_mode_name(cbm_mode mode) {
@@ -173,21 +172,10 @@ int cbm_n_logits(const cbm_heads *heads) {
     return heads->mode == CBM_VANILLA ? heads->n_labels : heads->n_classes;
 }
 
-/* e^x for x ≤ 0: x = k ln 2 + r with |r| ≤ ln 2 / 2, and e^r by its Taylor series, whose rest is below 1e-16. Only
- * sums, products and a scaling by 2^k, so that every machine gets the same bits. */
-static double exponential(double x) {
-    if (!(x > -700.0)) return 0.0;
-    double k = floor(x * 1.4426950408889634074 + 0.5);
-    double r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10;
-    double sum = 1.0;
-    for (int i = 14; i > 0; i--) sum = 1.0 + sum * r / i;
-    return ldexp(sum, (int)k);
-}
-
 void cbm_softmax(const float *logits, int n, float *probabilities) {
     double total = 0.0, largest = (double)logits[cbm_largest(logits, n)];
-    for (int i = 0; i < n; i++) total += exponential((double)logits[i] - largest);
-    for (int i = 0; i < n; i++) probabilities[i] = (float)(exponential((double)logits[i] - largest) / total);
+    for (int i = 0; i < n; i++) total += scbm_exponential((double)logits[i] - largest);
+    for (int i = 0; i < n; i++) probabilities[i] = (float)(scbm_exponential((double)logits[i] - largest) / total);
 }
 
 int cbm_largest(const float *values, int n) {

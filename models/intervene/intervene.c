@@ -198,7 +198,7 @@ static scbm_status intervene_edit(cbm_overlay *o, int concept, int class_index) 
         for (int c = 0; c < n; c++) values[c] = c == class_index ? 1.0f : 0.0f;
     for (int c = 0; c < n && !status; c++) {
         int is_probability = heads->mode == CBM_INDEPENDENT;
-        logits[c] = !is_probability ? values[c] : values[c] > 1e-30f ? logf(values[c]) : logf(1e-30f);
+        logits[c] = is_probability ? (float)scbm_logarithm((double)fmaxf(values[c], 1e-30f)) : values[c];
     }
     return status;
 }

@@ -37,6 +37,9 @@ void cli_progress_clear(cli_progress *progress);
 /* A first Ctrl-C (or SIGTERM, SIGHUP, a closed pipe) makes hooks cancel; a second Ctrl-C or SIGTERM ends the process at once. No
  * temporary file stays. */
 void cli_catch_signals(void);
+/* Where standard input, output or errors are closed: else the next file that is opened has their number, and a model is
+ * read as texts, or has results written into it. */
+void cli_hold_standard_files(void);
 /* The signal that came; 0: none. */
 int cli_interrupted(void);
 

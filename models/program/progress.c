@@ -5,6 +5,7 @@
 
 #include "models/program/program.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,6 +51,13 @@ void cli_catch_signals(void) {
     sigaction(SIGALRM, &action, NULL);
     action.sa_handler = SIG_IGN; /* a file that becomes too large is an error of the write */
     sigaction(SIGXFSZ, &action, NULL);
+}
+
+/* Held by what cannot be read, or written, as if they were closed still. */
+void cli_hold_standard_files(void) {
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+    for (int i = 0; i < 3; i++)
+        if (fcntl(i, F_GETFD) < 0 && open("/dev/null", modes[i]) < 0) return; /* the lowest number that is free: i */
 }
 
 int cli_interrupted(void) {

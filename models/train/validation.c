@@ -3,7 +3,6 @@
  */
 #include "models/train/validation.h"
 
-#include <math.h>
 #include <string.h>
 
 /* A weighted mean as it grows. */
@@ -12,7 +11,7 @@ typedef struct loss_sum {
 } loss_sum;
 
 static double score_of(float logit, cbm_concept_loss kind) {
-    return kind == CBM_LOSS_SIGMOID ? 1.0 / (1.0 + exp(-(double)logit)) : (double)logit;
+    return kind == CBM_LOSS_SIGMOID ? 1.0 / (1.0 + scbm_exponential(-(double)logit)) : (double)logit;
 }
 
 /* Adds w · CE(target) of n logits; a target below 0 is ignored. `weights` is the classes' or NULL. */
@@ -21,8 +20,8 @@ static void add_loss(loss_sum *sum, const float *logits, int n, int32_t target, 
     if (target < 0) return;
     double largest = score_of(logits[cbm_largest(logits, n)], kind), total = 0.0;
     double weight = weights ? (double)weights[target] : 1.0;
-    for (int c = 0; c < n; c++) total += exp(score_of(logits[c], kind) - largest);
-    sum->loss += weight * (log(total) + largest - score_of(logits[target], kind));
+    for (int c = 0; c < n; c++) total += scbm_exponential(score_of(logits[c], kind) - largest);
+    sum->loss += weight * (scbm_logarithm(total) + largest - score_of(logits[target], kind));
     sum->weight += weight;
 }
 

@@ -46,6 +46,7 @@ static int help(const cli_command *const *commands, const char *topic) {
 
 int cli_main(const cli_command *const *commands, int argc, char **argv) {
     if (argc > 0 && argv[0][0]) cli_program = argv[0];
+    cli_hold_standard_files();
     cli_catch_signals();
     if (argc < 2) {
         print_usage(commands, stderr);
@@ -75,6 +76,7 @@ static int is_alone;
 int cli_run_alone(const cli_command *command, int argc, char **argv) {
     if (argc > 0 && argv[0][0]) cli_program = argv[0];
     is_alone = 1;
+    cli_hold_standard_files();
     cli_catch_signals();
     if (argc == 2 && strcmp(argv[1], "--version") == 0) return cli_print_version();
     return command->run(command, argc > 0 ? argc - 1 : 0, argc > 0 ? argv + 1 : argv);
