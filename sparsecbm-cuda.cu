@@ -25,10 +25,12 @@
 #ifdef __CUDACC__
 extern __shared__ __align__(16) unsigned char shared_bytes[];
 #define SHARED(type, name) type &name = *(type *)shared_bytes
+#define UNROLL _Pragma("unroll")
 #define LAUNCH(queue, kernel, blocks, threads, shared, ...)                                                            \
     kernel<<<blocks, threads, shared, stream_of(queue)>>>(__VA_ARGS__)
 #else
 #define SHARED(type, name) type &name = *(type *)shim_shared()
+#define UNROLL
 #define LAUNCH(queue, kernel, blocks, threads, shared, ...)                                                            \
     shim_launch_kernel(#kernel, kernel, blocks, threads, shared, stream_of(queue), __VA_ARGS__)
 #endif
@@ -591,8 +593,8 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
     for (int64_t k = 0; k < a.K; k += STEPS) {
         uint32_t bits[STREAMS][PER_THREAD] = {};
         load_weight_rows(tile.w, a, n0, k);
-        for (int s = 0; s < n_streams; s++) {
-            if (!s || a.x_streams > 1)
+        UNROLL for (int s = 0; s < STREAMS; s++) {
+            if (s < n_streams && (!s || a.x_streams > 1))
                 load_rows(tile.x[s], a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
             for (int j = 0; HAS_MASKS && j < PER_THREAD; j++)
                 if (n0 + column + SIDE * j < a.N)
@@ -602,8 +604,8 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
         for (int i = 0; i < STEPS; i++) {
             float w[PER_THREAD];
             for (int j = 0; j < PER_THREAD; j++) w[j] = tile.w[i][column + SIDE * j];
-            for (int s = 0; s < STREAMS; s++) {
-                if (s >= n_streams) break;
+            UNROLL for (int s = 0; s < STREAMS; s++) {
+                if (s >= n_streams) continue;
                 const float *x = tile.x[HAS_MASKS && a.x_streams == 1 ? 0 : s][i];
                 for (int j = 0; j < PER_THREAD; j++) {
                     float kept = !HAS_MASKS || bits[s][j] >> i & 1 ? w[j] : 0.0f;
@@ -613,10 +615,9 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
         }
         __syncthreads();
     }
-    for (int s = 0; s < STREAMS; s++)
-        for (int r = 0; r < PER_THREAD && s < n_streams; r++)
-            for (int j = 0; j < PER_THREAD; j++)
-                put_result(a, first_stream + s, t0 + row + SIDE * r, n0 + column + SIDE * j, sum[s][r][j]);
+    UNROLL for (int s = 0; s < STREAMS; s++) for (int r = 0; r < PER_THREAD && s < n_streams;
+                                                  r++) for (int j = 0; j < PER_THREAD; j++)
+        put_result(a, first_stream + s, t0 + row + SIDE * r, n0 + column + SIDE * j, sum[s][r][j]);
 }
 
 /* dx[s, t, k] = Σ_n dy[s, t, n] W[n, k] M_s[n, k]: the bytes and operations of linear_kernel, N and K changed. A thread has the
@@ -637,8 +638,8 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_kerne
         for (int i = 0; i < STEPS && n + i < a.N; i++) {
             float w[PER_THREAD];
             for (int j = 0; j < PER_THREAD; j++) w[j] = tile.w[i][column + j];
-            for (int s = 0; s < STREAMS; s++) {
-                if (s >= n_streams) break;
+            UNROLL for (int s = 0; s < STREAMS; s++) {
+                if (s >= n_streams) continue;
                 uint32_t bits = 0;
                 if (HAS_MASKS && k0 + column < a.K)
                     bits = (uint32_t)a.masks[((first_stream + s) * a.N + n + i) * a.mask_row + (k0 + column) / 8] >>
@@ -651,11 +652,10 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_kerne
         }
         __syncthreads();
     }
-    for (int s = 0; s < STREAMS; s++)
-        for (int r = 0; r < PER_THREAD && s < n_streams; r++)
-            for (int j = 0; j < PER_THREAD; j++)
-                if (t0 + row + SIDE * r < a.T && k0 + column + j < a.K)
-                    a.y[((first_stream + s) * a.T + t0 + row + SIDE * r) * a.K + k0 + column + j] = sum[s][r][j];
+    UNROLL for (int s = 0; s < STREAMS; s++) for (int r = 0; r < PER_THREAD && s < n_streams;
+                                                  r++) for (int j = 0; j < PER_THREAD;
+                                                            j++) if (t0 + row + SIDE * r < a.T && k0 + column + j < a.K)
+        a.y[((first_stream + s) * a.T + t0 + row + SIDE * r) * a.K + k0 + column + j] = sum[s][r][j];
 }
 
 struct linear_back_w_tiles {
@@ -876,7 +876,490 @@ static const kernel_row linear_rows[] = {
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: attention
+ *
+ * Texts lie end to end; q, k, v are [S, T, H · D]. A block of eight warps has one stream, one head and up to 32 tokens as rows, a
+ * warp some of them each; for each text among them it walks the text's other tokens by 32, which lie in shared memory, a lane
+ * each. Nothing is T × T. Tokens are counted from their text's begin, so that a text's bits are the same alone.
+ * Heads of more than 128 are left to the parts that the op decomposes into.
  * ---------------------------------------------------------------------------------------- */
+
+enum { WARPS = THREADS / WARP, LARGEST_HEAD = 128 };
+
+typedef struct attention_args {
+    float *y, *lse, *dq, *dk, *dv, *dbias, *delta; /* delta [S, H, T]: dy · y of each row */
+    const float *q, *k, *v, *dy, *bias;            /* bias [2 reach + 1, H], or NULL */
+    const int32_t *offsets;
+    int64_t S, T, H, D, reach, texts;
+    float scale, dropped; /* 1 / (1 - p), 0: without dropout */
+    uint32_t limit, place, step;
+    uint64_t seed;
+    int causal;
+} attention_args;
+
+/* The first text that ends after token t. */
+static __device__ inline int64_t text_of(const int32_t *offsets, int64_t texts, int64_t t) {
+    int64_t low = 0, high = texts;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (offsets[middle + 1] > t) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+/* What a probability is multiplied with: of query t (of all tokens) and key j (of its text), 0 or 1 / (1 - p), as the CPU's. */
+static __device__ inline float attention_factor(const attention_args &a, int64_t sh, int64_t t, int64_t j) {
+    uint32_t word[4];
+    if (a.dropped == 0.0f) return 1.0f;
+    philox(a.seed, (uint64_t)a.step << 32 | a.place << 16 | (uint32_t)sh, (uint64_t)(t / 4) << 32 | (uint32_t)j, word);
+    return word[t & 3] >= a.limit ? a.dropped : 0.0f;
+}
+
+/* The score of query i and key j of one text, given q · k. */
+static __device__ inline float attention_score(const attention_args &a, int64_t h, int64_t i, int64_t j,
+                                               float product) {
+    return product * a.scale + (a.bias ? a.bias[(a.reach + j - i) * a.H + h] : 0.0f);
+}
+
+template <int PARTS> struct attention_tiles {
+    static constexpr int ROWS = PARTS <= 2 ? 4 : 1, WIDTH = PARTS * WARP; /* of a warp; of a head, rounded up */
+    float a[WARP][WIDTH + 1], b[WARP][WIDTH + 1];                         /* the text's other tokens */
+    float row_a[WARPS * ROWS][WIDTH], row_b[WARPS * ROWS][WIDTH];
+    float weight[2][WARPS][WARP]; /* of the other tokens, in each warp's row */
+};
+
+/* Tokens [first, end) of a head, `rows` at most, and zeros after them. */
+template <int WIDTH, int PITCH_OF_ROWS>
+static __device__ inline void load_tokens(float (*to)[PITCH_OF_ROWS], int rows, const attention_args &a,
+                                          const float *from, int64_t sh, int64_t first, int64_t end) {
+    from += sh / a.H * a.T * a.H * a.D + sh % a.H * a.D;
+    for (int i = (int)threadIdx.x; i < rows * WIDTH; i += THREADS) {
+        int64_t t = first + i / WIDTH, d = i % WIDTH;
+        to[i / WIDTH][d] = t < end && d < a.D ? from[t * a.H * a.D + d] : 0.0f;
+    }
+}
+
+template <int WIDTH> static __device__ inline float row_dot(const float *a, const float *b) {
+    float sum = 0.0f;
+    for (int d = 0; d < WIDTH; d++) sum += a[d] * b[d];
+    return sum;
+}
+
+/* Where dimension d of token t stands in [S, T, H · D]. */
+static __device__ inline int64_t token_at(const attention_args &a, int64_t sh, int64_t t, int64_t d) {
+    return (sh / a.H * a.T + t) * a.H * a.D + sh % a.H * a.D + d;
+}
+
+/* A row in progress: Σ exp(score - max), a part in each lane, and Σ exp(score - max) v, PARTS dimensions in each. */
+template <int PARTS> struct attention_row { float max, sum, y[PARTS]; };
+
+/* Up to 32 keys more for query i of the text that begins at token t0. */
+template <int PARTS>
+static __device__ inline void attend(attention_row<PARTS> &row, attention_tiles<PARTS> &tile, const attention_args &a,
+                                     int64_t sh, int64_t t0, int64_t i, int64_t j0, int64_t n, const float *q) {
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    float score = -INFINITY;
+    if (j0 + lane < n) score = attention_score(a, sh % a.H, i, j0 + lane, row_dot<PARTS * WARP>(q, tile.a[lane]));
+    float max = fmaxf(row.max, warp_max(score)), base = max == -INFINITY ? 0.0f : max;
+    float p = expf(score - base), shrunk = expf(row.max - base);
+    row.max = max;
+    row.sum = row.sum * shrunk + p;
+    __syncwarp();
+    tile.weight[0][warp][lane] = p > 0.0f ? p * attention_factor(a, sh, t0 + i, j0 + lane) : p;
+    __syncwarp();
+    for (int d = 0; d < PARTS; d++) row.y[d] *= shrunk;
+    for (int j = 0; j < WARP && j0 + j < n; j++)
+        for (int d = 0; d < PARTS; d++) row.y[d] += tile.weight[0][warp][j] * tile.b[j][d * WARP + lane];
+}
+
+template <int PARTS>
+static __device__ inline void put_attention(const attention_row<PARTS> &row, const attention_args &a, int64_t sh,
+                                            int64_t t) {
+    int lane = (int)threadIdx.x % WARP;
+    float sum = warp_sum(row.sum), inverse = sum < 0x1p-126f ? 0.0f : 1.0f / sum;
+    for (int d = 0; d < PARTS; d++)
+        if (d * WARP + lane < a.D) a.y[token_at(a, sh, t, d * WARP + lane)] = row.y[d] * inverse;
+    if (a.lse && !lane) a.lse[sh * a.T + t] = sum < 0x1p-126f ? -INFINITY : row.max + logf(sum);
+}
+
+/* Rows that are in no text. */
+template <int PARTS>
+static __device__ inline void zero_attention(const attention_args &a, int64_t sh, int64_t first, int64_t end) {
+    attention_row<PARTS> none = {};
+    none.sum = 1.0f / WARP;
+    for (int64_t t = first + threadIdx.x / WARP; t < end; t += WARPS)
+        if (t < a.offsets[0] || t >= a.offsets[a.texts]) put_attention(none, a, sh, t);
+}
+
+/* y = softmax(scale q kᵀ + bias) v, and the log of the sums [S, H, T]: reads q once, k and v of a text once for each 32 (heads
+ * above 64: 8) of its tokens, writes y: 16 S T H D bytes at least; 4 S H D Σ len² operations. Block (tokens, stream and head). */
+template <int PARTS> static __global__ void attention_kernel(attention_args a) {
+    SHARED(attention_tiles<PARTS>, tile);
+    constexpr int ROWS = attention_tiles<PARTS>::ROWS, WIDTH = PARTS * WARP;
+    int64_t sh = blockIdx.y, first = (int64_t)blockIdx.x * WARPS * ROWS, end = smaller(first + WARPS * ROWS, a.T);
+    int warp = (int)threadIdx.x / WARP;
+    load_tokens<WIDTH>(tile.row_a, WARPS * ROWS, a, a.q, sh, first, end);
+    zero_attention<PARTS>(a, sh, first, end);
+    for (int64_t n = text_of(a.offsets, a.texts, first); n < a.texts && a.offsets[n] < end; n++) {
+        int64_t t0 = a.offsets[n], len = a.offsets[n + 1] - t0, seen = a.causal ? smaller(len, end - t0) : len;
+        attention_row<PARTS> row[ROWS];
+        for (int r = 0; r < ROWS; r++) row[r] = {-INFINITY, 0.0f, {}};
+        for (int64_t j0 = 0; j0 < seen; j0 += WARP) {
+            __syncthreads();
+            load_tokens<WIDTH>(tile.a, WARP, a, a.k, sh, t0 + j0, t0 + len);
+            load_tokens<WIDTH>(tile.b, WARP, a, a.v, sh, t0 + j0, t0 + len);
+            __syncthreads();
+            for (int r = 0; r < ROWS; r++) {
+                int64_t i = first + warp * ROWS + r - t0;
+                if (i >= 0 && i < len && t0 + i < end)
+                    attend(row[r], tile, a, sh, t0, i, j0, a.causal ? smaller(len, i + 1) : len,
+                           tile.row_a[warp * ROWS + r]);
+            }
+        }
+        for (int r = 0; r < ROWS; r++) {
+            int64_t i = first + warp * ROWS + r - t0;
+            if (i >= 0 && i < len && t0 + i < end) put_attention(row[r], a, sh, t0 + i);
+        }
+    }
+}
+
+/* delta[s, h, t] = dy · y, a warp each: reads 8 S T H D, writes 4 S H T bytes. */
+static __global__ void attention_delta_kernel(attention_args a) {
+    int64_t i = thread_index() / WARP, t = i % a.T, sh = i / a.T;
+    if (sh >= a.S * a.H) return;
+    float sum = 0.0f;
+    for (int64_t d = threadIdx.x % WARP; d < a.D; d += WARP)
+        sum += a.dy[token_at(a, sh, t, d)] * a.y[token_at(a, sh, t, d)];
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) a.delta[i] = sum;
+}
+
+/* Of query i and key j of the text at t0, with q · k and dy · v: the probability times the dropout's factor, and the score's
+ * gradient without the scale. */
+static __device__ inline float2 attention_gradient(const attention_args &a, int64_t sh, int64_t t0, int64_t i,
+                                                   int64_t j, float qk, float dyv) {
+    if (a.causal && j > i) return make_float2(0.0f, 0.0f);
+    float p = expf(attention_score(a, sh % a.H, i, j, qk) - a.lse[sh * a.T + t0 + i]);
+    float factor = attention_factor(a, sh, t0 + i, j);
+    return make_float2(p * factor, p * (dyv * factor - a.delta[sh * a.T + t0 + i]));
+}
+
+/* The gradients of a row in progress: of q, or of k and v. */
+template <int PARTS> struct attention_back_row { float a[PARTS], b[PARTS]; };
+
+/* Up to 32 other tokens more for token i of a text of n. */
+template <int PARTS, int IS_KEYS>
+static __device__ inline void attend_back(attention_back_row<PARTS> &row, attention_tiles<PARTS> &tile,
+                                          const attention_args &a, int64_t sh, int64_t t0, int64_t i, int64_t j0,
+                                          int64_t n, int at) {
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    int64_t j = j0 + lane;
+    float2 g = make_float2(0.0f, 0.0f);
+    if (j < n) {
+        float qk = row_dot<PARTS * WARP>(tile.row_a[at], tile.a[lane]),
+              dyv = row_dot<PARTS * WARP>(tile.row_b[at], tile.b[lane]);
+        g = IS_KEYS ? attention_gradient(a, sh, t0, j, i, qk, dyv) : attention_gradient(a, sh, t0, i, j, qk, dyv);
+    }
+    __syncwarp();
+    tile.weight[0][warp][lane] = g.x;
+    tile.weight[1][warp][lane] = g.y * a.scale;
+    __syncwarp();
+    for (int l = 0; l < WARP && j0 + l < n; l++)
+        for (int d = 0; d < PARTS; d++) {
+            row.a[d] += tile.weight[1][warp][l] * tile.a[l][d * WARP + lane];
+            if (IS_KEYS) row.b[d] += tile.weight[0][warp][l] * tile.b[l][d * WARP + lane];
+        }
+}
+
+/* Tokens in no text get zeros. */
+template <int PARTS, int IS_KEYS>
+static __device__ inline void put_attention_back(const attention_back_row<PARTS> &row, const attention_args &a,
+                                                 int64_t sh, int64_t t) {
+    int lane = (int)threadIdx.x % WARP;
+    for (int d = 0; d < PARTS; d++) {
+        if (d * WARP + lane >= a.D) continue;
+        (IS_KEYS ? a.dk : a.dq)[token_at(a, sh, t, d * WARP + lane)] = row.a[d];
+        if (IS_KEYS) a.dv[token_at(a, sh, t, d * WARP + lane)] = row.b[d];
+    }
+}
+
+/* With P the probabilities (of the kept logs), R the dropout's factors, dP = R (dy vᵀ) and dS = P (dP - delta) scale: dq = dS k for
+ * rows of queries, dk = dSᵀ q and dv = (R P)ᵀ dy for rows of keys. Bytes as attention_kernel, with dy beside q; 6 (queries) and 8
+ * (keys) S H D Σ len² operations. Block (tokens, stream and head). */
+template <int PARTS, int IS_KEYS> static __global__ void attention_back_kernel(attention_args a) {
+    SHARED(attention_tiles<PARTS>, tile);
+    constexpr int ROWS = attention_tiles<PARTS>::ROWS, WIDTH = PARTS * WARP;
+    int64_t sh = blockIdx.y, first = (int64_t)blockIdx.x * WARPS * ROWS, end = smaller(first + WARPS * ROWS, a.T);
+    int warp = (int)threadIdx.x / WARP;
+    load_tokens<WIDTH>(tile.row_a, WARPS * ROWS, a, IS_KEYS ? a.k : a.q, sh, first, end);
+    load_tokens<WIDTH>(tile.row_b, WARPS * ROWS, a, IS_KEYS ? a.v : a.dy, sh, first, end);
+    for (int64_t t = first + warp; t < end; t += WARPS)
+        if (t < a.offsets[0] || t >= a.offsets[a.texts])
+            put_attention_back<PARTS, IS_KEYS>(attention_back_row<PARTS>{}, a, sh, t);
+    for (int64_t n = text_of(a.offsets, a.texts, first); n < a.texts && a.offsets[n] < end; n++) {
+        int64_t t0 = a.offsets[n], len = a.offsets[n + 1] - t0;
+        attention_back_row<PARTS> row[ROWS] = {};
+        for (int64_t j0 = 0; j0 < len; j0 += WARP) {
+            __syncthreads();
+            load_tokens<WIDTH>(tile.a, WARP, a, IS_KEYS ? a.q : a.k, sh, t0 + j0, t0 + len);
+            load_tokens<WIDTH>(tile.b, WARP, a, IS_KEYS ? a.dy : a.v, sh, t0 + j0, t0 + len);
+            __syncthreads();
+            for (int r = 0; r < ROWS; r++) {
+                int64_t i = first + warp * ROWS + r - t0;
+                if (i >= 0 && i < len && t0 + i < end)
+                    attend_back<PARTS, IS_KEYS>(row[r], tile, a, sh, t0, i, j0, len, warp * ROWS + r);
+            }
+        }
+        for (int r = 0; r < ROWS; r++) {
+            int64_t i = first + warp * ROWS + r - t0;
+            if (i >= 0 && i < len && t0 + i < end) put_attention_back<PARTS, IS_KEYS>(row[r], a, sh, t0 + i);
+        }
+    }
+}
+
+/* dbias[reach + j - i, h] = Σ dS / scale over all streams, texts and pairs of one distance, a warp each: reads q, k, v, dy of the
+ * pairs anew, 16 S H D Σ len² bytes, most of them from the caches. */
+static __global__ void attention_dbias_kernel(attention_args a) {
+    int64_t at = thread_index() / WARP, h = at % a.H, distance = at / a.H - a.reach;
+    if (distance > a.reach) return;
+    float sum = 0.0f;
+    for (int64_t s = 0; s < a.S; s++)
+        for (int64_t n = 0; n < a.texts; n++) {
+            int64_t t0 = a.offsets[n], len = a.offsets[n + 1] - t0, sh = s * a.H + h;
+            int64_t end = smaller(len, len - distance);
+            for (int64_t i = larger<int64_t>(0, -distance) + threadIdx.x % WARP; i < end; i += WARP) {
+                const float *q = a.q + token_at(a, sh, t0 + i, 0), *k = a.k + token_at(a, sh, t0 + i + distance, 0);
+                const float *dy = a.dy + token_at(a, sh, t0 + i, 0), *v = a.v + token_at(a, sh, t0 + i + distance, 0);
+                float qk = 0.0f, dyv = 0.0f;
+                for (int64_t d = 0; d < a.D; d++) {
+                    qk += q[d] * k[d];
+                    dyv += dy[d] * v[d];
+                }
+                sum += attention_gradient(a, sh, t0, i, i + distance, qk, dyv).y;
+            }
+        }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) a.dbias[at] = sum;
+}
+
+static attention_args attention_args_of(const scbm_kernel_call *call, const scbm_view *q, const scbm_view *offsets,
+                                        const scbm_view *bias) {
+    const scbm_node *node = call->node;
+    attention_args a = {};
+    a.offsets = (const int32_t *)offsets->data;
+    a.texts = offsets->shape[0] - 1;
+    a.S = q->shape[0];
+    a.T = q->shape[1];
+    a.H = node->integer[0];
+    a.D = q->shape[2] / a.H;
+    a.q = (const float *)q->data;
+    a.scale = node->scalar[0];
+    a.causal = node->integer[1] != 0;
+    if (node->scalar[1] > 0.0f) a.dropped = 1.0f / (1.0f - node->scalar[1]);
+    a.limit = (uint32_t)((double)node->scalar[1] * 4294967296.0);
+    a.place = (uint32_t)node->integer[2];
+    a.step = (uint32_t)call->step;
+    a.seed = call->seed;
+    if (!bias) return a;
+    a.bias = (const float *)bias->data;
+    a.reach = (bias->shape[1] - 1) / 2;
+    return a;
+}
+
+static int attention_supports(scbm_backend *backend, const scbm_node *node, scbm_precision precision) {
+    (void)backend, (void)precision;
+    return node->source[0]->shape[2] / node->integer[0] <= LARGEST_HEAD;
+}
+
+template <int PARTS> static dim3 attention_blocks(const attention_args &a) {
+    return dim3((unsigned)ceil_div(a.T, WARPS * attention_tiles<PARTS>::ROWS), (unsigned)(a.S * a.H));
+}
+
+template <int PARTS> static void launch_attention(scbm_queue *queue, const attention_args &a) {
+    LAUNCH(queue, attention_kernel<PARTS>, attention_blocks<PARTS>(a), THREADS, sizeof(attention_tiles<PARTS>), a);
+}
+
+static scbm_status cuda_attention(scbm_queue *queue, const scbm_kernel_call *call) {
+    attention_args a = attention_args_of(call, &call->source[0], &call->source[3], source_view(call, 4));
+    if (!a.T) return SCBM_OK;
+    a.k = (const float *)call->source[1].data;
+    a.v = (const float *)call->source[2].data;
+    a.y = (float *)call->result[0].data;
+    a.lse = (float *)call->result[1].data;
+    if (a.D <= 32) launch_attention<1>(queue, a);
+    else if (a.D <= 64) launch_attention<2>(queue, a);
+    else launch_attention<4>(queue, a);
+    return launched(queue, call);
+}
+
+static size_t attention_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
+    return (size_t)elements_of(&call->source[5]) * sizeof(float);
+}
+
+template <int PARTS> static void launch_attention_back(scbm_queue *queue, const attention_args &a) {
+    dim3 blocks = attention_blocks<PARTS>(a);
+    size_t shared = sizeof(attention_tiles<PARTS>);
+    LAUNCH(queue, (attention_back_kernel<PARTS, 0>), blocks, THREADS, shared, a);
+    LAUNCH(queue, (attention_back_kernel<PARTS, 1>), blocks, THREADS, shared, a);
+}
+
+static scbm_status cuda_attention_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    attention_args a = attention_args_of(call, &call->source[2], &call->source[6], source_view(call, 7));
+    a.dy = (const float *)call->source[0].data;
+    a.y = (float *)call->source[1].data;
+    a.k = (const float *)call->source[3].data;
+    a.v = (const float *)call->source[4].data;
+    a.lse = (float *)call->source[5].data;
+    a.dq = (float *)call->result[0].data;
+    a.dk = (float *)call->result[1].data;
+    a.dv = (float *)call->result[2].data;
+    a.delta = (float *)call->scratch;
+    if (a.T) {
+        LAUNCH(queue, attention_delta_kernel, blocks_for(a.S * a.H * a.T * WARP), THREADS, 0, a);
+        if (a.D <= 32) launch_attention_back<1>(queue, a);
+        else if (a.D <= 64) launch_attention_back<2>(queue, a);
+        else launch_attention_back<4>(queue, a);
+    }
+    if (a.bias) {
+        a.dbias = (float *)call->result[3].data;
+        LAUNCH(queue, attention_dbias_kernel, blocks_for((2 * a.reach + 1) * a.H * WARP), THREADS, 0, a);
+    }
+    return launched(queue, call);
+}
+
+/* ---- The op's parts, in the plainest way: a thread each element. C is the longest text that fits. ---- */
+
+typedef struct parts_args {
+    float *y;
+    const float *a, *b, *p;
+    const int32_t *offsets;
+    int64_t S, T, H, D, C, texts;
+    float fill;
+    int causal;
+} parts_args;
+
+/* Token t's text: its begin and its length; 0 where there is none. */
+static __device__ inline int64_t text_around(const int32_t *offsets, int64_t texts, int64_t t, int64_t *begin) {
+    int64_t n = text_of(offsets, texts, t);
+    *begin = n < texts ? offsets[n] : 0;
+    return n < texts && *begin <= t ? offsets[n + 1] - *begin : 0;
+}
+
+/* [S, H, T, C]: a_t · b_j, `fill` where t sees no j: writes 4 S H T C bytes, reads rows from the caches. */
+static __global__ void attention_scores_kernel(parts_args a) {
+    int64_t at = thread_index(), j = at % a.C, t = at / a.C % a.T, h = at / a.C / a.T % a.H, s = at / a.C / a.T / a.H,
+            t0;
+    if (s >= a.S) return;
+    int64_t len = text_around(a.offsets, a.texts, t, &t0);
+    float sum = a.fill;
+    if (j < len && !(a.causal && j > t - t0)) {
+        const float *x = a.a + ((s * a.T + t) * a.H + h) * a.D, *y = a.b + ((s * a.T + t0 + j) * a.H + h) * a.D;
+        sum = 0.0f;
+        for (int64_t d = 0; d < a.D; d++) sum += x[d] * y[d];
+    }
+    a.y[at] = sum;
+}
+
+/* [S, T, H · D]: Σ_j p[t, j] b_j; transposed, Σ_t p[t, j] b_t at token j. Reads 4 S H T C and writes 4 S T H D bytes. */
+static __global__ void attention_mix_kernel(parts_args a, int is_transposed) {
+    int64_t at = thread_index(), d = at % a.D, h = at / a.D % a.H, t = at / a.D / a.H % a.T, s = at / a.D / a.H / a.T,
+            t0;
+    if (s >= a.S) return;
+    int64_t len = text_around(a.offsets, a.texts, t, &t0), i = t - t0;
+    const float *p = a.p + ((s * a.H + h) * a.T + t0) * a.C, *b = a.b + ((s * a.T + t0) * a.H + h) * a.D + d;
+    float sum = 0.0f;
+    if (!is_transposed)
+        for (int64_t j = 0, n = smaller(a.C, a.causal ? smaller(len, i + 1) : len); j < n; j++)
+            sum += p[i * a.C + j] * b[j * a.H * a.D];
+    else if (i < a.C)
+        for (int64_t j = a.causal ? i : 0; j < len; j++) sum += p[j * a.C + i] * b[j * a.H * a.D];
+    a.y[at] = sum;
+}
+
+/* [1, H, T, C]: the bias of each pair's distance, 0 past the text's end: writes 4 H T C bytes. p: [2 reach + 1, H]. */
+static __global__ void attention_bias_kernel(parts_args a, int64_t reach) {
+    int64_t at = thread_index(), j = at % a.C, t = at / a.C % a.T, h = at / a.C / a.T, t0;
+    if (h >= a.H) return;
+    int64_t len = text_around(a.offsets, a.texts, t, &t0);
+    a.y[at] = j < len ? a.p[(reach + j - (t - t0)) * a.H + h] : 0.0f;
+}
+
+/* Its transpose: [2 reach + 1, H], sums over the pairs of one distance: reads 4 H T C bytes. p: dy. */
+static __global__ void attention_bias_back_kernel(parts_args a, int64_t reach) {
+    int64_t at = thread_index(), h = at % a.H, distance = at / a.H - reach;
+    if (distance > reach) return;
+    float sum = 0.0f;
+    for (int64_t n = 0; n < a.texts; n++) {
+        int64_t t0 = a.offsets[n], len = a.offsets[n + 1] - t0, end = smaller(len, smaller(len, a.C) - distance);
+        for (int64_t i = larger<int64_t>(0, -distance); i < end; i++)
+            sum += a.p[(h * a.T + t0 + i) * a.C + i + distance];
+    }
+    a.y[at] = sum;
+}
+
+/* x: [S, T, H · D]; p: the scores [S, H, T, C]. */
+static parts_args parts_args_of(const scbm_kernel_call *call, const scbm_view *x, const scbm_view *p) {
+    const scbm_view *offsets = &call->source[2];
+    parts_args a = {};
+    a.offsets = (const int32_t *)offsets->data;
+    a.texts = offsets->shape[0] - 1;
+    a.S = x->shape[0];
+    a.T = x->shape[1];
+    a.H = call->node->integer[0];
+    a.D = x->shape[2] / a.H;
+    a.C = p->shape[3];
+    a.causal = call->node->integer[1] != 0;
+    a.y = (float *)call->result[0].data;
+    return a;
+}
+
+static scbm_status cuda_attention_scores(scbm_queue *queue, const scbm_kernel_call *call) {
+    parts_args a = parts_args_of(call, &call->source[0], &call->result[0]);
+    a.a = (const float *)call->source[0].data;
+    a.b = (const float *)call->source[1].data;
+    a.fill = call->node->scalar[0];
+    if (a.S && a.T) LAUNCH(queue, attention_scores_kernel, blocks_for(a.S * a.H * a.T * a.C), THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_attention_mix(scbm_queue *queue, const scbm_kernel_call *call) {
+    parts_args a = parts_args_of(call, &call->source[1], &call->source[0]);
+    a.p = (const float *)call->source[0].data;
+    a.b = (const float *)call->source[1].data;
+    if (a.S && a.T && a.D)
+        LAUNCH(queue, attention_mix_kernel, blocks_for(a.S * a.T * a.H * a.D), THREADS, 0, a,
+               call->node->op == SCBM_OP_ATTENTION_MIX_TRANSPOSED);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_attention_bias(scbm_queue *queue, const scbm_kernel_call *call) {
+    int is_back = call->node->op == SCBM_OP_ATTENTION_BIAS_BACK;
+    const scbm_view *bias = &call->source[is_back ? 2 : 0], *scores = is_back ? &call->source[0] : &call->result[0];
+    const scbm_view *offsets = &call->source[1];
+    int64_t reach = (bias->shape[1] - 1) / 2;
+    parts_args a = {};
+    a.offsets = (const int32_t *)offsets->data;
+    a.texts = offsets->shape[0] - 1;
+    a.H = bias->shape[2];
+    a.T = scores->shape[2];
+    a.C = scores->shape[3];
+    a.p = (const float *)call->source[0].data;
+    a.y = (float *)call->result[0].data;
+    if (is_back) LAUNCH(queue, attention_bias_back_kernel, blocks_for(bias->shape[1] * a.H), THREADS, 0, a, reach);
+    else if (a.T) LAUNCH(queue, attention_bias_kernel, blocks_for(a.H * a.T * a.C), THREADS, 0, a, reach);
+    return launched(queue, call);
+}
+
+static const kernel_row attention_rows[] = {
+    {SCBM_OP_ATTENTION, {cuda_attention, NULL, attention_supports}},
+    {SCBM_OP_ATTENTION_BACK, {cuda_attention_back, attention_back_scratch, attention_supports}},
+    {SCBM_OP_ATTENTION_SCORES, {cuda_attention_scores, NULL, NULL}},
+    {SCBM_OP_ATTENTION_MIX, {cuda_attention_mix, NULL, NULL}},
+    {SCBM_OP_ATTENTION_MIX_TRANSPOSED, {cuda_attention_mix, NULL, NULL}},
+    {SCBM_OP_ATTENTION_BIAS, {cuda_attention_bias, NULL, NULL}},
+    {SCBM_OP_ATTENTION_BIAS_BACK, {cuda_attention_bias, NULL, NULL}},
+};
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: lookup, shapes, reductions
@@ -909,6 +1392,7 @@ static void add_rows(const kernel_row *rows, int n) {
 static void fill_kernels(void) {
     ADD_ROWS(elementwise_rows);
     ADD_ROWS(linear_rows);
+    ADD_ROWS(attention_rows);
 }
 
 static const char *cuda_device_name(scbm_backend *backend) {
