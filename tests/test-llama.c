@@ -120,6 +120,57 @@ static void write_as_llama(const char *from, const char *to) {
     scbm_file_close(file);
 }
 
+/* A file with one type of tokens, as a matrix of one row or, as llama.cpp writes such a matrix, as a vector. */
+static void write_with_type(const char *from, const char *to, int n_dims) {
+    static float values[HIDDEN];
+    scbm_tensor type;
+    scbm_file *file;
+    scbm_writer *w;
+    for (int i = 0; i < HIDDEN; i++) values[i] = (float)(i % 7) - 3.0f;
+    assert_ok(scbm_tensor_init(&type, "token_types.weight", SCBM_F32, n_dims,
+                               n_dims == 1 ? (int64_t[]){HIDDEN} : (int64_t[]){1, HIDDEN}));
+    type.data = values;
+    assert_ok(scbm_file_open(&file, from, NULL));
+    assert_ok(scbm_writer_create(&w, NULL));
+    scbm_writer_copy_keys(w, file);
+    for (int64_t i = 0; i < scbm_file_n_tensors(file); i++) {
+        const scbm_tensor *tensor = scbm_file_tensor(file, i);
+        if (strcmp(tensor->name, type.name) != 0) scbm_writer_add_tensor(w, tensor, tensor->type);
+    }
+    scbm_writer_add_tensor(w, &type, type.type);
+    assert_ok(scbm_writer_write(w, to));
+    scbm_writer_free(w);
+    scbm_file_close(file);
+}
+
+static void embed_text(const char *path, float *vector) {
+    const char *text = "the soup was cold";
+    cbm_model *model;
+    cbm_context *ctx;
+    assert_ok(cbm_model_load(&model, path, NULL));
+    assert_ok(cbm_context_create(&ctx, model, NULL));
+    assert_int_equal(cbm_model_hidden_size(model), HIDDEN);
+    assert_ok(cbm_embed_batch(ctx, &text, NULL, 1, CBM_POOL_FILE, CBM_NORMALIZE_NO, vector, NULL));
+    cbm_context_free(ctx);
+    cbm_model_free(model);
+}
+
+/* RoBERTa has one type of tokens, and so has what llama.cpp has rewritten of it. */
+static void a_matrix_of_one_row_may_be_a_vector(void **state) {
+    (void)state;
+    const cbm_random_encoder_options options = {
+        .architecture = "roberta", .hidden = HIDDEN, .blocks = 1, .heads = 2, .deviation = 0.2};
+    float vector[HIDDEN], again[HIDDEN], without[HIDDEN];
+    assert_ok(cbm_random_encoder_write(in_folder("roberta.gguf"), &options));
+    write_with_type(in_folder("roberta.gguf"), in_folder("matrix.gguf"), 2);
+    write_with_type(in_folder("roberta.gguf"), in_folder("vector.gguf"), 1);
+    embed_text(in_folder("roberta.gguf"), without);
+    embed_text(in_folder("matrix.gguf"), vector);
+    embed_text(in_folder("vector.gguf"), again);
+    assert_memory_equal(vector, again, sizeof vector);
+    assert_memory_not_equal(vector, without, sizeof vector);
+}
+
 static void our_file_gives_what_llama_cpp_makes_of_it(void **state) {
     (void)state;
     assert_ok(create_llama_encoder(in_folder("tiny.gguf")));
@@ -137,6 +188,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(our_file_gives_what_llama_cpp_makes_of_it),
         cmocka_unit_test(a_file_of_llama_cpp_gives_the_same),
+        cmocka_unit_test(a_matrix_of_one_row_may_be_a_vector),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -153,6 +153,14 @@ static scbm_status check_tensor(const cbm_backbone *backbone, const scbm_file *f
     return SCBM_OK;
 }
 
+/* A matrix of one row whose outer dimension the file leaves out, as llama.cpp's do (RoBERTa's token types), has it. */
+static void restore_rows(const cbm_row *row, scbm_tensor *tensor) {
+    if (row->shape[1] == CBM_NO_SIZE || tensor->n_dims != 1) return;
+    tensor->n_dims = 2;
+    tensor->shape[1] = tensor->shape[0];
+    tensor->shape[0] = 1;
+}
+
 static scbm_status find_tensor(cbm_backbone *backbone, scbm_file *file, const cbm_row *row, int block) {
     char name[SCBM_MAX_NAME];
     cbm_row_name(row, block, name);
@@ -160,6 +168,7 @@ static scbm_status find_tensor(cbm_backbone *backbone, scbm_file *file, const cb
     if (!cbm_row_is_there(backbone, row)) tensor = NULL;
     else if (!tensor && !(row->flags & CBM_OPTIONAL))
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: tensor %s is missing", scbm_file_path(file), name);
+    if (tensor) restore_rows(row, tensor);
     scbm_status status = tensor ? check_tensor(backbone, file, row, tensor) : SCBM_OK;
     if (status) return status;
     backbone->parameters[backbone->n_parameters++] = (cbm_parameter){tensor, NULL, row->role, block, row->flags};

@@ -118,7 +118,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     scbm_file *file;
     cbm_tokenizer *t;
     require(v != NULL);
-    if (!path[0]) snprintf(path, sizeof path, "/tmp/scbm-fuzz-vocabulary-%ld", (long)getpid());
+    if (!path[0]) { /* in memory where there is such a folder: what is written to a disk waits for it, every time */
+        const char *folder = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+        snprintf(path, sizeof path, "%s/scbm-fuzz-vocabulary-%ld", folder, (long)getpid());
+    }
     if (size > 4) {
         read_tokens(v, data + 4, size - 4);
         write_keys(v, data, path);

