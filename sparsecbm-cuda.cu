@@ -35,7 +35,7 @@ extern __shared__ __align__(16) unsigned char shared_bytes[];
     shim_launch_kernel(#kernel, kernel, blocks, threads, shared, stream_of(queue), __VA_ARGS__)
 #endif
 
-enum { WARP = 32, THREADS = 256 }; /* of a block, where nothing else is said */
+enum { WARP = 32, THREADS = 256, WARPS = THREADS / WARP }; /* of a block, where nothing else is said */
 #define WHOLE_WARP 0xffffffffu
 
 /* ------------------------------------------------------------------------------------------
@@ -113,24 +113,28 @@ static __device__ inline int mask_bit(const uint8_t *row, int64_t j) {
 }
 
 /* The sum over a warp, in every lane the same bits. */
-static __device__ inline float warp_sum(float x) {
+template <typename T> static __device__ inline T warp_sum(T x) {
     for (int by = WARP / 2; by; by /= 2) x += __shfl_xor_sync(WHOLE_WARP, x, by);
     return x;
 }
 
+/* The largest of a warp's; a NaN where there is one. */
 static __device__ inline float warp_max(float x) {
-    for (int by = WARP / 2; by; by /= 2) x = fmaxf(x, __shfl_xor_sync(WHOLE_WARP, x, by));
+    for (int by = WARP / 2; by; by /= 2) {
+        const float other = __shfl_xor_sync(WHOLE_WARP, x, by);
+        if (other > x || other != other) x = other;
+    }
     return x;
 }
 
-/* The sum over a block of whole warps, in every thread the same bits. `room`: a float a warp, shared. */
-static __device__ inline float block_sum(float x, float *room) {
+/* The sum over a block of whole warps, in every thread the same bits. `room`: a number a warp, shared. */
+template <typename T> static __device__ inline T block_sum(T x, T *room) {
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, warps = (int)blockDim.x / WARP;
     x = warp_sum(x);
     __syncthreads(); /* the room may be in use by the sum before */
     if (!lane) room[warp] = x;
     __syncthreads();
-    float sum = 0.0f;
+    T sum = 0;
     for (int i = 0; i < warps; i++) sum += room[i];
     return sum;
 }
@@ -165,6 +169,151 @@ static __device__ inline void philox(uint64_t seed, uint64_t stream, uint64_t co
     out[2] = c2;
     out[3] = c3;
 }
+
+/* Divisions of 64 bits take a GPU ten times as long as those of 32. */
+static __device__ inline int64_t quotient(int64_t a, int64_t b) {
+    if (((uint64_t)a | (uint64_t)b) >> 32 == 0) return (int64_t)((uint32_t)a / (uint32_t)b);
+    return a / b;
+}
+
+static __device__ inline int64_t modulo(int64_t a, int64_t b) {
+    return a - quotient(a, b) * b;
+}
+
+/* What the threads before this one have in sum. */
+/* `room`: a number a warp, shared. */
+template <typename T> static __device__ T block_before(T value, T *room) {
+    T through = value, before = 0;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (int step = 1; step < WARP; step *= 2) {
+        const T other = __shfl_up_sync(WHOLE_WARP, through, step);
+        if (lane >= step) through += other;
+    }
+    if (lane == WARP - 1) room[warp] = through;
+    __syncthreads();
+    for (int i = 0; i < warp; i++) before += room[i];
+    __syncthreads();
+    return before + through - value;
+}
+
+/* ---- Numbers: the CPU's functions and conversions ---- */
+
+/* 2^n, -126 <= n <= 128 */
+static __device__ inline float power_of_two(int n) {
+    return __uint_as_float((uint32_t)(n + 127) << 23);
+}
+
+/* exp(x) = 2^n (1 + p), |x - n ln 2| <= ln 2 / 2; p. */
+static __device__ inline float exp_reduced(float x, int *n) {
+    const float f = rintf(x * 1.44269504f);
+    float r = fmaf(-f, 0x1.62e4p-1f, x), q = 1.3814467e-3f;
+    *n = (int)f;
+    r = fmaf(-f, 1.42860677e-6f, r);
+    q = fmaf(q, r, 8.36878084e-3f);
+    q = fmaf(q, r, 4.16683927e-2f);
+    q = fmaf(q, r, 1.66665196e-1f);
+    q = fmaf(q, r, 4.9999994e-1f);
+    return fmaf(r * r, q, r);
+}
+
+/* Within 1.5 units of the last place; what would be below 2^-126 is 0. */
+static __device__ inline float exp_of(float x) {
+    int n;
+    if (x != x) return x;
+    if (x < -87.3365402f) return 0.0f;
+    const float p = exp_reduced(x < 89.0f ? x : 89.0f, &n) + 1.0f;
+    const int half = n >> 1;
+    return p * power_of_two(half) * power_of_two(n - half);
+}
+
+/* exp(x) - 1 for x <= 0. */
+static __device__ inline float expm1_of(float x) {
+    int n;
+    const float p = exp_reduced(x < -80.0f ? -80.0f : x, &n), s = power_of_two(n);
+    return fmaf(p, s, s - 1.0f);
+}
+
+/* log of positive normal numbers: x = 2^e m with m near 1, log m = 2 atanh((m - 1) / (m + 1)). */
+static __device__ inline float log_of(float x) {
+    const int bits = (int)__float_as_uint(x), e = (bits - 0x3f3504f3) >> 23;
+    const float f = __uint_as_float((uint32_t)bits - ((uint32_t)e << 23)) - 1.0f, s = f / (f + 2.0f), z = s * s;
+    float p = fmaf(z, 2.0f / 9, 2.0f / 7);
+    p = fmaf(p, z, 2.0f / 5);
+    p = fmaf(p, z, 2.0f / 3);
+    p = fmaf(p * z, s, s + s);
+    return fmaf((float)e, 0.693147181f, p);
+}
+
+/* The normal distribution function: for a = |x|, Phi(-a) = 2^(a p(a) - 1), not below 2^-126. */
+static __device__ inline float phi_of(float x) {
+    const float a = fabsf(x);
+    float p = -2.83491272e-06f, h = 0.000153209927f;
+    p = fmaf(p, a, 3.937769e-05f);
+    p = fmaf(p, a, -0.00018618023f);
+    p = fmaf(p, a, -0.000136936389f);
+    p = fmaf(p, a, 0.00706342002f);
+    p = fmaf(p, a, -0.0524961799f);
+    p = fmaf(p, a, -0.45920822f);
+    p = fmaf(p, a, -1.15110528f);
+    p = fmaf(p, a, -1.0f);
+    if (x != x) return x;
+    if (!(p > -126.0f)) p = -126.0f;
+    const float n = rintf(p), r = p - n;
+    h = fmaf(h, r, 0.00133902754f);
+    h = fmaf(h, r, 0.00961852726f);
+    h = fmaf(h, r, 0.055503618f);
+    h = fmaf(h, r, 0.240226477f);
+    h = fmaf(h, r, 0.693147182f);
+    h = fmaf(h, r, 1.0f) * power_of_two((int)n);
+    return x < 0.0f ? h : 1.0f - h;
+}
+
+static __device__ inline float tanh_of(float x) {
+    const float e = expm1_of(-2.0f * fabsf(x)), t = fabsf(e / (e + 2.0f));
+    return x != x ? x : copysignf(t, x);
+}
+
+static __device__ inline float sigmoid_of(float x) {
+    return 1.0f / (1.0f + exp_of(-x));
+}
+
+/* 2 sqrt(2 / pi) (x + 0.044715 x^3): gelu_tanh(x) = x sigmoid of this. */
+static __device__ inline float gelu_argument(float x) {
+    return x * fmaf(x * x, 0.0713548163f, 1.59576912f);
+}
+
+template <int KIND> static __device__ inline float activation_of(float x) {
+    if (KIND == SCBM_GELU_ERF) return x * phi_of(x);
+    if (KIND == SCBM_GELU_TANH) return x * sigmoid_of(gelu_argument(x));
+    if (KIND == SCBM_RELU) return x > 0.0f || x != x ? x : 0.0f;
+    if (KIND == SCBM_TANH) return tanh_of(x);
+    if (KIND == SCBM_SIGMOID) return sigmoid_of(x);
+    return x;
+}
+
+/* The logistic function's derivative, without the cancellation of s (1 - s). */
+static __device__ inline float sigmoid_slope(float x) {
+    const float e = exp_of(-fabsf(x)), r = 1.0f / (1.0f + e);
+    return e * r * r;
+}
+
+/* dy times the activation's derivative at x. */
+template <int KIND> static __device__ inline float activation_back(float dy, float x) {
+    if (KIND == SCBM_GELU_ERF) return dy * fmaf(x, 0.398942280f * exp_of(-0.5f * (x * x)), phi_of(x));
+    if (KIND == SCBM_GELU_TANH) {
+        const float s = gelu_argument(x), u = fmaf(x * x, 3 * 0.0713548163f, 1.59576912f);
+        return dy * fmaf(x * u, sigmoid_slope(s), sigmoid_of(s));
+    }
+    if (KIND == SCBM_RELU) return x > 0.0f ? dy : 0.0f;
+    if (KIND == SCBM_TANH) return dy * (4.0f * sigmoid_slope(x + x));
+    if (KIND == SCBM_SIGMOID) return dy * sigmoid_slope(x);
+    return dy;
+}
+
+/* A number for each warp of a block of THREADS. */
+typedef double double_room[WARPS];
+typedef int64_t long_room[WARPS];
+typedef uint64_t word_room[WARPS];
 
 /* ------------------------------------------------------------------------------------------
  * Errors and devices
@@ -441,53 +590,138 @@ static dim3 blocks_for(int64_t n, int threads = THREADS) {
     return dim3((unsigned)ceil_div(n, threads));
 }
 
-/* Where elements of a smaller tensor b stand to those of a: b's stride in each dimension of a, or 0. */
+/* Where elements of a smaller tensor b stand to those of a. */
 typedef struct pattern {
-    int n_dims, is_same; /* element i of a meets element i of b */
-    int64_t shape[SCBM_MAX_DIMS], stride[SCBM_MAX_DIMS];
+    int n_dims, is_regular; /* i / repeat % count; else by b's stride in each dimension of a, or 0 */
+    int64_t count, repeat, shape[SCBM_MAX_DIMS], stride[SCBM_MAX_DIMS];
 } pattern;
 
 static pattern pattern_of(const scbm_view *a, const scbm_view *b) {
     pattern p = {};
     int64_t stride = 1;
+    int state = 0; /* of a's dimensions, walked inwards out: not yet in b, in b, past b */
+    p.is_regular = 1;
     p.n_dims = a->n_dims;
+    p.count = p.repeat = 1;
     for (int i = 1; i <= a->n_dims; i++) {
-        int64_t own = i <= b->n_dims ? b->shape[b->n_dims - i] : 1;
-        p.shape[a->n_dims - i] = a->shape[a->n_dims - i];
-        if (own != 1) p.stride[a->n_dims - i] = stride;
-        stride *= own;
+        int64_t n = a->shape[a->n_dims - i], own = i <= b->n_dims ? b->shape[b->n_dims - i] : 1;
+        p.shape[a->n_dims - i] = n;
+        if (n == 1) continue;
+        if (own != 1) {
+            p.stride[a->n_dims - i] = stride;
+            stride *= own;
+            if (state == 2) p.is_regular = 0;
+            state = 1;
+            p.count *= n;
+        } else if (state == 0) {
+            p.repeat *= n;
+        } else {
+            state = 2;
+        }
     }
-    p.is_same = elements_of(a) == elements_of(b);
     return p;
 }
 
 static __device__ inline int64_t pattern_at(const pattern &p, int64_t i) {
-    if (p.is_same) return i;
     int64_t at = 0;
+    if (p.is_regular) return modulo(p.repeat == 1 ? i : quotient(i, p.repeat), p.count);
     for (int d = p.n_dims - 1; d >= 0; d--) {
-        at += i % p.shape[d] * p.stride[d];
-        i /= p.shape[d];
+        const int64_t outer = quotient(i, p.shape[d]);
+        at += (i - outer * p.shape[d]) * p.stride[d];
+        i = outer;
     }
     return at;
 }
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: elementwise
+ *
+ * Memory-bound, all of them: the floor is the bytes of sources and results over the copy rate. A thread computes four elements,
+ * a block's width apart, and loads them all before it stores one: y may be a source.
  * ---------------------------------------------------------------------------------------- */
 
-/* y[n] = a[n] + b[pattern]: reads 4 (n + elements of b), writes 4 n bytes. */
-static __global__ void add_kernel(float *y, const float *a, const float *b, pattern p, int64_t n) {
-    int64_t i = thread_index();
-    if (i < n) y[i] = a[i] + b[pattern_at(p, i)];
+enum { MAP_EACH = 4 };
+
+template <class F> static __global__ void map_kernel(F f) {
+    const int64_t first = (int64_t)blockIdx.x * (THREADS * MAP_EACH) + threadIdx.x;
+    typename F::value value[MAP_EACH];
+    for (int e = 0; e < MAP_EACH; e++) value[e] = first + e * THREADS < f.n ? f.at(first + e * THREADS) : 0;
+    for (int e = 0; e < MAP_EACH; e++)
+        if (first + e * THREADS < f.n) f.y[first + e * THREADS] = value[e];
+}
+
+template <class F> static scbm_status map_all(scbm_queue *queue, const scbm_kernel_call *call, const F &f) {
+    if (f.n > 0) LAUNCH(queue, map_kernel<F>, blocks_for(f.n, THREADS * MAP_EACH), THREADS, 0, f);
+    return launched(queue, call);
+}
+
+/* y = a + b or a b, b broadcast. */
+template <int IS_ADD, int IS_SAME> struct map_binary {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *a, *b;
+    pattern p;
+    __device__ float at(int64_t i) const {
+        const float x = a[i], with = b[IS_SAME ? i : pattern_at(p, i)];
+        return IS_ADD ? x + with : x * with;
+    }
+};
+
+template <int IS_ADD, int IS_SAME> static scbm_status run_binary(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *b = &call->source[1];
+    const map_binary<IS_ADD, IS_SAME> f = {(float *)call->result[0].data, elements_of(a), (const float *)a->data,
+                                           (const float *)b->data, pattern_of(a, b)};
+    return map_all(queue, call, f);
 }
 
 static scbm_status cuda_add(scbm_queue *queue, const scbm_kernel_call *call) {
-    const scbm_view *a = &call->source[0], *b = &call->source[1];
-    int64_t n = elements_of(a);
-    if (!n) return SCBM_OK;
-    LAUNCH(queue, add_kernel, blocks_for(n), THREADS, 0, (float *)call->result[0].data, (const float *)a->data,
-           (const float *)b->data, pattern_of(a, b), n);
-    return launched(queue, call);
+    const int is_same = elements_of(&call->source[0]) == elements_of(&call->source[1]);
+    return is_same ? run_binary<1, 1>(queue, call) : run_binary<1, 0>(queue, call);
+}
+
+static scbm_status cuda_mul(scbm_queue *queue, const scbm_kernel_call *call) {
+    const int is_same = elements_of(&call->source[0]) == elements_of(&call->source[1]);
+    return is_same ? run_binary<0, 1>(queue, call) : run_binary<0, 0>(queue, call);
+}
+
+struct map_scale {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *a;
+    float factor;
+    __device__ float at(int64_t i) const {
+        return a[i] * factor;
+    }
+};
+
+static scbm_status cuda_scale(scbm_queue *queue, const scbm_kernel_call *call) {
+    const map_scale f = {(float *)call->result[0].data, elements_of(&call->source[0]),
+                         (const float *)call->source[0].data, call->node->scalar[0]};
+    return map_all(queue, call, f);
+}
+
+/* y[i] = factor a[b's element of i]. */
+struct map_broadcast {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *a;
+    double factor;
+    pattern p;
+    __device__ float at(int64_t i) const {
+        return (float)(a[pattern_at(p, i)] * factor);
+    }
+};
+
+/* With integer 1 the transpose of a mean: divided by how many elements each one becomes. */
+static scbm_status cuda_broadcast(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *y = &call->result[0];
+    const int64_t n = elements_of(a);
+    const double factor = call->node->integer[0] && n ? (double)n / (double)larger<int64_t>(1, elements_of(y)) : 1.0;
+    const map_broadcast f = {(float *)y->data, elements_of(y), (const float *)a->data, factor, pattern_of(y, a)};
+    return map_all(queue, call, f);
 }
 
 /* Reads and writes the tensor's bytes once. */
@@ -498,9 +732,166 @@ static scbm_status cuda_copy(scbm_queue *queue, const scbm_kernel_call *call) {
                       (size_t)(elements_of(a) / info->block) * (size_t)info->block_bytes, cudaMemcpyDeviceToDevice);
 }
 
+template <int FROM> struct map_to_float {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const unsigned char *a;
+    __device__ float at(int64_t i) const {
+        return weight_at(a, FROM, i);
+    }
+};
+
+template <int FROM, int TO> struct map_to_half {
+    typedef uint16_t value;
+    uint16_t *y;
+    int64_t n;
+    const unsigned char *a;
+    __device__ uint16_t at(int64_t i) const {
+        const float x = weight_at(a, FROM, i);
+        return TO == SCBM_F16 ? float_to_half(x) : float_to_bf16(x);
+    }
+};
+
+template <int FROM> static scbm_status cast_from(scbm_queue *queue, const scbm_kernel_call *call) {
+    const unsigned char *a = (const unsigned char *)call->source[0].data;
+    void *y = call->result[0].data;
+    const int64_t n = elements_of(&call->source[0]);
+    const map_to_float<FROM> to_float = {(float *)y, n, a};
+    const map_to_half<FROM, SCBM_F16> to_half = {(uint16_t *)y, n, a};
+    const map_to_half<FROM, SCBM_BF16> to_bfloat = {(uint16_t *)y, n, a};
+    if (call->result[0].type == SCBM_F32) return map_all(queue, call, to_float);
+    return call->result[0].type == SCBM_F16 ? map_all(queue, call, to_half) : map_all(queue, call, to_bfloat);
+}
+
+static scbm_status cuda_cast(scbm_queue *queue, const scbm_kernel_call *call) {
+    if (call->source[0].type == call->result[0].type) return cuda_copy(queue, call);
+    if (call->source[0].type == SCBM_F32) return cast_from<SCBM_F32>(queue, call);
+    return call->source[0].type == SCBM_F16 ? cast_from<SCBM_F16>(queue, call) : cast_from<SCBM_BF16>(queue, call);
+}
+
+struct map_concat {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *a, *b;
+    int64_t of_a, of_b;
+    __device__ float at(int64_t i) const {
+        const int64_t row = quotient(i, of_a + of_b), column = i - row * (of_a + of_b);
+        return column < of_a ? a[row * of_a + column] : b[row * of_b + column - of_a];
+    }
+};
+
+static scbm_status cuda_concat(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *b = &call->source[1], *y = &call->result[0];
+    const map_concat f = {(float *)y->data,       elements_of(y), (const float *)a->data,
+                          (const float *)b->data, columns_of(a),  columns_of(b)};
+    return map_all(queue, call, f);
+}
+
+/* Columns first … of rows of `from` numbers, as rows of `to`: a slice, or (first < 0) its transpose. */
+struct map_slice {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *a;
+    int64_t from, to, first;
+    __device__ float at(int64_t i) const {
+        const int64_t row = quotient(i, to), column = i - row * to + first;
+        return column >= 0 && column < from ? a[row * from + column] : 0.0f;
+    }
+};
+
+static scbm_status cuda_slice(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *y = &call->result[0];
+    const map_slice f = {(float *)y->data, elements_of(y), (const float *)a->data,
+                         columns_of(a),    columns_of(y),  call->node->integer[0]};
+    return map_all(queue, call, f);
+}
+
+static scbm_status cuda_slice_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *dy = &call->source[0], *y = &call->result[0];
+    const map_slice f = {(float *)y->data, elements_of(y), (const float *)dy->data,
+                         columns_of(dy),   columns_of(y),  -call->node->integer[0]};
+    return map_all(queue, call, f);
+}
+
+template <int KIND> struct map_activate {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *x;
+    __device__ float at(int64_t i) const {
+        return activation_of<KIND>(x[i]);
+    }
+};
+
+template <int KIND> struct map_activate_back {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *dy, *x;
+    __device__ float at(int64_t i) const {
+        return activation_back<KIND>(dy[i], x[i]);
+    }
+};
+
+template <int KIND> static scbm_status run_activate(scbm_queue *queue, const scbm_kernel_call *call) {
+    float *y = (float *)call->result[0].data;
+    const float *a = (const float *)call->source[0].data, *b = (const float *)call->source[1].data;
+    const int64_t n = elements_of(&call->source[0]);
+    const map_activate<KIND> forward = {y, n, a};
+    const map_activate_back<KIND> back = {y, n, a, b};
+    return call->node->op == SCBM_OP_ACTIVATE ? map_all(queue, call, forward) : map_all(queue, call, back);
+}
+
+/* activate and activate_back */
+static scbm_status cuda_activate(scbm_queue *queue, const scbm_kernel_call *call) {
+    switch (call->node->integer[0]) {
+    case SCBM_GELU_ERF: return run_activate<SCBM_GELU_ERF>(queue, call);
+    case SCBM_GELU_TANH: return run_activate<SCBM_GELU_TANH>(queue, call);
+    case SCBM_RELU: return run_activate<SCBM_RELU>(queue, call);
+    case SCBM_TANH: return run_activate<SCBM_TANH>(queue, call);
+    default: return run_activate<SCBM_SIGMOID>(queue, call);
+    }
+}
+
+/* Groups of 64 elements: counter 16 g + l gives with its word w element 64 g + 16 w + l, which it drops below `limit`. A thread
+ * has a counter, four elements. x, y [n]; 8 bytes an element; floor: bytes, on cards with few integer units the generator. */
+static __global__ void dropout_kernel(float *y, const float *x, int64_t n, uint32_t limit, float scale, uint64_t seed,
+                                      uint32_t place, uint32_t step) {
+    const int64_t counter = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t first = counter / 16 * 64 + counter % 16;
+    uint32_t word[4];
+    if (first >= n) return;
+    philox(seed, (uint64_t)step << 32 | place << 16, (uint64_t)counter, word);
+    for (int w = 0; w < 4 && first + 16 * w < n; w++)
+        y[first + 16 * w] = word[w] >= limit ? x[first + 16 * w] * scale : 0.0f;
+}
+
+static scbm_status cuda_dropout(scbm_queue *queue, const scbm_kernel_call *call) {
+    const int64_t n = elements_of(&call->source[0]);
+    const float p = call->node->scalar[0];
+    if (n > 0)
+        LAUNCH(queue, dropout_kernel, blocks_for(ceil_div(n, 64) * 16), THREADS, 0, (float *)call->result[0].data,
+               (const float *)call->source[0].data, n, (uint32_t)((double)p * 4294967296.0), 1.0f / (1.0f - p),
+               call->seed, (uint32_t)call->node->integer[0], (uint32_t)call->step);
+    return launched(queue, call);
+}
+
 static const kernel_row elementwise_rows[] = {
     {SCBM_OP_ADD, {cuda_add, NULL, NULL}},
+    {SCBM_OP_MUL, {cuda_mul, NULL, NULL}},
+    {SCBM_OP_SCALE, {cuda_scale, NULL, NULL}},
+    {SCBM_OP_BROADCAST, {cuda_broadcast, NULL, NULL}},
     {SCBM_OP_COPY, {cuda_copy, NULL, NULL}},
+    {SCBM_OP_CAST, {cuda_cast, NULL, NULL}},
+    {SCBM_OP_CONCAT, {cuda_concat, NULL, NULL}},
+    {SCBM_OP_SLICE, {cuda_slice, NULL, NULL}},
+    {SCBM_OP_SLICE_BACK, {cuda_slice_back, NULL, NULL}},
+    {SCBM_OP_ACTIVATE, {cuda_activate, NULL, NULL}},
+    {SCBM_OP_ACTIVATE_BACK, {cuda_activate, NULL, NULL}},
+    {SCBM_OP_DROPOUT, {cuda_dropout, NULL, NULL}},
 };
 
 /* ------------------------------------------------------------------------------------------
@@ -1363,11 +1754,358 @@ static const kernel_row attention_rows[] = {
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: lookup, shapes, reductions
+ *
+ * A sum of many is cut into chunks, whose sums are added in a further launch, all in an order that follows from how many there
+ * are. Floor: the bytes of what is summed.
  * ---------------------------------------------------------------------------------------- */
 
+/* Dimensions that are walked together: offset of index i. */
+typedef struct axes {
+    int n;
+    int64_t count, size[SCBM_MAX_DIMS], stride[SCBM_MAX_DIMS];
+} axes;
+
+static __device__ inline int64_t axes_at(const axes &a, int64_t i) {
+    int64_t at = 0;
+    for (int d = a.n - 1; d > 0; d--) {
+        const int64_t outer = quotient(i, a.size[d]);
+        at += (i - outer * a.size[d]) * a.stride[d];
+        i = outer;
+    }
+    return a.n ? at + i * a.stride[0] : 0;
+}
+
+static void append_axis(axes *a, int64_t size, int64_t stride) {
+    a->count *= size;
+    if (a->n && a->stride[a->n - 1] == size * stride) {
+        a->size[a->n - 1] *= size;
+        a->stride[a->n - 1] = stride;
+        return;
+    }
+    a->size[a->n] = size;
+    a->stride[a->n++] = stride;
+}
+
+typedef struct sum_plan {
+    axes kept, summed;
+    int is_by_rows; /* neighbours in memory are summed; else they are different sums */
+    int64_t chunk, n_chunks;
+} sum_plan;
+
+enum { SUM_CHUNKS = 64, SUM_LEAST = 64, SUM_LANES = THREADS / WARP };
+
+typedef float column_room[SUM_LANES][WARP];
+
+static sum_plan plan_sum(const scbm_view *a, const scbm_view *y) {
+    sum_plan plan = {};
+    const pattern p = pattern_of(a, y);
+    int64_t stride = elements_of(a);
+    plan.kept.count = plan.summed.count = 1;
+    for (int d = 0; d < a->n_dims; d++) {
+        const int64_t size = a->shape[d];
+        stride = size ? stride / size : 0;
+        if (size == 1) continue;
+        append_axis(p.stride[d] ? &plan.kept : &plan.summed, size, stride);
+        plan.is_by_rows = !p.stride[d];
+    }
+    const int64_t n_chunks = plan.is_by_rows ? 16 * SUM_CHUNKS : SUM_CHUNKS,
+                  smallest = (plan.is_by_rows ? 16 : 1) * SUM_LEAST;
+    plan.chunk = larger<int64_t>(smallest, ceil_div(plan.summed.count, n_chunks));
+    plan.n_chunks = larger<int64_t>(1, ceil_div(plan.summed.count, plan.chunk));
+    return plan;
+}
+
+/* A warp's sums are 32 columns, a block's warps take every eighth row of a chunk: part[chunk][column]. */
+static __global__ void sum_columns_kernel(float *part, const float *a, sum_plan plan, double factor) {
+    SHARED(column_room, sums);
+    const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP;
+    const int64_t column = (int64_t)blockIdx.x * WARP + lane, first = blockIdx.y * plan.chunk;
+    const int64_t end = smaller(plan.summed.count, first + plan.chunk);
+    float sum = 0.0f;
+    if (column < plan.kept.count) {
+        const float *from = a + axes_at(plan.kept, column);
+        for (int64_t r = first + row; r < end; r += SUM_LANES) sum += from[axes_at(plan.summed, r)];
+    }
+    sums[row][lane] = sum;
+    __syncthreads();
+    if (row || column >= plan.kept.count) return;
+    for (int r = 1; r < SUM_LANES; r++) sum += sums[r][lane];
+    part[blockIdx.y * plan.kept.count + column] = (float)(sum * factor);
+}
+
+/* A warp sums a chunk of one element: part[element][chunk]. */
+static __global__ void sum_rows_kernel(float *part, const float *a, sum_plan plan, double factor) {
+    const int64_t warp = thread_index() / WARP, lane = threadIdx.x % WARP;
+    const int64_t element = quotient(warp, plan.n_chunks), first = (warp - element * plan.n_chunks) * plan.chunk;
+    if (element >= plan.kept.count) return;
+    const int64_t end = smaller(plan.summed.count, first + plan.chunk);
+    const float *from = a + axes_at(plan.kept, element);
+    float sum = 0.0f;
+    for (int64_t i = first + lane; i < end; i += WARP) sum += from[axes_at(plan.summed, i)];
+    sum = warp_sum(sum);
+    if (lane == 0) part[warp] = (float)(sum * factor);
+}
+
+/* y0[n0], y1[…]: the sums of part [rows, columns], whose first n0 columns are y0's. */
+static __global__ void gather_columns_kernel(float *y0, float *y1, const float *part, int64_t rows, int64_t columns,
+                                             int64_t n0, double factor) {
+    SHARED(column_room, sums);
+    const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP;
+    const int64_t column = (int64_t)blockIdx.x * WARP + lane;
+    float sum = 0.0f;
+    for (int64_t r = row; r < rows && column < columns; r += SUM_LANES) sum += part[r * columns + column];
+    sums[row][lane] = sum;
+    __syncthreads();
+    if (row || column >= columns) return;
+    for (int r = 1; r < SUM_LANES; r++) sum += sums[r][lane];
+    *(column < n0 ? y0 + column : y1 + column - n0) = (float)(sum * factor);
+}
+
+static size_t sum_to_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const sum_plan plan = plan_sum(&call->source[0], &call->result[0]);
+    (void)queue;
+    return (size_t)(plan.is_by_rows ? 16 : 1) * SUM_CHUNKS * (size_t)plan.kept.count * sizeof(float);
+}
+
+static void gather_rows(scbm_queue *queue, float *y, const float *part, const sum_plan &plan, double factor) {
+    sum_plan last = {};
+    last.is_by_rows = 1;
+    last.kept.count = last.summed.count = last.n_chunks = 1;
+    append_axis(&last.kept, plan.kept.count, plan.n_chunks);
+    append_axis(&last.summed, plan.n_chunks, 1);
+    last.chunk = plan.n_chunks;
+    LAUNCH(queue, sum_rows_kernel, blocks_for(plan.kept.count * WARP), THREADS, 0, y, part, last, factor);
+}
+
+/* y = a summed over the dimensions in which y has 1 or none; with integer 1 the mean. */
+static scbm_status cuda_sum_to(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *result = &call->result[0];
+    const sum_plan plan = plan_sum(a, result);
+    const int64_t m = plan.kept.count;
+    const double factor = call->node->integer[0] ? (double)m / (double)elements_of(a) : 1.0;
+    float *y = (float *)result->data, *part = plan.n_chunks > 1 ? (float *)call->scratch : y;
+    const double own = plan.n_chunks > 1 ? 1.0 : factor;
+    if (!m) return SCBM_OK;
+    if (plan.is_by_rows) {
+        LAUNCH(queue, sum_rows_kernel, blocks_for(m * plan.n_chunks * WARP), THREADS, 0, part, (const float *)a->data,
+               plan, own);
+        if (plan.n_chunks > 1) gather_rows(queue, y, part, plan, factor);
+        return launched(queue, call);
+    }
+    const dim3 grid((unsigned)ceil_div(m, WARP), (unsigned)plan.n_chunks);
+    LAUNCH(queue, sum_columns_kernel, grid, THREADS, sizeof(column_room), part, (const float *)a->data, plan, own);
+    if (plan.n_chunks > 1)
+        LAUNCH(queue, gather_columns_kernel, blocks_for(m, WARP), THREADS, sizeof(column_room), y, y, part,
+               plan.n_chunks, m, m, factor);
+    return launched(queue, call);
+}
+
 /* ------------------------------------------------------------------------------------------
- * Kernels: norms, softmax, dropout
+ * Kernels: norms, softmax, dropout: rows of x [rows, d]. A warp has a row, which it reads once from memory and again from the first cache.
  * ---------------------------------------------------------------------------------------- */
+
+enum { ROWS = THREADS / WARP }; /* of a block */
+
+static __device__ inline int64_t row_of_warp() {
+    return (int64_t)blockIdx.x * ROWS + threadIdx.x / WARP;
+}
+
+enum norm_kind { LAYER_NORM, ADD_LAYER_NORM, RMS_NORM };
+
+typedef struct norm_args {
+    float *y, *mean, *rstd, *sum; /* sum: x + residual, kept where the backward rule wants it */
+    const float *x, *residual, *gamma, *beta;
+    int64_t rows, d;
+    float epsilon;
+    pattern p; /* of the residual under x */
+} norm_args;
+
+/* y = (x - mean) rstd gamma + beta. x, y [rows, d], the residual as much or a stream's share; 8 to 16 bytes an element. */
+template <int KIND> static __global__ void norm_kernel(norm_args a) {
+    const int64_t row = row_of_warp(), d = a.d, lane = threadIdx.x % WARP;
+    if (row >= a.rows) return;
+    const float *x = a.x + row * d, inverse = 1.0f / (float)d;
+    float *y = a.y + row * d, mean = 0.0f, square = 0.0f;
+    if (KIND == ADD_LAYER_NORM) {
+        float *sum = a.sum ? a.sum + row * d : y;
+        for (int64_t c = lane; c < d; c += WARP) sum[c] = x[c] + a.residual[pattern_at(a.p, row * d + c)];
+        x = sum;
+    }
+    for (int64_t c = lane; c < d && KIND != RMS_NORM; c += WARP) mean += x[c];
+    if (KIND != RMS_NORM) mean = warp_sum(mean) * inverse;
+    for (int64_t c = lane; c < d; c += WARP) square = fmaf(x[c] - mean, x[c] - mean, square);
+    const float rstd = 1.0f / sqrtf(warp_sum(square) * inverse + a.epsilon);
+    if (lane == 0 && KIND != RMS_NORM) a.mean[row] = mean;
+    if (lane == 0) a.rstd[row] = rstd;
+    for (int64_t c = lane; c < d; c += WARP) {
+        const float unit = (x[c] - mean) * rstd * a.gamma[c];
+        y[c] = KIND == RMS_NORM ? unit : unit + a.beta[c];
+    }
+}
+
+static scbm_status cuda_norm(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_op op = call->node->op;
+    const int is_rms = op == SCBM_OP_RMS_NORM, is_sum = op == SCBM_OP_ADD_LAYER_NORM;
+    const scbm_view *x = &call->source[0], *r = call->result;
+    norm_args a = {};
+    a.y = (float *)r[0].data;
+    a.mean = is_rms ? NULL : (float *)r[1].data;
+    a.rstd = (float *)r[is_rms ? 1 : 2].data;
+    a.sum = call->node->n_results > 3 ? (float *)r[3].data : NULL;
+    a.x = (const float *)x->data;
+    a.residual = is_sum ? (const float *)call->source[1].data : NULL;
+    a.gamma = (const float *)call->source[1 + is_sum].data;
+    a.beta = is_rms ? NULL : (const float *)call->source[2 + is_sum].data;
+    a.rows = rows_of(x);
+    a.d = columns_of(x);
+    a.epsilon = call->node->scalar[0];
+    if (is_sum) a.p = pattern_of(x, &call->source[1]);
+    if (!a.rows || !a.d) return SCBM_OK;
+    const dim3 grid = blocks_for(a.rows, ROWS);
+    if (is_rms) LAUNCH(queue, norm_kernel<RMS_NORM>, grid, THREADS, 0, a);
+    else if (is_sum) LAUNCH(queue, norm_kernel<ADD_LAYER_NORM>, grid, THREADS, 0, a);
+    else LAUNCH(queue, norm_kernel<LAYER_NORM>, grid, THREADS, 0, a);
+    return launched(queue, call);
+}
+
+enum { NORM_BACK_ROWS = 32 }; /* of a block */
+
+typedef struct norm_back_args {
+    float *dx, *part; /* part [blocks, 2 d]: sums of dy unit and dy over a block's rows; of d alone without a mean */
+    const float *dy, *x, *gamma, *mean, *rstd;
+    int64_t rows, d;
+} norm_back_args;
+
+typedef struct norm_back_room {
+    float mean[NORM_BACK_ROWS], product[NORM_BACK_ROWS]; /* of gamma dy, and of gamma dy unit, over a row */
+} norm_back_room;
+
+/* dx = rstd (g - mean g - unit mean (g unit)), g = gamma dy, and a block's part of dgamma and dbeta. dy, x, dx [rows, d]: 12
+ * bytes an element, the second reading of the block's rows is from the caches. */
+template <int IS_RMS> static __global__ void norm_back_kernel(norm_back_args a) {
+    SHARED(norm_back_room, room);
+    const int64_t d = a.d, first = (int64_t)blockIdx.x * NORM_BACK_ROWS;
+    const int n = (int)smaller<int64_t>(NORM_BACK_ROWS, a.rows - first), lane = threadIdx.x % WARP;
+    for (int r = threadIdx.x / WARP; r < n; r += ROWS) {
+        const float *dy = a.dy + (first + r) * d, *x = a.x + (first + r) * d;
+        const float mean = IS_RMS ? 0.0f : a.mean[first + r], rstd = a.rstd[first + r];
+        float sum = 0.0f, product = 0.0f;
+        for (int64_t c = lane; c < d; c += WARP) {
+            const float g = dy[c] * a.gamma[c];
+            sum += g;
+            product = fmaf(g, (x[c] - mean) * rstd, product);
+        }
+        sum = warp_sum(sum);
+        product = warp_sum(product);
+        if (lane) continue;
+        room.mean[r] = IS_RMS ? 0.0f : sum / (float)d;
+        room.product[r] = product / (float)d;
+    }
+    __syncthreads();
+    for (int64_t c = threadIdx.x; c < d; c += THREADS) {
+        const float gamma = a.gamma[c];
+        float of_gamma = 0.0f, of_beta = 0.0f;
+        for (int r = 0; r < n; r++) {
+            const int64_t at = (first + r) * d + c;
+            const float mean = IS_RMS ? 0.0f : a.mean[first + r], rstd = a.rstd[first + r];
+            const float dy = a.dy[at], unit = (a.x[at] - mean) * rstd;
+            of_gamma = fmaf(dy, unit, of_gamma);
+            of_beta += dy;
+            a.dx[at] = rstd * (fmaf(-unit, room.product[r], dy * gamma) - room.mean[r]);
+        }
+        float *part = a.part + (int64_t)blockIdx.x * (IS_RMS ? 1 : 2) * d;
+        part[c] = of_gamma;
+        if (!IS_RMS) part[d + c] = of_beta;
+    }
+}
+
+static size_t norm_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
+    return (size_t)ceil_div(rows_of(&call->source[1]), NORM_BACK_ROWS) * 2 * (size_t)columns_of(&call->source[1]) *
+           sizeof(float);
+}
+
+static scbm_status cuda_norm_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const int is_rms = call->node->op == SCBM_OP_RMS_NORM_BACK;
+    const scbm_view *s = call->source, *r = call->result;
+    norm_back_args a = {};
+    a.dx = (float *)r[0].data;
+    a.part = (float *)call->scratch;
+    a.dy = (const float *)s[0].data;
+    a.x = (const float *)s[1].data;
+    a.gamma = (const float *)s[2].data;
+    a.mean = is_rms ? NULL : (const float *)s[3].data;
+    a.rstd = (const float *)s[is_rms ? 3 : 4].data;
+    a.rows = rows_of(&s[1]);
+    a.d = columns_of(&s[1]);
+    const int64_t blocks = ceil_div(a.rows, NORM_BACK_ROWS), columns = is_rms ? a.d : 2 * a.d;
+    if (!a.d) return SCBM_OK;
+    if (blocks && is_rms)
+        LAUNCH(queue, norm_back_kernel<1>, dim3((unsigned)blocks), THREADS, sizeof(norm_back_room), a);
+    if (blocks && !is_rms)
+        LAUNCH(queue, norm_back_kernel<0>, dim3((unsigned)blocks), THREADS, sizeof(norm_back_room), a);
+    LAUNCH(queue, gather_columns_kernel, blocks_for(columns, WARP), THREADS, sizeof(column_room), (float *)r[1].data,
+           is_rms ? NULL : (float *)r[2].data, a.part, blocks, columns, a.d, 1.0);
+    return launched(queue, call);
+}
+
+/* y = exp(x - max) / sum; y may be x. Rows of -infinity alone are 0. x, y [rows, n]: 8 bytes an element. */
+static __global__ void softmax_kernel(float *y, const float *x, int64_t rows, int64_t n) {
+    const int64_t row = row_of_warp(), lane = threadIdx.x % WARP;
+    if (row >= rows) return;
+    x += row * n;
+    y += row * n;
+    float top = -INFINITY, sum = 0.0f;
+    for (int64_t c = lane; c < n; c += WARP)
+        if (x[c] > top || x[c] != x[c]) top = x[c];
+    top = warp_max(top);
+    if (top == -INFINITY) top = 0.0f;
+    for (int64_t c = lane; c < n; c += WARP) {
+        const float e = exp_of(x[c] - top);
+        y[c] = e;
+        sum += e;
+    }
+    sum = warp_sum(sum);
+    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    for (int64_t c = lane; c < n; c += WARP) y[c] *= inverse;
+}
+
+static scbm_status cuda_softmax(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    if (elements_of(x))
+        LAUNCH(queue, softmax_kernel, blocks_for(rows_of(x), ROWS), THREADS, 0, (float *)call->result[0].data,
+               (const float *)x->data, rows_of(x), columns_of(x));
+    return launched(queue, call);
+}
+
+/* dx = y (dy - sum of dy y over the row). dy, y, dx [rows, n]: 12 bytes an element. */
+static __global__ void softmax_back_kernel(float *dx, const float *dy, const float *y, int64_t rows, int64_t n) {
+    const int64_t row = row_of_warp(), lane = threadIdx.x % WARP;
+    if (row >= rows) return;
+    float sum = 0.0f;
+    for (int64_t c = row * n + lane; c < (row + 1) * n; c += WARP) sum = fmaf(y[c], dy[c], sum);
+    sum = warp_sum(sum);
+    for (int64_t c = row * n + lane; c < (row + 1) * n; c += WARP) dx[c] = y[c] * (dy[c] - sum);
+}
+
+static scbm_status cuda_softmax_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *y = &call->source[1];
+    if (elements_of(y))
+        LAUNCH(queue, softmax_back_kernel, blocks_for(rows_of(y), ROWS), THREADS, 0, (float *)call->result[0].data,
+               (const float *)call->source[0].data, (const float *)y->data, rows_of(y), columns_of(y));
+    return launched(queue, call);
+}
+
+static const kernel_row row_rows[] = {
+    {SCBM_OP_SUM_TO, {cuda_sum_to, sum_to_scratch, NULL}},
+    {SCBM_OP_LAYER_NORM, {cuda_norm, NULL, NULL}},
+    {SCBM_OP_ADD_LAYER_NORM, {cuda_norm, NULL, NULL}},
+    {SCBM_OP_RMS_NORM, {cuda_norm, NULL, NULL}},
+    {SCBM_OP_LAYER_NORM_BACK, {cuda_norm_back, norm_back_scratch, NULL}},
+    {SCBM_OP_RMS_NORM_BACK, {cuda_norm_back, norm_back_scratch, NULL}},
+    {SCBM_OP_SOFTMAX, {cuda_softmax, NULL, NULL}},
+    {SCBM_OP_SOFTMAX_BACK, {cuda_softmax_back, NULL, NULL}},
+};
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: texts (pooling, mixing) and losses
@@ -1391,6 +2129,7 @@ static void add_rows(const kernel_row *rows, int n) {
 
 static void fill_kernels(void) {
     ADD_ROWS(elementwise_rows);
+    ADD_ROWS(row_rows);
     ADD_ROWS(linear_rows);
     ADD_ROWS(attention_rows);
 }
