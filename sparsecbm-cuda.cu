@@ -2108,8 +2108,440 @@ static const kernel_row row_rows[] = {
 };
 
 /* ------------------------------------------------------------------------------------------
- * Kernels: texts (pooling, mixing) and losses
+ * Kernels: texts (embeddings, pooling, mixing)
  * ---------------------------------------------------------------------------------------- */
+
+/* y [T, d] = rows `ids` of a table of any type: a row's bytes and 4 d bytes for each token. */
+template <int TYPE> struct map_rows {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const void *table;
+    const int32_t *ids;
+    int64_t d;
+    __device__ float at(int64_t i) const {
+        const int64_t t = quotient(i, d);
+        return weight_at(table, TYPE, ids[t] * d + i - t * d);
+    }
+};
+
+template <int TYPE> static scbm_status get_rows_of(scbm_queue *queue, const scbm_kernel_call *call) {
+    const map_rows<TYPE> f = {(float *)call->result[0].data, elements_of(&call->result[0]), call->source[0].data,
+                              (const int32_t *)call->source[1].data, call->source[0].shape[1]};
+    return map_all(queue, call, f);
+}
+
+static scbm_status cuda_get_rows(scbm_queue *queue, const scbm_kernel_call *call) {
+    switch (call->source[0].type) {
+    case SCBM_F16: return get_rows_of<SCBM_F16>(queue, call);
+    case SCBM_BF16: return get_rows_of<SCBM_BF16>(queue, call);
+    case SCBM_Q8_0: return get_rows_of<SCBM_Q8_0>(queue, call);
+    case SCBM_Q4_0: return get_rows_of<SCBM_Q4_0>(queue, call);
+    default: return get_rows_of<SCBM_F32>(queue, call);
+    }
+}
+
+struct map_fill {
+    typedef float value;
+    float *y;
+    int64_t n;
+    float number;
+    __device__ float at(int64_t) const {
+        return number;
+    }
+};
+
+/* For each token the next one of the same id, or T, and whether it is the first. A warp has a token; T²/32 steps at worst. */
+static __global__ void link_ids_kernel(int32_t *next, int32_t *is_first, const int32_t *ids, int32_t n) {
+    const int32_t t = (int32_t)row_of_warp(), lane = (int32_t)(threadIdx.x % WARP);
+    if (t >= n) return;
+    const int32_t id = ids[t];
+    unsigned found = 0;
+    int32_t at = t + 1;
+    for (; at < n && !found; at += WARP)
+        found = __ballot_sync(WHOLE_WARP, at + lane < n && ids[smaller(at + lane, n - 1)] == id);
+    if (lane == 0) next[t] = found ? at - WARP + __ffs((int)found) - 1 : n;
+    found = 0;
+    for (at = 0; at < t && !found; at += WARP) found = __ballot_sync(WHOLE_WARP, at + lane < t && ids[at + lane] == id);
+    if (lane == 0) is_first[t] = !found;
+}
+
+/* The rows of dy [T, d] of one id, in order, into its row of the table, by the block of its first token. */
+static __global__ void sum_linked_kernel(float *table, const float *dy, const int32_t *ids, const int32_t *next,
+                                         const int32_t *is_first, int64_t d, int32_t n) {
+    const int32_t t = (int32_t)blockIdx.x;
+    if (!is_first[t]) return;
+    for (int64_t c = threadIdx.x; c < d; c += THREADS) {
+        float sum = 0.0f;
+        for (int32_t at = t; at < n; at = next[at]) sum += dy[at * d + c];
+        table[ids[t] * d + c] = sum;
+    }
+}
+
+static size_t get_rows_back_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
+    return 2 * (size_t)call->source[1].shape[0] * sizeof(int32_t);
+}
+
+/* The table's gradient [V, d]: zeros, and the sums of the tokens' rows. Floor: writing 4 V d bytes, reading 4 T d. */
+static scbm_status cuda_get_rows_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const int32_t *ids = (const int32_t *)call->source[1].data, n = (int32_t)call->source[1].shape[0];
+    const int64_t d = call->source[2].shape[1];
+    int32_t *next = (int32_t *)call->scratch, *is_first = next + n;
+    const map_fill zeros = {(float *)call->result[0].data, elements_of(&call->result[0]), 0.0f};
+    map_all(queue, call, zeros);
+    if (!n || !d) return launched(queue, call);
+    LAUNCH(queue, link_ids_kernel, blocks_for(n, ROWS), THREADS, 0, next, is_first, ids, n);
+    LAUNCH(queue, sum_linked_kernel, dim3((unsigned)n), THREADS, 0, zeros.y, (const float *)call->source[0].data, ids,
+           next, is_first, d, n);
+    return launched(queue, call);
+}
+
+enum segment_kind { SEGMENT_MEAN, SEGMENT_FIRST, SEGMENT_LAST };
+
+static segment_kind segment_kind_of(scbm_op op) {
+    if (op == SCBM_OP_SEGMENT_FIRST || op == SCBM_OP_SEGMENT_FIRST_BACK) return SEGMENT_FIRST;
+    return op == SCBM_OP_SEGMENT_LAST || op == SCBM_OP_SEGMENT_LAST_BACK ? SEGMENT_LAST : SEGMENT_MEAN;
+}
+
+/* y [S, N, d] of x [S, T, d]: a text's mean, first or last token. A block has a text of a stream; an empty one gives zeros. */
+static __global__ void segment_kernel(float *y, const float *x, const int32_t *offsets, int64_t texts, int64_t tokens,
+                                      int64_t d, segment_kind kind) {
+    const int64_t n = blockIdx.x % texts, s = blockIdx.x / texts;
+    int64_t first = offsets[n], end = offsets[n + 1];
+    const float share = end > first && kind == SEGMENT_MEAN ? 1.0f / (float)(end - first) : 1.0f;
+    if (kind == SEGMENT_FIRST) end = smaller(end, first + 1);
+    if (kind == SEGMENT_LAST) first = larger(first, end - 1);
+    for (int64_t c = threadIdx.x; c < d; c += THREADS) {
+        float sum = 0.0f;
+        for (int64_t t = first; t < end; t++) sum += x[(s * tokens + t) * d + c];
+        y[blockIdx.x * d + c] = sum * share;
+    }
+}
+
+static scbm_status cuda_segment(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    const int64_t blocks = x->shape[0] * call->texts;
+    if (blocks)
+        LAUNCH(queue, segment_kernel, dim3((unsigned)blocks), THREADS, 0, (float *)call->result[0].data,
+               (const float *)x->data, (const int32_t *)call->source[1].data, call->texts, x->shape[1], x->shape[2],
+               segment_kind_of(call->node->op));
+    return launched(queue, call);
+}
+
+/* dx [S, T, d] of dy [S, N, d]; tokens of no text get zeros. A block has a token of a stream: it looks for its text by halving. */
+static __global__ void segment_back_kernel(float *dx, const float *dy, const int32_t *offsets, int64_t texts,
+                                           int64_t tokens, int64_t d, segment_kind kind) {
+    const int64_t t = blockIdx.x % tokens, s = blockIdx.x / tokens;
+    int64_t low = 0, high = texts; /* the last text that begins at or before t is in [low - 1, high) */
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (offsets[middle] <= t) low = middle + 1;
+        else high = middle;
+    }
+    const int64_t n = low - 1, first = n >= 0 ? offsets[n] : 0, end = n >= 0 ? offsets[n + 1] : 0;
+    int is_read = n >= 0 && t < end;
+    if (kind == SEGMENT_FIRST) is_read = is_read && t == first;
+    if (kind == SEGMENT_LAST) is_read = is_read && t == end - 1;
+    const float share = kind == SEGMENT_MEAN && is_read ? 1.0f / (float)(end - first) : 1.0f;
+    for (int64_t c = threadIdx.x; c < d; c += THREADS)
+        dx[blockIdx.x * d + c] = is_read ? dy[(s * texts + n) * d + c] * share : 0.0f;
+}
+
+static scbm_status cuda_segment_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *dx = &call->result[0];
+    const int64_t blocks = dx->shape[0] * dx->shape[1];
+    if (blocks)
+        LAUNCH(queue, segment_back_kernel, dim3((unsigned)blocks), THREADS, 0, (float *)dx->data,
+               (const float *)call->source[0].data, (const int32_t *)call->source[1].data, call->texts, dx->shape[1],
+               dx->shape[2], segment_kind_of(call->node->op));
+    return launched(queue, call);
+}
+
+/* y_n = beta x_n + (1 - beta) x_p(n), or its transpose, for which each text looks for those that read it. x, y [S, N, d]. */
+template <int IS_BACK> struct map_mix {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *x, *beta;
+    const int32_t *permutation;
+    int64_t texts, d;
+    __device__ float at(int64_t i) const {
+        const int64_t row = quotient(i, d), c = i - row * d, text = modulo(row, texts), first = row - text;
+        const float own = *beta, rest = 1.0f - own;
+        float y = x[i] * own;
+        if (!IS_BACK) y = fmaf(x[(first + permutation[text]) * d + c], rest, y);
+        for (int64_t other = 0; IS_BACK && other < texts; other++)
+            if (permutation[other] == text) y = fmaf(x[(first + other) * d + c], rest, y);
+        return y;
+    }
+};
+
+template <int IS_BACK> static scbm_status run_mix(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *x = &call->source[0];
+    const map_mix<IS_BACK> f = {(float *)call->result[0].data,
+                                elements_of(x),
+                                (const float *)x->data,
+                                (const float *)call->source[2].data,
+                                (const int32_t *)call->source[1].data,
+                                x->shape[1],
+                                x->shape[2]};
+    return map_all(queue, call, f);
+}
+
+static scbm_status cuda_mix_texts(scbm_queue *queue, const scbm_kernel_call *call) {
+    return call->node->op == SCBM_OP_MIX_TEXTS ? run_mix<0>(queue, call) : run_mix<1>(queue, call);
+}
+
+static const kernel_row text_rows[] = {
+    {SCBM_OP_GET_ROWS, {cuda_get_rows, NULL, NULL}},
+    {SCBM_OP_GET_ROWS_BACK, {cuda_get_rows_back, get_rows_back_scratch, NULL}},
+    {SCBM_OP_SEGMENT_MEAN, {cuda_segment, NULL, NULL}},
+    {SCBM_OP_SEGMENT_FIRST, {cuda_segment, NULL, NULL}},
+    {SCBM_OP_SEGMENT_LAST, {cuda_segment, NULL, NULL}},
+    {SCBM_OP_SEGMENT_MEAN_BACK, {cuda_segment_back, NULL, NULL}},
+    {SCBM_OP_SEGMENT_FIRST_BACK, {cuda_segment_back, NULL, NULL}},
+    {SCBM_OP_SEGMENT_LAST_BACK, {cuda_segment_back, NULL, NULL}},
+    {SCBM_OP_MIX_TEXTS, {cuda_mix_texts, NULL, NULL}},
+    {SCBM_OP_MIX_TEXTS_BACK, {cuda_mix_texts, NULL, NULL}},
+};
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: loss and updates. Sums over whole tensors are in f64, in an order that follows from their sizes.
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct loss_args {
+    const float *logits, *soft, *weights; /* weights of classes, or NULL */
+    const int32_t *labels, *groups;       /* labels [N, K], or soft [N, C] */
+    float *p;
+    int64_t texts, classes, n_groups;
+} loss_args;
+
+/* The probabilities of a text's group and its loss; *weight is what it counts. */
+static __device__ float group_loss(const loss_args &a, int64_t text, int64_t group, float *weight) {
+    const int64_t from = a.groups[group], n = a.groups[group + 1] - from, at = text * a.classes + from;
+    const float *x = a.logits + at, *weights = a.weights ? a.weights + from : NULL;
+    float *p = a.p + at, top = -INFINITY, sum = 0.0f, loss = 0.0f, mass = 0.0f;
+    for (int64_t c = 0; c < n; c++)
+        if (x[c] > top || x[c] != x[c]) top = x[c];
+    if (top == -INFINITY) top = 0.0f;
+    for (int64_t c = 0; c < n; c++) sum += p[c] = exp_of(x[c] - top);
+    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    for (int64_t c = 0; c < n; c++) p[c] *= inverse;
+    const float lse = top + (log_of(sum) + (sum - sum)); /* no number stays none */
+    *weight = 0.0f;
+    if (a.labels) {
+        const int32_t label = a.labels[text * a.n_groups + group];
+        if (label < 0) return 0.0f;
+        *weight = weights ? weights[label] : 1.0f;
+        return *weight * (lse - x[label]);
+    }
+    for (int64_t c = 0; c < n; c++) {
+        const float t = a.soft[at + c];
+        mass += t;
+        if (t != 0.0f) loss += (weights ? weights[c] * t : t) * (lse - x[c]);
+    }
+    if (mass > 0.0f) *weight = 1.0f;
+    return loss;
+}
+
+/* The loss and what it counts, by one block: there are a few numbers for each text. A thread has a group of a text. */
+static __global__ void loss_kernel(float *loss, float *total, loss_args a) {
+    SHARED(double_room, room);
+    double sum = 0.0, counted = 0.0;
+    for (int64_t i = threadIdx.x; i < a.texts * a.n_groups; i += THREADS) {
+        float weight;
+        sum += (double)group_loss(a, i / a.n_groups, i % a.n_groups, &weight);
+        counted += (double)weight;
+    }
+    sum = block_sum(sum, room);
+    counted = block_sum(counted, room);
+    if (threadIdx.x) return;
+    *loss = counted > 0.0 ? (float)(sum / counted) : 0.0f;
+    *total = (float)counted;
+}
+
+/* dlogits = factor (p sum(w t) - w t) in each group. */
+static __global__ void loss_back_kernel(float *dlogits, const float *dloss, const float *total, loss_args a) {
+    const int64_t i = thread_index();
+    if (i >= a.texts * a.n_groups) return;
+    const int64_t text = i / a.n_groups, group = i % a.n_groups, from = a.groups[group], to = a.groups[group + 1];
+    const int64_t label = a.labels ? from + a.labels[i] : -1;
+    const float factor = *total > 0.0f ? *dloss / *total : 0.0f;
+    float mass = 0.0f;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t c = from; c < to; c++) {
+            const int64_t at = text * a.classes + c;
+            const float t = (a.weights ? a.weights[c] : 1.0f) * (a.labels ? (float)(c == label) : a.soft[at]);
+            if (pass == 0) mass += t;
+            else dlogits[at] = factor * (a.p[at] * mass - t);
+        }
+}
+
+static loss_args loss_args_of(const scbm_kernel_call *call, const scbm_view *logits, int first) {
+    const scbm_view *targets = &call->source[first], *groups = &call->source[first + 1];
+    loss_args a = {};
+    if (targets->type == SCBM_I32) a.labels = (const int32_t *)targets->data;
+    else a.soft = (const float *)targets->data;
+    a.groups = (const int32_t *)groups->data;
+    a.weights = (const float *)call->source[first + 2].data;
+    a.texts = logits->shape[0];
+    a.classes = logits->shape[1];
+    a.n_groups = groups->shape[0] - 1;
+    return a;
+}
+
+static scbm_status cuda_loss(scbm_queue *queue, const scbm_kernel_call *call) {
+    loss_args a = loss_args_of(call, &call->source[0], 1);
+    a.logits = (const float *)call->source[0].data;
+    a.p = (float *)call->result[1].data;
+    LAUNCH(queue, loss_kernel, dim3(1), THREADS, sizeof(double_room), (float *)call->result[0].data,
+           (float *)call->result[2].data, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_loss_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    loss_args a = loss_args_of(call, &call->source[1], 3);
+    a.p = (float *)call->source[1].data;
+    if (a.texts)
+        LAUNCH(queue, loss_back_kernel, blocks_for(a.texts * a.n_groups), THREADS, 0, (float *)call->result[0].data,
+               (const float *)call->source[0].data, (const float *)call->source[2].data, a);
+    return launched(queue, call);
+}
+
+/* sum += a, or sum = a where keep is 0. 12 bytes an element. */
+struct map_accumulate {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const float *a, *keep;
+    __device__ float at(int64_t i) const {
+        return *keep == 0.0f ? a[i] : y[i] + a[i];
+    }
+};
+
+static scbm_status cuda_accumulate(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *s = call->source;
+    const map_accumulate f = {(float *)s[0].data, elements_of(&s[0]), (const float *)s[1].data,
+                              (const float *)s[2].data};
+    return map_all(queue, call, f);
+}
+
+enum { SQUARES_CHUNK = 64 * THREADS, SQUARES_CHUNKS = 1024 };
+
+/* part[block] = the squares of a chunk of a [n], 4 bytes an element; of n <= chunk the pair itself. */
+static __global__ void squares_kernel(double *part, float *pair, const float *a, int64_t n, int64_t chunk) {
+    SHARED(double_room, room);
+    const int64_t first = blockIdx.x * chunk, end = smaller(n, first + chunk);
+    double sum = 0.0;
+    for (int64_t i = first + threadIdx.x; i < end; i += THREADS) sum += (double)a[i] * (double)a[i];
+    sum = block_sum(sum, room);
+    if (threadIdx.x) return;
+    if (part) part[blockIdx.x] = sum;
+    if (!pair) return;
+    pair[0] = (float)sum;
+    pair[1] = isfinite(pair[0]) ? (float)(sum - (double)pair[0]) : 0.0f;
+}
+
+/* The pair of f32 whose sum is that of the parts. */
+static __global__ void squares_pair_kernel(float *pair, const double *part, int64_t n) {
+    SHARED(double_room, room);
+    double sum = 0.0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += part[i];
+    sum = block_sum(sum, room);
+    if (threadIdx.x) return;
+    pair[0] = (float)sum;
+    pair[1] = isfinite(pair[0]) ? (float)(sum - (double)pair[0]) : 0.0f;
+}
+
+static size_t square_sum_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    (void)queue;
+    (void)call;
+    return SQUARES_CHUNKS * sizeof(double);
+}
+
+static scbm_status cuda_square_sum(scbm_queue *queue, const scbm_kernel_call *call) {
+    const int64_t n = elements_of(&call->source[0]);
+    const int64_t chunk = larger<int64_t>(SQUARES_CHUNK, ceil_div(n, SQUARES_CHUNKS)), chunks = ceil_div(n, chunk);
+    float *pair = (float *)call->source[1].data + 2 * call->node->integer[0];
+    const float *a = (const float *)call->source[0].data;
+    double *part = (double *)call->scratch;
+    if (chunks <= 1) {
+        LAUNCH(queue, squares_kernel, dim3(1), THREADS, sizeof(double_room), (double *)NULL, pair, a, n, chunk);
+        return launched(queue, call);
+    }
+    LAUNCH(queue, squares_kernel, dim3((unsigned)chunks), THREADS, sizeof(double_room), part, (float *)NULL, a, n,
+           chunk);
+    LAUNCH(queue, squares_pair_kernel, dim3(1), THREADS, sizeof(double_room), pair, part, chunks);
+    return launched(queue, call);
+}
+
+/* The norm of n pairs, the factor that clips it to `most`, and whether updates are stopped: by one block. */
+static __global__ void clip_kernel(float *y, float *stopped, const float *pairs, int64_t n, float most) {
+    SHARED(double_room, room);
+    double sum = 0.0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += (double)pairs[2 * i] + (double)pairs[2 * i + 1];
+    const double norm = sqrt(block_sum(sum, room));
+    if (threadIdx.x) return;
+    if (!isfinite(norm)) *stopped = 1.0f;
+    y[0] = (float)norm;
+    y[1] = most > 0.0f && norm > (double)most ? (float)((double)most / norm) : 1.0f;
+    y[2] = *stopped;
+}
+
+static scbm_status cuda_clip(scbm_queue *queue, const scbm_kernel_call *call) {
+    LAUNCH(queue, clip_kernel, dim3(1), THREADS, sizeof(double_room), (float *)call->result[0].data,
+           (float *)call->source[1].data, (const float *)call->source[0].data, call->source[0].shape[0],
+           call->node->scalar[0]);
+    return launched(queue, call);
+}
+
+typedef struct adamw_args {
+    float *w, *m, *v;
+    const float *g, *numbers, *own, *clip; /* numbers: rate, corrections, betas, epsilon; own: rate and decay */
+    int64_t n;
+} adamw_args;
+
+/* One step of n numbers: reads 16 bytes and writes 12 for each. */
+static __global__ void adamw_kernel(adamw_args a) {
+    const float rate = a.own[0] * a.numbers[0], beta1 = a.numbers[3], beta2 = a.numbers[4], epsilon = a.numbers[5];
+    const float scale1 = 1.0f / a.numbers[1], scale2 = 1.0f / a.numbers[2], keep = 1.0f - rate * a.own[1];
+    const float scale = a.clip[1];
+    if (a.clip[2] != 0.0f) return;
+    const int64_t first = (int64_t)blockIdx.x * (THREADS * MAP_EACH) + threadIdx.x;
+    for (int64_t i = first; i < a.n && i < first + THREADS * MAP_EACH; i += THREADS) {
+        const float g = a.g[i] * scale, m = fmaf(beta1, a.m[i], (1.0f - beta1) * g);
+        const float v = fmaf(beta2, a.v[i], (1.0f - beta2) * (g * g));
+        const float step = m * scale1 / (sqrtf(v * scale2) + epsilon);
+        a.m[i] = m;
+        a.v[i] = v;
+        a.w[i] = fmaf(-rate, step, a.w[i] * keep);
+    }
+}
+
+static scbm_status cuda_adamw(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *s = call->source;
+    adamw_args a = {};
+    a.w = (float *)s[0].data;
+    a.m = (float *)s[1].data;
+    a.v = (float *)s[2].data;
+    a.g = (const float *)s[3].data;
+    a.numbers = (const float *)s[4].data;
+    a.own = a.numbers + 6 + 2 * call->node->integer[0];
+    a.clip = (const float *)s[5].data;
+    a.n = elements_of(&s[0]);
+    if (a.n) LAUNCH(queue, adamw_kernel, blocks_for(a.n, THREADS * MAP_EACH), THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static const kernel_row update_rows[] = {
+    {SCBM_OP_CROSS_ENTROPY, {cuda_loss, NULL, NULL}},
+    {SCBM_OP_CROSS_ENTROPY_BACK, {cuda_loss_back, NULL, NULL}},
+    {SCBM_OP_ACCUMULATE, {cuda_accumulate, NULL, NULL}},
+    {SCBM_OP_SQUARE_SUM, {cuda_square_sum, square_sum_scratch, NULL}},
+    {SCBM_OP_CLIP, {cuda_clip, NULL, NULL}},
+    {SCBM_OP_ADAMW, {cuda_adamw, NULL, NULL}},
+};
 
 /* ------------------------------------------------------------------------------------------
  * Kernels: steps of optimizers, pruning, explanations
@@ -2130,6 +2562,8 @@ static void add_rows(const kernel_row *rows, int n) {
 static void fill_kernels(void) {
     ADD_ROWS(elementwise_rows);
     ADD_ROWS(row_rows);
+    ADD_ROWS(text_rows);
+    ADD_ROWS(update_rows);
     ADD_ROWS(linear_rows);
     ADD_ROWS(attention_rows);
 }
