@@ -590,6 +590,18 @@ static dim3 blocks_for(int64_t n, int threads = THREADS) {
     return dim3((unsigned)ceil_div(n, threads));
 }
 
+/* Scratch is cut into pieces of 256 bytes; without a base the pieces are counted only. */
+typedef struct pieces {
+    unsigned char *base;
+    size_t used;
+} pieces;
+
+static void *take_piece(pieces *p, int64_t count, size_t size) {
+    unsigned char *piece = p->base ? p->base + p->used : NULL;
+    p->used += ((size_t)count * size + 255) / 256 * 256;
+    return piece;
+}
+
 /* Where elements of a smaller tensor b stand to those of a. */
 typedef struct pattern {
     int n_dims, is_regular; /* i / repeat % count; else by b's stride in each dimension of a, or 0 */
@@ -2544,8 +2556,738 @@ static const kernel_row update_rows[] = {
 };
 
 /* ------------------------------------------------------------------------------------------
- * Kernels: steps of optimizers, pruning, explanations
+ * Kernels: pruning and explanations
  * ---------------------------------------------------------------------------------------- */
+
+/* Row and column of element `at` of a lower triangle that is stored row by row. */
+static __device__ inline int triangle_row(int at) {
+    int row = (int)((sqrtf(8.0f * (float)at + 1.0f) - 1.0f) * 0.5f);
+    while (row * (row + 1) / 2 > at) row--;
+    while ((row + 1) * (row + 2) / 2 <= at) row++;
+    return row;
+}
+
+/* sums [S, blocks, B (B + 1) / 2] += g g^T: 16 bytes of a sum, and a block's gradients from the cache. */
+struct map_fisher_add {
+    typedef double value;
+    double *y;
+    int64_t n;
+    const float *g;
+    int64_t triangle, blocks, block, weights;
+    __device__ double at(int64_t i) const {
+        const int64_t of = quotient(i, triangle), s = quotient(of, blocks), b = of - s * blocks;
+        const int at = (int)(i - of * triangle), row = triangle_row(at), column = at - row * (row + 1) / 2;
+        if (b * block + row >= weights) return y[i];
+        const float *own = g + s * weights + b * block;
+        return own[row] == 0.0f ? y[i] : y[i] + (double)own[row] * (double)own[column];
+    }
+};
+
+static scbm_status cuda_fisher_add(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *sums = &call->source[0], *dw = &call->source[1];
+    const map_fisher_add f = {(double *)sums->data, elements_of(sums),      (const float *)dw->data,    sums->shape[2],
+                              sums->shape[1],       call->node->integer[0], dw->shape[1] * dw->shape[2]};
+    return map_all(queue, call, f);
+}
+
+enum { TRACE_CHUNK = 32 * THREADS };
+
+typedef struct fisher_args {
+    double *score, *damping, *trace,
+        *work; /* damping [S]; trace, kept [S, chunks]; work: two triangles a block of threads */
+    int64_t *kept;
+    const double *sums, *numbers;
+    const float *w;
+    const uint8_t *masks;
+    int64_t streams, weights, in, row_bytes, blocks, block, triangle, chunks;
+    int is_shared, workers; /* the triangles are in shared memory; blocks of threads that each stream has */
+} fisher_args;
+
+/* A chunk's share of a stream's trace of the sums and of the weights that are kept. */
+static __global__ void fisher_trace_kernel(fisher_args a) {
+    SHARED(double_room, room);
+    const int64_t s = blockIdx.y, first = (int64_t)blockIdx.x * TRACE_CHUNK;
+    double trace = 0.0, kept = 0.0;
+    for (int64_t i = first + threadIdx.x; i < smaller(a.weights, first + TRACE_CHUNK); i += THREADS) {
+        const int64_t b = quotient(i, a.block), j = i - b * a.block, row = quotient(i, a.in);
+        trace += a.sums[(s * a.blocks + b) * a.triangle + j * (j + 1) / 2 + j];
+        kept += mask_bit(a.masks + (s * (a.weights / a.in) + row) * a.row_bytes, i - row * a.in);
+    }
+    trace = block_sum(trace, room);
+    kept = block_sum(kept, room);
+    if (threadIdx.x) return;
+    a.trace[s * a.chunks + blockIdx.x] = trace;
+    a.kept[s * a.chunks + blockIdx.x] = (int64_t)kept;
+}
+
+/* A stream's delta: as it is, or that share of the mean square of its gradients. */
+static __global__ void fisher_damping_kernel(fisher_args a) {
+    SHARED(double_room, room);
+    const int64_t s = blockIdx.x;
+    double trace = 0.0, kept = 0.0;
+    for (int64_t c = threadIdx.x; c < a.chunks; c += THREADS) {
+        trace += a.trace[s * a.chunks + c];
+        kept += (double)a.kept[s * a.chunks + c];
+    }
+    trace = block_sum(trace, room);
+    kept = block_sum(kept, room);
+    const double mean = kept > 0.0 ? trace / a.numbers[0] / kept : 0.0;
+    if (threadIdx.x == 0) a.damping[s] = a.numbers[2] > 0.0 ? a.numbers[2] : mean > 0.0 ? a.numbers[1] * mean : 1e-12;
+}
+
+static __device__ inline int64_t triangle_at(int64_t i, int64_t j) {
+    return i * (i + 1) / 2 + j;
+}
+
+/* L of A = L L^T in A's place, column by column: each element as the CPU has it. */
+static __device__ void factor_triangle(double *l, int64_t size, double damping) {
+    for (int64_t j = 0; j < size; j++) {
+        for (int64_t i = j + threadIdx.x; i < size; i += blockDim.x) {
+            double sum = l[triangle_at(i, j)];
+            for (int64_t k = 0; k < j; k++)
+                sum = __dadd_rn(sum, -__dmul_rn(l[triangle_at(i, k)], l[triangle_at(j, k)]));
+            l[triangle_at(i, j)] = i == j ? sqrt(sum > 0.0 ? sum : damping) : sum;
+        }
+        __syncthreads();
+        for (int64_t i = j + 1 + threadIdx.x; i < size; i += blockDim.x) l[triangle_at(i, j)] /= l[triangle_at(j, j)];
+        __syncthreads();
+    }
+}
+
+/* Column j of L^-1, and its square sum: [F^-1]_jj. */
+static __device__ double invert_column(const double *l, double *inverse, int64_t size, int64_t j) {
+    double diagonal = 0.0;
+    for (int64_t i = j; i < size; i++) {
+        double sum = 0.0;
+        for (int64_t k = j; k < i; k++)
+            sum = __dadd_rn(sum, -__dmul_rn(l[triangle_at(i, k)], inverse[triangle_at(k, j)]));
+        const double own = i == j ? 1.0 / l[triangle_at(i, i)] : sum / l[triangle_at(i, i)];
+        inverse[triangle_at(i, j)] = own;
+        diagonal = __dadd_rn(diagonal, __dmul_rn(own, own));
+    }
+    return diagonal;
+}
+
+/* w^2 / (2 [F^-1]_jj) of one block of weights after another: B^3 / 3 multiplications in f64 a block of B weights, its triangle is
+ * read once. By a triangle of shared memory for the factor and one for its inverse where they fit, else in scratch. */
+static __global__ void fisher_scores_kernel(fisher_args a) {
+    SHARED(double, shared);
+    const int64_t s = blockIdx.y;
+    double *l = a.is_shared ? &shared : a.work + 2 * a.triangle * (s * a.workers + blockIdx.x),
+           *inverse = l + a.triangle;
+    for (int64_t b = blockIdx.x; b < a.blocks; b += gridDim.x) {
+        const double *sums = a.sums + (s * a.blocks + b) * a.triangle;
+        const int64_t size = smaller(a.block, a.weights - b * a.block);
+        const float *w = a.w + b * a.block;
+        for (int64_t at = threadIdx.x; at < triangle_at(size, 0); at += blockDim.x) l[at] = sums[at] / a.numbers[0];
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < size; i += blockDim.x) l[triangle_at(i, i)] += a.damping[s];
+        __syncthreads();
+        factor_triangle(l, size, a.damping[s]);
+        for (int64_t j = threadIdx.x; j < size; j += blockDim.x)
+            a.score[s * a.weights + b * a.block + j] = __dmul_rn((double)w[j], (double)w[j]) /
+                                                       (2.0 * invert_column(l, inverse, size, j));
+        __syncthreads();
+    }
+}
+
+enum { FISHER_THREADS = 64, FISHER_SHARED = 48 << 10, FISHER_WORK = 256 << 20 };
+
+static size_t place_fisher(fisher_args *a, const scbm_kernel_call *call) {
+    const scbm_view *sums = &call->source[0], *w = &call->source[1];
+    pieces p = {(unsigned char *)call->scratch, 0};
+    a->streams = sums->shape[0];
+    a->blocks = sums->shape[1];
+    a->triangle = sums->shape[2];
+    a->block = call->node->integer[0];
+    a->in = w->shape[1];
+    a->weights = w->shape[0] * a->in;
+    a->row_bytes = call->source[2].shape[2];
+    a->chunks = ceil_div(a->weights, TRACE_CHUNK);
+    const int64_t bytes = 2 * a->triangle * (int64_t)sizeof(double);
+    a->is_shared = bytes <= FISHER_SHARED;
+    const int64_t room = a->is_shared ? 65535
+                                      : larger<int64_t>(1, FISHER_WORK / bytes / larger<int64_t>(1, a->streams));
+    a->workers = (int)smaller(smaller<int64_t>(a->blocks, 65535), room);
+    a->damping = (double *)take_piece(&p, a->streams, sizeof(double));
+    a->trace = (double *)take_piece(&p, a->streams * a->chunks, sizeof(double));
+    a->kept = (int64_t *)take_piece(&p, a->streams * a->chunks, sizeof(int64_t));
+    a->work = (double *)take_piece(&p, a->is_shared ? 0 : a->streams * a->workers, (size_t)bytes);
+    return p.used;
+}
+
+static size_t fisher_scores_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    fisher_args a = {};
+    (void)queue;
+    return place_fisher(&a, call);
+}
+
+static scbm_status cuda_fisher_scores(scbm_queue *queue, const scbm_kernel_call *call) {
+    fisher_args a = {};
+    place_fisher(&a, call);
+    a.score = (double *)call->result[0].data;
+    a.sums = (const double *)call->source[0].data;
+    a.w = (const float *)call->source[1].data;
+    a.masks = (const uint8_t *)call->source[2].data;
+    a.numbers = (const double *)call->source[3].data;
+    if (!a.streams || !a.weights) return SCBM_OK;
+    LAUNCH(queue, fisher_trace_kernel, dim3((unsigned)a.chunks, (unsigned)a.streams), THREADS, sizeof(double_room), a);
+    LAUNCH(queue, fisher_damping_kernel, dim3((unsigned)a.streams), THREADS, sizeof(double_room), a);
+    LAUNCH(queue, fisher_scores_kernel, dim3((unsigned)a.workers, (unsigned)a.streams), FISHER_THREADS,
+           a.is_shared ? 2 * (size_t)a.triangle * sizeof(double) : sizeof(double), a);
+    return launched(queue, call);
+}
+
+/* y [S, out] = the sum of |w dw| over a row, in f64. A warp has a row of a stream; dw [S, out, in] is read once. */
+static __global__ void row_saliency_kernel(float *y, const float *dw, const void *w, int type, int64_t rows,
+                                           int64_t out, int64_t in) {
+    const int64_t row = row_of_warp(), lane = threadIdx.x % WARP, own = modulo(row, out);
+    double sum = 0.0;
+    if (row >= rows) return;
+    for (int64_t c = lane; c < in; c += WARP)
+        sum += fabs((double)weight_at(w, type, own * in + c) * (double)dw[row * in + c]);
+    sum = warp_sum(sum);
+    if (lane == 0) y[row] = (float)sum;
+}
+
+static scbm_status cuda_row_saliency(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *dw = &call->source[0], *w = &call->source[1];
+    if (rows_of(dw))
+        LAUNCH(queue, row_saliency_kernel, blocks_for(rows_of(dw), ROWS), THREADS, 0, (float *)call->result[0].data,
+               (const float *)dw->data, w->data, (int)w->type, rows_of(dw), w->shape[0], w->shape[1]);
+    return launched(queue, call);
+}
+
+/* The scores' gradient dw w sign(score) in dw's or other memory, and the weights' sum of M dw. A thread has a weight of all
+ * streams: dw and the scores are read once, 12 bytes a weight and stream. */
+static __global__ void popup_back_kernel(float *dscore, float *dw, const float *dense, const float *w,
+                                         const float *score, const uint8_t *masks, int64_t streams, int64_t out,
+                                         int64_t in, int64_t row_bytes) {
+    const int64_t i = thread_index(), n = out * in;
+    if (i >= n) return;
+    const int64_t row = quotient(i, in), column = i - row * in;
+    const float own = w[i];
+    float sum = 0.0f;
+    for (int64_t s = 0; s < streams; s++) {
+        const float g = dense[s * n + i];
+        if (mask_bit(masks + (s * out + row) * row_bytes, column)) sum += g;
+        dscore[s * n + i] = g * own * (score[s * n + i] < 0.0f ? -1.0f : 1.0f);
+    }
+    dw[i] = sum;
+}
+
+static scbm_status cuda_popup_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *s = call->source;
+    const int64_t n = s[0].shape[1] * s[0].shape[2];
+    if (n)
+        LAUNCH(queue, popup_back_kernel, blocks_for(n), THREADS, 0, (float *)call->result[0].data,
+               (float *)call->result[1].data, (const float *)s[0].data, (const float *)s[1].data,
+               (const float *)s[2].data, (const uint8_t *)s[3].data, s[0].shape[0], s[0].shape[1], s[0].shape[2],
+               s[3].shape[2]);
+    return launched(queue, call);
+}
+
+static const kernel_row prune_rows[] = {
+    {SCBM_OP_FISHER_ADD, {cuda_fisher_add, NULL, NULL}},
+    {SCBM_OP_FISHER_SCORES, {cuda_fisher_scores, fisher_scores_scratch, NULL}},
+    {SCBM_OP_ROW_SALIENCY, {cuda_row_saliency, NULL, NULL}},
+    {SCBM_OP_POPUP_BACK, {cuda_popup_back, NULL, NULL}},
+};
+
+/* ------------------------------------------------------------------------------------------
+ * Kernels: selecting by score
+ *
+ * Of each list (a stream's weights, its rows; what goes and what comes) the `wanted` places of the smallest keys, and among
+ * equal keys the first ones. A key is 64 bits, or 32 of f32 scores, and is found from the top, eight bits a pass: how many
+ * keys that begin like the one looked for have each next digit, by chunks, then which digit the rank lies in. The last pass but
+ * one counts, chunk by chunk, what is smaller and what is equal, so that each place knows how many equals stand before it.
+ * A place is a bit of the masks: rows are padded to 64. Floor: the keys' sources, read ten times (six for f32).
+ * ---------------------------------------------------------------------------------------- */
+
+#define NO_KEY UINT64_MAX /* of a place that is not in the list */
+
+enum { RANK_DIGITS = 256, RANK_CHUNK = 64 * THREADS, RANK_PLACES = 8, RANK_TILE = RANK_PLACES * THREADS };
+
+typedef uint32_t digit_room[RANK_DIGITS];
+
+typedef struct rank_state {
+    uint64_t prefix, known;
+    int64_t wanted, smaller, n; /* n: how many are in the list */
+} rank_state;
+
+typedef struct rank_work {
+    rank_state *state; /* [lists] */
+    uint32_t *count;   /* [lists, chunks, digits] */
+    uint64_t *below;   /* [lists, tiles]: smaller and equal keys of a tile, later of those before it */
+    int64_t lists, places, chunks, tiles;
+} rank_work;
+
+static void place_rank(rank_work *work, pieces *p, int64_t lists, int64_t places) {
+    work->lists = lists;
+    work->places = places;
+    work->chunks = ceil_div(places, RANK_CHUNK);
+    work->tiles = ceil_div(places, RANK_TILE);
+    work->state = (rank_state *)take_piece(p, lists, sizeof(rank_state));
+    work->count = (uint32_t *)take_piece(p, lists * work->chunks * RANK_DIGITS, sizeof(uint32_t));
+    work->below = (uint64_t *)take_piece(p, lists * work->tiles, sizeof(uint64_t));
+}
+
+/* Doubles as unsigned keys of the same order (a NaN is the smallest), none of them 0. */
+static __device__ inline uint64_t rank_key(double value) {
+    const uint64_t bits = (uint64_t)__double_as_longlong(value);
+    if (value != value) return 1;
+    return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+}
+
+template <class K> static __global__ void rank_count_kernel(K keys, rank_work work, int shift) {
+    SHARED(digit_room, count);
+    const int64_t list = blockIdx.y, first = (int64_t)blockIdx.x * RANK_CHUNK;
+    const uint64_t known = shift == K::BITS - 8 ? 0 : work.state[list].known,
+                   prefix = known ? work.state[list].prefix : 0;
+    for (int d = threadIdx.x; d < RANK_DIGITS; d += THREADS) count[d] = 0;
+    __syncthreads();
+    for (int64_t i = first + threadIdx.x; i < smaller(work.places, first + RANK_CHUNK); i += THREADS) {
+        const uint64_t key = keys.key(list, i);
+        if (key != NO_KEY && (key & known) == prefix) atomicAdd(&count[key >> shift & 255], 1u);
+    }
+    __syncthreads();
+    uint32_t *to = work.count + (list * work.chunks + blockIdx.x) * RANK_DIGITS;
+    for (int d = threadIdx.x; d < RANK_DIGITS; d += THREADS) to[d] = count[d];
+}
+
+/* How many of a list have a thread's digit. */
+static __device__ inline int64_t count_digit(const rank_work &work, int64_t list) {
+    int64_t count = 0;
+    for (int64_t c = 0; c < work.chunks; c++) count += work.count[(list * work.chunks + c) * RANK_DIGITS + threadIdx.x];
+    return count;
+}
+
+/* Which digit the rank lies in. The first pass begins with how many are in the lists, and how many of them are wanted. */
+template <class K> static __global__ void rank_digit_kernel(K keys, rank_work work, int shift) {
+    SHARED(long_room, room);
+    const int64_t list = blockIdx.x, own = count_digit(work, list), before = block_before(own, room);
+    rank_state state = work.state[list];
+    if (shift == K::BITS - 8) {
+        int64_t n[2] = {block_sum(own, room), INT64_MAX};
+        if (K::IS_PAIR) n[1] = block_sum(count_digit(work, 1 - list), room);
+        state.prefix = state.known = 0;
+        state.smaller = 0;
+        state.n = n[0];
+        state.wanted = keys.wanted(smaller(n[0], n[1]));
+    }
+    const int64_t rank = smaller(state.wanted, state.n) - 1;
+    const int is_it = rank >= state.smaller + before && rank < state.smaller + before + own;
+    __syncthreads(); /* all have read the state */
+    if (is_it || (state.wanted <= 0 && threadIdx.x == 0)) {
+        state.prefix |= (uint64_t)threadIdx.x << shift;
+        state.known |= (uint64_t)255 << shift;
+        state.smaller += before;
+        work.state[list] = state;
+    }
+}
+
+/* Keys of the places of a thread: 0 smaller than the threshold, 1 equal, 2 larger. */
+static __device__ inline int side_of(uint64_t key, const rank_state &state) {
+    if (key == NO_KEY || state.wanted <= 0) return 2;
+    return key < state.prefix ? 0 : key == state.prefix ? 1 : 2;
+}
+
+template <class K> static __global__ void rank_below_kernel(K keys, rank_work work) {
+    SHARED(word_room, room);
+    const int64_t list = blockIdx.y, first = (int64_t)blockIdx.x * RANK_TILE + threadIdx.x * RANK_PLACES;
+    const rank_state state = work.state[list];
+    uint64_t count = 0;
+    for (int64_t i = first; i < smaller(work.places, first + RANK_PLACES); i++) {
+        const int side = side_of(keys.key(list, i), state);
+        count += side == 0 ? (uint64_t)1 << 32 : side == 1 ? 1 : 0;
+    }
+    count = block_sum(count, room);
+    if (threadIdx.x == 0) work.below[list * work.tiles + blockIdx.x] = count;
+}
+
+/* Of each tile, what is in the tiles before it. */
+static __global__ void rank_before_kernel(rank_work work) {
+    SHARED(word_room, room);
+    uint64_t *below = work.below + blockIdx.x * work.tiles, sum = 0;
+    for (int64_t first = 0; first < work.tiles; first += THREADS) {
+        const int64_t i = first + threadIdx.x;
+        const uint64_t own = i < work.tiles ? below[i] : 0, before = block_before(own, room);
+        if (i < work.tiles) below[i] = sum + before;
+        sum += block_sum(own, room);
+    }
+}
+
+/* Hands each thread's places to keys.take, with which of them are chosen, and how many are before. */
+template <class K> static __global__ void rank_take_kernel(K keys, rank_work work) {
+    SHARED(word_room, room);
+    const int64_t list = blockIdx.y, first = (int64_t)blockIdx.x * RANK_TILE + threadIdx.x * RANK_PLACES;
+    const rank_state state = work.state[list];
+    uint64_t count = 0, key[RANK_PLACES];
+    unsigned chosen = 0;
+    for (int e = 0; e < RANK_PLACES; e++) {
+        key[e] = first + e < work.places ? keys.key(list, first + e) : NO_KEY;
+        const int side = side_of(key[e], state);
+        count += side == 0 ? (uint64_t)1 << 32 : side == 1 ? 1 : 0;
+    }
+    uint64_t before = work.below[list * work.tiles + blockIdx.x] + block_before(count, room);
+    const int64_t ties = state.wanted - state.smaller;
+    int64_t equal = (int64_t)(before & 0xffffffffu), taken = (int64_t)(before >> 32) + smaller(equal, ties);
+    for (int e = 0; e < RANK_PLACES; e++) {
+        const int side = side_of(key[e], state);
+        if (side == 0 || (side == 1 && equal < ties)) chosen |= 1u << e;
+        equal += side == 1;
+    }
+    keys.take(list, first, chosen, taken, key);
+}
+
+template <class K> static void rank_all(scbm_queue *queue, const K &keys, const rank_work &work) {
+    const dim3 chunks((unsigned)work.chunks, (unsigned)work.lists), tiles((unsigned)work.tiles, (unsigned)work.lists);
+    for (int shift = K::BITS - 8; shift >= 0; shift -= 8) {
+        LAUNCH(queue, rank_count_kernel<K>, chunks, THREADS, sizeof(digit_room), keys, work, shift);
+        LAUNCH(queue, rank_digit_kernel<K>, dim3((unsigned)work.lists), THREADS, sizeof(long_room), keys, work, shift);
+    }
+    LAUNCH(queue, rank_below_kernel<K>, tiles, THREADS, sizeof(word_room), keys, work);
+    LAUNCH(queue, rank_before_kernel, dim3((unsigned)work.lists), THREADS, sizeof(word_room), work);
+    LAUNCH(queue, rank_take_kernel<K>, tiles, THREADS, sizeof(word_room), keys, work);
+}
+
+/* Masks [S, out, row bytes] and the scores of their weights. */
+typedef struct choice {
+    uint8_t *masks;
+    const uint8_t *after; /* of agree: the masks that are compared with */
+    const void *score;
+    const int32_t *zeros;
+    int64_t out, in, row_bytes, stride; /* stride: of the scores' streams */
+    int32_t *agreeing;                  /* [S, tiles x THREADS] */
+    int is_nested;
+} choice;
+
+static __device__ inline uint8_t valid_bits(int64_t in, int64_t column) {
+    return in - column >= 8 ? 255 : in > column ? (uint8_t)((1u << (in - column)) - 1) : 0;
+}
+
+/* A stream's weights: 0 for those that are off. SCORES is F32, whose absolute values count, or F64. */
+template <int SCORES, int IS_AGREE> struct weight_keys {
+    enum { BITS = SCORES == SCBM_F64 ? 64 : 32, IS_PAIR = 0 };
+    choice c;
+    __device__ int64_t wanted(int64_t) const {
+        return *c.zeros;
+    }
+    __device__ uint64_t key(int64_t list, int64_t place) const {
+        const int64_t row = quotient(place, c.row_bytes * 8), column = place - row * c.row_bytes * 8;
+        if (column >= c.in) return NO_KEY;
+        if (c.is_nested && !mask_bit(c.masks + (list * c.out + row) * c.row_bytes, column)) return 0;
+        const int64_t at = list * c.stride + row * c.in + column;
+        if (SCORES == SCBM_F64) return rank_key(((const double *)c.score)[at]);
+        const float x = fabsf(((const float *)c.score)[at]);
+        return x != x ? 1 : (uint64_t)__float_as_uint(x) + 2;
+    }
+    __device__ void take(int64_t list, int64_t first, unsigned chosen, int64_t, const uint64_t *) const {
+        const int64_t byte = first / 8, row = quotient(byte, c.row_bytes), column = (byte - row * c.row_bytes) * 8;
+        const int64_t at = list * c.out * c.row_bytes + byte;
+        if (IS_AGREE) {
+            const int64_t place = (list * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
+            c.agreeing[place] = row < c.out ? __popc(c.after[at] & valid_bits(c.in, column) & ~chosen) : 0;
+        } else if (row < c.out) {
+            c.masks[at] = (uint8_t)((c.is_nested ? c.masks[at] : valid_bits(c.in, column)) & ~chosen);
+        }
+    }
+};
+
+/* A stream's rows, by the norms of their scores; take marks those that go. */
+struct row_keys {
+    enum { BITS = 64, IS_PAIR = 0 };
+    const uint64_t *keys;
+    uint8_t *goes;
+    const int32_t *zeros;
+    int64_t out;
+    __device__ int64_t wanted(int64_t) const {
+        return *zeros;
+    }
+    __device__ uint64_t key(int64_t list, int64_t place) const {
+        return keys[list * out + place];
+    }
+    __device__ void take(int64_t list, int64_t first, unsigned chosen, int64_t, const uint64_t *) const {
+        for (int64_t e = 0; e < RANK_PLACES && first + e < out; e++) goes[list * out + first + e] = chosen >> e & 1;
+    }
+};
+
+/* The keys of rows: the root of the sum of squares in the row's order, 0 for a nested choice where all is off. A thread has a
+ * row: rows are few, and the order is the CPU's. */
+static __global__ void row_key_kernel(uint64_t *keys, choice c, int64_t rows) {
+    const int64_t row = thread_index(), s = row / c.out, own = row - s * c.out;
+    if (row >= rows) return;
+    const float *score = (const float *)c.score + s * c.stride + own * c.in;
+    const uint8_t *bits = c.masks + row * c.row_bytes;
+    int is_on = !c.is_nested;
+    double square = 0.0;
+    for (int64_t j = 0; j < c.in && !is_on; j++) is_on = mask_bit(bits, j);
+    for (int64_t j = 0; j < c.in && is_on; j++)
+        square = __dadd_rn(square, __dmul_rn((double)score[j], (double)score[j]));
+    keys[row] = is_on ? rank_key(sqrt(square)) : 0;
+}
+
+/* The masks' bytes, without the rows that go. */
+static __global__ void drop_rows_kernel(choice c, const uint8_t *goes, int64_t bytes) {
+    const int64_t at = thread_index();
+    if (at >= bytes) return;
+    const int64_t row = quotient(at, c.row_bytes), column = (at - row * c.row_bytes) * 8;
+    const uint8_t valid = valid_bits(c.in, column), byte = c.is_nested ? c.masks[at] : valid;
+    c.masks[at] = goes[row] ? (uint8_t)(byte & ~valid) : byte;
+}
+
+static choice choice_of(const scbm_kernel_call *call) {
+    const scbm_view *score = &call->source[0], *masks = &call->source[1];
+    const int is_agree = call->node->op == SCBM_OP_AGREE;
+    choice c = {};
+    c.masks = (uint8_t *)masks->data;
+    c.after = is_agree ? (const uint8_t *)call->source[2].data : NULL;
+    c.score = score->data;
+    c.zeros = (const int32_t *)call->source[is_agree ? 3 : 2].data;
+    c.out = masks->shape[1];
+    c.in = columns_of(score);
+    c.row_bytes = masks->shape[2];
+    c.stride = score->n_dims == 3 ? c.out * c.in : 0;
+    c.is_nested = is_agree || (call->node->integer[0] & SCBM_KEEP_NESTED);
+    return c;
+}
+
+typedef struct row_room {
+    uint64_t *keys;
+    uint8_t *goes;
+} row_room;
+
+static int is_by_rows(const scbm_kernel_call *call) {
+    return call->node->op == SCBM_OP_KEEP_LARGEST && (call->node->integer[0] & SCBM_KEEP_ROWS);
+}
+
+/* Where the parts of scratch are: of rows, their keys and marks; of agree a number for each thread. */
+static size_t place_choice(const scbm_kernel_call *call, choice *c, rank_work *work, row_room *rows) {
+    const scbm_view *masks = &call->source[1];
+    const int64_t streams = masks->shape[0];
+    pieces p = {(unsigned char *)call->scratch, 0};
+    *c = choice_of(call);
+    place_rank(work, &p, streams, is_by_rows(call) ? c->out : c->out * c->row_bytes * 8);
+    rows->keys = (uint64_t *)take_piece(&p, is_by_rows(call) ? streams * c->out : 0, sizeof(uint64_t));
+    rows->goes = (uint8_t *)take_piece(&p, is_by_rows(call) ? streams * c->out : 0, 1);
+    c->agreeing = (int32_t *)take_piece(
+        &p, c->after || call->node->op == SCBM_OP_AGREE ? streams * work->tiles * THREADS : 0, sizeof(int32_t));
+    return p.used;
+}
+
+static size_t choice_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    choice c;
+    rank_work work;
+    row_room rows;
+    (void)queue;
+    return place_choice(call, &c, &work, &rows);
+}
+
+static void keep_rows(scbm_queue *queue, const choice &c, const rank_work &work, const row_room &rows) {
+    const int64_t n = work.lists * c.out;
+    const row_keys keys = {rows.keys, rows.goes, c.zeros, c.out};
+    LAUNCH(queue, row_key_kernel, blocks_for(n), THREADS, 0, rows.keys, c, n);
+    rank_all(queue, keys, work);
+    LAUNCH(queue, drop_rows_kernel, blocks_for(n * c.row_bytes), THREADS, 0, c, rows.goes, n * c.row_bytes);
+}
+
+template <int SCORES, int IS_AGREE>
+static void choose_weights(scbm_queue *queue, const choice &c, const rank_work &work) {
+    const weight_keys<SCORES, IS_AGREE> keys = {c};
+    rank_all(queue, keys, work);
+}
+
+static scbm_status cuda_keep_largest(scbm_queue *queue, const scbm_kernel_call *call) {
+    choice c;
+    rank_work work;
+    row_room rows;
+    place_choice(call, &c, &work, &rows);
+    if (!work.lists || !c.out || !c.in) return SCBM_OK;
+    if (is_by_rows(call)) keep_rows(queue, c, work, rows);
+    else if (call->source[0].type == SCBM_F64) choose_weights<SCBM_F64, 0>(queue, c, work);
+    else choose_weights<SCBM_F32, 0>(queue, c, work);
+    return launched(queue, call);
+}
+
+static __global__ void agree_kernel(int32_t *y, const int32_t *agreeing, int64_t n) {
+    SHARED(long_room, room);
+    int64_t sum = 0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += agreeing[blockIdx.x * n + i];
+    sum = block_sum(sum, room);
+    if (threadIdx.x == 0) y[blockIdx.x] = (int32_t)sum;
+}
+
+static scbm_status cuda_agree(scbm_queue *queue, const scbm_kernel_call *call) {
+    choice c;
+    rank_work work;
+    row_room rows;
+    place_choice(call, &c, &work, &rows);
+    if (!work.lists) return SCBM_OK;
+    if (work.tiles && call->source[0].type == SCBM_F64) choose_weights<SCBM_F64, 1>(queue, c, work);
+    if (work.tiles && call->source[0].type != SCBM_F64) choose_weights<SCBM_F32, 1>(queue, c, work);
+    LAUNCH(queue, agree_kernel, dim3((unsigned)work.lists), THREADS, sizeof(long_room), (int32_t *)call->result[0].data,
+           c.agreeing, work.tiles * THREADS);
+    return launched(queue, call);
+}
+
+/* ---- Moves of an intervention: two lists, of what goes and what comes; the q smallest of each, in order ---- */
+
+typedef struct move {
+    uint64_t key;
+    int64_t place;
+} move;
+
+/* list 0: kept weights, list 1: zeros. By the signed rule only negative scores are in a list. */
+struct move_keys {
+    enum { BITS = 64, IS_PAIR = 1 };
+    const float *dw;
+    const void *w;
+    const uint8_t *masks;
+    const int32_t *rule; /* q, and whether the rule is signed */
+    int type;
+    int64_t in, row_bits, capacity;
+    move *taken; /* [2, capacity] */
+    __device__ int64_t wanted(int64_t n) const {
+        return smaller(smaller<int64_t>(rule[0], capacity), n);
+    }
+    __device__ uint64_t key(int64_t list, int64_t place) const {
+        const int64_t row = quotient(place, row_bits), column = place - row * row_bits;
+        if (column >= in || mask_bit(masks + row * (row_bits / 8), column) == (int)list) return NO_KEY;
+        const int64_t at = row * in + column;
+        const double product = (double)dw[at] * (double)weight_at(w, type, at);
+        const double own = rule[1] ? -product : fabs(product), score = list ? -own : own;
+        return rule[1] && !(score < 0.0) ? NO_KEY : rank_key(score);
+    }
+    __device__ void take(int64_t list, int64_t first, unsigned chosen, int64_t taken_before,
+                         const uint64_t *key) const {
+        for (int e = 0; e < RANK_PLACES; e++)
+            if (chosen >> e & 1) taken[list * capacity + taken_before++] = {key[e], first + e};
+    }
+};
+
+enum { SORT_TILE = 4 * THREADS };
+
+typedef move move_tile[SORT_TILE];
+
+static __device__ inline int is_before(const move &a, const move &b) {
+    return a.key != b.key ? a.key < b.key : a.place < b.place;
+}
+
+static __device__ inline int64_t moves_of(const rank_state *state, int64_t list) {
+    return larger<int64_t>(0, state[list].wanted);
+}
+
+/* Tiles of the taken, each in order: a move's place is how many are before it. */
+static __global__ void sort_tile_kernel(move *sorted, const move *taken, const rank_state *state, int64_t capacity) {
+    SHARED(move_tile, tile);
+    const int64_t list = blockIdx.y, first = (int64_t)blockIdx.x * SORT_TILE;
+    const int n = (int)smaller<int64_t>(SORT_TILE, moves_of(state, list) - first);
+    for (int i = threadIdx.x; i < n; i += THREADS) tile[i] = taken[list * capacity + first + i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        int before = 0;
+        for (int j = 0; j < n; j++) before += is_before(tile[j], tile[i]);
+        sorted[list * capacity + first + before] = tile[i];
+    }
+}
+
+/* Neighbouring runs of `width` become one: a move's place is its own in its run and how many of the other are before it. */
+static __global__ void merge_kernel(move *merged, const move *runs, const rank_state *state, int64_t capacity,
+                                    int64_t width) {
+    const int64_t list = blockIdx.y, i = thread_index(), n = moves_of(state, list);
+    if (i >= n) return;
+    const move *list_runs = runs + list * capacity, own = list_runs[i];
+    const int64_t run = i / width, start = run / 2 * 2 * width, other = smaller(n, (run ^ 1) * width);
+    int64_t low = other, high = smaller(n, other + width);
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (is_before(list_runs[middle], own)) low = middle + 1;
+        else high = middle;
+    }
+    merged[list * capacity + start + i - run * width + low - other] = own;
+}
+
+static __global__ void finish_moves_kernel(int32_t *moves, int32_t *count, const move *sorted, const rank_state *state,
+                                           int64_t capacity) {
+    const int64_t list = blockIdx.y, i = thread_index();
+    if (i < moves_of(state, list)) moves[list * capacity + i] = (int32_t)sorted[list * capacity + i].place;
+    if (i == 0 && list == 0) *count = (int32_t)moves_of(state, 0);
+}
+
+static size_t place_moves(const scbm_kernel_call *call, rank_work *work, move *buffer[2]) {
+    const scbm_view *masks = &call->source[2], *moves = &call->source[4];
+    pieces p = {(unsigned char *)call->scratch, 0};
+    place_rank(work, &p, 2, masks->shape[1] * masks->shape[2] * 8);
+    for (int i = 0; i < 2; i++) buffer[i] = (move *)take_piece(&p, 2 * moves->shape[1], sizeof(move));
+    return p.used;
+}
+
+static size_t mask_moves_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    rank_work work;
+    move *buffer[2];
+    (void)queue;
+    return place_moves(call, &work, buffer);
+}
+
+static scbm_status cuda_mask_moves(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *s = call->source;
+    const int64_t which = call->node->integer[0], capacity = s[4].shape[1];
+    rank_work work;
+    move *buffer[2];
+    place_moves(call, &work, buffer);
+    int32_t *count = (int32_t *)s[5].data + which;
+    if (!capacity || !work.places) {
+        cudaMemsetAsync(count, 0, sizeof *count, stream_of(queue));
+        return launched(queue, call);
+    }
+    const move_keys keys = {(const float *)s[0].data,
+                            s[1].data,
+                            (const uint8_t *)s[2].data,
+                            (const int32_t *)s[3].data + 2 * which,
+                            s[1].type,
+                            s[1].shape[1],
+                            s[2].shape[2] * 8,
+                            capacity,
+                            buffer[0]};
+    const dim3 tiles((unsigned)ceil_div(capacity, SORT_TILE), 2), threads((unsigned)ceil_div(capacity, THREADS), 2);
+    rank_all(queue, keys, work);
+    LAUNCH(queue, sort_tile_kernel, tiles, THREADS, sizeof(move_tile), buffer[1], buffer[0], work.state, capacity);
+    int sorted = 1;
+    for (int64_t width = SORT_TILE; width < capacity; width *= 2, sorted = !sorted)
+        LAUNCH(queue, merge_kernel, threads, THREADS, 0, buffer[!sorted], buffer[sorted], work.state, capacity, width);
+    LAUNCH(queue, finish_moves_kernel, threads, THREADS, 0, (int32_t *)s[4].data, count, buffer[sorted], work.state,
+           capacity);
+    return launched(queue, call);
+}
+
+/* The first moves in masks, or back: single bits, each of which is moved once, by atomic instructions on words. */
+static __global__ void flip_bits_kernel(uint32_t *masks, const int32_t *moves, const int32_t *count,
+                                        const int32_t *wanted, int64_t capacity, int64_t bits) {
+    const int64_t i = thread_index();
+    if (i >= smaller(smaller(wanted[0], *count), (int32_t)capacity)) return;
+    const int32_t out = moves[i], in = moves[capacity + i];
+    if (out < 0 || out >= bits || in < 0 || in >= bits) return;
+    const int32_t off = wanted[1] ? in : out, on = wanted[1] ? out : in;
+    atomicAnd(&masks[off / 32], ~(1u << (off % 32)));
+    atomicOr(&masks[on / 32], 1u << (on % 32));
+}
+
+static scbm_status cuda_flip_bits(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *s = call->source;
+    const int64_t which = call->node->integer[0], capacity = s[1].shape[1];
+    if (capacity)
+        LAUNCH(queue, flip_bits_kernel, blocks_for(capacity), THREADS, 0, (uint32_t *)s[0].data,
+               (const int32_t *)s[1].data, (const int32_t *)s[2].data + which, (const int32_t *)s[3].data + 2 * which,
+               capacity, 8 * elements_of(&s[0]));
+    return launched(queue, call);
+}
+
+static const kernel_row choice_rows[] = {
+    {SCBM_OP_KEEP_LARGEST, {cuda_keep_largest, choice_scratch, NULL}},
+    {SCBM_OP_AGREE, {cuda_agree, choice_scratch, NULL}},
+    {SCBM_OP_MASK_MOVES, {cuda_mask_moves, mask_moves_scratch, NULL}},
+    {SCBM_OP_FLIP_BITS, {cuda_flip_bits, NULL, NULL}},
+};
 
 /* ------------------------------------------------------------------------------------------
  * The tables
@@ -2564,6 +3306,8 @@ static void fill_kernels(void) {
     ADD_ROWS(row_rows);
     ADD_ROWS(text_rows);
     ADD_ROWS(update_rows);
+    ADD_ROWS(prune_rows);
+    ADD_ROWS(choice_rows);
     ADD_ROWS(linear_rows);
     ADD_ROWS(attention_rows);
 }

@@ -167,6 +167,11 @@ template <typename T> static inline T atomicOr(T *at, T value) {
     *at = old | value;
     return old;
 }
+template <typename T> static inline T atomicAnd(T *at, T value) {
+    T old = *at;
+    *at = old & value;
+    return old;
+}
 template <typename T> static inline T atomicMax(T *at, T value) {
     static_assert(std::is_integral<T>::value, "no float atomics");
     T old = *at;
