@@ -1286,7 +1286,7 @@ static const kernel_row linear_rows[] = {
  * Heads of more than 128 are left to the parts that the op decomposes into.
  * ---------------------------------------------------------------------------------------- */
 
-enum { WARPS = THREADS / WARP, LARGEST_HEAD = 128 };
+enum { LARGEST_HEAD = 128 };
 
 typedef struct attention_args {
     float *y, *lse, *dq, *dk, *dv, *dbias, *delta; /* delta [S, H, T]: dy · y of each row */
