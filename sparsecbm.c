@@ -2079,6 +2079,7 @@ typedef struct graph_tensor {
     int is_input, is_output, is_fetched;
     int is_constant; /* an input that the graph itself fills with `fill` */
     float fill;
+    const scbm_tensor *groups; /* an input that the graph itself fills: the masks that these groups stand for */
     struct graph_tensor *alias; /* the tensor whose memory this one is (reshape), or NULL */
     scbm_tensor *gradient;
     int needs_gradient;
@@ -2108,6 +2109,9 @@ struct scbm_graph {
     scbm_dw_mode weight_gradients;
     int n_watched;
     int64_t max_tokens, max_texts;
+    int64_t longest;    /* tokens of a text; 0: as many as the batch */
+    int is_decomposed;  /* whatever can be replaced is */
+    int is_placed_next; /* gradients are there, if there are to be any: what is replaced then may be, too */
     scbm_node **nodes;
     size_t n_nodes, node_capacity;
     graph_tensor **tensors;
@@ -2219,6 +2223,14 @@ void scbm_graph_set_capacity(scbm_graph *g, int64_t tokens, int64_t texts) {
     }
     g->max_tokens = tokens;
     g->max_texts = texts;
+}
+
+void scbm_graph_set_longest(scbm_graph *g, int64_t tokens) {
+    if (g->has_gradients || g->is_planned)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's longest text is set before backward and the plan");
+    else if (tokens < 0)
+        graph_fail(g, SCBM_ERROR_ARGUMENT, "a graph's longest text has %lld tokens", (long long)tokens);
+    else g->longest = tokens;
 }
 
 void scbm_graph_set_precision(scbm_graph *g, scbm_precision precision) {
@@ -2350,6 +2362,7 @@ typedef struct op_row {
     scbm_tensor *(*decompose)(scbm_graph *g, const scbm_node *node);
     backward_ops needs;
     op_index index;
+    int is_late; /* replaced when gradients are there: its backward rows have decompositions of their own */
 } op_row;
 
 static const op_row op_table[SCBM_OP_COUNT];
@@ -2584,6 +2597,56 @@ static int shape_linear_back_w(scbm_graph *g, scbm_node *node) {
     return add_result(g, node, SCBM_F32, 3, shape, NULL);
 }
 
+static int is_factor(const scbm_tensor *t) {
+    return t->n_dims == 2 || (t->n_dims == 3 && !t->extent[0]);
+}
+
+static int product_fits(const scbm_tensor *a, const scbm_tensor *b, int form) {
+    if (!is_f32(a) || !is_factor(a) || !is_factor(b) || (!is_f32(b) && !is_matrix(b))) return 0;
+    int summed_a = form == SCBM_PRODUCT_TN ? a->n_dims - 2 : last_of(a);
+    int summed_b = form == SCBM_PRODUCT_NT ? last_of(b) : b->n_dims - 2;
+    return same_dim(a, summed_a, b, summed_b) &&
+           (streams_of(a) == streams_of(b) || streams_of(a) == 1 || streams_of(b) == 1);
+}
+
+static int shape_product(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *a = node->source[0], *b = node->source[1];
+    int form = (int)node->integer[0];
+    if (node->integer[0] < SCBM_PRODUCT_NT || node->integer[0] > SCBM_PRODUCT_TN)
+        return misfit(g, node, "the form is unknown");
+    if (!product_fits(a, b, form))
+        return misfit(g, node, "a f32 [S, ., .] and b f32 [S, ., .], or a matrix, with one summed dimension are wanted");
+    int rows = form == SCBM_PRODUCT_TN ? last_of(a) : a->n_dims - 2;
+    int columns = form == SCBM_PRODUCT_NT ? b->n_dims - 2 : last_of(b);
+    int64_t streams = streams_of(a) > streams_of(b) ? streams_of(a) : streams_of(b);
+    int64_t shape[3] = {streams, a->shape[rows], b->shape[columns]};
+    uint8_t extent[3] = {SCBM_FIXED, a->extent[rows], b->extent[columns]};
+    int is_flat = a->n_dims == 2 && b->n_dims == 2;
+    return add_result(g, node, SCBM_F32, is_flat ? 2 : 3, shape + is_flat, extent + is_flat);
+}
+
+static int shape_apply_masks(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *w = node->source[0], *masks = node->source[1];
+    int by_stream = w->n_dims == 3;
+    int fits = by_stream ? is_f32(w) && !w->extent[0] && !w->extent[1] && !w->extent[2] : is_matrix(w);
+    if (!fits || masks->type != SCBM_I8 || masks->n_dims != 3 || masks->extent[0] || masks->extent[1] ||
+        masks->extent[2] || (by_stream && masks->shape[0] != w->shape[0]) || masks->shape[1] != w->shape[by_stream] ||
+        masks->shape[2] != scbm_mask_row_bytes(w->shape[1 + by_stream]))
+        return misfit(g, node, "w [out, in], or f32 [S, out, in], and masks i8 [S, out, row bytes] are wanted");
+    int64_t shape[3] = {masks->shape[0], w->shape[by_stream], w->shape[1 + by_stream]};
+    return add_result(g, node, SCBM_F32, 3, shape, NULL);
+}
+
+static int shape_sum_masked(scbm_graph *g, scbm_node *node) {
+    scbm_tensor *dw = node->source[0], *masks = node->source[1];
+    if (!is_f32(dw) || dw->n_dims != 3 || dw->extent[0] || dw->extent[1] || dw->extent[2] || masks->type != SCBM_I8 ||
+        masks->n_dims != 3 || masks->extent[0] || masks->extent[1] || masks->extent[2] ||
+        masks->shape[0] != dw->shape[0] || masks->shape[1] != dw->shape[1] ||
+        masks->shape[2] != scbm_mask_row_bytes(dw->shape[2]))
+        return misfit(g, node, "dw f32 [S, out, in] and masks i8 [S, out, row bytes] are wanted");
+    return add_result(g, node, SCBM_F32, 2, dw->shape + 1, NULL);
+}
+
 /* z [S, N, d] with one stream, or one for each group; w [C, d]. */
 static int heads_fit(const scbm_tensor *z, const scbm_tensor *w, const scbm_tensor *groups) {
     return is_f32(z) && z->n_dims == 3 && !z->extent[0] && !z->extent[2] && is_f32(w) && is_matrix(w) &&
@@ -2674,8 +2737,11 @@ static int dropout_fits(float p, int64_t place) {
 }
 
 static int shape_dropout(scbm_graph *g, scbm_node *node) {
+    const scbm_tensor *x = node->source[0];
     if (!dropout_fits(node->scalar[0], node->integer[0]))
         return misfit(g, node, "the probability must be at least 0 and below 1, the place below 65536");
+    if (node->integer[1] && (x->n_dims != 4 || x->shape[0] * x->shape[1] > UINT16_MAX))
+        return misfit(g, node, "attention's dropout is of f32 [S, heads, T, C], S · heads below 65536");
     return shape_same_f32(g, node);
 }
 
@@ -3149,6 +3215,36 @@ static void backward_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *
     if (b) add_broadcast_gradient(g, b, dz);
 }
 
+static scbm_tensor *product(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_product_form form) {
+    return scbm_product(g, a, b, form, 0);
+}
+
+static void backward_product(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *a = node->source[0], *b = node->source[1];
+    scbm_product_form form = (scbm_product_form)node->integer[0];
+    if (needs_gradient(g, a))
+        add_broadcast_gradient(g, a,
+                               form == SCBM_PRODUCT_NT   ? product(g, dy[0], b, SCBM_PRODUCT_NN)
+                               : form == SCBM_PRODUCT_NN ? product(g, dy[0], b, SCBM_PRODUCT_NT)
+                                                         : product(g, b, dy[0], SCBM_PRODUCT_NT));
+    if (needs_gradient(g, b))
+        add_broadcast_gradient(g, b,
+                               form == SCBM_PRODUCT_NT   ? product(g, dy[0], a, SCBM_PRODUCT_TN)
+                               : form == SCBM_PRODUCT_NN ? product(g, a, dy[0], SCBM_PRODUCT_TN)
+                                                         : product(g, a, dy[0], SCBM_PRODUCT_NN));
+}
+
+static void backward_apply_masks(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    scbm_tensor *w = node->source[0], *masks = node->source[1];
+    if (!needs_gradient(g, w)) return;
+    add_gradient(g, w, w->n_dims == 2 ? scbm_sum_masked(g, dy[0], masks) : scbm_apply_masks(g, dy[0], masks));
+}
+
+static void backward_sum_masked(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
+    if (needs_gradient(g, node->source[0]))
+        add_gradient(g, node->source[0], scbm_apply_masks(g, dy[0], node->source[1]));
+}
+
 static void backward_group_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
     scbm_tensor *z = node->source[0], *w = node->source[1], *groups = node->source[2], *b = node->source[3];
     if (needs_gradient(g, z))
@@ -3301,9 +3397,85 @@ static void backward_cross_entropy(scbm_graph *g, scbm_node *node, scbm_tensor *
  * The op table: decompositions of the fused ops
  * ---------------------------------------------------------------------------------------- */
 
+/* The weights that each stream has: one matrix, or one for each. */
+static scbm_tensor *weights_by_stream(scbm_graph *g, scbm_tensor *w, scbm_tensor *masks) {
+    return masks ? scbm_apply_masks(g, w, masks) : w;
+}
+
+/* First its activation, then, when gradients are there, the rest. */
 static scbm_tensor *decompose_linear(scbm_graph *g, const scbm_node *node) {
-    scbm_tensor *y = scbm_linear(g, node->source[0], node->source[1], node->source[2], node->source[3], SCBM_NONE);
-    return scbm_activate(g, y, (scbm_activation)node->integer[0]);
+    scbm_tensor *x = node->source[0], *w = node->source[1], *b = node->source[2], *masks = node->source[3];
+    if (node->integer[0] != SCBM_NONE)
+        return scbm_activate(g, scbm_linear(g, x, w, b, masks, SCBM_NONE), (scbm_activation)node->integer[0]);
+    scbm_tensor *y = scbm_product(g, x, weights_by_stream(g, w, masks), SCBM_PRODUCT_NT, 1);
+    return b ? scbm_add(g, y, b) : y;
+}
+
+static scbm_tensor *decompose_linear_back_x(scbm_graph *g, const scbm_node *node) {
+    return product(g, node->source[0], weights_by_stream(g, node->source[1], node->source[2]), SCBM_PRODUCT_NN);
+}
+
+static scbm_tensor *decompose_linear_back_w(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *dw = product(g, node->source[0], node->source[1], SCBM_PRODUCT_TN), *masks = source_of(node, 3);
+    int is_flat = dw && dw->n_dims == 2;
+    if (node->integer[0] == SCBM_DW_SUMMED && !is_flat)
+        return masks ? scbm_sum_masked(g, dw, masks) : scbm_sum_to(g, dw, node->source[2]);
+    if (is_flat && node->integer[0] != SCBM_DW_SUMMED) {
+        const int64_t shape[3] = {1, dw->shape[0], dw->shape[1]};
+        dw = scbm_reshape(g, dw, 3, shape, NULL);
+    }
+    return node->integer[0] == SCBM_DW_MASKED && masks ? scbm_apply_masks(g, dw, masks) : dw;
+}
+
+/* Heads over the streams of groups are a masked linear layer, whose masks keep each stream's own rows: I8 [K, C, row bytes]. The
+ * graph itself fills them, from the groups of the run. */
+static scbm_tensor *group_masks(scbm_graph *g, const scbm_tensor *groups, const scbm_tensor *w) {
+    const int64_t shape[3] = {groups->shape[0] - 1, w->shape[0], scbm_mask_row_bytes(w->shape[1])};
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        scbm_tensor *known = &g->tensors[i]->public;
+        if (g->tensors[i]->groups == groups && !memcmp(known->shape, shape, sizeof shape)) return known;
+    }
+    scbm_tensor *made = g->status ? NULL : new_tensor(g, "groups as masks", SCBM_I8, 3, shape, NULL);
+    if (!made) return NULL;
+    graph_tensor_of(g, made)->is_input = 1;
+    graph_tensor_of(g, made)->groups = groups;
+    return made;
+}
+
+static scbm_tensor *as_one_stream(scbm_graph *g, scbm_tensor *x) {
+    const int64_t shape[3] = {1, x->shape[0], x->shape[1]};
+    const scbm_extent extent[3] = {SCBM_FIXED, (scbm_extent)x->extent[0], (scbm_extent)x->extent[1]};
+    return scbm_reshape(g, x, 3, shape, extent);
+}
+
+static scbm_tensor *without_streams(scbm_graph *g, scbm_tensor *x) {
+    if (!x) return NULL;
+    const scbm_extent extent[2] = {(scbm_extent)x->extent[1], (scbm_extent)x->extent[2]};
+    return scbm_reshape(g, x, 2, x->shape + 1, extent);
+}
+
+static scbm_tensor *decompose_group_linear(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *z = node->source[0], *w = node->source[1], *b = source_of(node, 3), *y;
+    if (z->shape[0] > 1) {
+        y = product(g, z, scbm_apply_masks(g, w, group_masks(g, node->source[2], w)), SCBM_PRODUCT_NT);
+        y = scbm_sum_to(g, y, new_constant(g, node->result[0], 0.0f)); /* like that one */
+    } else {
+        y = without_streams(g, product(g, z, w, SCBM_PRODUCT_NT));
+    }
+    return b ? scbm_add(g, y, b) : y;
+}
+
+static scbm_tensor *decompose_group_linear_back_z(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *w = node->source[1], *z = node->source[3], *dy = as_one_stream(g, node->source[0]);
+    if (z->shape[0] > 1) w = scbm_apply_masks(g, w, group_masks(g, node->source[2], w));
+    return product(g, dy, w, SCBM_PRODUCT_NN);
+}
+
+static scbm_tensor *decompose_group_linear_back_w(scbm_graph *g, const scbm_node *node) {
+    scbm_tensor *z = node->source[1], *w = node->source[3];
+    scbm_tensor *dw = product(g, as_one_stream(g, node->source[0]), z, SCBM_PRODUCT_TN);
+    if (z->shape[0] > 1) return scbm_sum_masked(g, dw, group_masks(g, node->source[2], w));
+    return without_streams(g, dw);
 }
 
 static scbm_tensor *decompose_add_layer_norm(scbm_graph *g, const scbm_node *node) {
@@ -3311,13 +3483,19 @@ static scbm_tensor *decompose_add_layer_norm(scbm_graph *g, const scbm_node *nod
     return scbm_layer_norm(g, sum, node->source[2], node->source[3], node->scalar[0]);
 }
 
+/* Its dropout draws the fused op's numbers. */
 static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
+    int64_t context = g->longest && g->longest < g->max_tokens ? g->longest : g->max_tokens;
     scbm_tensor *q = scbm_scale(g, node->source[0], node->scalar[0]);
-    scbm_tensor *scores = scbm_attention_scores(g, q, node->source[1], node->source[3], (int)node->integer[0],
-                                                g->max_tokens, (int)node->integer[1], -INFINITY);
-    if (source_of(node, 4))
-        scores = scbm_add(g, scores, scbm_attention_bias(g, node->source[4], node->source[3], g->max_tokens));
-    scbm_tensor *p = scbm_dropout(g, scbm_softmax(g, scores), node->scalar[1]);
+    scbm_tensor *p = scbm_attention_scores(g, q, node->source[1], node->source[3], (int)node->integer[0], context,
+                                           (int)node->integer[1], -INFINITY);
+    if (source_of(node, 4)) p = scbm_add(g, p, scbm_attention_bias(g, node->source[4], node->source[3], context));
+    p = scbm_softmax(g, p);
+    if (node->scalar[1] > 0.0f) {
+        const float scalar[2] = {node->scalar[1], 0.0f};
+        const int64_t integer[4] = {node->integer[2], 1, 0, 0};
+        p = result_of(NODE(g, SCBM_OP_DROPOUT, scalar, integer, p));
+    }
     return scbm_attention_mix(g, p, node->source[2], node->source[3], (int)node->integer[0]);
 }
 
@@ -3326,12 +3504,13 @@ static scbm_tensor *decompose_attention(scbm_graph *g, const scbm_node *node) {
  *   scale, layer_norm, add_layer_norm: scalar factor or epsilon    sum_to, broadcast: integer 1 = mean
  *   slice, slice_back: integers first, count                       cast: integer type
  *   linear, activate, activate_back: integer activation            linear_back_w: integer mode
- *   dropout: scalar p, integer place                               attention_mix…: integers heads, causal
+ *   dropout: scalar p, integers place, of attention                attention_mix…: integers heads, causal
  *   attention, attention_back: scalars scale, p; integers heads, causal, dropout's place
  *   attention_scores: scalar fill; integers heads, causal, context   attention_bias: integer context
  *   rms_norm: scalar epsilon                                       clip: scalar largest norm
  *   square_sum, adamw: integer which parameter                     fisher_add, fisher_scores: integer block
  *   keep_largest: integer scbm_choice                              mask_moves, flip_bits: integer which matrix
+ *   product: integers form, in the graph's precision
  *   lstm, lstm_back: integer reverse
  * ---------------------------------------------------------------------------------------- */
 
@@ -3363,19 +3542,38 @@ static const op_row op_table[SCBM_OP_COUNT] = {
                         .shape = shape_linear,
                         .backward = backward_linear,
                         .decompose = decompose_linear,
-                        .needs = {2, {SCBM_OP_LINEAR_BACK_X, SCBM_OP_LINEAR_BACK_W}}},
-    [SCBM_OP_LINEAR_BACK_X] = {.info = {"linear_back_x", 2, 3, 1, 0, 0, 0, 0}, .shape = shape_linear_back_x},
-    [SCBM_OP_LINEAR_BACK_W] = {.info = {"linear_back_w", 3, 4, 1, 0, 0, 0, 0}, .shape = shape_linear_back_w},
-    [SCBM_OP_GROUP_LINEAR] = {.info = {"group_linear", 3, 4, 1, 1, 0, 0, 0},
+                        .is_late = 1}, /* without an activation */
+    [SCBM_OP_LINEAR_BACK_X] = {.info = {"linear_back_x", 2, 3, 1, 0, 1, 0, 0},
+                               .shape = shape_linear_back_x,
+                               .decompose = decompose_linear_back_x,
+                               .is_late = 1},
+    [SCBM_OP_LINEAR_BACK_W] = {.info = {"linear_back_w", 3, 4, 1, 0, 1, 0, 0},
+                               .shape = shape_linear_back_w,
+                               .decompose = decompose_linear_back_w,
+                               .is_late = 1},
+    [SCBM_OP_GROUP_LINEAR] = {.info = {"group_linear", 3, 4, 1, 1, 1, 0, 0},
                               .shape = shape_group_linear,
                               .backward = backward_group_linear,
-                              .index = {GROUPS, 2, 1, 0, 0}},
-    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {.info = {"group_linear_back_z", 4, 4, 1, 0, 0, 0, 0},
+                              .decompose = decompose_group_linear,
+                              .index = {GROUPS, 2, 1, 0, 0},
+                              .is_late = 1},
+    [SCBM_OP_GROUP_LINEAR_BACK_Z] = {.info = {"group_linear_back_z", 4, 4, 1, 0, 1, 0, 0},
                                      .shape = shape_group_linear_back_z,
-                                     .index = {GROUPS, 2, 1, 0, 0}},
-    [SCBM_OP_GROUP_LINEAR_BACK_W] = {.info = {"group_linear_back_w", 4, 4, 1, 0, 0, 0, 0},
+                                     .decompose = decompose_group_linear_back_z,
+                                     .index = {GROUPS, 2, 1, 0, 0},
+                                     .is_late = 1},
+    [SCBM_OP_GROUP_LINEAR_BACK_W] = {.info = {"group_linear_back_w", 4, 4, 1, 0, 1, 0, 0},
                                      .shape = shape_group_linear_back_w,
-                                     .index = {GROUPS, 2, 3, 0, 0}},
+                                     .decompose = decompose_group_linear_back_w,
+                                     .index = {GROUPS, 2, 3, 0, 0},
+                                     .is_late = 1},
+    [SCBM_OP_PRODUCT] = {.info = {"product", 2, 2, 1, 1, 0, 0, 0}, .shape = shape_product, .backward = backward_product},
+    [SCBM_OP_APPLY_MASKS] = {.info = {"apply_masks", 2, 2, 1, 1, 0, 1, 0},
+                             .shape = shape_apply_masks,
+                             .backward = backward_apply_masks},
+    [SCBM_OP_SUM_MASKED] = {.info = {"sum_masked", 2, 2, 1, 1, 0, 0, 0},
+                            .shape = shape_sum_masked,
+                            .backward = backward_sum_masked},
     [SCBM_OP_LAYER_NORM] = {.info = {"layer_norm", 3, 3, 3, 1, 0, 0, 0},
                             .shape = shape_layer_norm,
                             .backward = backward_layer_norm},
@@ -3715,6 +3913,19 @@ scbm_tensor *scbm_softmax(scbm_graph *g, scbm_tensor *x) {
     return result_of(NODE(g, SCBM_OP_SOFTMAX, NULL, NULL, x));
 }
 
+scbm_tensor *scbm_product(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_product_form form, int in_precision) {
+    const int64_t integer[4] = {form, in_precision != 0, 0, 0};
+    return result_of(NODE(g, SCBM_OP_PRODUCT, NULL, integer, a, b));
+}
+
+scbm_tensor *scbm_apply_masks(scbm_graph *g, scbm_tensor *w, scbm_tensor *masks) {
+    return result_of(NODE(g, SCBM_OP_APPLY_MASKS, NULL, NULL, w, masks));
+}
+
+scbm_tensor *scbm_sum_masked(scbm_graph *g, scbm_tensor *dw, scbm_tensor *masks) {
+    return result_of(NODE(g, SCBM_OP_SUM_MASKED, NULL, NULL, dw, masks));
+}
+
 scbm_tensor *scbm_dropout(scbm_graph *g, scbm_tensor *x, float p) {
     if (p == 0.0f) return x;
     const float scalar[2] = {p, 0.0f};
@@ -3956,9 +4167,10 @@ static const scbm_kernel *kernel_of(const scbm_graph *g, const scbm_node *node) 
     return kernel->supports && !kernel->supports(backend, node, g->precision) ? NULL : kernel;
 }
 
-static int is_decomposable(const scbm_node *node) {
+static int is_decomposable(const scbm_graph *g, const scbm_node *node) {
+    int has_activation = node->op == SCBM_OP_LINEAR && node->integer[0] != SCBM_NONE;
     if (!op_table[node->op].decompose) return 0;
-    return node->op != SCBM_OP_LINEAR || node->integer[0] != SCBM_NONE;
+    return !op_table[node->op].is_late || has_activation || g->is_placed_next;
 }
 
 static int any_node(const scbm_graph *g, const scbm_node *node) {
@@ -4011,11 +4223,11 @@ static int lower_once(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, const
     size_t n_old = g->n_nodes, first = 0;
     scbm_node **old = g->nodes;
     if (g->status) return 0;
-    while (first < n_old && !(is_decomposable(old[first]) && is_wanted(g, old[first]))) first++;
+    while (first < n_old && !(is_decomposable(g, old[first]) && is_wanted(g, old[first]))) first++;
     if (first == n_old) return 0;
     g->nodes = NULL;
     g->n_nodes = g->node_capacity = 0;
-    for (size_t i = 0; i < n_old; i++) append_lowered(g, old[i], is_decomposable(old[i]) && is_wanted(g, old[i]));
+    for (size_t i = 0; i < n_old; i++) append_lowered(g, old[i], is_decomposable(g, old[i]) && is_wanted(g, old[i]));
     scbm_release(g->hooks, old);
     return 1;
 }
@@ -4029,6 +4241,7 @@ static scbm_status lower(scbm_graph *g, int (*is_wanted)(const scbm_graph *g, co
 scbm_status scbm_graph_decompose(scbm_graph *g) {
     if (g->has_gradients || g->is_planned)
         graph_fail(g, SCBM_ERROR_ARGUMENT, "decompose: is called before backward, and before the graph is planned");
+    g->is_decomposed = 1;
     return g->status ? graph_status(g) : lower(g, any_node);
 }
 
@@ -4304,7 +4517,8 @@ static void place_inputs(scbm_graph *g, plan_state *plan, int are_constants) {
 
 /* Lays everything out without taking memory. */
 static scbm_status lay_out(scbm_graph *g) {
-    if (g->status || lower(g, is_not_supported)) return graph_status(g);
+    g->is_placed_next = 1;
+    if (g->status || lower(g, g->is_decomposed ? any_node : is_not_supported)) return graph_status(g);
     plan_state plan = {0};
     move_updates_up(g);
     find_lifetimes(g);
@@ -4509,12 +4723,17 @@ static scbm_status check_targets(const scbm_node *node, const int32_t *labels, i
     return SCBM_OK;
 }
 
+static int64_t longest_text(const int32_t *offsets, int64_t n_texts) {
+    int64_t longest = 0;
+    for (int64_t n = 0; n < n_texts; n++)
+        if (offsets[n + 1] - offsets[n] > longest) longest = offsets[n + 1] - offsets[n];
+    return longest;
+}
+
 /* A table of distances [1, 2 reach + 1, heads] is for texts of up to reach + 1 tokens. */
 static scbm_status check_reach(const scbm_node *node, const scbm_tensor *bias, const int32_t *offsets,
                                int64_t n_texts) {
-    int64_t most = (bias->shape[1] + 1) / 2, longest = 0;
-    for (int64_t n = 0; n < n_texts; n++)
-        if (offsets[n + 1] - offsets[n] > longest) longest = offsets[n + 1] - offsets[n];
+    int64_t most = (bias->shape[1] + 1) / 2, longest = longest_text(offsets, n_texts);
     if (longest <= most) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the bias's distances are for %lld",
                      node_name(node), (long long)longest, (long long)most);
@@ -4533,6 +4752,10 @@ static const scbm_tensor *origin_of(const scbm_graph *g, const scbm_tensor *tens
 static scbm_status check_offsets(const scbm_graph *g, const scbm_node *node, const int32_t *offsets, int64_t tokens) {
     int bias = op_table[node->op].index.bias;
     scbm_status status = check_bounds(node, "offset", offsets, g->texts, tokens, 0);
+    int64_t longest = status || !g->longest ? 0 : longest_text(offsets, g->texts);
+    if (longest > g->longest)
+        return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the graph's longest has %lld",
+                         node_name(node), (long long)longest, (long long)g->longest);
     if (status || !bias || bias > node->n_sources || !node->source[bias - 1]) return status;
     return check_reach(node, node->source[bias - 1], offsets, g->texts);
 }
@@ -4560,6 +4783,32 @@ static scbm_status check_node_indices(const scbm_graph *g, const scbm_node *node
 static scbm_status check_indices(const scbm_graph *g) {
     scbm_status status = SCBM_OK;
     for (size_t i = 0; i < g->n_nodes && !status; i++) status = check_node_indices(g, g->nodes[i]);
+    return status;
+}
+
+/* The masks that groups stand for: of stream k, all weights of the rows of group k. */
+static scbm_status fill_group_masks(const scbm_graph *g, graph_tensor *t) {
+    const scbm_node node = {.op = SCBM_OP_GROUP_LINEAR};
+    const scbm_tensor *origin = origin_of(g, t->groups);
+    int64_t streams = t->public.shape[0], rows = t->public.shape[1], bytes = t->public.shape[2];
+    const int32_t *bounds = origin->data;
+    if (origin->graph && origin->node >= 0)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its groups are computed by %s, and are to be an input",
+                         node_name(&node), node_name(g->nodes[origin->node]));
+    if (!bounds) return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: its groups have no data", node_name(&node));
+    scbm_status status = check_bounds(&node, "group bound", bounds, streams, rows, 1);
+    for (int64_t k = 0; k < streams && !status; k++) {
+        unsigned char *to = (unsigned char *)t->public.data + k * rows * bytes;
+        memset(to, 0, (size_t)(rows * bytes));
+        memset(to + bounds[k] * bytes, 0xff, (size_t)((bounds[k + 1] - bounds[k]) * bytes));
+    }
+    return status;
+}
+
+static scbm_status fill_own_inputs(const scbm_graph *g) {
+    scbm_status status = SCBM_OK;
+    for (size_t i = 0; i < g->n_tensors && !status; i++)
+        if (g->tensors[i]->groups) status = fill_group_masks(g, g->tensors[i]);
     return status;
 }
 
@@ -4729,6 +4978,7 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     g->tokens = tokens;
     g->texts = texts;
     status = check_indices(g);
+    if (!status) status = fill_own_inputs(g);
     if (status) return status;
     g->is_running = 1;
     graph_run run = {g, SCBM_OK};
@@ -10197,8 +10447,28 @@ static struct k_dropout_args dropout_args(const scbm_kernel_call *call, float p,
     return (struct k_dropout_args){p, call->seed, (uint32_t)place, (uint32_t)call->step};
 }
 
+/* The scores of one stream, head and packed query draw the numbers that attention itself would. */
+static void attention_dropout_row(const cpu_loop *loop, int64_t row) {
+    const scbm_kernel_call *call = loop->call;
+    const scbm_view *x = &call->source[0];
+    int64_t context = x->shape[3], t = row % x->shape[2], head = row / x->shape[2];
+    const float *from = floats_of(x) + row * context;
+    float *to = (float *)call->result[0].data + row * context, p = call->node->scalar[0], scale = 1.0f / (1.0f - p);
+    uint32_t limit = (uint32_t)((double)p * 4294967296.0), words[4];
+    uint64_t stream = call->step << 32 | (uint64_t)((call->node->integer[0] << 16) + head);
+    for (int64_t j = 0; j < context; j++) {
+        scbm_philox(call->seed, stream, (uint64_t)(t / 4) << 32 | (uint64_t)j, words);
+        to[j] = words[t % 4] >= limit ? from[j] * scale : 0.0f;
+    }
+}
+
 static scbm_status cpu_dropout(scbm_queue *queue, const scbm_kernel_call *call) {
     const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
+    cpu_loop loop = {.call = call};
+    if (call->node->integer[1]) {
+        run_loop(ex, &loop, view_rows(&call->source[0]), 64 * call->source[0].shape[3], attention_dropout_row);
+        return SCBM_OK;
+    }
     struct k_dropout_args a = dropout_args(call, call->node->scalar[0], call->node->integer[0]);
     k_dropout(ex, call->result[0].data, call->source[0].data, view_elements(&call->source[0]), &a);
     return SCBM_OK;
@@ -10515,6 +10785,145 @@ static scbm_status cpu_mix_texts(scbm_queue *queue, const scbm_kernel_call *call
             add_scaled((float *)call->result[0].data + (is_back ? other : own), floats_of(x) + (is_back ? own : other),
                        rest, d);
         }
+    return SCBM_OK;
+}
+
+/* ---- The parts of linear layers, in the plainest way ---- */
+
+/* Number r of a factor's rows as f32, in `room` where it is stored otherwise, or is to be rounded. */
+static const float *factor_row(const scbm_view *x, int64_t stream, int64_t r, int is_rounded, float *room) {
+    int first = x->n_dims == 3, by_stream = first && x->shape[0] > 1;
+    int64_t rows = x->shape[first], n = x->shape[first + 1], at = (by_stream ? stream * rows : 0) + r;
+    const char *row = (const char *)x->data + at * k_row_bytes(x->type, n);
+    if (x->type == SCBM_F32 && !is_rounded) return (const float *)(const void *)row;
+    scbm_convert(SCBM_F32, room, x->type, row, n);
+    for (int64_t i = 0; i < n && is_rounded; i++) {
+        uint16_t half;
+        scbm_convert(SCBM_BF16, &half, SCBM_F32, room + i, 1);
+        scbm_convert(SCBM_F32, room + i, SCBM_BF16, &half, 1);
+    }
+    return room;
+}
+
+static int rounds_product(const scbm_kernel_call *call) {
+    return call->precision == SCBM_PRECISION_BF16 && call->node->integer[0] == SCBM_PRODUCT_NT &&
+           call->node->integer[1];
+}
+
+enum { PRODUCT_ROWS = 16 }; /* of a task */
+
+typedef struct product_run {
+    const scbm_kernel_call *call;
+    float *room; /* two rows for each worker */
+    int64_t blocks, row;
+} product_run;
+
+/* Rows of b of the product with b's transpose, against all of a. */
+static void product_nt(const product_run *run, int64_t stream, int64_t first, int64_t end, float *const room[2]) {
+    const scbm_view *a = &run->call->source[0], *b = &run->call->source[1], *y = &run->call->result[0];
+    int64_t rows = y->shape[y->n_dims - 2], columns = y->shape[y->n_dims - 1], in = a->shape[a->n_dims - 1];
+    int is_rounded = rounds_product(run->call);
+    float *to = (float *)y->data + stream * rows * columns;
+    for (int64_t o = first; o < end; o++) {
+        const float *row = factor_row(b, stream, o, is_rounded, room[0]);
+        for (int64_t t = 0; t < rows; t++)
+            to[t * columns + o] = dot_product(factor_row(a, stream, t, is_rounded, room[1]), row, in);
+    }
+}
+
+/* Rows of y as sums of b's rows. */
+static void product_sums(const product_run *run, int64_t stream, int64_t first, int64_t end, float *const room[2]) {
+    const scbm_view *a = &run->call->source[0], *b = &run->call->source[1], *y = &run->call->result[0];
+    int64_t rows = y->shape[y->n_dims - 2], n = y->shape[y->n_dims - 1], terms = b->shape[b->n_dims - 2];
+    int is_transposed = run->call->node->integer[0] == SCBM_PRODUCT_TN;
+    float *to = (float *)y->data + stream * rows * n;
+    if (n) memset(to + first * n, 0, (size_t)((end - first) * n) * sizeof *to);
+    for (int64_t i = 0; i < terms; i++) {
+        const float *row = factor_row(b, stream, i, 0, room[0]);
+        for (int64_t r = first; r < end; r++) {
+            float factor = is_transposed ? factor_row(a, stream, i, 0, NULL)[r] : factor_row(a, stream, r, 0, NULL)[i];
+            add_scaled(to + r * n, row, factor, n);
+        }
+    }
+}
+
+/* The rows that tasks share out: of b where its transpose is read, else of y. */
+static int64_t product_units(const scbm_kernel_call *call) {
+    const scbm_view *y = &call->result[0];
+    return y->shape[y->n_dims - (call->node->integer[0] == SCBM_PRODUCT_NT ? 1 : 2)];
+}
+
+static void product_task(void *arg, int64_t index, int worker) {
+    const product_run *run = arg;
+    int64_t stream = index / run->blocks, first = index % run->blocks * PRODUCT_ROWS;
+    int64_t end = k_min(first + PRODUCT_ROWS, product_units(run->call));
+    float *const room[2] = {run->room + 2 * worker * run->row, run->room + (2 * worker + 1) * run->row};
+    if (run->call->node->integer[0] == SCBM_PRODUCT_NT) product_nt(run, stream, first, end, room);
+    else product_sums(run, stream, first, end, room);
+}
+
+static int64_t product_row(const scbm_kernel_call *call) {
+    const scbm_view *b = &call->source[1];
+    return (int64_t)(k_floats(b->shape[b->n_dims - 1]) / sizeof(float));
+}
+
+static size_t product_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
+    return 2 * (size_t)ex->n_workers * (size_t)product_row(call) * sizeof(float);
+}
+
+static scbm_status cpu_product(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
+    const scbm_view *a = &call->source[0], *y = &call->result[0];
+    int64_t streams = y->n_dims == 3 ? y->shape[0] : 1;
+    int64_t summed = a->shape[a->n_dims - (call->node->integer[0] == SCBM_PRODUCT_TN ? 2 : 1)];
+    product_run run = {call, ex->scratch, k_ceil(product_units(call), PRODUCT_ROWS), product_row(call)};
+    k_run(ex, streams * run.blocks, view_elements(y) * k_max(summed, 1), product_task, &run);
+    return SCBM_OK;
+}
+
+static const uint8_t *bits_of_row(const scbm_view *masks, int64_t stream, int64_t row) {
+    return mask_bits(masks) + (stream * masks->shape[1] + row) * masks->shape[2];
+}
+
+/* A row of one stream. */
+static void apply_masks_row(const cpu_loop *loop, int64_t index) {
+    const scbm_view *w = &loop->call->source[0], *masks = &loop->call->source[1], *y = &loop->call->result[0];
+    int64_t out = y->shape[1], in = y->shape[2], row = w->n_dims == 3 ? index : index % out;
+    const uint8_t *bits = bits_of_row(masks, index / out, index % out);
+    float *to = (float *)y->data + index * in;
+    const char *from = (const char *)w->data + row * k_row_bytes(w->type, in);
+    if (from != (const char *)to) scbm_convert(SCBM_F32, to, w->type, from, in);
+    for (int64_t j = 0; j < in; j++)
+        if (!(bits[j / 8] >> (j % 8) & 1)) to[j] = 0.0f;
+}
+
+static scbm_status cpu_apply_masks(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
+    const scbm_view *y = &call->result[0];
+    cpu_loop loop = {.call = call};
+    run_loop(ex, &loop, y->shape[0] * y->shape[1], 4 * y->shape[2], apply_masks_row);
+    return SCBM_OK;
+}
+
+static void sum_masked_row(const cpu_loop *loop, int64_t row) {
+    const scbm_view *dw = &loop->call->source[0], *masks = &loop->call->source[1];
+    int64_t in = dw->shape[2];
+    float *to = (float *)loop->call->result[0].data + row * in;
+    if (in) memset(to, 0, (size_t)in * sizeof *to);
+    for (int64_t s = 0; s < dw->shape[0]; s++) {
+        const float *from = floats_of(dw) + (s * dw->shape[1] + row) * in;
+        const uint8_t *bits = bits_of_row(masks, s, row);
+        for (int64_t j = 0; j < in; j++)
+            if (bits[j / 8] >> (j % 8) & 1) to[j] += from[j];
+    }
+}
+
+static scbm_status cpu_sum_masked(scbm_queue *queue, const scbm_kernel_call *call) {
+    const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
+    const scbm_view *dw = &call->source[0];
+    cpu_loop loop = {.call = call};
+    run_loop(ex, &loop, dw->shape[1], 4 * dw->shape[0] * dw->shape[2], sum_masked_row);
     return SCBM_OK;
 }
 
@@ -11270,6 +11679,9 @@ static const scbm_kernel cpu_kernels[SCBM_OP_COUNT] = {
     [SCBM_OP_SOFTMAX] = {cpu_softmax, NULL, NULL},
     [SCBM_OP_SOFTMAX_BACK] = {cpu_softmax_back, NULL, NULL},
     [SCBM_OP_DROPOUT] = {cpu_dropout, NULL, NULL},
+    [SCBM_OP_PRODUCT] = {cpu_product, product_scratch, NULL},
+    [SCBM_OP_APPLY_MASKS] = {cpu_apply_masks, NULL, NULL},
+    [SCBM_OP_SUM_MASKED] = {cpu_sum_masked, NULL, NULL},
     [SCBM_OP_RMS_NORM] = {cpu_layer_norm, NULL, NULL},
     [SCBM_OP_RMS_NORM_BACK] = {cpu_layer_norm_back, layer_norm_back_scratch, NULL},
     [SCBM_OP_ATTENTION_BIAS] = {cpu_attention_bias, NULL, NULL},

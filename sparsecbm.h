@@ -328,6 +328,9 @@ void scbm_graph_free(scbm_graph *graph);
 void scbm_graph_set_precision(scbm_graph *graph, scbm_precision precision);
 /* The batch's largest size, below 2^31 - 1; needed for inputs and ops with such a dimension. */
 void scbm_graph_set_capacity(scbm_graph *graph, int64_t tokens, int64_t texts);
+/* No text of a batch has more tokens: one that has is an error of the run. What is lowered to attention's parts has a column of
+ * scores for each; 0, the default: as many as the batch. Before backward and the plan. */
+void scbm_graph_set_longest(scbm_graph *graph, int64_t tokens);
 
 /* An input. `extent` may be NULL (all fixed); a dimension with an extent ignores its shape entry and
  * takes the capacity. After planning, write into input->data (row-major at the batch's size). */
@@ -446,7 +449,12 @@ scbm_tensor *scbm_rms_norm(scbm_graph *g, scbm_tensor *x, scbm_tensor *gamma, fl
 scbm_tensor *scbm_activate(scbm_graph *g, scbm_tensor *x, scbm_activation act);
 scbm_tensor *scbm_softmax(scbm_graph *g, scbm_tensor *x); /* over the last dimension; −∞ gives 0 */
 /* Elements are zeroed with the probability p, the others divided by 1 − p; by Philox at
- * (the graph's seed, this op's place, the graph's step, element). p = 0 returns x itself. */
+ * (the graph's seed, this op's place, the graph's step, element). p = 0 returns x itself. In the table `integer` has the place,
+ * and whether x is [S, heads, T, C] of attention's parts, whose elements draw what scbm_attention would. Element i is kept where
+ * the word w of scbm_philox(seed, stream, counter) is at least p · 2³²:
+ *   else        counter i / 64 · 16 + i % 16, stream step << 32 | place << 16, w = i / 16 % 4
+ *   attention   of stream s, head h, packed query t and the text's key j: counter t / 4 << 32 | j, stream
+ *               step << 32 | (place << 16) + s · heads + h, w = t % 4 */
 scbm_tensor *scbm_dropout(scbm_graph *g, scbm_tensor *x, float p);
 
 /* Multi-head attention inside each text: softmax(scale · q kᵀ) v. q, k, v [S, T, heads · head size].
@@ -469,6 +477,23 @@ scbm_tensor *scbm_attention_mix_transposed(scbm_graph *g, scbm_tensor *p, scbm_t
                                            int n_heads);
 
 scbm_tensor *scbm_attention_bias(scbm_graph *g, scbm_tensor *bias, scbm_tensor *offsets, int64_t context);
+
+/* The parts of the linear ops, for decompositions: on a device that has these, no other linear row is needed.
+ *
+ * Products of matrices, stream by stream, y[s] = a[s] · b[s]ᵀ and the two that its gradients are made of:
+ *   SCBM_PRODUCT_NT   a [S, T, in],  b [S, out, in]: y [S, T, out], t's number o is Σ_i a[t, i] b[o, i]
+ *   SCBM_PRODUCT_NN   a [S, T, out], b [S, out, in]: y [S, T, in], Σ_o a[t, o] b[o, i]
+ *   SCBM_PRODUCT_TN   a [S, T, out], b [S, T, in]:   y [S, out, in], Σ_t a[t, o] b[t, i]
+ * Either may have one stream for all of the other's, as [1, ., .] or as a matrix [., .]; y is a matrix where both are. a is F32;
+ * b too, or, as a matrix whose shape is fixed, of any float type. T may be a batch's size. With `in_precision` NT computes in the
+ * graph's precision, as scbm_linear does, and else as the others do: in f32, with f32 sums. */
+typedef enum scbm_product_form { SCBM_PRODUCT_NT, SCBM_PRODUCT_NN, SCBM_PRODUCT_TN } scbm_product_form;
+scbm_tensor *scbm_product(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_product_form form, int in_precision);
+/* M_s ⊙ w as F32 [S, out, in], exactly 0 where a bit is off. w is [out, in] of any float type, or F32 [S, out, in]; masks as
+ * scbm_linear's. */
+scbm_tensor *scbm_apply_masks(scbm_graph *g, scbm_tensor *w, scbm_tensor *masks);
+/* Σ_s M_s ⊙ dw_s, from the first stream on: F32 [S, out, in] to [out, in]. */
+scbm_tensor *scbm_sum_masked(scbm_graph *g, scbm_tensor *dw, scbm_tensor *masks);
 
 /* One direction of an LSTM (Hochreiter and Schmidhuber, 1997; the gates as PyTorch has them) over each text, from its last
  * token to its first if `reverse`; a text begins with zeros. x [S or 1, T, 4H] is what the gates (input, forget, cell, output)
@@ -613,6 +638,9 @@ typedef enum scbm_op {
     SCBM_OP_FLIP_BITS,
     SCBM_OP_LSTM,
     SCBM_OP_LSTM_BACK,
+    SCBM_OP_PRODUCT,
+    SCBM_OP_APPLY_MASKS,
+    SCBM_OP_SUM_MASKED,
     SCBM_OP_COUNT
 } scbm_op;
 

@@ -752,6 +752,16 @@ static void cases_dropout(maker *m) {
             put_f32(&c, 0, GRADIENT, list[i].n_a, list[i].a);
             emit(m, &c);
         }
+    for (int i = 0; i < (m->small ? 1 : 4); i++) { /* of attention's parts */
+        static const int batch[] = {TEXTS_3, LONG, SPARE, NOBODY};
+        op_case c = start(m, m->small ? &small_batches[SMALL_TWO] : &batches[batch[i]]);
+        c.scalar[0] = p[i];
+        c.integer[0] = 7;
+        c.integer[1] = 1;
+        c.depends_on_batch = 1;
+        put_f32(&c, 0, GRADIENT, DIMS(2, 3, T_DIM, m->small ? 2 : 19));
+        emit(m, &c);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1291,6 +1301,83 @@ static void cases_lstm(maker *m) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * The parts of linear ops
+ * ---------------------------------------------------------------------------------------- */
+
+/* Streams of a and b (0: a matrix), and what is not the batch's: of a in columns, of b in rows or columns. */
+typedef struct product_shape {
+    int batch;
+    int64_t a, b, m, n;
+    scbm_type type;
+} product_shape;
+
+static const product_shape products[] = {
+    {ONE_TOKEN, 1, 1, 1, 1, SCBM_F32},  {TEXTS_3, 3, 3, 5, 7, SCBM_F32},   {SPARE, 1, 4, 33, 40, SCBM_F32},
+    {LONG, 2, 1, 64, 17, SCBM_F32},     {LONGER, 3, 3, 100, 65, SCBM_F32}, {TEXTS_3, 0, 0, 9, 20, SCBM_F32},
+    {SPARE, 4, 0, 32, 33, SCBM_F16},    {ONE_TEXT, 0, 0, 64, 9, SCBM_Q8_0}, {TEXTS_3, 2, 0, 96, 5, SCBM_Q4_0},
+    {PANEL, 1, 0, 128, 48, SCBM_BF16},  {NOBODY, 2, 2, 8, 8, SCBM_F32},
+};
+static const product_shape small_products[] = {
+    {SMALL_ONE, 2, 2, 2, 3, SCBM_F32}, {SMALL_TWO, 1, 3, 3, 2, SCBM_F32},
+    {SMALL_SPARE, 2, 0, 2, 2, SCBM_F32}, {SMALL_TWO, 0, 0, 3, 2, SCBM_F32}, {SMALL_SPARE, 3, 1, 2, 2, SCBM_F32},
+};
+
+static void put_factor(op_case *c, int i, scbm_type type, int64_t streams, int64_t rows, int64_t columns) {
+    int flags = (rows == T_DIM ? INPUT : WEIGHT) | GRADIENT;
+    if (!streams) put_weights(c, i, flags, type, DIMS(rows, columns));
+    else put_f32(c, i, flags, DIMS(streams, rows, columns));
+}
+
+/* m is the first factor's columns, n what the second has beside; a quantized row is the second's. */
+static void cases_product(maker *m) {
+    const product_shape *list = m->small ? small_products : products;
+    for (int i = 0; i < 6 * (m->small ? COUNT_OF(small_products) : COUNT_OF(products)); i++) {
+        const product_shape *p = &list[i / 6];
+        int form = i / 2 % 3;
+        if (form == SCBM_PRODUCT_TN && p->type != SCBM_F32) continue;
+        op_case c = start(m, m->small ? &small_batches[p->batch] : &batches[p->batch]);
+        c.integer[0] = form;
+        c.integer[1] = i % 2;
+        if (i % 2 && !m->small && form == SCBM_PRODUCT_NT) c.precision = SCBM_PRECISION_BF16;
+        c.depends_on_batch = form == SCBM_PRODUCT_TN;
+        int64_t in = form == SCBM_PRODUCT_NN ? p->n : p->m;
+        put_factor(&c, 0, SCBM_F32, p->a, T_DIM, in);
+        if (form == SCBM_PRODUCT_NT) put_factor(&c, 1, p->type, p->b, p->n, p->m);
+        if (form == SCBM_PRODUCT_NN) put_factor(&c, 1, p->type, p->b, p->n, p->m);
+        if (form == SCBM_PRODUCT_TN) put_factor(&c, 1, SCBM_F32, p->b, T_DIM, p->n);
+        emit(m, &c);
+    }
+}
+
+static void cases_apply_masks(maker *m) {
+    static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16};
+    for (int i = 0; i < 4 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 4];
+        op_case c = start(m, &no_batch);
+        if (i % 4 == 3) put_f32(&c, 0, INPUT | GRADIENT, DIMS(x->s, x->out, x->in));
+        else put_weights(&c, 0, WEIGHT | GRADIENT, m->small ? SCBM_F32 : types[i % 4], DIMS(x->out, x->in));
+        put_masks(&c, 1, i % 5 == 4 ? SPARSE : RANDOM, x->s, x->out, x->in);
+        emit(m, &c);
+    }
+    for (int i = 0; i < 2 && !m->small; i++) {
+        op_case c = start(m, &no_batch);
+        put_weights(&c, 0, WEIGHT, i ? SCBM_Q4_0 : SCBM_Q8_0, DIMS(9, 96));
+        put_masks(&c, 1, RANDOM, 2, 9, 96);
+        emit(m, &c);
+    }
+}
+
+static void cases_sum_masked(maker *m) {
+    for (int i = 0; i < 2 * n_matrices(m); i++) {
+        const matrix_shape *x = &matrices[i / 2];
+        op_case c = start(m, &no_batch);
+        put_f32(&c, 0, INPUT | GRADIENT, DIMS(x->s, x->out, x->in));
+        put_masks(&c, 1, i % 2 ? SPARSE : RANDOM, x->s, x->out, x->in);
+        emit(m, &c);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------
  * The table of ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -1312,6 +1399,9 @@ int op_cases(scbm_op op, int small, case_visit visit, void *user) {
         [SCBM_OP_LINEAR] = cases_linear,
         [SCBM_OP_LINEAR_BACK_X] = cases_linear,
         [SCBM_OP_LINEAR_BACK_W] = cases_linear,
+        [SCBM_OP_PRODUCT] = cases_product,
+        [SCBM_OP_APPLY_MASKS] = cases_apply_masks,
+        [SCBM_OP_SUM_MASKED] = cases_sum_masked,
         [SCBM_OP_GROUP_LINEAR] = cases_heads,
         [SCBM_OP_GROUP_LINEAR_BACK_Z] = cases_heads,
         [SCBM_OP_GROUP_LINEAR_BACK_W] = cases_heads,

@@ -564,7 +564,14 @@ static double dropout_factor(const ref_call *c, float p, uint64_t stream, uint64
 static void dropout(ref_call *c) {
     for (int64_t i = 0; i < c->source[0].n; i++) {
         uint64_t stream = (uint64_t)c->integer[0] << 16, counter = (uint64_t)(i / 64 * 16 + i % 16);
-        double y = c->source[0].value[i] * dropout_factor(c, c->scalar[0], stream, counter, (int)(i / 16 % 4));
+        int word = (int)(i / 16 % 4);
+        if (c->integer[1]) { /* key i % C of query t, in head and stream */
+            int64_t n = last(&c->source[0]), t_n = c->source[0].shape[2], t = i / n % t_n;
+            stream += (uint64_t)(i / n / t_n);
+            counter = (uint64_t)(t / 4) << 32 | (uint64_t)(i % n);
+            word = (int)(t % 4);
+        }
+        double y = c->source[0].value[i] * dropout_factor(c, c->scalar[0], stream, counter, word);
         set(&c->result[0], i, y, 0.2 * fabs(y));
     }
 }
@@ -1270,6 +1277,53 @@ static void lstm_back(ref_call *c) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * The parts of linear ops
+ * ---------------------------------------------------------------------------------------- */
+
+/* Element (row, column) of a stream, of which there may be one for all. */
+static double factor(const ref_array *x, int64_t s, int64_t row, int64_t column) {
+    int64_t n = x->shape[x->n_dims - 1], of_stream = x->shape[x->n_dims - 2] * n;
+    return x->value[(streams(x) == 1 ? 0 : s) * of_stream + row * n + column];
+}
+
+static void product(ref_call *c) {
+    const ref_array *a = &c->source[0], *b = &c->source[1];
+    ref_array *y = &c->result[0];
+    int64_t form = c->integer[0], n_rows = y->shape[y->n_dims - 2], n_columns = last(y);
+    int64_t terms = a->shape[a->n_dims - (form == SCBM_PRODUCT_TN ? 2 : 1)];
+    for (int64_t i = 0; i < y->n; i++) {
+        int64_t s = i / (n_rows * n_columns), row = i / n_columns % n_rows, column = i % n_columns;
+        double sum = 0.0, size = 0.0;
+        for (int64_t k = 0; k < terms; k++) {
+            double x = form == SCBM_PRODUCT_TN ? factor(a, s, k, row) : factor(a, s, row, k);
+            double z = form == SCBM_PRODUCT_NT ? factor(b, s, column, k) : factor(b, s, k, column);
+            double term = form == SCBM_PRODUCT_NT && c->integer[1] ? operand(c, x) * operand(c, z) : x * z;
+            sum += term;
+            size += fabs(term);
+        }
+        set(y, i, sum, size);
+    }
+    y->terms = (double)terms;
+}
+
+static void apply_masks(ref_call *c) {
+    const ref_array *w = &c->source[0];
+    ref_array *y = &c->result[0];
+    int64_t out = y->shape[1], in = y->shape[2];
+    for (int64_t i = 0; i < y->n; i++)
+        if (bit_of(&c->source[1], i / (out * in), i / in % out, i % in)) set(y, i, w->value[i % w->n], 0.0);
+}
+
+static void sum_masked(ref_call *c) {
+    const ref_array *dw = &c->source[0];
+    int64_t out = dw->shape[1], in = dw->shape[2];
+    for (int64_t i = 0; i < dw->n; i++)
+        if (bit_of(&c->source[1], i / (out * in), i / in % out, i % in))
+            accumulate(&c->result[0], i % (out * in), dw->value[i]);
+    c->result[0].terms = (double)dw->shape[0];
+}
+
+/* ------------------------------------------------------------------------------------------
  * All ops
  * ---------------------------------------------------------------------------------------- */
 
@@ -1291,6 +1345,9 @@ void ref_compute(ref_call *call) {
         [SCBM_OP_LINEAR] = linear,
         [SCBM_OP_LINEAR_BACK_X] = linear_back_x,
         [SCBM_OP_LINEAR_BACK_W] = linear_back_w,
+        [SCBM_OP_PRODUCT] = product,
+        [SCBM_OP_APPLY_MASKS] = apply_masks,
+        [SCBM_OP_SUM_MASKED] = sum_masked,
         [SCBM_OP_GROUP_LINEAR] = group_linear,
         [SCBM_OP_GROUP_LINEAR_BACK_Z] = group_linear_back_z,
         [SCBM_OP_GROUP_LINEAR_BACK_W] = group_linear_back_w,

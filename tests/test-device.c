@@ -507,7 +507,8 @@ static void a_device_without_a_row_trains_or_names_it(void **state) {
         clear_training(&t);
     }
     print_message("%d rows are replaced, %d named\n", n_replaced, n_named);
-    assert_int_equal(n_replaced, 3); /* add_layer_norm, attention, attention_back */
+    assert_int_equal(n_replaced,
+                     9); /* add_layer_norm, attention, attention_back, linear, group_linear, and back of these */
     scbm_context_free(context);
 }
 
@@ -522,10 +523,18 @@ static void the_rows_that_the_guide_names_are_enough(void **state) {
         SCBM_OP_CROSS_ENTROPY_BACK, SCBM_OP_GET_ROWS_BACK, SCBM_OP_SUM_TO, SCBM_OP_SQUARE_SUM, SCBM_OP_CLIP,           \
         SCBM_OP_ADAMW
 #define END SCBM_OP_COUNT
+#define PRODUCTS                                                                                                       \
+    SCBM_OP_GET_ROWS, SCBM_OP_ADD, SCBM_OP_PRODUCT, SCBM_OP_APPLY_MASKS, SCBM_OP_SUM_TO, SCBM_OP_ACTIVATE,             \
+        SCBM_OP_SEGMENT_MEAN, SCBM_OP_LAYER_NORM, PARTS
     static const struct {
         int trains;
-        scbm_op rows[32];
+        scbm_op rows[40];
     } ports[] = {
+        {0, {PRODUCTS, END}},
+        {1,
+         {PRODUCTS, SCBM_OP_SUM_MASKED, SCBM_OP_GET_ROWS_BACK, SCBM_OP_ACTIVATE_BACK, SCBM_OP_SOFTMAX_BACK,
+          SCBM_OP_LAYER_NORM_BACK, SCBM_OP_SEGMENT_MEAN_BACK, SCBM_OP_ATTENTION_MIX_TRANSPOSED, SCBM_OP_CROSS_ENTROPY,
+          SCBM_OP_CROSS_ENTROPY_BACK, SCBM_OP_SQUARE_SUM, SCBM_OP_CLIP, SCBM_OP_ADAMW, END}},
         {0, {LOGITS, SCBM_OP_ATTENTION, SCBM_OP_ADD_LAYER_NORM, END}},
         {0, {LOGITS, PARTS, SCBM_OP_LAYER_NORM, END}},
         {1, {LOGITS, SCBM_OP_ATTENTION, SCBM_OP_ADD_LAYER_NORM, TRAINING, SCBM_OP_ATTENTION_BACK, END}},
@@ -552,6 +561,34 @@ static void the_rows_that_the_guide_names_are_enough(void **state) {
     scbm_context_free(context);
 }
 
+/* Attention in parts has columns for the longest text that was said to come, and the same logits. */
+static void attention_in_parts_has_the_longest_text_as_its_context(void **state) {
+    (void)state;
+    static const int32_t ids[TOKENS] = {1, 4, 2, 6, 0, 4}, offsets[2][TEXTS + 1] = {{0, 4, 6}, {0, 5, 6}};
+    static trained t;
+    float logits[2][TEXTS * CLASSES];
+    scbm_context *context = new_context();
+    for (int in_parts = 0; in_parts < 2; in_parts++) {
+        scbm_tensor *made = add_logits(&t, context);
+        scbm_graph_set_longest(t.graph, 4);
+        shadow_set_lacking(SCBM_OP_ATTENTION, in_parts);
+        assert_ok(scbm_graph_plan(t.graph));
+        shadow_set_lacking(SCBM_OP_ATTENTION, 0);
+        for (int i = 0; i < scbm_graph_nodes(t.graph); i++)
+            if (scbm_graph_node(t.graph, i)->op == SCBM_OP_ATTENTION_SCORES)
+                assert_int_equal(scbm_graph_node(t.graph, i)->integer[2], 4);
+        memcpy(t.ids->data, ids, sizeof ids);
+        memcpy(t.offsets->data, offsets[1], sizeof offsets[1]);
+        assert_error(scbm_graph_run(t.graph, TOKENS, TEXTS), SCBM_ERROR_SHAPE, "a text of 5 tokens");
+        memcpy(t.offsets->data, offsets[0], sizeof offsets[0]);
+        assert_ok(scbm_graph_run(t.graph, TOKENS, TEXTS));
+        memcpy(logits[in_parts], made->data, sizeof logits[in_parts]);
+        clear_training(&t);
+    }
+    for (int i = 0; i < TEXTS * CLASSES; i++) assert_near((double)logits[1][i], (double)logits[0][i], 1e-5);
+    scbm_context_free(context);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inputs_go_up_and_what_is_fetched_comes_back),
@@ -567,6 +604,7 @@ int main(void) {
         cmocka_unit_test(training_on_a_device_has_the_bits_of_the_host),
         cmocka_unit_test(a_device_without_a_row_trains_or_names_it),
         cmocka_unit_test(the_rows_that_the_guide_names_are_enough),
+        cmocka_unit_test(attention_in_parts_has_the_longest_text_as_its_context),
     };
     return cmocka_run_group_tests_name("device", tests, open_device, close_device);
 }

@@ -292,6 +292,7 @@ void cbm_backbone_encode(const cbm_backbone *backbone, scbm_graph *g, int64_t ca
     const scbm_extent extent = SCBM_TOKENS;
     memset(encoding, 0, sizeof *encoding);
     if (options->attention) *options->attention = NULL;
+    scbm_graph_set_longest(g, backbone->max_tokens);
     if (!options->embeddings) encoding->ids = scbm_input(g, "ids", SCBM_I32, 1, &tokens, &extent);
     if (cbm_backbone_find(backbone, CBM_POSITION_EMBEDDING, -1))
         encoding->positions = scbm_input(g, "positions", SCBM_I32, 1, &tokens, &extent);
