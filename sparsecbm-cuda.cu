@@ -3290,6 +3290,231 @@ static const kernel_row choice_rows[] = {
 };
 
 /* ------------------------------------------------------------------------------------------
+ * Kernels: an LSTM's recurrence
+ *
+ * A block takes a few texts of a stream from step to step, because each step's product needs the one before. The weights are
+ * masked, brought to f32 and laid out as the products walk them once a call; each step then reads them from the second cache:
+ * the floor is 16 H² bytes over that cache's rate, once a step for the texts of a block. Sums are in the order of the index.
+ * ---------------------------------------------------------------------------------------- */
+
+enum { LSTM_TEXTS = 4, LSTM_THREADS = 512 };
+
+typedef struct lstm_args {
+    float *y, *gates, *cells, *dx, *before,
+        *carry;              /* carry: [S, groups, 2, LSTM_TEXTS, H], gradients of state and cell */
+    const float *x, *dy, *w; /* w: [S or 1, H, 4H], backward [S or 1, 4H, H] */
+    const int32_t *offsets;
+    int64_t texts, S, x_S, T, H, groups, stride; /* stride: of w's streams */
+    int is_reversed;
+} lstm_args;
+
+/* The masked weights, transposed for forward. */
+template <int IS_BACK> struct map_lstm_weights {
+    typedef float value;
+    float *y;
+    int64_t n;
+    const void *w;
+    const uint8_t *masks;
+    int type;
+    int64_t H, row_bytes;
+    __device__ float at(int64_t i) const {
+        const int64_t s = quotient(i, 4 * H * H), own = i - s * 4 * H * H, first = quotient(own, IS_BACK ? H : 4 * H);
+        const int64_t second = own - first * (IS_BACK ? H : 4 * H), row = IS_BACK ? first : second,
+                      k = IS_BACK ? second : first;
+        if (masks && !mask_bit(masks + (s * 4 * H + row) * row_bytes, k)) return 0.0f;
+        return weight_at(w, type, row * H + k);
+    }
+};
+
+/* Text n's token of a step, counted in the direction of the LSTM; -1: it has none. */
+static __device__ inline int64_t lstm_token(const lstm_args &a, int64_t n, int64_t step) {
+    if (n >= a.texts) return -1;
+    const int64_t first = a.offsets[n], length = a.offsets[n + 1] - first;
+    if (step < 0 || step >= length) return -1;
+    return a.is_reversed ? first + length - 1 - step : first + step;
+}
+
+static __device__ inline int64_t lstm_longest(const lstm_args &a, int64_t from) {
+    int64_t longest = 0;
+    for (int64_t n = from; n < smaller(a.texts, from + LSTM_TEXTS); n++)
+        longest = larger<int64_t>(longest, a.offsets[n + 1] - a.offsets[n]);
+    return longest;
+}
+
+/* Rows of tokens that are in no text, which no other thread writes. */
+static __global__ void zero_outside_kernel(float *a, float *b, float *c, const int32_t *offsets, int64_t texts,
+                                           int64_t T, int64_t of_a, int64_t of_b, int64_t of_c) {
+    const int64_t t = blockIdx.x % T;
+    if (t >= offsets[0] && t < offsets[texts]) return;
+    for (int64_t j = threadIdx.x; j < of_a; j += THREADS) a[blockIdx.x * of_a + j] = 0.0f;
+    for (int64_t j = threadIdx.x; j < of_b; j += THREADS) b[blockIdx.x * of_b + j] = 0.0f;
+    for (int64_t j = threadIdx.x; j < of_c; j += THREADS) c[blockIdx.x * of_c + j] = 0.0f;
+}
+
+static __global__ void lstm_kernel(lstm_args a) {
+    const int64_t s = blockIdx.x / a.groups, from = blockIdx.x % a.groups * LSTM_TEXTS, H = a.H;
+    const int64_t longest = lstm_longest(a, from);
+    const float *x = a.x + (a.x_S > 1 ? s * a.T * 4 * H : 0), *w = a.w + s * a.stride;
+    float *gates = a.gates + s * a.T * 4 * H, *cells = a.cells + s * a.T * H, *y = a.y + s * a.T * H;
+    for (int64_t step = 0; step < longest; step++) {
+        int64_t t[LSTM_TEXTS], before[LSTM_TEXTS];
+        for (int g = 0; g < LSTM_TEXTS; g++) {
+            t[g] = lstm_token(a, from + g, step);
+            before[g] = t[g] < 0 ? -1 : lstm_token(a, from + g, step - 1);
+        }
+        for (int64_t row = threadIdx.x; row < 4 * H; row += LSTM_THREADS) {
+            float z[LSTM_TEXTS];
+            for (int g = 0; g < LSTM_TEXTS; g++) z[g] = t[g] < 0 ? 0.0f : x[t[g] * 4 * H + row];
+            for (int64_t k = 0; k < H && step; k++) {
+                const float weight = w[k * 4 * H + row];
+                for (int g = 0; g < LSTM_TEXTS; g++)
+                    if (before[g] >= 0) z[g] = fmaf(y[before[g] * H + k], weight, z[g]);
+            }
+            for (int g = 0; g < LSTM_TEXTS; g++)
+                if (t[g] >= 0) gates[t[g] * 4 * H + row] = z[g];
+        }
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < LSTM_TEXTS * H; i += LSTM_THREADS) {
+            const int64_t g = i / H, j = i - g * H, own = lstm_token(a, from + g, step);
+            if (own < 0) continue;
+            float *gate = gates + own * 4 * H + j;
+            const float in = sigmoid_of(gate[0]), forget = sigmoid_of(gate[H]), value = tanh_of(gate[2 * H]);
+            const float out = sigmoid_of(gate[3 * H]);
+            const int64_t earlier = lstm_token(a, from + g, step - 1);
+            const float cell = earlier < 0 ? in * value : fmaf(forget, cells[earlier * H + j], in * value);
+            gate[0] = in;
+            gate[H] = forget;
+            gate[2 * H] = value;
+            gate[3 * H] = out;
+            cells[own * H + j] = cell;
+            y[own * H + j] = out * tanh_of(cell);
+        }
+        __syncthreads();
+    }
+}
+
+/* What the gates of a token should get, from the gradients of its state, dy and *dh, and of its cell, *dc, which becomes that of
+ * the cell before. */
+static __device__ inline void lstm_cell_back(const lstm_args &a, int64_t token, int64_t earlier, int64_t j, float dh,
+                                             float *dc) {
+    const int64_t H = a.H;
+    const float *gate = a.gates + token * 4 * H + j;
+    const float in = gate[0], forget = gate[H], value = gate[2 * H], out = gate[3 * H];
+    const float tanh_c = tanh_of(a.cells[token * H + j]), before = earlier < 0 ? 0.0f : a.cells[earlier * H + j];
+    const float d = a.dy[token * H + j] + dh, c = fmaf(d * out, fmaf(-tanh_c, tanh_c, 1.0f), *dc);
+    float *dz = a.dx + token * 4 * H + j;
+    dz[0] = c * value * (in * (1.0f - in));
+    dz[H] = c * before * (forget * (1.0f - forget));
+    dz[2 * H] = c * in * fmaf(-value, value, 1.0f);
+    dz[3 * H] = d * tanh_c * (out * (1.0f - out));
+    *dc = c * forget;
+    a.before[token * H + j] = earlier < 0 ? 0.0f : a.y[earlier * H + j];
+}
+
+static __global__ void lstm_back_kernel(lstm_args a) {
+    const int64_t s = blockIdx.x / a.groups, from = blockIdx.x % a.groups * LSTM_TEXTS, H = a.H, first = s * a.T;
+    const float *w = a.w + s * a.stride;
+    float *dh = a.carry + blockIdx.x * 2 * LSTM_TEXTS * H, *dc = dh + LSTM_TEXTS * H;
+    for (int64_t i = threadIdx.x; i < 2 * LSTM_TEXTS * H; i += LSTM_THREADS) dh[i] = 0.0f;
+    __syncthreads();
+    for (int64_t step = lstm_longest(a, from) - 1; step >= 0; step--) {
+        for (int64_t i = threadIdx.x; i < LSTM_TEXTS * H; i += LSTM_THREADS) {
+            const int64_t g = i / H, token = lstm_token(a, from + g, step), earlier = lstm_token(a, from + g, step - 1);
+            if (token < 0) continue;
+            lstm_cell_back(a, first + token, earlier < 0 ? -1 : first + earlier, i - g * H, dh[i], &dc[i]);
+        }
+        __syncthreads();
+        for (int64_t k = threadIdx.x; k < H && step; k += LSTM_THREADS) {
+            float sum[LSTM_TEXTS] = {0.0f};
+            int64_t t[LSTM_TEXTS];
+            for (int g = 0; g < LSTM_TEXTS; g++) t[g] = lstm_token(a, from + g, step);
+            for (int64_t row = 0; row < 4 * H; row++) {
+                const float weight = w[row * H + k];
+                for (int g = 0; g < LSTM_TEXTS; g++)
+                    if (t[g] >= 0) sum[g] = fmaf(a.dx[(first + t[g]) * 4 * H + row], weight, sum[g]);
+            }
+            for (int g = 0; g < LSTM_TEXTS; g++) dh[g * H + k] = sum[g];
+        }
+        __syncthreads();
+    }
+}
+
+/* Shapes, and where the weights and what is carried are in scratch. */
+static size_t place_lstm(lstm_args *a, const scbm_kernel_call *call) {
+    const int is_back = call->node->op == SCBM_OP_LSTM_BACK, masks = is_back ? 6 : 3;
+    const scbm_view *y = is_back ? &call->source[0] : &call->result[0], *w = &call->source[is_back ? 4 : 1];
+    pieces p = {(unsigned char *)call->scratch, 0};
+    a->S = y->shape[0];
+    a->T = y->shape[1];
+    a->H = w->shape[1];
+    a->x_S = call->source[0].shape[0];
+    a->offsets = (const int32_t *)call->source[is_back ? 5 : 2].data;
+    a->texts = call->texts;
+    a->is_reversed = (int)call->node->integer[0];
+    a->groups = ceil_div(call->source[is_back ? 5 : 2].shape[0] - 1, LSTM_TEXTS);
+    a->stride = call->source[masks].tensor ? 4 * a->H * a->H : 0;
+    a->w = (float *)take_piece(&p, (a->stride ? a->S : 1) * 4 * a->H * a->H, sizeof(float));
+    a->carry = (float *)take_piece(&p, is_back ? a->S * a->groups * 2 * LSTM_TEXTS * a->H : 0, sizeof(float));
+    return p.used;
+}
+
+static size_t lstm_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
+    lstm_args a = {};
+    (void)queue;
+    return place_lstm(&a, call);
+}
+
+template <int IS_BACK>
+static void write_lstm_weights(scbm_queue *queue, const scbm_kernel_call *call, const lstm_args &a) {
+    const scbm_view *w = &call->source[IS_BACK ? 4 : 1], *masks = &call->source[IS_BACK ? 6 : 3];
+    const map_lstm_weights<IS_BACK> f = {(float *)a.w,
+                                         (a.stride ? a.S : 1) * 4 * a.H * a.H,
+                                         w->data,
+                                         a.stride ? (const uint8_t *)masks->data : NULL,
+                                         w->type,
+                                         a.H,
+                                         a.stride ? masks->shape[2] : 0};
+    map_all(queue, call, f);
+}
+
+static scbm_status cuda_lstm(scbm_queue *queue, const scbm_kernel_call *call) {
+    lstm_args a = {};
+    place_lstm(&a, call);
+    a.x = (const float *)call->source[0].data;
+    a.y = (float *)call->result[0].data;
+    a.gates = (float *)call->result[1].data;
+    a.cells = (float *)call->result[2].data;
+    if (!a.S || !a.T || !a.H) return SCBM_OK;
+    LAUNCH(queue, zero_outside_kernel, dim3((unsigned)(a.S * a.T)), THREADS, 0, a.y, a.gates, a.cells, a.offsets,
+           a.texts, a.T, a.H, 4 * a.H, a.H);
+    write_lstm_weights<0>(queue, call, a);
+    if (a.texts) LAUNCH(queue, lstm_kernel, dim3((unsigned)(a.S * a.groups)), LSTM_THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static scbm_status cuda_lstm_back(scbm_queue *queue, const scbm_kernel_call *call) {
+    lstm_args a = {};
+    place_lstm(&a, call);
+    a.dy = (const float *)call->source[0].data;
+    a.y = (float *)call->source[1].data;
+    a.gates = (float *)call->source[2].data;
+    a.cells = (float *)call->source[3].data;
+    a.dx = (float *)call->result[0].data;
+    a.before = (float *)call->result[1].data;
+    if (!a.S || !a.T || !a.H) return SCBM_OK;
+    LAUNCH(queue, zero_outside_kernel, dim3((unsigned)(a.S * a.T)), THREADS, 0, a.dx, a.before, (float *)NULL,
+           a.offsets, a.texts, a.T, 4 * a.H, a.H, (int64_t)0);
+    write_lstm_weights<1>(queue, call, a);
+    if (a.texts) LAUNCH(queue, lstm_back_kernel, dim3((unsigned)(a.S * a.groups)), LSTM_THREADS, 0, a);
+    return launched(queue, call);
+}
+
+static const kernel_row lstm_rows[] = {
+    {SCBM_OP_LSTM, {cuda_lstm, lstm_scratch, NULL}},
+    {SCBM_OP_LSTM_BACK, {cuda_lstm_back, lstm_scratch, NULL}},
+};
+
+/* ------------------------------------------------------------------------------------------
  * The tables
  * ---------------------------------------------------------------------------------------- */
 
@@ -3308,6 +3533,7 @@ static void fill_kernels(void) {
     ADD_ROWS(update_rows);
     ADD_ROWS(prune_rows);
     ADD_ROWS(choice_rows);
+    ADD_ROWS(lstm_rows);
     ADD_ROWS(linear_rows);
     ADD_ROWS(attention_rows);
 }
