@@ -53,8 +53,8 @@ static scbm_status set_max_tokens(conversion *c) {
 /* What the caller says holds before what the folder says. */
 static scbm_status settle(conversion *c) {
     cbm_backbone *settings = &c->config.settings;
-    if (!cbm_pooling_name(c->options->pooling))
-        return scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to pool", (int)c->options->pooling);
+    scbm_status status = cbm_pooling_check(settings, c->options->pooling);
+    if (status) return status;
     if (c->config.pooling_problem[0] && !c->options->pooling)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s (another one can be chosen)", c->config.pooling_problem);
     if (c->config.pooling_problem[0])
@@ -63,7 +63,7 @@ static scbm_status settle(conversion *c) {
     if (c->options->pooling) settings->pooling = (int)c->options->pooling;
     settings->normalize = c->config.normalize;
     if (c->options->normalize) settings->normalize = c->options->normalize == CBM_NORMALIZE_YES;
-    scbm_status status = set_max_tokens(c);
+    status = set_max_tokens(c);
     if (!status) cbm_hf_note_length(&c->tokenizer, settings->max_tokens, c->config.folder);
     return status;
 }

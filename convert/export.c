@@ -298,6 +298,10 @@ scbm_status cbm_export(const cbm_model *model, const char *folder, const cbm_exp
     e->model = model;
     e->hooks = options->hooks;
     scbm_status status = cbm_check_reserved(options->reserved, "cbm_export_options");
+    const cbm_architecture *architecture = model->network.backbone.architecture;
+    if (!status && !architecture->hf_type)
+        status = scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: transformers has no %s, so there is no such folder to write",
+                           scbm_file_path(model->file), architecture->title);
     if (!status) status = find_concept(e, options->concept);
     if (!status) status = find_settings(e);
     if (!status) status = start_folder(e, folder);

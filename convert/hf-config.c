@@ -24,14 +24,15 @@ static const char *known_types(char *text, size_t size) {
     const cbm_architecture *architecture;
     size_t n = 0;
     for (int i = 0; (architecture = cbm_architecture_at(i)) && n < size; i++)
-        n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", architecture->hf_type);
+        if (architecture->hf_type)
+            n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", architecture->hf_type);
     return text;
 }
 
 static scbm_status find_by_type(const json_file *json, const char *type, const cbm_architecture **found) {
     char known[200];
     for (int i = 0; (*found = cbm_architecture_at(i)); i++)
-        if (strcmp((*found)->hf_type, type) == 0) return SCBM_OK;
+        if ((*found)->hf_type && strcmp((*found)->hf_type, type) == 0) return SCBM_OK;
     return unsupported(json, "model_type", type, known_types(known, sizeof known));
 }
 
@@ -39,7 +40,7 @@ static scbm_status find_by_type(const json_file *json, const char *type, const c
 static const cbm_architecture *find_by_keys(const json_file *json) {
     const cbm_architecture *architecture;
     for (int i = 0; (architecture = cbm_architecture_at(i)); i++) {
-        int n_missing = 0;
+        int n_missing = !architecture->hf_type;
         for (int k = 0; k < architecture->n_keys; k++) {
             const cbm_key *key = &architecture->keys[k];
             int is_size = key->kind == CBM_KEY_COUNT || key->kind == CBM_KEY_SIZE;
@@ -59,7 +60,7 @@ static scbm_status find_architecture(const json_file *json, const cbm_architectu
     if (type) return find_by_type(json, type, found);
     const cJSON *first = cJSON_GetArrayItem(cbm_json_get(json->root, "architectures"), 0);
     for (int i = 0; cJSON_IsString(first) && (*found = cbm_architecture_at(i)); i++)
-        if (cbm_starts_with(first->valuestring, (*found)->hf_class)) return SCBM_OK;
+        if ((*found)->hf_class && cbm_starts_with(first->valuestring, (*found)->hf_class)) return SCBM_OK;
     if (!cJSON_IsString(first) && (*found = find_by_keys(json))) {
         scbm_log(&json->hooks, SCBM_LOG_WARNING,
                  "%.300s: model_type is missing; the sizes have %s's names, and so it is read "

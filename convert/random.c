@@ -7,11 +7,13 @@
 #include "models/core/context.h"
 #include "models/tokenizers/word-list.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define DEVIATION 0.02 /* BERT's initializer_range */
 #define MOST_WORDS 30000
+#define WORD_WIDTH 300 /* of a BiLSTM's words: fastText's */
 
 /* A parameter, until its numbers are drawn. */
 typedef struct random_tensor {
@@ -49,10 +51,13 @@ static scbm_status find_specials(creation *c) {
                                                           [CBM_TOKEN_LAST] = "[SEP]",
                                                           [CBM_TOKEN_PADDING] = "[PAD]",
                                                           [CBM_TOKEN_MASK] = "[MASK]"};
+    const int is_recurrent = c->settings.architecture->is_recurrent;
     for (int i = 0; i < CBM_SPECIAL_TOKENS; i++) {
-        int32_t id = c->keys.special[i] = find_piece(&c->keys, names[i]);
+        const int has_ends = !is_recurrent || i == CBM_TOKEN_UNKNOWN;
+        int32_t id = find_piece(&c->keys, names[i]);
+        c->keys.special[i] = is_recurrent && (i == CBM_TOKEN_FIRST || i == CBM_TOKEN_LAST) ? -1 : id;
         if (id >= 0) c->flags[id] = CBM_PIECE_SPECIAL;
-        else if (i != CBM_TOKEN_PADDING && i != CBM_TOKEN_MASK)
+        else if (has_ends && i != CBM_TOKEN_PADDING && i != CBM_TOKEN_MASK)
             return scbm_fail(SCBM_ERROR_ARGUMENT, "the vocabulary has no %s", names[i]);
     }
     return SCBM_OK;
@@ -71,7 +76,9 @@ static scbm_status make_vocabulary(creation *c) {
     const cbm_random_encoder_options *o = c->options;
     cbm_tokenizer_keys *keys = &c->keys;
     scbm_status status = SCBM_OK;
-    keys->kind = "bert";
+    const int is_recurrent = c->settings.architecture->is_recurrent;
+    keys->kind = is_recurrent ? "words" : "bert";
+    keys->omits_first = keys->omits_last = is_recurrent;
     keys->n_types = c->settings.types;
     cbm_wordpiece_defaults(&keys->wordpiece);
     keys->wordpiece.lowercase = !o->cased;
@@ -79,7 +86,8 @@ static scbm_status make_vocabulary(creation *c) {
     keys->n = o->n_tokens;
     if (!o->tokens) {
         int32_t most = o->max_vocabulary ? o->max_vocabulary : MOST_WORDS;
-        status = cbm_word_list_create(&c->words, &keys->wordpiece, o->texts, o->lengths, o->n_texts, most, c->hooks);
+        status = (is_recurrent ? cbm_whole_words_create : cbm_word_list_create)(&c->words, &keys->wordpiece, o->texts,
+                                                                                o->lengths, o->n_texts, most, c->hooks);
         keys->piece = c->words.piece;
         keys->n = c->words.n;
     }
@@ -119,7 +127,8 @@ static scbm_status make_settings(creation *c) {
                          cbm_show_string(shown, o->architecture));
     int hidden = o->hidden ? o->hidden : 256, feed_forward = o->feed_forward ? o->feed_forward : 4 * hidden;
     cbm_settings_default(s, architecture);
-    s->n_blocks = o->blocks ? o->blocks : 4;
+    s->n_blocks = o->blocks ? o->blocks : architecture->is_recurrent ? 1 : 4;
+    int width = o->embedding_width ? o->embedding_width : s->n_blocks > 1 ? hidden : WORD_WIDTH;
     s->n_heads = o->heads ? o->heads : 4;
     s->max_tokens = o->max_tokens ? o->max_tokens : 512;
     scbm_status status = check_size("dimensions", hidden, 1, 1 << 20);
@@ -127,9 +136,11 @@ static scbm_status make_settings(creation *c) {
     if (!status) status = check_size("blocks", s->n_blocks, 1, CBM_MAX_BLOCKS);
     if (!status) status = check_size("heads", s->n_heads, 1, hidden);
     if (!status) status = check_size("positions", s->max_tokens, 2, 1 << 20);
+    if (!status) status = check_size("dimensions of a word", width, 1, 1 << 20);
     if (status) return status;
     s->hidden = hidden;
     s->feed_forward = feed_forward;
+    if (architecture->is_recurrent) s->embedding_width = width;
     s->context = s->max_tokens + (s->padding >= 0);
     return cbm_settings_settle(s, "the encoder");
 }
@@ -149,6 +160,13 @@ static scbm_status draw(void *user, const scbm_tensor *tensor, void *data) {
     return scbm_progress(c->hooks, "tensors written", t - c->tensors + 1, cbm_n_places(&c->settings));
 }
 
+/* Of an LSTM as in PyTorch: words are standard normal, matrices have the variance of numbers between ± 1 / √H. */
+static double deviation_of(const creation *c, const cbm_row *row) {
+    if (c->options->deviation > 0) return c->options->deviation;
+    if (!c->settings.architecture->is_recurrent) return DEVIATION;
+    return row->role == CBM_TOKEN_EMBEDDING ? 1.0 : 1.0 / sqrt(1.5 * (double)c->settings.hidden);
+}
+
 static scbm_status add_tensors(creation *c) {
     int n = cbm_n_places(&c->settings);
     c->tensors = scbm_alloc_array(c->hooks, (size_t)n, sizeof *c->tensors);
@@ -165,7 +183,7 @@ static scbm_status add_tensors(creation *c) {
         status = scbm_tensor_init(&t->tensor, name, SCBM_F32, cbm_row_shape(&c->settings, row, shape), shape);
         t->creation = c;
         t->random = (scbm_random){c->options->seed, (uint64_t)i, 0};
-        t->deviation = c->options->deviation > 0 ? c->options->deviation : DEVIATION;
+        t->deviation = deviation_of(c, row);
         t->value = cbm_ends_with(row->name, ".weight") ? 1.0f : 0.0f;
         if (!status) scbm_writer_add_tensor_from(c->writer, &t->tensor, SCBM_F32, draw, t);
     }

@@ -313,7 +313,8 @@ typedef struct cbm_conversion {
     uint64_t reserved[8];
 } cbm_conversion;
 
-/* What cbm_convert knows, by index from 0 (0, NULL: no more): model_type, name, general.architecture, checkpoints; tokenizers. */
+/* What encoders there are, by index from 0 (0, NULL: no more): model_type, name, general.architecture, checkpoints; and the
+ * tokenizers. Of one that is not converted but trained from scratch the type is NULL, and the examples are the command. */
 int cbm_encoder_kind_at(int index, const char **type, const char **title, const char **architecture, const char **examples);
 const char *cbm_convert_tokenizer_at(int index);
 
@@ -344,7 +345,8 @@ scbm_status cbm_export(const cbm_model *model, const char *folder, const cbm_exp
 
 typedef struct cbm_random_encoder_options {
     const char *architecture;      /* NULL: "bert" */
-    int hidden, blocks, heads;     /* 0: 256, 4, 4 */
+    int hidden, blocks, heads;     /* 0: 256, 4, 4; of "bilstm" 256 (both directions together), 1, and heads do not count */
+    int embedding_width;           /* of words of a "bilstm", where it is not the hidden size; 0: 300, or the hidden size under several blocks */
     int feed_forward;              /* neurons of its hidden layer; 0: 4 · hidden */
     int max_tokens;                /* positions: the longest text, special tokens included; 0: 512 */
     uint64_t seed;

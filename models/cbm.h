@@ -80,16 +80,17 @@ const char *cbm_mode_name(cbm_mode mode);                   /* "joint", … */
 int cbm_model_hidden_size(const cbm_model *model);          /* d */
 int cbm_model_max_tokens(const cbm_model *model);
 /* How a text's tokens become the vector that heads read and embeddings are: by the file's `sparsecbm.pooling`, which
- * training writes, or else by its architecture's key (`bert.pooling_type`: 1 mean, 2 first token, 3 last), or the mean;
+ * training writes, or else by its architecture's key (`bert.pooling_type`: 1 mean, 2 first token, 3 last, 4 attention), or the mean;
  * models that versions 0.1.x trained pool by the mean. */
 typedef enum cbm_pooling {
     CBM_POOL_FILE, /* as the model file says */
     CBM_POOL_MEAN,
     CBM_POOL_FIRST, /* the first token, [CLS] */
-    CBM_POOL_LAST
+    CBM_POOL_LAST,
+    CBM_POOL_ATTENTION /* of a BiLSTM alone: all tokens, by their products with the last state of each direction */
 } cbm_pooling;
 cbm_pooling cbm_model_pooling(const cbm_model *model);      /* never CBM_POOL_FILE */
-const char *cbm_pooling_name(cbm_pooling pooling);          /* "file", "mean", "first", "last"; NULL: none of them */
+const char *cbm_pooling_name(cbm_pooling pooling);          /* "file", "mean", "first", "last", "attention"; NULL: none of them */
 int cbm_model_n_concepts(const cbm_model *model);           /* K; 0 for encoders and vanilla models */
 const char *cbm_model_concept(const cbm_model *model, int k);
 int cbm_model_n_concept_classes(const cbm_model *model, int k);

@@ -211,6 +211,62 @@ static void a_given_vocabulary_is_taken_as_it_is(void **state) {
     cbm_model_free(model);
 }
 
+static void check_ids(const cbm_model *model, const char *text, const int32_t *wanted, size_t n) {
+    cbm_tokens tokens = {0};
+    assert_ok(cbm_tokenize(model->tokenizer, text, strlen(text), 64, &tokens));
+    assert_int_equal(tokens.n, n);
+    for (size_t i = 0; i < n; i++) assert_int_equal(tokens.ids[i], wanted[i]);
+    cbm_tokens_clear(&tokens, NULL);
+}
+
+/* A BiLSTM's words are those of the texts, whole, by how often they are there; others are [UNK], and nothing is put around. */
+static void a_bilstm_reads_whole_words(void **state) {
+    (void)state;
+    static const char *const texts[] = {"A soup, a waiter; a D\xC3\xA9j\xC3\xA0-vu.", "soup"};
+    static const char *const words[] = {"[PAD]", "[UNK]", "[MASK]", "a", "soup", ",", "waiter"};
+    const cbm_random_encoder_options options = {.architecture = "bilstm", .hidden = 8, .texts = texts, .n_texts = 2};
+    cbm_model *model;
+    assert_ok(cbm_random_encoder_write(path, &options));
+    assert_ok(cbm_model_load(&model, path, NULL));
+    for (int32_t i = 0; i < 7; i++) assert_string_equal(cbm_token_piece(model->tokenizer, i), words[i]);
+    assert_int_equal(cbm_tokenizer_size(model->tokenizer), 7 + 5); /* ; deja - vu . */
+    check_ids(model, "A SOUP, soups d\xC3\xA9j\xC3\xA0 waiterx", (const int32_t[]){3, 4, 5, 1, 8, 1}, 6);
+    check_ids(model, "", NULL, 0);
+    check_ids(model, "[MASK] [CLS]", (const int32_t[]){2, 1, 1, 1}, 4);
+    assert_int_equal(cbm_model_pooling(model), CBM_POOL_ATTENTION);
+    assert_int_equal(cbm_model_hidden_size(model), 8);
+    assert_int_equal(scbm_file_int_or(model->file, "sparsecbm.embedding_width", 0), 300);
+    cbm_model_free(model);
+}
+
+/* Weights of a text's tokens by their products with the last state of each direction, here in double. */
+static void attention_sums_a_text_up(void **state) {
+    (void)state;
+    static const char *const texts[] = {"the soup was cold and the waiter rude", "soup"};
+    const cbm_random_encoder_options options = {.architecture = "bilstm", .hidden = 6, .texts = texts, .n_texts = 2};
+    float mean[2][6], attended[2][6], first[2][6], last[2][6];
+    cbm_model *model;
+    cbm_context *context;
+    assert_ok(cbm_random_encoder_write(path, &options));
+    assert_ok(cbm_model_load(&model, path, NULL));
+    assert_ok(cbm_context_create(&context, model, NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FILE, CBM_NORMALIZE_NO, attended[0], NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_MEAN, CBM_NORMALIZE_NO, mean[0], NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FIRST, CBM_NORMALIZE_NO, first[0], NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_LAST, CBM_NORMALIZE_NO, last[0], NULL));
+    for (int j = 0; j < 6; j++) assert_near(attended[1][j], mean[1][j], 1e-6); /* one token has all the weight */
+    assert_memory_not_equal(attended[0], mean[0], sizeof mean[0]);
+    double with_query = 0, of_mean = 0; /* what is more like the query weighs more */
+    for (int j = 0; j < 6; j++) {
+        double query = j < 3 ? last[0][j] : first[0][j];
+        with_query += query * attended[0][j];
+        of_mean += query * mean[0][j];
+    }
+    assert_true(with_query > of_mean);
+    cbm_context_free(context);
+    cbm_model_free(model);
+}
+
 /* ------------------------------------------------------------------------------------------
  * What is refused
  * ---------------------------------------------------------------------------------------- */
@@ -228,6 +284,14 @@ static void what_cannot_be_made_is_refused(void **state) {
         {{.hidden = -1}, SCBM_ERROR_ARGUMENT, "-1 dimensions"},
         {{.hidden = 10, .heads = 3}, SCBM_ERROR_FORMAT, "a hidden size of 10 cannot be cut into 3 attention heads"},
         {{.heads = 300}, SCBM_ERROR_ARGUMENT, "300 heads"},
+        {{.architecture = "bilstm", .hidden = 7, .texts = bad_text, .n_texts = 1}, SCBM_ERROR_FORMAT, "two directions"},
+        {{.architecture = "bilstm", .blocks = 2, .embedding_width = 30, .texts = bad_text, .n_texts = 1},
+         SCBM_ERROR_FORMAT,
+         "words of width 30 under 2 blocks of 256"},
+        {{.architecture = "bilstm"}, SCBM_ERROR_ARGUMENT, "no words"},
+        {{.architecture = "bilstm", .max_vocabulary = 3, .texts = bad_text, .n_texts = 1},
+         SCBM_ERROR_ARGUMENT,
+         "no room for words"},
         {{.blocks = 5000}, SCBM_ERROR_ARGUMENT, "5000 blocks"},
         {{.max_tokens = 1}, SCBM_ERROR_ARGUMENT, "1 positions"},
         {{.feed_forward = -4}, SCBM_ERROR_ARGUMENT, "-4 neurons"},
@@ -330,6 +394,8 @@ int main(void) {
         cmocka_unit_test(words_come_by_how_often_they_are_there),
         cmocka_unit_test(texts_are_read_by_their_vocabulary),
         cmocka_unit_test(a_given_vocabulary_is_taken_as_it_is),
+        cmocka_unit_test(a_bilstm_reads_whole_words),
+        cmocka_unit_test(attention_sums_a_text_up),
         cmocka_unit_test(what_cannot_be_made_is_refused),
         cmocka_unit_test(every_failing_allocation_is_an_error),
         cmocka_unit_test(a_random_model_has_the_masks_that_were_asked_for),

@@ -26,6 +26,7 @@ typedef enum cbm_size {
     CBM_TYPES_SIZE,
     CBM_OUTPUT_SIZE,
     CBM_HEADS_SIZE, /* one for each head */
+    CBM_STATE_SIZE, /* of an LSTM in one direction: half of the hidden size */
     CBM_BUCKETS_SIZE
 } cbm_size;
 
@@ -64,7 +65,7 @@ typedef enum cbm_key_kind {
     CBM_KEY_ACTIVATION, /* scbm_activation, by its name; in config.json perhaps behind "gated-" */
     CBM_KEY_GATED,      /* int: whether config.json's name of the activation begins with "gated-" */
     CBM_KEY_TOKEN,      /* int: a token's number */
-    CBM_KEY_POOLING     /* int: 1 mean, 2 first token, 3 last token */
+    CBM_KEY_POOLING     /* int, as cbm_backbone's */
 } cbm_key_kind;
 
 typedef struct cbm_key {
@@ -95,6 +96,7 @@ struct cbm_architecture {
     const char
         *family;  /* sparsecbm.family, where several have one name; NULL: the one that files without that key are */
     int rms_norm; /* norms divide by the root of the mean square, and have no bias */
+    int is_recurrent; /* blocks are LSTMs in both directions, tokens are whole words, and a text can be summed up by attention */
     const cbm_key *keys;
     int n_keys;
     const cbm_row *rows; /* those outside the blocks come first */
@@ -104,7 +106,7 @@ struct cbm_architecture {
                    cbm_encoding *encoding);
     /* In a Hugging Face folder. Lists end with NULL. */
     int hf_counts_padding; /* its count of positions has the rows before the padding's, that row, and then the others */
-    const char *hf_type;   /* config.json's model_type */
+    const char *hf_type;   /* config.json's model_type; NULL: transformers has no such encoder */
     const char *hf_examples;        /* checkpoints that people use */
     const char *hf_class;           /* its class, which tells the type of old checkpoints without model_type */
     const char *const *hf_prefixes; /* that may stand before all names; the first is tried first */

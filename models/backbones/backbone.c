@@ -11,7 +11,8 @@
  * ---------------------------------------------------------------------------------------- */
 
 #define ARCHITECTURES(ROW)                                                                                             \
-    ROW(bert) ROW(roberta) ROW(xlm_roberta) ROW(camembert) ROW(distilbert) ROW(mpnet) ROW(gpt2) ROW(opt) ROW(t5)
+    ROW(bert)                                                                                                          \
+    ROW(roberta) ROW(xlm_roberta) ROW(camembert) ROW(distilbert) ROW(mpnet) ROW(gpt2) ROW(opt) ROW(t5) ROW(bilstm)
 
 #define DECLARE(name) extern const cbm_architecture cbm_##name;
 #define ADDRESS(name) &cbm_##name,
@@ -105,6 +106,7 @@ static int64_t size_of(const cbm_backbone *backbone, cbm_size which) {
     case CBM_TYPES_SIZE: return backbone->types;
     case CBM_OUTPUT_SIZE: return backbone->output;
     case CBM_HEADS_SIZE: return backbone->n_heads;
+    case CBM_STATE_SIZE: return backbone->hidden / 2;
     case CBM_BUCKETS_SIZE: return backbone->n_buckets;
     case CBM_NO_SIZE: break;
     }

@@ -41,6 +41,12 @@ typedef enum cbm_role {
     CBM_OUTPUT_PROJECTION,
     CBM_OUTPUT_PROJECTION_BIAS,
     CBM_DISTANCE_BIAS, /* what attention adds to scores, by buckets of distances */
+    CBM_LSTM_INPUT,    /* of tokens to gates, from the first token to the last */
+    CBM_LSTM_INPUT_BIAS,
+    CBM_LSTM_STATE, /* of the state before to gates */
+    CBM_LSTM_REVERSE_INPUT,
+    CBM_LSTM_REVERSE_INPUT_BIAS,
+    CBM_LSTM_REVERSE_STATE,
     CBM_ROLE_COUNT
 } cbm_role;
 
@@ -85,7 +91,7 @@ typedef struct cbm_backbone {
     float epsilon;       /* of norms */
     scbm_activation activation;
     float hidden_dropout, attention_dropout; /* in training */
-    int pooling;                             /* 1 mean, 2 first token, 3 last token */
+    int pooling;                             /* 1 mean, 2 first token, 3 last token, 4 attention */
     int normalize;                           /* embeddings are scaled to length 1 by default */
     cbm_parameter *parameters;               /* those outside the blocks, then block by block */
     int n_parameters;
@@ -130,6 +136,9 @@ typedef struct cbm_encoding {
     scbm_tensor *buckets;   /* I32 [2 · longest text - 1], of distances; NULL where no biases depend on them */
     scbm_tensor *offsets;   /* I32 [capacity of texts + 1] */
     scbm_tensor *hidden;    /* [S, tokens, output]: S is 1 without masks */
+    scbm_tensor
+        *summary; /* [S, tokens, output]: at a text's last token what its tokens are compared with where they are
+                               summed up by attention, else zeros; NULL where an encoder is not pooled so */
 } cbm_encoding;
 
 /* Adds the encoder to a graph whose capacity is set. Errors stay in the graph. */

@@ -18,6 +18,13 @@ scbm_tensor *cbm_linear(const cbm_builder *b, cbm_role role, int block, scbm_ten
                        weight && b->options->use_masks ? weight->masks : NULL, activation);
 }
 
+scbm_tensor *cbm_lstm(const cbm_builder *b, cbm_role input, cbm_role state, int block, scbm_tensor *x, int reverse) {
+    cbm_parameter *weight = cbm_backbone_find(b->backbone, state, block);
+    scbm_tensor *gates = cbm_linear(b, input, block, x, SCBM_NONE);
+    return scbm_lstm(b->graph, gates, weight ? weight->tensor : NULL,
+                     weight && b->options->use_masks ? weight->masks : NULL, b->encoding->offsets, reverse);
+}
+
 scbm_tensor *cbm_norm(const cbm_builder *b, cbm_role role, int block, scbm_tensor *x, scbm_tensor *residual) {
     scbm_tensor *weight = tensor_of(b, role, block), *bias = tensor_of(b, (cbm_role)(role + 1), block);
     if (b->backbone->architecture->rms_norm)

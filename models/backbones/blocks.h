@@ -35,6 +35,10 @@ scbm_tensor *cbm_word_embeddings(const cbm_builder *builder);
 /* What is added to them: token type, position, the norm of their sum, and dropout. */
 scbm_tensor *cbm_add_embeddings(const cbm_builder *builder, scbm_tensor *x);
 
+/* An LSTM over x [S or 1, T, in] in one direction; `input` and `state` are its matrices' roles: [S, T, hidden / 2]. */
+scbm_tensor *cbm_lstm(const cbm_builder *builder, cbm_role input, cbm_role state, int block, scbm_tensor *x,
+                      int reverse);
+
 /* The biases of attention by distance, for all blocks: [1, 2 · longest text - 1, heads]; NULL where there are none. */
 scbm_tensor *cbm_distance_biases(const cbm_builder *builder);
 

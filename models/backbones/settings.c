@@ -93,13 +93,28 @@ static scbm_status cannot_cut(const cbm_backbone *backbone, const char *where) {
                      (long long)backbone->hidden, backbone->n_heads);
 }
 
+/* What leaves a block is two states side by side, and what enters the second one as wide as what enters the first. */
+static scbm_status settle_recurrent(cbm_backbone *backbone, const char *where) {
+    backbone->feed_forward = backbone->head_size = backbone->hidden;
+    if (backbone->hidden % 2)
+        return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: a hidden size of %lld cannot be cut into two directions", where,
+                         (long long)backbone->hidden);
+    if (backbone->n_blocks == 1 || backbone->embedding_width == backbone->hidden) return SCBM_OK;
+    return scbm_fail(
+        SCBM_ERROR_FORMAT,
+        "%.300s: words of width %lld under %d blocks of %lld; several blocks want words as wide as they are", where,
+        (long long)backbone->embedding_width, backbone->n_blocks, (long long)backbone->hidden);
+}
+
 scbm_status cbm_settings_settle(cbm_backbone *backbone, const char *where) {
     backbone->first_position = backbone->architecture->first_position;
+    if (backbone->architecture->is_recurrent) backbone->n_heads = 1;
     if (backbone->n_blocks > CBM_MAX_BLOCKS)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: it has %d blocks; %d at most are read", where, backbone->n_blocks,
                          CBM_MAX_BLOCKS);
     if (backbone->embedding_width < 1) backbone->embedding_width = backbone->hidden;
     if (backbone->output < 1) backbone->output = backbone->hidden;
+    if (backbone->architecture->is_recurrent) return settle_recurrent(backbone, where);
     if (backbone->feed_forward < 1) backbone->feed_forward = 4 * backbone->hidden;
     if (cbm_longest_text(backbone) < 1)
         return scbm_fail(SCBM_ERROR_FORMAT, "%.300s: it has no positions but the padding's", where);
@@ -151,9 +166,10 @@ static scbm_status read_activation(const scbm_file *file, const char *name, doub
                      name, text);
 }
 
-static scbm_status read_pooling(const scbm_file *file, const char *name, double *value) {
+static scbm_status read_pooling(const cbm_architecture *architecture, const scbm_file *file, const char *name,
+                                double *value) {
     int64_t pooling = scbm_file_int_or(file, name, (int64_t)*value);
-    if (pooling < 0 || pooling > 3)
+    if (pooling < 0 || pooling > (architecture->is_recurrent ? 4 : 3))
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
                          "%s: %s is %lld; 1 (mean), 2 (first token) and 3 (last token) are known", scbm_file_path(file),
                          name, (long long)pooling);
@@ -183,7 +199,7 @@ static scbm_status read_key(cbm_backbone *backbone, const cbm_key *key, const sc
     case CBM_KEY_SWITCH: value = scbm_file_int_or(file, name, (int64_t)value) != 0; break;
     case CBM_KEY_TOKEN: status = read_token(file, name, &value); break;
     case CBM_KEY_ACTIVATION: status = read_activation(file, name, &value); break;
-    case CBM_KEY_POOLING: status = read_pooling(file, name, &value); break;
+    case CBM_KEY_POOLING: status = read_pooling(backbone->architecture, file, name, &value); break;
     }
     if (!status) cbm_key_set(backbone, key, value);
     return status;

@@ -5,11 +5,12 @@
 #define CBM_KEYS_H
 
 /* Names of keys and tensors that are ours in a model file. */
-#define CBM_FILE_FORMAT 2                        /* since version 0.2.0 */
+#define CBM_FILE_FORMAT 2 /* since version 0.2.0 */
 #define CBM_KEY_FORMAT "sparsecbm.format"
-#define CBM_KEY_FORMAT_1 "sparsecbm.version"      /* what versions 0.1.x wrote: 1 */
+#define CBM_KEY_FORMAT_1 "sparsecbm.version" /* what versions 0.1.x wrote: 1 */
 #define CBM_KEY_MODE "sparsecbm.mode"
-#define CBM_KEY_POOLING "sparsecbm.pooling"      /* what the heads were trained with: "mean", "first" or "last" */
+#define CBM_KEY_POOLING                                                                                                \
+    "sparsecbm.pooling" /* what the heads were trained with: "mean", "first", "last" or "attention" */
 #define CBM_KEY_CONCEPTS "sparsecbm.concepts"
 #define CBM_KEY_GROUPS "sparsecbm.concept.groups"
 #define CBM_KEY_CLASSES "sparsecbm.concept.classes"

@@ -18,6 +18,8 @@ typedef struct cbm_network {
  * format 1 were trained on means, whatever their encoder's key says. The heads are those of the file. */
 scbm_status cbm_pooling_read(cbm_network *network, const scbm_file *file);
 
+/* SCBM_ERROR_ARGUMENT where the encoder's texts cannot be pooled so. */
+scbm_status cbm_pooling_check(const cbm_backbone *backbone, cbm_pooling pooling);
 /* Hidden states [S, tokens, d] to vectors [S, texts, d], not by CBM_POOL_FILE. */
 scbm_tensor *cbm_pool(scbm_graph *graph, const cbm_encoding *encoding, cbm_pooling pooling);
 /* As the network pools. */

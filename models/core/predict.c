@@ -12,7 +12,8 @@ size_t cbm_prediction_numbers(const cbm_heads *heads) {
 }
 
 /* The centred form: contribution_k = G_k · (u_k − ū_k), bias = g + Σ_k G_k · ū_k, for the predicted label. */
-static void explain_label(const cbm_model *model, cbm_prediction *p, cbm_concept_result *concepts, const float *values) {
+static void explain_label(const cbm_model *model, cbm_prediction *p, cbm_concept_result *concepts,
+                          const float *values) {
     const cbm_heads *heads = &model->network.heads;
     const float *mean = model->concept_mean->data;
     const float *row = (const float *)heads->label_weight->data + (size_t)p->label_index * (size_t)heads->n_classes;
@@ -76,7 +77,7 @@ void cbm_fill_prediction(const cbm_model *model, const float *computed, const fl
 
 /* Tokens and logits of the texts, in the context. */
 scbm_status cbm_compute_logits(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n,
-                                  const char *progress) {
+                               const char *progress) {
     const cbm_model *model = ctx->model;
     const scbm_hooks *hooks = &ctx->hooks;
     if (model->network.heads.mode == CBM_ENCODER)
@@ -86,8 +87,8 @@ scbm_status cbm_compute_logits(cbm_context *ctx, const char *const *texts, const
     ctx->n_runs++;
     ctx->n_computed = 0;
     cbm_sequences_reset(&ctx->sequences);
-    scbm_status status =
-        cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, hooks);
+    scbm_status status = cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens,
+                                                 hooks);
     if (!status)
         status = scbm_grow(hooks, (void **)&ctx->logits, &ctx->logits_capacity, n * width, sizeof *ctx->logits);
     if (!status)
@@ -101,10 +102,11 @@ static scbm_status make_room(cbm_context *ctx, size_t n) {
     const cbm_heads *heads = &ctx->model->network.heads;
     const scbm_hooks *hooks = &ctx->hooks;
     size_t numbers = cbm_prediction_numbers(heads), n_concepts = (size_t)heads->n_concepts;
-    scbm_status status =
-        scbm_grow(hooks, (void **)&ctx->numbers, &ctx->numbers_capacity, n * numbers, sizeof *ctx->numbers);
+    scbm_status status = scbm_grow(hooks, (void **)&ctx->numbers, &ctx->numbers_capacity, n * numbers,
+                                   sizeof *ctx->numbers);
     if (!status)
-        status = scbm_grow(hooks, (void **)&ctx->concepts, &ctx->concepts_capacity, n * n_concepts, sizeof *ctx->concepts);
+        status = scbm_grow(hooks, (void **)&ctx->concepts, &ctx->concepts_capacity, n * n_concepts,
+                           sizeof *ctx->concepts);
     if (!status)
         status = scbm_grow(hooks, (void **)&ctx->predictions, &ctx->predictions_capacity, n, sizeof *ctx->predictions);
     if (!status) status = scbm_grow(hooks, (void **)&ctx->listed, &ctx->listed_capacity, n, sizeof *ctx->listed);
@@ -113,14 +115,16 @@ static scbm_status make_room(cbm_context *ctx, size_t n) {
 
 static scbm_status predict(cbm_context *ctx, const char *const *texts, const size_t *lengths, size_t n) {
     const cbm_heads *heads = &ctx->model->network.heads;
-    size_t width = (size_t)cbm_n_logits(heads), numbers = cbm_prediction_numbers(heads), n_concepts = (size_t)heads->n_concepts;
+    size_t width = (size_t)cbm_n_logits(heads), numbers = cbm_prediction_numbers(heads),
+           n_concepts = (size_t)heads->n_concepts;
     scbm_status status = cbm_compute_logits(ctx, texts, lengths, n, "predict");
     if (!status) status = make_room(ctx, n);
     for (size_t i = 0; i < n && !status; i++) {
         cbm_concept_result *concepts = n_concepts ? ctx->concepts + i * n_concepts : NULL;
         cbm_prediction *prediction = &ctx->predictions[i];
         memset(prediction, 0, sizeof *prediction);
-        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, ctx->numbers + i * numbers, concepts, prediction);
+        cbm_fill_prediction(ctx->model, ctx->logits + i * width, NULL, ctx->numbers + i * numbers, concepts,
+                            prediction);
         prediction->truncated = ctx->sequences.truncated[i];
         prediction->n_tokens = (int)cbm_sequence_length(&ctx->sequences, i);
         ctx->listed[i] = prediction;
@@ -220,17 +224,17 @@ scbm_status cbm_embed_batch(cbm_context *ctx, const char *const *texts, const si
                             cbm_pooling pooling, cbm_normalize normalize, float *vectors, uint8_t *truncated) {
     const cbm_model *model = ctx->model;
     const cbm_backbone *backbone = &model->network.backbone;
-    if (!cbm_pooling_name(pooling))
-        return cbm_context_result(ctx, scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to pool", (int)pooling));
     if (pooling == CBM_POOL_FILE) pooling = model->network.pooling;
+    scbm_status status = cbm_pooling_check(backbone, pooling);
+    if (status) return cbm_context_result(ctx, status);
     if (normalize > CBM_NORMALIZE_NO || normalize < CBM_NORMALIZE_FILE)
         return cbm_context_result(ctx, scbm_fail(SCBM_ERROR_ARGUMENT, "%d is no way to normalize", (int)normalize));
     int scales = normalize == CBM_NORMALIZE_FILE ? backbone->normalize : normalize == CBM_NORMALIZE_YES;
     ctx->n_runs++;
     ctx->n_computed = 0;
     cbm_sequences_reset(&ctx->sequences);
-    scbm_status status =
-        cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens, &ctx->hooks);
+    status = cbm_sequences_add_texts(&ctx->sequences, model->tokenizer, texts, lengths, n, ctx->max_tokens,
+                                     &ctx->hooks);
     if (!status)
         status = cbm_runner_run(&ctx->runner, (cbm_forward)pooling, &ctx->sequences, vectors, &ctx->hooks, "embed");
     for (size_t i = 0; i < n && !status; i++) {

@@ -14,6 +14,7 @@ typedef enum cbm_forward {
     CBM_FORWARD_MEAN = CBM_POOL_MEAN,
     CBM_FORWARD_FIRST = CBM_POOL_FIRST,
     CBM_FORWARD_LAST = CBM_POOL_LAST,
+    CBM_FORWARD_ATTENTION = CBM_POOL_ATTENTION,
     CBM_FORWARD_KINDS
 } cbm_forward;
 
@@ -22,7 +23,7 @@ typedef enum cbm_forward {
 typedef struct cbm_forward_graph {
     scbm_graph *graph;
     cbm_encoding encoding;
-    scbm_tensor *result;      /* [texts, C or Y]; [1, texts, d] for the poolings */
+    scbm_tensor *result; /* [texts, C or Y]; [1, texts, d] for the poolings */
     int64_t max_tokens, max_texts;
 } cbm_forward_graph;
 
@@ -41,10 +42,10 @@ typedef struct cbm_runner {
     int64_t max_batch_tokens;
     /* Packs the network's masks for many tokens when it has read so many in batches of many, and for few likewise; 0: never. */
     int64_t packs_from, tokens_read[2];
-    const scbm_file *file;          /* whose tensors are read, and which is looked at before each batch; NULL: none */
-    const scbm_hooks *packs_with;   /* whose memory the packed form is: the model's */
+    const scbm_file *file;        /* whose tensors are read, and which is looked at before each batch; NULL: none */
+    const scbm_hooks *packs_with; /* whose memory the packed form is: the model's */
     cbm_forward_graph graphs[CBM_FORWARD_KINDS][CBM_MAX_BUCKETS];
-    int32_t *order;           /* the texts by length */
+    int32_t *order; /* the texts by length */
     size_t order_capacity;
 } cbm_runner;
 

@@ -137,8 +137,8 @@ typedef struct cli_session {
 #define CLI_THREADS_OPTION(s)                                                                                          \
     CLI_INT_OPTION("threads", "N", &(s).threads, 0, 1024,                                                              \
                    "threads; 0: as many as the process may use. The results do not depend on it")
-#define CLI_POOLINGS "file|mean|first|last" /* as cbm_pooling counts them */
-#define CLI_PRECISIONS "f32|tf32|bf16|int8" /* as scbm_precision counts them */
+#define CLI_POOLINGS "file|mean|first|last|attention" /* as cbm_pooling counts them */
+#define CLI_PRECISIONS "f32|tf32|bf16|int8"           /* as scbm_precision counts them */
 /* Of the commands that run the model. */
 #define CLI_RUN_OPTIONS(s)                                                                                             \
     CLI_GROUP_OF("Computing"), CLI_LENGTH_OPTION(s),                                                                   \

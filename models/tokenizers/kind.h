@@ -67,7 +67,7 @@ typedef struct cbm_tokenizer_kind {
     void (*get_keys)(const cbm_tokenizer *tokenizer, cbm_tokenizer_keys *keys);
 } cbm_tokenizer_kind;
 
-extern const cbm_tokenizer_kind cbm_wordpiece, cbm_bpe, cbm_unigram;
+extern const cbm_tokenizer_kind cbm_wordpiece, cbm_bpe, cbm_unigram, cbm_words;
 
 struct cbm_tokenizer {
     scbm_hooks hooks;

@@ -39,7 +39,7 @@
 #define TRIM_KEY "sparsecbm.tokenizer.trim_offsets"
 #define KEEP_KEY "sparsecbm.tokenizer.trim_keeps_space"
 
-static const cbm_tokenizer_kind *const kinds[] = {&cbm_wordpiece, &cbm_bpe, &cbm_unigram};
+static const cbm_tokenizer_kind *const kinds[] = {&cbm_wordpiece, &cbm_bpe, &cbm_unigram, &cbm_words};
 
 /* A flag of pieces, and the key that lists those that have it. */
 static const struct {

@@ -94,7 +94,7 @@ typedef struct cbm_unigram_options { /* see unigram.c */
 } cbm_unigram_options;
 
 typedef struct cbm_tokenizer_keys {
-    const char *kind; /* "bert" is WordPiece, "gpt2" byte-level BPE, "t5" Unigram */
+    const char *kind; /* "bert" is WordPiece, "gpt2" byte-level BPE, "t5" Unigram, "words" whole words */
     int32_t n;
     const char *const *piece;            /* [n], as Hugging Face writes them; NULL: a gap */
     const uint16_t *flags;               /* [n] */

@@ -1,5 +1,6 @@
 /*
- * models/tokenizers/word-list.c - a vocabulary for WordPiece that is made of texts: their characters, and their words
+ * models/tokenizers/word-list.c - vocabularies that are made of texts: their characters and words for WordPiece, or whole
+ * words
  */
 #include "models/tokenizers/word-list.h"
 
@@ -11,6 +12,8 @@
 
 static const char *const special[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
 enum { N_SPECIAL = sizeof special / sizeof special[0] };
+static const char *const special_words[] = {"[PAD]", "[UNK]", "[MASK]"};
+enum { N_SPECIAL_WORDS = sizeof special_words / sizeof special_words[0] };
 
 /* A word or character; its text lies in the counter's. */
 typedef struct counted_word {
@@ -106,13 +109,15 @@ static scbm_status count_ascii(text_counter *t, const cbm_wordpiece_options *opt
     return status;
 }
 
+typedef scbm_status (*word_function)(void *user, const char *word, size_t length);
+
 static scbm_status count_texts(text_counter *t, const cbm_wordpiece_options *options, const char *const *texts,
-                               const size_t *lengths, size_t n) {
-    scbm_status status = count_ascii(t, options);
+                               const size_t *lengths, size_t n, word_function handle) {
+    scbm_status status = SCBM_OK;
     for (size_t i = 0; i < n && !status; i++) {
         size_t length = lengths ? lengths[i] : strlen(texts[i]), bad = cbm_find_bad_utf8(texts[i], length);
         if (bad < length) return scbm_fail(SCBM_ERROR_FORMAT, "text %zu is not UTF-8 at byte offset %zu", i + 1, bad);
-        status = cbm_wordpiece_words(options, texts[i], length, count_word, t, t->words.hooks);
+        status = cbm_wordpiece_words(options, texts[i], length, handle, t, t->words.hooks);
         if (!status) status = scbm_cancelled(t->words.hooks);
     }
     return status;
@@ -159,7 +164,8 @@ scbm_status cbm_word_list_create(cbm_word_list *list, const cbm_wordpiece_option
                                  const size_t *lengths, size_t n, int32_t most, const scbm_hooks *hooks) {
     text_counter t = {.words = {.hooks = hooks}, .characters = {.hooks = hooks}};
     memset(list, 0, sizeof *list);
-    scbm_status status = count_texts(&t, options, texts, lengths, n);
+    scbm_status status = count_ascii(&t, options);
+    if (!status) status = count_texts(&t, options, texts, lengths, n, count_word);
     size_t taken = N_SPECIAL + 2 * t.characters.n, room = (size_t)most > taken ? (size_t)most - taken : 0;
     if (!status && (size_t)most < taken)
         status = scbm_fail(SCBM_ERROR_ARGUMENT, "a vocabulary of %d tokens is too small: the characters alone need %zu",
@@ -170,6 +176,47 @@ scbm_status cbm_word_list_create(cbm_word_list *list, const cbm_wordpiece_option
     }
     clear_counter(&t.words);
     clear_counter(&t.characters);
+    if (status) cbm_word_list_clear(list, hooks);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Whole words
+ * ---------------------------------------------------------------------------------------- */
+
+static scbm_status count_whole_word(void *user, const char *word, size_t length) {
+    text_counter *t = user;
+    return count(&t->words, word, length);
+}
+
+static scbm_status fill_words(cbm_word_list *list, const word_counter *words, size_t n, const scbm_hooks *hooks) {
+    list->piece = scbm_alloc_array(hooks, N_SPECIAL_WORDS + n, sizeof *list->piece);
+    list->text = scbm_alloc(hooks, 8 * N_SPECIAL_WORDS + n + words->bytes); /* 8: a special token; 1: a NUL */
+    if (!list->piece || !list->text) return SCBM_ERROR_MEMORY;
+    char *place = list->text;
+    for (int i = 0; i < N_SPECIAL_WORDS; i++)
+        place = add_piece(list, "", special_words[i], strlen(special_words[i]), place);
+    for (size_t i = 0; i < n; i++)
+        place = add_piece(list, "", words->text + words->word[i].start, words->word[i].length, place);
+    return SCBM_OK;
+}
+
+scbm_status cbm_whole_words_create(cbm_word_list *list, const cbm_wordpiece_options *options, const char *const *texts,
+                                   const size_t *lengths, size_t n, int32_t most, const scbm_hooks *hooks) {
+    text_counter t = {.words = {.hooks = hooks}};
+    word_counter *words = &t.words;
+    memset(list, 0, sizeof *list);
+    scbm_status status = count_texts(&t, options, texts, lengths, n, count_whole_word);
+    size_t room = most > N_SPECIAL_WORDS ? (size_t)(most - N_SPECIAL_WORDS) : 0;
+    if (!status && !words->n)
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "the texts have no words to make a vocabulary of");
+    if (!status && !room)
+        status = scbm_fail(SCBM_ERROR_ARGUMENT, "a vocabulary of %d tokens has no room for words", (int)most);
+    if (!status) {
+        qsort(words->word, words->n, sizeof *words->word, compare_words);
+        status = fill_words(list, words, words->n < room ? words->n : room, hooks);
+    }
+    clear_counter(words);
     if (status) cbm_word_list_clear(list, hooks);
     return status;
 }

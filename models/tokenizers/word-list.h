@@ -1,5 +1,5 @@
 /*
- * models/tokenizers/word-list.h - a vocabulary for WordPiece that is made of texts: their characters, and their words
+ * models/tokenizers/word-list.h - vocabularies that are made of texts: their characters and words for WordPiece, or whole words
  */
 #ifndef CBM_WORD_LIST_H
 #define CBM_WORD_LIST_H
@@ -17,6 +17,9 @@ typedef struct cbm_word_list {
  * earlier first where two are as frequent. The characters alone must fit. `lengths` NULL: NUL-terminated. */
 scbm_status cbm_word_list_create(cbm_word_list *list, const cbm_wordpiece_options *options, const char *const *texts,
                                  const size_t *lengths, size_t n, int32_t most, const scbm_hooks *hooks);
+/* [PAD], [UNK], [MASK], and the words alone. */
+scbm_status cbm_whole_words_create(cbm_word_list *list, const cbm_wordpiece_options *options, const char *const *texts,
+                                   const size_t *lengths, size_t n, int32_t most, const scbm_hooks *hooks);
 void cbm_word_list_clear(cbm_word_list *list, const scbm_hooks *hooks);
 
 #endif

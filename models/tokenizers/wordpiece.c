@@ -1,5 +1,5 @@
 /*
- * models/tokenizers/wordpiece.c - WordPiece with BERT's normalization
+ * models/tokenizers/wordpiece.c - WordPiece with BERT's normalization, and whole words with the same one
  *
  * Ids and byte ranges are those of Hugging Face's fast tokenizer (BertNormalizer, BertPreTokenizer, WordPiece).
  *
@@ -447,6 +447,23 @@ const cbm_tokenizer_kind cbm_wordpiece = {
               [CBM_TOKEN_LAST] = "[SEP]",
               [CBM_TOKEN_PADDING] = "[PAD]",
               [CBM_TOKEN_MASK] = "[MASK]"},
+    .create = wordpiece_create,
+    .free = wordpiece_free,
+    .normalize = wordpiece_normalize,
+    .encode = wordpiece_encode,
+    .text_of = wordpiece_text,
+    .mark = wordpiece_mark,
+    .write = wordpiece_write,
+    .get_keys = wordpiece_get_keys,
+};
+
+/* The words themselves: a vocabulary without pieces that go on, of which a word that is not in it is [UNK], and nothing
+ * around a text. */
+const cbm_tokenizer_kind cbm_words = {
+    .name = "words",
+    .title = "whole words",
+    .ends_at_spaces = 1,
+    .usual = {[CBM_TOKEN_UNKNOWN] = "[UNK]", [CBM_TOKEN_PADDING] = "[PAD]", [CBM_TOKEN_MASK] = "[MASK]"},
     .create = wordpiece_create,
     .free = wordpiece_free,
     .normalize = wordpiece_normalize,

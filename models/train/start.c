@@ -173,7 +173,8 @@ scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *con
     if (status) return status;
     run->network.backbone.max_tokens = o->max_length;
     run->network.pooling = o->pooling;
-    status = create_heads(run, concept_names);
+    status = cbm_pooling_check(&run->network.backbone, o->pooling);
+    if (!status) status = create_heads(run, concept_names);
     const cbm_names names = cbm_heads_names(&run->network.heads);
     if (!status) status = cbm_dataset_check_names(run->valid, &names, "the validation data");
     if (!status) status = create_head_tensors(run);
