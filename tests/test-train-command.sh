@@ -300,5 +300,22 @@ check "only the other one runs" test "$(grep -c '"seed":2,' lines)" -eq 2 -a "$(
 check "to the same bits" cmp s.v1-2.gguf two.gguf
 check "and both are summed up" grep -q '^{"seeds":\[1,2\],"label_accuracy":{"mean":[0-9.e-]*,"deviation":[0-9.e-]*},' lines
 
+# --- encoders that nobody has trained ---
+scratch() {
+    "$main" train --encoder bilstm --data train.csv --validation dev.csv --text review --label stars --concept food --concept service \
+        --lstm-size 12 --word-size 10 --epochs 2 --lr 0.01 "$@"
+}
+refuses 2 "--word-size has no effect without --encoder bilstm" --word-size 7 -o x.gguf
+check "a BiLSTM of the data's words" scratch --vocabulary 60 --save-config scratch.json -o b.gguf
+check "its own file is gone" test ! -e b.gguf.encoder
+check "its run goes on, with the encoder that it began with" scratch --vocabulary 60 --resume -o b.gguf
+scratch --vocabulary 61 --resume -o b.gguf >log 2>&1 && fail "another vocabulary"
+check "a run by its configuration" "$main" train --config scratch.json -o again.gguf
+check "has the same bits" cmp b.gguf again.gguf
+"$main" inspect b.gguf >log 2>&1 || fail "inspect"
+says "bilstm"
+check "each seed has an encoder of its own, pruned" scratch --seeds 1,2 --prune magnitude --sparsity 0.5 --prune-start 1 --prune-end 1 -o c.gguf
+check "and predicts" "$main" explain --model c-2.gguf "the food was great"
+
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

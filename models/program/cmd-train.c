@@ -63,7 +63,16 @@ static void make_options(train_command *t) {
         CLI_END_OPTIONS,
     };
     const cli_option model[] = {
-        CLI_READ_OPTION("encoder", &t->encoder_path, "the encoder to train (required)"),
+        CLI_READ_OPTION("encoder", &t->encoder_path,
+                        "the encoder to train (required); bilstm: one that nobody has trained, of the data's words"),
+        CLI_INT_OPTION("lstm-size", "N", &t->scratch.hidden, 0, 1 << 19,
+                       "of a bilstm: states in each direction; 0: 128"),
+        CLI_INT_OPTION("lstm-layers", "N", &t->scratch.blocks, 0, 4096, "of a bilstm: layers; 0: 1"),
+        CLI_INT_OPTION(
+            "word-size", "N", &t->scratch.width, 0, 1 << 20,
+            "of a bilstm: numbers of a word; 0: 300, or with several layers as many as states of both directions"),
+        CLI_INT_OPTION("vocabulary", "N", &t->scratch.words, 0, 16777216,
+                       "of a bilstm: the most frequent words of the training data; 0: 30,000"),
         CLI_END_OPTIONS,
     };
     const cli_option output[] = {
@@ -106,6 +115,7 @@ static int check_usage(train_command *t) {
     if (t->html && t->options.epochs < 0)
         return cli_misuse(command, "--html has no effect with --epochs 0: there is no epoch to show");
     int status = cli_columns_from_options(command, &t->columns);
+    if (status == CLI_GO_ON) status = train_check_scratch(t);
     if (status == CLI_GO_ON) status = train_check_settings(t);
     if (status != CLI_GO_ON) return status;
     if (t->options.mode == CBM_VANILLA && t->columns.n_concepts)

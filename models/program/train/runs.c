@@ -60,6 +60,7 @@ static int name_files(train_command *t, train_run *run) {
                  {&run->steps, o->step_log, ""},
                  {&run->order, o->order_log, ""},
                  {&run->page, t->html, ""},
+                 {&run->encoder, train_is_from_scratch(t) ? t->output : NULL, ".encoder"},
                  {&run->epochs, o->epoch_log ? o->epoch_log : t->output, o->epoch_log ? "" : ".epochs.csv"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (!files[i].path) continue;
@@ -90,7 +91,8 @@ static int secure_files(train_command *t, train_run *run) {
     } files[] = {
         {"-o's checkpoint", run->checkpoint, 0}, {"-o's log of epochs", run->epochs, t->options.epoch_log && !t->seeds},
         {"-o", run->output, !t->seeds},          {"--log-steps", run->steps, !t->seeds},
-        {"--dump-order", run->order, !t->seeds}, {"--html", run->page, !t->seeds}};
+        {"--dump-order", run->order, !t->seeds}, {"--html", run->page, !t->seeds},
+        {"-o's encoder", run->encoder, 0}};
     int status = CLI_GO_ON;
     for (size_t i = 0; i < sizeof files / sizeof *files && status == CLI_GO_ON; i++)
         if (files[i].path && !files[i].is_named)
@@ -111,7 +113,8 @@ int train_plan_runs(train_command *t) {
 void train_clear_runs(train_command *t) {
     for (int i = 0; i < t->n_runs; i++) {
         train_run *run = &t->run[i];
-        char *const names[] = {run->output, run->checkpoint, run->steps, run->order, run->epochs, run->page};
+        char *const names[] = {run->output, run->checkpoint, run->steps,  run->order,
+                               run->epochs, run->page,       run->encoder};
         for (size_t j = 0; j < sizeof names / sizeof *names; j++) free(names[j]);
         cli_unlock_output(&run->lock);
     }
@@ -179,14 +182,23 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     return SCBM_OK;
 }
 
+/* `encoder` NULL: each run has one of its own. */
 static scbm_status do_all(train_command *t, const cbm_model *encoder, const cbm_dataset *data,
                           const cbm_dataset *validation_data) {
     const cbm_dataset train = limited(data, t->limit), validation = limited(validation_data, t->limit);
     const char **names = calloc((size_t)t->columns.n_concepts + 1, sizeof *names);
     scbm_status status = names ? SCBM_OK : scbm_fail(SCBM_ERROR_MEMORY, "out of memory");
     for (int k = 0; names && k < t->columns.n_concepts; k++) names[k] = t->columns.concepts[k].name;
-    for (int i = 0; i < t->n_runs && status == SCBM_OK; i++)
-        status = do_run(t, &t->run[i], encoder, &train, t->validation.n ? &validation : NULL, names);
+    for (int i = 0; i < t->n_runs && status == SCBM_OK; i++) {
+        train_run *run = &t->run[i];
+        cbm_model *made = NULL;
+        if (!encoder) status = train_make_encoder(t, run, &train, &made);
+        if (status == SCBM_OK && i == 0 && t->save_config)
+            status = train_save_config(t, encoder ? encoder : made, &t->hooks);
+        if (status == SCBM_OK)
+            status = do_run(t, run, encoder ? encoder : made, &train, t->validation.n ? &validation : NULL, names);
+        if (!encoder) train_drop_encoder(run, made);
+    }
     if (status == SCBM_OK && t->seeds) train_print_seeds(t);
     free((void *)names);
     return status;
@@ -199,12 +211,11 @@ scbm_status train_do_runs(train_command *t) {
     cbm_dataset train, validation;
     memset(&train, 0, sizeof train);
     memset(&validation, 0, sizeof validation);
-    scbm_status status = cbm_model_load(&encoder, t->encoder_path, &load);
+    scbm_status status = train_is_from_scratch(t) ? SCBM_OK : cbm_model_load(&encoder, t->encoder_path, &load);
     if (status == SCBM_OK) status = cli_columns_read(&t->columns, &t->data, NULL, &train, &t->hooks);
     if (status == SCBM_OK && t->validation.n)
         status = cli_columns_read(&t->columns, &t->validation, &train, &validation, &t->hooks);
     t->n_left_out = train.n_dropped;
-    if (status == SCBM_OK && t->save_config) status = train_save_config(t, encoder, &t->hooks);
     if (status == SCBM_OK) status = do_all(t, encoder, &train, &validation);
     cbm_model_free(encoder);
     cbm_dataset_clear(&validation);

@@ -24,9 +24,15 @@ typedef struct train_slot {
 typedef struct train_run {
     int64_t seed;
     char *output, *checkpoint, *steps, *order, *epochs, *page; /* steps, order and page may be NULL */
+    char *encoder;                                             /* NULL where a file was given */
     cli_lock lock;
     cbm_epoch_report best; /* epoch 0: there is none */
 } train_run;
+
+/* What of an encoder without training can be chosen; 0: as the library has it. */
+typedef struct train_scratch {
+    int64_t hidden, blocks, width, words; /* states of a direction, layers, numbers of a word, words */
+} train_scratch;
 
 typedef struct train_command {
     const cli_command *command;
@@ -38,6 +44,7 @@ typedef struct train_command {
     cli_list data, validation;
     cli_columns columns;
     cbm_train_options options;
+    train_scratch scratch;
     int64_t threads, limit;
     int json, force;
     cJSON *config_values;
@@ -74,6 +81,13 @@ int train_plan_runs(train_command *t);
 scbm_status train_do_runs(train_command *t);
 void train_clear_runs(train_command *t);
 int train_exists(const char *path);
+
+/* scratch.c. Whether the encoder is to be made of the training data; refuses options that have no effect then, or else; makes a
+ * run's encoder and opens it, and removes it. */
+int train_is_from_scratch(const train_command *t);
+int train_check_scratch(const train_command *t);
+scbm_status train_make_encoder(train_command *t, const train_run *run, const cbm_dataset *train, cbm_model **encoder);
+void train_drop_encoder(const train_run *run, cbm_model *encoder);
 
 /* print.c */
 void train_print_data(void *t, const cbm_dataset *train, const cbm_dataset *validation);
