@@ -151,9 +151,9 @@ static void vectors_are_pooled_as_asked_or_as_the_file_says(void **state) {
 
 static void poolings_have_names(void **state) {
     (void)state;
-    static const char *const names[] = {"file", "mean", "first", "last"};
-    for (int i = 0; i < 4; i++) assert_string_equal(cbm_pooling_name((cbm_pooling)i), names[i]);
-    assert_null(cbm_pooling_name((cbm_pooling)4));
+    static const char *const names[] = {"file", "mean", "first", "last", "attention"};
+    for (int i = 0; i < 5; i++) assert_string_equal(cbm_pooling_name((cbm_pooling)i), names[i]);
+    assert_null(cbm_pooling_name((cbm_pooling)5));
     assert_null(cbm_pooling_name((cbm_pooling)-1));
 }
 
@@ -269,7 +269,10 @@ static void heads_that_read_something_else_are_no_start(void **state) {
     assert_error(train(encoder[CBM_POOL_MEAN], in_folder("none.gguf"), &options), SCBM_ERROR_ARGUMENT, "the last");
     options.pooling = CBM_POOL_FILE;
     assert_ok(train(encoder[CBM_POOL_MEAN], in_folder("on.gguf"), &options));
-    options.pooling = (cbm_pooling)4;
+    options.pooling = CBM_POOL_ATTENTION;
+    assert_error(train(encoder[CBM_POOL_MEAN], in_folder("none.gguf"), &options), SCBM_ERROR_ARGUMENT,
+                 "BERT are not pooled by attention");
+    options.pooling = (cbm_pooling)5;
     assert_error(train(encoder[CBM_POOL_MEAN], in_folder("none.gguf"), &options), SCBM_ERROR_ARGUMENT, "pooling");
 }
 

@@ -703,10 +703,10 @@ static void what_is_written_is_read(void **state) {
     assert_int_equal(cbm_tokenizer_special(t, CBM_TOKEN_MASK), MASK); /* found by its text */
     check_text(t, "[PAD5] the", 10, "34@0-1 1@1-5 35@5-6 1@7-10");
     cbm_tokenizer_free(t);
-    keys.kind = "words";
+    keys.kind = "letters";
     scbm_writer *w;
     assert_ok(scbm_writer_create(&w, NULL));
-    assert_error(cbm_tokenizer_write_keys(w, &keys, NULL), SCBM_ERROR_ARGUMENT, "'words'");
+    assert_error(cbm_tokenizer_write_keys(w, &keys, NULL), SCBM_ERROR_ARGUMENT, "'letters'");
     scbm_writer_free(w);
 }
 
