@@ -1,6 +1,7 @@
 /*
  * convert/random.c - encoders with random weights, to be trained from scratch
  */
+#include "convert/fasttext.h"
 #include "models/backbones/architecture.h"
 #include "models/base/text.h"
 #include "models/cbm-train.h"
@@ -19,8 +20,9 @@
 typedef struct random_tensor {
     scbm_tensor tensor;
     scbm_random random;
-    double deviation; /* of a matrix */
-    float value;      /* of a vector: 1 for a norm's weight, 0 for biases */
+    double deviation;                /* of a matrix */
+    float value;                     /* of a vector: 1 for a norm's weight, 0 for biases */
+    const fasttext_vectors *vectors; /* that rows begin with; NULL: none */
     const struct creation *creation;
 } random_tensor;
 
@@ -31,6 +33,7 @@ typedef struct creation {
     cbm_word_list words; /* where the vocabulary is made of texts */
     cbm_tokenizer_keys keys;
     uint16_t *flags;
+    fasttext_vectors vectors;
     random_tensor *tensors;
     scbm_writer *writer;
 } creation;
@@ -99,6 +102,42 @@ static scbm_status make_vocabulary(creation *c) {
     return c->flags ? find_specials(c) : SCBM_ERROR_MEMORY;
 }
 
+/* Vectors for the words, whose width is theirs. */
+static scbm_status read_vectors(creation *c) {
+    const cbm_random_encoder_options *o = c->options;
+    const cbm_tokenizer_keys *keys = &c->keys;
+    if (!o->vectors) return SCBM_OK;
+    if (!c->settings.architecture->is_recurrent)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.300s: vectors are for whole words, which %s does not read", o->vectors,
+                         c->settings.architecture->title);
+    const char **words = scbm_alloc_array(c->hooks, (size_t)keys->n, sizeof *words);
+    if (!words) return SCBM_ERROR_MEMORY;
+    int32_t n_words = 0;
+    for (int32_t i = 0; i < keys->n; i++) {
+        words[i] = c->flags[i] & CBM_PIECE_SPECIAL ? NULL : keys->piece[i];
+        n_words += words[i] != NULL;
+    }
+    scbm_status status = cbm_fasttext_read(&c->vectors, o->vectors, words, keys->n, c->hooks);
+    scbm_release(c->hooks, (void *)words);
+    if (status) return status;
+    if (o->embedding_width && o->embedding_width != c->vectors.width)
+        return scbm_fail(SCBM_ERROR_ARGUMENT, "%.300s: its vectors have %lld numbers; %d were asked for", o->vectors,
+                         (long long)c->vectors.width, o->embedding_width);
+    scbm_log(c->hooks, SCBM_LOG_INFO,
+             "%.300s: it has vectors for %d of the %d words; the others begin as random numbers", o->vectors,
+             (int)c->vectors.n_there, (int)n_words);
+    c->settings.embedding_width = c->vectors.width;
+    return cbm_settings_settle(&c->settings, "the encoder");
+}
+
+/* The root of the mean square of the vectors' numbers; 0: there are none. */
+static double size_of_vectors(const fasttext_vectors *vectors) {
+    const int64_t n = vectors->n * vectors->width;
+    double squares = 0.0;
+    for (int64_t i = 0; i < n; i++) squares += (double)vectors->value[i] * (double)vectors->value[i];
+    return vectors->n_there ? sqrt(squares / ((double)vectors->n_there * (double)vectors->width)) : 0.0;
+}
+
 /* ------------------------------------------------------------------------------------------
  * Settings and weights
  * ---------------------------------------------------------------------------------------- */
@@ -154,6 +193,7 @@ static scbm_status draw(void *user, const scbm_tensor *tensor, void *data) {
     scbm_status status = SCBM_OK;
     for (int64_t i = 0; i < n && !status; i++) {
         value[i] = tensor->n_dims == 1 ? t->value : (float)(t->deviation * scbm_random_normal(&random));
+        if (t->vectors && t->vectors->is_there[i / columns]) value[i] = t->vectors->value[i];
         if (i % columns == 0) status = scbm_cancelled(c->hooks);
     }
     if (status) return status;
@@ -162,6 +202,8 @@ static scbm_status draw(void *user, const scbm_tensor *tensor, void *data) {
 
 /* Of an LSTM as in PyTorch: words are standard normal, matrices have the variance of numbers between ± 1 / √H. */
 static double deviation_of(const creation *c, const cbm_row *row) {
+    const double given = row->role == CBM_TOKEN_EMBEDDING ? size_of_vectors(&c->vectors) : 0.0;
+    if (given > 0) return given; /* words without a vector are like those with one */
     if (c->options->deviation > 0) return c->options->deviation;
     if (!c->settings.architecture->is_recurrent) return DEVIATION;
     return row->role == CBM_TOKEN_EMBEDDING ? 1.0 : 1.0 / sqrt(1.5 * (double)c->settings.hidden);
@@ -184,6 +226,7 @@ static scbm_status add_tensors(creation *c) {
         t->creation = c;
         t->random = (scbm_random){c->options->seed, (uint64_t)i, 0};
         t->deviation = deviation_of(c, row);
+        if (c->vectors.n_there && row->role == CBM_TOKEN_EMBEDDING) t->vectors = &c->vectors;
         t->value = cbm_ends_with(row->name, ".weight") ? 1.0f : 0.0f;
         if (!status) scbm_writer_add_tensor_from(c->writer, &t->tensor, SCBM_F32, draw, t);
     }
@@ -194,6 +237,7 @@ static scbm_status create(creation *c, const char *path) {
     const char *name = c->options->name ? c->options->name : "random weights";
     scbm_status status = make_settings(c);
     if (!status) status = make_vocabulary(c);
+    if (!status) status = read_vectors(c);
     if (!status) status = scbm_writer_create(&c->writer, c->hooks);
     if (status) return status;
     scbm_writer_set_string(c->writer, "general.architecture", c->settings.architecture->name);
@@ -228,5 +272,6 @@ scbm_status cbm_random_encoder_write(const char *path, const cbm_random_encoder_
     scbm_release(c.hooks, c.tensors);
     scbm_release(c.hooks, c.flags);
     cbm_word_list_clear(&c.words, c.hooks);
+    cbm_fasttext_clear(&c.vectors, c.hooks);
     return status;
 }

@@ -347,6 +347,7 @@ typedef struct cbm_random_encoder_options {
     const char *architecture;      /* NULL: "bert" */
     int hidden, blocks, heads;     /* 0: 256, 4, 4; of "bilstm" 256 (both directions together), 1, and heads do not count */
     int embedding_width;           /* of words of a "bilstm", where it is not the hidden size; 0: 300, or the hidden size under several blocks */
+    const char *vectors;           /* a fastText file (.vec or .bin) that words of a "bilstm" begin with, of that file's width; NULL: none */
     int feed_forward;              /* neurons of its hidden layer; 0: 4 · hidden */
     int max_tokens;                /* positions: the longest text, special tokens included; 0: 512 */
     uint64_t seed;

@@ -73,6 +73,8 @@ static void make_options(train_command *t) {
             "of a bilstm: numbers of a word; 0: 300, or with several layers as many as states of both directions"),
         CLI_INT_OPTION("vocabulary", "N", &t->scratch.words, 0, 16777216,
                        "of a bilstm: the most frequent words of the training data; 0: 30,000"),
+        CLI_READ_OPTION("vectors", &t->scratch.vectors,
+                        "of a bilstm: fastText's vectors (.vec or .bin) that its words begin with, and their size"),
         CLI_END_OPTIONS,
     };
     const cli_option output[] = {

@@ -17,7 +17,8 @@ int train_is_from_scratch(const train_command *t) {
 }
 
 int train_check_scratch(const train_command *t) {
-    const void *const values[] = {&t->scratch.hidden, &t->scratch.blocks, &t->scratch.width, &t->scratch.words, NULL};
+    const void *const values[] = {&t->scratch.hidden, &t->scratch.blocks,  &t->scratch.width,
+                                  &t->scratch.words,  &t->scratch.vectors, NULL};
     if (train_is_from_scratch(t)) return CLI_GO_ON;
     return cli_refuse(t->command, t->table, "without --encoder " KIND, values);
 }
@@ -34,6 +35,7 @@ scbm_status train_make_encoder(train_command *t, const train_run *run, const cbm
                                                 .blocks = (int)t->scratch.blocks,
                                                 .embedding_width = (int)t->scratch.width,
                                                 .max_vocabulary = (int)t->scratch.words,
+                                                .vectors = t->scratch.vectors,
                                                 .seed = (uint64_t)(seed > 0 ? seed : 0),
                                                 .texts = train->text,
                                                 .lengths = train->text_length,

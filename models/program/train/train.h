@@ -32,6 +32,7 @@ typedef struct train_run {
 /* What of an encoder without training can be chosen; 0: as the library has it. */
 typedef struct train_scratch {
     int64_t hidden, blocks, width, words; /* states of a direction, layers, numbers of a word, words */
+    const char *vectors;
 } train_scratch;
 
 typedef struct train_command {
