@@ -237,11 +237,12 @@ $(BUILD)/shadow/test-%: $(BUILD)/tests/test-%.o $(BUILD)/tests/helpers.o $(SHADO
 # The CUDA backend. It is a plug-in of its own, for machines that have CUDA's compiler; and the same source compiles as C++
 # for the CPU, against tests/cuda/cuda_runtime.h, where it is tested without a GPU.
 NVCC        ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
-NVCC_FLAGS  = -std=c++17 -O3 -I. -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -cudart static \
+NVCC_FLAGS  = -std=c++17 -O3 -I. -DSCBM_PLUGIN -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -cudart static -Xcompiler -static-libstdc++,-static-libgcc \
               -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80
 CUDA_PLUGIN = $(OUT)/libsparsecbm-cuda.so
 CXX_FLAGS   = -std=c++17 $(CFLAGS) -ffp-contract=off -Wall -Wextra -I. -Itests/cuda -MMD -MP \
               $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+CUDA_TESTS  = $(addprefix $(BUILD)/cuda/test-,hosted backend gradients train prune explain intervene cbm)
 HOSTED_CUDA = $(addprefix $(BUILD)/cuda/,sparsecbm-cuda.o shim.o) $(BUILD)/tests/cuda/register.o
 .PHONY: cuda test-cuda-host
 ## cuda           libsparsecbm-cuda.so, the backend for NVIDIA GPUs (needs CUDA's nvcc; no GPU to build it)
@@ -259,14 +260,15 @@ $(BUILD)/cuda/shim.o: tests/cuda/shim.cc $(BUILD)/flags
 	$(CXX) $(CXX_FLAGS) -c $< -o $@
 $(addprefix $(BUILD)/cuda/test-,backend gradients): $(OP_PARTS)
 $(BUILD)/cuda/test-backend: $(SHADOW)
-$(BUILD)/cuda/test-backend: CUDA_DEFAULT =
+$(BUILD)/cuda/test-backend $(BUILD)/cuda/test-hosted: CUDA_DEFAULT =
+$(BUILD)/cuda/test-hosted: $(BUILD)/tests/cuda/test-hosted.o
 CUDA_DEFAULT = $(BUILD)/tests/cuda/default.o -Wl,--wrap=scbm_context_create
-$(BUILD)/cuda/test-%: $(BUILD)/tests/test-%.o $(BUILD)/tests/helpers.o $(HOSTED_CUDA) $(BUILD)/tests/cuda/default.o $(LIB)
+$(filter-out %/test-hosted,$(CUDA_TESTS)): $(BUILD)/cuda/test-%: $(BUILD)/tests/test-%.o
+$(CUDA_TESTS): $(BUILD)/tests/helpers.o $(HOSTED_CUDA) $(BUILD)/tests/cuda/default.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter-out %/default.o,$(filter %.o,$^)) $(CUDA_DEFAULT) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS) -lstdc++
 
 ## test-cuda-host the CUDA backend's source as C++ on the CPU: every op and gradient on a GPU that is not there (needs a C++ compiler)
-CUDA_TESTS = $(addprefix $(BUILD)/cuda/test-,backend)
 test-cuda-host: $(if $(shell command -v $(CXX)),$(CUDA_TESTS))
 	@$(if $(filter $(CUDA_TESTS),$^),$(TEST_ENVIRONMENT) SCBM_TEST_BACKEND=cuda tests/run.sh $(CUDA_TESTS),echo "There is no C++ compiler ($(CXX)): the CUDA backend was not tested.")
 

@@ -361,8 +361,7 @@ static scbm_status find_driver(int *n) {
     *n = 0;
     if (error == cudaErrorInsufficientDriver)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         "cuda: the NVIDIA driver serves CUDA %d.%d, and this library was built with %d.%d: install a "
-                         "newer driver",
+                         "cuda: the NVIDIA driver serves CUDA %d.%d, and %d.%d is needed: install a newer driver",
                          driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     if (error == cudaErrorNoDevice || error == cudaSuccess)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "cuda: there is a driver, but no GPU that this process may use");
@@ -637,7 +636,8 @@ static pattern pattern_of(const scbm_view *a, const scbm_view *b) {
 static __device__ inline int64_t pattern_at(const pattern &p, int64_t i) {
     int64_t at = 0;
     if (p.is_regular) return modulo(p.repeat == 1 ? i : quotient(i, p.repeat), p.count);
-    for (int d = p.n_dims - 1; d >= 0; d--) {
+    UNROLL for (int d = SCBM_MAX_DIMS - 1; d >= 0; d--) {
+        if (d >= p.n_dims) continue;
         const int64_t outer = quotient(i, p.shape[d]);
         at += (i - outer * p.shape[d]) * p.stride[d];
         i = outer;
@@ -1315,7 +1315,8 @@ static __device__ inline float attention_factor(const attention_args &a, int64_t
     uint32_t word[4];
     if (a.dropped == 0.0f) return 1.0f;
     philox(a.seed, (uint64_t)a.step << 32 | a.place << 16 | (uint32_t)sh, (uint64_t)(t / 4) << 32 | (uint32_t)j, word);
-    return word[t & 3] >= a.limit ? a.dropped : 0.0f;
+    uint32_t drawn = t & 2 ? (t & 1 ? word[3] : word[2]) : (t & 1 ? word[1] : word[0]);
+    return drawn >= a.limit ? a.dropped : 0.0f;
 }
 
 /* The score of query i and key j of one text, given q · k. */
@@ -1406,20 +1407,20 @@ template <int PARTS> static __global__ void attention_kernel(attention_args a) {
     for (int64_t n = text_of(a.offsets, a.texts, first); n < a.texts && a.offsets[n] < end; n++) {
         int64_t t0 = a.offsets[n], len = a.offsets[n + 1] - t0, seen = a.causal ? smaller(len, end - t0) : len;
         attention_row<PARTS> row[ROWS];
-        for (int r = 0; r < ROWS; r++) row[r] = {-INFINITY, 0.0f, {}};
+        UNROLL for (int r = 0; r < ROWS; r++) row[r] = {-INFINITY, 0.0f, {}};
         for (int64_t j0 = 0; j0 < seen; j0 += WARP) {
             __syncthreads();
             load_tokens<WIDTH>(tile.a, WARP, a, a.k, sh, t0 + j0, t0 + len);
             load_tokens<WIDTH>(tile.b, WARP, a, a.v, sh, t0 + j0, t0 + len);
             __syncthreads();
-            for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int r = 0; r < ROWS; r++) {
                 int64_t i = first + warp * ROWS + r - t0;
                 if (i >= 0 && i < len && t0 + i < end)
                     attend(row[r], tile, a, sh, t0, i, j0, a.causal ? smaller(len, i + 1) : len,
                            tile.row_a[warp * ROWS + r]);
             }
         }
-        for (int r = 0; r < ROWS; r++) {
+        UNROLL for (int r = 0; r < ROWS; r++) {
             int64_t i = first + warp * ROWS + r - t0;
             if (i >= 0 && i < len && t0 + i < end) put_attention(row[r], a, sh, t0 + i);
         }
@@ -1507,13 +1508,13 @@ template <int PARTS, int IS_KEYS> static __global__ void attention_back_kernel(a
             load_tokens<WIDTH>(tile.a, WARP, a, IS_KEYS ? a.q : a.k, sh, t0 + j0, t0 + len);
             load_tokens<WIDTH>(tile.b, WARP, a, IS_KEYS ? a.dy : a.v, sh, t0 + j0, t0 + len);
             __syncthreads();
-            for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int r = 0; r < ROWS; r++) {
                 int64_t i = first + warp * ROWS + r - t0;
                 if (i >= 0 && i < len && t0 + i < end)
                     attend_back<PARTS, IS_KEYS>(row[r], tile, a, sh, t0, i, j0, len, warp * ROWS + r);
             }
         }
-        for (int r = 0; r < ROWS; r++) {
+        UNROLL for (int r = 0; r < ROWS; r++) {
             int64_t i = first + warp * ROWS + r - t0;
             if (i >= 0 && i < len && t0 + i < end) put_attention_back<PARTS, IS_KEYS>(row[r], a, sh, t0 + i);
         }
@@ -3579,9 +3580,15 @@ static int cuda_count(void) {
     return find_driver(&n) ? 0 : smaller<int>(n, MAX_DEVICES);
 }
 
+/* Without a driver or a device: why. */
 static void cuda_describe(int device, char *text, size_t size) {
     cudaDeviceProp p;
-    if (is_forked || cudaGetDeviceProperties(&p, device) != cudaSuccess) {
+    int n;
+    if (find_driver(&n)) {
+        snprintf(text, size, "%s", scbm_last_error() + strlen("cuda: "));
+        return;
+    }
+    if (cudaGetDeviceProperties(&p, device) != cudaSuccess) {
         cudaGetLastError();
         snprintf(text, size, "a GPU that cannot be read");
         return;
@@ -3648,3 +3655,7 @@ static scbm_status cuda_open(scbm_backend **backend, const char *device, const s
 
 extern "C" const scbm_backend_entry scbm_cuda_entry = {SCBM_BACKEND_VERSION, "cuda", cuda_count, cuda_describe,
                                                        cuda_open};
+
+#ifdef SCBM_PLUGIN
+SCBM_PLUGIN_MAIN(&scbm_cuda_entry)
+#endif

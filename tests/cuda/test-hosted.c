@@ -1,0 +1,260 @@
+/*
+ * tests/cuda/test-hosted.c - the CUDA backend where there is no GPU: what is said when it cannot be used, what it does with
+ * failures, and what a step costs
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include "tests/helpers.h"
+#include "tests/cuda/shim.h"
+
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DIMS(...)                                                                                                      \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) {                                     \
+        __VA_ARGS__                                                                                                    \
+    }
+
+/* ------------------------------------------------------------------------------------------
+ * Opening
+ * ---------------------------------------------------------------------------------------- */
+
+static void put_back(void) {
+    shim_driver_version = 13000;
+    shim_devices = 1;
+    shim_capability = 90;
+    shim_fails_at = shim_launch_fails_at = 0;
+}
+
+static void expect_refusal(const char *name, scbm_status status, const char *words) {
+    scbm_backend *backend = NULL;
+    assert_error(scbm_backend_open(&backend, name, NULL), status, words);
+    assert_null(backend);
+}
+
+static void what_cannot_be_used_is_a_sentence(void **state) {
+    (void)state;
+    shim_driver_version = 0;
+    expect_refusal("cuda", SCBM_ERROR_UNSUPPORTED, "no NVIDIA driver");
+    shim_driver_version = 12040;
+    expect_refusal("cuda", SCBM_ERROR_UNSUPPORTED, "12.4");
+    put_back();
+    shim_devices = 0;
+    expect_refusal("cuda", SCBM_ERROR_UNSUPPORTED, "no GPU");
+    put_back();
+    shim_capability = 75;
+    expect_refusal("cuda", SCBM_ERROR_UNSUPPORTED, "7.5");
+    put_back();
+    expect_refusal("cuda:1", SCBM_ERROR_ARGUMENT, "device 1");
+    expect_refusal("cuda:", SCBM_ERROR_ARGUMENT, "''");
+    expect_refusal("cuda:one", SCBM_ERROR_ARGUMENT, "'one'");
+    expect_refusal("cuda:-1", SCBM_ERROR_ARGUMENT, "'-1'");
+    expect_refusal("cuda:99999999999999999999", SCBM_ERROR_ARGUMENT, "there is no device");
+}
+
+static void automatic_is_the_gpu_or_else_the_cpu(void **state) {
+    (void)state;
+    scbm_backend *backend;
+    for (int has_driver = 0; has_driver < 2; has_driver++) {
+        shim_driver_version = has_driver ? 13000 : 0;
+        assert_ok(scbm_backend_open(&backend, "auto", NULL));
+        assert_string_equal(backend->functions->name, has_driver ? "cuda" : "cpu");
+        scbm_backend_close(backend);
+    }
+    put_back();
+}
+
+static int is_listed(void) {
+    scbm_backend_info info;
+    int found = 0;
+    for (int i = 0; i < scbm_backend_count(); i++) {
+        assert_ok(scbm_backend_describe(i, &info));
+        found += !strncmp(info.name, "cuda", 4);
+    }
+    return found;
+}
+
+static void devices_are_listed(void **state) {
+    (void)state;
+    shim_devices = 3;
+    assert_int_equal(is_listed(), 3);
+    shim_driver_version = 0;
+    assert_int_equal(is_listed(), 0);
+    put_back();
+}
+
+/* ------------------------------------------------------------------------------------------
+ * A step of training: one masked layer and what steps its weights
+ * ---------------------------------------------------------------------------------------- */
+
+enum { WIDTH = 64, STREAMS = 2, TOKENS = 5 };
+
+typedef struct step {
+    scbm_context *context;
+    scbm_graph *graph;
+    scbm_adamw *optimizer;
+    scbm_tensor w, masks, *x, *loss;
+    float data[WIDTH * WIDTH];
+    uint8_t bits[STREAMS * WIDTH * WIDTH / 8];
+} step;
+
+static scbm_status make_step(step *s, scbm_backend *backend) {
+    static const float rate = 0.01f, decay = 0.0f;
+    scbm_tensor *wanted[1] = {&s->w};
+    memset(s, 0, sizeof *s);
+    assert_ok(scbm_tensor_init(&s->w, "w", SCBM_F32, DIMS(WIDTH, WIDTH)));
+    assert_ok(scbm_tensor_init(&s->masks, "masks", SCBM_I8, DIMS(STREAMS, WIDTH, WIDTH / 8)));
+    s->w.data = s->data;
+    s->masks.data = s->bits;
+    for (int i = 0; i < WIDTH * WIDTH; i++) s->data[i] = (float)(i * 7 % 13 - 6) * 0.05f;
+    for (int i = 0; i < (int)sizeof s->bits; i++) s->bits[i] = (uint8_t)(i * 37 % 251);
+    scbm_status status = scbm_context_create(&s->context, NULL, backend);
+    if (!status) status = scbm_graph_create(&s->graph, s->context);
+    if (status) return status;
+    scbm_graph_set_capacity(s->graph, TOKENS, 1);
+    s->x = scbm_input(s->graph, "x", SCBM_F32, DIMS(1, 0, WIDTH), (const scbm_extent[3]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
+    scbm_tensor *y = scbm_linear(s->graph, s->x, &s->w, NULL, &s->masks, SCBM_GELU_ERF);
+    s->loss = scbm_graph_fetch(s->graph, scbm_mean(s->graph, scbm_mul(s->graph, y, y)));
+    scbm_graph_backward(s->graph, s->loss, wanted, 1);
+    status = scbm_adamw_create(&s->optimizer, s->context, wanted, 1, &rate, &decay, NULL);
+    if (!status) status = scbm_graph_adamw(s->graph, s->optimizer, NULL);
+    return status ? status : scbm_graph_plan(s->graph);
+}
+
+static scbm_status run_step(step *s) {
+    scbm_status status = scbm_adamw_begin(s->optimizer, 1.0f);
+    if (status) return status;
+    for (int i = 0; i < TOKENS * WIDTH; i++) ((float *)s->x->data)[i] = (float)(i % 5) - 2.0f;
+    status = scbm_graph_run(s->graph, TOKENS, 1);
+    return status ? status : scbm_adamw_end(s->optimizer, NULL);
+}
+
+static void clear_step(step *s) {
+    scbm_graph_free(s->graph);
+    scbm_adamw_free(s->optimizer);
+    scbm_tensor_forget(&s->w);
+    scbm_tensor_forget(&s->masks);
+    scbm_context_free(s->context);
+}
+
+/* Nothing waits inside a step, and what comes back are the loss and the norm. */
+static void a_step_waits_once_and_brings_little_back(void **state) {
+    (void)state;
+    static step s;
+    scbm_backend *backend;
+    assert_ok(scbm_backend_open(&backend, "cuda", NULL));
+    assert_ok(make_step(&s, backend));
+    float first = 0.0f;
+    for (int i = 0; i < 3; i++) {
+        shim_count = (shim_counts){0};
+        assert_ok(run_step(&s));
+        if (!i) first = *(float *)s.loss->data;
+        if (!i) continue;
+        assert_int_equal(shim_count.synchronizations, 1);
+        assert_int_equal(shim_count.allocations, 0);
+        assert_true(shim_count.bytes_down <= 1024);
+        assert_true(shim_count.bytes_up <= TOKENS * WIDTH * 4 + 1024);
+        assert_true(shim_count.launches <= 16);
+    }
+    assert_true(*(float *)s.loss->data < first);
+    clear_step(&s);
+    scbm_backend_close(backend);
+    assert_int_equal(shim_blocks(), 0);
+    assert_int_equal(shim_pending(), 0);
+}
+
+static scbm_status whole_life(scbm_backend **backend) {
+    static step s;
+    memset(&s, 0, sizeof s);
+    *backend = NULL;
+    scbm_status status = scbm_backend_open(backend, "cuda", NULL);
+    if (status) return status;
+    status = make_step(&s, *backend);
+    for (int i = 0; i < 2 && !status; i++) status = run_step(&s);
+    clear_step(&s);
+    return status;
+}
+
+static void memory_may_run_out_at_any_moment(void **state) {
+    (void)state;
+    int64_t failures = 0;
+    scbm_status status = SCBM_ERROR_MEMORY;
+    for (int64_t at = 1; status; at++) {
+        scbm_backend *backend;
+        shim_count = (shim_counts){0};
+        shim_fails_at = at;
+        status = whole_life(&backend);
+        shim_fails_at = 0;
+        if (status) {
+            assert_int_equal(status, SCBM_ERROR_MEMORY);
+            assert_non_null(strstr(scbm_last_error(), "memory"));
+            failures++;
+        }
+        scbm_backend_close(backend);
+        assert_int_equal(shim_blocks(), 0);
+    }
+    assert_true(failures > 5);
+}
+
+/* A launch that the device refuses is an error of the run, and the next one works. */
+static void a_refused_launch_is_an_error_and_passes(void **state) {
+    (void)state;
+    static step s;
+    scbm_backend *backend;
+    assert_ok(scbm_backend_open(&backend, "cuda", NULL));
+    assert_ok(make_step(&s, backend));
+    assert_ok(run_step(&s));
+    shim_count.launches = 0;
+    shim_launch_fails_at = 3;
+    scbm_status status = run_step(&s);
+    assert_int_equal(status, SCBM_ERROR_NUMERIC);
+    assert_non_null(strstr(scbm_last_error(), "invalid argument"));
+    put_back();
+    assert_ok(run_step(&s));
+    clear_step(&s);
+    scbm_backend_close(backend);
+}
+
+/* A context of the parent's, and a device that was opened before the fork, are of no use; the CPU is. */
+static int use_in_child(step *s) {
+    scbm_backend *backend = NULL;
+    scbm_context *context;
+    if (run_step(s) != SCBM_ERROR_UNSUPPORTED || !strstr(scbm_last_error(), "forked")) return 1;
+    if (scbm_backend_open(&backend, "cuda", NULL) != SCBM_ERROR_UNSUPPORTED || backend) return 2;
+    if (scbm_context_create(&context, NULL, NULL)) return 3;
+    scbm_context_free(context);
+    return 0;
+}
+
+static void a_forked_child_is_told(void **state) {
+    (void)state;
+    static step s;
+    scbm_backend *backend;
+    int result = -1;
+    assert_ok(scbm_backend_open(&backend, "cuda", NULL));
+    assert_ok(make_step(&s, backend));
+    assert_ok(run_step(&s));
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) _exit(use_in_child(&s));
+    assert_int_equal(waitpid(child, &result, 0), child);
+    assert_true(WIFEXITED(result));
+    assert_int_equal(WEXITSTATUS(result), 0);
+    assert_ok(run_step(&s));
+    clear_step(&s);
+    scbm_backend_close(backend);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_cannot_be_used_is_a_sentence),
+        cmocka_unit_test(automatic_is_the_gpu_or_else_the_cpu),
+        cmocka_unit_test(devices_are_listed),
+        cmocka_unit_test(a_step_waits_once_and_brings_little_back),
+        cmocka_unit_test(memory_may_run_out_at_any_moment),
+        cmocka_unit_test(a_refused_launch_is_an_error_and_passes),
+        cmocka_unit_test(a_forked_child_is_told),
+    };
+    return cmocka_run_group_tests_name("cuda", tests, NULL, NULL);
+}
