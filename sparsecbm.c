@@ -79,6 +79,13 @@
 #endif
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 #include <arm_neon.h>
+/* Dot products of bytes: where the whole program is compiled for them, or can ask the system. */
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__linux__)
+#define K_DOTPROD "arch=armv8.2-a+dotprod"
+#if !defined(__ARM_FEATURE_DOTPROD)
+#include <sys/auxv.h>
+#endif
+#endif
 #endif
 
 #ifndef SCBM_SELF
@@ -5104,7 +5111,7 @@ struct k_lists {
 };
 
 /* y[S,T,N] = act(x W^T + b); x has x_streams = S or 1 streams. pre (or NULL) receives x W^T + b. bf16: x and W are
- * rounded to bf16, sums stay f32. */
+ * rounded to bf16, sums stay f32. int8: see "Products of quantized blocks". */
 struct k_linear_args {
     const struct k_linear_args *next; /* the only reader of y, which runs next: y may be left packed for it; or NULL */
     float *y, *pre;
@@ -5112,6 +5119,7 @@ struct k_linear_args {
     struct k_weights w;
     int64_t S, T, K, N, x_streams;
     int act, bf16;
+    int int8; /* in integers, if the weights are in blocks and have no masks */
 };
 
 /* dx[S,T,K] = dy[S,T,N] (W . M_s). */
@@ -5205,6 +5213,7 @@ enum {
     K_KC = 384,       /* summed index is cut into blocks of at most this */
     K_KC_LD = 400,    /* row stride of a copied W tile: no power of two, so that rows do not share cache sets */
     K_TB = 256,       /* tokens of a task */
+    K_BLOCK = 32,     /* numbers of a quantized block */
     K_STRIP = 32,     /* matrix tiles: rows of W that are computed at a time, and columns of a step */
     K_DX_COLS = 96,   /* columns of W that a dX task takes: a multiple of every tier's MR and of 32 */
     K_DX_KC = 256,    /* rows of W that it takes at a time */
@@ -5236,6 +5245,8 @@ struct k_table {
     int lanes;
     int has_tiles; /* and matrix tiles: linear_bf16 and pack_x_bf16 are for them, and do f32 too, in parts */
     scbm_task pack_x, linear, linear_bf16, pack_x_bf16;
+    scbm_task pack_blocks, linear_blocks;
+    scbm_task pack_quads, linear_quads; /* NULL: it has none; else k_has_quads says whether the processor does */
     scbm_task linear_dx, pack_cols, linear_dw;
     scbm_task keep_weights, list_weights, pack_tiles, sparse_prepare, sparse, sparse_few, sparse_listed, sparse_dw;
     scbm_task attention, attention_back, attention_bias_gather;
@@ -5366,6 +5377,7 @@ struct k_linear_run {
     int64_t out_stream;
     int round; /* round x and W to bf16, products in f32 */
     int parts; /* on matrix tiles: how many bf16 stand for a number; else 0 */
+    int per;   /* in quantized blocks: how many numbers a lane holds; else 0 */
 };
 
 struct k_dx_run {
@@ -5382,6 +5394,7 @@ struct k_pack_run { /* x[S,T,K] into panels */
     float *xp;
     int64_t S, T, K, xp_stream, kc, n_kc, n_panels;
     int round, parts; /* as in k_linear_run */
+    int is_in_panels; /* x is packed already, in f32 */
 };
 
 struct k_dw_run {
@@ -5540,6 +5553,9 @@ struct k_cross_entropy_run {
 #define K_TIER_NAME "portable"
 #if defined(__aarch64__) && defined(__ARM_NEON)
 #define SCBM_MR 8 /* 32 vector registers */
+#ifdef K_DOTPROD
+#define SCBM_TARGET_QUADS __attribute__((target(K_DOTPROD)))
+#endif
 #else
 #define SCBM_MR 4
 #endif
@@ -5552,6 +5568,7 @@ struct k_cross_entropy_run {
 #undef SCBM_VMIN
 #undef SCBM_MR
 #undef SCBM_TARGET
+#undef SCBM_TARGET_QUADS
 #undef K_TIER_NAME
 
 #ifdef K_X86
@@ -5576,6 +5593,8 @@ struct k_cross_entropy_run {
 #define SCBM_VMIN 8
 #define SCBM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #define SCBM_TARGET_BF16 __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
+#define SCBM_TARGET_QUADS                                                                                              \
+    __attribute__((target("avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #define SCBM_TARGET_VBMI2                                                                                              \
     __attribute__((target("avx512vbmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #ifdef K_AMX
@@ -5591,6 +5610,7 @@ struct k_cross_entropy_run {
 #undef SCBM_TARGET_AMX
 #undef SCBM_TARGET_BF16
 #undef SCBM_TARGET_VBMI2
+#undef SCBM_TARGET_QUADS
 #undef K_TIER_NAME
 #endif
 
@@ -6660,6 +6680,213 @@ KFN void KT(weight_pairs)(float *dst, const struct k_weights *w, int64_t n0, int
 }
 #endif
 
+/* ---- Products of quantized blocks ----
+ *
+ * W in blocks of 32 weights of a row, each int8 with a scale, times x, whose every token is quantized in the same blocks: its
+ * scale is the greatest magnitude of the block / 127, its numbers x 127 / that, rounded to nearest, -127 .. 127. A block's 32
+ * products are summed as integers, exactly; then y += scale of W . (scale of x . sum), block by block.
+ *
+ * A lane is a token, or a number of W for all of them, and holds two neighbours of the summed index as 16 bits (pairs), or
+ * four as 8 bits where the processor has such a product (quads). Of two bytes with a sign AVX2 has no product that cannot
+ * saturate, and one with the signs moved from one side to the other takes as many instructions as two of 16 bits. A packed
+ * block of x is [32 / per][lanes] of them and [lanes] scales; of a row of W 32 / per, the scale and what sums begin with. */
+
+KFN VI KT(larger)(VI a, VI b) {
+#if SCBM_VL == 16
+    return _mm512_max_epu32(a, b);
+#elif SCBM_VL == 8
+    return _mm256_max_epu32(a, b);
+#else
+    return v_as_i(v_sel(vi_geu(a, b), v_as_f(a), v_as_f(b)));
+#endif
+}
+
+/* acc + the products of two pairs. */
+KFN VI KT(add_pairs)(VI acc, VI a, VI b) {
+#if SCBM_VL == 16
+    acc = vi_add(acc, _mm512_madd_epi16(a, b));
+    __asm__("" : "+v"(acc)); /* or GCC sums the products in another order, and has not the registers for it */
+    return acc;
+#elif SCBM_VL == 8
+    acc = vi_add(acc, _mm256_madd_epi16(a, b));
+    __asm__("" : "+x"(acc));
+    return acc;
+#elif defined(K_X86)
+    return (VI)_mm_add_epi32((__m128i)acc, _mm_madd_epi16((__m128i)a, (__m128i)b));
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+    const int16x8_t p = (int16x8_t)a, q = (int16x8_t)b;
+    const int32x4_t low = vmull_s16(vget_low_s16(p), vget_low_s16(q)), high = vmull_high_s16(p, q);
+    return (VI)vaddq_s32((int32x4_t)acc, vpaddq_s32(low, high));
+#else
+    int16_t p[8], q[8];
+    int32_t sum[4];
+    memcpy(p, &a, 16);
+    memcpy(q, &b, 16);
+    memcpy(sum, &acc, 16);
+    for (int i = 0; i < 4; i++) sum[i] += p[2 * i] * q[2 * i] + p[2 * i + 1] * q[2 * i + 1];
+    return vi_load(sum);
+#endif
+}
+
+/* The float of a half-precision scale. */
+KFN float KT(scale_of)(const void *p) {
+#if SCBM_VL >= 8
+    return _cvtsh_ss(k_u16(p));
+#else
+    return k_f16_to_f32(k_u16(p));
+#endif
+}
+
+/* x[32][lanes] as a packed block. Smaller numbers than 2^-100 count as 0; one that is not finite gives a scale that is not. */
+KFN void KT(quantize_block)(const int per, float *to, const float *x, int lanes) {
+    for (int l = 0; l < lanes; l += SCBM_VL) {
+        VI most = vi_set1(0);
+        for (int k = 0; k < K_BLOCK; k++) most = KT(larger)(most, v_as_i(v_abs(v_load(x + k * lanes + l))));
+        const VF size = v_as_f(most), limit = v_set1(127.0f);
+        const VM is_none = v_lt(size, v_set1(0x1p-100f));
+        const VF factor = v_sel(is_none, v_zero(), v_div(limit, size));
+        v_store(to + K_BLOCK / per * lanes + l, v_sel(is_none, v_zero(), v_div(size, limit)));
+        const VI field = vi_set1(per == 2 ? 0xffff : 0xff);
+        for (int k = 0; k < K_BLOCK; k += per) {
+            VI word = vi_set1(0);
+            for (int i = 0; i < per; i++) {
+                const VI q = v_to_i(v_mul(v_load(x + (k + i) * lanes + l), factor));
+                word = vi_or(word, vi_shl(vi_and(q, field), i * 32 / per));
+            }
+#if SCBM_VL >= 8
+            if (per == 4) word = vi_xor(word, vi_set1(0x80808080)); /* 128 is added: that product wants one without sign */
+#endif
+            vi_store(to + k / per * lanes + l, word);
+        }
+    }
+}
+
+/* A task packs 32 tokens of kc columns: of x[T][K], or of x in panels that the layer before has left. */
+KFN void KT(pack_blocks_body)(const int per, const struct k_pack_run *r, int64_t index) {
+    const int64_t kb = index % r->n_kc, g = index / r->n_kc;
+    const int64_t k0 = kb * r->kc, k1 = k_min(r->K, k0 + r->kc), t1 = k_min(r->T, (g + 1) * K_PANEL_MAX);
+    const int64_t block = K_BLOCK / per + 1, kp = r->K / K_BLOCK * block;
+    float panel[K_BLOCK * K_PANEL_MAX];
+    int lanes;
+    for (int64_t t = g * K_PANEL_MAX; t < t1; t += lanes) {
+        lanes = r->T - t > SCBM_VL ? 2 * SCBM_VL : SCBM_VL;
+        for (int64_t k = k0; k < k1; k += K_BLOCK) {
+            const float *from = r->is_in_panels ? r->x + t * r->K + k * lanes : panel;
+            if (!r->is_in_panels)
+                KT(pack_panel)(KT(AS_IS), panel, lanes, r->x + t * r->K + k, r->K, r->T - t, K_BLOCK);
+            KT(quantize_block)(per, r->xp + t * kp + k / K_BLOCK * block * lanes, from, lanes);
+        }
+    }
+}
+
+/* Rows of W for a tile: [block][SCBM_MR][as above]; zeros where there are none. */
+KFN void KT(weight_blocks)(const int per, float *dst, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0,
+                           int64_t kc) {
+    const int64_t bytes = w->type == SCBM_Q8_0 ? 34 : 18, step = K_BLOCK / per + 2;
+    if (rows < SCBM_MR) memset(dst, 0, (size_t)(kc / K_BLOCK * step * SCBM_MR * 4));
+    for (int64_t i = 0; i < rows; i++) {
+        const char *block = (const char *)w->data + (n0 + i) * w->row_bytes + k0 / K_BLOCK * bytes;
+        float *to = dst + i * step;
+        for (int64_t k = 0; k < kc; k += K_BLOCK, block += bytes, to += step * SCBM_MR) {
+            int8_t expanded[K_BLOCK];
+            const int8_t *q = (const int8_t *)block + 2;
+            if (w->type == SCBM_Q4_0) {
+                for (int j = 0; j < 16; j++) {
+                    expanded[j] = (int8_t)(((uint8_t)block[2 + j] & 15) - 8);
+                    expanded[16 + j] = (int8_t)(((uint8_t)block[2 + j] >> 4) - 8);
+                }
+                q = expanded;
+            }
+            to[K_BLOCK / per] = KT(scale_of)(block);
+            int32_t start = 0;
+            if (per == 2) {
+                int16_t *pairs = (int16_t *)(void *)to;
+                for (int j = 0; j < K_BLOCK; j++) pairs[j] = q[j];
+            } else {
+                memcpy(to, q, K_BLOCK);
+#if SCBM_VL >= 8
+                for (int j = 0; j < K_BLOCK; j++) start -= 128 * q[j];
+#endif
+            }
+            memcpy(to + K_BLOCK / per + 1, &start, 4);
+        }
+    }
+}
+
+#ifdef __GNUC__
+#define K_UNROLL(n) K_PRAGMA(GCC unroll n)
+#define K_PRAGMA(what) _Pragma(#what)
+#else
+#define K_UNROLL(n)
+#endif
+#define K_MKQ_BEGIN(r)                                                                                                 \
+    VI c##r##0 = vi_set1(per == 4 && SCBM_MR > r ? k_f32_bits(w[(r) * (steps + 2) + steps + 1]) : 0), c##r##1 = c##r##0;
+#define K_MKQ_STEP(r, dot)                                                                                             \
+    if (SCBM_MR > r) {                                                                                                 \
+        const VI s = vi_set1(k_f32_bits(w[(r) * (steps + 2) + i]));                                                               \
+        c##r##0 = dot(c##r##0, v0, s);                                                                                 \
+        if (nv > 1) c##r##1 = dot(c##r##1, v1, s);                                                                     \
+    }
+#define K_MKQ_END(r)                                                                                                   \
+    if (SCBM_MR > r) {                                                                                                 \
+        const VF s = v_set1(w[(r) * (steps + 2) + steps]);                                                                        \
+        float *to = c + (r)*ldc;                                                                                       \
+        v_store(to, v_fma(v_mul(v_to_f(c##r##0), d0), s, acc ? v_load(to) : v_zero()));                                \
+        if (nv > 1)                                                                                                    \
+            v_store(to + SCBM_VL, v_fma(v_mul(v_to_f(c##r##1), d1), s, acc ? v_load(to + SCBM_VL) : v_zero()));        \
+    }
+/* c[SCBM_MR][lanes] (+)= n blocks of so many rows of W times a panel of nv vectors. */
+#define K_TILE_BLOCKS(name, target, n_per, dot)                                                                        \
+    K_INLINE target void KT(name##_of)(const int nv, int64_t n, const float *x, const float *w, float *c, int acc) {                                                                      \
+        const int per = n_per, steps = K_BLOCK / per;                                                                  \
+        const int64_t ldc = nv * SCBM_VL;                                                                              \
+        for (; n > 0; n--) {                                                                                           \
+            K_ROWS(K_MKQ_BEGIN)                                                                                        \
+            K_UNROLL(16)                                                                                               \
+            for (int i = 0; i < steps; i++, x += ldc) {                                                                \
+                const VI v0 = vi_load(x), v1 = nv > 1 ? vi_load(x + SCBM_VL) : v0;                                     \
+                K_MKQ_STEP(0, dot)                                                                                     \
+                K_MKQ_STEP(1, dot)                                                                                     \
+                K_MKQ_STEP(2, dot)                                                                                     \
+                K_MKQ_STEP(3, dot)                                                                                     \
+                K_MKQ_STEP(4, dot)                                                                                     \
+                K_MKQ_STEP(5, dot)                                                                                     \
+                K_MKQ_STEP(6, dot)                                                                                     \
+                K_MKQ_STEP(7, dot)                                                                                     \
+                K_MKQ_STEP(8, dot)                                                                                     \
+                K_MKQ_STEP(9, dot)                                                                                     \
+                K_MKQ_STEP(10, dot)                                                                                    \
+                K_MKQ_STEP(11, dot)                                                                                    \
+            }                                                                                                          \
+            const VF d0 = v_load(x), d1 = nv > 1 ? v_load(x + SCBM_VL) : d0;                                           \
+            K_ROWS(K_MKQ_END)                                                                                          \
+            acc = 1;                                                                                                   \
+            x += ldc;                                                                                                  \
+            w += SCBM_MR * (steps + 2);                                                                                            \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static target void KT(name)(int nv, int64_t n, const float *x, const float *w, float *c, int acc) {    \
+        if (nv > 1) KT(name##_of)(2, n, x, w, c, acc);                                                             \
+        else KT(name##_of)(1, n, x, w, c, acc);                                                                    \
+    }
+
+K_TILE_BLOCKS(tile_pairs_of_blocks, SCBM_TARGET, 2, KT(add_pairs))
+#ifdef SCBM_TARGET_QUADS
+#if SCBM_VL == 16
+#define K_ADD_QUADS(acc, x, w) _mm512_dpbusd_epi32(acc, x, w)
+#else
+#define K_ADD_QUADS(acc, x, w) (VI) vdotq_s32((int32x4_t)(acc), (int8x16_t)(x), (int8x16_t)(w))
+#endif
+K_TILE_BLOCKS(tile_quads_of_blocks, SCBM_TARGET_QUADS, 4, K_ADD_QUADS)
+#undef K_ADD_QUADS
+#endif
+#undef K_TILE_BLOCKS
+#undef K_UNROLL
+#undef K_PRAGMA
+#undef K_MKQ_BEGIN
+#undef K_MKQ_STEP
+#undef K_MKQ_END
+
 #ifdef SCBM_TARGET_AMX
 /* ---- Products on matrix tiles ----
  *
@@ -6979,6 +7206,55 @@ KTASK void KT(linear_bf16)(void *arg, int64_t index, int worker) {
 KTASK void KT(pack_x_bf16)(void *arg, int64_t index, int worker) {
     (void)worker;
     KT(pack_x_body)(KT(PAIRS), arg, index);
+}
+#endif
+
+/* As linear_body, in quantized blocks; there are no masks. */
+KFN void KT(linear_blocks_body)(const int per, const struct k_linear_run *r, int64_t index, int worker) {
+    const struct k_linear_args *a = &r->a;
+    const int64_t t0 = index / r->n_nb * r->tb, t1 = k_min(a->T, t0 + r->tb);
+    const int64_t nb0 = index % r->n_nb * r->nb, nb1 = k_min(a->N, nb0 + r->nb);
+    float *wt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *cs = wt + K_MR_MAX * K_KC_LD;
+    for (int64_t kb = 0; kb < r->n_kb; kb++) {
+        const int64_t k0 = kb * r->kc, kc = k_min(r->kc, a->K - k0);
+        float *c = cs;
+        for (int64_t n0 = nb0; n0 < nb1; n0 += SCBM_MR) {
+            const int mr = (int)k_min(nb1 - n0, SCBM_MR);
+            int lanes;
+            KT(weight_blocks)(per, wt, &a->w, n0, mr, k0, kc);
+            for (int64_t t = t0; t < t1; t += lanes) {
+                const float *x;
+                lanes = a->T - t > SCBM_VL ? 2 * SCBM_VL : SCBM_VL;
+                x = r->xp + t * r->kp + k0 / K_BLOCK * (K_BLOCK / per + 1) * lanes;
+                if (per == 2) KT(tile_pairs_of_blocks)(lanes / SCBM_VL, kc / K_BLOCK, x, wt, c, kb > 0);
+#ifdef SCBM_TARGET_QUADS
+                else KT(tile_quads_of_blocks)(lanes / SCBM_VL, kc / K_BLOCK, x, wt, c, kb > 0);
+#endif
+                if (kb == r->n_kb - 1)
+                    KT(linear_end)(a, c, lanes, mr, 0, n0, t, r->out ? r->out + t * a->N + n0 * lanes : NULL);
+                if (r->n_kb > 1) c += SCBM_MR * lanes;
+            }
+        }
+    }
+}
+
+KTASK void KT(pack_blocks)(void *arg, int64_t index, int worker) {
+    (void)worker;
+    KT(pack_blocks_body)(2, arg, index);
+}
+
+KTASK void KT(linear_blocks)(void *arg, int64_t index, int worker) {
+    KT(linear_blocks_body)(2, arg, index, worker);
+}
+
+#ifdef SCBM_TARGET_QUADS
+KTASK void KT(pack_quads)(void *arg, int64_t index, int worker) {
+    (void)worker;
+    KT(pack_blocks_body)(4, arg, index);
+}
+
+KTASK void KT(linear_quads)(void *arg, int64_t index, int worker) {
+    KT(linear_blocks_body)(4, arg, index, worker);
 }
 #endif
 
@@ -8784,10 +9060,16 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 #else
 #define K_SPARSE_FEW(name) NULL
 #endif
+#ifdef SCBM_TARGET_QUADS
+#define K_QUADS(name) KT(name)
+#else
+#define K_QUADS(name) NULL
+#endif
 #define K_TABLE(name, bf16, has_tiles, linear_bf16, pack_bf16)                                                         \
     {                                                                                                                  \
-        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(linear_dx), KT(pack_cols),  \
-            KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare),           \
+        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16,    \
+            KT(pack_blocks), KT(linear_blocks), K_QUADS(pack_quads), K_QUADS(linear_quads), KT(linear_dx),             \
+            KT(pack_cols), KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare),           \
             KT(sparse), K_SPARSE_FEW(sparse_few), K_SPARSE_FEW(sparse_listed), KT(sparse_dw), KT(attention),           \
             KT(attention_back), KT(attention_bias_gather), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), \
             KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
@@ -8802,6 +9084,7 @@ static const struct k_table KT(table_bf16) = K_TABLE(K_TIER_NAME, 1, 0, KT(linea
 static const struct k_table k_table_amx = K_TABLE("amx", 1, 1, KT(linear_tiles), KT(pack_parts));
 #endif
 #undef K_TABLE
+#undef K_QUADS
 #undef K_SPARSE_FEW
 
 #endif /* SCBM_KERNELS_TIER */
@@ -8863,6 +9146,16 @@ static int k_has_f16c(void) {
 }
 #endif
 
+#ifdef K_DOTPROD
+static int k_has_dotprod(void) {
+#ifdef __ARM_FEATURE_DOTPROD
+    return 1;
+#else
+    return (getauxval(AT_HWCAP) >> 20 & 1) != 0; /* HWCAP_ASIMDDP */
+#endif
+}
+#endif
+
 /* Whether this machine runs a tier: every extension that its kernels are compiled for. */
 K_OP int k_supported(const char *name) {
 #ifdef K_X86
@@ -8907,7 +9200,7 @@ static const struct k_table *k_best(void) {
 /* ---- Products ---- */
 
 /* How x is packed; with 1 added, rounded to bf16 (K_PARTS: with their number added). */
-enum { K_PANELS = 0, K_TILES = 2, K_PAIRS = 4, K_PARTS = 5 };
+enum { K_PANELS = 0, K_TILES = 2, K_PAIRS = 4, K_PARTS = 5, K_BLOCKS = 16, K_PANELS_FOR_BLOCKS };
 #define K_PACKED_BYTES k_floats((int64_t)(sizeof(struct k_packed) + 3) / 4)
 
 /* A vector's worth of multiply-adds is one operation. */
@@ -8936,7 +9229,7 @@ static int k_is_only_packed(const struct k_exec *ex, const void *x) {
 
 static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
                    int64_t xp_stream, int round, int parts) {
-    struct k_pack_run r = {x, xp, S, T, K, xp_stream, K_KC, k_ceil(K, K_KC), k_ceil(T, K_PANEL_MAX), round, parts};
+    struct k_pack_run r = {x, xp, S, T, K, xp_stream, K_KC, k_ceil(K, K_KC), k_ceil(T, K_PANEL_MAX), round, parts, 0};
     k_run(ex, S * r.n_panels * r.n_kc, S * T * K, task, &r);
 }
 
@@ -9138,27 +9431,42 @@ static void k_sparse_dw(const struct k_exec *ex, const struct k_linear_dw_args *
 /* ---- Products: linear ---- */
 
 /* How a layer's products are computed: in panels (f32, or rounded to bf16), in pairs (bf16 of their own), on matrix
- * tiles, or weight by weight. */
-enum k_linear_kind { K_BY_PANELS, K_BY_PAIRS, K_BY_TILES, K_BY_WEIGHT };
+ * tiles, weight by weight, or in quantized blocks. */
+enum k_linear_kind { K_BY_PANELS, K_BY_PAIRS, K_BY_TILES, K_BY_WEIGHT, K_BY_BLOCKS };
 
 static enum k_linear_kind k_linear_kind(const struct k_exec *ex, const struct k_linear_args *a) {
     const int in_bf16 = a->bf16 && ex->k->bf16;
     if (a->w.mask && !in_bf16) return K_BY_WEIGHT;
+    if (a->int8 && (a->w.type == SCBM_Q8_0 || a->w.type == SCBM_Q4_0)) return K_BY_BLOCKS;
     return ex->k->has_tiles ? K_BY_TILES : in_bf16 ? K_BY_PAIRS : K_BY_PANELS;
 }
 
+/* Whether the processor has products of four bytes. */
+static int k_has_quads(const struct k_table *k) {
+    if (!k->linear_quads) return 0;
+#if defined(K_X86)
+    return __builtin_cpu_supports("avx512vnni");
+#elif defined(K_DOTPROD)
+    return k_has_dotprod();
+#else
+    return 0;
+#endif
+}
+
 static size_t k_linear_worker(const struct k_linear_run *r) {
+    if (r->per) return k_floats(K_MR_MAX * K_KC_LD) + k_floats((r->nb + K_MR_MAX) * r->tb);
     if (r->parts) return k_floats(K_STRIP * K_KC * r->parts) + k_floats(r->nb * r->tb + K_STRIP * K_PANEL_MAX);
     return k_floats(K_MR_MAX * K_KC_LD) + k_floats(r->nb * r->tb + K_MR_MAX * K_PANEL_MAX);
 }
 
-static void k_linear_plan(struct k_linear_run *r, enum k_linear_kind kind) {
+static void k_linear_plan(const struct k_exec *ex, struct k_linear_run *r, enum k_linear_kind kind) {
     const struct k_linear_args *a = &r->a;
     const int64_t rows = kind == K_BY_TILES ? K_STRIP : K_MR_MAX, tiles = k_ceil(a->N, rows);
     int64_t per = k_max(1, k_min(8, 262144 / (rows * 4 * k_max(1, a->K))));
     r->parts = kind != K_BY_TILES ? 0 : a->bf16 ? 1 : 3;
     r->round = a->bf16 && kind == K_BY_PANELS;
-    r->kp = kind == K_BY_TILES ? k_round(a->K, K_STRIP) / 2 * r->parts : kind == K_BY_PAIRS ? (a->K + 1) / 2 : a->K;
+    r->per = kind != K_BY_BLOCKS ? 0 : k_has_quads(ex->k) ? 4 : 2;
+    r->kp = r->per ? a->K / K_BLOCK * (K_BLOCK / r->per + 1) : kind == K_BY_TILES ? k_round(a->K, K_STRIP) / 2 * r->parts : kind == K_BY_PAIRS ? (a->K + 1) / 2 : a->K;
     r->n_kb = k_max(1, k_ceil(a->K, K_KC));
     r->kc = k_round(k_ceil(a->K, r->n_kb), 32);
     r->n_kb = k_max(1, k_ceil(a->K, r->kc ? r->kc : 1));
@@ -9168,7 +9476,7 @@ static void k_linear_plan(struct k_linear_run *r, enum k_linear_kind kind) {
     r->nb = per * rows;
     r->n_nb = k_ceil(a->N, r->nb);
     r->n_tb = r->tb ? k_ceil(a->T, r->tb) : 0;
-    r->xp_stream = k_round(a->T, K_PANEL_MAX) * k_max(r->kp, k_round(a->K, 2));
+    r->xp_stream = k_round(a->T, K_PANEL_MAX) * (r->per ? a->K + r->kp : k_max(r->kp, k_round(a->K, 2)));
     r->worker_bytes = k_linear_worker(r);
 }
 
@@ -9188,7 +9496,7 @@ static size_t k_linear_packed_bytes(const struct k_exec *ex, const struct k_line
         return k_sparse_packed_bytes(&p);
     }
     struct k_linear_run r = {.a = *a};
-    k_linear_plan(&r, kind);
+    k_linear_plan(ex, &r, kind);
     return k_floats(a->x_streams * r.xp_stream);
 }
 
@@ -9206,9 +9514,39 @@ K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args
         return k_sparse_scratch(ex, &p);
     }
     struct k_linear_run r = {.a = *a};
-    k_linear_plan(&r, kind);
+    k_linear_plan(ex, &r, kind);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
     return K_PACKED_BYTES + k_linear_packed_bytes(ex, a) + (size_t)ex->n_workers * k_linear_worker(&r);
+}
+
+/* What x is packed in takes the place of f32 panels [K][T], where the layer before may have left it, and behind that the
+ * blocks. */
+static void k_linear_blocks(const struct k_exec *ex, const struct k_linear_args *a) {
+    struct k_linear_run r = {.a = *a};
+    struct k_packed *there = ex->scratch;
+    k_linear_plan(ex, &r, K_BY_BLOCKS);
+    float *const panels = k_is_only_packed(ex, a->x) ? there->place : NULL;
+    float *const place = panels ? panels : (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
+    struct k_packed packed = {a->x, 1, a->T, a->K, 0, 0, 0, K_BLOCKS, place + k_round(a->T, K_PANEL_MAX) * a->K,
+                              0,    NULL, NULL};
+    r.xp = k_find_packed(ex, &packed);
+    if (!r.xp) {
+        r.xp = packed.place;
+        struct k_pack_run p = {.x = panels ? panels : a->x, .xp = r.xp, .T = a->T, .K = a->K, .kc = K_KC,
+                               .n_kc = k_ceil(a->K, K_KC), .n_panels = k_ceil(a->T, K_PANEL_MAX), .is_in_panels = !!panels};
+        k_run(ex, p.n_panels * p.n_kc, a->T * a->K, r.per == 4 ? ex->k->pack_quads : ex->k->pack_blocks, &p);
+    }
+    r.worker = (char *)(r.xp + k_round(k_round(a->T, K_PANEL_MAX) * r.kp, 16));
+    if (a->next) {
+        r.out = (float *)(void *)r.worker;
+        struct k_linear_run next = {.a = *a->next};
+        k_linear_plan(ex, &next, K_BY_BLOCKS);
+        r.worker += k_floats(next.xp_stream);
+        packed = (struct k_packed){a->y, 1, a->T, a->N, 0, 0, 0, K_PANELS_FOR_BLOCKS, r.out, 1, NULL, NULL};
+        *there = packed;
+    }
+    k_run(ex, r.n_nb * r.n_tb, k_product_work(1, a->T, a->N, a->K), r.per == 4 ? ex->k->linear_quads : ex->k->linear_blocks,
+          &r);
 }
 
 K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
@@ -9221,9 +9559,13 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
         k_sparse(ex, &p);
         return;
     }
+    if (kind == K_BY_BLOCKS) {
+        k_linear_blocks(ex, &a);
+        return;
+    }
     const int in_bf16 = kind != K_BY_PANELS; /* pairs, or parts */
     struct k_linear_run r = {.a = a};
-    k_linear_plan(&r, kind);
+    k_linear_plan(ex, &r, kind);
     const int64_t how = kind == K_BY_TILES ? K_PARTS + r.parts : kind == K_BY_PAIRS ? K_PAIRS : K_PANELS + r.round;
     float *place = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
     struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, how, place, 0, NULL, NULL};
@@ -9236,7 +9578,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     r.worker = (char *)r.xp + k_floats(a.x_streams * r.xp_stream);
     if (a.next) { /* as k_sparse_feed */
         struct k_linear_run next = {.a = *a.next};
-        k_linear_plan(&next, kind);
+        k_linear_plan(ex, &next, kind);
         r.out = (float *)(void *)r.worker;
         r.out_stream = next.xp_stream;
         r.worker += k_floats(a.S * r.out_stream);
@@ -9325,7 +9667,7 @@ K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a)
     k_dw_plan(&r);
     r.xp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
-    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0, 0};
+    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0, 0, 0};
     k_run(ex, p.S * p.n_panels * p.n_kc, p.S * a->T * a->K, ex->k->pack_cols, &p);
     k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K),
           ex->k->linear_dw, &r);
@@ -10154,6 +10496,7 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
     a.N = w->shape[0];
     a.act = (int)call->node->integer[0];
     a.bf16 = call->precision == SCBM_PRECISION_BF16;
+    a.int8 = call->precision == SCBM_PRECISION_INT8;
     if (a.w.mask && w->data == call->node->source[1]->data) { /* not another device's copy */
         const scbm_packed *many = packed_weights(call->node->source[1], call->node->source[3], 0);
         const scbm_packed *few = packed_weights(call->node->source[1], call->node->source[3], 1);
@@ -11728,7 +12071,7 @@ static const char *cpu_device(scbm_backend *backend) {
 
 static int cpu_has_precision(scbm_backend *backend, scbm_precision precision) {
     (void)backend;
-    return precision == SCBM_PRECISION_F32 || precision == SCBM_PRECISION_BF16;
+    return precision != SCBM_PRECISION_TF32;
 }
 
 static const scbm_backend_functions cpu_functions = {
@@ -11743,6 +12086,20 @@ static const scbm_backend_functions cpu_functions = {
     .queue_free = cpu_queue_free,
     .has_precision = cpu_has_precision,
 };
+
+scbm_status scbm_context_check_masked_precision(const scbm_context *context, scbm_precision precision) {
+    scbm_status status = scbm_context_check_precision(context, precision);
+    if (status || context->backend->functions != &cpu_functions) return status;
+    if (precision == SCBM_PRECISION_INT8)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s computes layers with masks in f32, which skips their zeros; integers would gain nothing there",
+                         scbm_context_device(context));
+    if (precision == SCBM_PRECISION_BF16 && !((const cpu_backend *)context->backend)->kernels->bf16)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         "%s has no bf16 products: layers with masks would be slower than in f32, and less exact",
+                         scbm_context_device(context));
+    return SCBM_OK;
+}
 
 static int cpu_count(void) {
     return 1;

@@ -198,7 +198,7 @@ typedef enum scbm_precision {
     SCBM_PRECISION_F32 = 0,
     SCBM_PRECISION_TF32, /* operands rounded to 10 bits of fraction, sums in f32 */
     SCBM_PRECISION_BF16, /* operands rounded to bf16, sums in f32 */
-    SCBM_PRECISION_INT8, /* operands in blocks of int8 with a scale, sums in i32 */
+    SCBM_PRECISION_INT8, /* operands in blocks of int8 with a scale, sums of a block in i32 */
     SCBM_PRECISION_COUNT
 } scbm_precision;
 
@@ -269,6 +269,10 @@ const char *scbm_context_device(const scbm_context *context);
 int scbm_context_is_host(const scbm_context *context);
 /* SCBM_ERROR_UNSUPPORTED where the context's backend does not compute in this precision; the message has those that it has. */
 scbm_status scbm_context_check_precision(const scbm_context *context, scbm_precision precision);
+/* The same for layers with masks. A graph may hold them in any precision that the backend has, but the CPU computes them in f32
+ * under INT8, and without bf16 products of its own (below AVX512-BF16) more slowly and less exactly under BF16 than in f32:
+ * both are SCBM_ERROR_UNSUPPORTED here. */
+scbm_status scbm_context_check_masked_precision(const scbm_context *context, scbm_precision precision);
 
 /* ------------------------------------------------------------------------------------------
  * Numbers that do not depend on the machine's libm
@@ -322,7 +326,10 @@ scbm_status scbm_graph_create(scbm_graph **graph, scbm_context *context);
 void scbm_graph_free(scbm_graph *graph);
 
 /* What scbm_linear computes with (its gradients are f32). Default SCBM_PRECISION_F32. A precision that the backend has not is
- * an error (see scbm_context_check_precision); the CPU has F32 and BF16. The tier "amx" computes f32 without masks from bf16
+ * an error (see scbm_context_check_precision); the CPU has F32, BF16 and INT8. Under INT8 layers with weights of Q8_0 or Q4_0 and
+ * without masks are computed in integers, all others in f32: each token of x is quantized in blocks of 32 along the depth (its
+ * scale is the block's greatest magnitude / 127), a block's 32 products are summed exactly, and these sums, times both scales, in
+ * f32 from the first block to the last. A token's result depends on no other token. The tier "amx" computes f32 without masks from bf16
  * parts, with f32's accuracy; but values below 2^-103 and products below 2^-107 lose digits there, and an infinite operand
  * gives NaN. */
 void scbm_graph_set_precision(scbm_graph *graph, scbm_precision precision);

@@ -113,7 +113,8 @@ const char *cbm_model_label(const cbm_model *model, int y);
 
 typedef struct cbm_context_options {
     scbm_backend *backend;         /* NULL: the CPU */
-    scbm_precision precision;      /* 0: f32; one that the backend has not is SCBM_ERROR_UNSUPPORTED */
+    scbm_precision precision;      /* 0: f32; one that the backend has not is SCBM_ERROR_UNSUPPORTED. int8: for models without
+                                      masks whose layers are q8_0 or q4_0 (see scbm_graph_set_precision) */
     int max_batch_tokens;          /* tokens of one run at most; 0: chosen for the model (512 or 1,024) */
     int max_tokens;                /* longest text, special tokens included; 0: the model's */
     const scbm_hooks *hooks;       /* progress, cancel, log, threads and memory of this context alone; NULL: the model's.

@@ -315,19 +315,41 @@ static double operand(const ref_call *c, double value) {
     return c->precision == SCBM_PRECISION_BF16 && !c->exact ? ref_round(value, SCBM_BF16) : value;
 }
 
+/* A row of x as the int8 precision has it: in blocks of 32 the nearest of 255 multiples of a scale, each step in float. */
+static void quantize_row(double *row, int64_t n) {
+    for (int64_t j = 0; j < n; j += 32) {
+        float size = 0.0f;
+        for (int64_t i = j; i < j + 32; i++) size = fmaxf(size, fabsf((float)row[i]));
+        const float scale = size < 0x1p-100f ? 0.0f : size / 127.0f, factor = size < 0x1p-100f ? 0.0f : 127.0f / size;
+        for (int64_t i = j; i < j + 32; i++) row[i] = (double)scale * nearbyint((double)((float)row[i] * factor));
+    }
+}
+
+/* x as the product reads it; for free(). */
+static double *operands(const ref_call *c, const ref_array *x) {
+    const scbm_type type = c->source[1].type;
+    double *value = checked(malloc(((size_t)x->n + 1) * sizeof *value));
+    for (int64_t i = 0; i < x->n; i++) value[i] = operand(c, x->value[i]);
+    if (c->precision != SCBM_PRECISION_INT8 || c->exact || c->source[3].value) return value;
+    if (type != SCBM_Q8_0 && type != SCBM_Q4_0) return value;
+    for (int64_t i = 0; i < x->n; i += last(x)) quantize_row(value + i, last(x));
+    return value;
+}
+
 static void linear(ref_call *c) {
     const ref_array *x = &c->source[0], *w = &c->source[1], *b = &c->source[2], *masks = &c->source[3];
     ref_array *y = &c->result[0];
     int64_t in = last(x), out = last(y), t_n = rows(x) / streams(x), s_n = streams(y);
     int64_t act = c->integer[0];
+    double *read = operands(c, x);
     for (int64_t s = 0; s < s_n; s++)
         for (int64_t t = 0; t < t_n; t++)
             for (int64_t o = 0; o < out; o++) {
-                const double *row = x->value + ((streams(x) == 1 ? 0 : s) * t_n + t) * in;
+                const double *row = read + ((streams(x) == 1 ? 0 : s) * t_n + t) * in;
                 double sum = b->value ? b->value[o] : 0.0, size = fabs(sum);
                 for (int64_t j = 0; j < in; j++) {
                     if (!is_kept(masks, s, o, j)) continue;
-                    double term = operand(c, row[j]) * operand(c, w->value[o * in + j]);
+                    double term = row[j] * operand(c, w->value[o * in + j]);
                     sum += term;
                     size += fabs(term);
                 }
@@ -335,6 +357,7 @@ static void linear(ref_call *c) {
                 set(y, i, activation(act, sum), act ? 1.2 * size + activation_scale(act, sum) : size);
                 if (c->n_results > 1) set(&c->result[1], i, sum, size);
             }
+    free(read);
     y->terms = c->result[1].terms = (double)in;
 }
 

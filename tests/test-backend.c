@@ -226,14 +226,21 @@ static void compare(bench *b, const op_case *c, const outcome *o, double slack) 
     reference_release(&call);
 }
 
-/* bf16 operands have eight bits: the whole result is near what f32 gives, and not the same. */
-static void compare_bf16_with_f32(const op_case *c, const outcome *o) {
+/* Whether the op's products are rounded: in integers those of quantized weights without masks. */
+static int is_rounded(const op_case *c) {
+    const scbm_type type = c->source[1].tensor.type;
+    if (c->precision == SCBM_PRECISION_BF16) return 1;
+    return c->precision == SCBM_PRECISION_INT8 && !c->source[3].is_present && (type == SCBM_Q8_0 || type == SCBM_Q4_0);
+}
+
+/* Operands of eight bits: the whole result is near what f32 gives, and not the same. */
+static void compare_with_f32(const op_case *c, const outcome *o) {
     op_case full = *c;
     ref_call call;
     full.precision = SCBM_PRECISION_F32;
     reference_of(&call, &full, o);
     double distance = ref_distance((const float *)(const void *)o->data[0], &call.result[0]);
-    if (!(distance < 1e-2)) fail_msg("%s: bf16 is %g from f32", c->what, distance);
+    if (!(distance < 1e-2)) fail_msg("%s: %s is %g from f32", c->what, scbm_precision_name(c->precision), distance);
     if (call.result[0].n > 20) assert_true(distance > 1e-6);
     reference_release(&call);
 }
@@ -301,7 +308,7 @@ static void check_case(void *user, op_case *c) {
         return;
     }
     compare(b, c, &o, 1.0);
-    if (c->precision == SCBM_PRECISION_BF16) compare_bf16_with_f32(c, &o);
+    if (is_rounded(c)) compare_with_f32(c, &o);
     check_ways(b, c, &o);
     if (!c->depends_on_batch) check_alone(b, c, &o);
     check_decomposition(b, c);
@@ -318,6 +325,73 @@ static void op_agrees_with_the_reference(void **state) {
     if (!n) fail_msg("%s has no test case", scbm_op_of(test->op)->name);
     if (b->n_refused) print_message("%s: %d of %d cases are refused\n", test->name, b->n_refused, n);
     else assert_true(b->compared > 50);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Integers
+ * ---------------------------------------------------------------------------------------- */
+
+enum { INT_TOKENS = 37, INT_DEPTH = 768, INT_ROWS = 29 };
+
+/* Numbers whose blocks have a 127 and so a power of two for a scale; those of token 0 are all 127. */
+static void fill_integers(int32_t *q, float *x, scbm_random *random) {
+    for (int t = 0; t < INT_TOKENS; t++)
+        for (int k = 0; k < INT_DEPTH; k++, q++, x++) {
+            int drawn = (int)(scbm_random_uniform(random) * 255) - 127;
+            int size = t && k / 32 % 3 == 1 ? 2 : 1;
+            *q = (t == 0 || k % 32 == 5 ? 127 : drawn) * size;
+            *x = (float)*q * 0.125f;
+        }
+}
+
+/* Q8_0 of scales 0.5 and 1; row 0 is all -128, which a sum of two products in 16 bits would not hold. */
+static void fill_blocks(int32_t *q, unsigned char *block, scbm_random *random) {
+    for (int n = 0; n < INT_ROWS; n++)
+        for (int b = 0; b < INT_DEPTH / 32; b++, block += 34) {
+            const int is_one = n == 0 || b % 2;
+            block[0] = 0;
+            block[1] = is_one ? 0x3c : 0x38;
+            for (int k = 0; k < 32; k++, q++) {
+                int drawn = n ? (int)(scbm_random_uniform(random) * 256) - 128 : -128;
+                block[2 + k] = (unsigned char)drawn;
+                *q = drawn * (is_one ? 2 : 1);
+            }
+        }
+}
+
+/* Where every number is an integer times a power of two, nothing is rounded on the way. */
+static void int8_products_are_those_of_integers(void **state) {
+    bench *b = ((const op_test *)*state)->bench;
+    static int32_t x_q[INT_TOKENS * INT_DEPTH], w_q[INT_ROWS * INT_DEPTH];
+    static float x_data[INT_TOKENS * INT_DEPTH];
+    static _Alignas(64) unsigned char blocks[INT_ROWS * INT_DEPTH / 32 * 34];
+    scbm_random random = {17, 0, 0};
+    fill_integers(x_q, x_data, &random);
+    fill_blocks(w_q, blocks, &random);
+    scbm_tensor w;
+    assert_ok(scbm_tensor_init(&w, "w", SCBM_Q8_0, 2, (const int64_t[]){INT_ROWS, INT_DEPTH}));
+    w.data = blocks;
+    scbm_graph *g;
+    assert_ok(scbm_graph_create(&g, b->way[TWO_WORKERS]));
+    scbm_graph_set_precision(g, SCBM_PRECISION_INT8);
+    scbm_graph_set_capacity(g, INT_TOKENS, 1);
+    scbm_tensor *x = scbm_input(g, "x", SCBM_F32, 3, (const int64_t[]){1, INT_TOKENS, INT_DEPTH},
+                                (const scbm_extent[]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
+    scbm_tensor *y = scbm_graph_fetch(g, scbm_linear(g, x, &w, NULL, NULL, SCBM_NONE));
+    assert_ok(scbm_graph_plan(g));
+    memcpy(x->data, x_data, sizeof x_data);
+    assert_ok(scbm_graph_run(g, INT_TOKENS, 1));
+    const float *got = y->data;
+    for (int t = 0; t < INT_TOKENS; t++)
+        for (int n = 0; n < INT_ROWS; n++) {
+            int64_t sum = 0;
+            for (int k = 0; k < INT_DEPTH; k++) sum += (int64_t)x_q[t * INT_DEPTH + k] * w_q[n * INT_DEPTH + k];
+            const double want = (double)sum / 16;
+            if ((double)got[t * INT_ROWS + n] != want)
+                fail_msg("token %d, row %d: %.9g, the integers give %.9g", t, n, (double)got[t * INT_ROWS + n], want);
+        }
+    scbm_graph_free(g);
+    scbm_tensor_forget(&w);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -463,14 +537,19 @@ static void the_tier_can_be_chosen(void **state) {
     unsetenv("SCBM_CPU");
 }
 
+static const struct CMUnitTest others[] = {
+    {"bad indices are errors", bad_indices_are_errors, NULL, NULL, NULL},
+    {"int8 products are those of integers", int8_products_are_those_of_integers, NULL, NULL, NULL},
+};
+
 int main(int argc, char **argv) {
     /* Threads that spin between these many short runs slow each other down on a busy machine. OpenMP reads this when
      * a program starts. */
     if (!getenv("OMP_WAIT_POLICY") && !setenv("OMP_WAIT_POLICY", "passive", 1)) execvp(argv[0], argv);
     const char *wanted = argc > 1 ? argv[1] : getenv("SCBM_TEST_BACKEND");
     static bench benches[COUNT_OF(devices)];
-    static op_test tests[COUNT_OF(devices) * (SCBM_OP_COUNT + 1)];
-    static struct CMUnitTest table[COUNT_OF(devices) * (SCBM_OP_COUNT + 1) + 1];
+    static op_test tests[COUNT_OF(devices) * (SCBM_OP_COUNT + 2)];
+    static struct CMUnitTest table[COUNT_OF(devices) * (SCBM_OP_COUNT + 2) + 1];
     int n_benches = 0, n = 0;
     unsetenv("SCBM_CPU");
     if (shadow_register()) return 1;
@@ -483,15 +562,15 @@ int main(int argc, char **argv) {
             continue;
         }
         n_benches++;
-        for (int op = 0; op <= SCBM_OP_COUNT; op++) {
+        for (int op = 0; op < SCBM_OP_COUNT + COUNT_OF(others); op++) {
             op_test *test = &tests[n];
+            const struct CMUnitTest *other = op < SCBM_OP_COUNT ? NULL : &others[op - SCBM_OP_COUNT];
             test->op = (scbm_op)op;
             test->bench = b;
             snprintf(test->name, sizeof test->name, "%s: %s", devices[i].description,
-                     op < SCBM_OP_COUNT ? scbm_op_of(test->op)->name : "bad indices are errors");
-            table[n++] = (struct CMUnitTest){test->name,
-                                             op < SCBM_OP_COUNT ? op_agrees_with_the_reference : bad_indices_are_errors,
-                                             NULL, NULL, test};
+                     other ? other->name : scbm_op_of(test->op)->name);
+            table[n++] = (struct CMUnitTest){test->name, other ? other->test_func : op_agrees_with_the_reference, NULL,
+                                             NULL, test};
         }
     }
     if (!n_benches) {

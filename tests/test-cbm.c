@@ -442,7 +442,7 @@ static void bad_context_options_are_refused(void **state) {
     cbm_context *ctx;
     const cbm_context_options quantized = {.precision = SCBM_PRECISION_INT8}, negative = {.max_batch_tokens = -1},
                               long_texts = {.max_tokens = SMALL_MAX_TOKENS + 1};
-    assert_error(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_UNSUPPORTED, "int8 precision");
+    assert_error(cbm_context_create(&ctx, joint, &quantized), SCBM_ERROR_UNSUPPORTED, "quantize it first");
     assert_error(cbm_context_create(&ctx, joint, &negative), SCBM_ERROR_ARGUMENT, "max_batch_tokens");
     assert_error(cbm_context_create(&ctx, joint, &long_texts), SCBM_ERROR_ARGUMENT, "at most 24");
     assert_error(cbm_context_create(&ctx, NULL, NULL), SCBM_ERROR_ARGUMENT, "NULL");
@@ -466,6 +466,34 @@ static void bf16_predicts_about_the_same(void **state) {
     assert_true(difference > 0.0 && sqrt(difference / size) < 0.03);
     cbm_context_free(exact);
     cbm_context_free(rounded);
+}
+
+/* What int8 rounds beside f32 on the same quantized weights; alone, and in a batch. */
+static void int8_predicts_about_the_same(void **state) {
+    (void)state;
+    static const scbm_type types[] = {SCBM_Q8_0, SCBM_Q4_0};
+    const cbm_context_options options = {.precision = SCBM_PRECISION_INT8};
+    cbm_prediction a[N_TEXTS], b[N_TEXTS], alone;
+    for (int t = 0; t < COUNT_OF(types); t++) {
+        double difference = 0.0, size = 0.0;
+        assert_ok(cbm_quantize(in_folder("joint.gguf"), in_folder("int8.gguf"), types[t], NULL, NULL));
+        cbm_model *model = load(in_folder("int8.gguf"));
+        cbm_context *exact = context_for(model), *rounded = create(model, &options);
+        predict_all(exact, a);
+        predict_all(rounded, b);
+        for (int i = 0; i < N_TEXTS; i++) {
+            for (int y = 0; y < SMALL_LABELS; y++) {
+                difference += pow((double)a[i].logits[y] - (double)b[i].logits[y], 2);
+                size += pow((double)a[i].logits[y], 2);
+            }
+            assert_ok(predict_value(rounded, texts.text[i], &alone));
+            assert_memory_equal(alone.logits, b[i].logits, SMALL_LABELS * sizeof(float));
+        }
+        assert_true(difference > 0.0 && sqrt(difference / size) < 0.03);
+        cbm_context_free(exact);
+        cbm_context_free(rounded);
+        cbm_model_free(model);
+    }
 }
 
 typedef struct reader {
@@ -997,6 +1025,7 @@ int main(void) {
         cmocka_unit_test(texts_that_cannot_be_read_are_named),
         cmocka_unit_test(bad_context_options_are_refused),
         cmocka_unit_test(bf16_predicts_about_the_same),
+        cmocka_unit_test(int8_predicts_about_the_same),
         cmocka_unit_test(threads_share_a_model),
         cmocka_unit_test(a_batch_can_be_cancelled),
         cmocka_unit_test(one_context_can_be_cancelled_at_any_question),

@@ -212,7 +212,12 @@ static void a_model_with_the_moved_masks_predicts_the_same_bits(void **state) {
     for (int i = 0; i < 4; i++) {
         const cbm_context_options precise = {.precision = precisions[i % 2]};
         cbm_context *ctx, *other;
-        assert_ok(cbm_context_create(&ctx, sparse, &precise));
+        scbm_status status = cbm_context_create(&ctx, sparse, &precise);
+        if (status && precise.precision == SCBM_PRECISION_BF16) { /* not with masks, on this processor */
+            assert_error(status, SCBM_ERROR_UNSUPPORTED, "has no bf16 products");
+            continue;
+        }
+        assert_ok(status);
         reading before = predict(ctx, data.text[i]);
         int k = i / 2, c = (before.classes[k] + 1) % (k ? 2 : 3);
         cbm_intervention result = intervene(ctx, k, c, NULL);

@@ -717,14 +717,14 @@ static void a_precision_that_the_backend_has_not_is_refused(void **state) {
     scbm_context *context = new_context(1);
     for (int i = 0; i < SCBM_PRECISION_COUNT; i++) {
         const scbm_precision precision = (scbm_precision)i;
-        const int is_there = precision == SCBM_PRECISION_F32 || precision == SCBM_PRECISION_BF16;
+        const int is_there = precision != SCBM_PRECISION_TF32;
         scbm_graph *g = new_graph(context);
         scbm_graph_set_precision(g, precision);
         if (is_there) {
             assert_ok(scbm_context_check_precision(context, precision));
             assert_ok(scbm_graph_plan(g));
         } else {
-            assert_error(scbm_context_check_precision(context, precision), SCBM_ERROR_UNSUPPORTED, "it has f32, bf16");
+            assert_error(scbm_context_check_precision(context, precision), SCBM_ERROR_UNSUPPORTED, "it has f32, bf16, int8");
             assert_error(scbm_graph_plan(g), SCBM_ERROR_UNSUPPORTED, scbm_precision_name(precision));
         }
         scbm_graph_free(g);

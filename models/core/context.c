@@ -65,9 +65,24 @@ static scbm_status check_context_options(const cbm_model *model, const cbm_conte
 scbm_status cbm_check_reserved(const uint64_t reserved[8], const char *what) {
     for (int i = 0; i < 8; i++)
         if (reserved[i])
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the reserved fields must be zero; this library is version %s", what,
-                             SCBM_VERSION_TEXT);
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "%s: the reserved fields must be zero; this library is version %s",
+                             what, SCBM_VERSION_TEXT);
     return SCBM_OK;
+}
+
+/* A precision that the device has, and that changes something for this model. */
+static scbm_status check_precision(const scbm_context *runtime, const cbm_model *model, scbm_precision precision) {
+    const cbm_backbone *backbone = &model->network.backbone;
+    scbm_status status = cbm_masks_streams(backbone) > 0 ? scbm_context_check_masked_precision(runtime, precision)
+                                                         : scbm_context_check_precision(runtime, precision);
+    if (status || precision != SCBM_PRECISION_INT8) return status;
+    for (int j = 0; j < backbone->n_parameters; j++) {
+        const cbm_parameter *p = &backbone->parameters[j];
+        if (cbm_is_prunable(p) && (p->tensor->type == SCBM_Q8_0 || p->tensor->type == SCBM_Q4_0)) return SCBM_OK;
+    }
+    return scbm_fail(
+        SCBM_ERROR_UNSUPPORTED,
+        "int8 computes with weights of q8_0 or q4_0, and this model's layers have none: quantize it first");
 }
 
 scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const cbm_context_options *options) {
@@ -89,7 +104,7 @@ scbm_status cbm_context_create(cbm_context **out, const cbm_model *model, const 
     ctx->sequences.failed = ctx->error_text = -1;
     ctx->max_tokens = options->max_tokens ? options->max_tokens : cbm_model_max_tokens(model);
     status = scbm_context_create(&ctx->runtime, &ctx->quiet, options->backend);
-    if (!status) status = scbm_context_check_precision(ctx->runtime, options->precision);
+    if (!status) status = check_precision(ctx->runtime, model, options->precision);
     if (status) {
         scbm_context_free(ctx->runtime);
         scbm_release(&hooks, ctx);

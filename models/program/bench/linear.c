@@ -33,6 +33,16 @@ static scbm_status make_tensor(const layer *l, scbm_tensor *tensor, const char *
     return tensor->data ? SCBM_OK : SCBM_ERROR_MEMORY;
 }
 
+/* Integers are computed with quantized weights alone. */
+static scbm_status quantize_weight(layer *l) {
+    scbm_tensor from = l->weight;
+    scbm_status status = make_tensor(l, &l->weight, "w", SCBM_Q8_0, 2, from.shape);
+    if (status == SCBM_OK)
+        status = scbm_convert(SCBM_Q8_0, l->weight.data, SCBM_F32, from.data, scbm_tensor_elements(&from));
+    scbm_release(&l->bench->in.hooks, from.data);
+    return status;
+}
+
 static scbm_status make_weights(layer *l) {
     const int64_t out = l->shape.out, in = l->shape.in, row_bytes = scbm_mask_row_bytes(in);
     scbm_status status = make_tensor(l, &l->weight, "w", SCBM_F32, 2, (const int64_t[]){out, in});
@@ -41,6 +51,8 @@ static scbm_status make_weights(layer *l) {
         status = make_tensor(l, &l->masks, "masks", SCBM_I8, 3, (const int64_t[]){l->streams, out, row_bytes});
     if (status != SCBM_OK) return status;
     fill_normal(l->weight.data, out * in, 1);
+    if (l->bench->in.precision == SCBM_PRECISION_INT8) status = quantize_weight(l);
+    if (status != SCBM_OK) return status;
     l->work = (double)l->tokens * (double)(out * in);
     if (!l->bench->subnetworks) return SCBM_OK;
     uint64_t seed = 3;
@@ -149,7 +161,8 @@ static scbm_status run(bench_command *b) {
     scbm_context *context;
     scbm_status status = scbm_context_create(&context, &b->in.hooks, b->in.backend);
     if (status != SCBM_OK) return status;
-    status = scbm_context_check_precision(context, (scbm_precision)b->in.precision);
+    status = (b->subnetworks ? scbm_context_check_masked_precision
+                             : scbm_context_check_precision)(context, (scbm_precision)b->in.precision);
     if (status == SCBM_OK) status = measure_layers(b, context);
     scbm_context_free(context);
     return status;
