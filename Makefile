@@ -240,7 +240,7 @@ NVCC        ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/
 NVCC_FLAGS  = -std=c++17 -O3 -I. -DSCBM_PLUGIN -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -cudart static -Xcompiler -static-libstdc++,-static-libgcc \
               -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80
 CUDA_PLUGIN = $(OUT)/libsparsecbm-cuda.so
-CXX_FLAGS   = -std=c++17 $(CFLAGS) -ffp-contract=off -Wall -Wextra -I. -Itests/cuda -MMD -MP \
+CXX_FLAGS   = -std=c++17 $(CFLAGS) -O2 -ffp-contract=off -Wall -Wextra -I. -Itests/cuda -MMD -MP \
               $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 CUDA_TESTS  = $(addprefix $(BUILD)/cuda/test-,hosted backend gradients train prune explain intervene cbm)
 HOSTED_CUDA = $(addprefix $(BUILD)/cuda/,sparsecbm-cuda.o shim.o) $(BUILD)/tests/cuda/register.o

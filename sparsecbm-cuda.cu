@@ -920,10 +920,11 @@ enum { TILE = 64, STEPS = 32, SIDE = 16, PER_THREAD = TILE / SIDE, PITCH = TILE 
 
 typedef struct linear_args {
     float *y, *pre; /* the results; `pre`: before the activation, or NULL */
-    const float *x, *dy, *bias;
-    const void *w;
+    const float *dy, *bias;
+    const void *x, *w;    /* x is F32 but for a product's */
     const uint8_t *masks; /* [S, N, mask_row], or NULL */
-    int64_t S, T, K, N, x_streams, mask_row;
+    int64_t S, T, K, N, x_streams, dy_streams, w_stream,
+        mask_row;               /* w_stream: from one stream's weights to the next's, or 0 */
     int type, activation, mode; /* of the weights; scbm_activation; scbm_dw_mode */
 } linear_args;
 
@@ -937,8 +938,13 @@ static __device__ inline uint32_t mask_word(const linear_args &a, int64_t s, int
     return *(const uint32_t *)(a.masks + (s * a.N + n) * a.mask_row + k / 8);
 }
 
+/* Stream s of x and of dy, which may have one for all. */
 static __device__ inline int64_t x_stream(const linear_args &a, int64_t s) {
     return a.x_streams == 1 ? 0 : s;
+}
+
+static __device__ inline int64_t dy_stream(const linear_args &a, int64_t s) {
+    return a.dy_streams == 1 ? 0 : s;
 }
 
 /* Rows [first, first + 64) of 32 columns from `column` of a matrix [rows, columns] to tile[column][row], zeros outside. */
@@ -949,29 +955,24 @@ static __device__ inline void load_rows(float (*tile)[PITCH], const float *matri
         tile[j][i] = first + i < rows && column + j < columns ? matrix[(first + i) * columns + column + j] : 0.0f;
 }
 
-/* 64 columns from `column` of rows [first, first + 32) to tile[row][column]. */
-static __device__ inline void load_columns(float (*tile)[PITCH], const float *matrix, int64_t rows, int64_t columns,
-                                           int64_t first, int64_t column) {
+/* 64 columns from `column` of rows [first, first + 32) of a matrix of any float type to tile[row][column]. */
+static __device__ inline void load_columns(float (*tile)[PITCH], const void *matrix, int type, int64_t offset,
+                                           int64_t rows, int64_t columns, int64_t first, int64_t column) {
     int j = (int)threadIdx.x % TILE;
     for (int i = (int)threadIdx.x / TILE; i < STEPS; i += THREADS / TILE)
-        tile[i][j] = first + i < rows && column + j < columns ? matrix[(first + i) * columns + column + j] : 0.0f;
+        tile[i][j] = first + i < rows && column + j < columns
+                         ? weight_at(matrix, type, offset + (first + i) * columns + column + j)
+                         : 0.0f;
 }
 
-/* The same of weights of any type. */
-static __device__ inline void load_weight_rows(float (*tile)[PITCH], const linear_args &a, int64_t first,
+/* Rows of stream s's weights, of any type, as load_rows. */
+static __device__ inline void load_weight_rows(float (*tile)[PITCH], const linear_args &a, int64_t s, int64_t first,
                                                int64_t column) {
     int j = (int)threadIdx.x % STEPS;
     for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
-        tile[j][i] = first + i < a.N && column + j < a.K ? weight_at(a.w, a.type, (first + i) * a.K + column + j)
-                                                         : 0.0f;
-}
-
-static __device__ inline void load_weight_columns(float (*tile)[PITCH], const linear_args &a, int64_t first,
-                                                  int64_t column) {
-    int j = (int)threadIdx.x % TILE;
-    for (int i = (int)threadIdx.x / TILE; i < STEPS; i += THREADS / TILE)
-        tile[i][j] = first + i < a.N && column + j < a.K ? weight_at(a.w, a.type, (first + i) * a.K + column + j)
-                                                         : 0.0f;
+        tile[j][i] = first + i < a.N && column + j < a.K
+                         ? weight_at(a.w, a.type, s * a.w_stream + (first + i) * a.K + column + j)
+                         : 0.0f;
 }
 
 template <int STREAMS> struct linear_tiles { float w[STEPS][PITCH], x[STREAMS][STEPS][PITCH]; };
@@ -995,10 +996,10 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
     float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
     for (int64_t k = 0; k < a.K; k += STEPS) {
         uint32_t bits[STREAMS][PER_THREAD] = {};
-        load_weight_rows(tile.w, a, n0, k);
+        load_weight_rows(tile.w, a, first_stream, n0, k);
         UNROLL for (int s = 0; s < STREAMS; s++) {
             if (s < n_streams && (!s || a.x_streams > 1))
-                load_rows(tile.x[s], a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
+                load_rows(tile.x[s], (const float *)a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
             for (int j = 0; HAS_MASKS && j < PER_THREAD; j++)
                 if (n0 + column + SIDE * j < a.N)
                     bits[s][j] = mask_word(a, first_stream + s, n0 + column + SIDE * j, k);
@@ -1034,9 +1035,9 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_kerne
     int64_t k0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
     float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
     for (int64_t n = 0; n < a.N; n += STEPS) {
-        load_weight_columns(tile.w, a, n, k0);
+        load_columns(tile.w, a.w, a.type, first_stream * a.w_stream, a.N, a.K, n, k0);
         for (int s = 0; s < n_streams; s++)
-            load_rows(tile.dy[s], a.dy + (int64_t)(first_stream + s) * a.T * a.N, a.T, a.N, t0, n);
+            load_rows(tile.dy[s], a.dy + dy_stream(a, first_stream + s) * a.T * a.N, a.T, a.N, t0, n);
         __syncthreads();
         for (int i = 0; i < STEPS && n + i < a.N; i++) {
             float w[PER_THREAD];
@@ -1077,8 +1078,8 @@ static __global__ void linear_back_w_kernel(linear_args a) {
     for (int64_t s = first; s < end; s++) {
         float sum[PER_THREAD][PER_THREAD] = {};
         for (int64_t t = 0; t < a.T; t += STEPS) {
-            load_columns(tile.dy, a.dy + s * a.T * a.N, a.T, a.N, t, n0);
-            load_columns(tile.x, a.x + x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
+            load_columns(tile.dy, a.dy, SCBM_F32, dy_stream(a, s) * a.T * a.N, a.T, a.N, t, n0);
+            load_columns(tile.x, a.x, a.type, x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
             __syncthreads();
             for (int i = 0; i < STEPS; i++)
                 for (int r = 0; r < PER_THREAD; r++)
@@ -1100,6 +1101,89 @@ static __global__ void linear_back_w_kernel(linear_args a) {
         }
 }
 
+/* ---- The same by matrix instructions, for BF16: operands rounded to bf16, sums in f32. Gradients are f32's. ---- */
+
+/* d += a bᵀ: of a [16, 16] row by row and b [8, 16]; lane l has of d rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. */
+static __device__ inline void multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#ifdef __CUDACC__
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    shim_multiply_bf16(d, a, b);
+#endif
+}
+
+enum { MMA_PITCH = STEPS + 8, MMA_COLUMNS = 4 }; /* a row of a tile; 8 outputs each, of a warp */
+
+template <int STREAMS> struct linear_mma_tiles {
+    __align__(16) uint16_t w[TILE][MMA_PITCH], x[STREAMS][TILE][MMA_PITCH];
+};
+
+/* Of both halves of a word those that two bits keep. */
+static __device__ inline uint32_t keep_pair(uint32_t word, uint32_t bits) {
+    return word & ((bits & 1 ? 0xffffu : 0u) | (bits & 2 ? 0xffff0000u : 0u));
+}
+
+static __device__ inline uint32_t pair_at(const uint16_t *two) {
+    return *(const uint32_t *)two;
+}
+
+/* Rows [first, first + 64) of 32 columns of a matrix of any float type, as bf16. */
+static __device__ inline void load_bf16(uint16_t (*tile)[MMA_PITCH], const void *matrix, int type, int64_t offset,
+                                        int64_t rows, int64_t columns, int64_t first, int64_t column) {
+    int j = (int)threadIdx.x % STEPS;
+    for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
+        tile[i][j] = first + i < rows && column + j < columns
+                         ? float_to_bf16(weight_at(matrix, type, offset + (first + i) * columns + column + j))
+                         : 0;
+}
+
+/* linear_kernel's results, bytes and operations; a warp has 16 tokens and 32 outputs. A pair of weights is read from shared memory
+ * once, and the streams' bits are ANDed onto it in registers. Block (n, t, streams). */
+template <int STREAMS, int HAS_MASKS> static __global__ void linear_mma_kernel(linear_args a) {
+    SHARED(linear_mma_tiles<STREAMS>, tile);
+    int warp = (int)threadIdx.x / WARP, group = (int)threadIdx.x % WARP / 4, pair = (int)threadIdx.x % 4 * 2;
+    int first_stream = (int)blockIdx.z * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
+    int64_t n0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
+    int row = warp % 4 * 16 + group, column = warp / 4 * 8 * MMA_COLUMNS + group;
+    float sum[STREAMS][MMA_COLUMNS][4] = {};
+    for (int64_t k = 0; k < a.K; k += STEPS) {
+        uint32_t bits[STREAMS][MMA_COLUMNS] = {};
+        load_bf16(tile.w, a.w, a.type, first_stream * a.w_stream, a.N, a.K, n0, k);
+        UNROLL for (int s = 0; s < STREAMS; s++) {
+            if (s < n_streams && (!s || a.x_streams > 1))
+                load_bf16(tile.x[s], a.x, SCBM_F32, x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
+            UNROLL for (int j = 0; HAS_MASKS && j < MMA_COLUMNS; j++) if (s < n_streams && n0 + column + 8 * j < a.N)
+                bits[s][j] = mask_word(a, first_stream + s, n0 + column + 8 * j, k);
+        }
+        __syncthreads();
+        UNROLL for (int i = pair; i < STEPS; i += 16) {
+            uint32_t w[MMA_COLUMNS][2];
+            UNROLL for (int j = 0; j < MMA_COLUMNS; j++) {
+                w[j][0] = pair_at(&tile.w[column + 8 * j][i]);
+                w[j][1] = pair_at(&tile.w[column + 8 * j][i + 8]);
+            }
+            UNROLL for (int s = 0; s < STREAMS; s++) {
+                if (s >= n_streams) continue;
+                uint16_t(*x)[MMA_PITCH] = tile.x[HAS_MASKS && a.x_streams == 1 ? 0 : s];
+                const uint32_t tokens[4] = {pair_at(&x[row][i]), pair_at(&x[row + 8][i]), pair_at(&x[row][i + 8]),
+                                            pair_at(&x[row + 8][i + 8])};
+                UNROLL for (int j = 0; j < MMA_COLUMNS; j++) {
+                    const uint32_t kept[2] = {HAS_MASKS ? keep_pair(w[j][0], bits[s][j] >> i) : w[j][0],
+                                              HAS_MASKS ? keep_pair(w[j][1], bits[s][j] >> (i + 8)) : w[j][1]};
+                    multiply_bf16(sum[s][j], tokens, kept);
+                }
+            }
+        }
+        __syncthreads();
+    }
+    UNROLL for (int s = 0; s < STREAMS; s++) UNROLL for (int j = 0; j < MMA_COLUMNS;
+                                                         j++) UNROLL for (int i = 0; i < 4; i++) if (s < n_streams)
+        put_result(a, first_stream + s, t0 + row + i / 2 * 8, n0 + column - group + 8 * j + pair + i % 2, sum[s][j][i]);
+}
+
 /* `rows`: x, or dy. Without masks the streams are more rows of one product. */
 static linear_args linear_args_of(const scbm_view *rows, const scbm_view *w, const scbm_view *masks) {
     linear_args a = {};
@@ -1107,13 +1191,13 @@ static linear_args linear_args_of(const scbm_view *rows, const scbm_view *w, con
     a.type = w->type;
     a.N = w->shape[0];
     a.K = w->shape[1];
-    a.S = a.x_streams = 1;
+    a.S = a.x_streams = a.dy_streams = 1;
     a.T = rows_of(rows);
     if (masks && masks->data) {
         a.masks = (const uint8_t *)masks->data;
         a.mask_row = masks->shape[2];
         a.S = masks->shape[0];
-        a.x_streams = rows->shape[0];
+        a.x_streams = a.dy_streams = rows->shape[0];
         a.T = rows->shape[1];
     }
     return a;
@@ -1139,12 +1223,13 @@ static scbm_status cuda_linear(scbm_queue *queue, const scbm_kernel_call *call) 
     const scbm_view *bias = source_view(call, 2);
     linear_args a = linear_args_of(&call->source[0], &call->source[1], source_view(call, 3));
     if (!a.T || !a.N || !a.S) return SCBM_OK;
-    a.x = (const float *)call->source[0].data;
+    a.x = call->source[0].data;
     a.bias = bias ? (const float *)bias->data : NULL;
     a.y = (float *)call->result[0].data;
     a.pre = call->node->n_results > 1 ? (float *)call->result[1].data : NULL;
     a.activation = (int)call->node->integer[0];
-    LAUNCH_STREAMS(queue, linear_kernel, linear_tiles, a.N, a);
+    if (call->precision == SCBM_PRECISION_BF16) LAUNCH_STREAMS(queue, linear_mma_kernel, linear_mma_tiles, a.N, a);
+    else LAUNCH_STREAMS(queue, linear_kernel, linear_tiles, a.N, a);
     return launched(queue, call);
 }
 
@@ -1163,11 +1248,12 @@ static scbm_status cuda_linear_back_w(scbm_queue *queue, const scbm_kernel_call 
     a.mode = (int)call->node->integer[0];
     a.S = dy->n_dims == 3 ? dy->shape[0] : 1;
     a.x_streams = x->n_dims == 3 ? x->shape[0] : 1;
+    a.dy_streams = a.S;
     a.T = dy->shape[dy->n_dims - 2];
     a.N = w->shape[0];
     a.K = w->shape[1];
     a.dy = (const float *)dy->data;
-    a.x = (const float *)x->data;
+    a.x = x->data;
     a.y = (float *)call->result[0].data;
     if (masks && a.mode != SCBM_DW_DENSE) {
         a.masks = (const uint8_t *)masks->data;
@@ -1177,6 +1263,79 @@ static scbm_status cuda_linear_back_w(scbm_queue *queue, const scbm_kernel_call 
     dim3 blocks((unsigned)ceil_div(a.K, TILE), (unsigned)ceil_div(a.N, TILE),
                 a.mode == SCBM_DW_SUMMED ? 1 : (unsigned)a.S);
     LAUNCH(queue, linear_back_w_kernel, blocks, THREADS, sizeof(linear_back_w_tiles), a);
+    return launched(queue, call);
+}
+
+/* ---- Their parts: products stream by stream, masks onto weights, sums under masks ---- */
+
+static int64_t streams_of(const scbm_view *view) {
+    return view->n_dims == 3 ? view->shape[0] : 1;
+}
+
+/* The linear kernels without masks, with weights of each stream: y is linear's, its gradient by x, or by w. */
+static scbm_status cuda_product(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *a = &call->source[0], *b = &call->source[1], *y = &call->result[0];
+    int64_t form = call->node->integer[0], rows = y->shape[y->n_dims - 2], columns = columns_of(y);
+    linear_args l = {};
+    if (!elements_of(y)) return SCBM_OK;
+    l.y = (float *)y->data;
+    l.S = streams_of(y);
+    l.type = b->type;
+    l.dy = (const float *)a->data;
+    l.dy_streams = streams_of(a);
+    l.x_streams = form == SCBM_PRODUCT_TN ? streams_of(b) : streams_of(a);
+    l.x = form == SCBM_PRODUCT_TN ? b->data : a->data;
+    l.w = b->data;
+    if (streams_of(b) > 1) l.w_stream = elements_of(b) / streams_of(b);
+    l.T = a->shape[a->n_dims - 2];
+    l.N = form == SCBM_PRODUCT_NT ? columns : a->shape[a->n_dims - 1];
+    l.K = columns_of(b);
+    l.mode = SCBM_DW_DENSE;
+    dim3 blocks((unsigned)ceil_div(columns, TILE), (unsigned)ceil_div(rows, TILE), (unsigned)l.S);
+    if (form == SCBM_PRODUCT_NT && call->node->integer[1] && call->precision == SCBM_PRECISION_BF16)
+        LAUNCH(queue, (linear_mma_kernel<1, 0>), blocks, THREADS, sizeof(linear_mma_tiles<1>), l);
+    else if (form == SCBM_PRODUCT_NT) LAUNCH(queue, (linear_kernel<1, 0>), blocks, THREADS, sizeof(linear_tiles<1>), l);
+    else if (form == SCBM_PRODUCT_NN)
+        LAUNCH(queue, (linear_back_x_kernel<1, 0>), blocks, THREADS, sizeof(linear_back_x_tiles<1>), l);
+    else LAUNCH(queue, linear_back_w_kernel, blocks, THREADS, sizeof(linear_back_w_tiles), l);
+    return launched(queue, call);
+}
+
+/* y[s, n, k] = M_s ? w : 0: reads the weights once for each stream and the masks, writes 4 S N K bytes. a.S streams of masks. */
+static __global__ void apply_masks_kernel(linear_args a) {
+    int64_t i = thread_index(), k = i % a.K, row = i / a.K;
+    if (row >= a.S * a.N) return;
+    int64_t from = a.w_stream ? i : i % (a.N * a.K);
+    a.y[i] = mask_bit(a.masks + row * a.mask_row, k) ? weight_at(a.w, a.type, from) : 0.0f;
+}
+
+/* y[n, k] = Σ_s M_s dw[s, n, k]: reads 4 S N K bytes and the masks, writes 4 N K. */
+static __global__ void sum_masked_kernel(linear_args a) {
+    int64_t i = thread_index(), k = i % a.K, n = i / a.K;
+    if (n >= a.N) return;
+    float sum = 0.0f;
+    for (int64_t s = 0; s < a.S; s++)
+        if (mask_bit(a.masks + (s * a.N + n) * a.mask_row, k)) sum += ((const float *)a.w)[(s * a.N + n) * a.K + k];
+    a.y[i] = sum;
+}
+
+/* apply_masks and sum_masked, whose first source is a matrix, or one for each stream. */
+static scbm_status cuda_masked_weights(scbm_queue *queue, const scbm_kernel_call *call) {
+    const scbm_view *w = &call->source[0], *masks = &call->source[1];
+    linear_args a = {};
+    a.y = (float *)call->result[0].data;
+    a.w = w->data;
+    a.type = w->type;
+    a.masks = (const uint8_t *)masks->data;
+    a.mask_row = masks->shape[2];
+    a.S = masks->shape[0];
+    a.N = masks->shape[1];
+    a.K = columns_of(w);
+    a.w_stream = w->n_dims == 3 ? a.N * a.K : 0;
+    int64_t n = elements_of(&call->result[0]);
+    if (!n) return SCBM_OK;
+    if (call->node->op == SCBM_OP_APPLY_MASKS) LAUNCH(queue, apply_masks_kernel, blocks_for(n), THREADS, 0, a);
+    else LAUNCH(queue, sum_masked_kernel, blocks_for(n), THREADS, 0, a);
     return launched(queue, call);
 }
 
@@ -1272,6 +1431,9 @@ static const kernel_row linear_rows[] = {
     {SCBM_OP_LINEAR, {cuda_linear, NULL, NULL}},
     {SCBM_OP_LINEAR_BACK_X, {cuda_linear_back_x, NULL, NULL}},
     {SCBM_OP_LINEAR_BACK_W, {cuda_linear_back_w, NULL, NULL}},
+    {SCBM_OP_PRODUCT, {cuda_product, NULL, NULL}},
+    {SCBM_OP_APPLY_MASKS, {cuda_masked_weights, NULL, NULL}},
+    {SCBM_OP_SUM_MASKED, {cuda_masked_weights, NULL, NULL}},
     {SCBM_OP_GROUP_LINEAR, {cuda_group_linear, NULL, NULL}},
     {SCBM_OP_GROUP_LINEAR_BACK_Z, {cuda_group_linear_back_z, NULL, NULL}},
     {SCBM_OP_GROUP_LINEAR_BACK_W, {cuda_group_linear_back_w, NULL, NULL}},
@@ -3552,6 +3714,11 @@ static void cuda_free(scbm_backend *backend) {
     scbm_release(&hooks, b);
 }
 
+static int cuda_has_precision(scbm_backend *backend, scbm_precision precision) {
+    (void)backend;
+    return precision == SCBM_PRECISION_F32 || precision == SCBM_PRECISION_BF16;
+}
+
 static scbm_backend_functions make_functions(void) {
     scbm_backend_functions f = {};
     f.version = SCBM_BACKEND_VERSION;
@@ -3568,6 +3735,7 @@ static scbm_backend_functions make_functions(void) {
     f.upload = cuda_upload;
     f.download = cuda_download;
     f.wait = cuda_wait;
+    f.has_precision = cuda_has_precision;
     f.stage = cuda_stage;
     f.unstage = cuda_unstage;
     return f;

@@ -95,6 +95,9 @@ static inline int __any_sync(unsigned mask, int predicate) {
 }
 int __all_sync(unsigned mask, int predicate);
 
+/* The warp's matrix instruction m16n8k16 of bf16, in plain words; every lane must arrive. */
+void shim_multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
+
 /* ---- Intrinsics ---- */
 
 static inline int __popc(unsigned x) {

@@ -265,6 +265,24 @@ unsigned __ballot_sync(unsigned mask, int predicate) {
     return votes;
 }
 
+/* Element `at` of a row of sixteen, of which the four lanes of a group have two and two. */
+static float operand(int group, int which, int at) {
+    uint32_t word;
+    const unsigned char *brought = (const unsigned char *)shim_brought(group * 4 + at % 8 / 2);
+    memcpy(&word, brought + 4 * which, sizeof word);
+    return __uint_as_float(at % 2 ? word & 0xffff0000u : word << 16);
+}
+
+void shim_multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    int lane = shim_lane();
+    shim_exchange(0xffffffffu, mine, sizeof mine);
+    if (!lane) shim_count.matrix_instructions++;
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 16; k++)
+            d[i] += operand(lane / 4, i / 2 + k / 8 * 2, k) * operand(lane % 4 * 2 + i % 2, 4 + k / 8, k);
+}
+
 int __all_sync(unsigned mask, int predicate) {
     return __ballot_sync(mask, !predicate) == 0;
 }

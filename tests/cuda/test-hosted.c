@@ -113,7 +113,8 @@ static scbm_status make_step(step *s, scbm_backend *backend) {
     if (!status) status = scbm_graph_create(&s->graph, s->context);
     if (status) return status;
     scbm_graph_set_capacity(s->graph, TOKENS, 1);
-    s->x = scbm_input(s->graph, "x", SCBM_F32, DIMS(1, 0, WIDTH), (const scbm_extent[3]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
+    s->x = scbm_input(s->graph, "x", SCBM_F32, DIMS(1, 0, WIDTH),
+                      (const scbm_extent[3]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
     scbm_tensor *y = scbm_linear(s->graph, s->x, &s->w, NULL, &s->masks, SCBM_GELU_ERF);
     s->loss = scbm_graph_fetch(s->graph, scbm_mean(s->graph, scbm_mul(s->graph, y, y)));
     scbm_graph_backward(s->graph, s->loss, wanted, 1);
