@@ -881,13 +881,35 @@ static __global__ void dropout_kernel(float *y, const float *x, int64_t n, uint3
         y[first + 16 * w] = word[w] >= limit ? x[first + 16 * w] * scale : 0.0f;
 }
 
+/* Of attention's parts, x [S · heads, T, C]: word t % 4 of counter (t / 4, j) is key j's for query t. A thread has four queries. */
+static __global__ void attention_dropout_kernel(float *y, const float *x, int64_t n, int64_t T, int64_t C,
+                                                uint32_t limit, float scale, uint64_t seed, uint64_t stream) {
+    const int64_t i = thread_index(), fours = ceil_div(T, 4), of = quotient(i, C), sh = quotient(of, fours);
+    const int64_t j = i - of * C, t = 4 * (of - sh * fours);
+    uint32_t word[4];
+    if (i >= n) return;
+    philox(seed, stream + (uint64_t)sh, (uint64_t)(t / 4) << 32 | (uint64_t)j, word);
+    for (int w = 0; w < 4 && t + w < T; w++) {
+        const int64_t at = (sh * T + t + w) * C + j;
+        y[at] = word[w] >= limit ? x[at] * scale : 0.0f;
+    }
+}
+
 static scbm_status cuda_dropout(scbm_queue *queue, const scbm_kernel_call *call) {
-    const int64_t n = elements_of(&call->source[0]);
-    const float p = call->node->scalar[0];
-    if (n > 0)
-        LAUNCH(queue, dropout_kernel, blocks_for(ceil_div(n, 64) * 16), THREADS, 0, (float *)call->result[0].data,
-               (const float *)call->source[0].data, n, (uint32_t)((double)p * 4294967296.0), 1.0f / (1.0f - p),
-               call->seed, (uint32_t)call->node->integer[0], (uint32_t)call->step);
+    const scbm_view *x = &call->source[0];
+    float *y = (float *)call->result[0].data;
+    const float *from = (const float *)x->data, p = call->node->scalar[0], scale = 1.0f / (1.0f - p);
+    const uint32_t limit = (uint32_t)((double)p * 4294967296.0), place = (uint32_t)call->node->integer[0];
+    const int64_t n = elements_of(x);
+    if (!n) return SCBM_OK;
+    if (call->node->integer[1]) {
+        const int64_t T = x->shape[2], C = x->shape[3], threads = x->shape[0] * x->shape[1] * ceil_div(T, 4) * C;
+        LAUNCH(queue, attention_dropout_kernel, blocks_for(threads), THREADS, 0, y, from, threads, T, C, limit, scale,
+               call->seed, call->step << 32 | (uint64_t)place << 16);
+        return launched(queue, call);
+    }
+    LAUNCH(queue, dropout_kernel, blocks_for(ceil_div(n, 64) * 16), THREADS, 0, y, from, n, limit, scale, call->seed,
+           place, (uint32_t)call->step);
     return launched(queue, call);
 }
 
@@ -1713,7 +1735,7 @@ static attention_args attention_args_of(const scbm_kernel_call *call, const scbm
     const scbm_node *node = call->node;
     attention_args a = {};
     a.offsets = (const int32_t *)offsets->data;
-    a.texts = offsets->shape[0] - 1;
+    a.texts = call->texts;
     a.S = q->shape[0];
     a.T = q->shape[1];
     a.H = node->integer[0];
@@ -1869,7 +1891,7 @@ static parts_args parts_args_of(const scbm_kernel_call *call, const scbm_view *x
     const scbm_view *offsets = &call->source[2];
     parts_args a = {};
     a.offsets = (const int32_t *)offsets->data;
-    a.texts = offsets->shape[0] - 1;
+    a.texts = call->texts;
     a.S = x->shape[0];
     a.T = x->shape[1];
     a.H = call->node->integer[0];
@@ -1906,7 +1928,7 @@ static scbm_status cuda_attention_bias(scbm_queue *queue, const scbm_kernel_call
     int64_t reach = (bias->shape[1] - 1) / 2;
     parts_args a = {};
     a.offsets = (const int32_t *)offsets->data;
-    a.texts = offsets->shape[0] - 1;
+    a.texts = call->texts;
     a.H = bias->shape[2];
     a.T = scores->shape[2];
     a.C = scores->shape[3];

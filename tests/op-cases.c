@@ -156,7 +156,9 @@ static void put_weights(op_case *c, int i, int flags, scbm_type type, int n_dims
 static void put_offsets(op_case *c, int i) {
     int32_t *offsets = put(c, i, INPUT, SCBM_I32, DIMS(c->max_texts + 1));
     c->source[i].is_offsets = 1;
-    for (int64_t n = 0; n < c->max_texts; n++) offsets[n + 1] = n < c->texts ? offsets[n] + c->lengths[n] : -1;
+    static const int32_t past[] = {0, -1, INT32_MAX};
+    for (int64_t n = 0; n < c->max_texts; n++)
+        offsets[n + 1] = n < c->texts ? offsets[n] + c->lengths[n] : past[(n - c->texts) % COUNT_OF(past)];
 }
 
 typedef enum mask_kind { UNMASKED, RANDOM, SPARSE, ONES, ZEROS } mask_kind;
