@@ -184,6 +184,13 @@ $(MANUAL): $(MAIN) CHANGELOG.md
 $(COMPLETION): $(MAIN)
 	$(MAIN) help --bash-completion > $@
 
+## backend        a backend of your own as a plug-in: make backend FROM=mine/NAME.c gives libsparsecbm-NAME.so beside the libraries
+.PHONY: backend
+backend:
+	@test -f '$(FROM)' || { echo "make backend: FROM=mine/NAME.c says which file" >&2; exit 1; }
+	$(CC) -std=c11 $(CFLAGS) -Wall -Wextra -shared -fPIC -DSCBM_PLUGIN -I. \
+	    -o '$(OUT)/libsparsecbm-$(basename $(notdir $(FROM))).so' '$(FROM)' -lm
+
 ## demo           train a small concept bottleneck on generated reviews and explain it (under two minutes)
 .PHONY: demo
 demo: all
@@ -196,7 +203,7 @@ demo: all
 TEST_PROGRAMS   = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test-*.c))
 TEST_SCRIPTS    = $(wildcard tests/test-*.sh)
 LONG_TESTS      = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/long-*.c)) $(wildcard tests/long-*.sh)
-OP_PARTS        = $(BUILD)/tests/op-cases.o $(BUILD)/tests/reference.o
+OP_PARTS        = $(BUILD)/tests/op-cases.o $(BUILD)/tests/op-tables.o $(BUILD)/tests/reference.o
 SHADOW          = $(BUILD)/tests/shadow-device.o
 TEST_PARTS      = $(BUILD)/tests/helpers.o $(OP_PARTS) $(SHADOW) $(BUILD)/tests/shadow-default.o
 TEST_TOOLS      = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/tests/%,\

@@ -1692,13 +1692,20 @@ void scbm_backend_find_plugins(const scbm_hooks *hooks) {
             scbm_log(hooks, SCBM_LOG_INFO, "%s", error_text);
 }
 
+static scbm_status open_entry(scbm_backend **out, const scbm_backend_entry *entry, const char *device,
+                              const scbm_backend_options *options) {
+    scbm_status status = entry->open(out, device, options);
+    if (!status) (*out)->cpu_fallback = options->cpu_fallback != 0;
+    return status;
+}
+
 /* The CPU comes last: it is always there. */
 static scbm_status open_best(scbm_backend **backend, const scbm_backend_options *options) {
     scbm_backend_find_plugins(options->hooks);
     const backend_list list = list_backends();
     for (int i = 1; i < list.n; i++) {
         if (!count_devices(list.entry[i])) continue;
-        if (list.entry[i]->open(backend, NULL, options) == SCBM_OK) return SCBM_OK;
+        if (open_entry(backend, list.entry[i], NULL, options) == SCBM_OK) return SCBM_OK;
         scbm_log(options->hooks, SCBM_LOG_WARNING, "%s is not used: %s", list.entry[i]->name, error_text);
     }
     return cpu_entry.open(backend, NULL, options);
@@ -1731,7 +1738,7 @@ scbm_status scbm_backend_open(scbm_backend **out, const char *name, const scbm_b
         list = list_backends();
     }
     const scbm_backend_entry *entry = find_backend(&list, name, length);
-    return count_devices(entry) ? entry->open(out, colon ? colon + 1 : NULL, options) : has_no_device(entry);
+    return count_devices(entry) ? open_entry(out, entry, colon ? colon + 1 : NULL, options) : has_no_device(entry);
 }
 
 static void free_residency(scbm_backend *backend);
@@ -1792,6 +1799,7 @@ struct scbm_residency {
     copies_lock lock;
     device_copy *bucket[COPY_BUCKETS];
     size_t bytes;
+    unsigned char is_told[SCBM_OP_COUNT]; /* that the op runs on the host */
 };
 
 /* All that there are, for tensors that go. */
@@ -2086,7 +2094,8 @@ typedef struct graph_tensor {
     int is_input, is_output, is_fetched;
     int is_constant; /* an input that the graph itself fills with `fill` */
     float fill;
-    const scbm_tensor *groups; /* an input that the graph itself fills: the masks that these groups stand for */
+    const scbm_tensor *groups; /* an input that the graph itself fills: the masks that these groups stand for, */
+    scbm_op groups_of;         /* for this op */
     struct graph_tensor *alias; /* the tensor whose memory this one is (reshape), or NULL */
     scbm_tensor *gradient;
     int needs_gradient;
@@ -2131,6 +2140,9 @@ struct scbm_graph {
     size_t workspace_bytes, scratch_bytes;
     size_t input_bytes, constant_bytes; /* of the workspace: inputs come first, then constants */
     void *workspace, *scratch;
+    scbm_backend *host; /* for nodes that run on the host, the device being none: its CPU, */
+    void *host_memory;  /* and what stands there of one node's tensors, with the scratch behind them */
+    size_t host_bytes;
     void *host_inputs, *host_results;         /* of a backend that is no host */
     int (*source_external)[SCBM_MAX_SOURCES]; /* there: which of the externals each node's sources are, or -1 */
     uint64_t seed, step;
@@ -2180,8 +2192,9 @@ static void release_memory(scbm_graph *g) {
     device_release(g, g->scratch);
     stage_release(g, g->host_inputs);
     stage_release(g, g->host_results);
+    stage_release(g, g->host_memory);
     scbm_release(g->hooks, g->source_external);
-    g->workspace = g->scratch = g->host_inputs = g->host_results = NULL;
+    g->workspace = g->scratch = g->host_inputs = g->host_results = g->host_memory = NULL;
     g->source_external = NULL;
 }
 
@@ -2191,6 +2204,7 @@ void scbm_graph_free(scbm_graph *g) {
     for (size_t i = 0; i < g->n_nodes; i++) scbm_release(g->hooks, g->nodes[i]);
     for (size_t i = 0; i < g->n_tensors; i++) scbm_release(g->hooks, g->tensors[i]);
     release_memory(g);
+    scbm_backend_close(g->host);
     scbm_release(g->hooks, g->nodes);
     scbm_release(g->hooks, g->tensors);
     scbm_release(g->hooks, g->externals);
@@ -2370,6 +2384,7 @@ typedef struct op_row {
     backward_ops needs;
     op_index index;
     int is_late; /* replaced when gradients are there: its backward rows have decompositions of their own */
+    int is_rare; /* not in every step: where a device lacks it, it runs on the host */
 } op_row;
 
 static const op_row op_table[SCBM_OP_COUNT];
@@ -3435,8 +3450,10 @@ static scbm_tensor *decompose_linear_back_w(scbm_graph *g, const scbm_node *node
 }
 
 /* Heads over the streams of groups are a masked linear layer, whose masks keep each stream's own rows: I8 [K, C, row bytes]. The
- * graph itself fills them, from the groups of the run. */
-static scbm_tensor *group_masks(scbm_graph *g, const scbm_tensor *groups, const scbm_tensor *w) {
+ * graph itself fills them, from the groups of the run, which it checks then: also where there is one stream, and nobody reads
+ * them. */
+static scbm_tensor *group_masks(scbm_graph *g, const scbm_node *node, const scbm_tensor *w) {
+    const scbm_tensor *groups = node->source[2];
     const int64_t shape[3] = {groups->shape[0] - 1, w->shape[0], scbm_mask_row_bytes(w->shape[1])};
     for (size_t i = 0; i < g->n_tensors; i++) {
         scbm_tensor *known = &g->tensors[i]->public;
@@ -3446,6 +3463,7 @@ static scbm_tensor *group_masks(scbm_graph *g, const scbm_tensor *groups, const 
     if (!made) return NULL;
     graph_tensor_of(g, made)->is_input = 1;
     graph_tensor_of(g, made)->groups = groups;
+    graph_tensor_of(g, made)->groups_of = node->op;
     return made;
 }
 
@@ -3463,8 +3481,9 @@ static scbm_tensor *without_streams(scbm_graph *g, scbm_tensor *x) {
 
 static scbm_tensor *decompose_group_linear(scbm_graph *g, const scbm_node *node) {
     scbm_tensor *z = node->source[0], *w = node->source[1], *b = source_of(node, 3), *y;
+    scbm_tensor *masks = group_masks(g, node, w);
     if (z->shape[0] > 1) {
-        y = product(g, z, scbm_apply_masks(g, w, group_masks(g, node->source[2], w)), SCBM_PRODUCT_NT);
+        y = product(g, z, scbm_apply_masks(g, w, masks), SCBM_PRODUCT_NT);
         y = scbm_sum_to(g, y, new_constant(g, node->result[0], 0.0f)); /* like that one */
     } else {
         y = without_streams(g, product(g, z, w, SCBM_PRODUCT_NT));
@@ -3474,15 +3493,16 @@ static scbm_tensor *decompose_group_linear(scbm_graph *g, const scbm_node *node)
 
 static scbm_tensor *decompose_group_linear_back_z(scbm_graph *g, const scbm_node *node) {
     scbm_tensor *w = node->source[1], *z = node->source[3], *dy = as_one_stream(g, node->source[0]);
-    if (z->shape[0] > 1) w = scbm_apply_masks(g, w, group_masks(g, node->source[2], w));
+    scbm_tensor *masks = group_masks(g, node, w);
+    if (z->shape[0] > 1) w = scbm_apply_masks(g, w, masks);
     return product(g, dy, w, SCBM_PRODUCT_NN);
 }
 
 static scbm_tensor *decompose_group_linear_back_w(scbm_graph *g, const scbm_node *node) {
     scbm_tensor *z = node->source[1], *w = node->source[3];
     scbm_tensor *dw = product(g, as_one_stream(g, node->source[0]), z, SCBM_PRODUCT_TN);
-    if (z->shape[0] > 1) return scbm_sum_masked(g, dw, group_masks(g, node->source[2], w));
-    return without_streams(g, dw);
+    scbm_tensor *masks = group_masks(g, node, w);
+    return z->shape[0] > 1 ? scbm_sum_masked(g, dw, masks) : without_streams(g, dw);
 }
 
 static scbm_tensor *decompose_add_layer_norm(scbm_graph *g, const scbm_node *node) {
@@ -3674,14 +3694,14 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_SQUARE_SUM] = {.info = {"square_sum", 2, 2, 0, 0, 0, 0, 2}, .shape = shape_square_sum},
     [SCBM_OP_CLIP] = {.info = {"clip", 2, 2, 1, 0, 0, 0, 2}, .shape = shape_clip},
     [SCBM_OP_ADAMW] = {.info = {"adamw", 6, 6, 0, 0, 0, 0, 7}, .shape = shape_adamw},
-    [SCBM_OP_FISHER_ADD] = {.info = {"fisher_add", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_fisher_add},
-    [SCBM_OP_ROW_SALIENCY] = {.info = {"row_saliency", 2, 2, 1, 0, 0, 0, 0}, .shape = shape_row_saliency},
-    [SCBM_OP_POPUP_BACK] = {.info = {"popup_back", 4, 4, 2, 0, 0, 1, 0}, .shape = shape_popup_back},
-    [SCBM_OP_FISHER_SCORES] = {.info = {"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_fisher_scores},
-    [SCBM_OP_KEEP_LARGEST] = {.info = {"keep_largest", 3, 3, 0, 0, 0, 0, 2}, .shape = shape_keep_largest},
-    [SCBM_OP_AGREE] = {.info = {"agree", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_agree},
-    [SCBM_OP_MASK_MOVES] = {.info = {"mask_moves", 6, 6, 0, 0, 0, 0, 48}, .shape = shape_mask_moves},
-    [SCBM_OP_FLIP_BITS] = {.info = {"flip_bits", 4, 4, 0, 0, 0, 0, 1}, .shape = shape_flip_bits},
+    [SCBM_OP_FISHER_ADD] = {.info = {"fisher_add", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_fisher_add, .is_rare = 1},
+    [SCBM_OP_ROW_SALIENCY] = {.info = {"row_saliency", 2, 2, 1, 0, 0, 0, 0}, .shape = shape_row_saliency, .is_rare = 1},
+    [SCBM_OP_POPUP_BACK] = {.info = {"popup_back", 4, 4, 2, 0, 0, 1, 0}, .shape = shape_popup_back, .is_rare = 1},
+    [SCBM_OP_FISHER_SCORES] = {.info = {"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_fisher_scores, .is_rare = 1},
+    [SCBM_OP_KEEP_LARGEST] = {.info = {"keep_largest", 3, 3, 0, 0, 0, 0, 2}, .shape = shape_keep_largest, .is_rare = 1},
+    [SCBM_OP_AGREE] = {.info = {"agree", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_agree, .is_rare = 1},
+    [SCBM_OP_MASK_MOVES] = {.info = {"mask_moves", 6, 6, 0, 0, 0, 0, 48}, .shape = shape_mask_moves, .is_rare = 1},
+    [SCBM_OP_FLIP_BITS] = {.info = {"flip_bits", 4, 4, 0, 0, 0, 0, 1}, .shape = shape_flip_bits, .is_rare = 1},
     [SCBM_OP_LSTM] = {.info = {"lstm", 3, 4, 3, 1, 0, 0, 0},
                       .shape = shape_lstm,
                       .backward = backward_lstm,
@@ -4514,6 +4534,56 @@ static scbm_status not_supported(const scbm_graph *g, const scbm_node *node) {
                      scbm_context_device(g->context), node_name(node), precision_names[g->precision]);
 }
 
+static size_t view_bytes(const scbm_view *view);
+
+/* A node that the device lacks, and that has no decomposition, runs on the host's CPU where it is rare, or all such do. */
+static int runs_on_host(const scbm_graph *g, const scbm_node *node) {
+    const scbm_backend *backend = g->context->backend;
+    const scbm_kernel *kernel = &cpu_functions.kernels[node->op];
+    if (node->op == SCBM_OP_RESHAPE || backend->functions->is_host || kernel_of(g, node)) return 0;
+    return kernel->run && !kernel->supports && (backend->cpu_fallback || op_table[node->op].is_rare);
+}
+
+/* Gives the views of a call places behind each other; returns what they take. */
+static size_t place_on_host(scbm_kernel_call *call, unsigned char *memory) {
+    size_t used = 0;
+    for (int i = 0; i < SCBM_MAX_SOURCES + SCBM_MAX_RESULTS; i++) {
+        scbm_view *view = i < SCBM_MAX_SOURCES ? &call->source[i] : &call->result[i - SCBM_MAX_SOURCES];
+        if (!view->tensor) continue;
+        view->data = memory ? memory + used : NULL;
+        used += (view_bytes(view) + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+    }
+    return used;
+}
+
+/* The log is told once for each op and backend. */
+static void tell_of_host(const scbm_graph *g, const scbm_node *node, size_t bytes) {
+    struct scbm_residency *r = g->context->backend->copies;
+    take_lock(&r->lock);
+    int is_told = r->is_told[node->op];
+    r->is_told[node->op] = 1;
+    leave_lock(&r->lock);
+    if (!is_told)
+        scbm_log(g->hooks, SCBM_LOG_INFO, "%s has no %s: it runs on the CPU, and each time up to %zu bytes are copied",
+                 scbm_context_device(g->context), node_name(node), bytes);
+}
+
+/* What the node needs on the host. */
+static scbm_status plan_on_host(scbm_graph *g, const scbm_node *node) {
+    const scbm_backend_options options = {.hooks = g->hooks};
+    scbm_status status = g->host ? SCBM_OK : cpu_entry.open(&g->host, NULL, &options);
+    if (status) return status;
+    const scbm_kernel *kernel = &cpu_functions.kernels[node->op];
+    scbm_queue queue = {g->host, g->context};
+    scbm_kernel_call call;
+    fill_call(g, node, -1, -1, &call);
+    size_t bytes = place_on_host(&call, NULL);
+    tell_of_host(g, node, bytes);
+    if (kernel->scratch) bytes += kernel->scratch(&queue, &call);
+    if (bytes > g->host_bytes) g->host_bytes = bytes;
+    return SCBM_OK;
+}
+
 static void place_inputs(scbm_graph *g, plan_state *plan, int are_constants) {
     for (size_t i = 0; i < g->n_tensors; i++) {
         graph_tensor *t = g->tensors[i];
@@ -4538,7 +4608,8 @@ static scbm_status lay_out(scbm_graph *g) {
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
         scbm_node *node = g->nodes[i];
         const scbm_kernel *kernel = node->op == SCBM_OP_RESHAPE ? NULL : kernel_of(g, node);
-        if (!kernel && node->op != SCBM_OP_RESHAPE) status = not_supported(g, node);
+        if (runs_on_host(g, node)) status = plan_on_host(g, node);
+        else if (!kernel && node->op != SCBM_OP_RESHAPE) status = not_supported(g, node);
         if (!status) status = place_node(g, &plan, (int)i);
         if (status || !kernel || !kernel->scratch) continue;
         node_call made;
@@ -4559,7 +4630,7 @@ scbm_status scbm_graph_measure(scbm_graph *g, size_t *bytes) {
     *bytes = 0;
     scbm_status status = g->is_planned ? graph_status(g) : lay_out(g);
     if (status) return status;
-    *bytes = g->workspace_bytes + g->scratch_bytes;
+    *bytes = g->workspace_bytes + g->scratch_bytes + g->host_bytes;
     return SCBM_OK;
 }
 
@@ -4592,7 +4663,8 @@ static scbm_status take_host_memory(scbm_graph *g) {
     for (size_t i = 0; i < g->n_tensors; i++)
         if (g->tensors[i]->is_fetched && !is_host_input(g->tensors[i])) end += storage_bytes(g->tensors[i]);
     g->host_inputs = stage_alloc(g, g->input_bytes + 1);
-    g->host_results = g->host_inputs ? stage_alloc(g, watched + end + 1) : NULL;
+    g->host_memory = g->host_inputs ? stage_alloc(g, g->host_bytes + 1) : NULL;
+    g->host_results = g->host_memory ? stage_alloc(g, watched + end + 1) : NULL;
     if (!g->host_results) return SCBM_ERROR_MEMORY;
     end = watched;
     for (size_t i = 0; i < g->n_tensors; i++) {
@@ -4795,7 +4867,7 @@ static scbm_status check_indices(const scbm_graph *g) {
 
 /* The masks that groups stand for: of stream k, all weights of the rows of group k. */
 static scbm_status fill_group_masks(const scbm_graph *g, graph_tensor *t) {
-    const scbm_node node = {.op = SCBM_OP_GROUP_LINEAR};
+    const scbm_node node = {.op = t->groups_of};
     const scbm_tensor *origin = origin_of(g, t->groups);
     int64_t streams = t->public.shape[0], rows = t->public.shape[1], bytes = t->public.shape[2];
     const int32_t *bounds = origin->data;
@@ -4900,6 +4972,29 @@ static scbm_status check_data(const scbm_graph *g) {
     return SCBM_OK;
 }
 
+/* Runs a node's call of the device on the host: what it reads comes down, what it makes and updates goes up. */
+static scbm_status run_on_host(scbm_graph *g, const scbm_kernel_call *call) {
+    const scbm_backend_functions *functions = g->context->backend->functions;
+    const scbm_node *node = call->node;
+    scbm_queue cpu = {g->host, g->context}, *queue = g->context->queue;
+    scbm_kernel_call own = *call;
+    own.scratch = (unsigned char *)g->host_memory + place_on_host(&own, g->host_memory);
+    if (!backend_has_precision(g->host, own.precision)) own.precision = SCBM_PRECISION_F32;
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < node->n_sources && !status; i++)
+        if (node->source[i] && view_bytes(&own.source[i]))
+            status = functions->download(queue, own.source[i].data, call->source[i].data, view_bytes(&own.source[i]));
+    if (!status) status = functions->wait(queue);
+    if (!status) status = cpu_functions.kernels[node->op].run(&cpu, &own);
+    for (int i = 0; i < node->n_sources && !status; i++)
+        if (is_updated(node, i) && view_bytes(&own.source[i]))
+            status = functions->upload(queue, call->source[i].data, own.source[i].data, view_bytes(&own.source[i]));
+    for (int i = 0; i < node->n_results && !status; i++)
+        if (view_bytes(&own.result[i]))
+            status = functions->upload(queue, call->result[i].data, own.result[i].data, view_bytes(&own.result[i]));
+    return status ? status : functions->wait(queue); /* the memory is the next one's */
+}
+
 static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) {
     const scbm_backend_functions *functions = g->context->backend->functions;
     const scbm_node *node = g->nodes[i];
@@ -4908,7 +5003,8 @@ static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) 
     made.call.scratch = g->scratch;
     for (int s = 0; s < node->n_sources && !functions->is_host; s++)
         if (g->source_external[i][s] >= 0) made.call.source[s].data = g->externals[g->source_external[i][s]].device;
-    scbm_status status = functions->kernels[node->op].run(g->context->queue, &made.call);
+    scbm_status status = g->host && runs_on_host(g, node) ? run_on_host(g, &made.call)
+                                                          : functions->kernels[node->op].run(g->context->queue, &made.call);
     for (int s = 0; s < node->n_sources && functions->is_host; s++)
         if (is_updated(node, s) && node->source[s]) scbm_tensor_changed(node->source[s]);
     return status;

@@ -5,6 +5,7 @@
 #include "tests/shadow-device.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #define DIMS(...)                                                                                                      \
@@ -397,6 +398,8 @@ static scbm_status make_training(trained *t, scbm_context *context) {
     return scbm_graph_plan(g);
 }
 
+static int uses_host; /* some rows run there: more is copied than inputs, and waited for */
+
 static void train(trained *t, float loss[3], scbm_context *context) {
     static const int32_t ids[TOKENS] = {1, 4, 2, 6, 0, 4}, offsets[TEXTS + 1] = {0, 4, 6},
                          targets[TEXTS * STREAMS] = {0, 1, 1, 0};
@@ -409,7 +412,7 @@ static void train(trained *t, float loss[3], scbm_context *context) {
         assert_ok(scbm_graph_run(t->graph, TOKENS, TEXTS));
         assert_ok(scbm_adamw_end(t->optimizer, NULL));
         loss[step] = *(float *)t->loss->data;
-        if (!step || scbm_context_is_host(context)) continue;
+        if (!step || scbm_context_is_host(context) || uses_host) continue;
         assert_int_equal(shadow_count.waits, 1); /* nothing waits inside a step, and only inputs go up */
         assert_int_equal(shadow_count.uploads, 1);
         assert_true(shadow_count.bytes_down <= 1024);
@@ -561,6 +564,48 @@ static void the_rows_that_the_guide_names_are_enough(void **state) {
     scbm_context_free(context);
 }
 
+/* With the option, all that the device lacks runs on the CPU, with the same bits: no kernel is missed. The log tells of each row. */
+static char told[4096];
+
+static void keep_what_is_told(void *user, scbm_log_level level, const char *message) {
+    size_t used = strlen(told);
+    (void)user, (void)level;
+    snprintf(told + used, sizeof told - used, "%s\n", message);
+}
+
+static void rows_without_a_kernel_can_run_on_the_host(void **state) {
+    (void)state;
+    static const scbm_op lacking[] = {SCBM_OP_GET_ROWS, SCBM_OP_SEGMENT_MEAN, SCBM_OP_CROSS_ENTROPY, SCBM_OP_ADAMW};
+    static trained t[2];
+    const scbm_hooks hooks = {.n_workers = 1, .log = keep_what_is_told};
+    const scbm_backend_options options = {.cpu_fallback = 1};
+    scbm_backend *with_host;
+    scbm_context *context[2] = {new_context(), NULL};
+    float loss[2][3];
+    assert_ok(scbm_backend_open(&with_host, "shadow", &options));
+    assert_ok(scbm_context_create(&context[1], &hooks, with_host));
+    for (int i = 0; i < 2; i++) {
+        for (int op = 0; op < COUNT_OF(lacking); op++) shadow_set_lacking(lacking[op], i);
+        uses_host = i;
+        assert_ok(make_training(&t[i], context[i]));
+        train(&t[i], loss[i], context[i]);
+        clear_training(&t[i]);
+        for (int op = 0; op < COUNT_OF(lacking); op++) shadow_set_lacking(lacking[op], 0);
+    }
+    uses_host = 0;
+    assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
+    assert_memory_equal(t[0].data, t[1].data, sizeof t[0].data);
+    for (int op = 0; op < COUNT_OF(lacking); op++) {
+        char words[96];
+        snprintf(words, sizeof words, "has no %s: it runs on the CPU", scbm_op_of(lacking[op])->name);
+        const char *first = strstr(told, words);
+        assert_non_null(first);
+        assert_null(strstr(first + 1, words)); /* once */
+    }
+    for (int i = 0; i < 2; i++) scbm_context_free(context[i]);
+    scbm_backend_close(with_host);
+}
+
 /* Attention in parts has columns for the longest text that was said to come, and the same logits. */
 static void attention_in_parts_has_the_longest_text_as_its_context(void **state) {
     (void)state;
@@ -604,6 +649,7 @@ int main(void) {
         cmocka_unit_test(training_on_a_device_has_the_bits_of_the_host),
         cmocka_unit_test(a_device_without_a_row_trains_or_names_it),
         cmocka_unit_test(the_rows_that_the_guide_names_are_enough),
+        cmocka_unit_test(rows_without_a_kernel_can_run_on_the_host),
         cmocka_unit_test(attention_in_parts_has_the_longest_text_as_its_context),
     };
     return cmocka_run_group_tests_name("device", tests, open_device, close_device);
