@@ -504,7 +504,8 @@ static void numbers_are_printed_for_readers(void **state) {
     assert_near(cbm_chance_overlap(0.0, 0.0), 1.0, 0.0);
     char title[64];
     assert_string_equal(cbm_matrix_title("blk.11.attn_output.weight", title), "attention output");
-    assert_string_equal(cbm_matrix_title("blk.0.lstm_input.weight", title), "lstm_input");
+    assert_string_equal(cbm_matrix_title("blk.0.lstm_reverse_input.weight", title), "reverse input");
+    assert_string_equal(cbm_matrix_title("blk.0.cell_input.weight", title), "cell_input");
     assert_string_equal(cbm_matrix_title("plain", title), "plain");
 }
 

@@ -182,9 +182,16 @@ float cbm_maps_shade(const cbm_maps *maps, int stream, float density) {
  * ---------------------------------------------------------------------------------------- */
 
 const char *cbm_matrix_title(const char *name, char title[CBM_MATRIX_TITLE]) {
-    static const char *const known[][2] = {{"attn_q", "query"},           {"attn_k", "key"},
-                                           {"attn_v", "value"},           {"attn_output", "attention output"},
-                                           {"ffn_up", "feed-forward up"}, {"ffn_down", "feed-forward down"}};
+    static const char *const known[][2] = {{"lstm_input", "input"},
+                                           {"lstm_state", "state"},
+                                           {"lstm_reverse_input", "reverse input"},
+                                           {"lstm_reverse_state", "reverse state"},
+                                           {"attn_q", "query"},
+                                           {"attn_k", "key"},
+                                           {"attn_v", "value"},
+                                           {"attn_output", "attention output"},
+                                           {"ffn_up", "feed-forward up"},
+                                           {"ffn_down", "feed-forward down"}};
     const char *end = strrchr(name, '.');
     if (strncmp(name, "blk.", 4) == 0 && strchr(name + 4, '.')) name = strchr(name + 4, '.') + 1;
     snprintf(title, CBM_MATRIX_TITLE, "%.*s", end && end > name ? (int)(end - name) : (int)strlen(name), name);
