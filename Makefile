@@ -63,7 +63,7 @@ ifeq ($(OPENMP),1)
 else
 	@echo "  – OpenMP: switched off, one thread"
 endif
-	@echo "  – CUDA: not built (CPU only)"
+	@echo "  $(if $(NVCC),✓ CUDA: $(NVCC); 'make cuda' builds the backend for GPUs,– CUDA: no nvcc (CPU alone))"
 	$(call report,libcjson (JSON),$(FOUND_CJSON),libcjson-dev)
 	$(call report,libutf8proc (Unicode),$(FOUND_UTF8),libutf8proc-dev)
 	$(call report,libcsv (CSV),$(FOUND_CSV),libcsv-dev)
@@ -274,6 +274,10 @@ $(filter-out %/test-hosted,$(CUDA_TESTS)): $(BUILD)/cuda/test-%: $(BUILD)/tests/
 $(CUDA_TESTS): $(BUILD)/tests/helpers.o $(HOSTED_CUDA) $(BUILD)/tests/cuda/default.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter-out %/default.o,$(filter %.o,$^)) $(CUDA_DEFAULT) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS) -lstdc++
+
+$(BUILD)/cuda/main: $(BUILD)/models/main.o $(BUILD)/program.a $(HOSTED_CUDA) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(BUILD)/program.a $(LIB) $(LIBS) -lstdc++
 
 ## test-cuda-host the CUDA backend's source as C++ on the CPU: every op and gradient on a GPU that is not there (needs a C++ compiler)
 test-cuda-host: $(if $(shell command -v $(CXX)),$(CUDA_TESTS))
