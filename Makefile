@@ -249,7 +249,7 @@ NVCC_FLAGS  = -std=c++17 -O3 -I. -DSCBM_PLUGIN -Xcompiler -fPIC,-Wall,-Wextra,-f
 CUDA_PLUGIN = $(OUT)/libsparsecbm-cuda.so
 CXX_FLAGS   = -std=c++17 $(CFLAGS) -O2 -ffp-contract=off -Wall -Wextra -I. -Itests/cuda -MMD -MP \
               $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-CUDA_TESTS  = $(addprefix $(BUILD)/cuda/test-,hosted backend gradients train prune explain intervene cbm)
+CUDA_TESTS  = $(addprefix $(BUILD)/cuda/test-,hosted backend gradients train prune explain intervene)
 HOSTED_CUDA = $(addprefix $(BUILD)/cuda/,sparsecbm-cuda.o shim.o) $(BUILD)/tests/cuda/register.o
 .PHONY: cuda test-cuda-host
 ## cuda           libsparsecbm-cuda.so, the backend for NVIDIA GPUs (needs CUDA's nvcc; no GPU to build it)
@@ -268,12 +268,15 @@ $(BUILD)/cuda/shim.o: tests/cuda/shim.cc $(BUILD)/flags
 $(addprefix $(BUILD)/cuda/test-,backend gradients): $(OP_PARTS)
 $(BUILD)/cuda/test-backend: $(SHADOW)
 $(BUILD)/cuda/test-backend $(BUILD)/cuda/test-hosted: CUDA_DEFAULT =
+$(BUILD)/cuda/test-backend: $(BUILD)/tests/cuda/guarded.o
+$(BUILD)/cuda/test-backend: CUDA_ENTRY = guarded
+CUDA_ENTRY = register
 $(BUILD)/cuda/test-hosted: $(BUILD)/tests/cuda/test-hosted.o
 CUDA_DEFAULT = $(BUILD)/tests/cuda/default.o -Wl,--wrap=scbm_context_create
 $(filter-out %/test-hosted,$(CUDA_TESTS)): $(BUILD)/cuda/test-%: $(BUILD)/tests/test-%.o
 $(CUDA_TESTS): $(BUILD)/tests/helpers.o $(HOSTED_CUDA) $(BUILD)/tests/cuda/default.o $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $(filter-out %/default.o,$(filter %.o,$^)) $(CUDA_DEFAULT) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS) -lstdc++
+	$(LINK) -o $@ $(filter-out %/default.o %/guarded.o %/register.o,$(filter %.o,$^)) $(BUILD)/tests/cuda/$(CUDA_ENTRY).o $(CUDA_DEFAULT) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS) -lstdc++
 
 $(BUILD)/cuda/main: $(BUILD)/models/main.o $(BUILD)/program.a $(HOSTED_CUDA) $(LIB)
 	@mkdir -p $(@D)
