@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -573,6 +574,64 @@ static void a_forked_child_has_its_own_threads(void **state) {
     scbm_pool_stop();
 }
 
+/* ------------------------------------------------------------------------------------------
+ * Backends by name
+ * ---------------------------------------------------------------------------------------- */
+
+enum { N_NAMERS = 4 };
+
+static int no_devices(void) {
+    return 0;
+}
+
+static void describe_nothing(int device, char *text, size_t size) {
+    (void)device;
+    snprintf(text, size, "nothing is here");
+}
+
+static scbm_status open_nothing(scbm_backend **backend, const char *device, const scbm_backend_options *options) {
+    (void)device, (void)options;
+    *backend = NULL;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "nothing is here");
+}
+
+static const scbm_backend_entry nothings[N_NAMERS] = {
+    {SCBM_BACKEND_VERSION, "nothing-0", no_devices, describe_nothing, open_nothing},
+    {SCBM_BACKEND_VERSION, "nothing-1", no_devices, describe_nothing, open_nothing},
+    {SCBM_BACKEND_VERSION, "nothing-2", no_devices, describe_nothing, open_nothing},
+    {SCBM_BACKEND_VERSION, "nothing-3", no_devices, describe_nothing, open_nothing},
+};
+
+/* Returns NULL where all is as it should be. */
+static void *register_and_list(void *arg) {
+    const scbm_backend_entry *own = arg;
+    scbm_backend *backend;
+    scbm_backend_info info;
+    if (scbm_backend_register(own)) return "register";
+    for (int i = 0; i < 5; i++) {
+        if (scbm_backend_open(&backend, i % 2 ? "auto" : "cpu", NULL)) return "open";
+        scbm_backend_close(backend);
+        if (scbm_backend_count() < 1 || scbm_backend_describe(0, &info) || strcmp(info.name, "cpu")) return "list";
+        if (scbm_backend_open(&backend, own->name, NULL) != SCBM_ERROR_UNSUPPORTED) return "open its own";
+        if (!strstr(scbm_last_error(), "has no device here: nothing is here")) return "say why";
+        if (scbm_backend_open(&backend, "not-there", NULL) != SCBM_ERROR_UNSUPPORTED) return "miss one";
+    }
+    return NULL;
+}
+
+static void threads_register_list_and_open_backends(void **state) {
+    (void)state;
+    pthread_t thread[N_NAMERS];
+    for (int i = 0; i < N_NAMERS; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, register_and_list, (void *)(uintptr_t)&nothings[i]), 0);
+    for (int i = 0; i < N_NAMERS; i++) {
+        void *failed;
+        assert_int_equal(pthread_join(thread[i], &failed), 0);
+        if (failed) fail_msg("a thread could not %s", (const char *)failed);
+    }
+    assert_error(scbm_backend_register(&nothings[2]), SCBM_ERROR_ARGUMENT, "already");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(contexts_on_one_model_compute_the_bits_of_one),
@@ -583,6 +642,7 @@ int main(void) {
         cmocka_unit_test(idle_threads_sleep),
         cmocka_unit_test(a_forked_child_predicts),
         cmocka_unit_test(a_forked_child_has_its_own_threads),
+        cmocka_unit_test(threads_register_list_and_open_backends),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
