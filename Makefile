@@ -211,7 +211,7 @@ TEST_TOOLS      = $(filter-out $(TEST_PARTS:.o=),$(patsubst tests/%.c,$(BUILD)/t
 FUZZERS         = $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz-*.c))
 REPLAYS         = $(patsubst fuzz-%,$(BUILD)/fuzz/replay-%,$(FUZZERS))
 TEST_ENVIRONMENT = BUILD='$(BUILD)' MAIN='$(abspath $(MAIN))' CONVERT='$(abspath $(CONVERT))' CC='$(CC)' MAKE='$(MAKE)' \
-                   SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)'
+                   SANITIZE='$(SANITIZE)' OPENMP='$(OPENMP)' CFLAGS='$(CFLAGS)' WERROR='$(WERROR)'
 .PHONY: test test-programs test-shadow test-long test-parity test-llama test-asan test-tsan test-arm fuzz fuzz-programs fuzz-replay bench bench-peers
 
 $(TEST_PROGRAMS): $(BUILD)/tests/helpers.o

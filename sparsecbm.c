@@ -2028,12 +2028,19 @@ double scbm_logarithm(double x) {
     return k * LN2_HIGH + (f - (s * (f - rest) - k * LN2_LOW));
 }
 
-/* cos(x) for x from 0 to 2π: what is left of it after a whole number of quarters, by the Taylor series of cos or sin. */
+/* cos(x) for x from 0 to 2π: what is left of it after a whole number of quarters, by the Taylor series of cos or sin, whose
+ * terms are 1 / 20! … 1 / 2! and 1 / 21! … 1 / 3!. */
 static double cosine(double x) {
+    static const double term[2][10] = {
+        {1 / 2432902008176640000.0, 1 / 6402373705728000.0, 1 / 20922789888000.0, 1 / 87178291200.0, 1 / 479001600.0,
+         1 / 3628800.0, 1 / 40320.0, 1 / 720.0, 1 / 24.0, 1 / 2.0},
+        {1 / 51090942171709440000.0, 1 / 121645100408832000.0, 1 / 355687428096000.0, 1 / 1307674368000.0,
+         1 / 6227020800.0, 1 / 39916800.0, 1 / 362880.0, 1 / 5040.0, 1 / 120.0, 1 / 6.0}};
     int quarter = (int)(x * 0.63661977236758134308 + 0.5), is_odd = quarter & 1;
     double r = (x - quarter * 1.57079632673412561417) - quarter * 6.07710050650619224932e-11;
-    double square = r * r, sum = 1.0;
-    for (int i = 20 + is_odd; i > 1; i -= 2) sum = 1.0 - square * sum / (double)(i * (i - 1));
+    double square = r * r, sum = 0.0;
+    for (int i = 0; i < 10; i++) sum = term[is_odd][i] - square * sum;
+    sum = 1.0 - square * sum;
     if (is_odd) sum *= r;
     return quarter == 1 || quarter == 2 ? -sum : sum;
 }
