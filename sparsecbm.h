@@ -493,7 +493,7 @@ scbm_tensor *scbm_attention_bias(scbm_graph *g, scbm_tensor *bias, scbm_tensor *
  *   SCBM_PRODUCT_TN   a [S, T, out], b [S, T, in]:   y [S, out, in], Σ_t a[t, o] b[t, i]
  * Either may have one stream for all of the other's, as [1, ., .] or as a matrix [., .]; y is a matrix where both are. a is F32;
  * b too, or, as a matrix whose shape is fixed, of any float type. T may be a batch's size. With `in_precision` NT computes in the
- * graph's precision, as scbm_linear does, and else as the others do: in f32, with f32 sums. */
+ * graph's precision, as scbm_linear does (but never in integers), and else as the others do: in f32, with f32 sums. */
 typedef enum scbm_product_form { SCBM_PRODUCT_NT, SCBM_PRODUCT_NN, SCBM_PRODUCT_TN } scbm_product_form;
 scbm_tensor *scbm_product(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_product_form form, int in_precision);
 /* M_s ⊙ w as F32 [S, out, in], exactly 0 where a bit is off. w is [out, in] of any float type, or F32 [S, out, in]; masks as

@@ -1236,12 +1236,19 @@ static void lstm_token(ref_call *c, int64_t s, int64_t t, int is_first, rough *h
     free(z);
 }
 
+/* The texts of a batch, behind which offsets may hold anything: they ascend to at most the number of tokens. */
+static int64_t texts_of(const ref_array *offsets, int64_t tokens) {
+    int64_t n = 0;
+    while (n + 1 < offsets->n && offsets->value[n + 1] >= offsets->value[n] && offsets->value[n + 1] <= (double)tokens) n++;
+    return n;
+}
+
 static void lstm(ref_call *c) {
     const ref_array *offsets = &c->source[2];
     int64_t h_n = last(&c->source[1]), s_n = c->result[0].shape[0];
     rough *h = checked(calloc((size_t)h_n + 1, sizeof *h)), *cell = checked(calloc((size_t)h_n + 1, sizeof *cell));
     for (int64_t s = 0; s < s_n; s++)
-        for (int64_t n = 0; n < offsets->n - 1; n++) {
+        for (int64_t n = 0; n < texts_of(offsets, c->source[0].shape[1]); n++) {
             int64_t first = (int64_t)offsets->value[n], length = (int64_t)offsets->value[n + 1] - first;
             memset(cell, 0, (size_t)h_n * sizeof *cell);
             for (int64_t step = 0; step < length; step++)
@@ -1286,7 +1293,7 @@ static void lstm_back(ref_call *c) {
     int64_t h_n = last(&c->source[4]), s_n = c->source[0].shape[0];
     rough *dh = checked(calloc((size_t)h_n + 1, sizeof *dh)), *dc = checked(calloc((size_t)h_n + 1, sizeof *dc));
     for (int64_t s = 0; s < s_n; s++)
-        for (int64_t n = 0; n < offsets->n - 1; n++) {
+        for (int64_t n = 0; n < texts_of(offsets, c->source[0].shape[1]); n++) {
             int64_t first = (int64_t)offsets->value[n], length = (int64_t)offsets->value[n + 1] - first;
             memset(dh, 0, (size_t)h_n * sizeof *dh);
             memset(dc, 0, (size_t)h_n * sizeof *dc);
