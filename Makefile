@@ -278,6 +278,12 @@ $(CUDA_TESTS): $(BUILD)/tests/helpers.o $(HOSTED_CUDA) $(BUILD)/tests/cuda/defau
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter-out %/default.o %/guarded.o %/register.o,$(filter %.o,$^)) $(BUILD)/tests/cuda/$(CUDA_ENTRY).o $(CUDA_DEFAULT) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS) -lstdc++
 
+# The same tests on a GPU, by the plug-in of SCBM_BACKEND_PATH; see tests/cuda/run.sh.
+$(BUILD)/gpu/test-gradients: $(OP_PARTS)
+$(BUILD)/gpu/test-%: $(BUILD)/tests/test-%.o $(BUILD)/tests/helpers.o $(BUILD)/tests/cuda/default.o $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) -Wl,--wrap=scbm_context_create -o $@ $(filter %.o,$^) $(LIB) $(if $(FOUND_CMOCKA),-lcmocka) $(LIBS)
+
 $(BUILD)/cuda/main: $(BUILD)/models/main.o $(BUILD)/program.a $(HOSTED_CUDA) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(BUILD)/program.a $(LIB) $(LIBS) -lstdc++

@@ -37,7 +37,7 @@ static const device devices[] = {
     {"cpu (amx)", "cpu:amx", 1},
     {"shadow of cpu (portable)", "shadow:portable", 1},
     {"shadow of cpu (avx2)", "shadow:avx2", 1},
-    {"cuda", "cuda", 1},
+    {"cuda", "cuda", 0},
 };
 
 /* The same work on one, two and three threads, and on three workers that take the tasks from the last to the first. */

@@ -28,7 +28,7 @@ part() {
 }
 
 build() {
-    make -j"$(nproc)" all cuda build/tests/test-backend build/tests/test-gradients >/dev/null && $main inspect --devices
+    make -j"$(nproc)" all cuda build/tests/test-backend build/gpu/test-gradients >/dev/null && $main inspect --devices
 }
 
 # Random weights of two shapes, K subnetworks: many texts at once, one text, a step of training.
@@ -67,7 +67,7 @@ esac
 : >"$out/rows.txt"
 part 120 build sh tests/cuda/run.sh build
 part 60 conformance build/tests/test-backend cuda
-part 30 gradients env SCBM_TEST_BACKEND=cuda build/tests/test-gradients
+part 30 gradients build/gpu/test-gradients
 part 30 sass sh tests/cuda/sass.sh libsparsecbm-cuda.so
 part 60 training sh tests/cuda/run.sh training
 part 120 ours sh tests/cuda/run.sh ours
