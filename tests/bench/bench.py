@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Speed of sparsecbm beside PyTorch, ONNX Runtime, OpenVINO and OpenBLAS, f32, in one run: `make bench-peers`.
+"""Speed of sparsecbm beside PyTorch, ONNX Runtime, OpenVINO and OpenBLAS, in one run: `make bench-peers`; in f32, but for
+the task int8.
 
 Programs take turns: in every round each one measures once, alone, and the report has the medians over the rounds. What
 the peers do, and how they are given their best case, stands in peers.py. Tasks:
 
   linear         GFLOP/s of y = x Wᵀ
   texts          all-MiniLM-L6-v2: texts a second on CEBaB's test file, milliseconds of one text, memory
+  int8           the same in integers: our q8_0 file with --precision int8, and ONNX Runtime's dynamic quantization
   start          from starting the process to the first text's vector
   train          a step of joint training on 16 texts
   sparse-minilm  K subnetworks, K = 4 and 10, with 50, 70 and 90 % zeros, on texts of CEBaB's test file
@@ -43,7 +45,7 @@ NAMES = {"minilm": "MiniLM", "bert-base": "BERT-base"}
 SPARSITIES = (0.5, 0.7, 0.9)
 SUBNETWORKS = (4, 10)
 # Minutes of the default 12, and the rounds at most.
-TASKS = {"linear": 1.1, "texts": 1.6, "start": 0.4, "train": 0.9, "sparse-minilm": 2.4, "sparse-bert": 4.6,
+TASKS = {"linear": 1.1, "texts": 1.6, "int8": 0.8, "start": 0.4, "train": 0.9, "sparse-minilm": 2.4, "sparse-bert": 4.6,
          "sparse-train": 1.0}
 MOST_ROUNDS = 5
 BUSY = 0.5  # the load from which numbers are not to be trusted
@@ -53,6 +55,7 @@ TRAIN_STEPS, SPARSE_TRAIN_STEPS = 12, 6
 TITLES = {
     "linear": "One linear layer: y = x Wᵀ",
     "texts": "MiniLM, dense",
+    "int8": "MiniLM, dense, in int8",
     "sparse-minilm": "MiniLM, K subnetworks of random masks; the peers take K dense passes",
     "sparse-bert": "BERT-base's shape, K subnetworks of random masks; the peers take K dense passes",
     "sparse-train": "Training with subnetworks, K = 4",
@@ -220,6 +223,26 @@ def measure_texts(args):
 def text_programs(args):
     questions = [((1, str(test_file(args)), args.latency_texts), text_values)]
     return [Once(args, measure_texts), *(Peer(name, "encode", args, questions) for name in INFERENCE)]
+
+
+def int8_values(name, answer):
+    return [("int8", ("test file", "texts/s", 1), name, answer["texts_per_s"]),
+            ("int8", ("one text", "ms", 1), name, answer["ms_median"])]
+
+
+def measure_int8(args):
+    model = gguf("minilm-q8_0")
+    if not model.exists():
+        subprocess.run([args.main, "quantize", gguf("minilm"), "--type", "q8_0", "-o", model], check=True,
+                       stdout=subprocess.DEVNULL)
+    encoder, latency = ours(args, "encoder", "latency", "--model", model, "--precision", "int8", "--data",
+                            test_file(args), "--text", "description", "--repeats", 1, "--texts", args.latency_texts)
+    return int8_values(OURS, dict(encoder, ms_median=latency["ms_median"]))
+
+
+def int8_programs(args):
+    questions = [((1, str(test_file(args)), args.latency_texts), int8_values)]
+    return [Once(args, measure_int8), Peer("onnxruntime-int8", "encode", args, questions)]
 
 
 def start_values(name, args, line):
@@ -406,8 +429,10 @@ def prepare(args):
     for shape in shapes:
         subprocess.run([args.convert, peers.model_folder(shape), "-o", gguf(shape)], check=True,
                        stdout=subprocess.DEVNULL)
-    if {"texts", "start"} & set(args.tasks):
+    if {"texts", "int8", "start"} & set(args.tasks):
         peers.export_onnx("minilm", 0.0)
+    if "int8" in args.tasks:
+        peers.quantize_onnx("minilm", 0.0)
     for shape in masked:
         peers.export_onnx(shape, 0.7)
     write_samples(args)
@@ -549,11 +574,13 @@ def table(section, rows):
     """Heading cells and rows of cells."""
     units = list(dict.fromkeys(unit for _, unit, _ in rows))
     rows = dict(sorted(rows.items(), key=lambda item: units.index(item[0][1])))
-    order = [OURS, "openblas", "openblas-skylakex", "torch", "onnxruntime", "openvino", "torch-masking", "of peak, %", "dense"]
+    order = [OURS, "openblas", "openblas-skylakex", "torch", "onnxruntime", "onnxruntime-int8", "openvino",
+             "torch-masking", "of peak, %", "dense"]
     present = {column for columns in rows.values() for column in columns}
     columns = [c for c in order if c in present] + sorted(present - set(order))
     compared = OURS in present
-    heads = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "openblas": "OpenBLAS",
+    heads = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "onnxruntime-int8": "ONNX Runtime, int8",
+             "openvino": "OpenVINO", "openblas": "OpenBLAS",
              "openblas-skylakex": "OpenBLAS, SkylakeX", "torch-masking": "PyTorch, masking"}
     best = "to OpenBLAS" if "openblas" in present else "to the best"
     head = ["", *(heads.get(c, c) for c in columns), *([best, "aim"] if compared else [])]
@@ -578,7 +605,7 @@ def markdown(head, body):
 
 def report(results, as_markdown=False):
     d = results.description
-    lines = [f"{d['processor']}, {d['threads']} threads of {d['cores']} cores, f32, kernels: {d['tier']}; "
+    lines = [f"{d['processor']}, {d['threads']} threads of {d['cores']} cores, kernels: {d['tier']}; "
              f"sparsecbm {d['revision']}; {d['peers']}."]
     if "outputs" in d:
         lines.append(f"The outputs of a sparse MiniLM differ from PyTorch's (f64) by {d['outputs']:.0e} of the largest.")
@@ -634,7 +661,8 @@ def options():
 def main():
     args = options()
     (WORK / "tmp").mkdir(parents=True, exist_ok=True)
-    programs = {"linear": linear_programs, "texts": text_programs, "start": start_programs, "train": train_programs,
+    programs = {"linear": linear_programs, "texts": text_programs, "int8": int8_programs, "start": start_programs,
+                "train": train_programs,
                 "sparse-minilm": lambda args: sparse_programs("sparse-minilm", args),
                 "sparse-bert": lambda args: sparse_programs("sparse-bert", args), "sparse-train": sparse_train_programs}
     if args.prepare:

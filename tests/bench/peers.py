@@ -4,7 +4,7 @@
     peers.py PEER WORK [--threads N] …
 
 prepares, then measures once for each line on standard input (a JSON list: what) and answers with one JSON object.
-PEER is torch, torch-masking, onnxruntime or openvino. WORK is
+PEER is torch, torch-masking, onnxruntime, onnxruntime-int8 or openvino. WORK is
 
   linear   []            GFLOP/s of y = x Wᵀ, one object in `linear` for each shape
   encode   [K, FILE, N]  texts a second for all texts of the CSV file, and the median milliseconds of one of the first N
@@ -13,7 +13,8 @@ PEER is torch, torch-masking, onnxruntime or openvino. WORK is
   start                  one text's vector, at once and without a line
 
 Texts in, pooled vectors out: tokenizing counts. Everybody gets the best case: texts sorted by length, batches of 32
-padded to the longest; ONNX Runtime a graph fused by its own optimizer; ONNX Runtime and OpenVINO one batch for each
+padded to the longest; ONNX Runtime a graph fused by its own optimizer (and, as int8, quantized by its own
+`quantize_dynamic`: weights once, activations as they come); ONNX Runtime and OpenVINO one batch for each
 thread at a time, which takes less than all threads for each batch (for one text all threads work on it). With --subnetworks, weights were multiplied by
 masks beforehand, and the passes take turns with four such encoders, more than any cache holds; only torch-masking
 multiplies at every pass, as the released code of SparseCBM does. The heads of the K concepts are left out.
@@ -149,8 +150,9 @@ def mask_linears(encoder, n, sparsity):
 
 
 def onnx_files(shape, sparsity):
+    """As exported, fused, and quantized."""
     name = f"{shape}-masked" if sparsity else shape
-    return WORK / f"{name}.onnx", WORK / f"{name}-fused.onnx"
+    return WORK / f"{name}.onnx", WORK / f"{name}-fused.onnx", WORK / f"{name}-int8.onnx"
 
 
 def export_onnx(shape, sparsity):
@@ -160,7 +162,7 @@ def export_onnx(shape, sparsity):
     import torch
     from onnxruntime.transformers import optimizer
 
-    plain, fused = onnx_files(shape, sparsity)
+    plain, fused, _ = onnx_files(shape, sparsity)
     if fused.exists():
         return
     encoder = load_encoder(shape, sparsity, attention="eager")
@@ -180,6 +182,16 @@ def export_onnx(shape, sparsity):
     with torch.inference_mode():
         assert np.abs(got - model(ids, mask).numpy()).max() < 1e-4
     unchecked.rename(fused)
+
+
+def quantize_onnx(shape, sparsity):
+    from onnx import TensorProto
+    from onnxruntime.quantization import quantize_dynamic
+
+    _, fused, quantized = onnx_files(shape, sparsity)
+    if not quantized.exists():
+        # Shapes and types are not inferred through the fused operators.
+        quantize_dynamic(fused, quantized, extra_options={"DefaultTensorType": TensorProto.FLOAT})
 
 
 # --- runners: run(k, ids, mask) is pass k's pooled vectors; run_many those of many batches -------
@@ -210,6 +222,8 @@ class TorchMaskingRunner(TorchRunner):
 
 
 class OnnxRuntimeRunner:
+    file = 1  # of onnx_files
+
     def __init__(self, args):
         self.args, self.pool = args, ThreadPoolExecutor(args.threads)
 
@@ -219,7 +233,7 @@ class OnnxRuntimeRunner:
         options.intra_op_num_threads = threads
         # No session's threads go on spinning beside the next one's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        file = str(onnx_files(self.args.shape, self.args.sparsity)[1])
+        file = str(onnx_files(self.args.shape, self.args.sparsity)[self.file])
         return [onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
                 for _ in range(self.args.copies)]
 
@@ -237,6 +251,10 @@ class OnnxRuntimeRunner:
     def run_many(self, k, batches):
         session = self.narrow[k % len(self.narrow)]
         return list(self.pool.map(lambda batch: session.run(None, dict(zip(("ids", "mask"), batch)))[0], batches))
+
+
+class OnnxRuntimeInt8Runner(OnnxRuntimeRunner):
+    file = 2
 
 
 class OpenVinoRunner:
@@ -273,7 +291,7 @@ class OpenVinoRunner:
 
 
 RUNNERS = {"torch": TorchRunner, "torch-masking": TorchMaskingRunner, "onnxruntime": OnnxRuntimeRunner,
-           "openvino": OpenVinoRunner}
+           "onnxruntime-int8": OnnxRuntimeInt8Runner, "openvino": OpenVinoRunner}
 
 
 # --- work -----------------------------------------------------------------------------------
