@@ -315,6 +315,10 @@ static void check_in_place(bench *b, const op_case *c, const outcome *o) {
 static void check_case(void *user, op_case *c) {
     bench *b = user;
     outcome o;
+    if (!b->device->runs_all_ops && scbm_context_check_precision(b->way[ONE_WORKER], c->precision)) {
+        b->n_refused++;
+        return;
+    }
     if (!run_case(&o, c, b->way[ONE_WORKER], 0)) {
         if (b->device->runs_all_ops) fail_msg("%s: %s", c->what, scbm_last_error());
         if (scbm_op_of(c->op)->has_decomposition) check_decomposition(b, c);

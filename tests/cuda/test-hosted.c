@@ -247,6 +247,71 @@ static void a_forked_child_is_told(void **state) {
     scbm_backend_close(backend);
 }
 
+/* ------------------------------------------------------------------------------------------
+ * Pruning
+ * ---------------------------------------------------------------------------------------- */
+
+enum { PRUNED_STREAMS = 2, PRUNED_ROWS = 48, PRUNED_COLUMNS = 65, FISHER_BLOCK = 20 };
+
+/* Masks by the scores of Fisher sums of five gradients, the same in every call. */
+static void prune_on(const char *device, unsigned char *masks, size_t bytes) {
+    enum { N = PRUNED_ROWS * PRUNED_COLUMNS, BLOCKS = (N + FISHER_BLOCK - 1) / FISHER_BLOCK };
+    enum { TRIANGLE = FISHER_BLOCK * (FISHER_BLOCK + 1) / 2 };
+    static double sums[PRUNED_STREAMS * BLOCKS * TRIANGLE], numbers[3] = {5.0, 0.1, 0.0};
+    static float weights[N], gradient[N];
+    int32_t zeros = 2 * N / 3;
+    scbm_random random = {16, 3, 0};
+    scbm_tensor of_sums, of_weights, of_masks, of_numbers, of_zeros;
+    scbm_backend *backend;
+    scbm_context *context;
+    scbm_graph *graph;
+    memset(sums, 0, sizeof sums);
+    memset(masks, 255, bytes);
+    for (int i = 0; i < N; i++) weights[i] = (float)scbm_random_normal(&random);
+    for (int k = 0; k < 5 * PRUNED_STREAMS; k++) {
+        for (int i = 0; i < N; i++) gradient[i] = (float)scbm_random_normal(&random);
+        for (int i = 0; i < N; i++)
+            for (int j = i / FISHER_BLOCK * FISHER_BLOCK; j <= i; j++) {
+                int row = i % FISHER_BLOCK, at = row * (row + 1) / 2 + j % FISHER_BLOCK;
+                sums[(k / 5 * BLOCKS + i / FISHER_BLOCK) * TRIANGLE + at] += (double)gradient[i] * (double)gradient[j];
+            }
+    }
+    assert_ok(scbm_tensor_init(&of_sums, "sums", SCBM_F64, DIMS(PRUNED_STREAMS, BLOCKS, TRIANGLE)));
+    assert_ok(scbm_tensor_init(&of_weights, "w", SCBM_F32, DIMS(PRUNED_ROWS, PRUNED_COLUMNS)));
+    assert_ok(scbm_tensor_init(&of_masks, "masks", SCBM_I8,
+                               DIMS(PRUNED_STREAMS, PRUNED_ROWS, scbm_mask_row_bytes(PRUNED_COLUMNS))));
+    assert_ok(scbm_tensor_init(&of_numbers, "numbers", SCBM_F64, DIMS(3)));
+    assert_ok(scbm_tensor_init(&of_zeros, "zeros", SCBM_I32, DIMS(1)));
+    of_sums.data = sums;
+    of_weights.data = weights;
+    of_masks.data = masks;
+    of_numbers.data = numbers;
+    of_zeros.data = &zeros;
+    assert_int_equal(scbm_tensor_bytes(&of_masks), bytes);
+    assert_ok(scbm_backend_open(&backend, device, NULL));
+    assert_ok(scbm_context_create(&context, NULL, backend));
+    assert_ok(scbm_graph_create(&graph, context));
+    scbm_tensor *scores = scbm_fisher_scores(graph, &of_sums, &of_weights, &of_masks, &of_numbers, FISHER_BLOCK);
+    scbm_keep_largest(graph, scores, &of_masks, &of_zeros, SCBM_KEEP_NESTED);
+    assert_ok(scbm_graph_plan(graph));
+    assert_ok(scbm_graph_run(graph, 0, 0));
+    assert_ok(scbm_tensor_fetch(&of_masks, context));
+    scbm_graph_free(graph);
+    scbm_tensor *const all[] = {&of_sums, &of_weights, &of_masks, &of_numbers, &of_zeros};
+    for (int i = 0; i < COUNT_OF(all); i++) scbm_tensor_forget(all[i]);
+    scbm_context_free(context);
+    scbm_backend_close(backend);
+}
+
+static void the_same_sums_give_the_masks_of_the_cpu(void **state) {
+    (void)state;
+    static unsigned char cpu[PRUNED_STREAMS * PRUNED_ROWS * 16], cuda[sizeof cpu];
+    prune_on("cpu", cpu, sizeof cpu);
+    prune_on("cuda", cuda, sizeof cuda);
+    assert_memory_equal(cpu, cuda, sizeof cpu);
+    assert_memory_not_equal(cpu, cpu + sizeof cpu / 2, sizeof cpu / 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_cannot_be_used_is_a_sentence),
@@ -256,6 +321,7 @@ int main(void) {
         cmocka_unit_test(memory_may_run_out_at_any_moment),
         cmocka_unit_test(a_refused_launch_is_an_error_and_passes),
         cmocka_unit_test(a_forked_child_is_told),
+        cmocka_unit_test(the_same_sums_give_the_masks_of_the_cpu),
     };
     return cmocka_run_group_tests_name("cuda", tests, NULL, NULL);
 }
