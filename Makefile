@@ -102,7 +102,7 @@ CONVERT = $(OUT)/convert/convert-hf
 # of that and the rooms for making them (the oracle of interventions too, which needs a data set). models/main.c and
 # models/program/ are the program; convert/convert-hf.c is its command `convert` as a program of its own.
 CORE_ROOMS  := base tokenizers backbones core explain intervene
-TRAIN_ROOMS := data prune train report
+TRAIN_ROOMS := data prune train train/memory report
 TRAIN_ALONE := models/intervene/oracle.c
 room_sources = $(foreach room,$(1),$(wildcard models/$(room)/*.c))
 CORE_SOURCES    := sparsecbm.c $(filter-out $(TRAIN_ALONE),$(call room_sources,$(CORE_ROOMS)))

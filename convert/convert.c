@@ -5,6 +5,7 @@
 #include "convert/hf-tokenizer.h"
 #include "convert/hf-weights.h"
 #include "convert/json-file.h"
+#include "convert/memory-plan.h"
 #include "convert/model-card.h"
 #include "convert/verify.h"
 #include "models/cbm-train.h"
@@ -128,6 +129,7 @@ static void summarize(const conversion *c, cbm_conversion *summary) {
 
 static scbm_status convert(conversion *c, const char *folder, const char *path, cbm_conversion *summary) {
     scbm_status status = read_folder(c, folder);
+    if (!status) status = cbm_plan_conversion(&c->weights, c->config.folder, c->options, &summary->memory);
     if (!status) status = cbm_hf_weights_check(&c->weights, c->options->type);
     if (!status) status = scbm_writer_create(&c->writer, c->hooks);
     if (!status) status = write_keys(c, folder);

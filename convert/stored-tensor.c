@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define PAGES_AROUND ((size_t)1 << 16)
 #define BAND_BYTES ((int64_t)1 << 20) /* of the file, between two times that its pages are given back */
 #define LEAST_COLUMNS 32              /* of a band of columns, so that rows are not written far apart */
 
@@ -103,6 +104,15 @@ typedef struct stored_matrix {
     int64_t rows, columns, row_stride, column_stride;
 } stored_matrix;
 
+/* What was read goes back, and what the system brings along around a page that is read (64 KiB): left there, it would add up
+ * to a sixteenth of the file. */
+static void give_back(const scbm_bytes *mapped, const unsigned char *from, size_t n) {
+    size_t before = (size_t)(from - mapped->data), after = mapped->size - before - n;
+    if (before > PAGES_AROUND) before = PAGES_AROUND;
+    if (after > PAGES_AROUND) after = PAGES_AROUND;
+    scbm_bytes_give_back(mapped, from - before, before + n + after);
+}
+
 /* Rows i … i + rows of columns j … j + columns, and gives back the pages that they lie in. */
 static void read_band(const stored_matrix *m, int64_t i, int64_t rows, int64_t j, int64_t columns,
                       const number_form *form, const scbm_bytes *mapped, unsigned char *to) {
@@ -111,7 +121,7 @@ static void read_band(const stored_matrix *m, int64_t i, int64_t rows, int64_t j
         read_row(from + r * m->row_stride * form->size, m->column_stride, columns,
                  to + ((i + r) * m->columns + j) * form->read_size, form);
     int64_t span = (rows - 1) * m->row_stride + (columns - 1) * m->column_stride + 1;
-    if (mapped) scbm_bytes_give_back(mapped, from, (size_t)(span * form->size));
+    if (mapped) give_back(mapped, from, (size_t)(span * form->size));
 }
 
 void cbm_stored_read(const stored_tensor *t, const stored_part *part, void *data) {

@@ -106,6 +106,7 @@ typedef struct cbm_train_options {
     void *user;
     const scbm_hooks *hooks;       /* NULL: the encoder's */
     scbm_backend *backend;         /* NULL: the CPU */
+    size_t memory;                 /* bytes that the process may take; 0: what the machine and its control groups leave */
     uint64_t reserved[8];          /* 0 */
 } cbm_train_options;
 
@@ -134,6 +135,29 @@ typedef struct cbm_train_options {
  * encoder and device (but see resume_anyway); its model and logs are those of a run that was never stopped. */
 scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
                       const char *const *concept_names, const char *output, const cbm_train_options *options);
+
+/* What a run or a conversion needs of memory at its height, by parts that are there at that time. */
+#define CBM_MEMORY_PARTS 16
+typedef struct cbm_memory_part {
+    const char *what;              /* "gradients"; it lasts for ever */
+    size_t bytes;
+} cbm_memory_part;
+typedef struct cbm_memory_plan {
+    size_t bytes;                  /* resident memory of the process: the sum of the parts */
+    size_t limit;                  /* what it may be; SIZE_MAX: unknown */
+    const char *when;              /* "training", "pruning"; it lasts for ever */
+    int n_parts;
+    cbm_memory_part part[CBM_MEMORY_PARTS];
+    char advice[256];              /* where it is more than the limit: the settings that make it fit, in words; or "" */
+    uint64_t reserved[8];
+} cbm_memory_plan;
+
+/* What cbm_train would need with the same arguments, which does this first, logs it, and refuses to train where that is more
+ * than the limit, with the advice. Texts are read and weights copied, and nothing is trained or written. `output` NULL: no
+ * checkpoint is looked for. What lies in a file that is mapped counts; so does what the process had before. */
+scbm_status cbm_train_plan(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
+                           const char *const *concept_names, const char *output, const cbm_train_options *options,
+                           cbm_memory_plan *plan);
 
 /* What options->columns leave in the model file, so that more data of the kind can be read by it: texts, a list of texts (the
  * columns in the order of the model's concepts), and a flag. */
@@ -296,6 +320,7 @@ typedef struct cbm_convert_options {
     cbm_pooling pooling;           /* CBM_POOL_FILE: as the folder says, or the mean */
     cbm_normalize normalize;       /* CBM_NORMALIZE_FILE: as the folder says */
     int verify;                    /* 1: the file is read again and compared with the folder, in 4 bytes a weight of memory */
+    size_t memory;                 /* bytes that the process may take; 0: what the machine and its control groups leave */
     const scbm_hooks *hooks;       /* NULL: the default ones */
     uint64_t reserved[8];
 } cbm_convert_options;
@@ -309,6 +334,7 @@ typedef struct cbm_conversion {
     int n_kept_f16;                /* matrices whose rows are no multiple of 32, where a quantized type was asked for */
     cbm_pooling pooling;
     int normalize;
+    cbm_memory_plan memory;        /* what it needs, also where that was too much and nothing was converted */
     double difference;             /* of the hidden states of the text that verifying runs, relative to their norm */
     uint64_t reserved[8];
 } cbm_conversion;
@@ -320,7 +346,8 @@ const char *cbm_convert_tokenizer_at(int index);
 
 /* Converts the encoder of a Hugging Face folder (config.json, model.safetensors or pytorch_model.bin or the shards of either, a
  * tokenizer's files; sentence-transformers' folders too) to the model file `output`, which is replaced when all is written.
- * Weights are read and converted one after the other. Licence and source go along where README.md or config.json say them.
+ * Weights are read and converted one after the other; where even that, or verifying, takes more memory than there may be,
+ * nothing is written. Licence and source go along where README.md or config.json say them.
  * `conversion` may be NULL. What the folder has that this version does not compute is an error that names it; the progress
  * hook gets "tensors checked", "tensors written" and "tensors verified". */
 scbm_status cbm_convert(const char *folder, const char *output, const cbm_convert_options *options,

@@ -216,10 +216,11 @@ static scbm_status give_gradients(void *user, const cbm_gradient_request *reques
     return cbm_gradients(&r->source, request);
 }
 
-static scbm_status measure_gradients(void *user, const cbm_gradient_request *request, size_t *bytes) {
+static scbm_status measure_gradients(void *user, const cbm_gradient_request *request, size_t *training,
+                                     size_t *gradients) {
     const rig *r = user;
-    *bytes = 0;
-    return request ? cbm_gradients_measure(&r->source, request, bytes) : SCBM_OK;
+    *training = 0;
+    return request ? cbm_gradients_measure(&r->source, request, gradients) : SCBM_OK;
 }
 
 static void make_rig(rig *r, const char *method, const scbm_hooks *hooks) {

@@ -148,6 +148,15 @@ kill -9 "$child"
 wait "$child" 2>/dev/null
 check "a run that was killed leaves a model that knows its columns" "$main" eval --model running.gguf --data dev.csv --resamples 0
 
+# --- what a run takes of memory ---
+"$main" train $data $concepts --plan >lines 2>log || fail "a plan of memory"
+check "it says how much and for what" sh -c "grep -q '^memory: .* MiB at most, while training' lines && grep -q 'the optimizer' lines"
+"$main" train $data $concepts --plan --json >lines 2>log || fail "a plan as JSON"
+check "it is one object" grep -q '^{"memory":{"bytes":[0-9]*,"limit":[0-9]*,"when":"training","parts":{"the program":.*"fits":true,"advice":""}}$' lines
+check "the same with --memory" sh -c "! '$main' train $data $concepts --memory 1 --plan --json >lines 2>log && grep -q '\"fits\":false' lines"
+refuses 1 "no setting makes it fit: with a --batch-size of 1 and an --accumulate of 16" --memory 1 -o none.gguf
+refuses 2 "--plan writes nothing: leave --html out" --plan --html page.html
+
 # --- rows without a label ---
 sed '2,5s/^\("[^"]*"\|[^,]*\),[1-5],/\1,,/' train.csv >holes.csv
 sed -i 's/train.csv/holes.csv/' saved.json

@@ -36,9 +36,14 @@ static int64_t bucket_texts(int64_t tokens) {
     return tokens / 8 + 8;
 }
 
-static scbm_status build_graph(cbm_runner *runner, cbm_forward what, cbm_forward_graph *made) {
+/* The graph of a bucket, not planned yet; to be freed after a failure too. */
+static scbm_status build_graph(const cbm_runner *runner, cbm_forward what, int bucket, cbm_forward_graph *made) {
     const cbm_network *network = runner->network;
     const cbm_encode_options options = {.use_masks = what == CBM_FORWARD_LOGITS};
+    made->max_tokens = bucket_tokens(runner, bucket);
+    made->max_texts = bucket_texts(made->max_tokens);
+    scbm_status status = scbm_graph_create(&made->graph, runner->context);
+    if (status) return status;
     scbm_graph *g = made->graph;
     scbm_graph_set_precision(g, runner->precision);
     scbm_graph_set_capacity(g, made->max_tokens, made->max_texts);
@@ -47,22 +52,25 @@ static scbm_status build_graph(cbm_runner *runner, cbm_forward what, cbm_forward
         made->result = cbm_network_logits(g, network, cbm_network_pool(g, network, &made->encoding));
     else made->result = cbm_pool(g, &made->encoding, (cbm_pooling)what);
     scbm_graph_fetch(g, made->result);
-    return scbm_graph_plan(g);
+    return SCBM_OK;
 }
 
-/* The smallest graph that holds the batch. */
-static scbm_status find_graph(cbm_runner *runner, cbm_forward what, int64_t tokens, int64_t texts,
-                              cbm_forward_graph **found) {
+/* The smallest bucket that holds the batch. */
+static int find_bucket(const cbm_runner *runner, int64_t tokens, int64_t texts) {
     int bucket = 0;
     while (bucket < CBM_MAX_BUCKETS - 1 &&
            (bucket_tokens(runner, bucket) < tokens || bucket_texts(bucket_tokens(runner, bucket)) < texts))
         bucket++;
+    return bucket;
+}
+
+static scbm_status find_graph(cbm_runner *runner, cbm_forward what, int64_t tokens, int64_t texts,
+                              cbm_forward_graph **found) {
+    int bucket = find_bucket(runner, tokens, texts);
     cbm_forward_graph *graph = *found = &runner->graphs[what][bucket];
     if (graph->graph) return SCBM_OK;
-    graph->max_tokens = bucket_tokens(runner, bucket);
-    graph->max_texts = bucket_texts(graph->max_tokens);
-    scbm_status status = scbm_graph_create(&graph->graph, runner->context);
-    if (!status) status = build_graph(runner, what, graph);
+    scbm_status status = build_graph(runner, what, bucket, graph);
+    if (!status) status = scbm_graph_plan(graph->graph);
     if (status) {
         scbm_graph_free(graph->graph);
         memset(graph, 0, sizeof *graph);
@@ -101,6 +109,25 @@ static int64_t next_batch(const cbm_runner *runner, const cbm_sequences *sequenc
         *tokens += length;
     }
     return n;
+}
+
+scbm_status cbm_runner_measure(cbm_runner *runner, cbm_forward what, const cbm_sequences *sequences, uint32_t *buckets,
+                               size_t *bytes) {
+    scbm_status status = sort_by_length(runner, sequences);
+    for (size_t done = 0; done < sequences->n && !status;) {
+        cbm_forward_graph graph = {0};
+        size_t more = 0;
+        int64_t tokens, n = next_batch(runner, sequences, done, &tokens);
+        int bucket = find_bucket(runner, tokens, n);
+        done += (size_t)n;
+        if (*buckets >> bucket & 1) continue;
+        *buckets |= UINT32_C(1) << bucket;
+        status = build_graph(runner, what, bucket, &graph);
+        if (!status) status = scbm_graph_measure(graph.graph, &more);
+        scbm_graph_free(graph.graph);
+        *bytes += more;
+    }
+    return status;
 }
 
 /* A batch of so many tokens is about to run. */

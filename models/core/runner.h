@@ -53,6 +53,10 @@ typedef struct cbm_runner {
 void cbm_runner_init(cbm_runner *runner, const cbm_network *network, scbm_context *context, scbm_precision precision,
                      int64_t max_batch_tokens);
 void cbm_runner_clear(cbm_runner *runner);
+/* Adds to *bytes what the graphs take that a run over these sequences would make, without taking it. Bit i of *buckets: the
+ * graph of capacity i is counted already. */
+scbm_status cbm_runner_measure(cbm_runner *runner, cbm_forward what, const cbm_sequences *sequences, uint32_t *buckets,
+                               size_t *bytes);
 /* Computes every text: results [n, C or Y], or [n, d], in the texts' order. Progress is told to `hooks` as `what`
  * between batches. */
 scbm_status cbm_runner_run(cbm_runner *runner, cbm_forward what, const cbm_sequences *sequences, float *results,

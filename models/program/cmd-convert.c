@@ -19,7 +19,7 @@ typedef struct convert_command {
     const cli_command *command;
     const char *folder, *output;
     int type, pooling, normalize, json, verify;
-    int64_t max_tokens;
+    int64_t max_tokens, memory;
 } convert_command;
 
 static void print_conversion(const convert_command *c, const cbm_conversion *s) {
@@ -35,6 +35,7 @@ static void print_conversion(const convert_command *c, const cbm_conversion *s) 
         putchar('\n');
     }
     if (s->n_kept_f16) printf("  %d matrices have rows that are no multiple of 32 and stay f16\n", s->n_kept_f16);
+    printf("  memory: %.1f MiB at most, while %s\n", (double)s->memory.bytes / 1048576, s->memory.when);
     if (c->verify)
         printf("  verified: all weights are the folder's; hidden states of a text differ by %.1e\n", s->difference);
 }
@@ -58,6 +59,7 @@ static scbm_status print_conversion_json(const convert_command *c, const cbm_con
     cJSON_AddStringToObject(object, "pooling", cbm_pooling_name(s->pooling));
     cJSON_AddBoolToObject(object, "normalize", s->normalize);
     cJSON_AddBoolToObject(object, "verified", c->verify);
+    cli_json_memory(object, &s->memory);
     if (c->verify) cJSON_AddItemToObject(object, "hidden_difference", cli_json_double(s->difference));
     return cli_json_print(object);
 }
@@ -81,6 +83,7 @@ static int convert(const convert_command *c) {
                                          .pooling = (cbm_pooling)c->pooling,
                                          .normalize = (cbm_normalize)c->normalize,
                                          .verify = c->verify,
+                                         .memory = (size_t)c->memory << 20,
                                          .hooks = &hooks};
     scbm_status status = cbm_convert(c->folder, c->output, &options, &conversion);
     cli_progress_clear(&progress);
@@ -112,6 +115,8 @@ static int run_convert(const cli_command *command, int argc, char **argv) {
         CLI_CHOICE_OPTION("type", "f32|f16|bf16|q8_0|q4_0", &c.type, "what the matrices are stored as"),
         CLI_FLAG_OPTION("verify", &c.verify,
                         "read the file again: its weights, and a text's hidden states, must be those of FOLDER"),
+        CLI_INT_OPTION("memory", "MIB", &c.memory, 0, 100000000,
+                       "what the conversion may take; more is refused before it starts; 0: what the machine leaves"),
         CLI_FLAG_OPTION("json", &c.json, "print one JSON object that says what was converted"),
         CLI_FLAG_OPTION("list", &lists, "print which encoders and tokenizers can be converted, and nothing else"),
         CLI_GROUP_OF("Encoder"),

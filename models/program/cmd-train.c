@@ -35,6 +35,7 @@ static void add_run_options(train_command *t) {
         CLI_FLAG_OPTION("force", &t->force, "start anew where a model or a checkpoint stands, and replace it"),
         CLI_THREADS_OPTION(*t),
         CLI_DEVICE_OPTION(*t),
+        CLI_FLAG_OPTION("plan", &t->plan, "print what the run would take of memory, and do not run it; -o may be left out but with --encoder bilstm"),
         CLI_FLAG_OPTION("json", &t->json, "print one JSON object an epoch"),
         CLI_END_OPTIONS,
     };
@@ -110,7 +111,9 @@ static int check_usage(train_command *t) {
     if (!t->validation.n && t->columns.unseen)
         return cli_misuse(command, "--unseen has no effect without --validation FILE");
     if (t->seeds && train_is_given(t, "seed")) return cli_misuse(command, "--seed has no effect beside --seeds");
-    if (!t->output) return cli_misuse(command, "-o FILE is required: where the model goes");
+    if (t->plan && (t->html || t->save_config))
+        return cli_misuse(command, "--plan writes nothing: leave %s out", t->html ? "--html" : "--save-config");
+    if (!t->output && (!t->plan || train_is_from_scratch(t))) return cli_misuse(command, "-o FILE is required: where the model goes");
     if (t->options.resume_anyway) t->options.resume = 1;
     if (t->force && t->options.resume)
         return cli_misuse(command, "--resume goes on and --force starts anew: give one of the two");
@@ -143,7 +146,7 @@ static int run_train(const cli_command *command, int argc, char **argv) {
     make_options(t);
     int status = read_options(t, argc, argv);
     if (status == CLI_GO_ON) status = cli_open_device(command, t->device, &t->backend);
-    if (status == CLI_GO_ON) status = train_plan_runs(t);
+    if (status == CLI_GO_ON) status = t->plan ? train_plan_memory(t) : train_plan_runs(t);
     if (status != CLI_GO_ON) return finish(t, status);
     t->hooks = cli_hooks(&t->progress, command, t->threads);
     t->progress.main = "train"; /* what is left of the run, validation and pruning too */
@@ -171,6 +174,7 @@ const cli_command cmd_train = {
     "is one JSON object whose keys are these options, without dashes.\n"
     "With --json, an epoch is {epoch, epochs, seconds, train_loss, valid_loss, label_accuracy, label_f1,\n"
     "concept_accuracy, concept_f1, score, best}, with --prune also sparsity and magnitude_overlap, with --seeds also seed;\n"
-    "and with --seeds the last line is {seeds, label_accuracy: {mean, deviation}, ...}.",
+    "and with --seeds the last line is {seeds, label_accuracy: {mean, deviation}, ...}. With --plan it is one object\n"
+    "{memory: {bytes, limit, when, parts: {...}, fits, advice}}, and the exit status is 1 where it does not fit.",
     train_examples,
     run_train};

@@ -4,6 +4,7 @@
 #include "models/program/program.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,4 +106,31 @@ void cli_print_prediction(const char *text, size_t length, const cbm_prediction 
            (double)p->logits[p->label_index]);
     cli_print_name(p->label, 0);
     putchar('\n');
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Memory
+ * ---------------------------------------------------------------------------------------- */
+
+#define MEBIBYTE 1048576.0
+
+void cli_print_memory(const cbm_memory_plan *plan) {
+    printf("memory: %.1f MiB at most, while %s\n", (double)plan->bytes / MEBIBYTE, plan->when);
+    for (int i = 0; i < plan->n_parts; i++)
+        printf("  %-26s %10.1f MiB\n", plan->part[i].what, (double)plan->part[i].bytes / MEBIBYTE);
+    if (plan->limit != SIZE_MAX) printf("  it may be %.1f MiB\n", (double)plan->limit / MEBIBYTE);
+    if (plan->advice[0]) printf("  too much: %s\n", plan->advice);
+}
+
+void cli_json_memory(cJSON *object, const cbm_memory_plan *plan) {
+    cJSON *memory = cJSON_AddObjectToObject(object, "memory"), *parts;
+    cJSON_AddItemToObject(memory, "bytes", cli_json_int((int64_t)plan->bytes));
+    cJSON_AddItemToObject(memory, "limit",
+                          plan->limit == SIZE_MAX ? cJSON_CreateNull() : cli_json_int((int64_t)plan->limit));
+    cJSON_AddStringToObject(memory, "when", plan->when);
+    parts = cJSON_AddObjectToObject(memory, "parts");
+    for (int i = 0; i < plan->n_parts; i++)
+        cJSON_AddItemToObject(parts, plan->part[i].what, cli_json_int((int64_t)plan->part[i].bytes));
+    cJSON_AddBoolToObject(memory, "fits", plan->bytes <= plan->limit);
+    cJSON_AddStringToObject(memory, "advice", plan->advice);
 }

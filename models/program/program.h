@@ -237,6 +237,9 @@ cJSON *cli_json_prediction(const cbm_model *model, const cbm_prediction *predict
 void cli_json_write(const char *text);
 /* Prints the object on a line of its own and deletes it. */
 scbm_status cli_json_print(cJSON *object);
+/* A plan of memory, for people or as the object "memory" of another. */
+void cli_print_memory(const cbm_memory_plan *plan);
+void cli_json_memory(cJSON *object, const cbm_memory_plan *plan);
 
 /* ------------------------------------------------------------------------------------------
  * CSV: fields one after the other, then the end of the row

@@ -52,7 +52,7 @@ typedef struct cbm_prune_run {
     uint64_t seed;
     scbm_status (*gradients)(void *user, const cbm_gradient_request *request);
     /* The bytes that the graphs of training and of these gradients (NULL: none) take, when the masks are there. */
-    scbm_status (*graph_bytes)(void *user, const cbm_gradient_request *request, size_t *bytes);
+    scbm_status (*graph_bytes)(void *user, const cbm_gradient_request *request, size_t *training, size_t *gradients);
     void *user;              /* of both */
     size_t available_memory; /* bytes that are free for the taking; 0: as the system says */
     /* Sees the scores [out, in] of a choice after an epoch. NULL: nobody does. */
@@ -86,6 +86,15 @@ int64_t cbm_prune_zeros(int64_t n, double sparsity);
  * that names it. To be closed, after a failure too. */
 scbm_status cbm_prune_open(cbm_prune_run *run);
 void cbm_prune_close(cbm_prune_run *run);
+/* What pruning takes of memory while it prunes, beside weights and optimizer. */
+typedef struct cbm_prune_memory {
+    size_t of_method;       /* "Fisher matrices" */
+    const char *what;       /* which */
+    int is_kept;            /* between the prunings, too: what a method learns */
+    size_t scores, masks;   /* `masks`: of one set of them, and there are two while new ones are chosen */
+    size_t graph, gradients; /* the graph of training with masks; and that of the gradients which the method asks for */
+} cbm_prune_memory;
+scbm_status cbm_prune_measure(cbm_prune_run *run, cbm_prune_memory *memory);
 /* Says in the log what pruning will take, before anything is taken; an error that names a setting that takes less, where
  * that is more than the machine has. */
 scbm_status cbm_prune_plan(cbm_prune_run *run);

@@ -105,12 +105,11 @@ int64_t cbm_run_step_texts(const cbm_training_run *run, int64_t index, size_t *f
 
 static scbm_status create_teacher(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
+    if (!o->teacher) return SCBM_OK;
     scbm_status status = cbm_teacher_create(&run->teacher, o->teacher, &run->network.heads, run->train,
                                             (float)o->teacher_weight, (float)o->temperature, &run->hooks);
-    if (status) return status;
     snprintf(run->teacher_hash, sizeof run->teacher_hash, "%016llx", (unsigned long long)run->teacher.source);
-    run->settings.teacher = &run->teacher;
-    return SCBM_OK;
+    return status;
 }
 
 /* The most tokens that a batch of this run will have: the graph is planned for that once, and not for the longest texts all in
@@ -134,19 +133,31 @@ static scbm_status find_largest_batch(cbm_training_run *run, int64_t *most) {
     return SCBM_OK;
 }
 
-static scbm_status create_graph(cbm_training_run *run) {
+static void settle_steps(cbm_training_run *run) {
+    const cbm_train_options *o = run->options;
+    run->settings.concept_weight = (float)o->concept_weight;
+    run->settings.concept_loss = o->concept_loss;
+    run->settings.precision = SCBM_PRECISION_F32;
+    run->batches_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
+    run->steps_per_epoch = (run->batches_per_epoch + o->accumulate - 1) / o->accumulate;
+    run->total_steps = run->steps_per_epoch * o->epochs;
+}
+
+scbm_status cbm_run_settle(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
     const cbm_backbone *backbone = &run->network.backbone;
     cbm_training_settings *s = &run->settings;
+    settle_steps(run);
     s->hidden_dropout = o->dropout < 0 ? backbone->hidden_dropout : (float)o->dropout;
     s->attention_dropout = o->dropout < 0 ? backbone->attention_dropout : (float)o->dropout;
     s->mixup = o->mixup > 0;
     s->has_shares = o->accumulate > 1;
+    s->teacher = o->teacher ? &run->teacher : NULL;
     scbm_status status = cbm_frozen_part(o->freeze, backbone, &s->frozen);
     if (!status) status = find_largest_batch(run, &s->max_tokens);
     if (status) return status;
     s->max_texts = (size_t)o->batch_size < run->train->n ? o->batch_size : (int64_t)run->train->n;
-    return cbm_run_build_graph(run);
+    return SCBM_OK;
 }
 
 int cbm_run_is_head(const cbm_training_run *run, const scbm_tensor *tensor) {
@@ -174,9 +185,7 @@ static scbm_status create_optimizer(cbm_training_run *run) {
     return status;
 }
 
-/* What the optimizer has: all that the first graph's loss is derived by. */
-static scbm_status list_trained(cbm_training_run *run) {
-    const cbm_training_graph *t = &run->graph;
+scbm_status cbm_run_list_trained(cbm_training_run *run, const cbm_training_graph *t) {
     size_t n = (size_t)t->n_parameters;
     if (run->trained) return SCBM_OK;
     run->trained = scbm_alloc_array(&run->hooks, n, sizeof *run->trained);
@@ -252,7 +261,7 @@ scbm_status cbm_run_build_graph(cbm_training_run *run) {
     scbm_graph_free(run->step);
     run->step = NULL;
     scbm_status status = cbm_training_graph_build(&run->graph, &run->network, run->context, &run->settings);
-    if (!status) status = list_trained(run);
+    if (!status) status = cbm_run_list_trained(run, &run->graph);
     for (int i = 0; i < run->state.n_trained && !status; i++) run->gradients[i] = gradient_of(run, run->trained[i]);
     if (!status) status = create_optimizer(run);
     if (!status) status = run->options->accumulate > 1 ? add_sums(run) : add_step(run);
@@ -300,16 +309,6 @@ static scbm_status name_checkpoint(cbm_training_run *run) {
     return SCBM_OK;
 }
 
-static void settle_settings(cbm_training_run *run) {
-    const cbm_train_options *o = run->options;
-    run->settings.concept_weight = (float)o->concept_weight;
-    run->settings.concept_loss = o->concept_loss;
-    run->settings.precision = SCBM_PRECISION_F32;
-    run->batches_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
-    run->steps_per_epoch = (run->batches_per_epoch + o->accumulate - 1) / o->accumulate;
-    run->total_steps = run->steps_per_epoch * o->epochs;
-}
-
 static scbm_status list_columns(cbm_training_run *run) {
     const cbm_dataset_options *c = run->options->columns;
     if (!c || !cbm_run_has_concepts(run)) return SCBM_OK;
@@ -334,7 +333,7 @@ static scbm_status create_arrays(cbm_training_run *run) {
 
 scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_names) {
     const cbm_train_options *o = run->options;
-    settle_settings(run);
+    settle_steps(run);
     scbm_hooks quiet = run->hooks; /* progress is the training's, not that of each graph */
     quiet.progress = NULL;
     scbm_status status = scbm_context_create(&run->context, &quiet, o->backend);
@@ -343,13 +342,15 @@ scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_nam
     if (!status) status = create_arrays(run);
     if (!status) status = list_columns(run);
     if (!status && o->class_weights) status = create_class_weights(run);
-    if (!status && o->teacher && o->epochs) status = create_teacher(run);
     if (!status) cbm_runner_init(&run->runner, &run->network, run->context, SCBM_PRECISION_F32, RUN_BATCH_TOKENS);
     return status;
 }
 
 scbm_status cbm_run_prepare_steps(cbm_training_run *run) {
-    scbm_status status = create_graph(run);
+    scbm_status status = cbm_run_check_memory(run);
+    if (!status) status = create_teacher(run);
+    if (!status) status = cbm_run_settle(run);
+    if (!status) status = cbm_run_build_graph(run);
     if (!status) status = cbm_run_prepare_pruning(run);
     if (!status) status = create_state(run);
     return status ? status : name_checkpoint(run);

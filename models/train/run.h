@@ -53,6 +53,7 @@ typedef struct cbm_training_run {
     scbm_tensor **trained;   /* those that the optimizer has */
     scbm_tensor **gradients; /* and their gradients; NULL: it stays as it is */
     cbm_prune_run pruning;
+    size_t prune_memory;        /* what the graphs and pruning may take; 0: as the system says then */
     cbm_gradient_source source; /* of its gradients */
     scbm_tensor **learning;     /* where pruning freezes the encoder: what the loss is still derived by */
     scbm_tensor **extra;        /* of the checkpoint: what pruning keeps */
@@ -69,6 +70,10 @@ typedef struct cbm_training_run {
 /* run.c. The network, the texts, and what passes over them need; `run` is zeros but for the encoder, the data, the options
  * and the hooks. Clear it even where this fails. */
 scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_names);
+/* What the graph of training depends on, from the options. */
+scbm_status cbm_run_settle(cbm_training_run *run);
+/* What the optimizer has: all that the loss of the first graph is derived by. */
+scbm_status cbm_run_list_trained(cbm_training_run *run, const cbm_training_graph *graph);
 /* What steps need: the training graph, its optimizer, the state that a checkpoint holds. */
 scbm_status cbm_run_prepare_steps(cbm_training_run *run);
 void cbm_run_clear(cbm_training_run *run);
@@ -87,7 +92,13 @@ int64_t cbm_run_step_texts(const cbm_training_run *run, int64_t index, size_t *f
 /* start.c. A copy of the encoder, and heads; their weights new, or those of the model that the options start from. */
 scbm_status cbm_run_create_network(cbm_training_run *run, const char *const *concept_names);
 
-/* subnetworks.c. Opens pruning; what it will take is said, or refused, before the first epoch. */
+/* memory/plan.c. What the run will need of memory at most. Refuses what is more than there is. */
+scbm_status cbm_run_plan_memory(cbm_training_run *run, cbm_memory_plan *plan);
+scbm_status cbm_run_check_memory(cbm_training_run *run);
+
+/* subnetworks.c. Opens pruning. */
+scbm_status cbm_run_open_pruning(cbm_training_run *run);
+/* The same; what it will take is said, or refused, before the first epoch. */
 scbm_status cbm_run_prepare_pruning(cbm_training_run *run);
 int cbm_run_prunes(const cbm_training_run *run);
 /* Whether an epoch's model may be the best: with subnetworks, only at their final sparsity. */

@@ -138,6 +138,9 @@ static const cbm_train_setting settings[] = {
     {"epoch_log", "log-epochs", "FILE", "Output", "write every epoch's measures (CSV)", NULL,
      PATH(epoch_log, CBM_SETTING_WRITES)},
 
+    {"memory", "memory", "MIB", "Run",
+     "what the run may take; more is refused before it starts; 0: what the machine and its control group leave", NULL,
+     CBM_SETTING_MEMORY, AT(memory), 0, 0, 1e8, 0, PLAIN},
     {"seed", "seed", "N", "Run", "seed of everything random", NULL, CBM_SETTING_LONG, AT(seed), 42, 0, 9e15,
      FIXED | HAS_ZERO, PLAIN},
     {"resume", "resume", NULL, "Run", "go on from the checkpoint of a run that was stopped, to the same bits", NULL,

@@ -41,18 +41,17 @@ static scbm_status give_gradients(void *user, const cbm_gradient_request *reques
     return cbm_gradients(&run->source, request);
 }
 
-static scbm_status measure_graphs(void *user, const cbm_gradient_request *request, size_t *bytes) {
+static scbm_status measure_graphs(void *user, const cbm_gradient_request *request, size_t *training,
+                                  size_t *gradients) {
     cbm_training_run *run = user;
     cbm_training_settings settings = run->settings;
-    size_t of_gradients = 0;
     scbm_status status = settle(run, &settings);
-    if (!status) status = cbm_training_graph_measure(&run->network, run->context, &settings, bytes);
-    if (!status && request) status = cbm_gradients_measure(&run->source, request, &of_gradients);
-    *bytes += of_gradients;
+    if (!status) status = cbm_training_graph_measure(&run->network, run->context, &settings, training);
+    if (!status && request) status = cbm_gradients_measure(&run->source, request, gradients);
     return status;
 }
 
-scbm_status cbm_run_prepare_pruning(cbm_training_run *run) {
+scbm_status cbm_run_open_pruning(cbm_training_run *run) {
     run->source = (cbm_gradient_source){&run->network,         run->context, &run->settings,
                                         &run->train_sequences, run->train,   &run->hooks};
     run->pruning = (cbm_prune_run){.backbone = &run->network.backbone,
@@ -65,8 +64,13 @@ scbm_status cbm_run_prepare_pruning(cbm_training_run *run) {
                                    .seed = (uint64_t)run->options->seed,
                                    .gradients = give_gradients,
                                    .graph_bytes = measure_graphs,
-                                   .user = run};
-    scbm_status status = cbm_prune_open(&run->pruning);
+                                   .user = run,
+                                   .available_memory = run->prune_memory};
+    return cbm_prune_open(&run->pruning);
+}
+
+scbm_status cbm_run_prepare_pruning(cbm_training_run *run) {
+    scbm_status status = cbm_run_open_pruning(run);
     return !status && cbm_run_prunes(run) ? cbm_prune_plan(&run->pruning) : status;
 }
 

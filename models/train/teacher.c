@@ -2,6 +2,7 @@
  * models/train/teacher.c - distillation: what a trained model says of the training texts, as targets beside the gold classes
  */
 #include "models/core/context.h"
+#include "models/core/masks.h"
 #include "models/base/hash.h"
 #include "models/train/check.h"
 #include "models/train/teacher.h"
@@ -81,5 +82,37 @@ scbm_status cbm_teacher_create(cbm_teacher *teacher, const char *path, const cbm
     if (!status) status = ask(teacher, model, data, hooks);
     cbm_model_free(model);
     if (status) cbm_teacher_clear(teacher, hooks);
+    return status;
+}
+
+/* What the masks take where they are packed. */
+static scbm_status measure_packed(const cbm_model *model, size_t *bytes) {
+    cbm_backbone *backbone = (cbm_backbone *)&model->network.backbone;
+    scbm_status status = SCBM_OK;
+    for (cbm_parameter *p = NULL; (p = cbm_next_prunable(backbone, p)) && p->masks && !status;) {
+        size_t more;
+        status = scbm_masks_packed_bytes(p->tensor, p->masks, 0, &more);
+        if (!status) *bytes += more;
+    }
+    return status;
+}
+
+scbm_status cbm_teacher_measure(const char *path, const cbm_heads *student, const cbm_dataset *data,
+                                const cbm_sequences *sequences, const scbm_hooks *hooks, size_t *bytes) {
+    const cbm_load_options load = {.hooks = hooks};
+    cbm_model *model;
+    cbm_context *ctx = NULL;
+    uint32_t buckets = 0;
+    *bytes = 0;
+    scbm_status status = cbm_model_load(&model, path, &load);
+    if (status) return status;
+    const cbm_heads *heads = &model->network.heads;
+    status = check_heads(heads, student, data, path);
+    if (!status) status = cbm_context_create(&ctx, model, NULL);
+    if (!status) status = cbm_runner_measure(&ctx->runner, CBM_FORWARD_LOGITS, sequences, &buckets, bytes);
+    if (!status) status = measure_packed(model, bytes);
+    *bytes += scbm_file_size(model->file) + data->n * (size_t)(cbm_n_logits(heads)) * sizeof(float);
+    cbm_context_free(ctx);
+    cbm_model_free(model);
     return status;
 }

@@ -5,6 +5,7 @@
 #define CBM_TEACHER_H
 
 #include "models/core/heads.h"
+#include "models/core/sequences.h"
 #include "models/cbm-train.h"
 
 /* Distillation (Hinton et al., 2015): a teacher's probabilities at temperature τ, for every text of the training data.
@@ -18,6 +19,9 @@ typedef struct cbm_teacher {
 /* Runs the model at `path` over the data, whose classes it must have. Free with cbm_teacher_clear. */
 scbm_status cbm_teacher_create(cbm_teacher *teacher, const char *path, const cbm_heads *student, const cbm_dataset *data,
                                float weight, float temperature, const scbm_hooks *hooks);
+/* What that takes of memory, in bytes, beside the data: the model's file, and the graphs for these sequences. */
+scbm_status cbm_teacher_measure(const char *path, const cbm_heads *student, const cbm_dataset *data,
+                                const cbm_sequences *sequences, const scbm_hooks *hooks, size_t *bytes);
 void cbm_teacher_clear(cbm_teacher *teacher, const scbm_hooks *hooks);
 
 #endif

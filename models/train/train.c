@@ -44,14 +44,29 @@ static scbm_status split_data(cbm_training_run *run) {
     return status;
 }
 
-scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, const cbm_dataset *valid_data,
-                      const char *const *concept_names, const char *output, const cbm_train_options *options) {
+/* What training and planning have in common: the run is set up, and done by `act`, which may be handed what it asks for. */
+typedef struct training_job {
+    const char *const *concept_names;
+    scbm_status (*act)(cbm_training_run *run, const struct training_job *job);
+    cbm_memory_plan *plan;
+} training_job;
+
+static scbm_status act_train(cbm_training_run *run, const training_job *job) {
+    return train(run, job->concept_names);
+}
+
+static scbm_status act_plan(cbm_training_run *run, const training_job *job) {
+    scbm_status status = cbm_run_create(run, job->concept_names);
+    return status ? status : cbm_run_plan_memory(run, job->plan);
+}
+
+static scbm_status do_job(const training_job *job, const cbm_model *encoder, const cbm_dataset *train_data,
+                          const cbm_dataset *valid_data, const char *output, const cbm_train_options *options) {
     cbm_train_options settled;
-    if (!encoder || !output) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train: the encoder or the output is NULL");
     scbm_status status = cbm_train_settle(options, encoder, &settled);
-    if (!status) status = cbm_check_train_data(train_data, train_data, "training", settled.mode, concept_names);
+    if (!status) status = cbm_check_train_data(train_data, train_data, "training", settled.mode, job->concept_names);
     if (!status && valid_data)
-        status = cbm_check_train_data(valid_data, train_data, "validation", settled.mode, concept_names);
+        status = cbm_check_train_data(valid_data, train_data, "validation", settled.mode, job->concept_names);
     if (status) return status;
     if (valid_data) settled.validation_split = 0;
     scbm_hooks hooks = settled.hooks ? *settled.hooks : encoder->hooks;
@@ -64,8 +79,23 @@ scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, c
     run->options = &settled;
     run->hooks = hooks;
     status = valid_data ? SCBM_OK : split_data(run);
-    if (!status) status = train(run, concept_names);
+    if (!status) status = job->act(run, job);
     cbm_run_clear(run);
     scbm_release(&hooks, run);
     return status;
+}
+
+scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train_data, const cbm_dataset *valid_data,
+                      const char *const *concept_names, const char *output, const cbm_train_options *options) {
+    const training_job job = {concept_names, act_train, NULL};
+    if (!encoder || !output) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train: the encoder or the output is NULL");
+    return do_job(&job, encoder, train_data, valid_data, output, options);
+}
+
+scbm_status cbm_train_plan(const cbm_model *encoder, const cbm_dataset *train_data, const cbm_dataset *valid_data,
+                           const char *const *concept_names, const char *output, const cbm_train_options *options,
+                           cbm_memory_plan *plan) {
+    const training_job job = {concept_names, act_plan, plan};
+    if (!encoder || !plan) return scbm_fail(SCBM_ERROR_ARGUMENT, "cbm_train_plan: the encoder or the plan is NULL");
+    return do_job(&job, encoder, train_data, valid_data, output, options);
 }

@@ -110,6 +110,12 @@ int train_plan_runs(train_command *t) {
     return status;
 }
 
+int train_plan_memory(train_command *t) {
+    int status = read_seeds(t);
+    t->n_runs = 1; /* all of them take the same */
+    return status == CLI_GO_ON && t->output ? name_files(t, &t->run[0]) : status;
+}
+
 void train_clear_runs(train_command *t) {
     for (int i = 0; i < t->n_runs; i++) {
         train_run *run = &t->run[i];
@@ -182,6 +188,28 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     return SCBM_OK;
 }
 
+/* What a run would take; where that is too much the status says so, when all is printed. */
+static scbm_status say_memory(train_command *t, train_run *run, const cbm_model *encoder, const cbm_dataset *train,
+                              const cbm_dataset *validation, const char *const *names) {
+    cbm_train_options o = t->options;
+    cbm_memory_plan plan;
+    o.hooks = &t->hooks;
+    o.backend = t->backend;
+    scbm_status status = cbm_train_plan(encoder, train, validation, names, run->output, &o, &plan);
+    cli_progress_clear(&t->progress);
+    if (status != SCBM_OK) return train_translate_error(status);
+    train_translate_advice(plan.advice, sizeof plan.advice);
+    if (t->json) {
+        cJSON *object = cJSON_CreateObject();
+        cli_json_memory(object, &plan);
+        status = cli_json_print(object);
+    } else {
+        cli_print_memory(&plan);
+    }
+    if (status == SCBM_OK && plan.bytes > plan.limit) status = scbm_fail(SCBM_ERROR_MEMORY, "%s", plan.advice);
+    return status;
+}
+
 /* `encoder` NULL: each run has one of its own. */
 static scbm_status do_all(train_command *t, const cbm_model *encoder, const cbm_dataset *data,
                           const cbm_dataset *validation_data) {
@@ -196,10 +224,11 @@ static scbm_status do_all(train_command *t, const cbm_model *encoder, const cbm_
         if (status == SCBM_OK && i == 0 && t->save_config)
             status = train_save_config(t, encoder ? encoder : made, &t->hooks);
         if (status == SCBM_OK)
-            status = do_run(t, run, encoder ? encoder : made, &train, t->validation.n ? &validation : NULL, names);
+            status = (t->plan ? say_memory : do_run)(t, run, encoder ? encoder : made, &train,
+                                                     t->validation.n ? &validation : NULL, names);
         if (!encoder) train_drop_encoder(run, made);
     }
-    if (status == SCBM_OK && t->seeds) train_print_seeds(t);
+    if (status == SCBM_OK && t->seeds && !t->plan) train_print_seeds(t);
     free((void *)names);
     return status;
 }

@@ -172,7 +172,7 @@ static cJSON *json_of(const cbm_train_setting *s, const cbm_train_options *settl
 
 /* Whether an option changes nothing in what comes out. */
 static int is_of_the_moment(const cli_option *option) {
-    static const char *const names[] = {"force", "threads", "json"};
+    static const char *const names[] = {"force", "threads", "json", "plan"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(option->name, names[i]) == 0) return 1;
     return 0;
@@ -254,11 +254,24 @@ static int translate(char *text, size_t size, const char *before, const char *af
     return 0;
 }
 
+/* Advice names settings as "a batch_size of 4 and an accumulate of 4". */
+static int translate_advice(char *text, size_t size) {
+    int n = 0;
+    while (translate(text, size, "a ", " of ") || translate(text, size, "an ", " of ")) n++;
+    return n;
+}
+
+const char *train_translate_advice(char *text, size_t size) {
+    translate_advice(text, size);
+    return text;
+}
+
 scbm_status train_translate_error(scbm_status status) {
     char text[1024];
     snprintf(text, sizeof text, "%s", cbm_last_error());
     if (status == SCBM_OK) return status;
     int n = translate(text, sizeof text, "another ", " (") || translate(text, sizeof text, "training: ", " is ");
     n += translate(text, sizeof text, "; ", " goes on all the same") + translate(text, sizeof text, "its model (", ")");
+    n += translate_advice(text, sizeof text);
     return n ? scbm_fail(status, "%s", text) : status;
 }

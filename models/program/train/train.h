@@ -47,7 +47,7 @@ typedef struct train_command {
     cbm_train_options options;
     train_scratch scratch;
     int64_t threads, limit;
-    int json, force;
+    int json, force, plan;
     cJSON *config_values;
     train_run run[TRAIN_MAX_SEEDS];
     int n_runs;
@@ -75,9 +75,13 @@ int train_check_settings(const train_command *t);
 scbm_status train_save_config(const train_command *t, const cbm_model *encoder, const scbm_hooks *hooks);
 /* The library's last error, with options in place of settings' keys; returns `status`. */
 scbm_status train_translate_error(scbm_status status);
+/* The same in a text that advises settings; returns `text`. */
+const char *train_translate_advice(char *text, size_t size);
 
 /* runs.c. The runs of the seeds: their files, secured against other runs and against loss, … */
 int train_plan_runs(train_command *t);
+/* One run without files, whose memory alone is wanted. */
+int train_plan_memory(train_command *t);
 /* … and the work: reads the encoder and the data, and trains. */
 scbm_status train_do_runs(train_command *t);
 void train_clear_runs(train_command *t);
