@@ -62,6 +62,22 @@ typedef struct cbm_prune_options {
     uint64_t reserved[8];          /* 0 */
 } cbm_prune_options;
 
+/* What a run or a conversion needs of memory at its height, by parts that are there at that time. */
+#define CBM_MEMORY_PARTS 16
+typedef struct cbm_memory_part {
+    const char *what;              /* "gradients"; it lasts for ever */
+    size_t bytes;
+} cbm_memory_part;
+typedef struct cbm_memory_plan {
+    size_t bytes;                  /* resident memory of the process: the sum of the parts */
+    size_t limit;                  /* what it may be; SIZE_MAX: unknown */
+    const char *when;              /* "training", "pruning"; it lasts for ever */
+    int n_parts;
+    cbm_memory_part part[CBM_MEMORY_PARTS];
+    char advice[256];              /* where it is more than the limit: the settings that make it fit, in words; or "" */
+    uint64_t reserved[8];
+} cbm_memory_plan;
+
 /* All zeros are the defaults. Where 0 is a value that people set, a negative number stands for it. Each field but the last
  * ones is a row of the table of settings below. */
 typedef struct cbm_train_options {
@@ -97,10 +113,11 @@ typedef struct cbm_train_options {
     int64_t seed;                  /* of everything random; 0: 42; negative: 0 */
     int resume;                    /* go on from the checkpoint beside the output, if there is one */
     int resume_anyway;             /* also one of another device or version, or CBM_SETTING_CHANGES: to other bits, which is logged */
-    /* Each may be NULL. What is trained and validated on, before the first step; an epoch that is over; a run that is. The
+    /* Each may be NULL. What is trained and validated on, and what the run will need of memory, before the first step; an epoch that is over; a run that is. The
      * data sets may be parts that the run has set aside: they, the report and the history, with all that they point to,
      * are there until the function returns. */
     void (*on_data)(void *user, const cbm_dataset *train, const cbm_dataset *validation);
+    void (*on_memory)(void *user, const cbm_memory_plan *plan);
     void (*on_epoch)(void *user, const cbm_epoch_report *report);
     void (*on_end)(void *user, const cbm_train_history *history);
     void *user;
@@ -136,23 +153,7 @@ typedef struct cbm_train_options {
 scbm_status cbm_train(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,
                       const char *const *concept_names, const char *output, const cbm_train_options *options);
 
-/* What a run or a conversion needs of memory at its height, by parts that are there at that time. */
-#define CBM_MEMORY_PARTS 16
-typedef struct cbm_memory_part {
-    const char *what;              /* "gradients"; it lasts for ever */
-    size_t bytes;
-} cbm_memory_part;
-typedef struct cbm_memory_plan {
-    size_t bytes;                  /* resident memory of the process: the sum of the parts */
-    size_t limit;                  /* what it may be; SIZE_MAX: unknown */
-    const char *when;              /* "training", "pruning"; it lasts for ever */
-    int n_parts;
-    cbm_memory_part part[CBM_MEMORY_PARTS];
-    char advice[256];              /* where it is more than the limit: the settings that make it fit, in words; or "" */
-    uint64_t reserved[8];
-} cbm_memory_plan;
-
-/* What cbm_train would need with the same arguments, which does this first, logs it, and refuses to train where that is more
+/* What cbm_train would need with the same arguments, which does this first, and refuses to train where that is more
  * than the limit, with the advice. Texts are read and weights copied, and nothing is trained or written. `output` NULL: no
  * checkpoint is looked for. What lies in a file that is mapped counts; so does what the process had before. */
 scbm_status cbm_train_plan(const cbm_model *encoder, const cbm_dataset *train, const cbm_dataset *validation,

@@ -111,6 +111,14 @@ void train_print_data(void *user, const cbm_dataset *train, const cbm_dataset *v
     }
 }
 
+void train_print_memory(void *user, const cbm_memory_plan *plan) {
+    train_command *t = user;
+    cli_progress_clear(&t->progress);
+    if (!t->json && t->current == t->run)
+        printf("memory: %.1f MiB at most, while %s\n", (double)plan->bytes / 1048576, plan->when);
+    fflush(stdout);
+}
+
 /* ------------------------------------------------------------------------------------------
  * Several seeds
  * ---------------------------------------------------------------------------------------- */

@@ -170,6 +170,7 @@ static scbm_status do_run(train_command *t, train_run *run, const cbm_model *enc
     o.order_log = run->order;
     o.epoch_log = run->epochs;
     o.on_data = begin_run;
+    o.on_memory = train_print_memory;
     o.on_epoch = train_print_epoch;
     o.on_end = end_run;
     o.user = t;

@@ -96,6 +96,7 @@ void train_drop_encoder(const train_run *run, cbm_model *encoder);
 
 /* print.c */
 void train_print_data(void *t, const cbm_dataset *train, const cbm_dataset *validation);
+void train_print_memory(void *t, const cbm_memory_plan *plan);
 void train_print_epoch(void *t, const cbm_epoch_report *report);
 /* page.c. The page of the run at hand, of the model that it has written. */
 scbm_status train_write_page(train_command *t, const cbm_train_history *history);

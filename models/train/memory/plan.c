@@ -248,7 +248,6 @@ scbm_status cbm_run_check_memory(cbm_training_run *run) {
     if (plan.bytes > plan.limit)
         return scbm_fail(SCBM_ERROR_MEMORY, "training takes %.1f MiB of memory while %s, and may take %.1f: %s (%s)",
                          total, plan.when, limit, plan.advice, parts);
-    scbm_log(&run->hooks, SCBM_LOG_INFO, "the run will take %.1f MiB of memory, most of it while %s: %s", total,
-             plan.when, parts);
+    if (run->options->on_memory) run->options->on_memory(run->options->user, &plan);
     return SCBM_OK;
 }
