@@ -14168,6 +14168,64 @@ scbm_tensor *scbm_file_find_tensor(scbm_file *file, const char *name) {
     return scbm_file_tensor(file, file_find_name(file->tensors_by_name, file->n_tensors, name));
 }
 
+/* Where a tensor's name ends in `end`, behind a dot or as a whole; NULL: it does not, or its rows are no n equal parts. */
+static const char *file_fused_end(const scbm_tensor *tensor, const char *end, int n) {
+    size_t length = strlen(tensor->name), of_end = strlen(end);
+    if (length < of_end || tensor->shape[0] % n) return NULL;
+    const char *at = tensor->name + length - of_end;
+    return strcmp(at, end) == 0 && (at == tensor->name || at[-1] == '.') ? at : NULL;
+}
+
+/* The parts of a fused tensor, one after the other in its memory. */
+static scbm_status file_split_tensor(const scbm_tensor *tensor, const char *end, const char *const *parts, int n,
+                                     scbm_tensor *made) {
+    const size_t bytes = scbm_tensor_bytes(tensor) / (size_t)n;
+    int64_t shape[SCBM_MAX_DIMS];
+    memcpy(shape, tensor->shape, sizeof shape);
+    shape[0] /= n;
+    for (int i = 0; i < n; i++) {
+        char name[2 * SCBM_MAX_NAME];
+        snprintf(name, sizeof name, "%.*s%s", (int)(end - tensor->name), tensor->name, parts[i]);
+        if (strlen(name) >= SCBM_MAX_NAME)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s: the name of its part %s is too long", tensor->name, parts[i]);
+        scbm_status status = scbm_tensor_init(&made[i], name, tensor->type, tensor->n_dims, shape);
+        if (status) return status;
+        made[i].data = (unsigned char *)tensor->data + (size_t)i * bytes;
+    }
+    return SCBM_OK;
+}
+
+scbm_status scbm_file_split_tensors(scbm_file *file, const char *end, const char *const *parts, int n) {
+    int64_t n_fused = 0, n_tensors = 0;
+    for (int64_t i = 0; i < file->n_tensors; i++) n_fused += file_fused_end(&file->tensors[i], end, n) != NULL;
+    if (!n_fused) return SCBM_OK;
+    const size_t most = (size_t)(file->n_tensors + n_fused * (n - 1));
+    scbm_tensor *tensors = scbm_alloc_array(&file->hooks, most + 1, sizeof *tensors), *before = file->tensors;
+    file_name *names = scbm_alloc_array(&file->hooks, most + 1, sizeof *names);
+    scbm_status status = tensors && names ? SCBM_OK : SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < file->n_tensors && !status; i++) {
+        const char *at = file_fused_end(&before[i], end, n);
+        if (at) status = file_split_tensor(&before[i], at, parts, n, &tensors[n_tensors]);
+        else tensors[n_tensors] = before[i];
+        n_tensors += at ? n : 1;
+    }
+    const char *twice = NULL;
+    for (int64_t i = 0; i < n_tensors && !status; i++) names[i] = (file_name){tensors[i].name, i};
+    if (!status) file_sort_names(names, n_tensors, &twice);
+    if (twice) status = scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s is there twice", file->path, twice);
+    if (status) {
+        scbm_release(&file->hooks, tensors);
+        scbm_release(&file->hooks, names);
+        return status;
+    }
+    scbm_release(&file->hooks, file->tensors);
+    scbm_release(&file->hooks, file->tensors_by_name);
+    file->tensors = tensors;
+    file->tensors_by_name = names;
+    file->n_tensors = n_tensors;
+    return SCBM_OK;
+}
+
 /* ------------------------------------------------------------------------------------------
  * Model files: writing
  * ---------------------------------------------------------------------------------------- */

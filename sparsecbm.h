@@ -1013,6 +1013,10 @@ scbm_status scbm_file_string_at(const scbm_file *file, int64_t key_index, int64_
 int64_t scbm_file_n_tensors(const scbm_file *file);
 scbm_tensor *scbm_file_tensor(scbm_file *file, int64_t index);
 scbm_tensor *scbm_file_find_tensor(scbm_file *file, const char *name); /* NULL: not there */
+/* Every tensor whose name ends in `end` ("attn_qkv.weight") is from now on n tensors of equal numbers of its rows, one after the
+ * other, whose names end in parts[i] instead. Pointers to tensors of this file that were handed out before are void then; with
+ * no such tensor nothing happens. */
+scbm_status scbm_file_split_tensors(scbm_file *file, const char *end, const char *const *parts, int n);
 
 /* Writing: collect, then write in one go to a temporary name beside `path`, flush, and rename. The writer
  * copies keys and values; tensors' data is read when writing and must stay until then. */

@@ -239,7 +239,13 @@ static scbm_status place_tensor(hf_weight *weight, const cbm_backbone *settings,
     cbm_row_name(weight->row, weight->block, name);
     weight->source = source;
     weight->padding = cbm_hf_moves_padding(settings, weight->row) ? settings->padding : -1;
-    return scbm_tensor_init(&weight->tensor, name, type, n_dims, shape);
+    status = scbm_tensor_init(&weight->tensor, name, type, n_dims, shape);
+    if (status || !weight->row->fused || weight->row->part) return status;
+    cbm_row whole = *weight->row;
+    whole.name = whole.fused;
+    shape[0] *= whole.parts;
+    cbm_row_name(&whole, weight->block, name);
+    return scbm_tensor_init(&weight->fused, name, type, n_dims, shape);
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -479,7 +485,7 @@ static scbm_status produce(void *user, const scbm_tensor *tensor, void *data) {
 void cbm_hf_weights_add(const hf_weights *weights, scbm_type type, scbm_writer *writer) {
     for (int i = 0; i < weights->n; i++) {
         hf_weight *weight = &weights->weight[i];
-        if (!weight->source) continue;
-        scbm_writer_add_tensor_from(writer, &weight->tensor, cbm_hf_weights_type(weight, type), produce, weight);
+        if (!weight->source || (weight->row->fused && weight->row->part)) continue;
+        scbm_writer_add_tensor_from(writer, weight->row->fused ? &weight->fused : &weight->tensor, cbm_hf_weights_type(weight, type), produce, weight);
     }
 }

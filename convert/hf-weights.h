@@ -10,6 +10,7 @@
 /* A parameter of the encoder, by its row. */
 typedef struct hf_weight {
     scbm_tensor tensor;          /* name and shape as the model file has them, the folder's type; no data */
+    scbm_tensor fused;           /* with its other parts, where the model file has them as one; of the first part */
     const stored_tensor *source; /* NULL: the folder has none, and the row says that it may do without */
     const cbm_row *row;
     int block;

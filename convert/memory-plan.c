@@ -19,7 +19,8 @@ static weight_sizes measure(const hf_weights *weights, scbm_type type) {
     weight_sizes sizes = {0};
     for (int i = 0; i < weights->n; i++) {
         const hf_weight *weight = &weights->weight[i];
-        size_t bytes = scbm_tensor_bytes(&weight->tensor), n = (size_t)scbm_tensor_elements(&weight->tensor);
+        size_t bytes = scbm_tensor_bytes(weight->row->fused && !weight->row->part ? &weight->fused : &weight->tensor),
+               n = (size_t)scbm_tensor_elements(&weight->tensor);
         if (!weight->source) continue;
         const scbm_type_info *info = scbm_type_of(cbm_hf_weights_type(weight, type));
         if (bytes > sizes.largest) sizes.largest = bytes;

@@ -1013,6 +1013,48 @@ static void writing_can_be_cancelled(void **state) {
     assert_int_equal(empty_folder(), 1);
 }
 
+/* A fused matrix becomes its parts, which lie in its memory; one whose rows are no three equal parts stays as it is. */
+static void fused_tensors_are_split(void **state) {
+    (void)state;
+    static const char *const parts[] = {"q.weight", "k.weight", "v.weight"};
+    float values[24], odd[8] = {0};
+    fill(values, 24);
+    scbm_tensor fused = tensor_of("blk.0.qkv.weight", SCBM_F32, 2, 6, 4, values),
+                other = tensor_of("blk.1.qkv.weight", SCBM_F32, 2, 2, 4, odd),
+                similar = tensor_of("blk.0.xqkv.weight", SCBM_F32, 2, 6, 4, values),
+                taken = tensor_of("blk.0.k.weight", SCBM_F32, 2, 2, 4, odd);
+    for (int clashes = 0; clashes < 2; clashes++) {
+        scbm_writer *w;
+        scbm_file *f;
+        empty_folder();
+        assert_ok(scbm_writer_create(&w, NULL));
+        scbm_writer_add_tensor(w, &other, SCBM_F32);
+        scbm_writer_add_tensor(w, &fused, SCBM_F32);
+        scbm_writer_add_tensor(w, &similar, SCBM_F32);
+        if (clashes) scbm_writer_add_tensor(w, &taken, SCBM_F32);
+        assert_ok(scbm_writer_write(w, path));
+        scbm_writer_free(w);
+        assert_ok(scbm_file_open(&f, path, NULL));
+        if (clashes) {
+            assert_error(scbm_file_split_tensors(f, "qkv.weight", parts, 3), SCBM_ERROR_FORMAT, "blk.0.k.weight is there twice");
+            assert_int_equal(scbm_file_n_tensors(f), 4);
+            assert_non_null(scbm_file_find_tensor(f, "blk.0.qkv.weight"));
+        } else {
+            assert_ok(scbm_file_split_tensors(f, "qkv.weight", parts, 3));
+            assert_ok(scbm_file_split_tensors(f, "qkv.weight", parts, 3)); /* and no second time */
+            assert_int_equal(scbm_file_n_tensors(f), 5);
+            assert_null(scbm_file_find_tensor(f, "blk.0.qkv.weight"));
+            assert_non_null(scbm_file_find_tensor(f, "blk.1.qkv.weight"));
+            assert_non_null(scbm_file_find_tensor(f, "blk.0.xqkv.weight"));
+            const scbm_tensor *k = scbm_file_find_tensor(f, "blk.0.k.weight"), *v = scbm_file_find_tensor(f, "blk.0.v.weight");
+            assert_true(k && k->n_dims == 2 && k->shape[0] == 2 && k->shape[1] == 4);
+            assert_memory_equal(k->data, values + 8, 8 * sizeof *values);
+            assert_memory_equal(v->data, values + 16, 8 * sizeof *values);
+        }
+        scbm_file_close(f);
+    }
+}
+
 static void files_that_cannot_be_read(void **state) {
     (void)state;
     scbm_file *f;
@@ -1227,6 +1269,7 @@ int main(void) {
         cmocka_unit_test(what_others_write_stays),
         cmocka_unit_test(temporary_files_can_be_removed_at_once),
         cmocka_unit_test(writing_can_be_cancelled),
+        cmocka_unit_test(fused_tensors_are_split),
         cmocka_unit_test(files_that_cannot_be_read),
         cmocka_unit_test(files_without_a_size_are_read),
         cmocka_unit_test(numbers_are_parsed),

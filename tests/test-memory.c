@@ -155,7 +155,7 @@ static void other_settings_are_advised_where_they_are_what_helps(void **state) {
 
 /* Does `work` in a process of its own, which reports what it planned; returns that over the memory that it then had. */
 static double planned_over_measured(scbm_status (*work)(const void *options, size_t *planned), const void *options) {
-    int ends[2], status;
+    int ends[2], status = 0;
     struct rusage used;
     size_t planned = 0;
     assert_int_equal(pipe(ends), 0);

@@ -75,6 +75,29 @@ static scbm_status create(cbm_tokenizer **tokenizer, const cbm_unigram_options *
     return create_with(tokenizer, options, NULL);
 }
 
+/* llama.cpp reads F32; what that does not hold stands in a key of ours, too, and decides. */
+static void scores_are_f32_for_others(void **state) {
+    (void)state;
+    double fine[N];
+    for (int wide = 0; wide < 2; wide++) {
+        scbm_file *file;
+        cbm_tokenizer *tokenizer;
+        for (int i = 0; i < N; i++) fine[i] = scores[i] + (wide ? 1e-12 : 0.0);
+        assert_ok(create(&tokenizer, &(cbm_unigram_options){.score = fine}));
+        cbm_tokenizer_free(tokenizer);
+        assert_ok(scbm_file_open(&file, in_folder("tokenizer.gguf"), NULL));
+        double value;
+        int64_t key = scbm_file_find_key(file, "tokenizer.ggml.scores");
+        assert_ok(scbm_file_float_at(file, key, 3, &value));
+        assert_true(value == (double)(float)fine[3]);
+        key = scbm_file_find_key(file, "sparsecbm.tokenizer.scores");
+        assert_int_equal(key >= 0, wide);
+        if (wide) assert_ok(scbm_file_float_at(file, key, 3, &value));
+        assert_true(value == fine[3]);
+        scbm_file_close(file);
+    }
+}
+
 static void expect(const cbm_tokenizer *tokenizer, const char *text, const char *wanted) {
     cbm_tokens tokens = {0};
     char got[512] = "";
@@ -350,6 +373,7 @@ static void sentencepiece_files_that_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(scores_are_f32_for_others),
         cmocka_unit_test(the_greatest_sum_of_scores),
         cmocka_unit_test(spaces_and_marks),
         cmocka_unit_test(unknown_characters_byte_by_byte),

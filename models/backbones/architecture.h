@@ -50,6 +50,7 @@ typedef struct cbm_row {
     /* How the folder has it, where it is not as it is here. Several rows may name the same tensor there. */
     int is_transposed; /* [in, out] */
     int part, parts; /* of a fused tensor [parts · out, in] (then transposed, where it is) the rows of `part`, from 0 */
+    const char *fused;  /* what plain encoders call the whole of the parts in model files, as llama.cpp does; NULL: they are apart */
     cbm_condition when; /* two rows of one role have conditions of which one holds */
 } cbm_row;
 

@@ -193,10 +193,28 @@ static scbm_status find_tensors(cbm_backbone *backbone, scbm_file *file, const s
     return status;
 }
 
+/* A file may have several parameters as one tensor: its rows are theirs. */
+static scbm_status split_fused(const cbm_architecture *architecture, scbm_file *file) {
+    enum { MOST = 4 };
+    scbm_status status = SCBM_OK;
+    for (int i = 0; i < architecture->n_rows && !status; i++) {
+        const cbm_row *row = &architecture->rows[i];
+        const char *parts[MOST] = {NULL};
+        if (!row->fused || row->part > 0 || row->parts > MOST) continue;
+        for (int j = i; j < architecture->n_rows; j++) {
+            const cbm_row *other = &architecture->rows[j];
+            if (other->fused && strcmp(other->fused, row->fused) == 0) parts[other->part] = other->name;
+        }
+        status = scbm_file_split_tensors(file, row->fused, parts, row->parts);
+    }
+    return status;
+}
+
 scbm_status cbm_backbone_read_as(cbm_backbone *backbone, const cbm_architecture *architecture, scbm_file *file,
                                  const scbm_hooks *hooks) {
     cbm_settings_default(backbone, architecture);
     scbm_status status = cbm_settings_read(backbone, file);
+    if (!status) status = split_fused(architecture, file);
     if (!status) status = find_tensors(backbone, file, hooks);
     if (status) cbm_backbone_clear(backbone, hooks);
     return status;

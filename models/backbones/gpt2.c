@@ -1,7 +1,8 @@
 /*
  * models/backbones/gpt2.c - GPT-2 (Radford et al., 2019): norms before attention and feed-forward layer, causal
  *
- * Matrices are stored [in, out] in a folder, with those of queries, keys and values in one; here they are three.
+ * Matrices are stored [in, out] in a folder, with those of queries, keys and values in one; here they are three,
+ * which the model file of a plain encoder has in one, too, as llama.cpp wants it.
  */
 #include "models/backbones/architecture.h"
 #include "models/backbones/blocks.h"
@@ -25,12 +26,12 @@ static const cbm_row rows[] = {
     {CBM_FINAL_NORM_BIAS, "output_norm.bias", "ln_f.bias", {D}, .flags = 0},
     {CBM_ATTENTION_NORM, "attn_norm.weight", "ln_1.weight", {D}, .flags = VECTOR},
     {CBM_ATTENTION_NORM_BIAS, "attn_norm.bias", "ln_1.bias", {D}, .flags = VECTOR},
-    {CBM_QUERY, "attn_q.weight", "attn.c_attn.weight", {A, D}, .flags = MATRIX, .is_transposed = 1, .part = 0, .parts = 3},
-    {CBM_QUERY_BIAS, "attn_q.bias", "attn.c_attn.bias", {A}, .flags = VECTOR, .part = 0, .parts = 3},
-    {CBM_KEY, "attn_k.weight", "attn.c_attn.weight", {A, D}, .flags = MATRIX, .is_transposed = 1, .part = 1, .parts = 3},
-    {CBM_KEY_BIAS, "attn_k.bias", "attn.c_attn.bias", {A}, .flags = VECTOR, .part = 1, .parts = 3},
-    {CBM_VALUE, "attn_v.weight", "attn.c_attn.weight", {A, D}, .flags = MATRIX, .is_transposed = 1, .part = 2, .parts = 3},
-    {CBM_VALUE_BIAS, "attn_v.bias", "attn.c_attn.bias", {A}, .flags = VECTOR, .part = 2, .parts = 3},
+    {CBM_QUERY, "attn_q.weight", "attn.c_attn.weight", {A, D}, .flags = MATRIX, .is_transposed = 1, .fused = "attn_qkv.weight", .part = 0, .parts = 3},
+    {CBM_QUERY_BIAS, "attn_q.bias", "attn.c_attn.bias", {A}, .flags = VECTOR, .fused = "attn_qkv.bias", .part = 0, .parts = 3},
+    {CBM_KEY, "attn_k.weight", "attn.c_attn.weight", {A, D}, .flags = MATRIX, .is_transposed = 1, .fused = "attn_qkv.weight", .part = 1, .parts = 3},
+    {CBM_KEY_BIAS, "attn_k.bias", "attn.c_attn.bias", {A}, .flags = VECTOR, .fused = "attn_qkv.bias", .part = 1, .parts = 3},
+    {CBM_VALUE, "attn_v.weight", "attn.c_attn.weight", {A, D}, .flags = MATRIX, .is_transposed = 1, .fused = "attn_qkv.weight", .part = 2, .parts = 3},
+    {CBM_VALUE_BIAS, "attn_v.bias", "attn.c_attn.bias", {A}, .flags = VECTOR, .fused = "attn_qkv.bias", .part = 2, .parts = 3},
     {CBM_ATTENTION_OUTPUT, "attn_output.weight", "attn.c_proj.weight", {D, A}, .flags = MATRIX, .is_transposed = 1},
     {CBM_ATTENTION_OUTPUT_BIAS, "attn_output.bias", "attn.c_proj.bias", {D}, .flags = VECTOR},
     {CBM_FEED_NORM, "ffn_norm.weight", "ln_2.weight", {D}, .flags = VECTOR},

@@ -3,11 +3,12 @@
  * pieces, the one with the greatest sum of scores
  *
  * A model file says, beside what all kinds say, in llama.cpp's keys:
- *     tokenizer.ggml.scores                   of each token, F32, or F64 where F32 does not hold them
+ *     tokenizer.ggml.scores                   of each token, F32
  *     tokenizer.ggml.precompiled_charsmap     see charmap.h; missing: texts stay as they are
  *     tokenizer.ggml.add_space_prefix         a text, or each word, begins with the mark (default 1)
  *     tokenizer.ggml.remove_extra_whitespaces white space only divides words (default 1); 0: each space is a mark
  * and in keys of ours:
+ *     sparsecbm.tokenizer.scores              the same in F64, where F32 does not hold them
  *     sparsecbm.tokenizer.byte_fallback       what no piece writes is written byte by byte, <0x0A> (default 0)
  *     sparsecbm.tokenizer.prefix_first        only a text's first word begins with the mark (default 0)
  *     sparsecbm.tokenizer.strip_left, .strip_right  white space at the ends goes (default 0)
@@ -30,7 +31,8 @@
 #define UNKNOWN_PENALTY 10.0 /* below the least score of all */
 #define MOST_CLUSTER_BYTES 5 /* of a grapheme cluster that the map is asked for as a whole */
 
-static const char scores_key[] = "tokenizer.ggml.scores", map_key[] = "tokenizer.ggml.precompiled_charsmap",
+static const char scores_key[] = "tokenizer.ggml.scores", wide_key[] = "sparsecbm.tokenizer.scores",
+                  map_key[] = "tokenizer.ggml.precompiled_charsmap",
                   prefix_key[] = "tokenizer.ggml.add_space_prefix",
                   words_key[] = "tokenizer.ggml.remove_extra_whitespaces",
                   fallback_key[] = "sparsecbm.tokenizer.byte_fallback",
@@ -85,7 +87,7 @@ static scbm_status read_map(cbm_tokenizer *t, unigram *u, const scbm_file *file)
 }
 
 static scbm_status read_scores(cbm_tokenizer *t, unigram *u, const scbm_file *file) {
-    int64_t key = scbm_file_find_key(file, scores_key);
+    int64_t wide = scbm_file_find_key(file, wide_key), key = wide >= 0 ? wide : scbm_file_find_key(file, scores_key);
     double least = INFINITY;
     if (key < 0 || scbm_file_array_length(file, key) != t->n)
         return scbm_fail(SCBM_ERROR_FORMAT, "%s: %s has %lld entries for %d tokens", scbm_file_path(file), scores_key,
@@ -486,8 +488,8 @@ static int fits_f32(const double *score, int32_t n) {
 
 static void unigram_write(scbm_writer *writer, const cbm_tokenizer_keys *keys) {
     const cbm_unigram_options *o = &keys->unigram;
-    scbm_value_type type = fits_f32(o->score, keys->n) ? SCBM_VALUE_F32 : SCBM_VALUE_F64;
-    scbm_writer_set_floats(writer, scores_key, type, o->score, keys->n);
+    scbm_writer_set_floats(writer, scores_key, SCBM_VALUE_F32, o->score, keys->n);
+    if (!fits_f32(o->score, keys->n)) scbm_writer_set_floats(writer, wide_key, SCBM_VALUE_F64, o->score, keys->n);
     if (o->map_bytes) scbm_writer_set_ints(writer, map_key, SCBM_VALUE_U8, o->map_values, (int64_t)o->map_bytes);
     scbm_writer_set_bool(writer, prefix_key, o->prefix != CBM_PREFIX_NEVER);
     scbm_writer_set_bool(writer, words_key, o->splits_words);

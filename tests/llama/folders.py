@@ -102,3 +102,72 @@ def write_distilbert(folder):
         w.linear(layer + "ffn.lin2", FEED_FORWARD, HIDDEN)
         w.norm(layer + "output_layer_norm")
     write_safetensors(folder / "model.safetensors", w)
+
+
+def write_gpt2(folder):
+    """Matrices are stored [in, out], those of queries, keys and values in one."""
+    folder.mkdir()
+    tokens = [*byte_characters(), *(merge.replace(" ", "") for merge in MERGES), "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "gpt2", "architectures": ["GPT2Model"], "n_embd": HIDDEN, "n_layer": BLOCKS, "n_head": HEADS,
+        "n_inner": None, "n_positions": POSITIONS, "vocab_size": len(tokens), "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new", "bos_token_id": len(tokens) - 1, "eos_token_id": len(tokens) - 1}))
+    w = Weights(43)
+    w.table("wte", len(tokens))
+    w.table("wpe", POSITIONS)
+    for block in range(BLOCKS):
+        layer = f"h.{block}."
+        w.norm(layer + "ln_1")
+        w.linear(layer + "attn.c_attn", 3 * HIDDEN, HIDDEN)
+        w.linear(layer + "attn.c_proj", HIDDEN, HIDDEN)
+        w.norm(layer + "ln_2")
+        w.linear(layer + "mlp.c_fc", 4 * HIDDEN, HIDDEN)
+        w.linear(layer + "mlp.c_proj", HIDDEN, 4 * HIDDEN)
+        for name, n in (("attn.c_attn", 3 * HIDDEN), ("attn.c_proj", HIDDEN), ("mlp.c_fc", 4 * HIDDEN), ("mlp.c_proj", HIDDEN)):
+            w[layer + name + ".bias"] = w.draw(n)
+    w.norm("ln_f")
+    write_safetensors(folder / "model.safetensors", w)
+
+
+def write_t5(folder):
+    """Version 1.1's encoder, with gates; a Unigram tokenizer without a map of characters."""
+    folder.mkdir()
+    words = ["the", "food", "was", "great", "soup", "cold", "and", "staff", "rude", "wait", "ed", "ing", "er", "est", "s", "no"]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *("▁" + word for word in words), *words[10:15]]
+    pieces += [chr(c) for c in range(33, 127)] + ["é", "好", "吃"]
+    vocabulary = [[piece, 0.0 if i < 3 else -2.0 - 0.01 * i] for i, piece in enumerate(pieces)]
+    special = [{"id": i, "content": pieces[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                "special": True} for i in range(3)]
+    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    text, pair = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, spaces]},
+        "post_processor": {"type": "TemplateProcessing", "single": [text, end], "pair": [text, end, pair, end],
+                           "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}},
+        "decoder": spaces, "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": False}}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "t5", "architectures": ["T5EncoderModel"], "d_model": HIDDEN, "num_layers": BLOCKS, "num_heads": HEADS,
+        "d_kv": HIDDEN // HEADS, "d_ff": FEED_FORWARD, "vocab_size": len(pieces), "feed_forward_proj": "gated-gelu",
+        "layer_norm_epsilon": 1e-6, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+        "pad_token_id": 0, "eos_token_id": 1}))
+    w = Weights(44)
+    w.table("shared", len(pieces))
+    for block in range(BLOCKS):
+        layer = f"encoder.block.{block}.layer."
+        for part in ("q", "k", "v", "o"):
+            w[layer + f"0.SelfAttention.{part}.weight"] = w.draw(HIDDEN, HIDDEN)
+        if block == 0:
+            w[layer + "0.SelfAttention.relative_attention_bias.weight"] = w.draw(32, HEADS, deviation=1.0)
+        w[layer + "0.layer_norm.weight"] = w.draw(HIDDEN, mean=1.0)
+        w[layer + "1.layer_norm.weight"] = w.draw(HIDDEN, mean=1.0)
+        for part in ("wi_0", "wi_1"):
+            w[layer + f"1.DenseReluDense.{part}.weight"] = w.draw(FEED_FORWARD, HIDDEN)
+        w[layer + "1.DenseReluDense.wo.weight"] = w.draw(HIDDEN, FEED_FORWARD)
+    w["encoder.final_layer_norm.weight"] = w.draw(HIDDEN, mean=1.0)
+    write_safetensors(folder / "model.safetensors", w)
