@@ -3,6 +3,7 @@ vocabularies that are trained here by `tokenizers` and by SentencePiece."""
 
 import csv
 import json
+import os
 import random
 import struct
 import unicodedata
@@ -18,7 +19,7 @@ from test_parity_tokenizer import byte_offsets
 sentencepiece = pytest.importorskip("sentencepiece")
 
 TOKENS = 96  # of a text at most
-N_STRINGS = 5000
+N_STRINGS = int(os.environ.get("SPARSECBM_TEXTS", 5000))
 MARK = "▁"
 
 
