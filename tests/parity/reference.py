@@ -146,13 +146,17 @@ def gguf_name(name):
 
 
 def read_gguf(path):
-    """Tensors of real numbers of a GGUF file as float32 arrays by name."""
+    """Tensors of real numbers of a GGUF file as float32 arrays by name; fused queries, keys and values as three."""
     from gguf import GGMLQuantizationType, GGUFReader, quants
 
     integers = (GGMLQuantizationType.I8, GGMLQuantizationType.I32)
-    return {t.name: quants.dequantize(np.asarray(t.data), t.tensor_type).astype(np.float32)
-                          .reshape([int(n) for n in reversed(t.shape)])
-            for t in GGUFReader(path).tensors if t.tensor_type not in integers}
+    tensors = {t.name: quants.dequantize(np.asarray(t.data), t.tensor_type).astype(np.float32)
+                             .reshape([int(n) for n in reversed(t.shape)])
+               for t in GGUFReader(path).tensors if t.tensor_type not in integers}
+    for name in [name for name in tensors if ".attn_qkv." in name]:
+        for part, values in zip(("attn_q", "attn_k", "attn_v"), np.split(tensors.pop(name), 3)):
+            tensors[name.replace("attn_qkv", part)] = values
+    return tensors
 
 
 def load_weights(model, tensors):
