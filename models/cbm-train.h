@@ -341,7 +341,8 @@ typedef struct cbm_conversion {
 } cbm_conversion;
 
 /* What encoders there are, by index from 0 (0, NULL: no more): model_type, name, general.architecture, checkpoints; and the
- * tokenizers. Of one that is not converted but trained from scratch the type is NULL, and the examples are the command. */
+ * tokenizers. Of one that is not converted but trained from scratch type and examples are
+ * NULL. */
 int cbm_encoder_kind_at(int index, const char **type, const char **title, const char **architecture, const char **examples);
 const char *cbm_convert_tokenizer_at(int index);
 

@@ -108,7 +108,7 @@ struct cbm_architecture {
     /* In a Hugging Face folder. Lists end with NULL. */
     int hf_counts_padding; /* its count of positions has the rows before the padding's, that row, and then the others */
     const char *hf_type;   /* config.json's model_type; NULL: transformers has no such encoder */
-    const char *hf_examples;        /* checkpoints that people use */
+    const char *hf_examples;        /* checkpoints that people use; NULL: there are none, it is trained from scratch */
     const char *hf_class;           /* its class, which tells the type of old checkpoints without model_type */
     const char *const *hf_prefixes; /* that may stand before all names; the first is tried first */
     const char *hf_block;           /* "encoder.layer." */

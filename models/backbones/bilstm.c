@@ -86,5 +86,4 @@ const cbm_architecture cbm_bilstm = {
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
     .encode = encode,
-    .hf_examples = "train --encoder bilstm",
 };

@@ -98,7 +98,8 @@ static int list_kinds(const cli_command *command) {
     const char *type, *title, *architecture, *examples, *tokenizer;
     printf("%-12s %-12s %-10s %s\n", "model_type", "encoder", "file", "such as");
     for (int i = 0; cbm_encoder_kind_at(i, &type, &title, &architecture, &examples); i++)
-        printf("%-12s %-12s %-10s %s\n", type ? type : "-", title, architecture, examples);
+        printf("%-12s %-12s %-10s %s%s\n", type ? type : "-", title, architecture, examples ? "" : "train --encoder ",
+               examples ? examples : architecture);
     printf("\ntokenizers:");
     for (int i = 0; (tokenizer = cbm_convert_tokenizer_at(i)); i++) printf("%s %s", i ? "," : "", tokenizer);
     putchar('\n');
