@@ -149,3 +149,8 @@ static void counting_free(void *user, void *pointer) {
 scbm_hooks allocator_hooks(counting_allocator *a) {
     return (scbm_hooks){.user = a, .alloc = counting_alloc, .free = counting_free, .n_workers = 1};
 }
+
+void needs_fork(void) {
+    const char *backend = getenv("SCBM_TEST_BACKEND");
+    if (backend && strcmp(backend, "cuda") == 0) skip();
+}

@@ -67,4 +67,7 @@ typedef struct counting_allocator {
 
 scbm_hooks allocator_hooks(counting_allocator *a); /* on one thread */
 
+/* Skips the test where a forked process cannot compute: on a GPU that its parent has used. */
+void needs_fork(void);
+
 #endif /* TEST_HELPERS_H */

@@ -1049,6 +1049,7 @@ static void die_there(cbm_train_options o, const char *what, int64_t at) {
 /* Six steps an epoch: killed in the second epoch (pruned once), in the fourth, and while pruning. */
 static void killed_runs_go_on_to_the_same_bits(void **state) {
     (void)state;
+    needs_fork();
     static const char *const methods[] = {"obert", "random", "popup", "popup-structured"};
     for (int i = 0; i < 4; i++) {
         cbm_train_options o = options_for(methods[i], in_folder("whole.gguf"));

@@ -706,6 +706,7 @@ static void forget(const char *name) {
 /* 8 steps an epoch, 4 epochs: dies in the first and in the third epoch. */
 static void a_killed_run_goes_on_to_the_same_bits(void **state) {
     (void)state;
+    needs_fork();
     static const char *const names[] = {"joint", "mixup", "sequential", "independent", "vanilla", "pruned", "patient", "accumulated", "frozen"};
     for (int way = 0; way < 9; way++) {
         cbm_train_options o = options_for(way == 2   ? CBM_SEQUENTIAL
@@ -815,6 +816,7 @@ static void same_history(const kept_history *a, const kept_history *b) {
 /* Of a run that goes on, and of one that was over, too. */
 static void a_run_tells_its_whole_history(void **state) {
     (void)state;
+    needs_fork();
     kept_history whole = {0}, resumed = {0}, over = {0};
     cbm_train_options o = options_for(CBM_JOINT, in_folder("whole.gguf"));
     char line[2000], header[400];
