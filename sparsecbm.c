@@ -2647,7 +2647,7 @@ static int shape_product(scbm_graph *g, scbm_node *node) {
         return misfit(g, node, "a f32 [S, ., .] and b f32 [S, ., .], or a matrix, with one summed dimension are wanted");
     int rows = form == SCBM_PRODUCT_TN ? last_of(a) : a->n_dims - 2;
     int columns = form == SCBM_PRODUCT_NT ? b->n_dims - 2 : last_of(b);
-    int64_t streams = streams_of(a) > streams_of(b) ? streams_of(a) : streams_of(b);
+    int64_t streams = streams_of(a) == 1 ? streams_of(b) : streams_of(a); /* there may be none */
     int64_t shape[3] = {streams, a->shape[rows], b->shape[columns]};
     uint8_t extent[3] = {SCBM_FIXED, a->extent[rows], b->extent[columns]};
     int is_flat = a->n_dims == 2 && b->n_dims == 2;
