@@ -1,28 +1,7 @@
 #!/bin/sh
 # A program outside of the tree, which has the installed headers and pkg-config alone: it makes an encoder of random weights and
 # a data set, trains, evaluates, explains, intervenes, and writes reports. Installed under a DESTDIR, as packagers do.
-set -u
-passed=0 failed=0 skipped=0
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-
-# check WHAT COMMAND...: passes when the command does.
-check() {
-    what=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "fail: $what"
-        tail -n 20 "$work/log"
-    fi
-}
-finish() {
-    echo "$passed passed, $failed failed, $skipped skipped"
-    [ "$failed" -eq 0 ]
-    exit
-}
+. tests/check.sh
 
 if [ -n "${SANITIZE:-}" ] || ! command -v pkg-config >/dev/null; then
     echo "skipped: the program is compiled by the plain build, with pkg-config"

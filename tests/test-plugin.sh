@@ -1,25 +1,9 @@
 #!/bin/sh
 # Plug-ins: the shadow device as a shared object that was built outside of the tree, with the installed header alone, predicts and
 # trains under the program; where plug-ins are looked for; and what is said of those that cannot be used.
-set -u
-passed=0 failed=0 skipped=0
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+. tests/check.sh
 unset SCBM_BACKEND_PATH
 MAIN=${MAIN:-models/main}
-
-# check WHAT COMMAND...: passes when the command does.
-check() {
-    what=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "fail: $what"
-        tail -n 20 "$work/log"
-    fi
-}
 
 # refuses WHAT WORDS COMMAND...: the command fails with one line that has the words.
 refuses() {
@@ -158,5 +142,4 @@ SCBM_BACKEND_PATH=$work/plug-ins "$MAIN" inspect --devices >"$work/out" 2>"$work
 check "inspect lists the devices of plug-ins" says "$work/out" "cpu" "poor number 0"
 check "and says what cannot be used" says "$work/err" "none has no device here: the drawer is empty" "old is not used: "
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+finish

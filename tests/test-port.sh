@@ -1,24 +1,8 @@
 #!/bin/sh
 # The smallest port of the guide (tests/port/minimal.c), built outside of the tree: its rows agree with the reference, and with no
 # other rows predict and `train --prune magnitude` run on it and have the CPU's results. The rows that it has are printed.
-set -u
-passed=0 failed=0 skipped=0
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+. tests/check.sh
 MAIN=${MAIN:-models/main}
-
-# check WHAT COMMAND...: passes when the command does.
-check() {
-    what=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "fail: $what"
-        tail -n 20 "$work/log"
-    fi
-}
 
 mkdir "$work/include"
 cp sparsecbm.h "$work/include/"
@@ -74,5 +58,4 @@ predict "$work/minimal.gguf" minimal
 predict "$work/cpu.gguf" cpu
 check "with the CPU's weights, dropout and masks" near
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+finish

@@ -1,29 +1,8 @@
 #!/bin/sh
 # The README's embedding example, as a stranger would use it: installed under a prefix, compiled by
 # pkg-config's flags as C and as C++, and run.
-set -u
-passed=0 failed=0 skipped=0
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+. tests/check.sh
 here=$(pwd)
-
-# check WHAT COMMAND...: passes when the command does.
-check() {
-    what=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "fail: $what"
-        tail -n 20 "$work/log"
-    fi
-}
-finish() {
-    echo "$passed passed, $failed failed, $skipped skipped"
-    [ "$failed" -eq 0 ]
-    exit
-}
 
 if [ -n "${SANITIZE:-}" ] || ! command -v pkg-config >/dev/null; then
     echo "skipped: the example is compiled by the plain build, with pkg-config"
