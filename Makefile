@@ -290,7 +290,7 @@ $(BUILD)/cuda/main: $(BUILD)/models/main.o $(BUILD)/program.a $(HOSTED_CUDA) $(L
 	$(LINK) -o $@ $(filter %.o,$^) $(BUILD)/program.a $(LIB) $(LIBS) -lstdc++
 
 ## test-cuda-host the CUDA backend's source as C++ on the CPU: every op, every gradient and interventions on a GPU that is not there
-##                (needs a C++ compiler; test-cuda-models has the other tests of models, which take half an hour)
+##                (needs a C++ compiler; test-cuda-models has the other tests of models, which take half an hour and more)
 test-cuda-host: $(if $(shell command -v $(CXX)),$(CUDA_TESTS))
 	@$(if $(filter $(CUDA_TESTS),$^),$(TEST_ENVIRONMENT) SCBM_TEST_BACKEND=cuda tests/run.sh $(CUDA_TESTS),echo "There is no C++ compiler ($(CXX)): the CUDA backend was not tested."; echo "0 passed, 0 failed, 1 skipped")
 test-cuda-models: $(CUDA_MODELS)

@@ -157,7 +157,7 @@ static scbm_status read_word(binary *b, int32_t i, double *sum) {
     word_sum s = {b, sum, 0};
     memset(sum, 0, (size_t)b->width * sizeof *sum);
     if (b->row[i] >= 0 && b->row[i] < b->n_rows) add_row(&s, b->row[i]);
-    int is_end = b->row[i] >= 0 && strcmp(word, "</s>") == 0;
+    int is_end = strcmp(word, "</s>") == 0;
     if (b->most > 0 && b->n_buckets > 0 && b->n_pruned != 0 && !is_end)
         for (size_t at = 0; at < length + 2; at++)
             if (!continues_character(marked_byte(word, length, at))) add_ngrams_at(&s, word, length, at);

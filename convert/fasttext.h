@@ -5,7 +5,8 @@
  * and 12): a dictionary and a matrix of f32, of which words and the n-grams inside them have rows; a word's vector is the mean of
  * its own row, where it has one, and those of its n-grams. A quantized model (.ftz) is refused.
  *
- * Of a file of several gigabytes only the words that are asked for are kept, and no page is held for longer than it is read.
+ * Of a file of several gigabytes only the words that are asked for are kept; pages of a text, and of a dictionary, go back to the
+ * system when they have been read.
  */
 #ifndef CONVERT_FASTTEXT_H
 #define CONVERT_FASTTEXT_H

@@ -67,7 +67,7 @@ scbm_status cbm_plan_conversion(const hf_weights *weights, const char *folder, c
         snprintf(plan->advice, sizeof plan->advice, "without verifying it takes %.1f MiB", (double)without / MEBIBYTE);
     else
         snprintf(plan->advice, sizeof plan->advice, "%.1f MiB are the least",
-                 (double)(writing.bytes > resident ? writing.bytes : resident) / MEBIBYTE);
+                 (double)without / MEBIBYTE);
     return scbm_fail(SCBM_ERROR_MEMORY, "%.300s: converting takes %.1f MiB of memory while %s, and may take %.1f: %s",
                      folder, (double)plan->bytes / MEBIBYTE, plan->when, (double)plan->limit / MEBIBYTE, plan->advice);
 }

@@ -498,7 +498,7 @@ static size_t mark_tokens(const cbm_tokenizer_kind *kind, const cbm_tokenizer_ke
             size += kind->mark(keys->piece[i], flags, place);
         } else {
             const char *whole = flags & CBM_PIECE_UNUSED ? filler : keys->piece[i];
-            snprintf(filler, sizeof filler, "[PAD%d]", (int)i);
+            if (whole == filler) snprintf(filler, sizeof filler, "[PAD%d]", (int)i);
             if (place) memcpy(place, whole, strlen(whole) + 1);
             size += strlen(whole) + 1;
         }

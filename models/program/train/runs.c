@@ -113,7 +113,11 @@ int train_plan_runs(train_command *t) {
 int train_plan_memory(train_command *t) {
     int status = read_seeds(t);
     t->n_runs = 1; /* all of them take the same */
-    return status == CLI_GO_ON && t->output ? name_files(t, &t->run[0]) : status;
+    train_run *run = &t->run[0];
+    if (status == CLI_GO_ON && t->output) status = name_files(t, run);
+    if (status != CLI_GO_ON || !run->encoder) return status;
+    status = cli_check_output(t->command, t->table, "-o's encoder", run->encoder); /* which is made, and goes again */
+    return status == CLI_GO_ON ? cli_lock_output(t->command, &run->lock, run->output) : status;
 }
 
 void train_clear_runs(train_command *t) {

@@ -36,7 +36,7 @@ static int lower_fisher_block(const cbm_training_run *run, cbm_train_options *o)
     return 1;
 }
 
-/* Half of the blocks, then all of them. */
+/* Half of the blocks, then all of them; 24 at most. */
 static int freeze_more(const cbm_training_run *run, cbm_train_options *o) {
     static const char *const numbers[] = {"1",  "2",  "3",  "4",  "5",  "6",  "7",  "8",  "9",  "10", "11", "12",
                                           "13", "14", "15", "16", "17", "18", "19", "20", "21", "22", "23", "24"};
