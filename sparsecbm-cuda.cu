@@ -180,8 +180,7 @@ static __device__ inline int64_t modulo(int64_t a, int64_t b) {
     return a - quotient(a, b) * b;
 }
 
-/* What the threads before this one have in sum. */
-/* `room`: a number a warp, shared. */
+/* What the threads before this one have in sum. `room`: a number a warp, shared. */
 template <typename T> static __device__ T block_before(T value, T *room) {
     T through = value, before = 0;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -189,10 +188,10 @@ template <typename T> static __device__ T block_before(T value, T *room) {
         const T other = __shfl_up_sync(WHOLE_WARP, through, step);
         if (lane >= step) through += other;
     }
+    __syncthreads(); /* the room may be in use by the sum before */
     if (lane == WARP - 1) room[warp] = through;
     __syncthreads();
     for (int i = 0; i < warp; i++) before += room[i];
-    __syncthreads();
     return before + through - value;
 }
 
@@ -1023,7 +1022,7 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
             if (s < n_streams && (!s || a.x_streams > 1))
                 load_rows(tile.x[s], (const float *)a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
             for (int j = 0; HAS_MASKS && j < PER_THREAD; j++)
-                if (n0 + column + SIDE * j < a.N)
+                if (s < n_streams && n0 + column + SIDE * j < a.N)
                     bits[s][j] = mask_word(a, first_stream + s, n0 + column + SIDE * j, k);
         }
         __syncthreads();

@@ -4739,7 +4739,8 @@ scbm_status scbm_graph_plan(scbm_graph *g) {
     status = take_memory(g);
     if (status) release_memory(g);
     if (status == SCBM_ERROR_MEMORY)
-        return scbm_fail(status, "out of memory: the graph needs %zu bytes", g->workspace_bytes + g->scratch_bytes);
+        return scbm_fail(status, "out of memory: the graph needs %zu bytes",
+                         g->workspace_bytes + g->scratch_bytes + g->host_bytes);
     if (status) return status;
     g->n_loops = INT64_MAX;
     g->is_planned = 1;
@@ -9540,7 +9541,7 @@ enum k_linear_kind { K_BY_PANELS, K_BY_PAIRS, K_BY_TILES, K_BY_WEIGHT, K_BY_BLOC
 static enum k_linear_kind k_linear_kind(const struct k_exec *ex, const struct k_linear_args *a) {
     const int in_bf16 = a->bf16 && ex->k->bf16;
     if (a->w.mask && !in_bf16) return K_BY_WEIGHT;
-    if (a->int8 && (a->w.type == SCBM_Q8_0 || a->w.type == SCBM_Q4_0)) return K_BY_BLOCKS;
+    if (a->int8 && a->K && (a->w.type == SCBM_Q8_0 || a->w.type == SCBM_Q4_0)) return K_BY_BLOCKS;
     return ex->k->has_tiles ? K_BY_TILES : in_bf16 ? K_BY_PAIRS : K_BY_PANELS;
 }
 

@@ -771,7 +771,7 @@ typedef struct scbm_backend_options {
     const scbm_hooks *hooks;   /* for the backend's own memory and its log; copied; NULL: the default ones */
     /* Not 0: what the backend has no kernel for, and what has no decomposition, runs on the CPU, and what it reads and makes is
      * copied to the host and back each time. 0: only rows of pruning and explanations do, which no training step has (fisher_add and
-     * those behind it); a graph with another such node has no plan. A context's log is told once of each row. */
+     * those behind it); a graph with another such node has no plan. The log is told once of each row and backend. */
     int cpu_fallback;
     uint64_t reserved[8];      /* 0 */
 } scbm_backend_options;

@@ -626,8 +626,8 @@ int main(int argc, char **argv) {
      * a program starts. */
     if (!getenv("OMP_WAIT_POLICY") && !setenv("OMP_WAIT_POLICY", "passive", 1)) execvp(argv[0], argv);
     static bench benches[COUNT_OF(devices)];
-    static op_test tests[COUNT_OF(devices) * (SCBM_OP_COUNT + 2)];
-    static struct CMUnitTest table[COUNT_OF(devices) * (SCBM_OP_COUNT + 2) + 1];
+    static op_test tests[COUNT_OF(devices) * (SCBM_OP_COUNT + COUNT_OF(others))];
+    static struct CMUnitTest table[COUNT_OF(devices) * (SCBM_OP_COUNT + COUNT_OF(others)) + 1];
     request r;
     int n_benches = 0, n = 0;
     unsetenv("SCBM_CPU");

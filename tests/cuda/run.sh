@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/cuda/run.sh - everything that a machine with an NVIDIA GPU can say of the CUDA backend, in some ten minutes: run it in the
 # repository's root. Each part has its own limit and prints its row as soon as it has it; one that fails or runs out of time
-# does not keep the next from running. Results lie in build/cuda-run/ ($OUT where that is set). Needs nvcc, make and a C compiler;
+# does not keep the next from running. Results lie in build/cuda-run/ ($OUT where that is set). Needs nvcc and what 'make deps' installs;
 # cuobjdump and compute-sanitizer are used where they are there.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -28,7 +28,7 @@ part() {
 }
 
 build() {
-    make -j"$(nproc)" all cuda build/tests/test-backend build/gpu/test-gradients >/dev/null && $main inspect --devices
+    make -j"$(nproc)" all cuda build/tests/test-backend build/gpu/test-gradients >/dev/null && [ -r libsparsecbm-cuda.so ] && $main inspect --devices
 }
 
 # Random weights of two shapes, K subnetworks: many texts at once, one text, a step of training.

@@ -189,7 +189,7 @@ static int64_t stream_of(const scbm_view *x, int64_t s) {
     return x->n_dims == 3 && x->shape[0] > 1 ? s * x->shape[1] * x->shape[2] : 0;
 }
 
-/* y += or = the sum over `terms` of a's numbers, `step` apart from `by` apart, times rows of b. */
+/* y += the sum over `terms` of a's numbers, `step` apart, times rows of b. */
 static void product_of_rows(float *y, const float *a, int64_t step, const float *b, int64_t terms, int64_t n) {
     for (int64_t k = 0; k < terms; k++)
         for (int64_t j = 0; j < n; j++) y[j] += a[k * step] * b[k * n + j];
