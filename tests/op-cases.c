@@ -500,6 +500,8 @@ static const linear_shape linears[] = {
     {TEXTS_3, 3, 1, 65, 50, F, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
     {SPARE, 4, 1, 64, 36, F, SPARSE, SCBM_SIGMOID, 0, FULL, STREAMS},
     {SPARE, 4, 4, 200, 40, F, SPARSE, SCBM_NONE, 1, FULL, STREAMS},
+    {TEXTS_3, 5, 5, 65, 50, F, RANDOM, SCBM_NONE, 1, FULL, STREAMS},
+    {SPARE, 6, 1, 65, 50, F, RANDOM, SCBM_NONE, 1, HALF, STREAMS},
     {ONE_TOKEN, 2, 2, 1, 1, F, ONES, SCBM_NONE, 0, FULL, STREAMS},
     {ONE_TEXT, 2, 1, 12, 7, F, ONES, SCBM_RELU, 1, FULL, STREAMS},
     {ONE_TEXT, 2, 2, 12, 7, F, ZEROS, SCBM_TANH, 1, FULL, STREAMS},
@@ -791,7 +793,7 @@ static const attention_shape attentions[] = {
     {TEXTS_3, 1, 12, 32, 0, 0.0f}, {TEXTS_3, 3, 2, 33, 1, 0.0f},   {SPARE, 3, 2, 16, 0, 0.0f},
     {SPARE, 2, 1, 64, 1, 0.3f},    {EMPTY_ENDS, 1, 4, 7, 0, 0.5f}, {LONG, 2, 2, 32, 0, 0.0f},
     {LONG, 1, 1, 20, 1, 0.1f},     {LONGER, 1, 2, 31, 1, 0.0f},    {LONGER, 2, 1, 12, 0, 0.1f},
-    {NOBODY, 2, 2, 4, 0, 0.1f},    {MANY, 2, 2, 8, 0, 0.0f},
+    {NOBODY, 2, 2, 4, 0, 0.1f},    {MANY, 2, 2, 8, 0, 0.0f},      {TEXTS_3, 1, 1, 100, 0, 0.1f},
 };
 static const attention_shape small_attentions[] = {
     {SMALL_ONE, 1, 1, 1, 0, 0.0f},   {SMALL_TWO, 2, 2, 2, 0, 0.0f},    {SMALL_TWO, 1, 1, 3, 1, 0.0f},
