@@ -618,6 +618,15 @@ static void the_file_says_which_pooling_is_the_default(void **state) {
     cbm_model_free(model);
 }
 
+static void a_file_pools_in_no_other_way(void **state) {
+    (void)state;
+    const small_options options = {.pooling = 4};
+    cbm_model *model;
+    assert_ok(small_encoder(in_folder("other.gguf"), &options));
+    assert_error(cbm_model_load(&model, in_folder("other.gguf"), NULL), SCBM_ERROR_UNSUPPORTED,
+                 "other.gguf: bert.pooling_type is 4; 1 (mean), 2 (first token) and 3 (last token) are known");
+}
+
 /* ------------------------------------------------------------------------------------------
  * Evaluation
  * ---------------------------------------------------------------------------------------- */
@@ -1049,6 +1058,7 @@ int main(void) {
         cmocka_unit_test(header_and_library_are_of_one_version),
         cmocka_unit_test(embeddings_are_pooled_and_scaled_as_asked),
         cmocka_unit_test(the_file_says_which_pooling_is_the_default),
+        cmocka_unit_test(a_file_pools_in_no_other_way),
         cmocka_unit_test(evaluation_is_prediction),
         cmocka_unit_test(quantized_models_predict_about_the_same),
         cmocka_unit_test(quantizing_again_must_be_asked_for),

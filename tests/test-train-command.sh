@@ -317,6 +317,12 @@ scratch() {
 refuses 2 "--word-size has no effect without --encoder bilstm" --word-size 7 -o x.gguf
 check "a BiLSTM of the data's words" scratch --vocabulary 60 --save-config scratch.json -o b.gguf
 check "its own file is gone" test ! -e b.gguf.encoder
+echo "somebody's" >n.gguf.encoder
+if scratch -o n.gguf >log 2>&1; then fail "a file of the encoder's name"; else ok; fi
+says "n.gguf.encoder is there, and is not an encoder that an earlier run left: --force replaces it"
+if scratch --plan -o n.gguf >log 2>&1; then fail "a plan that replaces it"; else ok; fi
+says "n.gguf.encoder is there"
+check "it is as it was" test "$(cat n.gguf.encoder)" = "somebody's"
 check "its run goes on, with the encoder that it began with" scratch --vocabulary 60 --resume -o b.gguf
 scratch --vocabulary 61 --resume -o b.gguf >log 2>&1 && fail "another vocabulary"
 check "a run by its configuration" "$main" train --config scratch.json -o again.gguf

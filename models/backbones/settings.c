@@ -170,9 +170,9 @@ static scbm_status read_pooling(const cbm_architecture *architecture, const scbm
                                 double *value) {
     int64_t pooling = scbm_file_int_or(file, name, (int64_t)*value);
     if (pooling < 0 || pooling > (architecture->is_recurrent ? 4 : 3))
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         "%s: %s is %lld; 1 (mean), 2 (first token) and 3 (last token) are known", scbm_file_path(file),
-                         name, (long long)pooling);
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s is %lld; 1 (mean), 2 (first token)%s are known",
+                         scbm_file_path(file), name, (long long)pooling,
+                         architecture->is_recurrent ? ", 3 (last token) and 4 (attention)" : " and 3 (last token)");
     *value = pooling ? (double)pooling : 1; /* 0: it says nothing */
     return SCBM_OK;
 }

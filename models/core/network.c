@@ -24,7 +24,8 @@ scbm_status cbm_pooling_read(cbm_network *network, const scbm_file *file) {
     for (int i = CBM_POOL_MEAN; i < N_POOLINGS; i++) {
         if (strcmp(pooling_names[i], name) == 0) {
             network->pooling = (cbm_pooling)i;
-            return cbm_pooling_check(&network->backbone, network->pooling);
+            if (!cbm_pooling_check(&network->backbone, network->pooling)) return SCBM_OK;
+            return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s", scbm_file_path(file), scbm_last_error());
         }
     }
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s: %s is '%s'; mean, first, last and attention are known",

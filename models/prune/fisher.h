@@ -25,6 +25,8 @@ typedef struct cbm_fisher {
     scbm_tensor numbers;
 } cbm_fisher;
 
+#define CBM_FISHER_MEMORY ((size_t)4 << 30) /* the most that Fisher matrices take where no setting says it, in bytes */
+
 /* How many gradients there are, of how many texts each. */
 int64_t cbm_fisher_gradients(const cbm_prune_options *options);
 int64_t cbm_fisher_batch(const cbm_prune_run *run);

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define DEFAULT_FISHER_MEMORY ((size_t)4 << 30)
 #define MEBIBYTE 1048576.0
 
 /* ------------------------------------------------------------------------------------------
@@ -22,7 +21,7 @@
 static size_t memory_limit(const cbm_prune_run *run) {
     if (run->options->fisher_memory) return run->options->fisher_memory;
     size_t quarter = cbm_prune_available(run) / 4;
-    return quarter < DEFAULT_FISHER_MEMORY ? quarter : DEFAULT_FISHER_MEMORY;
+    return quarter < CBM_FISHER_MEMORY ? quarter : CBM_FISHER_MEMORY;
 }
 
 static size_t matrix_bytes(const cbm_prune_run *run, int matrix) {

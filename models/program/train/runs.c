@@ -98,6 +98,7 @@ static int secure_files(train_command *t, train_run *run) {
         if (files[i].path && !files[i].is_named)
             status = cli_check_output(t->command, t->table, files[i].what, files[i].path);
     if (status == CLI_GO_ON) status = cli_lock_output(t->command, &run->lock, run->output);
+    if (status == CLI_GO_ON) status = train_check_encoder(t, run);
     return status == CLI_GO_ON ? check_replaced(t, run) : status;
 }
 
@@ -117,6 +118,7 @@ int train_plan_memory(train_command *t) {
     if (status == CLI_GO_ON && t->output) status = name_files(t, run);
     if (status != CLI_GO_ON || !run->encoder) return status;
     status = cli_check_output(t->command, t->table, "-o's encoder", run->encoder); /* which is made, and goes again */
+    if (status == CLI_GO_ON) status = train_check_encoder(t, run);
     return status == CLI_GO_ON ? cli_lock_output(t->command, &run->lock, run->output) : status;
 }
 

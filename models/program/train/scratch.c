@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define KIND "bilstm"
+#define NAME "BiLSTM over words of the training data"
 
 int train_is_from_scratch(const train_command *t) {
     return t->encoder_path && strcmp(t->encoder_path, KIND) == 0;
@@ -23,6 +24,22 @@ int train_check_scratch(const train_command *t) {
     return cli_refuse(t->command, t->table, "without --encoder " KIND, values);
 }
 
+/* Whether a run that was killed left it there. */
+static int is_own(const char *path) {
+    scbm_file *file;
+    const char *name;
+    if (scbm_file_open(&file, path, NULL)) return 0;
+    int is = scbm_file_get_string(file, "general.name", &name) == SCBM_OK && strcmp(name, NAME) == 0;
+    scbm_file_close(file);
+    return is;
+}
+
+int train_check_encoder(const train_command *t, const train_run *run) {
+    if (!run->encoder || t->force || !train_exists(run->encoder) || is_own(run->encoder)) return CLI_GO_ON;
+    return cli_fail(t->command, "%.300s is there, and is not an encoder that an earlier run left: --force replaces it",
+                    run->encoder);
+}
+
 scbm_status train_make_encoder(train_command *t, const train_run *run, const cbm_dataset *train, cbm_model **encoder) {
     const cbm_load_options load = {.hooks = &t->hooks};
     cbm_train_options settled;
@@ -30,7 +47,7 @@ scbm_status train_make_encoder(train_command *t, const train_run *run, const cbm
     if (status != SCBM_OK) return status;
     const int64_t seed = t->seeds ? run->seed : settled.seed;
     const cbm_random_encoder_options options = {.architecture = KIND,
-                                                .name = "BiLSTM over words of the training data",
+                                                .name = NAME,
                                                 .hidden = (int)(2 * t->scratch.hidden),
                                                 .blocks = (int)t->scratch.blocks,
                                                 .embedding_width = (int)t->scratch.width,

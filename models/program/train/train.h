@@ -91,6 +91,7 @@ int train_exists(const char *path);
  * run's encoder and opens it, and removes it. */
 int train_is_from_scratch(const train_command *t);
 int train_check_scratch(const train_command *t);
+int train_check_encoder(const train_command *t, const train_run *run); /* its file replaces nobody's without --force */
 scbm_status train_make_encoder(train_command *t, const train_run *run, const cbm_dataset *train, cbm_model **encoder);
 void train_drop_encoder(const train_run *run, cbm_model *encoder);
 

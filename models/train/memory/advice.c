@@ -2,6 +2,7 @@
  * models/train/memory/advice.c - which settings make a run fit that takes too much memory
  */
 #include "models/train/memory/memory.h"
+#include "models/prune/fisher.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ static int lower_batch(const cbm_training_run *run, cbm_train_options *o) {
 }
 
 static int lower_fisher_memory(const cbm_training_run *run, cbm_train_options *o) {
-    size_t now = o->prune.fisher_memory ? o->prune.fisher_memory : (size_t)4 << 30;
+    size_t now = o->prune.fisher_memory ? o->prune.fisher_memory : CBM_FISHER_MEMORY;
     if (!o->prune.method || strcmp(o->prune.method, "obert") != 0 || now < 2 * MEBIBYTE) return 0;
     o->prune.fisher_memory = now / 2 / MEBIBYTE * MEBIBYTE;
     (void)run;
