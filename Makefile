@@ -229,7 +229,7 @@ test-programs: all $(TEST_PROGRAMS) $(TEST_TOOLS) $(REPLAYS)
 	@$(if $(FOUND_CMOCKA),:,echo "The tests need libcmocka; 'make deps' installs it." >&2; exit 1)
 
 ## test           all tests that need only C, in less than three minutes
-test: test-programs
+test: test-programs documents
 	@$(TEST_ENVIRONMENT) tests/run.sh $(TEST_PROGRAMS) $(TEST_SCRIPTS) $(REPLAYS)
 
 ## test-shadow    tests of models on a device whose memory and time are its own (tests/shadow-device.h)
