@@ -947,6 +947,7 @@ typedef struct linear_args {
     int64_t S, T, K, N, x_streams, dy_streams, w_stream,
         mask_row;               /* w_stream: from one stream's weights to the next's, or 0 */
     int type, activation, mode; /* of the weights; scbm_activation; scbm_dw_mode */
+    int rounds;                 /* the gradients' operands to bf16 */
 } linear_args;
 
 /* The streams of a block. */
@@ -968,21 +969,28 @@ static __device__ inline int64_t dy_stream(const linear_args &a, int64_t s) {
     return a.dy_streams == 1 ? 0 : s;
 }
 
+static __device__ inline float rounded_if(int rounds, float value) {
+    return rounds ? bf16_to_float(float_to_bf16(value)) : value;
+}
+
 /* Rows [first, first + 64) of 32 columns from `column` of a matrix [rows, columns] to tile[column][row], zeros outside. */
-static __device__ inline void load_rows(float (*tile)[PITCH], const float *matrix, int64_t rows, int64_t columns,
-                                        int64_t first, int64_t column) {
+static __device__ inline void load_rows(float (*tile)[PITCH], const float *matrix, int rounds, int64_t rows,
+                                        int64_t columns, int64_t first, int64_t column) {
     int j = (int)threadIdx.x % STEPS;
     for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
-        tile[j][i] = first + i < rows && column + j < columns ? matrix[(first + i) * columns + column + j] : 0.0f;
+        tile[j][i] = first + i < rows && column + j < columns
+                         ? rounded_if(rounds, matrix[(first + i) * columns + column + j])
+                         : 0.0f;
 }
 
 /* 64 columns from `column` of rows [first, first + 32) of a matrix of any float type to tile[row][column]. */
-static __device__ inline void load_columns(float (*tile)[PITCH], const void *matrix, int type, int64_t offset,
-                                           int64_t rows, int64_t columns, int64_t first, int64_t column) {
+static __device__ inline void load_columns(float (*tile)[PITCH], const void *matrix, int type, int rounds,
+                                           int64_t offset, int64_t rows, int64_t columns, int64_t first,
+                                           int64_t column) {
     int j = (int)threadIdx.x % TILE;
     for (int i = (int)threadIdx.x / TILE; i < STEPS; i += THREADS / TILE)
         tile[i][j] = first + i < rows && column + j < columns
-                         ? weight_at(matrix, type, offset + (first + i) * columns + column + j)
+                         ? rounded_if(rounds, weight_at(matrix, type, offset + (first + i) * columns + column + j))
                          : 0.0f;
 }
 
@@ -1020,7 +1028,7 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
         load_weight_rows(tile.w, a, first_stream, n0, k);
         UNROLL for (int s = 0; s < STREAMS; s++) {
             if (s < n_streams && (!s || a.x_streams > 1))
-                load_rows(tile.x[s], (const float *)a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
+                load_rows(tile.x[s], (const float *)a.x + x_stream(a, first_stream + s) * a.T * a.K, 0, a.T, a.K, t0, k);
             for (int j = 0; HAS_MASKS && j < PER_THREAD; j++)
                 if (s < n_streams && n0 + column + SIDE * j < a.N)
                     bits[s][j] = mask_word(a, first_stream + s, n0 + column + SIDE * j, k);
@@ -1056,9 +1064,9 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_kerne
     int64_t k0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
     float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
     for (int64_t n = 0; n < a.N; n += STEPS) {
-        load_columns(tile.w, a.w, a.type, first_stream * a.w_stream, a.N, a.K, n, k0);
+        load_columns(tile.w, a.w, a.type, a.rounds, first_stream * a.w_stream, a.N, a.K, n, k0);
         for (int s = 0; s < n_streams; s++)
-            load_rows(tile.dy[s], a.dy + dy_stream(a, first_stream + s) * a.T * a.N, a.T, a.N, t0, n);
+            load_rows(tile.dy[s], a.dy + dy_stream(a, first_stream + s) * a.T * a.N, a.rounds, a.T, a.N, t0, n);
         __syncthreads();
         for (int i = 0; i < STEPS && n + i < a.N; i++) {
             float w[PER_THREAD];
@@ -1099,8 +1107,8 @@ static __global__ void linear_back_w_kernel(linear_args a) {
     for (int64_t s = first; s < end; s++) {
         float sum[PER_THREAD][PER_THREAD] = {};
         for (int64_t t = 0; t < a.T; t += STEPS) {
-            load_columns(tile.dy, a.dy, SCBM_F32, dy_stream(a, s) * a.T * a.N, a.T, a.N, t, n0);
-            load_columns(tile.x, a.x, a.type, x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
+            load_columns(tile.dy, a.dy, SCBM_F32, a.rounds, dy_stream(a, s) * a.T * a.N, a.T, a.N, t, n0);
+            load_columns(tile.x, a.x, a.type, a.rounds, x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
             __syncthreads();
             for (int i = 0; i < STEPS; i++)
                 for (int r = 0; r < PER_THREAD; r++)
@@ -1122,7 +1130,8 @@ static __global__ void linear_back_w_kernel(linear_args a) {
         }
 }
 
-/* ---- The same by matrix instructions, for BF16: operands rounded to bf16, sums in f32. Gradients are f32's. ---- */
+/* ---- The same by matrix instructions, for BF16: operands rounded to bf16, sums in f32. The gradients' kernels round theirs as they
+ * read them. ---- */
 
 /* d += a bᵀ: of a [16, 16] row by row and b [8, 16]; lane l has of d rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. */
 static __device__ inline void multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
@@ -1259,6 +1268,7 @@ static scbm_status cuda_linear_back_x(scbm_queue *queue, const scbm_kernel_call 
     if (!a.T || !a.K || !a.S) return SCBM_OK;
     a.dy = (const float *)call->source[0].data;
     a.y = (float *)call->result[0].data;
+    a.rounds = call->precision == SCBM_PRECISION_BF16;
     LAUNCH_STREAMS(queue, linear_back_x_kernel, linear_back_x_tiles, a.K, a);
     return launched(queue, call);
 }
@@ -1267,6 +1277,7 @@ static scbm_status cuda_linear_back_w(scbm_queue *queue, const scbm_kernel_call 
     const scbm_view *dy = &call->source[0], *x = &call->source[1], *w = &call->source[2], *masks = source_view(call, 3);
     linear_args a = {};
     a.mode = (int)call->node->integer[0];
+    a.rounds = call->precision == SCBM_PRECISION_BF16;
     a.S = dy->n_dims == 3 ? dy->shape[0] : 1;
     a.x_streams = x->n_dims == 3 ? x->shape[0] : 1;
     a.dy_streams = a.S;
@@ -1312,8 +1323,9 @@ static scbm_status cuda_product(scbm_queue *queue, const scbm_kernel_call *call)
     l.N = form == SCBM_PRODUCT_NT ? columns : a->shape[a->n_dims - 1];
     l.K = columns_of(b);
     l.mode = SCBM_DW_DENSE;
+    l.rounds = call->node->integer[1] && call->precision == SCBM_PRECISION_BF16;
     dim3 blocks((unsigned)ceil_div(columns, TILE), (unsigned)ceil_div(rows, TILE), (unsigned)l.S);
-    if (form == SCBM_PRODUCT_NT && call->node->integer[1] && call->precision == SCBM_PRECISION_BF16)
+    if (form == SCBM_PRODUCT_NT && l.rounds)
         LAUNCH(queue, (linear_mma_kernel<1, 0>), blocks, THREADS, sizeof(linear_mma_tiles<1>), l);
     else if (form == SCBM_PRODUCT_NT) LAUNCH(queue, (linear_kernel<1, 0>), blocks, THREADS, sizeof(linear_tiles<1>), l);
     else if (form == SCBM_PRODUCT_NN)

@@ -3244,23 +3244,21 @@ static void backward_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *
     if (b) add_broadcast_gradient(g, b, dz);
 }
 
-static scbm_tensor *product(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_product_form form) {
-    return scbm_product(g, a, b, form, 0);
-}
 
 static void backward_product(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
     scbm_tensor *a = node->source[0], *b = node->source[1];
     scbm_product_form form = (scbm_product_form)node->integer[0];
+    int in_precision = node->integer[1] != 0;
     if (needs_gradient(g, a))
         add_broadcast_gradient(g, a,
-                               form == SCBM_PRODUCT_NT   ? product(g, dy[0], b, SCBM_PRODUCT_NN)
-                               : form == SCBM_PRODUCT_NN ? product(g, dy[0], b, SCBM_PRODUCT_NT)
-                                                         : product(g, b, dy[0], SCBM_PRODUCT_NT));
+                               form == SCBM_PRODUCT_NT   ? scbm_product(g, dy[0], b, SCBM_PRODUCT_NN, in_precision)
+                               : form == SCBM_PRODUCT_NN ? scbm_product(g, dy[0], b, SCBM_PRODUCT_NT, in_precision)
+                                                         : scbm_product(g, b, dy[0], SCBM_PRODUCT_NT, in_precision));
     if (needs_gradient(g, b))
         add_broadcast_gradient(g, b,
-                               form == SCBM_PRODUCT_NT   ? product(g, dy[0], a, SCBM_PRODUCT_TN)
-                               : form == SCBM_PRODUCT_NN ? product(g, a, dy[0], SCBM_PRODUCT_TN)
-                                                         : product(g, a, dy[0], SCBM_PRODUCT_NN));
+                               form == SCBM_PRODUCT_NT   ? scbm_product(g, dy[0], a, SCBM_PRODUCT_TN, in_precision)
+                               : form == SCBM_PRODUCT_NN ? scbm_product(g, a, dy[0], SCBM_PRODUCT_TN, in_precision)
+                                                         : scbm_product(g, a, dy[0], SCBM_PRODUCT_NN, in_precision));
 }
 
 static void backward_apply_masks(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
@@ -3441,11 +3439,11 @@ static scbm_tensor *decompose_linear(scbm_graph *g, const scbm_node *node) {
 }
 
 static scbm_tensor *decompose_linear_back_x(scbm_graph *g, const scbm_node *node) {
-    return product(g, node->source[0], weights_by_stream(g, node->source[1], node->source[2]), SCBM_PRODUCT_NN);
+    return scbm_product(g, node->source[0], weights_by_stream(g, node->source[1], node->source[2]), SCBM_PRODUCT_NN, 1);
 }
 
 static scbm_tensor *decompose_linear_back_w(scbm_graph *g, const scbm_node *node) {
-    scbm_tensor *dw = product(g, node->source[0], node->source[1], SCBM_PRODUCT_TN), *masks = source_of(node, 3);
+    scbm_tensor *dw = scbm_product(g, node->source[0], node->source[1], SCBM_PRODUCT_TN, 1), *masks = source_of(node, 3);
     int is_flat = dw && dw->n_dims == 2;
     if (node->integer[0] == SCBM_DW_SUMMED && !is_flat)
         return masks ? scbm_sum_masked(g, dw, masks) : scbm_sum_to(g, dw, node->source[2]);
@@ -3490,10 +3488,10 @@ static scbm_tensor *decompose_group_linear(scbm_graph *g, const scbm_node *node)
     scbm_tensor *z = node->source[0], *w = node->source[1], *b = source_of(node, 3), *y;
     scbm_tensor *masks = group_masks(g, node, w);
     if (z->shape[0] > 1) {
-        y = product(g, z, scbm_apply_masks(g, w, masks), SCBM_PRODUCT_NT);
+        y = scbm_product(g, z, scbm_apply_masks(g, w, masks), SCBM_PRODUCT_NT, 0);
         y = scbm_sum_to(g, y, new_constant(g, node->result[0], 0.0f)); /* like that one */
     } else {
-        y = without_streams(g, product(g, z, w, SCBM_PRODUCT_NT));
+        y = without_streams(g, scbm_product(g, z, w, SCBM_PRODUCT_NT, 0));
     }
     return b ? scbm_add(g, y, b) : y;
 }
@@ -3502,12 +3500,12 @@ static scbm_tensor *decompose_group_linear_back_z(scbm_graph *g, const scbm_node
     scbm_tensor *w = node->source[1], *z = node->source[3], *dy = as_one_stream(g, node->source[0]);
     scbm_tensor *masks = group_masks(g, node, w);
     if (z->shape[0] > 1) w = scbm_apply_masks(g, w, masks);
-    return product(g, dy, w, SCBM_PRODUCT_NN);
+    return scbm_product(g, dy, w, SCBM_PRODUCT_NN, 0);
 }
 
 static scbm_tensor *decompose_group_linear_back_w(scbm_graph *g, const scbm_node *node) {
     scbm_tensor *z = node->source[1], *w = node->source[3];
-    scbm_tensor *dw = product(g, as_one_stream(g, node->source[0]), z, SCBM_PRODUCT_TN);
+    scbm_tensor *dw = scbm_product(g, as_one_stream(g, node->source[0]), z, SCBM_PRODUCT_TN, 0);
     scbm_tensor *masks = group_masks(g, node, w);
     return z->shape[0] > 1 ? scbm_sum_masked(g, dw, masks) : without_streams(g, dw);
 }
@@ -5226,22 +5224,24 @@ struct k_linear_args {
     int int8; /* in integers, if the weights are in blocks and have no masks */
 };
 
-/* dx[S,T,K] = dy[S,T,N] (W . M_s). */
+/* dx[S,T,K] = dy[S,T,N] (W . M_s). bf16: as in k_linear_args. */
 struct k_linear_dx_args {
     float *dx;
     const float *dy;
     struct k_weights w;
     int64_t S, T, K, N;
+    int bf16;
 };
 
-/* dw[N,K] or dw[S,N,K] by mode; x has x_streams = S or 1 streams; mask as in k_weights, or NULL. */
+/* dw[N,K] or dw[S,N,K] by mode; x has x_streams = S or 1 streams; mask as in k_weights, or NULL. bf16: dy and x are
+ * rounded to bf16, sums stay f32. */
 struct k_linear_dw_args {
     float *dw;
     const float *dy, *x;
     const uint8_t *mask;
     int64_t mask_row, mask_stream;
     int64_t S, T, K, N, x_streams;
-    int mode;
+    int mode, bf16;
 };
 
 /* Random numbers are Philox4x32-10 of (seed; op, step, element): an element's bit depends on nothing else. An element
@@ -7429,7 +7429,7 @@ KTASK void KT(linear_dx)(void *arg, int64_t index, int worker) {
         for (int64_t kb = 0; kb < r->n_kb; kb++) {
             const int64_t n0 = kb * r->kc, kc = k_min(r->kc, a->N - n0);
             float *c = cs;
-            KT(weight_rows)(wb, K_DX_COLS, &a->w, n0, kc, c0, cols, 0);
+            KT(weight_rows)(wb, K_DX_COLS, &a->w, n0, kc, c0, cols, a->bf16);
             for (int64_t j = 0; j < cols; j += SCBM_MR) {
                 const int mr = (int)k_min(cols - j, SCBM_MR);
                 int lanes;
@@ -7459,8 +7459,10 @@ KTASK void KT(pack_cols)(void *arg, int64_t index, int worker) {
         const float *x = r->x + s * r->T * r->K + k;
         lanes = KT(lanes)(r->K - k);
         for (int64_t t = t0; t < t1; t++)
-            for (int l = 0; l < lanes; l += SCBM_VL)
-                v_store_n(xp + t * lanes + l, v_load_n(x + t * r->K + l, k_max(0, r->K - k - l)), lanes - l);
+            for (int l = 0; l < lanes; l += SCBM_VL) {
+                const VF v = v_load_n(x + t * r->K + l, k_max(0, r->K - k - l));
+                v_store_n(xp + t * lanes + l, r->round ? KT(round_bf16)(v) : v, lanes - l);
+            }
     }
 }
 
@@ -7496,8 +7498,10 @@ KTASK void KT(linear_dw)(void *arg, int64_t index, int worker) {
                 const int mr = (int)k_min(nb1 - n0, SCBM_MR);
                 int lanes;
                 for (int64_t t = 0; t < tc; t++)
-                    for (int i = 0; i < mr; i += SCBM_VL)
-                        v_store_n(dyt + t * mr + i, v_load_n(dy + (t0 + t) * a->N + n0 + i, mr - i), mr - i);
+                    for (int i = 0; i < mr; i += SCBM_VL) {
+                        const VF v = v_load_n(dy + (t0 + t) * a->N + n0 + i, mr - i);
+                        v_store_n(dyt + t * mr + i, a->bf16 ? KT(round_bf16)(v) : v, mr - i);
+                    }
                 for (int64_t k = c0; k < c1; k += lanes) {
                     lanes = KT(lanes)(a->K - k);
                     KT(gemm)(mr, lanes, tc, xs + k * a->T + t0 * lanes, lanes, dyt, 1, mr, c, lanes, tb > 0 || carry);
@@ -7695,19 +7699,19 @@ static const KT(sparse_product) KT(sparse_products)[K_SP_VECTORS] = {
     KT(sparse_rows_1), KT(sparse_rows_2), KT(sparse_rows_3), KT(sparse_rows_4),
     KT(sparse_rows_5), KT(sparse_rows_6), KT(sparse_rows_7), KT(sparse_rows_8)};
 
-/* Columns n0 .. n0 + rows of W as rows of dst, kc columns of them from k0, ld apart; strip has room for SCBM_VL rows of
- * W. n0 is a multiple of 32. */
+/* Columns n0 .. n0 + rows of W, rounded to bf16 or not, as rows of dst, kc columns of them from k0, ld apart; strip has room
+ * for SCBM_VL rows of W. n0 is a multiple of 32. */
 KFN void KT(transpose_weights)(float *dst, int64_t ld, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0,
-                               int64_t kc, float *strip) {
+                               int64_t kc, float *strip, int round) {
     for (int64_t k = 0; k < kc; k += SCBM_VL) {
         const int n = (int)k_min(kc - k, SCBM_VL);
         const float *src = strip;
         int64_t lds = K_SP_ROWS;
-        if (w->type == SCBM_F32) {
+        if (w->type == SCBM_F32 && !round) {
             lds = w->row_bytes / 4;
             src = (const float *)w->data + (k0 + k) * lds + n0;
         } else {
-            KT(weight_rows)(strip, lds, w, k0 + k, n, n0, rows, 0);
+            KT(weight_rows)(strip, lds, w, k0 + k, n, n0, rows, round);
         }
         for (int64_t i = 0; i < rows; i += SCBM_VL)
             KT(tr)(KT(AS_IS), dst + i * ld + k, ld, src + i, lds, n, (int)k_min(rows - i, SCBM_VL), SCBM_VL);
@@ -7738,7 +7742,7 @@ KFN void KT(transpose_mask)(uint8_t *dst, int64_t ld, const uint8_t *mask, int64
 /* The weights of rows n0 .. n0 + rows, kc columns from k0, as f32 rows ld apart. */
 KFN void KT(copy_weights)(const struct k_sparse_run *r, float *dst, int64_t ld, int64_t n0, int64_t rows, int64_t k0,
                           int64_t kc, float *strip) {
-    if (r->dx) KT(transpose_weights)(dst, ld, r->w, n0, rows, k0, kc, strip);
+    if (r->dx) KT(transpose_weights)(dst, ld, r->w, n0, rows, k0, kc, strip, r->x.round);
     else KT(weight_rows)(dst, ld, r->w, n0, rows, k0, kc, r->x.round);
 }
 
@@ -9375,7 +9379,7 @@ static void k_sparse_dx(struct k_sparse_run *r, const struct k_linear_dx_args *a
     r->w = &a->w;
     r->S = a->S;
     r->rows = a->K;
-    r->x = (struct k_tiles){.x = a->dy, .S = a->S, .T = a->T, .depth = a->N};
+    r->x = (struct k_tiles){.x = a->dy, .S = a->S, .T = a->T, .depth = a->N, .round = a->bf16};
 }
 
 /* Whether W itself cannot be read. */
@@ -9505,8 +9509,8 @@ static int k_sparse_dw_pays(const struct k_linear_dw_args *a) {
 
 static void k_sparse_dw_tiles(struct k_sparse_dw_run *r, const struct k_linear_dw_args *a) {
     r->a = *a;
-    r->x = (struct k_tiles){.x = a->x, .S = a->x_streams, .T = a->T, .depth = a->K};
-    r->dy = (struct k_tiles){.x = a->dy, .S = a->S, .T = a->T, .depth = a->N};
+    r->x = (struct k_tiles){.x = a->x, .S = a->x_streams, .T = a->T, .depth = a->K, .round = a->bf16};
+    r->dy = (struct k_tiles){.x = a->dy, .S = a->S, .T = a->T, .depth = a->N, .round = a->bf16};
 }
 
 static size_t k_sparse_dw_scratch(const struct k_linear_dw_args *a) {
@@ -9733,7 +9737,7 @@ K_OP void k_linear_dx(const struct k_exec *ex, const struct k_linear_dx_args *a)
     k_dx_plan(&r);
     r.dyp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->S * r.dyp_stream);
-    k_pack(ex, ex->k->pack_x, a->dy, r.dyp, a->S, a->T, a->N, r.dyp_stream, 0, 0);
+    k_pack(ex, ex->k->pack_x, a->dy, r.dyp, a->S, a->T, a->N, r.dyp_stream, a->bf16, 0);
     k_run(ex, r.n_cb * r.n_tb, k_product_work(a->S, a->T, a->N, a->K), ex->k->linear_dx, &r);
 }
 
@@ -9771,7 +9775,7 @@ K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a)
     k_dw_plan(&r);
     r.xp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
-    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, 0, 0, 0};
+    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, a->bf16, 0, 0};
     k_run(ex, p.S * p.n_panels * p.n_kc, p.S * a->T * a->K, ex->k->pack_cols, &p);
     k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K),
           ex->k->linear_dw, &r);
@@ -10642,6 +10646,7 @@ static struct k_linear_dx_args linear_dx_args(const scbm_kernel_call *call) {
     a.T = has_masks ? dy->shape[1] : view_rows(dy);
     a.K = w->shape[1];
     a.N = w->shape[0];
+    a.bf16 = call->precision == SCBM_PRECISION_BF16;
     return a;
 }
 
@@ -10670,6 +10675,7 @@ static struct k_linear_dw_args linear_dw_args(const scbm_kernel_call *call) {
     a.K = w->shape[1];
     a.N = w->shape[0];
     a.mode = (int)call->node->integer[0];
+    a.bf16 = call->precision == SCBM_PRECISION_BF16;
     if (call->node->n_sources > 3 && call->node->source[3] && a.mode != SCBM_DW_DENSE) {
         a.mask = mask_bits(masks);
         a.mask_row = masks->shape[2];
@@ -11237,6 +11243,10 @@ static scbm_status cpu_mix_texts(scbm_queue *queue, const scbm_kernel_call *call
 
 /* ---- The parts of linear layers, in the plainest way ---- */
 
+static float rounded_to_bf16(float x) {
+    return k_bf16_to_f32(k_f32_to_bf16(x));
+}
+
 /* Number r of a factor's rows as f32, in `room` where it is stored otherwise, or is to be rounded. */
 static const float *factor_row(const scbm_view *x, int64_t stream, int64_t r, int is_rounded, float *room) {
     int first = x->n_dims == 3, by_stream = first && x->shape[0] > 1;
@@ -11244,17 +11254,12 @@ static const float *factor_row(const scbm_view *x, int64_t stream, int64_t r, in
     const char *row = (const char *)x->data + at * k_row_bytes(x->type, n);
     if (x->type == SCBM_F32 && !is_rounded) return (const float *)(const void *)row;
     scbm_convert(SCBM_F32, room, x->type, row, n);
-    for (int64_t i = 0; i < n && is_rounded; i++) {
-        uint16_t half;
-        scbm_convert(SCBM_BF16, &half, SCBM_F32, room + i, 1);
-        scbm_convert(SCBM_F32, room + i, SCBM_BF16, &half, 1);
-    }
+    for (int64_t i = 0; i < n && is_rounded; i++) room[i] = rounded_to_bf16(room[i]);
     return room;
 }
 
 static int rounds_product(const scbm_kernel_call *call) {
-    return call->precision == SCBM_PRECISION_BF16 && call->node->integer[0] == SCBM_PRODUCT_NT &&
-           call->node->integer[1];
+    return call->precision == SCBM_PRECISION_BF16 && call->node->integer[1];
 }
 
 enum { PRODUCT_ROWS = 16 }; /* of a task */
@@ -11282,14 +11287,14 @@ static void product_nt(const product_run *run, int64_t stream, int64_t first, in
 static void product_sums(const product_run *run, int64_t stream, int64_t first, int64_t end, float *const room[2]) {
     const scbm_view *a = &run->call->source[0], *b = &run->call->source[1], *y = &run->call->result[0];
     int64_t rows = y->shape[y->n_dims - 2], n = y->shape[y->n_dims - 1], terms = b->shape[b->n_dims - 2];
-    int is_transposed = run->call->node->integer[0] == SCBM_PRODUCT_TN;
+    int is_transposed = run->call->node->integer[0] == SCBM_PRODUCT_TN, is_rounded = rounds_product(run->call);
     float *to = (float *)y->data + stream * rows * n;
     if (n) memset(to + first * n, 0, (size_t)((end - first) * n) * sizeof *to);
     for (int64_t i = 0; i < terms; i++) {
-        const float *row = factor_row(b, stream, i, 0, room[0]);
+        const float *row = factor_row(b, stream, i, is_rounded, room[0]);
         for (int64_t r = first; r < end; r++) {
             float factor = is_transposed ? factor_row(a, stream, i, 0, NULL)[r] : factor_row(a, stream, r, 0, NULL)[i];
-            add_scaled(to + r * n, row, factor, n);
+            add_scaled(to + r * n, row, is_rounded ? rounded_to_bf16(factor) : factor, n);
         }
     }
 }

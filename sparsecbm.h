@@ -325,8 +325,10 @@ typedef struct scbm_graph scbm_graph;
 scbm_status scbm_graph_create(scbm_graph **graph, scbm_context *context);
 void scbm_graph_free(scbm_graph *graph);
 
-/* What scbm_linear computes with (its gradients are f32). Default SCBM_PRECISION_F32. A precision that the backend has not is
- * an error (see scbm_context_check_precision); the CPU has F32, BF16 and INT8. Under INT8 layers with weights of Q8_0 or Q4_0 and
+/* What scbm_linear computes with. Default SCBM_PRECISION_F32. A precision that the backend has not is an error (see
+ * scbm_context_check_precision); the CPU has F32, BF16 and INT8. Under TF32 and BF16 the products of its gradients round what
+ * they read, too; results and sums are f32, those of bias gradients, of heads (scbm_group_linear), attention and an LSTM's
+ * recurrence whatever the precision. Under INT8 gradients are f32's, and layers with weights of Q8_0 or Q4_0 and
  * without masks are computed in integers, all others in f32: each token of x is quantized in blocks of 32 along the depth (its
  * scale is the block's greatest magnitude / 127), a block's 32 products are summed exactly, and these sums, times both scales, in
  * f32 from the first block to the last. A token's result depends on no other token. The tier "amx" computes f32 without masks from bf16
@@ -492,8 +494,8 @@ scbm_tensor *scbm_attention_bias(scbm_graph *g, scbm_tensor *bias, scbm_tensor *
  *   SCBM_PRODUCT_NN   a [S, T, out], b [S, out, in]: y [S, T, in], Σ_o a[t, o] b[o, i]
  *   SCBM_PRODUCT_TN   a [S, T, out], b [S, T, in]:   y [S, out, in], Σ_t a[t, o] b[t, i]
  * Either may have one stream for all of the other's, as [1, ., .] or as a matrix [., .]; y is a matrix where both are. a is F32;
- * b too, or, as a matrix whose shape is fixed, of any float type. T may be a batch's size. With `in_precision` NT computes in the
- * graph's precision, as scbm_linear does (but never in integers), and else as the others do: in f32, with f32 sums. */
+ * b too, or, as a matrix whose shape is fixed, of any float type. T may be a batch's size. With `in_precision` it computes in the
+ * graph's precision, as scbm_linear and its gradients do (but never in integers), and else in f32; sums are f32. */
 typedef enum scbm_product_form { SCBM_PRODUCT_NT, SCBM_PRODUCT_NN, SCBM_PRODUCT_TN } scbm_product_form;
 scbm_tensor *scbm_product(scbm_graph *g, scbm_tensor *a, scbm_tensor *b, scbm_product_form form, int in_precision);
 /* M_s ⊙ w as F32 [S, out, in], exactly 0 where a bit is off. w is [out, in] of any float type, or F32 [S, out, in]; masks as

@@ -88,6 +88,7 @@ typedef struct cbm_train_options {
     int epochs;                    /* 0: 10, or 5 after the last pruning; negative: none, which only initializes */
     int batch_size;                /* texts in a step; 0: 16 */
     int accumulate;                /* batches of a step, see cbm_train; 0: 1 */
+    scbm_precision precision;      /* of the steps' matrix products, see cbm_train; f32, tf32 or bf16; 0: f32 */
     const char *freeze;            /* "embeddings", or "2": they and the lowest 2 blocks do not learn; NULL: all learns */
     double learning_rate;          /* of the encoder; 0: 1e-4; negative: 0 */
     double head_learning_rate;     /* of the concept and label heads; 0: 1e-3; negative: 0 */
@@ -146,6 +147,11 @@ typedef struct cbm_train_options {
  * size, up to rounding (each loss is the mean over all texts of the step); MixUp mixes within each batch, and dropout draws
  * for each. What `freeze` names is not in the optimizer, the gradient's norm and the checkpoint; learned scores of frozen
  * blocks stay as they begin.
+ *
+ * With `precision` bf16 the products of linear layers and those of their gradients, in the steps and in the passes that
+ * pruning learns from, round what they read to bf16 and sum in f32. Everything else stays f32: the weights that the optimizer
+ * moves and the file has, their gradients, norms, attention, losses, statistics, validation and the teacher. A device without
+ * such products of its own computes the same numbers in f32's time; the log says so.
  *
  * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
  * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,

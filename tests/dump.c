@@ -6,7 +6,7 @@
  * runs the training graph of a joint model on the first N rows, as one batch, without dropout and with λ = 5, and
  * writes a GGUF file of F32 tensors: hidden.0 (the embeddings), hidden.1 … (each block's output) [tokens, d], packed;
  * pooled [N, d]; concept_logits [N, C]; label_logits [N, Y]; loss [1]; and grad.NAME of every parameter NAME. In a
- * sparse model hidden states from the first block on, and pooled, are [K, …].
+ * sparse model hidden states from the first block on, and pooled, are [K, …]. `--precision bf16`: its products are.
  *
  * `--gradients masked|dense`: grad.NAME of a prunable matrix is that of W ⊙ M_k, stream by stream: [K, out, in].
  *
@@ -37,7 +37,7 @@
 
 typedef struct arguments {
     const char *model, *data, *text, *label, *output;
-    const char *gradients, *prune, *intervene, *rule;
+    const char *gradients, *precision, *prune, *intervene, *rule;
     cbm_concept_column concepts[MAX_CONCEPTS];
     int n_concepts;
     double rows, seed, sparsity, fisher_block, fisher_gradients, fisher_texts, fisher_memory, damping, damping_absolute;
@@ -86,6 +86,7 @@ static scbm_status parse(arguments *a, int argc, char **argv) {
                    {"--label", &a->label, NULL},
                    {"-o", &a->output, NULL},
                    {"--gradients", &a->gradients, NULL},
+                   {"--precision", &a->precision, NULL},
                    {"--prune", &a->prune, NULL},
                    {"--intervene", &a->intervene, NULL},
                    {"--rule", &a->rule, NULL},
@@ -288,6 +289,7 @@ static scbm_status compute(run *r) {
     cbm_training_settings settings = training_settings(count_tokens(r, row, rows), rows);
     settings.states = r->states;
     scbm_status status = gradient_mode(r->arguments->gradients, &settings.weight_gradients);
+    if (!status && r->arguments->precision) status = scbm_precision_parse(r->arguments->precision, &settings.precision);
     if (!status) status = cbm_training_graph_create(&r->training, network, r->context, &settings);
     if (!status) status = run_batch(r, network, row, rows);
     scbm_release(NULL, row);

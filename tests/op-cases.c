@@ -527,6 +527,9 @@ static const linear_shape linears[] = {
     {ONE_TEXT, 2, 2, 64, 9, SCBM_Q8_0, RANDOM, SCBM_RELU, 1, HALF, STREAMS},
     {PANEL, 1, 1, 96, 14, SCBM_Q4_0, UNMASKED, SCBM_NONE, 1, HALF, STREAMS},
     {NOBODY, 1, 1, 9, 4, F, UNMASKED, SCBM_NONE, 1, HALF, STREAMS},
+    {LONG, 2, 2, 70, 20, F, SPARSE, SCBM_NONE, 1, HALF, STREAMS},
+    {LONGER, 1, 1, 129, 97, F, SPARSE, SCBM_NONE, 1, HALF, STREAMS},
+    {TEXTS_3, 1, 1, 40, 11, F, UNMASKED, SCBM_NONE, 1, HALF, MATRIX},
     {ONE_TOKEN, 1, 1, 32, 5, SCBM_Q8_0, UNMASKED, SCBM_NONE, 1, BYTES, STREAMS},
     {ONE_TEXT, 1, 1, 64, 17, SCBM_Q8_0, UNMASKED, SCBM_RELU, 1, BYTES, STREAMS},
     {LONG, 1, 1, 416, 37, SCBM_Q8_0, UNMASKED, SCBM_NONE, 0, BYTES, STREAMS},
@@ -575,6 +578,7 @@ static void linear_back_x(maker *m, const linear_shape *l, const batch *b) {
     put_activations(&c, 0, INPUT, l->layout, l->s, l->out);
     put_weights(&c, 1, WEIGHT, l->type, DIMS(l->out, l->in));
     put_masks(&c, 2, l->masks, l->s, l->out, l->in);
+    c.precision = l->precision;
     emit(m, &c);
 }
 
@@ -586,6 +590,7 @@ static void linear_back_w(maker *m, const linear_shape *l, const batch *b, scbm_
     put_weights(&c, 2, WEIGHT, l->type, DIMS(l->out, l->in));
     put_masks(&c, 3, l->masks, l->s, l->out, l->in);
     c.integer[0] = mode;
+    c.precision = l->precision;
     emit(m, &c);
 }
 
@@ -595,9 +600,9 @@ static void cases_linear(maker *m) {
         const linear_shape *l = &list[i];
         const batch *b = m->small ? &small_batches[l->batch] : &batches[l->batch];
         if (m->op == SCBM_OP_LINEAR) linear_forward(m, l, b);
-        if (m->op == SCBM_OP_LINEAR_BACK_X && l->precision == SCBM_PRECISION_F32) linear_back_x(m, l, b);
+        if (m->op == SCBM_OP_LINEAR_BACK_X && l->precision != SCBM_PRECISION_INT8) linear_back_x(m, l, b);
         for (int mode = SCBM_DW_SUMMED; mode <= SCBM_DW_DENSE; mode++)
-            if (m->op == SCBM_OP_LINEAR_BACK_W && l->precision == SCBM_PRECISION_F32 && l->type == SCBM_F32)
+            if (m->op == SCBM_OP_LINEAR_BACK_W && l->precision != SCBM_PRECISION_INT8 && l->type == SCBM_F32)
                 linear_back_w(m, l, b, (scbm_dw_mode)mode);
     }
 }
@@ -1353,7 +1358,7 @@ static void cases_product(maker *m) {
         op_case c = start(m, m->small ? &small_batches[p->batch] : &batches[p->batch]);
         c.integer[0] = form;
         c.integer[1] = i % 2;
-        if (i % 2 && !m->small && form == SCBM_PRODUCT_NT) c.precision = SCBM_PRECISION_BF16;
+        if (i % 2 && !m->small) c.precision = SCBM_PRECISION_BF16;
         c.depends_on_batch = form == SCBM_PRODUCT_TN;
         int64_t in = form == SCBM_PRODUCT_NN ? p->n : p->m;
         put_factor(&c, 0, SCBM_F32, p->a, T_DIM, in);

@@ -368,7 +368,8 @@ static void linear_back_x(ref_call *c) {
         for (int64_t o = 0; o < out; o++)
             for (int64_t j = 0; j < in; j++)
                 if (is_kept(masks, r / t_n, o, j))
-                    accumulate(&c->result[0], r * in + j, dy->value[r * out + o] * w->value[o * in + j]);
+                    accumulate(&c->result[0], r * in + j,
+                               operand(c, dy->value[r * out + o]) * operand(c, w->value[o * in + j]));
     c->result[0].terms = (double)out;
 }
 
@@ -382,7 +383,7 @@ static void linear_back_w(ref_call *c) {
                 for (int64_t j = 0; j < in; j++)
                     if (is_kept(mode == SCBM_DW_DENSE ? &none : masks, s, o, j))
                         accumulate(&c->result[0], ((mode == SCBM_DW_SUMMED ? 0 : s) * out + o) * in + j,
-                                   dy->value[(s * t_n + t) * out + o] * row[j]);
+                                   operand(c, dy->value[(s * t_n + t) * out + o]) * operand(c, row[j]));
         }
     c->result[0].terms = (double)(mode == SCBM_DW_SUMMED ? s_n * t_n : t_n);
 }
@@ -1327,7 +1328,7 @@ static void product(ref_call *c) {
         for (int64_t k = 0; k < terms; k++) {
             double x = form == SCBM_PRODUCT_TN ? factor(a, s, k, row) : factor(a, s, row, k);
             double z = form == SCBM_PRODUCT_NT ? factor(b, s, column, k) : factor(b, s, k, column);
-            double term = form == SCBM_PRODUCT_NT && c->integer[1] ? operand(c, x) * operand(c, z) : x * z;
+            double term = c->integer[1] ? operand(c, x) * operand(c, z) : x * z;
             sum += term;
             size += fabs(term);
         }

@@ -246,7 +246,7 @@ static void compare_with_f32(const op_case *c, const outcome *o) {
     reference_of(&call, &full, o);
     double distance = ref_distance((const float *)(const void *)o->data[0], &call.result[0]);
     if (!(distance < 1e-2)) fail_msg("%s: %s is %g from f32", c->what, scbm_precision_name(c->precision), distance);
-    if (call.result[0].n > 20) assert_true(distance > 1e-6);
+    if (call.result[0].n > 20 && c->tokens) assert_true(distance > 1e-6);
     reference_release(&call);
 }
 

@@ -5,6 +5,7 @@
 
 #include "tests/small-encoder.h"
 
+#include "models/core/keys.h"
 #include "models/prune/prune.h"
 
 #include <sys/wait.h>
@@ -1085,6 +1086,9 @@ static void going_on_with_other_settings_is_refused(void **state) {
     other = o;
     other.mode = CBM_SEQUENTIAL;
     assert_error(train(&other), SCBM_ERROR_ARGUMENT, "mode");
+    other = o;
+    other.precision = SCBM_PRECISION_BF16;
+    assert_error(train(&other), SCBM_ERROR_ARGUMENT, "precision (f32, now bf16)");
     train_data.label[3] = (train_data.label[3] + 1) % SMALL_LABELS;
     assert_error(train(&o), SCBM_ERROR_ARGUMENT, "other training or validation data");
     train_data.label[3] = (train_data.label[3] + 2) % SMALL_LABELS;
@@ -1396,6 +1400,14 @@ static void keep_warning(void *user, scbm_log_level level, const char *message) 
     if (level == SCBM_LOG_WARNING) snprintf(said + strlen(said), 600 - strlen(said), "%s\n", message);
 }
 
+static int cannot_mask_in_bf16(void) {
+    scbm_context *context;
+    assert_ok(scbm_context_create(&context, &one_thread, NULL));
+    const scbm_status status = scbm_context_check_masked_precision(context, SCBM_PRECISION_BF16);
+    scbm_context_free(context);
+    return status != SCBM_OK;
+}
+
 static void quantized_encoders_train(void **state) {
     (void)state;
     cbm_train_options o = options_for(CBM_JOINT, in_folder("from-q8.gguf"));
@@ -1420,6 +1432,57 @@ static void quantized_encoders_train(void **state) {
     assert_null(strstr(said, "rounded"));
     cbm_model_free(model);
     cbm_model_free(small);
+}
+
+/* Rounded products move losses and gradients by rounding's share, with every way to prune; the file's weights are F32. */
+static void every_way_to_prune_trains_in_bf16(void **state) {
+    (void)state;
+    static const char *const methods[] = {NULL, "magnitude", "random", "obert", "popup", "popup-structured"};
+    scbm_hooks hooks = one_thread;
+    char said[600];
+    hooks.log = keep_warning;
+    hooks.user = said;
+    for (int way = 0; way < 6; way++) {
+        double loss[2][2], norm[2][2];
+        for (int rounds = 0; rounds < 2; rounds++) {
+            cbm_train_options o = options_for(CBM_JOINT, in_folder(rounds ? "bf16.gguf" : "f32.gguf"));
+            o.prune = (cbm_prune_options){
+                .method = methods[way], .sparsity = 0.5, .start = 1, .end = 2, .fisher_block = 8, .fisher_gradients = 8};
+            o.precision = rounds ? SCBM_PRECISION_BF16 : SCBM_PRECISION_F32;
+            o.dropout = -1;
+            o.step_log = in_folder("steps.csv");
+            o.hooks = &hooks;
+            said[0] = 0;
+            assert_ok(train(&o));
+            assert_true(!strstr(said, "computes in f32") == !(rounds && cannot_mask_in_bf16()));
+            first_steps(o.step_log, loss[rounds], norm[rounds]);
+        }
+        for (int step = 0; step < 2; step++) {
+            const double off[2] = {fabs(loss[1][step] / loss[0][step] - 1), fabs(norm[1][step] / norm[0][step] - 1)};
+            if (!(off[0] <= 2e-2 && off[1] <= 2e-2 && off[0] + off[1] > 1e-7))
+                fail_msg("%s: step %d is %g and %g from f32's", methods[way] ? methods[way] : "dense", step + 1, off[0], off[1]);
+        }
+        cbm_model *model = load(in_folder("bf16.gguf"));
+        assert_int_equal(scbm_file_find_tensor(model->file, "blk.0.ffn_up.weight")->type, SCBM_F32);
+        assert_string_equal(scbm_file_string_or(model->file, CBM_KEY_TRAIN "precision", ""), "bf16");
+        assert_int_equal(cbm_model_is_sparse(model), way > 0);
+        cbm_model_free(model);
+    }
+}
+
+static void other_precisions_train_or_say_why_not(void **state) {
+    (void)state;
+    cbm_train_options o = options_for(CBM_JOINT, in_folder("tf32.gguf"));
+    o.epochs = 1;
+    o.precision = SCBM_PRECISION_INT8;
+    assert_error(train(&o), SCBM_ERROR_ARGUMENT, "precision is 3");
+    scbm_context *context;
+    assert_ok(scbm_context_create(&context, &one_thread, NULL));
+    const scbm_status status = scbm_context_check_precision(context, SCBM_PRECISION_TF32);
+    scbm_context_free(context);
+    o.precision = SCBM_PRECISION_TF32;
+    if (status) assert_error(train(&o), status, "does not compute in tf32");
+    else assert_ok(train(&o));
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -1602,6 +1665,8 @@ int main(void) {
         cmocka_unit_test(a_run_starts_from_the_model_that_it_is_given),
         cmocka_unit_test(a_trained_model_is_an_encoder_too),
         cmocka_unit_test(quantized_encoders_train),
+        cmocka_unit_test(every_way_to_prune_trains_in_bf16),
+        cmocka_unit_test(other_precisions_train_or_say_why_not),
         cmocka_unit_test(unusual_data_train),
         cmocka_unit_test(long_texts_are_cut_and_the_model_knows_it),
         cmocka_unit_test(a_loss_that_is_no_number_is_an_error),

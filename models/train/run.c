@@ -137,7 +137,7 @@ static void settle_steps(cbm_training_run *run) {
     const cbm_train_options *o = run->options;
     run->settings.concept_weight = (float)o->concept_weight;
     run->settings.concept_loss = o->concept_loss;
-    run->settings.precision = SCBM_PRECISION_F32;
+    run->settings.precision = o->precision;
     run->batches_per_epoch = ((int64_t)run->train->n + o->batch_size - 1) / o->batch_size;
     run->steps_per_epoch = (run->batches_per_epoch + o->accumulate - 1) / o->accumulate;
     run->total_steps = run->steps_per_epoch * o->epochs;
@@ -331,12 +331,25 @@ static scbm_status create_arrays(cbm_training_run *run) {
                                      : SCBM_OK;
 }
 
+/* One that the device has. Where it has no bf16 products of its own, which is where layers with masks are refused in it,
+ * nothing is gained but the numbers. */
+static scbm_status check_precision(const cbm_training_run *run) {
+    const scbm_precision precision = run->options->precision;
+    scbm_status status = scbm_context_check_precision(run->context, precision);
+    if (!status && scbm_context_check_masked_precision(run->context, precision))
+        scbm_log(&run->hooks, SCBM_LOG_WARNING,
+                 "%s has no bf16 products: a step rounds their operands to bf16 and computes in f32, in about f32's time",
+                 scbm_context_device(run->context));
+    return status;
+}
+
 scbm_status cbm_run_create(cbm_training_run *run, const char *const *concept_names) {
     const cbm_train_options *o = run->options;
     settle_steps(run);
     scbm_hooks quiet = run->hooks; /* progress is the training's, not that of each graph */
     quiet.progress = NULL;
     scbm_status status = scbm_context_create(&run->context, &quiet, o->backend);
+    if (!status) status = check_precision(run);
     if (!status) status = cbm_run_create_network(run, concept_names);
     if (!status) status = read_texts(run);
     if (!status) status = create_arrays(run);

@@ -33,6 +33,11 @@ static const char *prune_help(int number) {
     return cbm_prune_method_help(number - 1);
 }
 
+/* Integers have no gradients. */
+static const char *precision_choice(int number) {
+    return number < SCBM_PRECISION_INT8 ? scbm_precision_name((scbm_precision)number) : NULL;
+}
+
 #define AT(field) offsetof(cbm_train_options, field)
 #define PLAIN NULL, NULL /* no choice, and so no help on any */
 #define FLAG(field, standing) CBM_SETTING_FLAG, AT(field), 0, 0, 1, standing, PLAIN
@@ -64,6 +69,9 @@ static const cbm_train_setting settings[] = {
     {"accumulate", "accumulate", "N", "Optimization",
      "batches of a step: the gradients of one batch N times the size, in the memory of one", NULL,
      INT(accumulate, 1, 1, 65536, FIXED)},
+    {"precision", "precision", NULL, "Optimization",
+     "what matrix products of the steps read their operands as; weights, sums, gradients and losses are f32", NULL,
+     CHOICE(precision, SCBM_PRECISION_F32, SCBM_PRECISION_F32, precision_choice)},
     {"freeze", "freeze", "embeddings|N", "Optimization", "the embeddings, or they and the lowest N blocks, do not learn", NULL,
      CBM_SETTING_TEXT, AT(freeze), 0, 0, 0, FIXED, PLAIN},
     {"learning_rate", "lr", "X", "Optimization", "learning rate of the encoder", NULL,

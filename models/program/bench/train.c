@@ -28,6 +28,7 @@ static cbm_train_options train_options(bench_command *b, epoch_times *times) {
         .mode = b->columns.n_concepts ? CBM_JOINT : CBM_VANILLA,
         .epochs = (int)(b->repeats < MOST_EPOCHS ? b->repeats : MOST_EPOCHS) + uncounted_epochs(b),
         .batch_size = BENCH_TRAIN_BATCH,
+        .precision = (scbm_precision)b->in.precision,
         .max_length = (int)b->in.max_length,
         .on_epoch = keep_time,
         .user = times,
