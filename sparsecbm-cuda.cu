@@ -26,13 +26,22 @@
 extern __shared__ __align__(16) unsigned char shared_bytes[];
 #define SHARED(type, name) type &name = *(type *)shared_bytes
 #define UNROLL _Pragma("unroll")
+#define LARGE_PARAMETER(type, name) const __grid_constant__ type name /* read where it is, and not copied */
 #define LAUNCH(queue, kernel, blocks, threads, shared, ...)                                                            \
     kernel<<<blocks, threads, shared, stream_of(queue)>>>(__VA_ARGS__)
 #else
 #define SHARED(type, name) type &name = *(type *)shim_shared()
 #define UNROLL
+#define LARGE_PARAMETER(type, name) const type &name
 #define LAUNCH(queue, kernel, blocks, threads, shared, ...)                                                            \
     shim_launch_kernel(#kernel, kernel, blocks, threads, shared, stream_of(queue), __VA_ARGS__)
+#endif
+
+/* Weights that a block has read from the device's memory: tests count them on the hosted build. */
+#ifdef __CUDACC__
+#define COUNT_WEIGHTS(n) (void)(n)
+#else
+#define COUNT_WEIGHTS(n) shim_count_weights(n)
 #endif
 
 enum { WARP = 32, THREADS = 256, WARPS = THREADS / WARP }; /* of a block, where nothing else is said */
@@ -137,17 +146,6 @@ template <typename T> static __device__ inline T block_sum(T x, T *room) {
     T sum = 0;
     for (int i = 0; i < warps; i++) sum += room[i];
     return sum;
-}
-
-static __device__ inline float activation_of(int activation, float x) {
-    switch (activation) {
-    case SCBM_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case SCBM_GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    case SCBM_RELU: return x > 0.0f ? x : 0.0f;
-    case SCBM_TANH: return tanhf(x);
-    case SCBM_SIGMOID: return 1.0f / (1.0f + expf(-x));
-    default: return x;
-    }
 }
 
 /* scbm_philox: counter words (counter, stream), key (seed). */
@@ -290,6 +288,18 @@ template <int KIND> static __device__ inline float activation_of(float x) {
     return x;
 }
 
+/* Of a layer's result, whose activation is known when it runs. */
+static __device__ inline float activated(int activation, float x) {
+    switch (activation) {
+    case SCBM_GELU_ERF: return activation_of<SCBM_GELU_ERF>(x);
+    case SCBM_GELU_TANH: return activation_of<SCBM_GELU_TANH>(x);
+    case SCBM_RELU: return activation_of<SCBM_RELU>(x);
+    case SCBM_TANH: return activation_of<SCBM_TANH>(x);
+    case SCBM_SIGMOID: return activation_of<SCBM_SIGMOID>(x);
+    default: return x;
+    }
+}
+
 /* The logistic function's derivative, without the cancellation of s (1 - s). */
 static __device__ inline float sigmoid_slope(float x) {
     const float e = exp_of(-fabsf(x)), r = 1.0f / (1.0f + e);
@@ -382,7 +392,7 @@ typedef struct memory_block {
 typedef struct cuda_backend {
     scbm_backend base;
     scbm_hooks hooks;
-    int device, n_processors;
+    int device;
     char name[SCBM_MAX_NAME];
     pthread_mutex_t lock; /* of the blocks */
     memory_block *blocks;
@@ -483,16 +493,27 @@ static void cuda_unstage(scbm_backend *backend, void *memory) {
 
 /* ------------------------------------------------------------------------------------------
  * Queues: a CUDA stream each. What fails is kept until somebody waits.
+ *
+ * Nodes that do the same to many tensors are gathered in a batch and launched together, before anything else goes into the stream.
  * ---------------------------------------------------------------------------------------- */
+
+enum { BATCH_BYTES = 31 << 10 }; /* of a kernel's parameters, which may have 32,764 */
 
 typedef struct cuda_queue {
     scbm_queue base;
     cudaStream_t stream;
     scbm_status status; /* the first failure since the last wait */
     char error[160];
+    void (*launch_batch)(scbm_queue *queue); /* NULL: no batch waits */
+    __align__(16) unsigned char batch[BATCH_BYTES]; /* what launch_batch launches */
 } cuda_queue;
 
+static void launch_batch(scbm_queue *queue);
+
+/* The stream, to be given work by this thread: it takes launches where its device is the thread's. */
 static cudaStream_t stream_of(scbm_queue *queue) {
+    launch_batch(queue);
+    cudaSetDevice(((cuda_backend *)queue->backend)->device);
     return ((cuda_queue *)queue)->stream;
 }
 
@@ -512,7 +533,7 @@ static scbm_status cuda_queue_create(scbm_backend *backend, scbm_context *contex
 }
 
 static void cuda_queue_free(scbm_queue *queue) {
-    if (!is_forked) cudaStreamDestroy(stream_of(queue));
+    if (!is_forked) cudaStreamDestroy(((cuda_queue *)queue)->stream);
     scbm_release(scbm_context_hooks(queue->context), queue);
 }
 
@@ -524,6 +545,29 @@ static scbm_status keep_failure(scbm_queue *queue, cudaError_t error, const char
         snprintf(q->error, sizeof q->error, "%s", scbm_last_error());
     }
     return fail_cuda(error, what);
+}
+
+static void launch_batch(scbm_queue *queue) {
+    cuda_queue *q = (cuda_queue *)queue;
+    void (*launch)(scbm_queue *) = q->launch_batch;
+    q->launch_batch = NULL;
+    if (!launch || is_forked) return;
+    launch(queue);
+    cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) keep_failure(queue, error, "a launch of several nodes");
+}
+
+/* The batch of nodes that `launch` launches, where the node before belongs to it; else NULL: begin_batch makes one. */
+static void *waiting_batch(scbm_queue *queue, void (*launch)(scbm_queue *)) {
+    cuda_queue *q = (cuda_queue *)queue;
+    return q->launch_batch == launch ? q->batch : NULL;
+}
+
+static void *begin_batch(scbm_queue *queue, void (*launch)(scbm_queue *)) {
+    cuda_queue *q = (cuda_queue *)queue;
+    launch_batch(queue);
+    q->launch_batch = launch;
+    return q->batch;
 }
 
 /* After a launch: whether it was taken. What it does wrong is found by the next wait. */
@@ -551,6 +595,7 @@ static scbm_status cuda_wait(scbm_queue *queue) {
     cuda_queue *q = (cuda_queue *)queue;
     scbm_status status = use_device(backend_of(queue->backend));
     if (status) return status;
+    launch_batch(queue);
     cudaError_t error = cudaStreamSynchronize(q->stream);
     if (error != cudaSuccess) keep_failure(queue, error, "the GPU's work");
     status = q->status;
@@ -939,6 +984,16 @@ static const kernel_row elementwise_rows[] = {
 
 enum { TILE = 64, STEPS = 32, SIDE = 16, PER_THREAD = TILE / SIDE, PITCH = TILE + 1, MANY_STREAMS = 4 };
 
+enum { MOST_LAYERS = 3 }; /* of one launch: queries, keys and values */
+
+/* A layer that reads the same x as another one. */
+typedef struct other_layer {
+    float *y, *pre;
+    const float *bias;
+    const void *w;
+    const uint8_t *masks;
+} other_layer;
+
 typedef struct linear_args {
     float *y, *pre; /* the results; `pre`: before the activation, or NULL */
     const float *dy, *bias;
@@ -948,11 +1003,28 @@ typedef struct linear_args {
         mask_row;               /* w_stream: from one stream's weights to the next's, or 0 */
     int type, activation, mode; /* of the weights; scbm_activation; scbm_dw_mode */
     int rounds;                 /* the gradients' operands to bf16 */
+    int layers;                 /* 0 where there are no others; their blocks lie behind one another along blockIdx.z */
+    other_layer other[MOST_LAYERS - 1];
 } linear_args;
 
 /* The streams of a block. */
 static __device__ inline int streams_here(const linear_args &a, int first, int most) {
     return (int)smaller<int64_t>(most, a.S - first);
+}
+
+/* Makes `a` those of the block's layer, and gives the block's place among that one's along z. */
+static __device__ inline int choose_layer(linear_args &a) {
+    if (!a.layers) return (int)blockIdx.z;
+    const int each = (int)gridDim.z / a.layers, layer = (int)blockIdx.z / each;
+    UNROLL for (int i = 0; i < MOST_LAYERS - 1; i++) {
+        if (layer != i + 1) continue;
+        a.y = a.other[i].y;
+        a.pre = a.other[i].pre;
+        a.bias = a.other[i].bias;
+        a.w = a.other[i].w;
+        a.masks = a.other[i].masks;
+    }
+    return (int)blockIdx.z - layer * each;
 }
 
 /* 32 bits of stream s's mask of row n, those of columns k … k + 31; rows are padded to whole words. */
@@ -994,9 +1066,15 @@ static __device__ inline void load_columns(float (*tile)[PITCH], const void *mat
                          : 0.0f;
 }
 
+/* Of a tile with as many rows and columns left. */
+static __device__ inline void count_weights(int64_t rows, int64_t columns) {
+    if (!threadIdx.x) COUNT_WEIGHTS(smaller<int64_t>(rows, TILE) * smaller<int64_t>(columns, STEPS));
+}
+
 /* Rows of stream s's weights, of any type, as load_rows. */
 static __device__ inline void load_weight_rows(float (*tile)[PITCH], const linear_args &a, int64_t s, int64_t first,
                                                int64_t column) {
+    count_weights(a.N - first, a.K - column);
     int j = (int)threadIdx.x % STEPS;
     for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
         tile[j][i] = first + i < a.N && column + j < a.K
@@ -1012,7 +1090,7 @@ static __device__ inline void put_result(const linear_args &a, int64_t s, int64_
     int64_t at = (s * a.T + t) * a.N + n;
     if (a.bias) sum += a.bias[n];
     if (a.pre) a.pre[at] = sum;
-    a.y[at] = activation_of(a.activation, sum);
+    a.y[at] = activated(a.activation, sum);
 }
 
 /* y[s, t, n] = act(Σ_k x[s, t, k] W[n, k] M_s[n, k] + b[n]). Reads W once for each 64 tokens, x once for each 64 outputs, the
@@ -1020,7 +1098,7 @@ static __device__ inline void put_result(const linear_args &a, int64_t s, int64_
 template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linear_args a) {
     SHARED(linear_tiles<STREAMS>, tile);
     int column = (int)threadIdx.x % SIDE, row = (int)threadIdx.x / SIDE;
-    int first_stream = (int)blockIdx.z * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
+    int first_stream = choose_layer(a) * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
     int64_t n0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
     float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
     for (int64_t k = 0; k < a.K; k += STEPS) {
@@ -1175,13 +1253,14 @@ static __device__ inline void load_bf16(uint16_t (*tile)[MMA_PITCH], const void 
 template <int STREAMS, int HAS_MASKS> static __global__ void linear_mma_kernel(linear_args a) {
     SHARED(linear_mma_tiles<STREAMS>, tile);
     int warp = (int)threadIdx.x / WARP, group = (int)threadIdx.x % WARP / 4, pair = (int)threadIdx.x % 4 * 2;
-    int first_stream = (int)blockIdx.z * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
+    int first_stream = choose_layer(a) * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
     int64_t n0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
     int row = warp % 4 * 16 + group, column = warp / 4 * 8 * MMA_COLUMNS + group;
     float sum[STREAMS][MMA_COLUMNS][4] = {};
     for (int64_t k = 0; k < a.K; k += STEPS) {
         uint32_t bits[STREAMS][MMA_COLUMNS] = {};
         load_bf16(tile.w, a.w, a.type, first_stream * a.w_stream, a.N, a.K, n0, k);
+        count_weights(a.N - n0, a.K - k);
         UNROLL for (int s = 0; s < STREAMS; s++) {
             if (s < n_streams && (!s || a.x_streams > 1))
                 load_bf16(tile.x[s], a.x, SCBM_F32, x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
@@ -1242,25 +1321,67 @@ static const scbm_view *source_view(const scbm_kernel_call *call, int i) {
     do {                                                                                                               \
         int at_once = a.S > 2 ? MANY_STREAMS : (int)a.S;                                                               \
         dim3 blocks((unsigned)ceil_div(columns, TILE), (unsigned)ceil_div(a.T, TILE),                                  \
-                    (unsigned)ceil_div(a.S, at_once));                                                                 \
+                    (unsigned)(ceil_div(a.S, at_once) * larger(1, a.layers)));                                         \
         if (!a.masks) LAUNCH(queue, (kernel<1, 0>), blocks, THREADS, sizeof(tiles<1>), a);                             \
         else if (at_once == 1) LAUNCH(queue, (kernel<1, 1>), blocks, THREADS, sizeof(tiles<1>), a);                    \
         else if (at_once == 2) LAUNCH(queue, (kernel<2, 1>), blocks, THREADS, sizeof(tiles<2>), a);                    \
         else LAUNCH(queue, (kernel<MANY_STREAMS, 1>), blocks, THREADS, sizeof(tiles<MANY_STREAMS>), a);                \
     } while (0)
 
+typedef struct linear_batch {
+    linear_args a;
+    scbm_precision precision;
+} linear_batch;
+
+static void launch_linears(scbm_queue *queue) {
+    const linear_batch b = *(const linear_batch *)((cuda_queue *)queue)->batch;
+    linear_args a = b.a;
+    if (b.precision == SCBM_PRECISION_BF16) LAUNCH_STREAMS(queue, linear_mma_kernel, linear_mma_tiles, a.N, a);
+    else LAUNCH_STREAMS(queue, linear_kernel, linear_tiles, a.N, a);
+}
+
+static int is_apart(const linear_args &a, const float *y, const float *other) {
+    const int64_t n = a.S * a.T * a.N;
+    return !y || !other || y + n <= other || other + n <= y;
+}
+
+/* Whether b reads a's x in the same way, its own weights are nobody's result, and neither writes what the other does. */
+static int goes_with(const linear_args &a, const linear_args &b) {
+    if (a.x != b.x || a.S != b.S || a.T != b.T || a.K != b.K || a.N != b.N || a.x_streams != b.x_streams) return 0;
+    if (a.type != b.type || a.activation != b.activation || !a.masks != !b.masks || a.mask_row != b.mask_row) return 0;
+    int is_free = is_apart(a, a.y, b.y) && is_apart(a, a.y, b.pre) && is_apart(a, a.pre, b.y) && is_apart(a, a.pre, b.pre);
+    for (int i = 0; i + 1 < a.layers; i++)
+        is_free &= is_apart(a, a.other[i].y, b.y) && is_apart(a, a.other[i].y, b.pre) &&
+                   is_apart(a, a.other[i].pre, b.y) && is_apart(a, a.other[i].pre, b.pre);
+    return is_free;
+}
+
+/* 1 if a tensor is the caller's own, and so no node's result. */
+static int is_own(const scbm_view *view) {
+    return !view || !view->data || !view->tensor->graph;
+}
+
+/* Layers that follow one another and read the same x are one launch. */
 static scbm_status cuda_linear(scbm_queue *queue, const scbm_kernel_call *call) {
-    const scbm_view *bias = source_view(call, 2);
-    linear_args a = linear_args_of(&call->source[0], &call->source[1], source_view(call, 3));
+    const scbm_view *w = &call->source[1], *bias = source_view(call, 2), *masks = source_view(call, 3);
+    linear_args a = linear_args_of(&call->source[0], w, masks);
     if (!a.T || !a.N || !a.S) return SCBM_OK;
     a.x = call->source[0].data;
     a.bias = bias ? (const float *)bias->data : NULL;
     a.y = (float *)call->result[0].data;
     a.pre = call->node->n_results > 1 ? (float *)call->result[1].data : NULL;
     a.activation = (int)call->node->integer[0];
-    if (call->precision == SCBM_PRECISION_BF16) LAUNCH_STREAMS(queue, linear_mma_kernel, linear_mma_tiles, a.N, a);
-    else LAUNCH_STREAMS(queue, linear_kernel, linear_tiles, a.N, a);
-    return launched(queue, call);
+    linear_batch *b = (linear_batch *)waiting_batch(queue, launch_linears);
+    if (b && b->precision == call->precision && b->a.layers < MOST_LAYERS && is_own(w) && is_own(bias) &&
+        is_own(masks) && goes_with(b->a, a)) {
+        b->a.layers = larger(1, b->a.layers);
+        b->a.other[b->a.layers++ - 1] = {a.y, a.pre, a.bias, a.w, a.masks};
+        return SCBM_OK;
+    }
+    b = (linear_batch *)begin_batch(queue, launch_linears);
+    b->a = a;
+    b->precision = call->precision;
+    return SCBM_OK;
 }
 
 static scbm_status cuda_linear_back_x(scbm_queue *queue, const scbm_kernel_call *call) {
@@ -1378,7 +1499,7 @@ typedef struct heads_args {
     float *y;
     const float *z, *w, *bias, *dy;
     const int32_t *groups;
-    int64_t S, N, d, C, n_groups;
+    int64_t S, N, d, C;
 } heads_args;
 
 static __device__ inline int64_t group_of(const heads_args &a, int64_t c) {
@@ -1434,7 +1555,6 @@ static heads_args heads_args_of(const scbm_view *z, const scbm_view *w, const sc
     a.N = z->shape[1];
     a.d = z->shape[2];
     a.C = w->shape[0];
-    a.n_groups = groups->shape[0] - 1;
     return a;
 }
 
@@ -2635,53 +2755,84 @@ static scbm_status cuda_accumulate(scbm_queue *queue, const scbm_kernel_call *ca
     return map_all(queue, call, f);
 }
 
-enum { SQUARES_CHUNK = 64 * THREADS, SQUARES_CHUNKS = 1024 };
+enum { SQUARES_CHUNK = 64 * THREADS, SQUARES_CHUNKS = 1024, ALL_CHUNKS = 32 << 10, MOST_TENSORS = 640 };
 
-/* part[block] = the squares of a chunk of a [n], 4 bytes an element; of n <= chunk the pair itself. */
-static __global__ void squares_kernel(double *part, float *pair, const float *a, int64_t n, int64_t chunk) {
-    SHARED(double_room, room);
-    const int64_t first = blockIdx.x * chunk, end = smaller(n, first + chunk);
-    double sum = 0.0;
-    for (int64_t i = first + threadIdx.x; i < end; i += THREADS) sum += (double)a[i] * (double)a[i];
-    sum = block_sum(sum, room);
-    if (threadIdx.x) return;
-    if (part) part[blockIdx.x] = sum;
-    if (!pair) return;
-    pair[0] = (float)sum;
-    pair[1] = isfinite(pair[0]) ? (float)(sum - (double)pair[0]) : 0.0f;
+typedef struct squares_row {
+    const float *a;
+    float *pair;
+    int64_t n;
+    int first, chunks; /* of all blocks, the tensor's */
+} squares_row;
+
+typedef struct squares_batch {
+    double *part;
+    int n, blocks;
+    squares_row row[MOST_TENSORS];
+} squares_batch;
+
+static_assert(sizeof(squares_batch) <= BATCH_BYTES, "parameters of a kernel");
+
+/* The last of n rows whose first block is not behind this one. */
+template <class R> static __device__ inline int row_of_block(const R *row, int n, int block) {
+    int low = 0, high = n;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (row[middle].first <= block) low = middle;
+        else high = middle;
+    }
+    return low;
 }
 
-/* The pair of f32 whose sum is that of the parts. */
-static __global__ void squares_pair_kernel(float *pair, const double *part, int64_t n) {
+/* part[block] = the squares of a chunk of a tensor, 4 bytes an element, for all tensors of a batch. */
+static __global__ void squares_kernel(LARGE_PARAMETER(squares_batch, b)) {
     SHARED(double_room, room);
+    const squares_row &row = b.row[row_of_block(b.row, b.n, (int)blockIdx.x)];
+    const int64_t chunk = larger<int64_t>(SQUARES_CHUNK, ceil_div(row.n, SQUARES_CHUNKS));
+    const int64_t first = ((int)blockIdx.x - row.first) * chunk, end = smaller(row.n, first + chunk);
     double sum = 0.0;
-    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += part[i];
+    for (int64_t i = first + threadIdx.x; i < end; i += THREADS) sum += (double)row.a[i] * (double)row.a[i];
+    sum = block_sum(sum, room);
+    if (!threadIdx.x) b.part[blockIdx.x] = sum;
+}
+
+/* The pair of f32 whose sum is that of a tensor's parts. Block (tensor). */
+static __global__ void squares_pair_kernel(LARGE_PARAMETER(squares_batch, b)) {
+    SHARED(double_room, room);
+    const squares_row &row = b.row[blockIdx.x];
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < row.chunks; i += THREADS) sum += b.part[row.first + i];
     sum = block_sum(sum, room);
     if (threadIdx.x) return;
-    pair[0] = (float)sum;
-    pair[1] = isfinite(pair[0]) ? (float)(sum - (double)pair[0]) : 0.0f;
+    row.pair[0] = (float)sum;
+    row.pair[1] = isfinite(row.pair[0]) ? (float)(sum - (double)row.pair[0]) : 0.0f;
 }
 
 static size_t square_sum_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
     (void)queue;
     (void)call;
-    return SQUARES_CHUNKS * sizeof(double);
+    return ALL_CHUNKS * sizeof(double);
 }
 
+static void launch_squares(scbm_queue *queue) {
+    const squares_batch b = *(const squares_batch *)((cuda_queue *)queue)->batch;
+    if (b.blocks) LAUNCH(queue, squares_kernel, dim3((unsigned)b.blocks), THREADS, sizeof(double_room), b);
+    LAUNCH(queue, squares_pair_kernel, dim3((unsigned)b.n), THREADS, sizeof(double_room), b);
+}
+
+/* Tensors whose nodes follow one another have two launches in all. */
 static scbm_status cuda_square_sum(scbm_queue *queue, const scbm_kernel_call *call) {
-    const int64_t n = elements_of(&call->source[0]);
-    const int64_t chunk = larger<int64_t>(SQUARES_CHUNK, ceil_div(n, SQUARES_CHUNKS)), chunks = ceil_div(n, chunk);
-    float *pair = (float *)call->source[1].data + 2 * call->node->integer[0];
-    const float *a = (const float *)call->source[0].data;
-    double *part = (double *)call->scratch;
-    if (chunks <= 1) {
-        LAUNCH(queue, squares_kernel, dim3(1), THREADS, sizeof(double_room), (double *)NULL, pair, a, n, chunk);
-        return launched(queue, call);
+    const int64_t n = elements_of(&call->source[0]), chunk = larger<int64_t>(SQUARES_CHUNK, ceil_div(n, SQUARES_CHUNKS));
+    const int chunks = (int)ceil_div(n, chunk);
+    squares_batch *b = (squares_batch *)waiting_batch(queue, launch_squares);
+    if (!b || b->n == MOST_TENSORS || b->blocks + chunks > ALL_CHUNKS) {
+        b = (squares_batch *)begin_batch(queue, launch_squares);
+        b->part = (double *)call->scratch;
+        b->n = b->blocks = 0;
     }
-    LAUNCH(queue, squares_kernel, dim3((unsigned)chunks), THREADS, sizeof(double_room), part, (float *)NULL, a, n,
-           chunk);
-    LAUNCH(queue, squares_pair_kernel, dim3(1), THREADS, sizeof(double_room), pair, part, chunks);
-    return launched(queue, call);
+    b->row[b->n++] = {(const float *)call->source[0].data, (float *)call->source[1].data + 2 * call->node->integer[0],
+                      n, b->blocks, chunks};
+    b->blocks += chunks;
+    return SCBM_OK;
 }
 
 /* The norm of n pairs, the factor that clips it to `most`, and whether updates are stopped: by one block. */
@@ -2704,19 +2855,30 @@ static scbm_status cuda_clip(scbm_queue *queue, const scbm_kernel_call *call) {
     return launched(queue, call);
 }
 
-typedef struct adamw_args {
+typedef struct adamw_row {
     float *w, *m, *v;
-    const float *g, *numbers, *own, *clip; /* numbers: rate, corrections, betas, epsilon; own: rate and decay */
+    const float *g;
     int64_t n;
-} adamw_args;
+    int first, parameter; /* of all blocks */
+} adamw_row;
 
-/* One step of n numbers: reads 16 bytes and writes 12 for each. */
-static __global__ void adamw_kernel(adamw_args a) {
-    const float rate = a.own[0] * a.numbers[0], beta1 = a.numbers[3], beta2 = a.numbers[4], epsilon = a.numbers[5];
-    const float scale1 = 1.0f / a.numbers[1], scale2 = 1.0f / a.numbers[2], keep = 1.0f - rate * a.own[1];
-    const float scale = a.clip[1];
-    if (a.clip[2] != 0.0f) return;
-    const int64_t first = (int64_t)blockIdx.x * (THREADS * MAP_EACH) + threadIdx.x;
+typedef struct adamw_batch {
+    const float *numbers, *clip; /* numbers: rate, corrections, betas, epsilon; of each parameter rate and decay */
+    int n, blocks;
+    adamw_row row[MOST_TENSORS];
+} adamw_batch;
+
+static_assert(sizeof(adamw_batch) <= BATCH_BYTES, "parameters of a kernel");
+
+/* One step of all tensors of a batch: reads 16 bytes and writes 12 for each number. */
+static __global__ void adamw_kernel(LARGE_PARAMETER(adamw_batch, b)) {
+    const adamw_row &a = b.row[row_of_block(b.row, b.n, (int)blockIdx.x)];
+    const float *numbers = b.numbers, *own = numbers + 6 + 2 * a.parameter;
+    const float rate = own[0] * numbers[0], beta1 = numbers[3], beta2 = numbers[4], epsilon = numbers[5];
+    const float scale1 = 1.0f / numbers[1], scale2 = 1.0f / numbers[2], keep = 1.0f - rate * own[1];
+    const float scale = b.clip[1];
+    if (b.clip[2] != 0.0f) return;
+    const int64_t first = (int64_t)((int)blockIdx.x - a.first) * (THREADS * MAP_EACH) + threadIdx.x;
     for (int64_t i = first; i < a.n && i < first + THREADS * MAP_EACH; i += THREADS) {
         const float g = a.g[i] * scale, m = fmaf(beta1, a.m[i], (1.0f - beta1) * g);
         const float v = fmaf(beta2, a.v[i], (1.0f - beta2) * (g * g));
@@ -2727,19 +2889,28 @@ static __global__ void adamw_kernel(adamw_args a) {
     }
 }
 
+static void launch_adamw(scbm_queue *queue) {
+    const adamw_batch b = *(const adamw_batch *)((cuda_queue *)queue)->batch;
+    if (b.blocks) LAUNCH(queue, adamw_kernel, dim3((unsigned)b.blocks), THREADS, 0, b);
+}
+
+/* Parameters whose nodes follow one another have one launch. */
 static scbm_status cuda_adamw(scbm_queue *queue, const scbm_kernel_call *call) {
     const scbm_view *s = call->source;
-    adamw_args a = {};
-    a.w = (float *)s[0].data;
-    a.m = (float *)s[1].data;
-    a.v = (float *)s[2].data;
-    a.g = (const float *)s[3].data;
-    a.numbers = (const float *)s[4].data;
-    a.own = a.numbers + 6 + 2 * call->node->integer[0];
-    a.clip = (const float *)s[5].data;
-    a.n = elements_of(&s[0]);
-    if (a.n) LAUNCH(queue, adamw_kernel, blocks_for(a.n, THREADS * MAP_EACH), THREADS, 0, a);
-    return launched(queue, call);
+    const float *numbers = (const float *)s[4].data, *clip = (const float *)s[5].data;
+    const int64_t n = elements_of(&s[0]), blocks = ceil_div(n, THREADS * MAP_EACH);
+    adamw_batch *b = (adamw_batch *)waiting_batch(queue, launch_adamw);
+    if (!b || b->n == MOST_TENSORS || b->numbers != numbers || b->clip != clip || b->blocks + blocks > INT32_MAX) {
+        b = (adamw_batch *)begin_batch(queue, launch_adamw);
+        b->numbers = numbers;
+        b->clip = clip;
+        b->n = b->blocks = 0;
+    }
+    b->row[b->n++] = {(float *)s[0].data,        (float *)s[1].data, (float *)s[2].data,
+                      (const float *)s[3].data, n,                  b->blocks,
+                      (int)call->node->integer[0]};
+    b->blocks += (int)blocks;
+    return SCBM_OK;
 }
 
 static const kernel_row update_rows[] = {
@@ -3547,7 +3718,7 @@ static __global__ void zero_outside_kernel(float *a, float *b, float *c, const i
     for (int64_t j = threadIdx.x; j < of_c; j += THREADS) c[blockIdx.x * of_c + j] = 0.0f;
 }
 
-static __global__ void lstm_kernel(lstm_args a) {
+static __global__ void __launch_bounds__(LSTM_THREADS) lstm_kernel(lstm_args a) {
     const int64_t s = blockIdx.x / a.groups, from = blockIdx.x % a.groups * LSTM_TEXTS, H = a.H;
     const int64_t longest = lstm_longest(a, from);
     const float *x = a.x + (a.x_S > 1 ? s * a.T * 4 * H : 0), *w = a.w + s * a.stride;
@@ -3607,7 +3778,7 @@ static __device__ inline void lstm_cell_back(const lstm_args &a, int64_t token, 
     a.before[token * H + j] = earlier < 0 ? 0.0f : a.y[earlier * H + j];
 }
 
-static __global__ void lstm_back_kernel(lstm_args a) {
+static __global__ void __launch_bounds__(LSTM_THREADS) lstm_back_kernel(lstm_args a) {
     const int64_t s = blockIdx.x / a.groups, from = blockIdx.x % a.groups * LSTM_TEXTS, H = a.H, first = s * a.T;
     const float *w = a.w + s * a.stride;
     float *dh = a.carry + blockIdx.x * 2 * LSTM_TEXTS * H, *dc = dh + LSTM_TEXTS * H;
@@ -3845,7 +4016,6 @@ static scbm_status cuda_open(scbm_backend **backend, const char *device, const s
     if (!b) return SCBM_ERROR_MEMORY;
     if (options->hooks) b->hooks = *options->hooks;
     b->device = number;
-    cudaDeviceGetAttribute(&b->n_processors, cudaDevAttrMultiProcessorCount, number);
     snprintf(b->name, sizeof b->name, "cuda:%d ", number);
     cuda_describe(number, b->name + strlen(b->name), sizeof b->name - strlen(b->name));
     pthread_mutex_init(&b->lock, NULL);

@@ -22,7 +22,6 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
@@ -37,26 +36,13 @@ struct dim3 {
 struct alignas(8) float2 {
     float x, y;
 };
-struct alignas(16) float4 {
-    float x, y, z, w;
-};
-struct alignas(8) uint2 {
-    unsigned x, y;
-};
-struct alignas(16) uint4 {
-    unsigned x, y, z, w;
-};
 static inline float2 make_float2(float x, float y) {
     return {x, y};
-}
-static inline float4 make_float4(float x, float y, float z, float w) {
-    return {x, y, z, w};
 }
 
 /* Of the thread that runs. */
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
-constexpr int warpSize = 32;
 
 /* Shared memory of the block, of the size that the launch gave. */
 unsigned char *shim_shared();
@@ -83,17 +69,13 @@ template <typename T> static inline T __shfl_sync(unsigned mask, T value, int la
 template <typename T> static inline T __shfl_xor_sync(unsigned mask, T value, int bits) {
     return shim_shuffle(mask, value, shim_lane() ^ bits, true);
 }
-template <typename T> static inline T __shfl_down_sync(unsigned mask, T value, unsigned by) {
-    return shim_shuffle(mask, value, shim_lane() + (int)by, shim_lane() + (int)by < 32);
-}
 template <typename T> static inline T __shfl_up_sync(unsigned mask, T value, unsigned by) {
     return shim_shuffle(mask, value, shim_lane() - (int)by, shim_lane() >= (int)by);
 }
 unsigned __ballot_sync(unsigned mask, int predicate);
-static inline int __any_sync(unsigned mask, int predicate) {
-    return __ballot_sync(mask, predicate) != 0;
-}
-int __all_sync(unsigned mask, int predicate);
+
+/* So many weights are read from the device's memory. */
+void shim_count_weights(int64_t n);
 
 /* The warp's matrix instruction m16n8k16 of bf16, in plain words; every lane must arrive. */
 void shim_multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
@@ -102,12 +84,6 @@ void shim_multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 
 static inline int __popc(unsigned x) {
     return __builtin_popcount(x);
-}
-static inline int __popcll(unsigned long long x) {
-    return __builtin_popcountll(x);
-}
-static inline int __clz(int x) {
-    return x ? __builtin_clz((unsigned)x) : 32;
 }
 static inline int __ffs(int x) {
     return __builtin_ffs(x);
@@ -124,20 +100,11 @@ template <typename To, typename From> static inline To shim_bits(From from) {
 static inline unsigned __float_as_uint(float x) {
     return shim_bits<unsigned>(x);
 }
-static inline int __float_as_int(float x) {
-    return shim_bits<int>(x);
-}
 static inline float __uint_as_float(unsigned x) {
-    return shim_bits<float>(x);
-}
-static inline float __int_as_float(int x) {
     return shim_bits<float>(x);
 }
 static inline long long __double_as_longlong(double x) {
     return shim_bits<long long>(x);
-}
-static inline double __longlong_as_double(long long x) {
-    return shim_bits<double>(x);
 }
 /* Products and sums that are never contracted into one rounding. */
 static inline float __fmul_rn(float a, float b) {
@@ -146,17 +113,11 @@ static inline float __fmul_rn(float a, float b) {
 static inline float __fadd_rn(float a, float b) {
     return a + b;
 }
-static inline float __fsub_rn(float a, float b) {
-    return a - b;
-}
 static inline double __dmul_rn(double a, double b) {
     return a * b;
 }
 static inline double __dadd_rn(double a, double b) {
     return a + b;
-}
-static inline float rsqrtf(float x) {
-    return 1.0f / sqrtf(x);
 }
 /* One fiber runs at a time: plain is atomic. Integers alone; sums of floats depend on the order. */
 template <typename T> static inline T atomicAdd(T *at, T value) {
@@ -175,12 +136,6 @@ template <typename T> static inline T atomicAnd(T *at, T value) {
     *at = old & value;
     return old;
 }
-template <typename T> static inline T atomicMax(T *at, T value) {
-    static_assert(std::is_integral<T>::value, "no float atomics");
-    T old = *at;
-    if (value > old) *at = value;
-    return old;
-}
 
 /* ---- Errors, devices, memory, streams: what sparsecbm-cuda.cu uses of the runtime ---- */
 
@@ -191,11 +146,10 @@ typedef enum cudaError {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
-    cudaErrorIllegalAddress = 700
+    cudaErrorInvalidResourceHandle = 400
 } cudaError_t;
 
 typedef enum cudaDeviceAttr {
-    cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrComputeCapabilityMajor = 75,
     cudaDevAttrComputeCapabilityMinor = 76
 } cudaDeviceAttr;
@@ -242,7 +196,7 @@ void shim_launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStr
 template <typename... P, typename... A>
 static inline void shim_launch_kernel(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
                                       cudaStream_t stream, A... arguments) {
-    std::tuple<P...> copy(arguments...);
+    std::tuple<typename std::decay<P>::type...> copy(arguments...);
     shim_launch(name, grid, block, shared, stream, [kernel, copy] { std::apply(kernel, copy); });
 }
 

@@ -32,6 +32,7 @@ uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
 shim_counts shim_count;
+const char *shim_launched[SHIM_NAMES];
 int64_t shim_fails_at;
 int shim_launch_fails_at;
 int shim_devices = 1, shim_driver_version = 13000, shim_capability = 90;
@@ -236,6 +237,10 @@ unsigned char *shim_shared() {
     return block.shared;
 }
 
+void shim_count_weights(int64_t n) {
+    shim_count.weights += n;
+}
+
 /* Two buffers in turn: nobody comes to the exchange after the next one before all have read this one's. */
 static int last_turn;
 
@@ -281,10 +286,6 @@ void shim_multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 16; k++)
             d[i] += operand(lane / 4, i / 2 + k / 8 * 2, k) * operand(lane % 4 * 2 + i % 2, 4 + k / 8, k);
-}
-
-int __all_sync(unsigned mask, int predicate) {
-    return __ballot_sync(mask, !predicate) == 0;
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -381,9 +382,11 @@ static void run_launch(const kernel_launch &l) {
  * ---------------------------------------------------------------------------------------- */
 
 struct shim_stream {
+    int device;
     std::deque<std::function<void()>> work;
 };
 
+static thread_local int current_device; /* that this thread has chosen */
 static pthread_mutex_t device = PTHREAD_MUTEX_INITIALIZER; /* which is held by the one who works */
 static pthread_mutex_t lists = PTHREAD_MUTEX_INITIALIZER;
 static std::vector<shim_stream *> streams;
@@ -430,7 +433,12 @@ void shim_launch(const char *name, dim3 grid, dim3 threads, size_t shared, cudaS
     unsigned n = threads.x * threads.y * threads.z;
     pthread_mutex_lock(&lists);
     int64_t number = ++shim_count.launches;
+    shim_launched[number % SHIM_NAMES] = name;
     pthread_mutex_unlock(&lists);
+    if (stream->device != current_device) {
+        failed(cudaErrorInvalidResourceHandle);
+        return;
+    }
     if (number == shim_launch_fails_at || !n || n > MAX_THREADS || shared > 48 << 10 || !grid.x || !grid.y || !grid.z ||
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || threads.z > 64) {
         failed(cudaErrorInvalidValue);
@@ -536,7 +544,10 @@ cudaError_t cudaFreeHost(void *memory) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
     pthread_mutex_lock(&lists);
     *stream = may_allocate() ? new shim_stream() : NULL;
-    if (*stream) streams.push_back(*stream);
+    if (*stream) {
+        (*stream)->device = current_device;
+        streams.push_back(*stream);
+    }
     pthread_mutex_unlock(&lists);
     return *stream ? cudaSuccess : failed(cudaErrorMemoryAllocation);
 }
@@ -552,7 +563,7 @@ const char *cudaGetErrorString(cudaError_t error) {
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
     default: return "invalid argument";
     }
 }
@@ -576,7 +587,9 @@ cudaError_t cudaGetDeviceCount(int *count) {
 }
 
 cudaError_t cudaSetDevice(int device_number) {
-    return device_number >= 0 && device_number < shim_devices ? cudaSuccess : failed(cudaErrorInvalidDevice);
+    if (device_number < 0 || device_number >= shim_devices) return failed(cudaErrorInvalidDevice);
+    current_device = device_number;
+    return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device_number) {

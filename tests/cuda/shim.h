@@ -15,10 +15,14 @@ typedef struct shim_counts {
     int64_t launches, synchronizations; /* a cudaFree waits, too */
     int64_t bytes_up, bytes_down;       /* over the bus */
     int64_t allocations;                /* of device memory, page-locked memory and CUDA streams */
-    int64_t matrix_instructions;        /* of a warp */
+    int64_t matrix_instructions;        /* of a warp: 2 · 16 · 8 · 16 operations */
+    int64_t weights;                    /* of dense and masked products that were read from the device's memory */
 } shim_counts;
 
+enum { SHIM_NAMES = 4096 };
+
 extern shim_counts shim_count;
+extern const char *shim_launched[SHIM_NAMES]; /* the kernels of launches, by their number in shim_count modulo SHIM_NAMES */
 extern int64_t shim_fails_at;    /* the allocation of this number (of shim_count) fails, and all after it; 0: none */
 extern int shim_launch_fails_at; /* the launch of this number is refused; 0: none */
 extern int shim_devices;         /* how many there are: 1 */

@@ -4,9 +4,10 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
-#include "tests/helpers.h"
 #include "tests/cuda/shim.h"
+#include "tests/small-encoder.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -94,20 +95,22 @@ typedef struct step {
     scbm_context *context;
     scbm_graph *graph;
     scbm_adamw *optimizer;
-    scbm_tensor w, masks, *x, *loss;
-    float data[WIDTH * WIDTH];
+    scbm_tensor w, dense, masks, *x, *loss;
+    float data[WIDTH * WIDTH], dense_data[WIDTH * WIDTH];
     uint8_t bits[STREAMS * WIDTH * WIDTH / 8];
 } step;
 
 static scbm_status make_step(step *s, scbm_backend *backend) {
-    static const float rate = 0.01f, decay = 0.0f;
-    scbm_tensor *wanted[1] = {&s->w};
+    static const float rates[2] = {0.01f, 0.01f}, decays[2] = {0.0f, 0.0f};
+    scbm_tensor *wanted[2] = {&s->w, &s->dense};
     memset(s, 0, sizeof *s);
     assert_ok(scbm_tensor_init(&s->w, "w", SCBM_F32, DIMS(WIDTH, WIDTH)));
     assert_ok(scbm_tensor_init(&s->masks, "masks", SCBM_I8, DIMS(STREAMS, WIDTH, WIDTH / 8)));
+    assert_ok(scbm_tensor_init(&s->dense, "dense", SCBM_F32, DIMS(WIDTH, WIDTH)));
     s->w.data = s->data;
+    s->dense.data = s->dense_data;
     s->masks.data = s->bits;
-    for (int i = 0; i < WIDTH * WIDTH; i++) s->data[i] = (float)(i * 7 % 13 - 6) * 0.05f;
+    for (int i = 0; i < WIDTH * WIDTH; i++) s->data[i] = s->dense_data[i] = (float)(i * 7 % 13 - 6) * 0.05f;
     for (int i = 0; i < (int)sizeof s->bits; i++) s->bits[i] = (uint8_t)(i * 37 % 251);
     scbm_status status = scbm_context_create(&s->context, NULL, backend);
     if (!status) status = scbm_graph_create(&s->graph, s->context);
@@ -116,9 +119,10 @@ static scbm_status make_step(step *s, scbm_backend *backend) {
     s->x = scbm_input(s->graph, "x", SCBM_F32, DIMS(1, 0, WIDTH),
                       (const scbm_extent[3]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
     scbm_tensor *y = scbm_linear(s->graph, s->x, &s->w, NULL, &s->masks, SCBM_GELU_ERF);
+    y = scbm_linear(s->graph, y, &s->dense, NULL, NULL, SCBM_NONE);
     s->loss = scbm_graph_fetch(s->graph, scbm_mean(s->graph, scbm_mul(s->graph, y, y)));
-    scbm_graph_backward(s->graph, s->loss, wanted, 1);
-    status = scbm_adamw_create(&s->optimizer, s->context, wanted, 1, &rate, &decay, NULL);
+    scbm_graph_backward(s->graph, s->loss, wanted, 2);
+    status = scbm_adamw_create(&s->optimizer, s->context, wanted, 2, rates, decays, NULL);
     if (!status) status = scbm_graph_adamw(s->graph, s->optimizer, NULL);
     return status ? status : scbm_graph_plan(s->graph);
 }
@@ -135,11 +139,20 @@ static void clear_step(step *s) {
     scbm_graph_free(s->graph);
     scbm_adamw_free(s->optimizer);
     scbm_tensor_forget(&s->w);
+    scbm_tensor_forget(&s->dense);
     scbm_tensor_forget(&s->masks);
     scbm_context_free(s->context);
 }
 
-/* Nothing waits inside a step, and what comes back are the loss and the norm. */
+/* How many of the launches since the counts were set to zero are of kernels whose names begin so. */
+static int launches_of(const char *name) {
+    int n = 0;
+    assert_true(shim_count.launches < SHIM_NAMES);
+    for (int64_t i = 1; i <= shim_count.launches; i++) n += !strncmp(shim_launched[i], name, strlen(name));
+    return n;
+}
+
+/* Nothing waits inside a step, what comes back are the loss and the norm, and AdamW steps all tensors at once. */
 static void a_step_waits_once_and_brings_little_back(void **state) {
     (void)state;
     static step s;
@@ -156,7 +169,9 @@ static void a_step_waits_once_and_brings_little_back(void **state) {
         assert_int_equal(shim_count.allocations, 0);
         assert_true(shim_count.bytes_down <= 1024);
         assert_true(shim_count.bytes_up <= TOKENS * WIDTH * 4 + 1024);
-        assert_true(shim_count.launches <= 16);
+        assert_int_equal(launches_of("squares_kernel"), 1);
+        assert_int_equal(launches_of("squares_pair_kernel"), 1);
+        assert_int_equal(launches_of("adamw_kernel"), 1);
     }
     assert_true(*(float *)s.loss->data < first);
     clear_step(&s);
@@ -248,6 +263,149 @@ static void a_forked_child_is_told(void **state) {
 }
 
 /* ------------------------------------------------------------------------------------------
+ * Several devices, several threads
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct scaled {
+    scbm_graph *graph;
+    scbm_tensor *y;
+    scbm_status status;
+} scaled;
+
+static void *run_scaled(void *arg) {
+    scaled *s = arg;
+    s->status = scbm_graph_run(s->graph, 0, 0);
+    return NULL;
+}
+
+/* A graph without inputs begins with a launch: on the context's device, whatever device the thread has used before. */
+static void a_launch_goes_to_the_device_of_its_context(void **state) {
+    (void)state;
+    enum { DEVICES = 2 };
+    scbm_backend *backend[DEVICES];
+    scbm_context *context[DEVICES];
+    scaled s[DEVICES];
+    float numbers[3] = {1.0f, 2.0f, 3.0f};
+    scbm_tensor a;
+    shim_devices = DEVICES;
+    assert_ok(scbm_tensor_init(&a, "a", SCBM_F32, DIMS(3)));
+    a.data = numbers;
+    for (int i = 0; i < DEVICES; i++) {
+        assert_ok(scbm_backend_open(&backend[i], i ? "cuda:1" : "cuda:0", NULL));
+        assert_ok(scbm_context_create(&context[i], NULL, backend[i]));
+        assert_ok(scbm_graph_create(&s[i].graph, context[i]));
+        s[i].y = scbm_graph_fetch(s[i].graph, scbm_scale(s[i].graph, &a, (float)(i + 2)));
+        assert_ok(scbm_graph_plan(s[i].graph));
+        assert_ok(scbm_graph_run(s[i].graph, 0, 0));
+    }
+    for (int i = 0; i < 2 * DEVICES; i++) {
+        scaled *own = &s[i % DEVICES];
+        pthread_t thread;
+        if (i < DEVICES) run_scaled(own);
+        else assert_int_equal(pthread_create(&thread, NULL, run_scaled, own) || pthread_join(thread, NULL), 0);
+        assert_ok(own->status);
+        assert_true(((float *)own->y->data)[2] == 3.0f * (float)(i % DEVICES + 2));
+    }
+    for (int i = 0; i < DEVICES; i++) scbm_graph_free(s[i].graph);
+    scbm_tensor_forget(&a);
+    for (int i = 0; i < DEVICES; i++) {
+        scbm_context_free(context[i]);
+        scbm_backend_close(backend[i]);
+    }
+    put_back();
+}
+
+/* ------------------------------------------------------------------------------------------
+ * What a layer costs
+ * ---------------------------------------------------------------------------------------- */
+
+/* Of a model that reads texts, from one block's attention to the next one's. */
+static void a_layer_has_seven_launches(void **state) {
+    static const char *const texts[] = {"the soup was tasty and the waiter was kind", "we came on monday"};
+    const small_options options = {.hidden = 64};
+    float vectors[2 * 64];
+    scbm_backend *backend;
+    cbm_context *context;
+    int64_t first = 0, second = 0;
+    assert_false(make_folder(state));
+    assert_ok(small_encoder(in_folder("encoder.gguf"), &options));
+    cbm_model *model = load(in_folder("encoder.gguf"));
+    assert_ok(scbm_backend_open(&backend, "cuda", NULL));
+    const cbm_context_options on_cuda = {.backend = backend};
+    assert_ok(cbm_context_create(&context, model, &on_cuda));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOLING_FILE, CBM_NORMALIZE_FILE, vectors, NULL));
+    shim_count = (shim_counts){0};
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOLING_FILE, CBM_NORMALIZE_FILE, vectors, NULL));
+    assert_true(shim_count.launches < SHIM_NAMES);
+    for (int64_t i = 1; i <= shim_count.launches; i++) {
+        if (strncmp(shim_launched[i], "attention_kernel", 16)) continue;
+        if (!first) first = i;
+        else if (!second) second = i;
+    }
+    print_message("a layer has %lld launches, two texts %lld\n", (long long)(second - first),
+                  (long long)shim_count.launches);
+    assert_true(first && second);
+    assert_true(second - first <= 7);
+    assert_int_equal(shim_count.synchronizations, 1);
+    cbm_context_free(context);
+    cbm_model_free(model);
+    scbm_backend_close(backend);
+    assert_false(remove_folder(state));
+}
+
+enum { DEPTH = 96, OUTPUTS = 128, MANY_TOKENS = 128, TOKEN_TILE = 64, OPERATIONS = 2 * 16 * 8 * 16 };
+
+/* A masked layer of four streams, forward and backward, in bf16: every operation of its products is a matrix instruction's, and
+ * for each 64 tokens a weight is read once for all streams. */
+static void products_in_bf16_are_matrix_instructions_and_read_weights_once(void **state) {
+    (void)state;
+    enum { S = 4 };
+    static float data[OUTPUTS * DEPTH];
+    static uint8_t bits[S * OUTPUTS * DEPTH / 8];
+    scbm_tensor w, masks, *wanted[2];
+    scbm_backend *backend;
+    scbm_context *context;
+    scbm_graph *g;
+    for (int i = 0; i < OUTPUTS * DEPTH; i++) data[i] = (float)(i * 7 % 13 - 6) * 0.05f;
+    for (int i = 0; i < (int)sizeof bits; i++) bits[i] = (uint8_t)(i * 37 % 251);
+    assert_ok(scbm_tensor_init(&w, "w", SCBM_F32, DIMS(OUTPUTS, DEPTH)));
+    assert_ok(scbm_tensor_init(&masks, "masks", SCBM_I8, DIMS(S, OUTPUTS, scbm_mask_row_bytes(DEPTH))));
+    assert_int_equal(scbm_tensor_bytes(&masks), sizeof bits);
+    w.data = data;
+    masks.data = bits;
+    assert_ok(scbm_backend_open(&backend, "cuda", NULL));
+    assert_ok(scbm_context_create(&context, NULL, backend));
+    for (int with_gradients = 0; with_gradients < 2; with_gradients++) {
+        assert_ok(scbm_graph_create(&g, context));
+        scbm_graph_set_precision(g, SCBM_PRECISION_BF16);
+        scbm_graph_set_capacity(g, MANY_TOKENS, 1);
+        scbm_tensor *x = scbm_input(g, "x", SCBM_F32, DIMS(S, 0, DEPTH),
+                                    (const scbm_extent[3]){SCBM_FIXED, SCBM_TOKENS, SCBM_FIXED});
+        scbm_tensor *y = scbm_linear(g, x, &w, NULL, &masks, SCBM_NONE);
+        scbm_tensor *loss = scbm_graph_fetch(g, scbm_mean(g, scbm_mul(g, y, y)));
+        wanted[0] = &w;
+        wanted[1] = x;
+        if (with_gradients) {
+            scbm_graph_backward(g, loss, wanted, 2);
+            for (int i = 0; i < 2; i++) scbm_graph_fetch(g, scbm_graph_gradient(g, wanted[i]));
+        }
+        assert_ok(scbm_graph_plan(g));
+        for (int i = 0; i < S * MANY_TOKENS * DEPTH; i++) ((float *)x->data)[i] = (float)(i % 5) - 2.0f;
+        shim_count = (shim_counts){0};
+        assert_ok(scbm_graph_run(g, MANY_TOKENS, 1));
+        int64_t operations = (with_gradients ? 3 : 1) * 2LL * S * MANY_TOKENS * DEPTH * OUTPUTS;
+        assert_true(shim_count.matrix_instructions * OPERATIONS >= operations / 100 * 95);
+        assert_int_equal(shim_count.weights,
+                         (with_gradients ? 2 : 1) * OUTPUTS * DEPTH * (MANY_TOKENS / TOKEN_TILE));
+        scbm_graph_free(g);
+    }
+    scbm_tensor_forget(&w);
+    scbm_tensor_forget(&masks);
+    scbm_context_free(context);
+    scbm_backend_close(backend);
+}
+
+/* ------------------------------------------------------------------------------------------
  * Pruning
  * ---------------------------------------------------------------------------------------- */
 
@@ -321,6 +479,9 @@ int main(void) {
         cmocka_unit_test(memory_may_run_out_at_any_moment),
         cmocka_unit_test(a_refused_launch_is_an_error_and_passes),
         cmocka_unit_test(a_forked_child_is_told),
+        cmocka_unit_test(a_launch_goes_to_the_device_of_its_context),
+        cmocka_unit_test(a_layer_has_seven_launches),
+        cmocka_unit_test(products_in_bf16_are_matrix_instructions_and_read_weights_once),
         cmocka_unit_test(the_same_sums_give_the_masks_of_the_cpu),
     };
     return cmocka_run_group_tests_name("cuda", tests, NULL, NULL);
