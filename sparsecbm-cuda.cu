@@ -504,7 +504,7 @@ typedef struct cuda_queue {
     cudaStream_t stream;
     scbm_status status; /* the first failure since the last wait */
     char error[160];
-    void (*launch_batch)(scbm_queue *queue); /* NULL: no batch waits */
+    void (*launch_batch)(scbm_queue *queue);        /* NULL: no batch waits */
     __align__(16) unsigned char batch[BATCH_BYTES]; /* what launch_batch launches */
 } cuda_queue;
 
@@ -1002,7 +1002,6 @@ typedef struct linear_args {
     int64_t S, T, K, N, x_streams, dy_streams, w_stream,
         mask_row;               /* w_stream: from one stream's weights to the next's, or 0 */
     int type, activation, mode; /* of the weights; scbm_activation; scbm_dw_mode */
-    int rounds;                 /* the gradients' operands to bf16 */
     int layers;                 /* 0 where there are no others; their blocks lie behind one another along blockIdx.z */
     other_layer other[MOST_LAYERS - 1];
 } linear_args;
@@ -1041,28 +1040,21 @@ static __device__ inline int64_t dy_stream(const linear_args &a, int64_t s) {
     return a.dy_streams == 1 ? 0 : s;
 }
 
-static __device__ inline float rounded_if(int rounds, float value) {
-    return rounds ? bf16_to_float(float_to_bf16(value)) : value;
-}
-
 /* Rows [first, first + 64) of 32 columns from `column` of a matrix [rows, columns] to tile[column][row], zeros outside. */
-static __device__ inline void load_rows(float (*tile)[PITCH], const float *matrix, int rounds, int64_t rows,
-                                        int64_t columns, int64_t first, int64_t column) {
+static __device__ inline void load_rows(float (*tile)[PITCH], const float *matrix, int64_t rows, int64_t columns,
+                                        int64_t first, int64_t column) {
     int j = (int)threadIdx.x % STEPS;
     for (int i = (int)threadIdx.x / STEPS; i < TILE; i += THREADS / STEPS)
-        tile[j][i] = first + i < rows && column + j < columns
-                         ? rounded_if(rounds, matrix[(first + i) * columns + column + j])
-                         : 0.0f;
+        tile[j][i] = first + i < rows && column + j < columns ? matrix[(first + i) * columns + column + j] : 0.0f;
 }
 
 /* 64 columns from `column` of rows [first, first + 32) of a matrix of any float type to tile[row][column]. */
-static __device__ inline void load_columns(float (*tile)[PITCH], const void *matrix, int type, int rounds,
-                                           int64_t offset, int64_t rows, int64_t columns, int64_t first,
-                                           int64_t column) {
+static __device__ inline void load_columns(float (*tile)[PITCH], const void *matrix, int type, int64_t offset,
+                                           int64_t rows, int64_t columns, int64_t first, int64_t column) {
     int j = (int)threadIdx.x % TILE;
     for (int i = (int)threadIdx.x / TILE; i < STEPS; i += THREADS / TILE)
         tile[i][j] = first + i < rows && column + j < columns
-                         ? rounded_if(rounds, weight_at(matrix, type, offset + (first + i) * columns + column + j))
+                         ? weight_at(matrix, type, offset + (first + i) * columns + column + j)
                          : 0.0f;
 }
 
@@ -1106,7 +1098,7 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_kernel(linea
         load_weight_rows(tile.w, a, first_stream, n0, k);
         UNROLL for (int s = 0; s < STREAMS; s++) {
             if (s < n_streams && (!s || a.x_streams > 1))
-                load_rows(tile.x[s], (const float *)a.x + x_stream(a, first_stream + s) * a.T * a.K, 0, a.T, a.K, t0, k);
+                load_rows(tile.x[s], (const float *)a.x + x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
             for (int j = 0; HAS_MASKS && j < PER_THREAD; j++)
                 if (s < n_streams && n0 + column + SIDE * j < a.N)
                     bits[s][j] = mask_word(a, first_stream + s, n0 + column + SIDE * j, k);
@@ -1142,9 +1134,10 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_kerne
     int64_t k0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
     float sum[STREAMS][PER_THREAD][PER_THREAD] = {};
     for (int64_t n = 0; n < a.N; n += STEPS) {
-        load_columns(tile.w, a.w, a.type, a.rounds, first_stream * a.w_stream, a.N, a.K, n, k0);
+        load_columns(tile.w, a.w, a.type, first_stream * a.w_stream, a.N, a.K, n, k0);
+        count_weights(a.K - k0, a.N - n);
         for (int s = 0; s < n_streams; s++)
-            load_rows(tile.dy[s], a.dy + dy_stream(a, first_stream + s) * a.T * a.N, a.rounds, a.T, a.N, t0, n);
+            load_rows(tile.dy[s], a.dy + dy_stream(a, first_stream + s) * a.T * a.N, a.T, a.N, t0, n);
         __syncthreads();
         for (int i = 0; i < STEPS && n + i < a.N; i++) {
             float w[PER_THREAD];
@@ -1185,8 +1178,8 @@ static __global__ void linear_back_w_kernel(linear_args a) {
     for (int64_t s = first; s < end; s++) {
         float sum[PER_THREAD][PER_THREAD] = {};
         for (int64_t t = 0; t < a.T; t += STEPS) {
-            load_columns(tile.dy, a.dy, SCBM_F32, a.rounds, dy_stream(a, s) * a.T * a.N, a.T, a.N, t, n0);
-            load_columns(tile.x, a.x, a.type, a.rounds, x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
+            load_columns(tile.dy, a.dy, SCBM_F32, dy_stream(a, s) * a.T * a.N, a.T, a.N, t, n0);
+            load_columns(tile.x, a.x, a.type, x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
             __syncthreads();
             for (int i = 0; i < STEPS; i++)
                 for (int r = 0; r < PER_THREAD; r++)
@@ -1208,8 +1201,7 @@ static __global__ void linear_back_w_kernel(linear_args a) {
         }
 }
 
-/* ---- The same by matrix instructions, for BF16: operands rounded to bf16, sums in f32. The gradients' kernels round theirs as they
- * read them. ---- */
+/* ---- The same three by matrix instructions, for BF16: operands rounded to bf16, sums in f32 ---- */
 
 /* d += a bᵀ: of a [16, 16] row by row and b [8, 16]; lane l has of d rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. */
 static __device__ inline void multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
@@ -1248,14 +1240,52 @@ static __device__ inline void load_bf16(uint16_t (*tile)[MMA_PITCH], const void 
                          : 0;
 }
 
+/* Where a warp's results begin in a block's, and a lane's in each 16 x 8 of them. */
+static __device__ inline int mma_row() {
+    return (int)threadIdx.x / WARP % 4 * 16 + (int)threadIdx.x % WARP / 4;
+}
+
+static __device__ inline int mma_column() {
+    return (int)threadIdx.x / WARP / 4 * 8 * MMA_COLUMNS;
+}
+
+static __device__ inline int mma_pair() {
+    return (int)threadIdx.x % 4 * 2;
+}
+
+/* sum[s] += x wᵀ of the tiles, under the bits of the lane's columns of w; `is_one`: the streams have one x. */
+template <int STREAMS, int HAS_MASKS>
+static __device__ inline void multiply_tiles(float (&sum)[STREAMS][MMA_COLUMNS][4],
+                                             const linear_mma_tiles<STREAMS> &tile,
+                                             const uint32_t (&bits)[STREAMS][MMA_COLUMNS], int n_streams, int is_one) {
+    const int row = mma_row(), column = mma_column() + (int)threadIdx.x % WARP / 4;
+    UNROLL for (int i = mma_pair(); i < STEPS; i += 16) {
+        uint32_t w[MMA_COLUMNS][2];
+        UNROLL for (int j = 0; j < MMA_COLUMNS; j++) {
+            w[j][0] = pair_at(&tile.w[column + 8 * j][i]);
+            w[j][1] = pair_at(&tile.w[column + 8 * j][i + 8]);
+        }
+        UNROLL for (int s = 0; s < STREAMS; s++) {
+            if (s >= n_streams) continue;
+            const uint16_t(*x)[MMA_PITCH] = tile.x[HAS_MASKS && is_one ? 0 : s];
+            const uint32_t rows[4] = {pair_at(&x[row][i]), pair_at(&x[row + 8][i]), pair_at(&x[row][i + 8]),
+                                      pair_at(&x[row + 8][i + 8])};
+            UNROLL for (int j = 0; j < MMA_COLUMNS; j++) {
+                const uint32_t kept[2] = {HAS_MASKS ? keep_pair(w[j][0], bits[s][j] >> i) : w[j][0],
+                                          HAS_MASKS ? keep_pair(w[j][1], bits[s][j] >> (i + 8)) : w[j][1]};
+                multiply_bf16(sum[s][j], rows, kept);
+            }
+        }
+    }
+}
+
 /* linear_kernel's results, bytes and operations; a warp has 16 tokens and 32 outputs. A pair of weights is read from shared memory
  * once, and the streams' bits are ANDed onto it in registers. Block (n, t, streams). */
 template <int STREAMS, int HAS_MASKS> static __global__ void linear_mma_kernel(linear_args a) {
     SHARED(linear_mma_tiles<STREAMS>, tile);
-    int warp = (int)threadIdx.x / WARP, group = (int)threadIdx.x % WARP / 4, pair = (int)threadIdx.x % 4 * 2;
     int first_stream = choose_layer(a) * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
     int64_t n0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
-    int row = warp % 4 * 16 + group, column = warp / 4 * 8 * MMA_COLUMNS + group;
+    int row = mma_row(), column = mma_column(), pair = mma_pair(), group = (int)threadIdx.x % WARP / 4;
     float sum[STREAMS][MMA_COLUMNS][4] = {};
     for (int64_t k = 0; k < a.K; k += STEPS) {
         uint32_t bits[STREAMS][MMA_COLUMNS] = {};
@@ -1264,33 +1294,118 @@ template <int STREAMS, int HAS_MASKS> static __global__ void linear_mma_kernel(l
         UNROLL for (int s = 0; s < STREAMS; s++) {
             if (s < n_streams && (!s || a.x_streams > 1))
                 load_bf16(tile.x[s], a.x, SCBM_F32, x_stream(a, first_stream + s) * a.T * a.K, a.T, a.K, t0, k);
-            UNROLL for (int j = 0; HAS_MASKS && j < MMA_COLUMNS; j++) if (s < n_streams && n0 + column + 8 * j < a.N)
-                bits[s][j] = mask_word(a, first_stream + s, n0 + column + 8 * j, k);
+            UNROLL for (int j = 0; HAS_MASKS && j < MMA_COLUMNS; j++) {
+                const int64_t n = n0 + column + group + 8 * j;
+                if (s < n_streams && n < a.N) bits[s][j] = mask_word(a, first_stream + s, n, k);
+            }
         }
         __syncthreads();
-        UNROLL for (int i = pair; i < STEPS; i += 16) {
-            uint32_t w[MMA_COLUMNS][2];
-            UNROLL for (int j = 0; j < MMA_COLUMNS; j++) {
-                w[j][0] = pair_at(&tile.w[column + 8 * j][i]);
-                w[j][1] = pair_at(&tile.w[column + 8 * j][i + 8]);
-            }
-            UNROLL for (int s = 0; s < STREAMS; s++) {
-                if (s >= n_streams) continue;
-                uint16_t(*x)[MMA_PITCH] = tile.x[HAS_MASKS && a.x_streams == 1 ? 0 : s];
-                const uint32_t tokens[4] = {pair_at(&x[row][i]), pair_at(&x[row + 8][i]), pair_at(&x[row][i + 8]),
-                                            pair_at(&x[row + 8][i + 8])};
-                UNROLL for (int j = 0; j < MMA_COLUMNS; j++) {
-                    const uint32_t kept[2] = {HAS_MASKS ? keep_pair(w[j][0], bits[s][j] >> i) : w[j][0],
-                                              HAS_MASKS ? keep_pair(w[j][1], bits[s][j] >> (i + 8)) : w[j][1]};
-                    multiply_bf16(sum[s][j], tokens, kept);
-                }
-            }
-        }
+        multiply_tiles<STREAMS, HAS_MASKS>(sum, tile, bits, n_streams, a.x_streams == 1);
         __syncthreads();
     }
-    UNROLL for (int s = 0; s < STREAMS; s++) UNROLL for (int j = 0; j < MMA_COLUMNS;
-                                                         j++) UNROLL for (int i = 0; i < 4; i++) if (s < n_streams)
-        put_result(a, first_stream + s, t0 + row + i / 2 * 8, n0 + column - group + 8 * j + pair + i % 2, sum[s][j][i]);
+    UNROLL for (int s = 0; s < STREAMS; s++) UNROLL for (int j = 0; j < MMA_COLUMNS; j++)
+        UNROLL for (int i = 0; i < 4; i++) if (s < n_streams)
+            put_result(a, first_stream + s, t0 + row + i / 2 * 8, n0 + column + 8 * j + pair + i % 2, sum[s][j][i]);
+}
+
+/* 64 columns of rows [first, first + 32) of a matrix of any float type, as bf16: tile[column][row]. */
+static __device__ inline void load_bf16_turned(uint16_t (*tile)[MMA_PITCH], const void *matrix, int type,
+                                               int64_t offset, int64_t rows, int64_t columns, int64_t first,
+                                               int64_t column) {
+    const int j = (int)threadIdx.x % TILE;
+    for (int i = (int)threadIdx.x / TILE * 2; i < STEPS; i += THREADS / TILE * 2) {
+        const int64_t at = offset + (first + i) * columns + column + j;
+        const int n = column + j < columns ? (int)smaller<int64_t>(2, rows - first - i) : 0;
+        tile[j][i] = n > 0 ? float_to_bf16(weight_at(matrix, type, at)) : 0;
+        tile[j][i + 1] = n > 1 ? float_to_bf16(weight_at(matrix, type, at + columns)) : 0;
+    }
+}
+
+/* Bit c of lane r becomes bit r of lane c: in each step lanes and bits that differ in one digit change places. */
+static __device__ inline uint32_t turned(uint32_t x) {
+    const uint32_t lane = threadIdx.x % WARP;
+    uint32_t low = 0x0000ffff;
+    UNROLL for (int by = WARP / 2; by; by /= 2) {
+        const uint32_t other = __shfl_xor_sync(WHOLE_WARP, x, by);
+        x = lane & (uint32_t)by ? (x & ~low) | (other >> by & low) : (x & low) | (other << by & ~low);
+        low ^= low << by / 2;
+    }
+    return x;
+}
+
+template <int STREAMS> struct linear_back_mma_tiles : linear_mma_tiles<STREAMS> {
+    uint32_t bits[STREAMS][TILE]; /* of 32 rows of the masks, column by column */
+};
+
+/* Rows [n, n + 32) of the masks' columns [k, k + 64). */
+template <int STREAMS>
+static __device__ inline void load_bits_turned(linear_back_mma_tiles<STREAMS> &tile, const linear_args &a,
+                                               int first_stream, int n_streams, int64_t n, int64_t k) {
+    const int lane = (int)threadIdx.x % WARP;
+    for (int part = (int)threadIdx.x / WARP; part < 2 * n_streams; part += WARPS) {
+        const int64_t column = k + part % 2 * WARP;
+        const int is_there = n + lane < a.N && column < a.K;
+        const uint32_t word = turned(is_there ? mask_word(a, first_stream + part / 2, n + lane, column) : 0);
+        tile.bits[part / 2][part % 2 * WARP + lane] = word;
+    }
+}
+
+/* linear_back_x_kernel's results, bytes and operations, as linear_mma_kernel: the tiles of the weights and the masks' bits are turned
+ * on their way into shared memory. Block (k, t, streams). */
+template <int STREAMS, int HAS_MASKS> static __global__ void linear_back_x_mma_kernel(linear_args a) {
+    SHARED(linear_back_mma_tiles<STREAMS>, tile);
+    int first_stream = (int)blockIdx.z * STREAMS, n_streams = streams_here(a, first_stream, STREAMS);
+    int64_t k0 = (int64_t)blockIdx.x * TILE, t0 = (int64_t)blockIdx.y * TILE;
+    int row = mma_row(), column = mma_column(), pair = mma_pair(), group = (int)threadIdx.x % WARP / 4;
+    float sum[STREAMS][MMA_COLUMNS][4] = {};
+    for (int64_t n = 0; n < a.N; n += STEPS) {
+        uint32_t bits[STREAMS][MMA_COLUMNS] = {};
+        load_bf16_turned(tile.w, a.w, a.type, first_stream * a.w_stream, a.N, a.K, n, k0);
+        count_weights(a.K - k0, a.N - n);
+        for (int s = 0; s < n_streams; s++)
+            load_bf16(tile.x[s], a.dy, SCBM_F32, dy_stream(a, first_stream + s) * a.T * a.N, a.T, a.N, t0, n);
+        if (HAS_MASKS) load_bits_turned(tile, a, first_stream, n_streams, n, k0);
+        __syncthreads();
+        UNROLL for (int s = 0; s < STREAMS; s++)
+            UNROLL for (int j = 0; HAS_MASKS && j < MMA_COLUMNS; j++) if (s < n_streams)
+                bits[s][j] = tile.bits[s][column + group + 8 * j];
+        multiply_tiles<STREAMS, HAS_MASKS>(sum, tile, bits, n_streams, 0);
+        __syncthreads();
+    }
+    UNROLL for (int s = 0; s < STREAMS; s++) UNROLL for (int j = 0; j < MMA_COLUMNS; j++)
+        UNROLL for (int i = 0; i < 4; i++) {
+        const int64_t t = t0 + row + i / 2 * 8, k = k0 + column + 8 * j + pair + i % 2;
+        if (s < n_streams && t < a.T && k < a.K) a.y[((first_stream + s) * a.T + t) * a.K + k] = sum[s][j][i];
+    }
+}
+
+/* linear_back_w_kernel's results, bytes and operations: dyᵀ x of 64 outputs and 64 columns, by 32 tokens. */
+static __global__ void linear_back_w_mma_kernel(linear_args a) {
+    SHARED(linear_mma_tiles<1>, tile);
+    int64_t k0 = (int64_t)blockIdx.x * TILE, n0 = (int64_t)blockIdx.y * TILE;
+    int is_summed = a.mode == SCBM_DW_SUMMED, first = is_summed ? 0 : (int)blockIdx.z;
+    int row = mma_row(), column = mma_column(), pair = mma_pair(), end = is_summed ? (int)a.S : first + 1;
+    float total[MMA_COLUMNS][4] = {};
+    for (int s = first; s < end; s++) {
+        float sum[1][MMA_COLUMNS][4] = {};
+        const uint32_t none[1][MMA_COLUMNS] = {};
+        for (int64_t t = 0; t < a.T; t += STEPS) {
+            load_bf16_turned(tile.x[0], a.dy, SCBM_F32, dy_stream(a, s) * a.T * a.N, a.T, a.N, t, n0);
+            load_bf16_turned(tile.w, a.x, a.type, x_stream(a, s) * a.T * a.K, a.T, a.K, t, k0);
+            __syncthreads();
+            multiply_tiles<1, 0>(sum, tile, none, 1, 0);
+            __syncthreads();
+        }
+        UNROLL for (int j = 0; j < MMA_COLUMNS; j++) UNROLL for (int i = 0; i < 4; i++) {
+            const int64_t n = n0 + row + i / 2 * 8, k = k0 + column + 8 * j + pair + i % 2;
+            if (n >= a.N || k >= a.K) continue;
+            if (!a.masks || mask_bit(a.masks + (s * a.N + n) * a.mask_row, k)) total[j][i] += sum[0][j][i];
+        }
+    }
+    UNROLL for (int j = 0; j < MMA_COLUMNS; j++) UNROLL for (int i = 0; i < 4; i++) {
+        const int64_t n = n0 + row + i / 2 * 8, k = k0 + column + 8 * j + pair + i % 2;
+        if (n < a.N && k < a.K) a.y[(first * a.N + n) * a.K + k] = total[j][i];
+    }
 }
 
 /* `rows`: x, or dy. Without masks the streams are more rows of one product. */
@@ -1349,7 +1464,8 @@ static int is_apart(const linear_args &a, const float *y, const float *other) {
 static int goes_with(const linear_args &a, const linear_args &b) {
     if (a.x != b.x || a.S != b.S || a.T != b.T || a.K != b.K || a.N != b.N || a.x_streams != b.x_streams) return 0;
     if (a.type != b.type || a.activation != b.activation || !a.masks != !b.masks || a.mask_row != b.mask_row) return 0;
-    int is_free = is_apart(a, a.y, b.y) && is_apart(a, a.y, b.pre) && is_apart(a, a.pre, b.y) && is_apart(a, a.pre, b.pre);
+    int is_free = is_apart(a, a.y, b.y) && is_apart(a, a.y, b.pre) && is_apart(a, a.pre, b.y) &&
+                  is_apart(a, a.pre, b.pre);
     for (int i = 0; i + 1 < a.layers; i++)
         is_free &= is_apart(a, a.other[i].y, b.y) && is_apart(a, a.other[i].y, b.pre) &&
                    is_apart(a, a.other[i].pre, b.y) && is_apart(a, a.other[i].pre, b.pre);
@@ -1389,16 +1505,21 @@ static scbm_status cuda_linear_back_x(scbm_queue *queue, const scbm_kernel_call 
     if (!a.T || !a.K || !a.S) return SCBM_OK;
     a.dy = (const float *)call->source[0].data;
     a.y = (float *)call->result[0].data;
-    a.rounds = call->precision == SCBM_PRECISION_BF16;
-    LAUNCH_STREAMS(queue, linear_back_x_kernel, linear_back_x_tiles, a.K, a);
+    if (call->precision == SCBM_PRECISION_BF16)
+        LAUNCH_STREAMS(queue, linear_back_x_mma_kernel, linear_back_mma_tiles, a.K, a);
+    else LAUNCH_STREAMS(queue, linear_back_x_kernel, linear_back_x_tiles, a.K, a);
     return launched(queue, call);
+}
+
+static void launch_back_w(scbm_queue *queue, const linear_args &a, dim3 blocks, int is_bf16) {
+    if (is_bf16) LAUNCH(queue, linear_back_w_mma_kernel, blocks, THREADS, sizeof(linear_mma_tiles<1>), a);
+    else LAUNCH(queue, linear_back_w_kernel, blocks, THREADS, sizeof(linear_back_w_tiles), a);
 }
 
 static scbm_status cuda_linear_back_w(scbm_queue *queue, const scbm_kernel_call *call) {
     const scbm_view *dy = &call->source[0], *x = &call->source[1], *w = &call->source[2], *masks = source_view(call, 3);
     linear_args a = {};
     a.mode = (int)call->node->integer[0];
-    a.rounds = call->precision == SCBM_PRECISION_BF16;
     a.S = dy->n_dims == 3 ? dy->shape[0] : 1;
     a.x_streams = x->n_dims == 3 ? x->shape[0] : 1;
     a.dy_streams = a.S;
@@ -1415,7 +1536,7 @@ static scbm_status cuda_linear_back_w(scbm_queue *queue, const scbm_kernel_call 
     if (!a.N || !a.K || !a.S) return SCBM_OK;
     dim3 blocks((unsigned)ceil_div(a.K, TILE), (unsigned)ceil_div(a.N, TILE),
                 a.mode == SCBM_DW_SUMMED ? 1 : (unsigned)a.S);
-    LAUNCH(queue, linear_back_w_kernel, blocks, THREADS, sizeof(linear_back_w_tiles), a);
+    launch_back_w(queue, a, blocks, call->precision == SCBM_PRECISION_BF16);
     return launched(queue, call);
 }
 
@@ -1444,14 +1565,15 @@ static scbm_status cuda_product(scbm_queue *queue, const scbm_kernel_call *call)
     l.N = form == SCBM_PRODUCT_NT ? columns : a->shape[a->n_dims - 1];
     l.K = columns_of(b);
     l.mode = SCBM_DW_DENSE;
-    l.rounds = call->node->integer[1] && call->precision == SCBM_PRECISION_BF16;
+    const int is_bf16 = call->node->integer[1] && call->precision == SCBM_PRECISION_BF16;
     dim3 blocks((unsigned)ceil_div(columns, TILE), (unsigned)ceil_div(rows, TILE), (unsigned)l.S);
-    if (form == SCBM_PRODUCT_NT && l.rounds)
+    if (form == SCBM_PRODUCT_TN) launch_back_w(queue, l, blocks, is_bf16);
+    else if (form == SCBM_PRODUCT_NT && is_bf16)
         LAUNCH(queue, (linear_mma_kernel<1, 0>), blocks, THREADS, sizeof(linear_mma_tiles<1>), l);
     else if (form == SCBM_PRODUCT_NT) LAUNCH(queue, (linear_kernel<1, 0>), blocks, THREADS, sizeof(linear_tiles<1>), l);
-    else if (form == SCBM_PRODUCT_NN)
-        LAUNCH(queue, (linear_back_x_kernel<1, 0>), blocks, THREADS, sizeof(linear_back_x_tiles<1>), l);
-    else LAUNCH(queue, linear_back_w_kernel, blocks, THREADS, sizeof(linear_back_w_tiles), l);
+    else if (is_bf16)
+        LAUNCH(queue, (linear_back_x_mma_kernel<1, 0>), blocks, THREADS, sizeof(linear_back_mma_tiles<1>), l);
+    else LAUNCH(queue, (linear_back_x_kernel<1, 0>), blocks, THREADS, sizeof(linear_back_x_tiles<1>), l);
     return launched(queue, call);
 }
 
@@ -2821,7 +2943,8 @@ static void launch_squares(scbm_queue *queue) {
 
 /* Tensors whose nodes follow one another have two launches in all. */
 static scbm_status cuda_square_sum(scbm_queue *queue, const scbm_kernel_call *call) {
-    const int64_t n = elements_of(&call->source[0]), chunk = larger<int64_t>(SQUARES_CHUNK, ceil_div(n, SQUARES_CHUNKS));
+    const int64_t n = elements_of(&call->source[0]),
+                  chunk = larger<int64_t>(SQUARES_CHUNK, ceil_div(n, SQUARES_CHUNKS));
     const int chunks = (int)ceil_div(n, chunk);
     squares_batch *b = (squares_batch *)waiting_batch(queue, launch_squares);
     if (!b || b->n == MOST_TENSORS || b->blocks + chunks > ALL_CHUNKS) {
@@ -2906,9 +3029,8 @@ static scbm_status cuda_adamw(scbm_queue *queue, const scbm_kernel_call *call) {
         b->clip = clip;
         b->n = b->blocks = 0;
     }
-    b->row[b->n++] = {(float *)s[0].data,        (float *)s[1].data, (float *)s[2].data,
-                      (const float *)s[3].data, n,                  b->blocks,
-                      (int)call->node->integer[0]};
+    b->row[b->n++] = {(float *)s[0].data, (float *)s[1].data,         (float *)s[2].data, (const float *)s[3].data, n,
+                      b->blocks,          (int)call->node->integer[0]};
     b->blocks += (int)blocks;
     return SCBM_OK;
 }

@@ -386,7 +386,7 @@ struct shim_stream {
     std::deque<std::function<void()>> work;
 };
 
-static thread_local int current_device; /* that this thread has chosen */
+static thread_local int current_device;                    /* that this thread has chosen */
 static pthread_mutex_t device = PTHREAD_MUTEX_INITIALIZER; /* which is held by the one who works */
 static pthread_mutex_t lists = PTHREAD_MUTEX_INITIALIZER;
 static std::vector<shim_stream *> streams;

@@ -22,7 +22,8 @@ typedef struct shim_counts {
 enum { SHIM_NAMES = 4096 };
 
 extern shim_counts shim_count;
-extern const char *shim_launched[SHIM_NAMES]; /* the kernels of launches, by their number in shim_count modulo SHIM_NAMES */
+extern const char
+    *shim_launched[SHIM_NAMES];  /* the kernels of launches, by their number in shim_count modulo SHIM_NAMES */
 extern int64_t shim_fails_at;    /* the allocation of this number (of shim_count) fails, and all after it; 0: none */
 extern int shim_launch_fails_at; /* the launch of this number is refused; 0: none */
 extern int shim_devices;         /* how many there are: 1 */

@@ -333,9 +333,9 @@ static void a_layer_has_seven_launches(void **state) {
     assert_ok(scbm_backend_open(&backend, "cuda", NULL));
     const cbm_context_options on_cuda = {.backend = backend};
     assert_ok(cbm_context_create(&context, model, &on_cuda));
-    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOLING_FILE, CBM_NORMALIZE_FILE, vectors, NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FILE, CBM_NORMALIZE_FILE, vectors, NULL));
     shim_count = (shim_counts){0};
-    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOLING_FILE, CBM_NORMALIZE_FILE, vectors, NULL));
+    assert_ok(cbm_embed_batch(context, texts, NULL, 2, CBM_POOL_FILE, CBM_NORMALIZE_FILE, vectors, NULL));
     assert_true(shim_count.launches < SHIM_NAMES);
     for (int64_t i = 1; i <= shim_count.launches; i++) {
         if (strncmp(shim_launched[i], "attention_kernel", 16)) continue;
@@ -353,7 +353,7 @@ static void a_layer_has_seven_launches(void **state) {
     assert_false(remove_folder(state));
 }
 
-enum { DEPTH = 96, OUTPUTS = 128, MANY_TOKENS = 128, TOKEN_TILE = 64, OPERATIONS = 2 * 16 * 8 * 16 };
+enum { DEPTH = 128, OUTPUTS = 128, MANY_TOKENS = 128, TOKEN_TILE = 64, OPERATIONS = 2 * 16 * 8 * 16 };
 
 /* A masked layer of four streams, forward and backward, in bf16: every operation of its products is a matrix instruction's, and
  * for each 64 tokens a weight is read once for all streams. */
@@ -395,8 +395,7 @@ static void products_in_bf16_are_matrix_instructions_and_read_weights_once(void 
         assert_ok(scbm_graph_run(g, MANY_TOKENS, 1));
         int64_t operations = (with_gradients ? 3 : 1) * 2LL * S * MANY_TOKENS * DEPTH * OUTPUTS;
         assert_true(shim_count.matrix_instructions * OPERATIONS >= operations / 100 * 95);
-        assert_int_equal(shim_count.weights,
-                         (with_gradients ? 2 : 1) * OUTPUTS * DEPTH * (MANY_TOKENS / TOKEN_TILE));
+        assert_int_equal(shim_count.weights, (with_gradients ? 2 : 1) * OUTPUTS * DEPTH * (MANY_TOKENS / TOKEN_TILE));
         scbm_graph_free(g);
     }
     scbm_tensor_forget(&w);
