@@ -1,6 +1,6 @@
 #!/bin/sh
 # tests/cuda/sass.sh [FILE] - what the CUDA backend's kernels were compiled to, in the library or object FILE (libsparsecbm-cuda.so):
-# the masked products have matrix instructions (HMMA) for one, two and four streams, and no kernel reads or writes local memory
+# the masked products have matrix instructions (HMMA) for one, two and four streams, their gradients too, and no kernel reads or writes local memory
 # (LDL, STL: registers that did not suffice). No GPU is needed. cuobjdump and nvdisasm are the toolkit's ($CUDA_HOME, $PATH), or
 # come from PyPI (nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm) into build/sass/. Status 77: they cannot be had.
 set -u
@@ -35,13 +35,15 @@ awk '
     /Function :/    { name = $3; kernels[arch]++ }
     /[ \t]HMMA/     { if (!((arch, name) in matrix)) with[arch]++; matrix[arch, name]++; sum[arch]++ }
     /[ \t](LDL|STL)/ { local[arch]++; if (!((arch, name) in seen)) { seen[arch, name] = 1; list = list "\n  " arch " " name } }
+    /[ \t]HMMA/ && name ~ /linear_back_x_mma_kernel/ { back_x[arch]++ }
+    /[ \t]HMMA/ && name ~ /linear_back_w_mma_kernel/ { back_w[arch]++ }
     /[ \t]HMMA/ && name ~ /linear_mma_kernel/ { masked[arch, name ~ /ILi4ELi1E/ ? 4 : name ~ /ILi2ELi1E/ ? 2 : name ~ /ILi1ELi1E/ ? 1 : 0]++ }
     END {
         for (a in kernels) {
             n++
-            printf "%s: %d kernels, %d HMMA in %d of them (masked products of 1, 2, 4 streams: %d, %d, %d), %d LDL and STL\n",
-                a, kernels[a], sum[a], with[a], masked[a, 1], masked[a, 2], masked[a, 4], local[a]
-            if (!masked[a, 1] || !masked[a, 2] || !masked[a, 4] || local[a]) bad = 1
+            printf "%s: %d kernels, %d HMMA in %d of them (masked products of 1, 2, 4 streams: %d, %d, %d; gradients by x %d, by w %d), %d LDL and STL\n",
+                a, kernels[a], sum[a], with[a], masked[a, 1], masked[a, 2], masked[a, 4], back_x[a], back_w[a], local[a]
+            if (!masked[a, 1] || !masked[a, 2] || !masked[a, 4] || !back_x[a] || !back_w[a] || local[a]) bad = 1
         }
         if (list) print "local memory:" list
         exit !n || bad
