@@ -8545,14 +8545,16 @@ KTASK void KT(layer_norm_gather)(void *arg, int64_t index, int worker) {
     }
 }
 
+/* One block of rows, K_CHUNK columns of it. */
 KTASK void KT(colsum)(void *arg, int64_t index, int worker) {
     const struct k_rows_run *r = arg;
-    const int64_t r0 = index * r->block, r1 = k_min(r->R, r0 + r->block), C = r->C;
-    float *part = r->part + index * C;
+    const int64_t C = r->C, n_chunks = k_ceil(C, K_CHUNK), block = index / n_chunks, c0 = index % n_chunks * K_CHUNK;
+    const int64_t r0 = block * r->block, r1 = k_min(r->R, r0 + r->block), c1 = k_min(C, c0 + K_CHUNK);
+    float *part = r->part + block * C;
     (void)worker;
-    for (int64_t c = 0; c < C; c += 4 * SCBM_VL) {
+    for (int64_t c = c0; c < c1; c += 4 * SCBM_VL) {
         VF s0 = v_zero(), s1 = s0, s2 = s0, s3 = s0;
-        const int64_t n = C - c;
+        const int64_t n = c1 - c;
         for (int64_t i = r0; i < r1; i++) {
             const float *x = r->x + i * C + c;
             s0 = v_add(s0, v_load_n(x, n));
@@ -9496,7 +9498,8 @@ static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     k_run(ex, r->n_rb * r->S * r->n_tb, work, ex->k->sparse, r);
 }
 
-/* Whether the kept weights are few enough to be computed one by one, and their dot products long enough. */
+/* Whether the kept weights are few enough to be computed one by one, and their dot products long enough. They are counted
+ * anew every time: a word of 64 weights is a dozen instructions, where their products take T for every kept one. */
 static int k_sparse_dw_pays(const struct k_linear_dw_args *a) {
     int64_t kept = 0;
     if (!a->mask || a->mode == SCBM_DW_DENSE || a->T < K_SP_MANY) return 0;
@@ -9892,12 +9895,13 @@ K_OP size_t k_colsum_scratch(const struct k_exec *ex, int64_t R, int64_t C) {
     return k_floats(k_sum_blocks(R) * C);
 }
 
-/* y[C] = sum over rows of x[R,C] */
+/* y[C] = sum over rows of x[R,C]; the sum of one block of rows is y itself. */
 K_OP void k_colsum(const struct k_exec *ex, float *y, const float *x, int64_t R, int64_t C) {
     struct k_rows_run r = {y, ex->scratch, x, NULL, NULL, R, C, k_sum_block(R), 0};
     r.n_blocks = k_ceil(R, r.block);
-    k_run(ex, r.n_blocks, R * C, ex->k->colsum, &r);
-    k_run(ex, k_ceil(C, 512), r.n_blocks * C, ex->k->colsum_gather, &r);
+    if (r.n_blocks == 1) r.part = y;
+    k_run(ex, r.n_blocks * k_ceil(C, K_CHUNK), R * C, ex->k->colsum, &r);
+    if (r.n_blocks != 1) k_run(ex, k_ceil(C, 512), r.n_blocks * C, ex->k->colsum_gather, &r);
 }
 
 /* y[R] = sum over columns of x[R,C] */
@@ -13263,12 +13267,24 @@ static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
     return NULL;
 }
 
-/* The file that is really meant: a symbolic link is followed, so that the link stays. */
+/* The file that is really meant: symbolic links are followed, so that they stay, also where the last leads to no file yet. */
 static char *output_resolve(const scbm_hooks *hooks, const char *path) {
-    char *real = realpath(path, NULL);
-    char *copy = scbm_strdup(hooks, real ? real : path);
-    free(real);
-    return copy;
+    char target[4096], *real = realpath(path, NULL);
+    const ssize_t length = real || errno != ENOENT ? 0 : readlink(path, target, sizeof target);
+    if (length <= 0 || (size_t)length == sizeof target) {
+        char *copy = scbm_strdup(hooks, real ? real : path);
+        free(real);
+        return copy;
+    }
+    const char *slash = target[0] == '/' ? NULL : strrchr(path, '/');
+    const size_t folder = slash ? (size_t)(slash + 1 - path) : 0;
+    char *linked = scbm_alloc(hooks, folder + (size_t)length + 1);
+    if (!linked) return NULL;
+    memcpy(linked, path, folder);
+    memcpy(linked + folder, target, (size_t)length);
+    real = output_resolve(hooks, linked);
+    scbm_release(hooks, linked);
+    return real;
 }
 
 /* A file that exists keeps its permissions. A device or pipe cannot be replaced: it is written to. */

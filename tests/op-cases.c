@@ -306,6 +306,8 @@ static const shape_pair pairs[] = {
     {ONE_TEXT, 4, {2, 3, 4, 5}, 4, {2, 1, 4, 1}},
     {ONE_TEXT, 2, {150, 129}, 2, {150, 129}},
     {ONE_TEXT, 2, {700, 3}, 1, {3}},
+    {ONE_TEXT, 2, {3, 8209}, 1, {8209}},
+    {ONE_TEXT, 2, {17, 8209}, 1, {8209}},
 };
 static const shape_pair small_pairs[] = {
     {SMALL_ONE, 1, {3}, 1, {3}},

@@ -852,6 +852,32 @@ static void permissions_and_links_stay(void **state) {
     assert_int_equal(empty_folder(), 2);
 }
 
+/* As compilers do: the file that a link leads to is made, in the link's folder where it says no other. */
+static void links_to_no_file_yet_stay(void **state) {
+    (void)state;
+    scbm_output_file *output;
+    struct stat facts;
+    const char *link = in_folder("link"), *first = in_folder("first");
+    empty_folder();
+    assert_int_equal(symlink("model.gguf", link), 0);
+    assert_int_equal(symlink(link, first), 0);
+    assert_ok(scbm_output_open(&output, first, NULL));
+    scbm_output_print(output, "new");
+    assert_ok(scbm_output_commit(output));
+    assert_holds("new");
+    assert_int_equal(lstat(link, &facts), 0);
+    assert_true(S_ISLNK(facts.st_mode));
+    assert_int_equal(lstat(first, &facts), 0);
+    assert_true(S_ISLNK(facts.st_mode));
+    assert_int_equal(empty_folder(), 3);
+    assert_int_equal(symlink("link", link), 0); /* to itself */
+    assert_ok(scbm_output_open(&output, link, NULL));
+    assert_ok(scbm_output_commit(output));
+    assert_int_equal(lstat(link, &facts), 0);
+    assert_true(S_ISREG(facts.st_mode));
+    assert_int_equal(empty_folder(), 1);
+}
+
 static void places_that_cannot_be_written(void **state) {
     (void)state;
     scbm_output_file *output;
@@ -1262,6 +1288,7 @@ int main(void) {
         cmocka_unit_test(every_failing_allocation_is_an_error),
         cmocka_unit_test(a_file_is_the_old_one_or_the_new_one),
         cmocka_unit_test(permissions_and_links_stay),
+        cmocka_unit_test(links_to_no_file_yet_stay),
         cmocka_unit_test(places_that_cannot_be_written),
         cmocka_unit_test(a_full_disk_is_an_error),
         cmocka_unit_test(a_disk_that_fills_up_leaves_the_old_file),
