@@ -33,6 +33,8 @@ if ! cmp -s "$requirements" "$source/requirements"; then
     tar -xzf "$source"/*.tar.gz -C "$source/unpacked" --strip-components=1
     cp "$requirements" "$source/requirements"
 fi
+# Its own CMakeLists wants a library more, which takes as long to compile as the rest, and nothing here loads it.
+sed -i 's/set(LLAMA_BUILD_COMMON ON /set(LLAMA_BUILD_COMMON OFF /' "$source/unpacked/CMakeLists.txt"
 flags='-O1 -DNDEBUG'
 [ $is_compiled = OFF ] || export SKBUILD_BUILD_TARGETS='llama;ggml;ggml-base;ggml-cpu'
 PATH=$venv/bin:$PATH SKBUILD_BUILD_DIR=$source/build \
