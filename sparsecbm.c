@@ -1488,7 +1488,7 @@ static scbm_status has_no_device(const scbm_backend_entry *entry) {
 #define PLUGIN_SUFFIX ".so"
 #define PLUGIN_SYMBOL "scbm_backend_main"
 
-enum { LONGEST_FILE = 1024, LONGEST_PLUGIN = 64 };
+enum { LONGEST_FILE = 4096, LONGEST_PLUGIN = 64 }; /* the system opens no file of a longer path */
 
 /* One thread loads at a time. */
 static copies_lock plugins_lock = COPIES_LOCK_INIT;
@@ -2137,6 +2137,7 @@ struct scbm_graph {
     int is_placed_next; /* gradients are there, if there are to be any: what is replaced then may be, too */
     scbm_node **nodes;
     size_t n_nodes, node_capacity;
+    struct graph_step *steps; /* [n_nodes] once it was laid out */
     graph_tensor **tensors;
     size_t n_tensors, tensor_capacity;
     graph_external *externals;
@@ -2213,6 +2214,7 @@ void scbm_graph_free(scbm_graph *g) {
     release_memory(g);
     scbm_backend_close(g->host);
     scbm_release(g->hooks, g->nodes);
+    scbm_release(g->hooks, g->steps);
     scbm_release(g->hooks, g->tensors);
     scbm_release(g->hooks, g->externals);
     scbm_release(g->hooks, g);
@@ -4498,29 +4500,42 @@ static const scbm_node *only_reader(const scbm_graph *g, size_t i) {
     return next;
 }
 
-/* What the CPU's kernels know of the nodes beside their own. */
-struct scbm_neighbours {
-    const scbm_node *previous; /* ran just before and left the scratch as it is; NULL: none */
-    /* The only reader of result[0], which runs next with the same scratch and reads it as source[0], or NULL. A kernel may
-     * leave the result in scratch in whatever form that one wants, and not store it. */
-    const scbm_kernel_call *next;
+/* What planning has found out about a node. */
+struct graph_step {
+    const scbm_kernel *kernel; /* the backend's; NULL: it has none, or there is nothing to run */
+    const scbm_node *next;     /* on the CPU: the only reader of result[0] (see only_reader), or NULL */
+    int is_on_host;            /* run by the CPU for a device that has no kernel for it */
 };
 
-typedef struct node_call {
-    scbm_kernel_call call, next;
-    struct scbm_neighbours neighbours;
-} node_call;
+typedef struct node_call { scbm_kernel_call call, next; } node_call;
 
 static const scbm_backend_functions cpu_functions;
+static void cpu_take_step(scbm_queue *queue, const scbm_node *node, const scbm_kernel_call *next);
+static scbm_status cpu_run_nodes(scbm_graph *g);
+static size_t cpu_scratch_of(scbm_backend *cpu, scbm_context *context, const scbm_kernel_call *call,
+                             const scbm_kernel_call *next);
+static scbm_status cpu_run_alone(scbm_backend *cpu, scbm_context *context, const scbm_kernel_call *call);
 
-static void fill_node_call(const scbm_graph *g, size_t i, int64_t tokens, int64_t texts, const scbm_node *previous,
-                           node_call *made) {
+static int is_on_cpu(const scbm_graph *g) {
+    return g->context->backend->functions == &cpu_functions;
+}
+
+/* The calls of node i and of what the CPU runs next with its result; that one, or NULL. */
+static const scbm_kernel_call *fill_node_call(const scbm_graph *g, size_t i, int64_t tokens, int64_t texts,
+                                              node_call *made) {
+    const scbm_node *next = g->steps[i].next;
     fill_call(g, g->nodes[i], tokens, texts, &made->call);
-    if (g->context->backend->functions != &cpu_functions) return;
-    const scbm_node *next = only_reader(g, i);
     if (next) fill_call(g, next, tokens, texts, &made->next);
-    made->neighbours = (struct scbm_neighbours){previous, next ? &made->next : NULL};
-    made->call.neighbours = &made->neighbours;
+    return next ? &made->next : NULL;
+}
+
+/* The scratch that node i needs at the capacity. */
+static size_t scratch_of_node(const scbm_graph *g, size_t i) {
+    scbm_context *context = g->context;
+    node_call made;
+    const scbm_kernel_call *next = fill_node_call(g, i, -1, -1, &made);
+    if (is_on_cpu(g)) return cpu_scratch_of(context->backend, context, &made.call, next);
+    return g->steps[i].kernel->scratch ? g->steps[i].kernel->scratch(context->queue, &made.call) : 0;
 }
 
 /* What is read or kept must be an input or computed: a decomposed node leaves its first result alone. */
@@ -4535,6 +4550,9 @@ static scbm_status check_sources(const scbm_graph *g) {
 }
 
 static scbm_status not_supported(const scbm_graph *g, const scbm_node *node) {
+    if (!has_kernel(g, node->op))
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s has no kernel for %s, and cannot do without", scbm_context_device(g->context),
+                         node_name(node));
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
                      scbm_context_device(g->context), node_name(node), precision_names[g->precision]);
 }
@@ -4545,8 +4563,27 @@ static size_t view_bytes(const scbm_view *view);
 static int runs_on_host(const scbm_graph *g, const scbm_node *node) {
     const scbm_backend *backend = g->context->backend;
     const scbm_kernel *kernel = &cpu_functions.kernels[node->op];
-    if (node->op == SCBM_OP_RESHAPE || backend->functions->is_host || kernel_of(g, node)) return 0;
+    if (backend->functions->is_host) return 0;
     return kernel->run && !kernel->supports && (backend->cpu_fallback || op_table[node->op].is_rare);
+}
+
+static void release_steps(scbm_graph *g) {
+    scbm_release(g->hooks, g->steps);
+    g->steps = NULL;
+}
+
+/* What is asked of each node once, when all of them and their lifetimes are known. */
+static scbm_status make_steps(scbm_graph *g) {
+    release_steps(g);
+    g->steps = scbm_alloc_array(g->hooks, g->n_nodes + 1, sizeof *g->steps);
+    if (!g->steps) return SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        if (g->nodes[i]->op == SCBM_OP_RESHAPE) continue;
+        g->steps[i].kernel = kernel_of(g, g->nodes[i]);
+        g->steps[i].is_on_host = !g->steps[i].kernel && runs_on_host(g, g->nodes[i]);
+        if (is_on_cpu(g)) g->steps[i].next = only_reader(g, i);
+    }
+    return SCBM_OK;
 }
 
 /* Gives the views of a call places behind each other; returns what they take. */
@@ -4578,13 +4615,11 @@ static scbm_status plan_on_host(scbm_graph *g, const scbm_node *node) {
     const scbm_backend_options options = {.hooks = g->hooks};
     scbm_status status = g->host ? SCBM_OK : cpu_entry.open(&g->host, NULL, &options);
     if (status) return status;
-    const scbm_kernel *kernel = &cpu_functions.kernels[node->op];
-    scbm_queue queue = {g->host, g->context};
     scbm_kernel_call call;
     fill_call(g, node, -1, -1, &call);
     size_t bytes = place_on_host(&call, NULL);
     tell_of_host(g, node, bytes);
-    if (kernel->scratch) bytes += kernel->scratch(&queue, &call);
+    bytes += cpu_scratch_of(g->host, g->context, &call, NULL);
     if (bytes > g->host_bytes) g->host_bytes = bytes;
     return SCBM_OK;
 }
@@ -4605,6 +4640,7 @@ static scbm_status lay_out(scbm_graph *g) {
     move_updates_up(g);
     find_lifetimes(g);
     scbm_status status = check_sources(g);
+    if (!status) status = make_steps(g);
     place_inputs(g, &plan, 0);
     g->input_bytes = plan.end;
     place_inputs(g, &plan, 1);
@@ -4612,14 +4648,11 @@ static scbm_status lay_out(scbm_graph *g) {
     size_t scratch = 0;
     for (size_t i = 0; i < g->n_nodes && !status; i++) {
         scbm_node *node = g->nodes[i];
-        const scbm_kernel *kernel = node->op == SCBM_OP_RESHAPE ? NULL : kernel_of(g, node);
-        if (runs_on_host(g, node)) status = plan_on_host(g, node);
+        const scbm_kernel *kernel = g->steps[i].kernel;
+        if (g->steps[i].is_on_host) status = plan_on_host(g, node);
         else if (!kernel && node->op != SCBM_OP_RESHAPE) status = not_supported(g, node);
         if (!status) status = place_node(g, &plan, (int)i);
-        if (status || !kernel || !kernel->scratch) continue;
-        node_call made;
-        fill_node_call(g, i, -1, -1, NULL, &made);
-        size_t bytes = kernel->scratch(g->context->queue, &made.call);
+        size_t bytes = status || !kernel ? 0 : scratch_of_node(g, i);
         if (bytes > scratch) scratch = bytes;
     }
     if (!status && (plan.is_too_large || scratch > LARGEST_WORKSPACE))
@@ -4634,9 +4667,9 @@ static scbm_status lay_out(scbm_graph *g) {
 scbm_status scbm_graph_measure(scbm_graph *g, size_t *bytes) {
     *bytes = 0;
     scbm_status status = g->is_planned ? graph_status(g) : lay_out(g);
-    if (status) return status;
-    *bytes = g->workspace_bytes + g->scratch_bytes + g->host_bytes;
-    return SCBM_OK;
+    if (!g->is_planned) release_steps(g);
+    if (!status) *bytes = g->workspace_bytes + g->scratch_bytes + g->host_bytes;
+    return status;
 }
 
 static void fill_constant(const graph_tensor *t, float *values) {
@@ -4808,9 +4841,10 @@ static scbm_status check_targets(const scbm_node *node, const int32_t *labels, i
     return SCBM_OK;
 }
 
-static int64_t longest_text(const int32_t *offsets, int64_t n_texts) {
+/* The tokens of the longest of the texts from … to − 1. */
+static int64_t longest_text(const int32_t *offsets, int64_t from, int64_t to) {
     int64_t longest = 0;
-    for (int64_t n = 0; n < n_texts; n++)
+    for (int64_t n = from; n < to; n++)
         if (offsets[n + 1] - offsets[n] > longest) longest = offsets[n + 1] - offsets[n];
     return longest;
 }
@@ -4818,7 +4852,7 @@ static int64_t longest_text(const int32_t *offsets, int64_t n_texts) {
 /* A table of distances [1, 2 reach + 1, heads] is for texts of up to reach + 1 tokens. */
 static scbm_status check_reach(const scbm_node *node, const scbm_tensor *bias, const int32_t *offsets,
                                int64_t n_texts) {
-    int64_t most = (bias->shape[1] + 1) / 2, longest = longest_text(offsets, n_texts);
+    int64_t most = (bias->shape[1] + 1) / 2, longest = longest_text(offsets, 0, n_texts);
     if (longest <= most) return SCBM_OK;
     return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the bias's distances are for %lld",
                      node_name(node), (long long)longest, (long long)most);
@@ -4837,7 +4871,7 @@ static const scbm_tensor *origin_of(const scbm_graph *g, const scbm_tensor *tens
 static scbm_status check_offsets(const scbm_graph *g, const scbm_node *node, const int32_t *offsets, int64_t tokens) {
     int bias = op_table[node->op].index.bias;
     scbm_status status = check_bounds(node, "offset", offsets, g->texts, tokens, 0);
-    int64_t longest = status || !g->longest ? 0 : longest_text(offsets, g->texts);
+    int64_t longest = status || !g->longest ? 0 : longest_text(offsets, 0, g->texts);
     if (longest > g->longest)
         return scbm_fail(SCBM_ERROR_SHAPE, "%s: a text of %lld tokens, and the graph's longest has %lld",
                          node_name(node), (long long)longest, (long long)g->longest);
@@ -4982,7 +5016,7 @@ static scbm_status check_data(const scbm_graph *g) {
 static scbm_status run_on_host(scbm_graph *g, const scbm_kernel_call *call) {
     const scbm_backend_functions *functions = g->context->backend->functions;
     const scbm_node *node = call->node;
-    scbm_queue cpu = {g->host, g->context}, *queue = g->context->queue;
+    scbm_queue *queue = g->context->queue;
     scbm_kernel_call own = *call;
     own.scratch = (unsigned char *)g->host_memory + place_on_host(&own, g->host_memory);
     if (!backend_has_precision(g->host, own.precision)) own.precision = SCBM_PRECISION_F32;
@@ -4991,7 +5025,7 @@ static scbm_status run_on_host(scbm_graph *g, const scbm_kernel_call *call) {
         if (node->source[i] && view_bytes(&own.source[i]))
             status = functions->download(queue, own.source[i].data, call->source[i].data, view_bytes(&own.source[i]));
     if (!status) status = functions->wait(queue);
-    if (!status) status = cpu_functions.kernels[node->op].run(&cpu, &own);
+    if (!status) status = cpu_run_alone(g->host, g->context, &own);
     for (int i = 0; i < node->n_sources && !status; i++)
         if (is_updated(node, i) && view_bytes(&own.source[i]))
             status = functions->upload(queue, call->source[i].data, own.source[i].data, view_bytes(&own.source[i]));
@@ -5001,16 +5035,17 @@ static scbm_status run_on_host(scbm_graph *g, const scbm_kernel_call *call) {
     return status ? status : functions->wait(queue); /* the memory is the next one's */
 }
 
-static scbm_status run_node(scbm_graph *g, size_t i, const scbm_node *previous) {
+static scbm_status run_node(scbm_graph *g, size_t i) {
     const scbm_backend_functions *functions = g->context->backend->functions;
     const scbm_node *node = g->nodes[i];
     node_call made;
-    fill_node_call(g, i, g->tokens, g->texts, previous, &made);
+    const scbm_kernel_call *next = fill_node_call(g, i, g->tokens, g->texts, &made);
     made.call.scratch = g->scratch;
     for (int s = 0; s < node->n_sources && !functions->is_host; s++)
         if (g->source_external[i][s] >= 0) made.call.source[s].data = g->externals[g->source_external[i][s]].device;
-    scbm_status status = g->host && runs_on_host(g, node) ? run_on_host(g, &made.call)
-                                                          : functions->kernels[node->op].run(g->context->queue, &made.call);
+    if (is_on_cpu(g)) cpu_take_step(g->context->queue, node, next);
+    scbm_status status = g->steps[i].is_on_host ? run_on_host(g, &made.call)
+                                                : g->steps[i].kernel->run(g->context->queue, &made.call);
     for (int s = 0; s < node->n_sources && functions->is_host; s++)
         if (is_updated(node, s) && node->source[s]) scbm_tensor_changed(node->source[s]);
     return status;
@@ -5025,7 +5060,7 @@ static scbm_status run_nodes(scbm_graph *g) {
         int goes_on = previous && op_table[previous->op].info.updates && op_table[g->nodes[i]->op].info.updates;
         if (!goes_on) status = scbm_progress(g->hooks, "graph", (int64_t)i, (int64_t)g->n_nodes);
         g->context->asks = g->context->hooks.cancel && !op_table[g->nodes[i]->op].info.updates;
-        if (!status) status = run_node(g, i, previous);
+        if (!status) status = run_node(g, i);
         previous = g->nodes[i];
         if (!status && g->n_watched) status = call_watchers(g, g->nodes[i]);
         if (!status && g->context->is_stopped) status = scbm_fail(SCBM_ERROR_CANCELLED, "cancelled");
@@ -5062,7 +5097,9 @@ typedef struct graph_run {
 static void graph_run_body(void *arg) {
     graph_run *run = arg;
     int is_host = run->graph->context->backend->functions->is_host;
-    run->status = is_host ? run_nodes(run->graph) : run_on_device(run->graph);
+    run->status = is_on_cpu(run->graph) ? cpu_run_nodes(run->graph)
+                  : is_host             ? run_nodes(run->graph)
+                                        : run_on_device(run->graph);
 }
 
 static scbm_status check_optimizers(const scbm_graph *g);
@@ -5157,6 +5194,7 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
 /* ---- Types ---- */
 
 struct k_table;
+struct k_packed;
 
 /* What an op runs on. `worker` of a task is below n_workers, and no two tasks run on one worker at a time. */
 struct k_exec {
@@ -5165,11 +5203,11 @@ struct k_exec {
     void *scratch;
     int n_workers;
     const struct k_table *k;
-    int follows_linear; /* a linear layer ran just before, in the same scratch */
+    struct k_packed *packed; /* what linear layers hand on to each other in the scratch; NULL: nothing is */
 };
 
-/* What a linear layer's scratch begins with: the x that it has packed behind it, and how. Layers that read the same x
- * follow each other (Q, K and V), and need it packed once. */
+/* The x that a linear layer has packed in the scratch, and how. Layers that read the same x follow each other (Q, K and V),
+ * and need it packed once. */
 struct k_packed {
     const void *x;
     int64_t S, T, K, width, kc, gap, how;
@@ -9016,18 +9054,12 @@ K_INLINE int64_t KT(lstm_token)(const struct k_lstm_args *a, int64_t text, int64
     return a->reverse ? first + length - 1 - step : first + step;
 }
 
-K_INLINE int64_t KT(lstm_longest)(const struct k_lstm_args *a, int64_t from, int64_t to) {
-    int64_t longest = 0;
-    for (int64_t n = from; n < to; n++) longest = k_max(longest, a->offsets[n + 1] - a->offsets[n]);
-    return longest;
-}
-
 KTASK void KT(lstm)(void *arg, int64_t index, int worker) {
     const struct k_lstm_run *r = arg;
     const struct k_lstm_args *a = &r->a;
     const int64_t groups = k_ceil(a->n_texts, K_LSTM_TEXTS), s = index / groups, H = a->H;
     const int64_t from = index % groups * K_LSTM_TEXTS, to = k_min(a->n_texts, from + K_LSTM_TEXTS);
-    const int64_t longest = KT(lstm_longest)(a, from, to);
+    const int64_t longest = longest_text(a->offsets, from, to);
     const float *x = a->x + (a->x_S > 1 ? s * a->T * 4 * H : 0), *w = r->w + (a->w.mask ? s * r->stream : 0);
     float *gates = a->gates + s * a->T * 4 * H, *cells = a->cells + s * a->T * H, *y = a->y + s * a->T * H;
     (void)worker;
@@ -9081,7 +9113,7 @@ KTASK void KT(lstm_back)(void *arg, int64_t index, int worker) {
     const float *w = r->w + (a->w.mask ? s * r->stream : 0);
     float *carry = r->carry + worker * r->carried;
     memset(carry, 0, (size_t)r->carried * sizeof *carry);
-    for (int64_t step = KT(lstm_longest)(a, from, to) - 1; step >= 0; step--) {
+    for (int64_t step = longest_text(a->offsets, from, to) - 1; step >= 0; step--) {
         float *z[K_LSTM_TEXTS];
         const float *d[K_LSTM_TEXTS];
         int rows = 0;
@@ -9311,7 +9343,6 @@ static const struct k_table *k_best(void) {
 
 /* How x is packed; with 1 added, rounded to bf16 (K_PARTS: with their number added). */
 enum { K_PANELS = 0, K_TILES = 2, K_PAIRS = 4, K_PARTS = 5, K_BLOCKS = 16, K_PANELS_FOR_BLOCKS };
-#define K_PACKED_BYTES k_floats((int64_t)(sizeof(struct k_packed) + 3) / 4)
 
 /* A vector's worth of multiply-adds is one operation. */
 static int64_t k_product_work(int64_t S, int64_t T, int64_t N, int64_t K) {
@@ -9320,21 +9351,20 @@ static int64_t k_product_work(int64_t S, int64_t T, int64_t N, int64_t K) {
 
 /* Where this x stands packed in the scratch; NULL: nowhere, but from now on at wanted->place. */
 static float *k_find_packed(const struct k_exec *ex, const struct k_packed *wanted) {
-    struct k_packed *there = ex->scratch;
-    if (ex->follows_linear && there->x == wanted->x && there->S == wanted->S && there->T == wanted->T &&
+    struct k_packed *there = ex->packed;
+    if (there && there->x == wanted->x && there->S == wanted->S && there->T == wanted->T &&
         there->K == wanted->K && there->width == wanted->width && there->kc == wanted->kc &&
         there->gap == wanted->gap && there->how == wanted->how) {
         there->is_only = 0; /* that has been read now */
         return there->place;
     }
-    *there = *wanted;
+    if (there) *there = *wanted;
     return NULL;
 }
 
 /* Whether the layer before has left x packed and nowhere else. */
 static int k_is_only_packed(const struct k_exec *ex, const void *x) {
-    const struct k_packed *there = ex->scratch;
-    return ex->follows_linear && there->is_only && there->x == x;
+    return ex->packed && ex->packed->is_only && ex->packed->x == x;
 }
 
 static void k_pack(const struct k_exec *ex, scbm_task task, const float *x, float *xp, int64_t S, int64_t T, int64_t K,
@@ -9402,7 +9432,7 @@ static size_t k_sparse_packed_bytes(const struct k_sparse_run *r) {
 
 static size_t k_sparse_scratch(const struct k_exec *ex, const struct k_sparse_run *r) {
     const int64_t n = r->rows * k_round(r->x.depth, 64);
-    size_t bytes = K_PACKED_BYTES + k_sparse_packed_bytes(r) + (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
+    size_t bytes = k_sparse_packed_bytes(r) + (size_t)ex->n_workers * k_floats(k_sparse_worker(r));
     if (k_sparse_copies(r)) bytes += k_floats(n);
     if (r->dx) bytes += k_floats(k_ceil(r->S * n, 32));
     return bytes;
@@ -9447,15 +9477,15 @@ static char *k_sparse_feed(const struct k_exec *ex, struct k_sparse_run *r, char
     packed.is_only = 1;
     packed.kept = next.w->kept;
     packed.lists = next.w->lists;
-    *(struct k_packed *)ex->scratch = packed;
+    *ex->packed = packed;
     return p + k_floats(next.x.S * next.x.stream);
 }
 
 static void k_sparse(const struct k_exec *ex, struct k_sparse_run *r) {
     struct k_tiles *x = &r->x;
     const int64_t n = r->rows * k_round(x->depth, 64), work = k_product_work(r->S, x->T, r->rows, x->depth);
-    char *p = (char *)ex->scratch + K_PACKED_BYTES;
-    const struct k_packed *there = k_is_only_packed(ex, x->x) ? ex->scratch : NULL;
+    char *p = ex->scratch;
+    const struct k_packed *there = k_is_only_packed(ex, x->x) ? ex->packed : NULL;
     k_sparse_plan(ex, r, there ? there->kept : r->w->kept, there ? there->lists : r->w->lists);
     const struct k_packed packed = k_sparse_packed(r, (float *)(void *)p);
     x->packed = k_find_packed(ex, &packed);
@@ -9627,17 +9657,16 @@ K_OP size_t k_linear_scratch(const struct k_exec *ex, const struct k_linear_args
     struct k_linear_run r = {.a = *a};
     k_linear_plan(ex, &r, kind);
     r.tb = k_min(K_TB, k_round(a->T, K_PANEL_MAX));
-    return K_PACKED_BYTES + k_linear_packed_bytes(ex, a) + (size_t)ex->n_workers * k_linear_worker(&r);
+    return k_linear_packed_bytes(ex, a) + (size_t)ex->n_workers * k_linear_worker(&r);
 }
 
 /* What x is packed in takes the place of f32 panels [K][T], where the layer before may have left it, and behind that the
  * blocks. */
 static void k_linear_blocks(const struct k_exec *ex, const struct k_linear_args *a) {
     struct k_linear_run r = {.a = *a};
-    struct k_packed *there = ex->scratch;
     k_linear_plan(ex, &r, K_BY_BLOCKS);
-    float *const panels = k_is_only_packed(ex, a->x) ? there->place : NULL;
-    float *const place = panels ? panels : (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
+    float *const panels = k_is_only_packed(ex, a->x) ? ex->packed->place : NULL;
+    float *const place = panels ? panels : ex->scratch;
     struct k_packed packed = {a->x, 1, a->T, a->K, 0, 0, 0, K_BLOCKS, place + k_round(a->T, K_PANEL_MAX) * a->K,
                               0,    NULL, NULL};
     r.xp = k_find_packed(ex, &packed);
@@ -9654,7 +9683,7 @@ static void k_linear_blocks(const struct k_exec *ex, const struct k_linear_args 
         k_linear_plan(ex, &next, K_BY_BLOCKS);
         r.worker += k_floats(next.xp_stream);
         packed = (struct k_packed){a->y, 1, a->T, a->N, 0, 0, 0, K_PANELS_FOR_BLOCKS, r.out, 1, NULL, NULL};
-        *there = packed;
+        *ex->packed = packed;
     }
     k_run(ex, r.n_nb * r.n_tb, k_product_work(1, a->T, a->N, a->K), r.per == 4 ? ex->k->linear_quads : ex->k->linear_blocks,
           &r);
@@ -9663,7 +9692,7 @@ static void k_linear_blocks(const struct k_exec *ex, const struct k_linear_args 
 K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     struct k_linear_args a = *args;
     const enum k_linear_kind kind = k_linear_kind(ex, &a);
-    if (!k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL; /* scratch has room for two packed x */
+    if (!ex->packed || !k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL; /* scratch has room for two packed x */
     if (kind == K_BY_WEIGHT) {
         struct k_sparse_run p;
         k_sparse_y(&p, &a);
@@ -9678,7 +9707,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     struct k_linear_run r = {.a = a};
     k_linear_plan(ex, &r, kind);
     const int64_t how = kind == K_BY_TILES ? K_PARTS + r.parts : kind == K_BY_PAIRS ? K_PAIRS : K_PANELS + r.round;
-    float *place = (float *)(void *)((char *)ex->scratch + K_PACKED_BYTES);
+    float *place = ex->scratch;
     struct k_packed packed = {a.x, a.x_streams, a.T, a.K, 0, 0, 0, how, place, 0, NULL, NULL};
     r.xp = k_find_packed(ex, &packed);
     if (!r.xp) {
@@ -9694,7 +9723,7 @@ K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
         r.out_stream = next.xp_stream;
         r.worker += k_floats(a.S * r.out_stream);
         packed = (struct k_packed){a.y, a.S, a.T, a.N, 0, 0, 0, how, r.out, 1, NULL, NULL};
-        *(struct k_packed *)ex->scratch = packed;
+        *ex->packed = packed;
     }
     k_run(ex, r.n_nb * r.n_tb, k_product_work(a.S, a.T, a.N, a.K), in_bf16 ? ex->k->linear_bf16 : ex->k->linear, &r);
 }
@@ -10022,7 +10051,7 @@ K_OP void k_lstm(const struct k_exec *ex, const struct k_lstm_args *a, int is_ba
     const int64_t streams = a->w.mask ? a->S : 1, blocks = k_ceil(4 * a->H, K_LSTM_ROWS);
     k_lstm_plan(ex, &r);
     if (a->n_texts == 0) return;
-    memset(r.w, 0, (size_t)(streams * r.stream) * sizeof *r.w);
+    if (r.ld > (is_back ? a->H : 4 * a->H)) memset(r.w, 0, (size_t)(streams * r.stream) * sizeof *r.w); /* what pads rows */
     k_run(ex, streams * blocks, streams * 4 * a->H * a->H, ex->k->lstm_weights, &r);
     k_run(ex, a->S * k_ceil(a->n_texts, K_LSTM_TEXTS), a->S * a->T * 4 * a->H * a->H,
           is_back ? ex->k->lstm_back : ex->k->lstm, &r);
@@ -10275,27 +10304,68 @@ static void parallel_of_context(void *user, int64_t n, scbm_task task, void *arg
 }
 
 static struct k_exec exec_of(scbm_context *context, const struct k_table *kernels, void *scratch) {
-    return (struct k_exec){parallel_of_context, context, scratch, context->n_workers, kernels, 0};
+    return (struct k_exec){parallel_of_context, context, scratch, context->n_workers, kernels, NULL};
 }
+
+typedef struct cpu_queue {
+    scbm_queue public;
+    struct k_packed packed;       /* what the layer before has left in the scratch; its x is NULL: nothing */
+    const scbm_kernel_call *next; /* the only reader of the node's result[0], which is run next and reads it as source[0], or
+                                   * NULL. It may find the result packed in the scratch, and nowhere else */
+    int is_in_graph;              /* a graph's nodes are run one by one with one scratch; else each call is alone */
+} cpu_queue;
 
 static struct k_exec exec_of_call(scbm_queue *queue, const scbm_kernel_call *call) {
     struct k_exec ex = exec_of(queue->context, ((const cpu_backend *)queue->backend)->kernels, call->scratch);
-    const scbm_node *previous = call->neighbours ? call->neighbours->previous : NULL;
-    ex.follows_linear = previous && previous->op == SCBM_OP_LINEAR;
+    cpu_queue *own = (cpu_queue *)queue;
+    if (own->is_in_graph) ex.packed = &own->packed;
     return ex;
 }
 
 /* The call of the linear layer that reads this one's result and nothing else does, or NULL. */
-static const scbm_kernel_call *next_linear(const scbm_kernel_call *call) {
-    const scbm_kernel_call *next = call->neighbours ? call->neighbours->next : NULL;
+static const scbm_kernel_call *next_linear(const scbm_queue *queue) {
+    const scbm_kernel_call *next = ((const cpu_queue *)queue)->next;
     return next && next->node->op == SCBM_OP_LINEAR ? next : NULL;
 }
 
 static scbm_status cpu_queue_create(scbm_backend *backend, scbm_context *context, scbm_queue **queue) {
-    const scbm_hooks *hooks = scbm_context_hooks(context);
+    cpu_queue *made = scbm_alloc(scbm_context_hooks(context), sizeof *made);
     (void)backend;
-    *queue = scbm_alloc(hooks, sizeof **queue);
-    return *queue ? SCBM_OK : SCBM_ERROR_MEMORY;
+    if (!made) return SCBM_ERROR_MEMORY;
+    *queue = &made->public;
+    return SCBM_OK;
+}
+
+/* Before each node of a graph is run. Any other op may write to the scratch. */
+static void cpu_take_step(scbm_queue *queue, const scbm_node *node, const scbm_kernel_call *next) {
+    cpu_queue *own = (cpu_queue *)queue;
+    own->next = next;
+    if (node->op != SCBM_OP_LINEAR) own->packed.x = NULL;
+}
+
+/* A hook or a watcher may run another graph between two nodes of this one. */
+static scbm_status cpu_run_nodes(scbm_graph *g) {
+    cpu_queue *queue = (cpu_queue *)g->context->queue;
+    const cpu_queue before = *queue;
+    queue->packed = (struct k_packed){0};
+    queue->is_in_graph = 1;
+    scbm_status status = run_nodes(g);
+    *queue = before;
+    return status;
+}
+
+/* `next`: as in cpu_queue. */
+static size_t cpu_scratch_of(scbm_backend *cpu, scbm_context *context, const scbm_kernel_call *call,
+                             const scbm_kernel_call *next) {
+    const scbm_kernel *kernel = &cpu_functions.kernels[call->node->op];
+    cpu_queue queue = {.public = {cpu, context}, .next = next};
+    return kernel->scratch ? kernel->scratch(&queue.public, call) : 0;
+}
+
+/* A call of another backend's graph. */
+static scbm_status cpu_run_alone(scbm_backend *cpu, scbm_context *context, const scbm_kernel_call *call) {
+    cpu_queue queue = {.public = {cpu, context}};
+    return cpu_functions.kernels[call->node->op].run(&queue.public, call);
 }
 
 static void cpu_queue_free(scbm_queue *queue) {
@@ -10621,8 +10691,8 @@ static struct k_linear_args linear_args(const scbm_kernel_call *call) {
 static size_t linear_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
     const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_args a = linear_args(call), next;
-    if (next_linear(call)) {
-        next = linear_args(next_linear(call));
+    if (next_linear(queue)) {
+        next = linear_args(next_linear(queue));
         a.next = &next;
     }
     return k_linear_scratch(ex, &a);
@@ -10631,8 +10701,8 @@ static size_t linear_scratch(scbm_queue *queue, const scbm_kernel_call *call) {
 static scbm_status cpu_linear(scbm_queue *queue, const scbm_kernel_call *call) {
     const struct k_exec exec = exec_of_call(queue, call), *ex = &exec;
     struct k_linear_args a = linear_args(call), next;
-    if (next_linear(call)) {
-        next = linear_args(next_linear(call));
+    if (next_linear(queue)) {
+        next = linear_args(next_linear(queue));
         a.next = &next;
     }
     k_linear(ex, &a);
@@ -10961,8 +11031,7 @@ static struct k_attention_args attention_args(const scbm_kernel_call *call, cons
     a.scale = call->node->scalar[0];
     a.causal = call->node->integer[1] != 0;
     a.dropout = dropout_args(call, call->node->scalar[1], call->node->integer[2]);
-    a.max_len = offsets ? 0 : a.T;
-    for (int64_t n = 0; n < call->texts && offsets; n++) a.max_len = k_max(a.max_len, offsets[n + 1] - offsets[n]);
+    a.max_len = offsets ? longest_text(offsets, 0, call->texts) : a.T;
     return a;
 }
 

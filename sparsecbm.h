@@ -707,7 +707,6 @@ typedef struct scbm_kernel_call {
     scbm_precision precision;
     uint64_t seed, step;
     int64_t tokens, texts;
-    const struct scbm_neighbours *neighbours; /* for the CPU's own kernels; NULL in a call that another backend hands on */
 } scbm_kernel_call;
 
 /* Work for a device, done in the order in which it is given, at the latest when somebody waits. Each context has one. What a

@@ -90,6 +90,11 @@ predicts() {
 }
 check "a plug-in predicts" predicts "$work/plug-ins" shadow cpu
 check "with a device" predicts "$work/plug-ins" shadow:portable cpu:portable
+deep=$work/plug-ins
+for part in 1 2 3 4 5; do deep=$deep/$(printf '%0240d' $part); done
+mkdir -p "$deep" && cp "$work/plug-ins/libsparsecbm-shadow.so" "$deep/"
+check "from a path of over 1023 bytes" predicts "$deep" shadow cpu
+rm -r "$work/plug-ins/$(printf '%0240d' 1)"
 check "in the second folder of the path" predicts "relative:/nowhere::$work/plug-ins" shadow cpu
 
 train() {

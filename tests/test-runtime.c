@@ -521,7 +521,7 @@ static void planning_takes_what_was_measured(void **state) {
         assert_int_equal(c.bytes, before); /* a dry plan keeps nothing */
         assert_int_equal(c.held, held);
         assert_ok(scbm_graph_plan(g));
-        assert_in_range(c.bytes - before, bytes, bytes + 256); /* and the alignment of two blocks */
+        assert_in_range(c.bytes - before, bytes, bytes + 384); /* and the alignment of two blocks, and some words a node */
         size_t again = 0;
         assert_ok(scbm_graph_measure(g, &again));
         assert_int_equal(again, bytes);
@@ -1210,12 +1210,14 @@ static void the_counter_is_the_whole_state(void **state) {
     for (int i = 6; i < 10; i++) assert_true(values[i] == scbm_random_uniform(&b));
 }
 
-/* Relative to libm's, in units of 2^-52. */
+/* Off libm's, in units of its last place. */
 static double units_off(double value, double wanted) {
-    return fabs(value - wanted) / (fabs(wanted) * 0x1p-52);
+    int exponent;
+    frexp(wanted, &exponent);
+    return fabs(value - wanted) / ldexp(1.0, exponent > -1021 ? exponent - 53 : -1074);
 }
 
-static void exponentials_and_logarithms_are_libm_s_to_two_units(void **state) {
+static void exponentials_and_logarithms_are_libm_s_to_one_unit(void **state) {
     (void)state;
     scbm_random random = {9, 1, 0};
     double worst = 0.0;
@@ -1225,12 +1227,12 @@ static void exponentials_and_logarithms_are_libm_s_to_two_units(void **state) {
         worst = fmax(worst, units_off(scbm_logarithm(y), log(y)));
         if (near != 1.0) worst = fmax(worst, units_off(scbm_logarithm(near), log(near)));
     }
-    assert_true(worst < 2.0);
+    if (!(worst <= 1.0)) fail_msg("%g units off", worst);
     assert_true(scbm_exponential(0.0) == 1.0 && scbm_logarithm(1.0) == 0.0 && scbm_logarithm(2.0) == log(2.0));
     assert_true(scbm_exponential(-745.0) > 0.0 && scbm_exponential(-800.0) == 0.0 && scbm_exponential(-HUGE_VAL) == 0.0);
     assert_true(scbm_exponential(800.0) == HUGE_VAL && scbm_exponential(HUGE_VAL) == HUGE_VAL);
     assert_true(scbm_logarithm(0.0) == -HUGE_VAL && scbm_logarithm(HUGE_VAL) == HUGE_VAL);
-    assert_true(units_off(scbm_logarithm(0x1p-1074), log(0x1p-1074)) < 2.0);
+    assert_true(units_off(scbm_logarithm(0x1p-1074), log(0x1p-1074)) <= 1.0);
     assert_true(isnan(scbm_exponential(NAN)) && isnan(scbm_logarithm(NAN)) && isnan(scbm_logarithm(-1.0)));
 }
 
@@ -2280,7 +2282,7 @@ int main(void) {
         cmocka_unit_test(threads_share_weights),
         cmocka_unit_test(philox_gives_the_known_answers),
         cmocka_unit_test(the_counter_is_the_whole_state),
-        cmocka_unit_test(exponentials_and_logarithms_are_libm_s_to_two_units),
+        cmocka_unit_test(exponentials_and_logarithms_are_libm_s_to_one_unit),
         cmocka_unit_test(normal_numbers_are_the_same_on_every_machine),
         cmocka_unit_test(distributions_have_their_moments),
         cmocka_unit_test(integers_are_below_their_bound),
