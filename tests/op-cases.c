@@ -801,6 +801,7 @@ static const attention_shape attentions[] = {
     {SPARE, 2, 1, 64, 1, 0.3f},    {EMPTY_ENDS, 1, 4, 7, 0, 0.5f}, {LONG, 2, 2, 32, 0, 0.0f},
     {LONG, 1, 1, 20, 1, 0.1f},     {LONGER, 1, 2, 31, 1, 0.0f},    {LONGER, 2, 1, 12, 0, 0.1f},
     {NOBODY, 2, 2, 4, 0, 0.1f},    {MANY, 2, 2, 8, 0, 0.0f},      {TEXTS_3, 1, 1, 100, 0, 0.1f},
+    {TEXTS_3, 2, 2, 136, 1, 0.0f},
 };
 static const attention_shape small_attentions[] = {
     {SMALL_ONE, 1, 1, 1, 0, 0.0f},   {SMALL_TWO, 2, 2, 2, 0, 0.0f},    {SMALL_TWO, 1, 1, 3, 1, 0.0f},
@@ -1095,12 +1096,15 @@ typedef struct matrix_shape {
     int block;
 } matrix_shape;
 
-/* Blocks that end with a matrix and that do not, and a whole matrix in one; rows that are and are not whole words. */
-static const matrix_shape matrices[] = {{1, 1, 1, 1},    {2, 3, 5, 4},     {3, 4, 8, 3},    {1, 7, 64, 20},
-                                        {4, 33, 65, 20}, {2, 128, 130, 7}, {3, 40, 96, 64}, {2, 96, 257, 20}};
+/* Blocks that end with a matrix and that do not, a whole matrix in one, and some too large for a GPU's shared memory; rows that are
+ * and are not whole words. The last has sixteen times the places that a GPU's block ranks at once. */
+static const matrix_shape matrices[] = {{1, 1, 1, 1},     {2, 3, 5, 4},     {3, 4, 8, 3},     {1, 7, 64, 20},
+                                        {4, 33, 65, 20},  {2, 128, 130, 7}, {3, 40, 96, 64},  {2, 96, 257, 20},
+                                        {2, 13, 25, 90},  {1, 160, 200, 20}};
 
+/* Without the last, which is for a few cases. */
 static int n_matrices(const maker *m) {
-    return m->small ? 3 : COUNT_OF(matrices);
+    return m->small ? 3 : COUNT_OF(matrices) - 1;
 }
 
 static double *put_f64(op_case *c, int i, int flags, int n_dims, const int64_t *dims, double low, double high) {
@@ -1194,7 +1198,7 @@ static void put_scores(op_case *c, int i, const matrix_shape *x, int kind) {
 }
 
 static void cases_keep_largest(maker *m) {
-    for (int i = 0; i < 6 * n_matrices(m); i++) {
+    for (int i = 0; i < 6 * n_matrices(m) + (m->small ? 0 : 2); i++) {
         const matrix_shape *x = &matrices[i / 6];
         int by_rows = i % 6 == 5 || i % 6 == 4, units = (int)(by_rows ? x->out : x->out * x->in);
         op_case c = start(m, &no_batch);
@@ -1221,7 +1225,7 @@ static void cases_agree(maker *m) {
 /* Both rules; q of none, of a few, and of more than there are; weights as they are stored. */
 static void cases_mask_moves(maker *m) {
     static const scbm_type types[] = {SCBM_F32, SCBM_F32, SCBM_F16, SCBM_BF16};
-    for (int i = 0; i < 8 * n_matrices(m); i++) {
+    for (int i = 0; i < 8 * n_matrices(m) + (m->small ? 0 : 2); i++) {
         const matrix_shape *x = &matrices[i / 8];
         int n = (int)(x->out * x->in), most = 1 + (i % 3 ? n / 2 : n / 20);
         op_case c = start(m, &no_batch);

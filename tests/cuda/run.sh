@@ -2,12 +2,15 @@
 # tests/cuda/run.sh - everything that a machine with an NVIDIA GPU can say of the CUDA backend, in some ten minutes: run it in the
 # repository's root. Each part has its own limit and prints its row as soon as it has it; one that fails or runs out of time
 # does not keep the next from running. Results lie in build/cuda-run/ ($OUT where that is set). Needs nvcc and what 'make deps' installs;
-# cuobjdump and compute-sanitizer are used where they are there.
+# cuobjdump, compute-sanitizer and PyTorch (of build/venv, or python3's) are used where they are there: what lacks is a sentence in
+# its part's row.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 out=${OUT:-build/cuda-run}
 mkdir -p "$out"
-main=models/main
+build=${BUILD:-build}
+main=${MAIN:-models/main}
+python=$(ls build/venv/bin/python 2>/dev/null || command -v python3 || echo python3)
 SCBM_BACKEND_PATH=$PWD
 export SCBM_BACKEND_PATH
 
@@ -24,52 +27,104 @@ part() {
     77) word=skipped ;;
     *) word="failed ($status)" ;;
     esac
-    printf '%-14s %-18s %4d s  %s\n' "$name" "$word" "$(($(date +%s) - started))" "$(tail -n 1 "$out/$name.log")" | tee -a "$out/rows.txt"
+    printf '%-14s %-18s %4d s  %s\n' "$name" "$word" "$(($(date +%s) - started))" "$(grep -v '^ *$' "$out/$name.log" | tail -n 1)" | tee -a "$out/rows.txt"
+}
+
+# The lines of a part that measures, whether it came to its end or not.
+measured() {
+    part "$@"
+    sed 's/^/    /' "$out/$2.log"
 }
 
 build() {
-    make -j"$(nproc)" all cuda build/tests/test-backend build/gpu/test-gradients >/dev/null && [ -r libsparsecbm-cuda.so ] && $main inspect --devices
+    make -j"$(nproc)" BUILD="$build" all cuda "$build/tests/test-backend" "$build/gpu/test-gradients" >/dev/null || return
+    [ -r libsparsecbm-cuda.so ] || {
+        echo "there is no nvcc: libsparsecbm-cuda.so was not built"
+        return 1
+    }
+    $main inspect --devices
 }
 
-# Random weights of two shapes, K subnetworks: many texts at once, one text, a step of training.
+device() {
+    [ -r libsparsecbm-cuda.so ] || {
+        echo "there is no libsparsecbm-cuda.so: 'make cuda' builds it"
+        return 77
+    }
+    $main inspect --devices 2>/dev/null | grep -q '^cuda' || {
+        echo "no GPU that the CUDA backend can use: 'inspect --devices' says why"
+        return 77
+    }
+}
+
+# A program of tests that needs a GPU.
+tests() {
+    device || return
+    [ -x "$1" ] || {
+        echo "$1 was not built"
+        return 1
+    }
+    "$@"
+}
+
+# The first texts of tests/cuda/lengths.txt, as rows of words that are a token each; two more are at a text's ends.
+texts() {
+    tr ' ' '\n' <tests/cuda/lengths.txt | awk -v n="$1" '
+        BEGIN { print "text" }
+        NR <= n { row = "the"; for (i = 3; i < $1; i++) row = row " the"; print row }'
+}
+
+# Random weights of two shapes, K subnetworks: batches of 1, 8, 32 and 256 texts, one text alone, a step of training.
 ours() {
+    device || return
+    for n in 1 8 32 256; do texts $n >"$out/texts-$n.csv"; done
     for shape in minilm bert-base; do
         for k in 1 4 10; do
-            for precision in f32 bf16; do
-                echo "$shape, K = $k, $precision"
-                $main bench encoder latency train --shape $shape --subnetworks $k --sparsity 0.7 --device cuda --precision $precision --repeats 3 --texts 64 || return
+            $main bench model --shape $shape --subnetworks $k --sparsity 0.7 -o "$out/$shape-$k.gguf" --force >/dev/null || return
+            for precision in bf16 f32; do
+                for n in 1 8 32 256; do
+                    echo "$shape, K = $k, $precision, a batch of $n texts:"
+                    $main bench encoder --model "$out/$shape-$k.gguf" --data "$out/texts-$n.csv" --text text --device cuda \
+                        --precision $precision --repeats 5 || return
+                done
+                $main bench latency train --shape $shape --subnetworks $k --sparsity 0.7 --device cuda --precision $precision \
+                    --repeats 3 --texts 64 || return
             done
         done
     done
 }
 
 training() {
+    device || return
     sh tests/cuda/compare-training.sh $main cuda 1600
 }
 
 sanitizer() {
+    device || return
     check=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null) || {
         echo "compute-sanitizer is not on this machine"
         return 77
     }
-    $main demo --data-only --reviews 40 --dir "$out/tiny" >/dev/null
+    $main demo --data-only --reviews 100 --dir "$out/tiny" >/dev/null
     "$check" --error-exitcode 1 $main embed --model "$out/tiny/encoder.gguf" --device cuda "a small text"
 }
 
 # A part that is a function of this script.
 case ${1:-} in
-build | ours | training | sanitizer)
-    "$1"
+build | tests | ours | training | sanitizer | texts)
+    "$@"
     exit
     ;;
 esac
 
+run="sh tests/cuda/run.sh"
 : >"$out/rows.txt"
-part 120 build sh tests/cuda/run.sh build
-part 60 conformance build/tests/test-backend cuda
-part 30 gradients build/gpu/test-gradients
+part "${BUILD_LIMIT:-120}" build $run build
+part 60 conformance $run tests "$build/tests/test-backend" cuda
+part 30 gradients $run tests "$build/gpu/test-gradients"
 part 30 sass sh tests/cuda/sass.sh libsparsecbm-cuda.so
-part 60 training sh tests/cuda/run.sh training
-part 120 ours sh tests/cuda/run.sh ours
-part 60 sanitizer sh tests/cuda/run.sh sanitizer
-cat "$out/ours.log"
+part 60 rates "$python" tests/cuda/peer.py rates
+measured 60 floors "$python" tests/cuda/peer.py floors
+measured 120 ours $run ours
+part 60 training $run training
+measured 150 pytorch "$python" tests/cuda/peer.py pytorch
+part 60 sanitizer $run sanitizer
