@@ -5364,7 +5364,7 @@ enum {
     K_SP_X = 32768,   /* bytes of such a tile that stay in the first cache while the weights go by */
     K_SP_KC = 256,    /* the summed index is cut into blocks of at most this */
     K_SP_LIST = 192,  /* or this for few tokens, so that an offset and one more value fit in a byte */
-    K_SP_FEW = 32,    /* tokens that are few: two vectors of the widest tier */
+    K_SP_FEW = 32,    /* tokens that are few, and of a tile then: two vectors of the widest tier */
     K_SP_ROWS = 128,  /* rows that a task prepares at a time: a multiple of 64 */
     K_SP_END = 16,    /* rows that it ends at a time: a multiple of 16 */
     K_SP_SUMS = 384,  /* rows whose sums it holds at a time, at most */
@@ -5703,11 +5703,13 @@ struct k_cross_entropy_run {
 #endif
 #define SCBM_VL 4
 #define SCBM_VMIN 4
+#define SCBM_IN_PLACE 8 /* tokens up to which a linear layer reads W where it lies */
 #define SCBM_TARGET
 #include SCBM_SELF
 #undef SCBM_TIER
 #undef SCBM_VL
 #undef SCBM_VMIN
+#undef SCBM_IN_PLACE
 #undef SCBM_MR
 #undef SCBM_TARGET
 #undef SCBM_TARGET_QUADS
@@ -5719,11 +5721,13 @@ struct k_cross_entropy_run {
 #define SCBM_MR 6
 #define SCBM_VL 8
 #define SCBM_VMIN 8
+#define SCBM_IN_PLACE 64
 #define SCBM_TARGET __attribute__((target("avx2,fma,f16c,bmi")))
 #include SCBM_SELF
 #undef SCBM_TIER
 #undef SCBM_VL
 #undef SCBM_VMIN
+#undef SCBM_IN_PLACE
 #undef SCBM_MR
 #undef SCBM_TARGET
 #undef K_TIER_NAME
@@ -5733,6 +5737,7 @@ struct k_cross_entropy_run {
 #define SCBM_MR 12
 #define SCBM_VL 16
 #define SCBM_VMIN 8
+#define SCBM_IN_PLACE 32
 #define SCBM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #define SCBM_TARGET_BF16 __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi")))
 #define SCBM_TARGET_QUADS                                                                                              \
@@ -5747,6 +5752,7 @@ struct k_cross_entropy_run {
 #undef SCBM_TIER
 #undef SCBM_VL
 #undef SCBM_VMIN
+#undef SCBM_IN_PLACE
 #undef SCBM_MR
 #undef SCBM_TARGET
 #undef SCBM_TARGET_AMX
@@ -6386,8 +6392,9 @@ KFN void KT(philox)(VI c[4], uint64_t seed) {
     }
 #define K_ROWS(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 
+/* With a `next`, so many rows of b that are needed next, rs apart as well, go into the second cache meanwhile. */
 KFN void KT(tile)(const int mr, const int nv, int64_t kc, const float *v, int64_t ldv, const float *b, int64_t rs,
-                  int64_t cs, float *c, int64_t ldc, int acc) {
+                  int64_t cs, float *c, int64_t ldc, int acc, const float *next) {
     const float *b0 = b, *b1 = b + (mr > 3 ? 3 * rs : 0), *b2 = b + (mr > 6 ? 6 * rs : 0),
                 *b3 = b + (mr > 9 ? 9 * rs : 0);
     K_ROWS(K_MK_DECL)
@@ -6396,6 +6403,8 @@ KFN void KT(tile)(const int mr, const int nv, int64_t kc, const float *v, int64_
     }
     for (int64_t k = 0; k < kc; k++) {
         const VF v0 = v_load(v), v1 = nv > 1 ? v_load(v + SCBM_VL) : v0;
+        if (next && k % 16 == 0)
+            for (int r = 0; r < mr; r++) K_PREFETCH_FAR((uintptr_t)next + (size_t)(r * rs + k) * 4);
         K_MK_STEP(0, b0, 0)
         K_MK_STEP(1, b0, 1)
         K_MK_STEP(2, b0, 2)
@@ -6423,7 +6432,7 @@ typedef void (*KT(mk))(int64_t kc, const float *v, int64_t ldv, const float *b, 
 #define K_MK(mr, nv)                                                                                                   \
     KTASK void KT(mk_##mr##_##nv)(int64_t kc, const float *v, int64_t ldv, const float *b, int64_t rs, int64_t cs,     \
                                   float *c, int64_t ldc, int acc) {                                                    \
-        KT(tile)(mr, nv, kc, v, ldv, b, rs, cs, c, ldc, acc);                                                          \
+        KT(tile)(mr, nv, kc, v, ldv, b, rs, cs, c, ldc, acc, NULL);                                                    \
     }
 /* clang-format off */
 K_MK(1, 1) K_MK(2, 1) K_MK(3, 1) K_MK(4, 1) K_MK(5, 1) K_MK(6, 1)
@@ -6457,6 +6466,11 @@ static const KT(mk) KT(mk2)[SCBM_MR] = {KT(mk_1_2), KT(mk_2_2),  KT(mk_3_2),
                                         KT(mk_12_2)
 #endif
 };
+
+/* The whole tile of rows of W that are read where they lie. */
+K_OP SCBM_TARGET void KT(mk_in_place)(int64_t kc, const float *v, const float *b, int64_t rs, float *c, int acc, const float *next) {
+    KT(tile)(SCBM_MR, 2, kc, v, 2 * SCBM_VL, b, rs, 1, c, 2 * SCBM_VL, acc, next);
+}
 
 /* How wide the next panel is when `rest` lanes are left; a wider tier uses the narrower one's tiles for the tail. */
 KFN int KT(lanes)(int64_t rest) {
@@ -7292,6 +7306,16 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
     if (!out) KT(put_tile)(a->y + at, a->N, c, lanes, mr, nt, add);
 }
 
+/* The rows of W that a task reads in place after those that end before row n: in the same block of columns; in the next one;
+ * or those of the next task, which mostly is the same worker's. w: what is read now, of columns k0 on. */
+KFN const float *KT(next_rows)(const struct k_linear_run *r, const float *w, int64_t n, int64_t nb0, int64_t nb1, int64_t k0) {
+    const int64_t rs = r->a.w.row_bytes / 4, k = k0 + r->kc;
+    const float *all = r->a.w.data;
+    if (n + SCBM_MR <= nb1) return w + SCBM_MR * rs;
+    if (n >= nb1 && k < r->a.K) return k + r->kc <= r->a.K ? all + nb0 * rs + k : w;
+    return n + SCBM_MR <= r->a.N ? all + n * rs : w;
+}
+
 /* A task computes nb rows of W times tb tokens, for every stream: the rows are read from memory once, and the streams'
  * masked versions are made from what is in the cache by then. */
 KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t index, int worker) {
@@ -7299,7 +7323,7 @@ KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t
     const int64_t t0 = index / r->n_nb * r->tb, t1 = k_min(a->T, t0 + r->tb);
     const int64_t nb0 = index % r->n_nb * r->nb, nb1 = k_min(a->N, nb0 + r->nb);
     float *wt = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes), *cs = wt + K_MR_MAX * K_KC_LD;
-    const int in_place = a->w.type == SCBM_F32 && !native && !r->round && t1 - t0 <= 2 * SCBM_VL;
+    const int in_place = a->w.type == SCBM_F32 && !native && !r->round && t1 - t0 <= SCBM_IN_PLACE;
     for (int64_t s = 0; s < a->S; s++) {
         const float *xs = r->xp + (a->x_streams > 1 ? s : 0) * r->xp_stream;
         for (int64_t kb = 0; kb < r->n_kb; kb++) {
@@ -7323,8 +7347,10 @@ KFN void KT(linear_body)(const int native, const struct k_linear_run *r, int64_t
                         lanes = a->T - t > SCBM_VL ? 2 * SCBM_VL : SCBM_VL;
                         KT(gemm_pairs)(mr, lanes, (kc + 1) / 2, xs + t * r->kp + k0 / 2 * lanes, w, rs, c, kb > 0);
                     } else {
-                        lanes = KT(lanes)(a->T - t);
-                        KT(gemm)(mr, lanes, kc, xs + t * a->K + k0 * lanes, lanes, w, rs, 1, c, lanes, kb > 0);
+                        const float *x = xs + t * a->K + k0 * (lanes = KT(lanes)(a->T - t));
+                        if (SCBM_VL < 16 && in_place && t == t0 && mr == SCBM_MR && lanes == 2 * SCBM_VL)
+                            KT(mk_in_place)(kc, x, w, rs, c, kb > 0, KT(next_rows)(r, w, n0 + mr, nb0, nb1, k0));
+                        else KT(gemm)(mr, lanes, kc, x, lanes, w, rs, 1, c, lanes, kb > 0);
                     }
                     if (kb == r->n_kb - 1)
                         KT(linear_end)
@@ -7975,6 +8001,14 @@ static SCBM_TARGET_VBMI2 void KT(sparse_few)(void *arg, int64_t index, int worke
     }
 }
 
+#undef K_SP_LIST
+#undef K_SP_FOUR
+#undef K_SP_ONE
+#undef K_SP_ONES
+#endif
+#undef K_SP
+
+#if SCBM_VL >= 8
 /* c[4][nv vectors] (+)= a list of n entries times x[kc + 1][nv vectors]. */
 KFN void KT(listed_rows)(const int nv, const float *w, const uint8_t *columns, int64_t n, const float *x, float *c, int acc) {
     const int nr = 4;
@@ -7989,6 +8023,36 @@ KFN void KT(listed_rows)(const int nv, const float *w, const uint8_t *columns, i
     K_SP_EACH(K_SP_STORE)
 }
 
+/* c[2][nv vectors], two of the list's four rows: `begin` and the next. */
+KFN void KT(listed_pair)(const int nv, const int begin, const float *w, const uint8_t *columns, int64_t n, const float *x,
+                         float *c, int acc) {
+    const int nr = 2;
+    K_SP_EACH(K_SP_LOAD)
+    for (w += begin, columns += begin; n > 0; n--, w += 4, columns += 4) {
+        uint16_t q;
+        memcpy(&q, columns, 2);
+        if (!begin && !(n & 3)) K_PREFETCH((uintptr_t)w + 2048);
+        K_SP_ADD(0, q & 255, w[0]) K_SP_ADD(1, q >> 8, w[1])
+    }
+    K_SP_EACH(K_SP_STORE)
+}
+
+/* A group of lists times a tile of so many lanes, K_SP_FEW at most. */
+KFN void KT(listed_group)(int lanes, const float *w, const uint8_t *columns, int64_t n, const float *x, float *c, int acc) {
+#define K_EACH(nv)                                                                                                     \
+    KT(listed_pair)(nv, 0, w, columns, n, x, c, acc);                                                                  \
+    KT(listed_pair)(nv, 2, w, columns, n, x, c + 2 * nv * SCBM_VL, acc);
+    switch (lanes / SCBM_VL) {
+    case 1: KT(listed_rows)(1, w, columns, n, x, c, acc); break;
+    case 2: KT(listed_rows)(2, w, columns, n, x, c, acc); break;
+#if SCBM_VL == 8
+    case 3: K_EACH(3) break;
+    default: K_EACH(4)
+#endif
+    }
+#undef K_EACH
+}
+
 /* A task computes nb rows of one stream. */
 KTASK void KT(sparse_listed)(void *arg, int64_t index, int worker) {
     const struct k_sparse_run *r = arg;
@@ -7999,7 +8063,7 @@ KTASK void KT(sparse_listed)(void *arg, int64_t index, int worker) {
     float *sums = (float *)(void *)(r->worker + (size_t)worker * r->worker_bytes);
     for (int64_t kb = 0; kb < x->n_kb; kb++) {
         float *c = sums;
-        for (int64_t tile = 0; tile < x->n_tiles; tile++, c += r->nb * 2 * SCBM_VL) {
+        for (int64_t tile = 0; tile < x->n_tiles; tile++, c += r->nb * K_SP_FEW) {
             const int64_t *first = lists->first + (s * lists->n_kb + kb) * groups + n0 / 4;
             int64_t t0;
             int lanes;
@@ -8008,8 +8072,7 @@ KTASK void KT(sparse_listed)(void *arg, int64_t index, int worker) {
                 const float *w = lists->values + 4 * first[0];
                 const uint8_t *columns = lists->columns + 4 * first[0];
                 const int64_t n = first[1] - first[0];
-                if (lanes > SCBM_VL) KT(listed_rows)(2, w, columns, n, block, c + i * lanes, kb > 0);
-                else KT(listed_rows)(1, w, columns, n, block, c + i * lanes, kb > 0);
+                KT(listed_group)(lanes, w, columns, n, block, c + i * lanes, kb > 0);
             }
             if (kb == x->n_kb - 1) KT(sparse_end)(r, c, lanes, rows, s, n0, tile, t0);
         }
@@ -8044,13 +8107,7 @@ KTASK void KT(list_weights)(void *arg, int64_t index, int worker) {
             }
     }
 }
-
-#undef K_SP_LIST
-#undef K_SP_FOUR
-#undef K_SP_ONE
-#undef K_SP_ONES
 #endif
-#undef K_SP
 
 /* The masked dW is computed weight by weight: dy[n] of a tile stays in registers, and each kept weight takes its dot
  * product with a column of x. Four at a time, because then the lanes are summed cheaply. */
@@ -9202,6 +9259,11 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 #else
 #define K_SPARSE_FEW(name) NULL
 #endif
+#if SCBM_VL >= 8
+#define K_LISTS(name) KT(name)
+#else
+#define K_LISTS(name) NULL
+#endif
 #ifdef SCBM_TARGET_QUADS
 #define K_QUADS(name) KT(name)
 #else
@@ -9211,8 +9273,8 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
     {                                                                                                                  \
         name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16,    \
             KT(pack_blocks), KT(linear_blocks), K_QUADS(pack_quads), K_QUADS(linear_quads), KT(linear_dx),             \
-            KT(pack_cols), KT(linear_dw), KT(keep_weights), K_SPARSE_FEW(list_weights), KT(pack_tiles), KT(sparse_prepare),           \
-            KT(sparse), K_SPARSE_FEW(sparse_few), K_SPARSE_FEW(sparse_listed), KT(sparse_dw), KT(attention),           \
+            KT(pack_cols), KT(linear_dw), KT(keep_weights), K_LISTS(list_weights), KT(pack_tiles), KT(sparse_prepare),           \
+            KT(sparse), K_SPARSE_FEW(sparse_few), K_LISTS(sparse_listed), KT(sparse_dw), KT(attention),           \
             KT(attention_back), KT(attention_bias_gather), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), \
             KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
@@ -9228,6 +9290,7 @@ static const struct k_table k_table_amx = K_TABLE("amx", 1, 1, KT(linear_tiles),
 #undef K_TABLE
 #undef K_QUADS
 #undef K_SPARSE_FEW
+#undef K_LISTS
 
 #endif /* SCBM_KERNELS_TIER */
 
@@ -9438,7 +9501,8 @@ static size_t k_sparse_scratch(const struct k_exec *ex, const struct k_sparse_ru
     return bytes;
 }
 
-static int k_has_lists(const struct k_table *k) {
+/* Whether the processor makes lists of masks so fast that it can do so in every product. */
+static int k_has_quick_lists(const struct k_table *k) {
 #ifdef K_X86
     return k->sparse_few && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("popcnt");
 #else
@@ -9451,11 +9515,11 @@ static int k_has_lists(const struct k_table *k) {
 static void k_sparse_plan(const struct k_exec *ex, struct k_sparse_run *r, const struct k_kept *kept,
                           const struct k_lists *lists) {
     struct k_tiles *x = &r->x;
-    const int has_lists = k_has_lists(ex->k), is_plain = r->y && !x->round;
-    if (is_plain && has_lists && x->T <= SCBM_FEW_TOKENS) r->lists = lists;
-    r->few = r->lists || (has_lists && x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)));
+    const int is_plain = r->y && !x->round;
+    if (is_plain && ex->k->sparse_listed && x->T <= SCBM_FEW_TOKENS) r->lists = lists;
+    r->few = r->lists || (k_has_quick_lists(ex->k) && x->T <= K_SP_FEW && (r->S > 1 || k_sparse_copies(r)));
     if (is_plain && !r->few) r->kept = kept;
-    if (r->few) k_tiles_plan(x, ex->k->lanes, 2, K_SP_LIST, 1);
+    if (r->few) k_tiles_plan(x, ex->k->lanes, K_SP_FEW / ex->k->lanes, K_SP_LIST, 1);
     else k_tiles_plan(x, ex->k->lanes, K_SP_VECTORS, r->kept ? 64 : K_SP_KC, 0);
 }
 
@@ -10222,7 +10286,7 @@ static int64_t index_lists(const struct k_lists *lists, const scbm_tensor *masks
 /* How the forms are cut, and how many values (entries of lists) one of them has. */
 static int64_t plan_packed(scbm_packed *packed, const scbm_tensor *w, const scbm_tensor *masks, int few) {
     struct k_tiles x = {.S = 1, .T = K_SP_FEW, .depth = w->shape[1]};
-    k_tiles_plan(&x, k_tables[0]->lanes, 2, K_SP_LIST, 1);
+    k_tiles_plan(&x, 16, K_SP_FEW / 16, K_SP_LIST, 1); /* on every tier */
     packed->kept = (struct k_kept){.S = masks->shape[0], .rows = w->shape[0], .n_kb = masks->shape[2] / 8};
     packed->lists = (struct k_lists){.S = masks->shape[0], .rows = w->shape[0], .kc = x.kc, .n_kb = x.n_kb};
     packed->weights = w->data;
@@ -10241,7 +10305,7 @@ static size_t place_packed(scbm_packed *packed, int few, int64_t n, int place) {
 
 /* Where there is nothing to pack, or it would be in vain. */
 static int is_never_packed(const scbm_tensor *w, int few) {
-    return !w->shape[1] || (few && !k_has_lists(k_best()));
+    return !w->shape[1] || (few && !k_best()->sparse_listed);
 }
 
 scbm_status scbm_masks_packed_bytes(const scbm_tensor *w, const scbm_tensor *masks, int few, size_t *bytes) {

@@ -433,7 +433,7 @@ scbm_tensor *scbm_linear(scbm_graph *g, scbm_tensor *x, scbm_tensor *w, scbm_ten
 int64_t scbm_mask_row_bytes(int64_t in); /* in bits, rounded up to 8 bytes */
 /* Puts the weights that every stream keeps side by side, as f32, where linear layers of `w` and `masks` on the CPU find
  * them: the same bits, sooner. One form is for batches of up to SCBM_FEW_TOKENS (`few`; nothing is done where the machine has no
- * AVX-512 with VBMI2), another for larger ones. It is used as long as neither tensor's data or generation is another. Both
+ * AVX2), another for larger ones. It is used as long as neither tensor's data or generation is another. Both
  * tensors stay the caller's, and may be in use by other threads meanwhile; but where `masks` holds a form of other data,
  * another generation or other weights, that one is released, and no other thread may use it then. The last ones are released
  * by scbm_masks_unpack, with the same hooks. */
