@@ -1099,6 +1099,7 @@ static void quantized_models_predict(void **state) {
     }
     free(output_of("quantize demo/reviews.gguf --type q4_0 -o q4.gguf"));
     expect_error("quantize q4.gguf --type q8_0 -o q.gguf", 1, "are q4_0 already");
+    expect_error("quantize q4.gguf --type q8_0 -o q.gguf", 1, "or ask for requantizing (--requantize)");
     free(output_of("quantize q4.gguf --type q8_0 -o q.gguf --requantize"));
 }
 

@@ -38,6 +38,9 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     int kept = 0;
     double bytes_before = cli_file_bytes(path); /* which may be the output's too */
     scbm_status status = cbm_quantize(path, output, types[type], &quantize, &kept);
+    /* What else may be wrong with the arguments was looked at above. */
+    if (status == SCBM_ERROR_ARGUMENT && output[0] && !requantize)
+        return cli_fail(command, "%s (--requantize)", scbm_last_error());
     if (status != SCBM_OK) return cli_fail_status(command, status);
     char before[32], after[32];
     cli_print_name(output, 0);
