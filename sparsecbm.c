@@ -1,8 +1,9 @@
 /*
  * sparsecbm.c - the runtime of sparsecbm.h, with the CPU backend
  *
- * Sections, in the header's order: errors, hooks, tensors, conversion, contexts, backends, random numbers, the op table (shape
- * rules, backward rules, decompositions), graphs and their planner, CPU kernels, the CPU backend, AdamW, model files.
+ * Five parts: 1 basics (errors, hooks, tensors, conversion, contexts, backends, plug-ins, random numbers), 2 graphs (building, the
+ * op table, automatic differentiation, lowering, planning, running), 3 model files, 4 the CPU's kernels, compiled once for each tier,
+ * and 5 the CPU backend, which makes rows of the op table of them, with AdamW.
  *
  * MIT licence; see LICENSE.
  */
@@ -93,6 +94,10 @@
 #endif
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* ==========================================================================================
+ * Part 1: basics
+ * ======================================================================================== */
 
 /* ------------------------------------------------------------------------------------------
  * Status and errors
@@ -2089,6 +2094,10 @@ void scbm_random_shuffle(scbm_random *random, int32_t *items, int64_t n) {
         items[j] = item;
     }
 }
+
+/* ==========================================================================================
+ * Part 2: graphs
+ * ======================================================================================== */
 
 /* ------------------------------------------------------------------------------------------
  * Graphs: building
@@ -5140,6 +5149,2090 @@ scbm_status scbm_graph_run(scbm_graph *g, int64_t tokens, int64_t texts) {
     mark_step(g, run.status == SCBM_OK);
     return run.status;
 }
+
+/* ==========================================================================================
+ * Part 3: model files
+ * ======================================================================================== */
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: numbers in text
+ * ---------------------------------------------------------------------------------------- */
+
+#define FILE_MAX_DIGITS 780 /* more significant digits than any double's rounding can depend on */
+
+/* A decimal number as it was written: digits × 10^exponent. */
+typedef struct file_decimal {
+    char digits[FILE_MAX_DIGITS + 2];
+    int n_digits;
+    int negative;
+    int64_t exponent;
+} file_decimal;
+
+static int file_is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+/* Adds a digit; those that cannot matter any more only leave a trace: a tie is still told from "a little more". */
+static void file_add_digit(file_decimal *number, char digit, int after_point) {
+    if (number->n_digits == 0 && digit == '0') {
+        number->exponent -= after_point;
+    } else if (number->n_digits < FILE_MAX_DIGITS) {
+        number->digits[number->n_digits++] = digit;
+        number->exponent -= after_point;
+    } else {
+        if (digit != '0') number->digits[FILE_MAX_DIGITS - 1] = '1';
+        number->exponent += !after_point;
+    }
+}
+
+/* Splits [+-]digits[.digits][e[+-]digits]; returns 0 when text is anything else. */
+static int file_scan_decimal(const char *text, size_t length, file_decimal *number) {
+    size_t i = 0;
+    int n = 0, after_point = 0;
+    memset(number, 0, sizeof *number);
+    if (i < length && (text[i] == '+' || text[i] == '-')) number->negative = text[i++] == '-';
+    for (; i < length; i++) {
+        if (text[i] == '.' && !after_point) {
+            after_point = 1;
+        } else if (file_is_digit(text[i])) {
+            file_add_digit(number, text[i], after_point);
+            n = 1;
+        } else {
+            break;
+        }
+    }
+    if (!n) return 0;
+    if (i < length && (text[i] == 'e' || text[i] == 'E')) {
+        int64_t exponent = 0;
+        int negative = 0;
+        if (++i < length && (text[i] == '+' || text[i] == '-')) negative = text[i++] == '-';
+        if (i == length) return 0;
+        for (; i < length && file_is_digit(text[i]); i++)
+            if (exponent < 1000000000000) exponent = exponent * 10 + (text[i] - '0');
+        number->exponent += negative ? -exponent : exponent;
+    }
+    return i == length;
+}
+
+static const double file_powers_of_ten[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                            1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
+/* digits × 10^exponent, rounded once when digits ≤ 2^53 and |exponent| ≤ 22: both factors are exact then. */
+static double file_scale_by_ten(uint64_t digits, int exponent) {
+    return exponent < 0 ? (double)digits / file_powers_of_ten[-exponent]
+                        : (double)digits * file_powers_of_ten[exponent];
+}
+
+/* The nearest double; infinite when there is none. strtod gets an integer with an exponent, in which no locale has
+ * a decimal point of its own. */
+static double file_decimal_value(const file_decimal *number) {
+    char text[FILE_MAX_DIGITS + 32];
+    if (number->n_digits == 0) return number->negative ? -0.0 : 0.0;
+    double value;
+    if (number->n_digits <= 15 && number->exponent >= -22 && number->exponent <= 22) {
+        uint64_t digits = 0;
+        for (int i = 0; i < number->n_digits; i++) digits = digits * 10 + (uint64_t)(number->digits[i] - '0');
+        value = file_scale_by_ten(digits, (int)number->exponent);
+    } else {
+        int64_t exponent = number->exponent;
+        if (exponent > 100000) exponent = 100000;
+        if (exponent < -100000) exponent = -100000;
+        snprintf(text, sizeof text, "%.*se%d", number->n_digits, number->digits, (int)exponent);
+        value = strtod(text, NULL);
+    }
+    return number->negative ? -value : value;
+}
+
+scbm_status scbm_parse_double(const char *text, size_t length, double *value) {
+    file_decimal number;
+    int shown = length > 60 ? 60 : (int)length;
+    if (!file_scan_decimal(text, length, &number))
+        return scbm_fail(SCBM_ERROR_FORMAT, "'%.*s' is not a number", shown, text);
+    double result = file_decimal_value(&number);
+    if (isinf(result)) return scbm_fail(SCBM_ERROR_FORMAT, "the number '%.*s' is too large", shown, text);
+    *value = result;
+    return SCBM_OK;
+}
+
+/* Writes digits (n of them) × 10^(point − n), as 0.001, 12.5 or 1.5e-7. */
+static const char *file_print_digits(int negative, const char *digits, int n, int point, char text[32]) {
+    char *out = text;
+    if (negative) *out++ = '-';
+    if (point < -4 || point > 16) {
+        *out++ = digits[0];
+        if (n > 1) *out++ = '.';
+        for (int i = 1; i < n; i++) *out++ = digits[i];
+        snprintf(out, (size_t)(text + 32 - out), "e%d", point - 1);
+        return text;
+    }
+    if (point <= 0) {
+        *out++ = '0';
+        *out++ = '.';
+        for (int i = point; i < 0; i++) *out++ = '0';
+    }
+    for (int i = 0; i < n || i < point; i++) {
+        if (i == point && point > 0) *out++ = '.';
+        *out++ = i < n ? digits[i] : '0';
+    }
+    *out = 0;
+    return text;
+}
+
+/* Whether digits × 10^exponent reads back as the value. */
+static int file_reads_back(uint64_t digits, int exponent, double value, int is_float) {
+    double read;
+    if (digits <= ((uint64_t)1 << 53) && exponent >= -22 && exponent <= 22) {
+        read = file_scale_by_ten(digits, exponent);
+    } else {
+        char text[48];
+        snprintf(text, sizeof text, "%llue%d", (unsigned long long)digits, exponent);
+        read = strtod(text, NULL);
+    }
+    return is_float ? (float)read == (float)value : read == value;
+}
+
+/* The value rounded to `precision` digits, and in *exponent what they are to be multiplied with. snprintf's decimal
+ * point is the locale's, and skipped. */
+static uint64_t file_first_digits(double value, int precision, int *exponent) {
+    char text[64];
+    uint64_t digits = 0;
+    snprintf(text, sizeof text, "%.*e", precision - 1, value);
+    const char *mark = strchr(text, 'e');
+    for (const char *c = text; c < mark; c++)
+        if (file_is_digit(*c)) digits = digits * 10 + (uint64_t)(*c - '0');
+    *exponent = atoi(mark + 1) - (precision - 1);
+    return digits;
+}
+
+/* The same for at most 9 digits of values of usual size, by arithmetic: embeddings are long. 0: not possible. */
+static uint64_t file_first_digits_fast(double value, int precision, int *exponent) {
+    if (precision > 9 || !(value >= 1e-12 && value < 1e15)) return 0;
+    int power = 0, scale;
+    while (file_powers_of_ten[power] <= value) power++;
+    for (scale = precision - power;
+         power == 0 && value * file_powers_of_ten[scale + 1] < file_powers_of_ten[precision];)
+        scale++;
+    double scaled = scale < 0 ? value / file_powers_of_ten[-scale] : value * file_powers_of_ten[scale];
+    *exponent = -scale;
+    return (uint64_t)(scaled + 0.5);
+}
+
+/* Tries more and more digits. As many as any number of the type has for certain (6 of a float, 15 of a double) are
+ * right or too few, and zeros at their end are left out; only subnormal numbers have fewer. */
+static const char *file_print_number(double value, int is_float, char text[32]) {
+    double size = fabs(value), least_normal = is_float ? (double)FLT_MIN : DBL_MIN;
+    int negative = signbit(value) != 0, exponent = 0, most = is_float ? 9 : 17;
+    int precision = size < least_normal ? 1 : is_float ? FLT_DIG : DBL_DIG;
+    if (isnan(value)) return strcpy(text, "nan");
+    if (isinf(value)) return strcpy(text, negative ? "-inf" : "inf");
+    if (value == 0) return strcpy(text, negative ? "-0" : "0");
+    uint64_t digits = 0;
+    for (; precision <= most; precision++) {
+        digits = file_first_digits_fast(size, precision, &exponent);
+        if (!digits) digits = file_first_digits(size, precision, &exponent);
+        if (file_reads_back(digits, exponent, size, is_float)) break;
+    }
+    while (digits % 10 == 0) {
+        digits /= 10;
+        exponent++;
+    }
+    char written[24];
+    int n = snprintf(written, sizeof written, "%llu", (unsigned long long)digits);
+    return file_print_digits(negative, written, n, n + exponent, text);
+}
+
+const char *scbm_print_double(double value, char text[32]) {
+    return file_print_number(value, 0, text);
+}
+
+const char *scbm_print_float(float value, char text[32]) {
+    return file_print_number((double)value, 1, text);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: whole files in memory
+ * ---------------------------------------------------------------------------------------- */
+
+#if defined(__unix__) || defined(__APPLE__)
+#define FILE_POSIX 1
+#else
+#define FILE_POSIX 0
+#endif
+
+/* A path in messages, cut so that the reason behind it still fits. */
+#define FILE_PATH_FORMAT "%.300s"
+
+static const unsigned char file_no_bytes[1];
+
+static scbm_status file_cannot(const char *path, const char *what, int error) {
+    return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": cannot be %s: %s", path, what, strerror(error));
+}
+
+/* Reads until the end, whatever the file is: a pipe, a device. */
+static scbm_status file_read_stream(scbm_bytes *bytes, FILE *stream, const char *path, const scbm_hooks *hooks) {
+    void *buffer = NULL;
+    size_t used = 0, capacity = 0;
+    scbm_status status = SCBM_OK;
+    for (;;) {
+        if (used == capacity) status = scbm_grow(hooks, &buffer, &capacity, used + 65536, 1);
+        if (status) break;
+        size_t n = fread((unsigned char *)buffer + used, 1, capacity - used, stream);
+        used += n;
+        if (n) continue;
+        if (ferror(stream)) status = file_cannot(path, "read", errno);
+        break;
+    }
+    if (status) {
+        scbm_release(hooks, buffer);
+        return status;
+    }
+    bytes->data = buffer;
+    bytes->size = used;
+    bytes->handle = buffer;
+    return SCBM_OK;
+}
+
+#if FILE_POSIX
+/* Maps a regular file; returns 0 when it has to be read instead. */
+static int file_map(scbm_bytes *bytes, int descriptor, const struct stat *facts) {
+    if (!S_ISREG(facts->st_mode) || facts->st_size <= 0 || (uintmax_t)facts->st_size > SIZE_MAX / 2) return 0;
+    void *data = mmap(NULL, (size_t)facts->st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED) return 0;
+    bytes->data = data;
+    bytes->size = (size_t)facts->st_size;
+    return 1;
+}
+
+/* A pipe without a writer may be waited for, until the cancel hook says otherwise. */
+static scbm_status file_open_descriptor(const char *path, int *descriptor, struct stat *facts,
+                                        const scbm_hooks *hooks) {
+    for (;;) {
+        *descriptor = open(path, O_RDONLY | O_CLOEXEC);
+        if (*descriptor >= 0 || errno != EINTR) break;
+        if (scbm_cancelled(hooks)) return SCBM_ERROR_CANCELLED;
+    }
+    if (*descriptor < 0) return file_cannot(path, "opened", errno);
+    scbm_status status = SCBM_OK;
+    if (fstat(*descriptor, facts)) status = file_cannot(path, "read", errno);
+    else if (S_ISDIR(facts->st_mode))
+        status = scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder, not a file", path);
+    if (status) close(*descriptor);
+    return status;
+}
+
+/* A file that is mapped, as it was then. The descriptor is of that file, whatever has its name since. */
+typedef struct file_watch {
+    int descriptor; /* -1: it is not mapped */
+    struct stat facts;
+} file_watch;
+
+static scbm_status file_check(const file_watch *watch, const char *path) {
+    struct stat now;
+    if (watch->descriptor < 0) return SCBM_OK;
+    if (fstat(watch->descriptor, &now)) return file_cannot(path, "read", errno);
+    if (now.st_size == watch->facts.st_size && now.st_mtime == watch->facts.st_mtime
+#if defined(__linux__)
+        && now.st_mtim.tv_nsec == watch->facts.st_mtim.tv_nsec
+#endif
+    )
+        return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_IO,
+                     FILE_PATH_FORMAT ": was written to after it was opened; open it again, and give a new "
+                                      "file its name by renaming, so that whoever reads the old one keeps it",
+                     path);
+}
+
+static void file_watch_end(file_watch *watch) {
+    if (watch->descriptor >= 0) close(watch->descriptor);
+    watch->descriptor = -1;
+}
+
+/* `watch` NULL: nobody asks what becomes of the file. */
+static scbm_status file_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks, file_watch *watch) {
+    struct stat facts;
+    int descriptor;
+    memset(bytes, 0, sizeof *bytes);
+    bytes->data = file_no_bytes;
+    scbm_status status = file_open_descriptor(path, &descriptor, &facts, hooks);
+    if (status) return status;
+    if (file_map(bytes, descriptor, &facts)) {
+        if (watch) *watch = (file_watch){descriptor, facts};
+        else close(descriptor); /* the mapping stays */
+        return SCBM_OK;
+    }
+    FILE *stream = fdopen(descriptor, "rb");
+    if (!stream) {
+        status = file_cannot(path, "opened", errno);
+        close(descriptor);
+        return status;
+    }
+    status = file_read_stream(bytes, stream, path, hooks);
+    fclose(stream);
+    return status;
+}
+
+scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
+    return file_bytes_open(bytes, path, hooks, NULL);
+}
+
+static void file_unmap(scbm_bytes *bytes) {
+    munmap((void *)(uintptr_t)bytes->data, bytes->size);
+}
+
+void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
+#ifdef MADV_DONTNEED
+    long page = sysconf(_SC_PAGESIZE);
+    if (bytes->handle || !n || page < 1) return;
+    uintptr_t begin = (uintptr_t)data / (uintptr_t)page * (uintptr_t)page;
+    madvise((void *)begin, (uintptr_t)data + n - begin, MADV_DONTNEED);
+#else
+    (void)bytes;
+    (void)data;
+    (void)n;
+#endif
+}
+#else
+typedef struct file_watch {
+    int descriptor;
+} file_watch;
+
+static scbm_status file_check(const file_watch *watch, const char *path) {
+    (void)watch;
+    (void)path;
+    return SCBM_OK;
+}
+
+static void file_watch_end(file_watch *watch) {
+    (void)watch;
+}
+
+static scbm_status file_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks, file_watch *watch) {
+    (void)watch;
+    return scbm_bytes_open(bytes, path, hooks);
+}
+
+scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
+    memset(bytes, 0, sizeof *bytes);
+    bytes->data = file_no_bytes;
+    FILE *stream = fopen(path, "rb");
+    if (!stream) return file_cannot(path, "opened", errno);
+    scbm_status status = file_read_stream(bytes, stream, path, hooks);
+    fclose(stream);
+    return status;
+}
+
+static void file_unmap(scbm_bytes *bytes) {
+    (void)bytes;
+}
+
+void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
+    (void)bytes;
+    (void)data;
+    (void)n;
+}
+#endif
+
+void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks) {
+    if (!bytes) return;
+    if (bytes->handle) scbm_release(hooks, bytes->handle);
+    else if (bytes->size) file_unmap(bytes);
+    memset(bytes, 0, sizeof *bytes);
+    bytes->data = file_no_bytes;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: what a file is that is none of ours
+ * ---------------------------------------------------------------------------------------- */
+
+#define FILE_AS_TABLE "; save it as CSV, TSV or JSON Lines"
+#define FILE_AS_WEIGHTS "; save the model as safetensors"
+#define FILE_PACKED(by, how) "compressed with " by "; `" how "` unpacks it"
+#define FILE_IS(magic) magic, sizeof magic - 1
+
+/* What a file begins with. */
+static const struct file_kind {
+    const char *magic;
+    size_t size;
+    const char *what;
+} file_kinds[] = {
+    {FILE_IS("\x1f\x8b"), FILE_PACKED("gzip", "gunzip")},
+    {FILE_IS("BZh"), FILE_PACKED("bzip2", "bunzip2")},
+    {FILE_IS("\xfd" "7zXZ"), FILE_PACKED("xz", "unxz")},
+    {FILE_IS("\x28\xb5\x2f\xfd"), FILE_PACKED("Zstandard", "unzstd")},
+    {FILE_IS("\x04\x22\x4d\x18"), FILE_PACKED("LZ4", "unlz4")},
+    {FILE_IS("7z\xbc\xaf\x27\x1c"), "a 7-Zip archive; `7z x` unpacks it"},
+    {FILE_IS("Rar!\x1a\x07"), "a RAR archive; it has to be unpacked"},
+    {FILE_IS("PAR1"), "a Parquet table" FILE_AS_TABLE},
+    {FILE_IS("ARROW1"), "an Arrow table" FILE_AS_TABLE},
+    {FILE_IS("FEA1"), "a Feather table" FILE_AS_TABLE},
+    {FILE_IS("ORC"), "an ORC table" FILE_AS_TABLE},
+    {FILE_IS("Obj\x01"), "an Avro file" FILE_AS_TABLE},
+    {FILE_IS("SQLite format 3"), "an SQLite database" FILE_AS_TABLE},
+    {FILE_IS("\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "an Excel or Word file of old" FILE_AS_TABLE},
+    {FILE_IS("\x89HDF\r\n\x1a\n"), "an HDF5 file; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x93NUMPY"), "a NumPy array; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x80\x02"), "a Python pickle, as old PyTorch checkpoints are" FILE_AS_WEIGHTS},
+    {FILE_IS("\x80\x03"), "a Python pickle; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x80\x04"), "a Python pickle; save a model as safetensors, a table as CSV"},
+    {FILE_IS("\x80\x05"), "a Python pickle; save a model as safetensors, a table as CSV"},
+    {FILE_IS("GGUF"), "a GGUF model file"},
+    {FILE_IS("lmgg"), "a GGML file, from before GGUF; convert the model anew"},
+    {FILE_IS("tjgg"), "a GGML file, from before GGUF; convert the model anew"},
+    {FILE_IS("fmgg"), "a GGML file, from before GGUF; convert the model anew"},
+    {FILE_IS("\x89PNG"), "a picture"},
+    {FILE_IS("\xff\xd8\xff"), "a picture"},
+    {FILE_IS("\xff\xfe"), "UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
+    {FILE_IS("\xfe\xff"), "UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
+};
+
+/* What stands in place of a large file until it is fetched. */
+static const struct file_kind file_pointers[] = {
+    {FILE_IS("version https://git-lfs"), "a Git LFS pointer, not the file itself; `git lfs pull` fetches it"},
+    {FILE_IS("/annex/objects/"), "a git-annex pointer, not the file itself; `git annex get` fetches it"},
+};
+
+/* Text that is not what was asked for, in small letters. */
+static const struct file_kind file_texts[] = {
+    {FILE_IS("<!doctype html"), "a web page, perhaps one that a server sent in place of the file; download it anew"},
+    {FILE_IS("<html"), "a web page, perhaps one that a server sent in place of the file; download it anew"},
+    {FILE_IS("<?xml"), "XML, perhaps what a server sent in place of the file"},
+    {FILE_IS("%pdf-"), "a PDF document; its text has to be taken out first"},
+    {FILE_IS("{\\rtf"), "a text with formatting (RTF); save it as plain text in UTF-8"},
+    {FILE_IS("entry not found"), "a server's answer, \"Entry not found\", not the file; download it anew"},
+    {FILE_IS("repository not found"), "a server's answer, \"Repository not found\", not the file; download it anew"},
+    {FILE_IS("invalid username or password"), "a server's answer about a password, not the file; download it anew"},
+    {FILE_IS("access to model"), "a server's answer about access to the model, not the file; download it anew"},
+};
+
+/* Whether there is a control character that no text has near the beginning: "ORC" may be a word. */
+static int file_is_binary(const unsigned char *data, size_t size) {
+    for (size_t i = 0; i < size && i < 64; i++)
+        if (data[i] < '\t' || (data[i] > '\r' && data[i] < ' ')) return 1;
+    return size && data[0] >= 0x80;
+}
+
+/* The first of n kinds that the bytes begin with; `fold`: in small letters. */
+static const char *file_find_kind(const struct file_kind *kinds, int n, const unsigned char *data, size_t size,
+                                  int fold) {
+    for (int i = 0; i < n; i++) {
+        size_t j = 0;
+        for (; j < kinds[i].size && j < size; j++) {
+            unsigned char c = data[j];
+            if (fold && c >= 'A' && c <= 'Z') c = (unsigned char)(c - 'A' + 'a');
+            if (c != (unsigned char)kinds[i].magic[j]) break;
+        }
+        if (j == kinds[i].size) return kinds[i].what;
+    }
+    return NULL;
+}
+
+/* Whether the name of the first file in a zip archive has these words in it. */
+static int file_zip_begins_with(const unsigned char *data, size_t size, const char *words) {
+    enum { NAME_LENGTH = 26, NAME = 30 };
+    size_t length = size < NAME ? 0 : (size_t)(data[NAME_LENGTH] | data[NAME_LENGTH + 1] << 8), n = strlen(words);
+    if (length > size - NAME) length = size - NAME;
+    for (size_t i = 0; size >= NAME && i + n <= length; i++)
+        if (memcmp(data + NAME + i, words, n) == 0) return 1;
+    return 0;
+}
+
+static const char *file_recognize_zip(const unsigned char *data, size_t size) {
+    if (size < 4 || memcmp(data, "PK\x03\x04", 4)) return NULL;
+    if (file_zip_begins_with(data, size, "data.pkl")) return "a PyTorch checkpoint (zip)" FILE_AS_WEIGHTS;
+    if (file_zip_begins_with(data, size, ".npy")) return "NumPy arrays (.npz); save a model as safetensors, a table as CSV";
+    if (file_zip_begins_with(data, size, "[Content_Types].xml") || file_zip_begins_with(data, size, "mimetype"))
+        return "an Excel, Word or OpenDocument file" FILE_AS_TABLE;
+    return "a zip archive; `unzip` unpacks it";
+}
+
+/* safetensors: the length of a header in JSON, and the header. */
+static int file_is_safetensors(const unsigned char *data, size_t size) {
+    return size > 10 && !data[4] && !data[5] && !data[6] && !data[7] && data[8] == '{' && data[9] == '"';
+}
+
+/* What no mark at the beginning tells: text in two bytes a character, zeros, Arrow's messages (a mark that other files may
+ * have, and a length of few bytes), tar's mark in its first block. */
+static const char *file_recognize_pattern(const unsigned char *data, size_t size) {
+    enum { SAMPLE = 16, TAR = 257 };
+    size_t zeros[2] = {0, 0};
+    for (size_t i = 0; i < size && i < SAMPLE; i++) zeros[i & 1] += !data[i];
+    if (size >= SAMPLE && zeros[0] + zeros[1] == SAMPLE)
+        return "nothing but zeros at its beginning: an interrupted copy or download";
+    if (size >= SAMPLE && zeros[0] + zeros[1] == SAMPLE / 2 && (!zeros[0] || !zeros[1]))
+        return "UTF-16; save it as UTF-8 (iconv -f UTF-16LE -t UTF-8)";
+    if (size >= 8 && !memcmp(data, "\xff\xff\xff\xff", 4) && !data[7]) return "an Arrow stream" FILE_AS_TABLE;
+    return size >= TAR + 5 && !memcmp(data + TAR, "ustar", 5) ? "a tar archive; `tar xf` unpacks it" : NULL;
+}
+
+const char *scbm_bytes_recognize(const void *bytes, size_t size, int any_text) {
+    const unsigned char *data = bytes;
+    const char *found = file_find_kind(file_pointers, COUNT_OF(file_pointers), data, size, 0);
+    if (!found) found = file_recognize_zip(data, size);
+    if (!found && file_is_safetensors(data, size))
+        found = "weights in safetensors; the folder that they are from has to be converted";
+    if (!found && file_is_binary(data, size))
+        found = file_find_kind(file_kinds, COUNT_OF(file_kinds), data, size, 0);
+    if (!found) found = file_recognize_pattern(data, size);
+    if (found || any_text) return found;
+    if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3)) data += 3, size -= 3;
+    while (size && (*data == ' ' || (*data >= '\t' && *data <= '\r'))) data++, size--;
+    return file_find_kind(file_texts, COUNT_OF(file_texts), data, size, 1);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: files that are replaced as a whole
+ * ---------------------------------------------------------------------------------------- */
+
+#define FILE_BUFFER ((size_t)1 << 18)
+
+struct scbm_output_file {
+    scbm_hooks hooks;
+    char *path;      /* what is replaced: behind symbolic links, the file itself */
+    char *temporary; /* NULL: a device or pipe, which is written to directly */
+    struct noted_path *noted; /* that it is this process's; NULL: it is not noted */
+    FILE *stream;
+    unsigned char *buffer;
+    size_t used;
+    scbm_status status; /* the first failure */
+    char message[ERROR_SIZE];
+};
+
+static void output_keep_error(scbm_output_file *output, scbm_status status) {
+    if (output->status) return;
+    output->status = status;
+    snprintf(output->message, sizeof output->message, "%s", scbm_last_error());
+}
+
+static void output_free(scbm_output_file *output) {
+    const scbm_hooks hooks = output->hooks;
+    scbm_release(&hooks, output->buffer);
+    scbm_release(&hooks, output->temporary);
+    scbm_release(&hooks, output->path);
+    scbm_release(&hooks, output);
+}
+
+#if FILE_POSIX
+/* Temporary files are "<path>.<n>.tmp", each held with a lock of the system's, which ends with the process whatever ends it:
+ * a file that can be locked is nobody's any more, and goes. (A process's number says nothing across containers.) */
+enum { MOST_TEMPORARY = 100, LOOKED_AT = 8 };
+
+/* Those of this process, for scbm_output_remove_temporary. What finds no place here is left to the next writer. */
+enum { NOTED_PATHS = 32, NOTE_FREE = 0, NOTE_BEING_WRITTEN, NOTE_WRITTEN };
+
+static struct noted_path {
+    K_ATOMIC int state;
+    pid_t process; /* a forked child does not remove its parent's */
+    char path[4096];
+} noted_paths[NOTED_PATHS];
+
+static struct noted_path *output_note(const char *path) {
+    for (int i = 0; i < NOTED_PATHS; i++) {
+        struct noted_path *noted = &noted_paths[i];
+        int expected = NOTE_FREE;
+        if (strlen(path) >= sizeof noted->path) return NULL;
+#ifndef __STDC_NO_ATOMICS__
+        if (!atomic_compare_exchange_strong(&noted->state, &expected, NOTE_BEING_WRITTEN)) continue;
+#else
+        if (noted->state != expected) continue;
+#endif
+        strcpy(noted->path, path);
+        noted->process = getpid();
+        noted->state = NOTE_WRITTEN;
+        return noted;
+    }
+    return NULL;
+}
+
+static void output_forget(scbm_output_file *output) {
+    if (output->noted) output->noted->state = NOTE_FREE;
+    output->noted = NULL;
+}
+
+void scbm_output_remove_temporary(void) {
+    for (int i = 0; i < NOTED_PATHS; i++)
+        if (noted_paths[i].state == NOTE_WRITTEN && noted_paths[i].process == getpid()) unlink(noted_paths[i].path);
+}
+
+static int output_has_name(int descriptor, const char *path) {
+    struct stat opened, named;
+    return fstat(descriptor, &opened) == 0 && lstat(path, &named) == 0 && S_ISREG(named.st_mode) &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+/* Removes what a process that is no more has left under this name. */
+static void output_remove_dead(const char *path) {
+    int descriptor = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0 && errno == EACCES) descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) return;
+    if (output_has_name(descriptor, path) && flock(descriptor, LOCK_EX | LOCK_NB) == 0 &&
+        output_has_name(descriptor, path))
+        unlink(path);
+    close(descriptor);
+}
+
+/* A new file of this name with a lock; where the system has no locks, without one. */
+static int output_create(const char *path, mode_t mode) {
+    for (int i = 0; i < MOST_TEMPORARY; i++) {
+        int descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode), failed;
+        if (descriptor < 0 && errno == EINTR) continue;
+        if (descriptor < 0) return -1;
+        do failed = flock(descriptor, LOCK_EX);
+        while (failed && errno == EINTR);
+        if (output_has_name(descriptor, path)) return descriptor;
+        close(descriptor); /* another writer took it for a dead one's before it had its lock */
+    }
+    errno = EAGAIN;
+    return -1;
+}
+
+static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
+    size_t size = strlen(output->path) + 32;
+    int descriptor = -1, n = 0;
+    output->temporary = scbm_alloc(&output->hooks, 2 * size); /* and another name, to look at */
+    if (!output->temporary) return NULL;
+    for (; n < MOST_TEMPORARY && descriptor < 0; n++) {
+        snprintf(output->temporary, size, "%s.%d.tmp", output->path, n);
+        output_remove_dead(output->temporary);
+        descriptor = output_create(output->temporary, mode);
+        if (descriptor < 0 && errno != EEXIST) break;
+    }
+    FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
+    if (stream) {
+        char *other = output->temporary + size;
+        output->noted = output_note(output->temporary);
+        for (; n < LOOKED_AT; n++) {
+            snprintf(other, size, "%s.%d.tmp", output->path, n);
+            output_remove_dead(other);
+        }
+        return stream;
+    }
+    file_cannot(output->path, "written", errno);
+    if (descriptor >= 0) {
+        unlink(output->temporary);
+        close(descriptor);
+    }
+    return NULL;
+}
+
+/* The file that is really meant: symbolic links are followed, so that they stay, also where the last leads to no file yet. */
+static char *output_resolve(const scbm_hooks *hooks, const char *path) {
+    char target[4096], *real = realpath(path, NULL);
+    const ssize_t length = real || errno != ENOENT ? 0 : readlink(path, target, sizeof target);
+    if (length <= 0 || (size_t)length == sizeof target) {
+        char *copy = scbm_strdup(hooks, real ? real : path);
+        free(real);
+        return copy;
+    }
+    const char *slash = target[0] == '/' ? NULL : strrchr(path, '/');
+    const size_t folder = slash ? (size_t)(slash + 1 - path) : 0;
+    char *linked = scbm_alloc(hooks, folder + (size_t)length + 1);
+    if (!linked) return NULL;
+    memcpy(linked, path, folder);
+    memcpy(linked + folder, target, (size_t)length);
+    real = output_resolve(hooks, linked);
+    scbm_release(hooks, linked);
+    return real;
+}
+
+/* A file that exists keeps its permissions. A device or pipe cannot be replaced: it is written to. */
+static scbm_status output_open_stream(scbm_output_file *output, const char *path) {
+    struct stat facts;
+    int exists = stat(path, &facts) == 0;
+    if (exists && S_ISDIR(facts.st_mode))
+        return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder; a file name is needed", path);
+    int is_special = exists && !S_ISREG(facts.st_mode);
+    output->path = is_special ? scbm_strdup(&output->hooks, path) : output_resolve(&output->hooks, path);
+    if (!output->path) return SCBM_ERROR_MEMORY;
+    if (is_special) {
+        output->stream = fopen(path, "wb");
+        return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
+    }
+    output->stream = output_open_temporary(output, exists ? facts.st_mode & 0777 : 0666);
+    if (!output->stream) return output->temporary ? SCBM_ERROR_IO : SCBM_ERROR_MEMORY;
+    if (exists) (void)!fchmod(fileno(output->stream), facts.st_mode & 0777);
+    return SCBM_OK;
+}
+
+/* Bytes reach the disk before the file gets its name. */
+static int output_sync(FILE *stream) {
+    int result;
+    do {
+        result = fsync(fileno(stream));
+    } while (result && errno == EINTR);
+    return result && (errno == EINVAL || errno == ENOTSUP || errno == EROFS) ? 0 : result; /* no such thing there */
+}
+
+/* The name too. What holds the name may not be able to say so, which is no failure. */
+static void output_sync_folder(const char *path) {
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 1;
+    if (slash == path) length = 1;
+    if (length >= sizeof folder) return;
+    memcpy(folder, slash ? path : ".", length);
+    folder[length] = 0;
+    int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    (void)!fsync(descriptor);
+    close(descriptor);
+}
+#else
+static scbm_status output_open_stream(scbm_output_file *output, const char *path) {
+    size_t size = strlen(path) + 8;
+    output->path = scbm_strdup(&output->hooks, path);
+    output->temporary = scbm_alloc(&output->hooks, size);
+    if (!output->path || !output->temporary) return SCBM_ERROR_MEMORY;
+    snprintf(output->temporary, size, "%s.tmp", path);
+    output->stream = fopen(output->temporary, "wb");
+    return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
+}
+
+static void output_forget(scbm_output_file *output) {
+    (void)output;
+}
+
+void scbm_output_remove_temporary(void) {
+}
+
+static int output_sync(FILE *stream) {
+    (void)stream;
+    return 0;
+}
+
+static void output_sync_folder(const char *path) {
+    (void)path;
+}
+#endif
+
+scbm_status scbm_output_open(scbm_output_file **result, const char *path, const scbm_hooks *hooks) {
+    *result = NULL;
+    if (!path || !*path) return scbm_fail(SCBM_ERROR_ARGUMENT, "a file to write needs a name");
+    scbm_output_file *output = scbm_alloc(hooks, sizeof *output);
+    if (!output) return SCBM_ERROR_MEMORY;
+    if (hooks) output->hooks = *hooks;
+    scbm_status status = SCBM_OK;
+    output->buffer = scbm_alloc(hooks, FILE_BUFFER);
+    if (!output->buffer) status = SCBM_ERROR_MEMORY;
+    if (!status) status = output_open_stream(output, path);
+    if (status) {
+        output_free(output);
+        return status;
+    }
+    setvbuf(output->stream, NULL, _IONBF, 0); /* the buffer is ours */
+    *result = output;
+    return SCBM_OK;
+}
+
+static void output_put(scbm_output_file *output, const void *bytes, size_t size) {
+    if (output->status || !size) return;
+    errno = 0;
+    if (fwrite(bytes, 1, size, output->stream) != size)
+        output_keep_error(output, file_cannot(output->path, "written", errno ? errno : EIO));
+}
+
+static void output_flush(scbm_output_file *output) {
+    output_put(output, output->buffer, output->used);
+    output->used = 0;
+}
+
+void scbm_output_write(scbm_output_file *output, const void *bytes, size_t size) {
+    if (output->status || !size) return;
+    if (size > FILE_BUFFER - output->used) output_flush(output);
+    if (size >= FILE_BUFFER) {
+        output_put(output, bytes, size);
+        return;
+    }
+    memcpy(output->buffer + output->used, bytes, size);
+    output->used += size;
+}
+
+void scbm_output_print(scbm_output_file *output, const char *format, ...) {
+    char text[512], *longer = NULL;
+    va_list arguments, again;
+    va_start(arguments, format);
+    va_copy(again, arguments);
+    int n = vsnprintf(text, sizeof text, format, arguments);
+    if (n < 0) {
+        output_keep_error(
+            output, scbm_fail(SCBM_ERROR_ARGUMENT, FILE_PATH_FORMAT ": a text cannot be formatted", output->path));
+    } else if ((size_t)n < sizeof text) {
+        scbm_output_write(output, text, (size_t)n);
+    } else if (!(longer = scbm_alloc(&output->hooks, (size_t)n + 1))) {
+        output_keep_error(output, SCBM_ERROR_MEMORY);
+    } else {
+        vsnprintf(longer, (size_t)n + 1, format, again);
+        scbm_output_write(output, longer, (size_t)n);
+        scbm_release(&output->hooks, longer);
+    }
+    va_end(again);
+    va_end(arguments);
+}
+
+/* Brings everything to the disk; the first failure is kept. */
+static void output_finish(scbm_output_file *output) {
+    output_flush(output);
+    if (output->status) return;
+    if (fflush(output->stream) || output_sync(output->stream))
+        output_keep_error(output, file_cannot(output->path, "written", errno));
+}
+
+/* Closes the stream, and with it ends the lock. */
+static void output_close(scbm_output_file *output) {
+    if (fclose(output->stream) && !output->status)
+        output_keep_error(output, file_cannot(output->path, "written", errno));
+    output->stream = NULL;
+}
+
+/* Gives the finished file its name, while it is still held. */
+static void output_rename(scbm_output_file *output) {
+    if (!output->temporary) return;
+    output_forget(output);
+    if (!output->status) {
+#if !FILE_POSIX
+        output_close(output);
+        remove(output->path); /* rename replaces nothing there */
+#endif
+        if (rename(output->temporary, output->path))
+            output_keep_error(output, file_cannot(output->path, "replaced", errno));
+    }
+    if (output->status) remove(output->temporary);
+    else output_sync_folder(output->path);
+}
+
+scbm_status scbm_output_commit(scbm_output_file *output) {
+    output_finish(output);
+    output_rename(output);
+    if (output->stream) output_close(output);
+    scbm_status status = output->status;
+    if (status) scbm_fail(status, "%s", output->message);
+    output_free(output);
+    return status;
+}
+
+void scbm_output_abandon(scbm_output_file *output) {
+    if (!output) return;
+    output_forget(output);
+#if !FILE_POSIX
+    output_close(output); /* an open file cannot be removed there */
+#endif
+    if (output->temporary) remove(output->temporary);
+    if (output->stream) output_close(output);
+    output_free(output);
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: GGUF's types, and reading little-endian numbers
+ * ---------------------------------------------------------------------------------------- */
+
+#define GGUF_VERSION 3
+#define GGUF_ALIGNMENT 32 /* when general.alignment says nothing else */
+#define GGUF_DATA_ALIGNMENT 64 /* where our files' data begins: lines of the cache */
+#define GGUF_PADDING_KEY "sparsecbm.padding"
+#define GGUF_MAX_KEY 65535
+#define GGUF_ALIGNMENT_KEY "general.alignment"
+
+/* Bytes of a value of each type; 0: not of fixed size. */
+static const size_t gguf_value_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+#define GGUF_VALUE_TYPES ((uint32_t)COUNT_OF(gguf_value_bytes))
+
+/* GGUF's numbers of tensor types, ours and those that other programs write. */
+static const struct gguf_type_name {
+    uint32_t number;
+    int type; /* -1: not known here */
+    const char *name;
+} gguf_types[] = {
+    {0, SCBM_F32, "F32"},  {1, SCBM_F16, "F16"},  {2, SCBM_Q4_0, "Q4_0"},  {8, SCBM_Q8_0, "Q8_0"}, {24, SCBM_I8, "I8"},
+    {28, SCBM_F64, "F64"}, {26, SCBM_I32, "I32"}, {30, SCBM_BF16, "BF16"}, {3, -1, "Q4_1"},        {6, -1, "Q5_0"},
+    {7, -1, "Q5_1"},       {9, -1, "Q8_1"},       {10, -1, "Q2_K"},        {11, -1, "Q3_K"},       {12, -1, "Q4_K"},
+    {13, -1, "Q5_K"},      {14, -1, "Q6_K"},      {15, -1, "Q8_K"},        {16, -1, "IQ2_XXS"},    {17, -1, "IQ2_XS"},
+    {18, -1, "IQ3_XXS"},   {19, -1, "IQ1_S"},     {20, -1, "IQ4_NL"},      {21, -1, "IQ3_S"},      {22, -1, "IQ2_S"},
+    {23, -1, "IQ4_XS"},    {25, -1, "I16"},       {27, -1, "I64"},         {29, -1, "IQ1_M"},      {34, -1, "TQ1_0"},
+    {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},
+};
+
+static const struct gguf_type_name *gguf_type_by_number(uint32_t number) {
+    for (int i = 0; i < COUNT_OF(gguf_types); i++)
+        if (gguf_types[i].number == number) return &gguf_types[i];
+    return NULL;
+}
+
+static uint32_t gguf_number_of(scbm_type type) {
+    for (int i = 0; i < COUNT_OF(gguf_types); i++)
+        if (gguf_types[i].type == (int)type) return gguf_types[i].number;
+    return 0;
+}
+
+static uint64_t gguf_read(const unsigned char *bytes, size_t size) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < size; i++) value |= (uint64_t)bytes[i] << (8 * i);
+    return value;
+}
+
+/* Tensors are used as they lie in the file. */
+static scbm_status gguf_check_machine(void) {
+    const uint16_t one = 1;
+    unsigned char first;
+    memcpy(&first, &one, 1);
+    if (first) return SCBM_OK;
+    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "GGUF files are little-endian, and this machine is not");
+}
+
+/* Names end up in messages and on terminals: no control characters. */
+static int gguf_is_name(const unsigned char *bytes, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if (bytes[i] < 0x20 || bytes[i] == 0x7f) return 0;
+    return length > 0;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: reading
+ * ---------------------------------------------------------------------------------------- */
+
+/* A key and its value. Numbers are read where they lie in the file; strings are copied into one block, since GGUF's
+ * have no NUL at their end. */
+typedef struct file_entry {
+    const char *key;
+    scbm_value_type type;         /* ARRAY for arrays */
+    scbm_value_type element;      /* of an array its elements', else the type */
+    int64_t n;                    /* 1 for a plain value */
+    const unsigned char *encoded; /* the value as GGUF has it, for scbm_writer_copy_keys */
+    size_t encoded_bytes;
+    const unsigned char *elements; /* the first element */
+    size_t first_string;           /* of strings: where in file->strings they start */
+} file_entry;
+
+typedef struct file_name {
+    const char *name;
+    int64_t index;
+} file_name;
+
+struct scbm_file {
+    scbm_hooks hooks;
+    char *path;
+    scbm_bytes bytes;
+    void *copy; /* of misaligned memory */
+    int is_mapped;
+    file_watch watch;
+    file_entry *entries;
+    int64_t n_entries;
+    char *text; /* keys and strings, each with a NUL */
+    const char **strings;
+    scbm_tensor *tensors;
+    int64_t n_tensors;
+    file_name *keys_by_name, *tensors_by_name;
+};
+
+/* What is left to read, and what that is for messages. */
+typedef struct gguf_cursor {
+    const scbm_file *file;
+    const unsigned char *at, *end;
+    const char *what; /* "key", "tensor" */
+    uint64_t index, count;
+} gguf_cursor;
+
+/* While reading, keys are spans of the file. */
+typedef struct gguf_span {
+    const unsigned char *bytes;
+    size_t length;
+} gguf_span;
+
+static size_t gguf_left(const gguf_cursor *cursor) {
+    return (size_t)(cursor->end - cursor->at);
+}
+
+static scbm_status gguf_ends(const gguf_cursor *cursor) {
+    return scbm_fail(
+        SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in the middle of %s %llu of %llu; the file is cut off or damaged",
+        cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1, (unsigned long long)cursor->count);
+}
+
+static scbm_status gguf_take(gguf_cursor *cursor, size_t size, uint64_t *value) {
+    *value = 0;
+    if (gguf_left(cursor) < size) return gguf_ends(cursor);
+    *value = gguf_read(cursor->at, size);
+    cursor->at += size;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_take_span(gguf_cursor *cursor, gguf_span *span) {
+    uint64_t length;
+    scbm_status status = gguf_take(cursor, 8, &length);
+    if (status) return status;
+    if (length > gguf_left(cursor)) return gguf_ends(cursor);
+    span->bytes = cursor->at;
+    span->length = (size_t)length;
+    cursor->at += span->length;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_take_name(gguf_cursor *cursor, size_t most, gguf_span *name) {
+    scbm_status status = gguf_take_span(cursor, name);
+    if (status) return status;
+    if (name->length > most)
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": the name of %s %llu has %zu bytes; %zu are possible",
+                         cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1, name->length, most);
+    if (!gguf_is_name(name->bytes, name->length))
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": the name of %s %llu is empty or has control characters in it",
+                         cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1);
+    return SCBM_OK;
+}
+
+/* How much of a key is shown in a message. */
+static int gguf_shown(const gguf_span *span) {
+    return span->length > 80 ? 80 : (int)span->length;
+}
+
+/* Walks n strings; *n_strings and *text_bytes grow by what they need in memory. */
+static scbm_status gguf_scan_strings(gguf_cursor *cursor, const gguf_span *key, uint64_t n, size_t *n_strings,
+                                     size_t *text_bytes) {
+    for (uint64_t i = 0; i < n; i++) {
+        gguf_span span = {NULL, 0};
+        scbm_status status = gguf_take_span(cursor, &span);
+        if (status) return status;
+        if (span.length && memchr(span.bytes, 0, span.length))
+            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": string %llu of key %.*s has a NUL in it",
+                             cursor->file->path, (unsigned long long)i, gguf_shown(key), (const char *)key->bytes);
+        *text_bytes += span.length + 1;
+    }
+    *n_strings += (size_t)n;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_check_booleans(const gguf_cursor *cursor, const gguf_span *key, const file_entry *entry) {
+    for (int64_t i = 0; i < entry->n; i++)
+        if (entry->elements[i] > 1)
+            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.*s is a boolean of value %d",
+                             cursor->file->path, gguf_shown(key), (const char *)key->bytes, entry->elements[i]);
+    return SCBM_OK;
+}
+
+static scbm_status gguf_scan_elements(gguf_cursor *cursor, const gguf_span *key, file_entry *entry, uint64_t n,
+                                      size_t *n_strings, size_t *text_bytes) {
+    size_t size = gguf_value_bytes[entry->element];
+    size_t least = size ? size : 8; /* a string's length */
+    entry->elements = cursor->at;
+    if (n > gguf_left(cursor) / least) return gguf_ends(cursor);
+    entry->n = (int64_t)n;
+    entry->first_string = *n_strings;
+    if (!size) return gguf_scan_strings(cursor, key, n, n_strings, text_bytes);
+    cursor->at += size * (size_t)n;
+    return entry->element == SCBM_VALUE_BOOL ? gguf_check_booleans(cursor, key, entry) : SCBM_OK;
+}
+
+static scbm_status gguf_take_value_type(gguf_cursor *cursor, const gguf_span *key, scbm_value_type *type) {
+    uint64_t number;
+    scbm_status status = gguf_take(cursor, 4, &number);
+    if (status) return status;
+    if (number >= GGUF_VALUE_TYPES)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": key %.*s is of value type %llu, which GGUF does not have",
+                         cursor->file->path, gguf_shown(key), (const char *)key->bytes, (unsigned long long)number);
+    *type = (scbm_value_type)number;
+    return SCBM_OK;
+}
+
+/* One key and its value; entry->key still points at the key's length in the file. */
+static scbm_status gguf_scan_entry(gguf_cursor *cursor, file_entry *entry, size_t *n_strings, size_t *text_bytes) {
+    gguf_span key = {NULL, 0};
+    uint64_t n = 1;
+    entry->key = (const char *)cursor->at;
+    scbm_status status = gguf_take_name(cursor, GGUF_MAX_KEY, &key);
+    if (!status) status = gguf_take_value_type(cursor, &key, &entry->type);
+    if (status) return status;
+    *text_bytes += key.length + 1;
+    entry->encoded = cursor->at;
+    entry->element = entry->type;
+    if (entry->type == SCBM_VALUE_ARRAY) {
+        status = gguf_take_value_type(cursor, &key, &entry->element);
+        if (!status) status = gguf_take(cursor, 8, &n);
+        if (!status && entry->element == SCBM_VALUE_ARRAY)
+            status = scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                               FILE_PATH_FORMAT ": key %.*s is an array of arrays, which is not supported",
+                               cursor->file->path, gguf_shown(&key), (const char *)key.bytes);
+    }
+    if (!status) status = gguf_scan_elements(cursor, &key, entry, n, n_strings, text_bytes);
+    entry->encoded_bytes = (size_t)(cursor->at - entry->encoded);
+    return status;
+}
+
+/* Copies a string of the file behind *text. Its length was checked before. */
+static const char *gguf_copy_string(const unsigned char **at, char **text) {
+    size_t length = (size_t)gguf_read(*at, 8);
+    char *copy = *text;
+    memcpy(copy, *at + 8, length);
+    copy[length] = 0;
+    *at += 8 + length;
+    *text += length + 1;
+    return copy;
+}
+
+static scbm_status gguf_copy_text(scbm_file *file, size_t n_strings, size_t text_bytes) {
+    file->text = scbm_alloc(&file->hooks, text_bytes ? text_bytes : 1);
+    file->strings = scbm_alloc_array(&file->hooks, n_strings ? n_strings : 1, sizeof *file->strings);
+    if (!file->text || !file->strings) return SCBM_ERROR_MEMORY;
+    char *text = file->text;
+    for (int64_t i = 0; i < file->n_entries; i++) {
+        file_entry *entry = &file->entries[i];
+        const unsigned char *at = (const unsigned char *)entry->key;
+        entry->key = gguf_copy_string(&at, &text);
+        if (entry->element != SCBM_VALUE_STRING) continue;
+        at = entry->elements;
+        for (int64_t j = 0; j < entry->n; j++)
+            file->strings[entry->first_string + (size_t)j] = gguf_copy_string(&at, &text);
+    }
+    return SCBM_OK;
+}
+
+static int file_compare_names(const void *a, const void *b) {
+    return strcmp(((const file_name *)a)->name, ((const file_name *)b)->name);
+}
+
+/* Sorts names for file_find_name. *twice: a name that is there twice, or NULL. */
+static void file_sort_names(file_name *names, int64_t n, const char **twice) {
+    *twice = NULL;
+    if (n > 1) qsort(names, (size_t)n, sizeof *names, file_compare_names);
+    for (int64_t i = 1; i < n && !*twice; i++)
+        if (strcmp(names[i - 1].name, names[i].name) == 0) *twice = names[i].name;
+}
+
+static int64_t file_find_name(const file_name *names, int64_t n, const char *name) {
+    int64_t low = 0, high = n;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        int order = strcmp(names[middle].name, name);
+        if (order == 0) return names[middle].index;
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return -1;
+}
+
+static scbm_status gguf_index_keys(scbm_file *file) {
+    const char *twice;
+    file->keys_by_name = scbm_alloc_array(&file->hooks, (size_t)file->n_entries + 1, sizeof *file->keys_by_name);
+    if (!file->keys_by_name) return SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < file->n_entries; i++) file->keys_by_name[i] = (file_name){file->entries[i].key, i};
+    file_sort_names(file->keys_by_name, file->n_entries, &twice);
+    if (twice) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.80s is there twice", file->path, twice);
+    return SCBM_OK;
+}
+
+static scbm_status gguf_read_keys(scbm_file *file, gguf_cursor *cursor, uint64_t count) {
+    enum { LEAST = 8 + 1 + 4 + 1 }; /* a key of one letter, and its smallest value */
+    if (count > gguf_left(cursor) / LEAST)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": is said to have %llu keys, which its %zu bytes cannot hold", file->path,
+                         (unsigned long long)count, file->bytes.size);
+    file->entries = scbm_alloc_array(&file->hooks, (size_t)count + 1, sizeof *file->entries);
+    if (!file->entries) return SCBM_ERROR_MEMORY;
+    size_t n_strings = 0, text_bytes = 0;
+    scbm_status status = SCBM_OK;
+    cursor->what = "key";
+    cursor->count = count;
+    for (cursor->index = 0; cursor->index < count && !status; cursor->index++)
+        status = gguf_scan_entry(cursor, &file->entries[cursor->index], &n_strings, &text_bytes);
+    if (status) return status;
+    file->n_entries = (int64_t)count;
+    status = gguf_copy_text(file, n_strings, text_bytes);
+    return status ? status : gguf_index_keys(file);
+}
+
+/* A tensor's type and dimensions; its data pointer is filled in later. */
+static scbm_status gguf_read_shape(gguf_cursor *cursor, const char *name, scbm_tensor *tensor) {
+    const char *path = cursor->file->path;
+    uint64_t n_dims, size, number;
+    int64_t shape[SCBM_MAX_DIMS];
+    scbm_status status = gguf_take(cursor, 4, &n_dims);
+    if (status) return status;
+    if (n_dims < 1 || n_dims > SCBM_MAX_DIMS)
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s has %llu dimensions; 1 to %d are possible",
+                         path, name, (unsigned long long)n_dims, SCBM_MAX_DIMS);
+    for (uint64_t i = 0; i < n_dims; i++) {
+        status = gguf_take(cursor, 8, &size);
+        if (status) return status;
+        if (size > INT64_MAX)
+            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s has a dimension of %llu", path, name,
+                             (unsigned long long)size);
+        shape[n_dims - 1 - i] = (int64_t)size;
+    }
+    status = gguf_take(cursor, 4, &number);
+    if (status) return status;
+    const struct gguf_type_name *type = gguf_type_by_number((uint32_t)number);
+    if (!type)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         FILE_PATH_FORMAT ": tensor %s is of a type that is not known (number %llu)", path, name,
+                         (unsigned long long)number);
+    if (type->type < 0)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         FILE_PATH_FORMAT
+                         ": tensor %s is of type %s, which is not read; the same model in F32, F16, BF16, Q8_0 or pure "
+                         "Q4_0 is",
+                         path, name, type->name);
+    if (scbm_tensor_init(tensor, name, (scbm_type)type->type, (int)n_dims, shape))
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": %s", path, scbm_last_error());
+    return SCBM_OK;
+}
+
+/* Until the data's place is known, the tensor's offset stands in `generation`. */
+static scbm_status gguf_scan_tensor(gguf_cursor *cursor, uint64_t alignment, scbm_tensor *tensor) {
+    gguf_span span = {NULL, 0};
+    char name[SCBM_MAX_NAME];
+    uint64_t offset = 0;
+    scbm_status status = gguf_take_name(cursor, SCBM_MAX_NAME - 1, &span);
+    if (status) return status;
+    memcpy(name, span.bytes, span.length);
+    name[span.length] = 0;
+    status = gguf_read_shape(cursor, name, tensor);
+    if (!status) status = gguf_take(cursor, 8, &offset);
+    if (status) return status;
+    if (offset % alignment)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": the data of tensor %s starts at %llu, no multiple of %llu",
+                         cursor->file->path, name, (unsigned long long)offset, (unsigned long long)alignment);
+    tensor->generation = offset;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_place_tensors(scbm_file *file, size_t start) {
+    size_t size = file->bytes.size > start ? file->bytes.size - start : 0;
+    for (int64_t i = 0; i < file->n_tensors; i++) {
+        scbm_tensor *tensor = &file->tensors[i];
+        uint64_t offset = tensor->generation, bytes = scbm_tensor_bytes(tensor);
+        if (offset > size || bytes > size - offset)
+            return scbm_fail(
+                SCBM_ERROR_FORMAT,
+                FILE_PATH_FORMAT
+                ": the data of tensor %s (%llu bytes) reaches beyond the end of the file; it is cut off or damaged",
+                file->path, tensor->name, (unsigned long long)bytes);
+        tensor->data = (void *)(uintptr_t)(start <= file->bytes.size ? file->bytes.data + start + offset
+                                                                     : file->bytes.data);
+        tensor->generation = 1;
+    }
+    return SCBM_OK;
+}
+
+static scbm_status gguf_index_tensors(scbm_file *file) {
+    const char *twice;
+    file->tensors_by_name = scbm_alloc_array(&file->hooks, (size_t)file->n_tensors + 1, sizeof *file->tensors_by_name);
+    if (!file->tensors_by_name) return SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < file->n_tensors; i++) file->tensors_by_name[i] = (file_name){file->tensors[i].name, i};
+    file_sort_names(file->tensors_by_name, file->n_tensors, &twice);
+    if (twice) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s is there twice", file->path, twice);
+    return SCBM_OK;
+}
+
+static scbm_status gguf_read_alignment(const scbm_file *file, uint64_t *alignment) {
+    enum { MOST = 1 << 20 };
+    int64_t value = GGUF_ALIGNMENT;
+    if (scbm_file_find_key(file, GGUF_ALIGNMENT_KEY) >= 0) {
+        scbm_status status = scbm_file_get_int(file, GGUF_ALIGNMENT_KEY, &value);
+        if (status) return status;
+    }
+    if (value < 8 || value > MOST || value % 8)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": " GGUF_ALIGNMENT_KEY " is %lld; a multiple of 8 is needed", file->path,
+                         (long long)value);
+    *alignment = (uint64_t)value;
+    return SCBM_OK;
+}
+
+static scbm_status gguf_read_tensors(scbm_file *file, gguf_cursor *cursor, uint64_t count) {
+    enum { LEAST = 8 + 1 + 4 + 8 + 4 + 8 }; /* a name of one letter and one dimension */
+    uint64_t alignment = GGUF_ALIGNMENT;
+    if (count > gguf_left(cursor) / LEAST)
+        return scbm_fail(SCBM_ERROR_FORMAT,
+                         FILE_PATH_FORMAT ": is said to have %llu tensors, which its %zu bytes cannot hold", file->path,
+                         (unsigned long long)count, file->bytes.size);
+    scbm_status status = gguf_read_alignment(file, &alignment);
+    if (status) return status;
+    file->tensors = scbm_alloc_array(&file->hooks, (size_t)count + 1, sizeof *file->tensors);
+    if (!file->tensors) return SCBM_ERROR_MEMORY;
+    cursor->what = "tensor";
+    cursor->count = count;
+    for (cursor->index = 0; cursor->index < count && !status; cursor->index++)
+        status = gguf_scan_tensor(cursor, alignment, &file->tensors[cursor->index]);
+    if (status) return status;
+    file->n_tensors = (int64_t)count;
+    status = gguf_index_tensors(file);
+    size_t used = (size_t)(cursor->at - file->bytes.data);
+    return status ? status : gguf_place_tensors(file, used + (size_t)((alignment - used % alignment) % alignment));
+}
+
+static scbm_status gguf_read_file(scbm_file *file) {
+    enum { HEADER = 4 + 4 + 8 + 8 };
+    const unsigned char *data = file->bytes.data;
+    size_t size = file->bytes.size;
+    if (size == 0) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is empty", file->path);
+    if (size < 4 || memcmp(data, "GGUF", 4)) {
+        const char *what = scbm_bytes_recognize(data, size, 0);
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is not a GGUF model file%s%s", file->path,
+                         what ? " but " : "", what ? what : "");
+    }
+    if (size < HEADER)
+        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in its header; the file is cut off", file->path);
+    uint32_t version = (uint32_t)gguf_read(data + 4, 4);
+    if (version == (uint32_t)GGUF_VERSION << 24)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
+                         FILE_PATH_FORMAT ": is a big-endian GGUF file; convert it to little-endian", file->path);
+    if (version != GGUF_VERSION)
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, FILE_PATH_FORMAT ": is of GGUF version %lu; version %d is supported",
+                         file->path, (unsigned long)version, GGUF_VERSION);
+    gguf_cursor cursor = {file, data + HEADER, data + size, "", 0, 0};
+    uint64_t n_tensors = gguf_read(data + 8, 8), n_keys = gguf_read(data + 16, 8);
+    scbm_status status = gguf_check_machine();
+    if (!status) status = gguf_read_keys(file, &cursor, n_keys);
+    return status ? status : gguf_read_tensors(file, &cursor, n_tensors);
+}
+
+static scbm_status file_create(scbm_file **result, const char *path, const scbm_hooks *hooks) {
+    *result = NULL;
+    scbm_file *file = scbm_alloc(hooks, sizeof *file);
+    if (!file) return SCBM_ERROR_MEMORY;
+    if (hooks) file->hooks = *hooks;
+    file->watch.descriptor = -1;
+    file->path = scbm_strdup(hooks, path);
+    if (!file->path) {
+        scbm_release(hooks, file);
+        return SCBM_ERROR_MEMORY;
+    }
+    *result = file;
+    return SCBM_OK;
+}
+
+scbm_status scbm_file_open(scbm_file **result, const char *path, const scbm_hooks *hooks) {
+    scbm_file *file;
+    *result = NULL;
+    if (!path || !*path) return scbm_fail(SCBM_ERROR_ARGUMENT, "a model file to open needs a name");
+    scbm_status status = file_create(&file, path, hooks);
+    if (status) return status;
+    file->is_mapped = 1;
+    status = file_bytes_open(&file->bytes, path, hooks, &file->watch);
+    if (!status) status = gguf_read_file(file);
+    if (status) scbm_file_close(file);
+    else *result = file;
+    return status;
+}
+
+scbm_status scbm_file_open_memory(scbm_file **result, const void *data, size_t size, const char *name,
+                                  const scbm_hooks *hooks) {
+    scbm_file *file;
+    scbm_status status = file_create(&file, name ? name : "model in memory", hooks);
+    *result = NULL;
+    if (status) return status;
+    if (size && (uintptr_t)data % 8) {
+        file->copy = scbm_alloc(hooks, size);
+        if (file->copy) memcpy(file->copy, data, size);
+        else status = SCBM_ERROR_MEMORY;
+    }
+    file->bytes.data = file->copy ? file->copy : data;
+    file->bytes.size = size;
+    if (!status) status = gguf_read_file(file);
+    if (status) scbm_file_close(file);
+    else *result = file;
+    return status;
+}
+
+void scbm_file_close(scbm_file *file) {
+    if (!file) return;
+    const scbm_hooks hooks = file->hooks;
+    for (int64_t i = 0; file->tensors && i < file->n_tensors; i++) scbm_tensor_forget(&file->tensors[i]);
+    if (file->is_mapped) scbm_bytes_close(&file->bytes, &hooks);
+    file_watch_end(&file->watch);
+    scbm_release(&hooks, file->copy);
+    scbm_release(&hooks, file->entries);
+    scbm_release(&hooks, file->text);
+    scbm_release(&hooks, (void *)file->strings);
+    scbm_release(&hooks, file->tensors);
+    scbm_release(&hooks, file->keys_by_name);
+    scbm_release(&hooks, file->tensors_by_name);
+    scbm_release(&hooks, file->path);
+    scbm_release(&hooks, file);
+}
+
+scbm_status scbm_file_check(const scbm_file *file) {
+    return file_check(&file->watch, file->path);
+}
+
+const char *scbm_file_path(const scbm_file *file) {
+    return file->path;
+}
+
+size_t scbm_file_size(const scbm_file *file) {
+    return file->bytes.size;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: what was read
+ * ---------------------------------------------------------------------------------------- */
+
+int64_t scbm_file_n_keys(const scbm_file *file) {
+    return file->n_entries;
+}
+
+/* NULL for an index outside. */
+static const file_entry *file_entry_at(const scbm_file *file, int64_t index) {
+    return index >= 0 && index < file->n_entries ? &file->entries[index] : NULL;
+}
+
+const char *scbm_file_key(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->key : NULL;
+}
+
+int64_t scbm_file_find_key(const scbm_file *file, const char *key) {
+    return file_find_name(file->keys_by_name, file->n_entries, key);
+}
+
+scbm_value_type scbm_file_key_type(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->type : SCBM_VALUE_U8;
+}
+
+scbm_value_type scbm_file_array_type(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->element : SCBM_VALUE_U8;
+}
+
+int64_t scbm_file_array_length(const scbm_file *file, int64_t index) {
+    const file_entry *entry = file_entry_at(file, index);
+    return entry ? entry->n : 0;
+}
+
+/* Element i as an integer; 0 when it is none, or beyond an int64_t. */
+static int file_entry_int(const file_entry *entry, int64_t i, int64_t *value) {
+    size_t size = gguf_value_bytes[entry->element];
+    uint64_t bits = size ? gguf_read(entry->elements + (size_t)i * size, size) : 0;
+    switch (entry->element) {
+    case SCBM_VALUE_I8: *value = (int8_t)bits; return 1;
+    case SCBM_VALUE_I16: *value = (int16_t)bits; return 1;
+    case SCBM_VALUE_I32: *value = (int32_t)bits; return 1;
+    case SCBM_VALUE_U8:
+    case SCBM_VALUE_U16:
+    case SCBM_VALUE_U32:
+    case SCBM_VALUE_BOOL:
+    case SCBM_VALUE_I64: *value = (int64_t)bits; return 1;
+    case SCBM_VALUE_U64: *value = (int64_t)bits; return bits <= INT64_MAX;
+    default: return 0;
+    }
+}
+
+/* Element i as a real number; integers count. 0 when it is none. */
+static int file_entry_float(const file_entry *entry, int64_t i, double *value) {
+    int64_t integer;
+    float single;
+    size_t size = gguf_value_bytes[entry->element];
+    if (entry->element == SCBM_VALUE_F32) {
+        uint32_t bits = (uint32_t)gguf_read(entry->elements + (size_t)i * size, size);
+        memcpy(&single, &bits, sizeof single);
+        *value = (double)single;
+    } else if (entry->element == SCBM_VALUE_F64) {
+        uint64_t bits = gguf_read(entry->elements + (size_t)i * size, size);
+        memcpy(value, &bits, sizeof *value);
+    } else if (file_entry_int(entry, i, &integer)) {
+        *value = (double)integer;
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+static int file_entry_string(const scbm_file *file, const file_entry *entry, int64_t i, const char **value) {
+    if (entry->element != SCBM_VALUE_STRING) return 0;
+    *value = file->strings[entry->first_string + (size_t)i];
+    return 1;
+}
+
+/* The plain value of a key, or NULL with the error recorded. */
+static const file_entry *file_require(const scbm_file *file, const char *key) {
+    int64_t index = scbm_file_find_key(file, key);
+    if (index >= 0 && file->entries[index].type != SCBM_VALUE_ARRAY) return &file->entries[index];
+    if (index < 0) scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %s is missing", file->path, key);
+    else scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %s is an array; one value is needed", file->path, key);
+    return NULL;
+}
+
+static scbm_status file_wrong_kind(const scbm_file *file, const char *key, const char *wanted) {
+    return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.80s is not %s", file->path, key, wanted);
+}
+
+scbm_status scbm_file_get_int(const scbm_file *file, const char *key, int64_t *value) {
+    const file_entry *entry = file_require(file, key);
+    if (!entry) return SCBM_ERROR_FORMAT;
+    return file_entry_int(entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "an integer that fits 64 bits");
+}
+
+scbm_status scbm_file_get_float(const scbm_file *file, const char *key, double *value) {
+    const file_entry *entry = file_require(file, key);
+    if (!entry) return SCBM_ERROR_FORMAT;
+    return file_entry_float(entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "a number");
+}
+
+scbm_status scbm_file_get_string(const scbm_file *file, const char *key, const char **value) {
+    const file_entry *entry = file_require(file, key);
+    if (!entry) return SCBM_ERROR_FORMAT;
+    return file_entry_string(file, entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "a string");
+}
+
+/* The plain value of a key, or NULL. */
+static const file_entry *file_plain(const scbm_file *file, const char *key) {
+    const file_entry *entry = file_entry_at(file, scbm_file_find_key(file, key));
+    return entry && entry->type != SCBM_VALUE_ARRAY ? entry : NULL;
+}
+
+int64_t scbm_file_int_or(const scbm_file *file, const char *key, int64_t otherwise) {
+    const file_entry *entry = file_plain(file, key);
+    int64_t value;
+    return entry && file_entry_int(entry, 0, &value) ? value : otherwise;
+}
+
+double scbm_file_float_or(const scbm_file *file, const char *key, double otherwise) {
+    const file_entry *entry = file_plain(file, key);
+    double value;
+    return entry && file_entry_float(entry, 0, &value) ? value : otherwise;
+}
+
+const char *scbm_file_string_or(const scbm_file *file, const char *key, const char *otherwise) {
+    const file_entry *entry = file_plain(file, key);
+    const char *value;
+    return entry && file_entry_string(file, entry, 0, &value) ? value : otherwise;
+}
+
+static const file_entry *file_element(const scbm_file *file, int64_t key_index, int64_t i) {
+    const file_entry *entry = file_entry_at(file, key_index);
+    if (entry && i >= 0 && i < entry->n) return entry;
+    scbm_fail(SCBM_ERROR_ARGUMENT, FILE_PATH_FORMAT ": there is no element %lld of key %.80s", file->path, (long long)i,
+              entry ? entry->key : "(none)");
+    return NULL;
+}
+
+scbm_status scbm_file_int_at(const scbm_file *file, int64_t key_index, int64_t i, int64_t *value) {
+    const file_entry *entry = file_element(file, key_index, i);
+    if (!entry) return SCBM_ERROR_ARGUMENT;
+    return file_entry_int(entry, i, value) ? SCBM_OK
+                                           : file_wrong_kind(file, entry->key, "of integers that fit 64 bits");
+}
+
+scbm_status scbm_file_float_at(const scbm_file *file, int64_t key_index, int64_t i, double *value) {
+    const file_entry *entry = file_element(file, key_index, i);
+    if (!entry) return SCBM_ERROR_ARGUMENT;
+    return file_entry_float(entry, i, value) ? SCBM_OK : file_wrong_kind(file, entry->key, "of numbers");
+}
+
+scbm_status scbm_file_string_at(const scbm_file *file, int64_t key_index, int64_t i, const char **value) {
+    const file_entry *entry = file_element(file, key_index, i);
+    if (!entry) return SCBM_ERROR_ARGUMENT;
+    return file_entry_string(file, entry, i, value) ? SCBM_OK : file_wrong_kind(file, entry->key, "of strings");
+}
+
+int64_t scbm_file_n_tensors(const scbm_file *file) {
+    return file->n_tensors;
+}
+
+scbm_tensor *scbm_file_tensor(scbm_file *file, int64_t index) {
+    return index >= 0 && index < file->n_tensors ? &file->tensors[index] : NULL;
+}
+
+scbm_tensor *scbm_file_find_tensor(scbm_file *file, const char *name) {
+    return scbm_file_tensor(file, file_find_name(file->tensors_by_name, file->n_tensors, name));
+}
+
+/* Where a tensor's name ends in `end`, behind a dot or as a whole; NULL: it does not, or its rows are no n equal parts. */
+static const char *file_fused_end(const scbm_tensor *tensor, const char *end, int n) {
+    size_t length = strlen(tensor->name), of_end = strlen(end);
+    if (length < of_end || tensor->shape[0] % n) return NULL;
+    const char *at = tensor->name + length - of_end;
+    return strcmp(at, end) == 0 && (at == tensor->name || at[-1] == '.') ? at : NULL;
+}
+
+/* The parts of a fused tensor, one after the other in its memory. */
+static scbm_status file_split_tensor(const scbm_tensor *tensor, const char *end, const char *const *parts, int n,
+                                     scbm_tensor *made) {
+    const size_t bytes = scbm_tensor_bytes(tensor) / (size_t)n;
+    int64_t shape[SCBM_MAX_DIMS];
+    memcpy(shape, tensor->shape, sizeof shape);
+    shape[0] /= n;
+    for (int i = 0; i < n; i++) {
+        char name[2 * SCBM_MAX_NAME];
+        snprintf(name, sizeof name, "%.*s%s", (int)(end - tensor->name), tensor->name, parts[i]);
+        if (strlen(name) >= SCBM_MAX_NAME)
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s: the name of its part %s is too long", tensor->name, parts[i]);
+        scbm_status status = scbm_tensor_init(&made[i], name, tensor->type, tensor->n_dims, shape);
+        if (status) return status;
+        made[i].data = (unsigned char *)tensor->data + (size_t)i * bytes;
+    }
+    return SCBM_OK;
+}
+
+scbm_status scbm_file_split_tensors(scbm_file *file, const char *end, const char *const *parts, int n) {
+    int64_t n_fused = 0, n_tensors = 0;
+    for (int64_t i = 0; i < file->n_tensors; i++) n_fused += file_fused_end(&file->tensors[i], end, n) != NULL;
+    if (!n_fused) return SCBM_OK;
+    const size_t most = (size_t)(file->n_tensors + n_fused * (n - 1));
+    scbm_tensor *tensors = scbm_alloc_array(&file->hooks, most + 1, sizeof *tensors), *before = file->tensors;
+    file_name *names = scbm_alloc_array(&file->hooks, most + 1, sizeof *names);
+    scbm_status status = tensors && names ? SCBM_OK : SCBM_ERROR_MEMORY;
+    for (int64_t i = 0; i < file->n_tensors && !status; i++) {
+        const char *at = file_fused_end(&before[i], end, n);
+        if (at) status = file_split_tensor(&before[i], at, parts, n, &tensors[n_tensors]);
+        else tensors[n_tensors] = before[i];
+        n_tensors += at ? n : 1;
+    }
+    const char *twice = NULL;
+    for (int64_t i = 0; i < n_tensors && !status; i++) names[i] = (file_name){tensors[i].name, i};
+    if (!status) file_sort_names(names, n_tensors, &twice);
+    if (twice) status = scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s is there twice", file->path, twice);
+    if (status) {
+        scbm_release(&file->hooks, tensors);
+        scbm_release(&file->hooks, names);
+        return status;
+    }
+    scbm_release(&file->hooks, file->tensors);
+    scbm_release(&file->hooks, file->tensors_by_name);
+    file->tensors = tensors;
+    file->tensors_by_name = names;
+    file->n_tensors = n_tensors;
+    return SCBM_OK;
+}
+
+/* ------------------------------------------------------------------------------------------
+ * Model files: writing
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct writer_entry {
+    char *key;
+    uint32_t type;
+    unsigned char *value; /* as GGUF has it */
+    size_t bytes, capacity;
+} writer_entry;
+
+typedef struct writer_tensor {
+    const scbm_tensor *tensor;
+    scbm_type type;                /* as which it is written */
+    scbm_produce_function produce; /* where the data come from; NULL: the tensor has them */
+    void *user;
+} writer_tensor;
+
+struct scbm_writer {
+    scbm_hooks hooks;
+    writer_entry *entries;
+    size_t n_entries, entries_capacity;
+    writer_tensor *tensors;
+    size_t n_tensors, tensors_capacity;
+    scbm_status status; /* the first failure */
+    char message[ERROR_SIZE];
+};
+
+scbm_status scbm_writer_create(scbm_writer **result, const scbm_hooks *hooks) {
+    *result = NULL;
+    scbm_writer *writer = scbm_alloc(hooks, sizeof *writer);
+    if (!writer) return SCBM_ERROR_MEMORY;
+    if (hooks) writer->hooks = *hooks;
+    *result = writer;
+    return SCBM_OK;
+}
+
+static void writer_clear_entry(scbm_writer *writer, writer_entry *entry) {
+    scbm_release(&writer->hooks, entry->key);
+    scbm_release(&writer->hooks, entry->value);
+    memset(entry, 0, sizeof *entry);
+}
+
+void scbm_writer_free(scbm_writer *writer) {
+    if (!writer) return;
+    const scbm_hooks hooks = writer->hooks;
+    for (size_t i = 0; i < writer->n_entries; i++) writer_clear_entry(writer, &writer->entries[i]);
+    scbm_release(&hooks, writer->entries);
+    scbm_release(&hooks, writer->tensors);
+    scbm_release(&hooks, writer);
+}
+
+static void writer_keep_error(scbm_writer *writer, scbm_status status) {
+    if (!status || writer->status) return;
+    writer->status = status;
+    snprintf(writer->message, sizeof writer->message, "%s", scbm_last_error());
+}
+
+static writer_entry *writer_find(scbm_writer *writer, const char *key, size_t n_entries) {
+    for (size_t i = 0; i < n_entries; i++)
+        if (strcmp(writer->entries[i].key, key) == 0) return &writer->entries[i];
+    return NULL;
+}
+
+/* An empty entry for the key, in the place of one among the first n_known that it replaces. NULL after a failure. */
+static writer_entry *writer_entry_for(scbm_writer *writer, const char *key, uint32_t type, size_t n_known) {
+    if (writer->status) return NULL;
+    size_t length = key ? strlen(key) : 0, printable = 0;
+    while (printable < length && gguf_is_name((const unsigned char *)key + printable, 1)) printable++;
+    if (length == 0 || length > GGUF_MAX_KEY || printable < length) {
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
+                                            "the key '%.*s' is empty, too long or has control characters in it",
+                                            printable > 80 ? 80 : (int)printable, key ? key : ""));
+        return NULL;
+    }
+    writer_entry *entry = writer_find(writer, key, n_known);
+    if (entry) {
+        entry->type = type;
+        entry->bytes = 0;
+        return entry;
+    }
+    writer_keep_error(writer, scbm_grow(&writer->hooks, (void **)&writer->entries, &writer->entries_capacity,
+                                        writer->n_entries + 1, sizeof *writer->entries));
+    if (writer->status) return NULL;
+    entry = &writer->entries[writer->n_entries];
+    memset(entry, 0, sizeof *entry);
+    entry->key = scbm_strdup(&writer->hooks, key);
+    if (!entry->key) {
+        writer_keep_error(writer, SCBM_ERROR_MEMORY);
+        return NULL;
+    }
+    entry->type = type;
+    writer->n_entries++;
+    return entry;
+}
+
+static void writer_put(scbm_writer *writer, writer_entry *entry, const void *bytes, size_t size) {
+    if (writer->status || !size) return;
+    if (size > SIZE_MAX - entry->bytes)
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_MEMORY, "key %.80s is too long", entry->key));
+    else
+        writer_keep_error(writer,
+                          scbm_grow(&writer->hooks, (void **)&entry->value, &entry->capacity, entry->bytes + size, 1));
+    if (writer->status) return;
+    memcpy(entry->value + entry->bytes, bytes, size);
+    entry->bytes += size;
+}
+
+/* The low `size` bytes of a number, little-endian. */
+static void gguf_encode(uint64_t value, size_t size, unsigned char *bytes) {
+    for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)(value >> (8 * i));
+}
+
+static void writer_put_number(scbm_writer *writer, writer_entry *entry, uint64_t value, size_t size) {
+    unsigned char bytes[8];
+    gguf_encode(value, size, bytes);
+    writer_put(writer, entry, bytes, size);
+}
+
+static void writer_put_string(scbm_writer *writer, writer_entry *entry, const char *text) {
+    if (!text) {
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: a string is NULL", entry->key));
+        return;
+    }
+    size_t length = strlen(text);
+    writer_put_number(writer, entry, length, 8);
+    writer_put(writer, entry, text, length);
+}
+
+/* What an integer value type can hold; 0 when it is none. */
+static int gguf_int_range(scbm_value_type type, int64_t *least, int64_t *most) {
+    switch (type) {
+    case SCBM_VALUE_U8: *least = 0, *most = UINT8_MAX; return 1;
+    case SCBM_VALUE_I8: *least = INT8_MIN, *most = INT8_MAX; return 1;
+    case SCBM_VALUE_U16: *least = 0, *most = UINT16_MAX; return 1;
+    case SCBM_VALUE_I16: *least = INT16_MIN, *most = INT16_MAX; return 1;
+    case SCBM_VALUE_U32: *least = 0, *most = UINT32_MAX; return 1;
+    case SCBM_VALUE_I32: *least = INT32_MIN, *most = INT32_MAX; return 1;
+    case SCBM_VALUE_BOOL: *least = 0, *most = 1; return 1;
+    case SCBM_VALUE_U64: *least = 0, *most = INT64_MAX; return 1;
+    case SCBM_VALUE_I64: *least = INT64_MIN, *most = INT64_MAX; return 1;
+    default: return 0;
+    }
+}
+
+static void writer_put_int(scbm_writer *writer, writer_entry *entry, scbm_value_type type, int64_t value) {
+    int64_t least, most;
+    if (!gguf_int_range(type, &least, &most))
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: value type %d holds no integers",
+                                            entry->key, (int)type));
+    else if (value < least || value > most)
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
+                                            "key %.80s: %lld does not fit its type, which holds %lld to %lld",
+                                            entry->key, (long long)value, (long long)least, (long long)most));
+    else writer_put_number(writer, entry, (uint64_t)value, gguf_value_bytes[type]);
+}
+
+static void writer_put_float(scbm_writer *writer, writer_entry *entry, scbm_value_type type, double value) {
+    float single = (float)value;
+    uint32_t bits32;
+    uint64_t bits64;
+    memcpy(&bits32, &single, sizeof bits32);
+    memcpy(&bits64, &value, sizeof bits64);
+    if (type == SCBM_VALUE_F32) writer_put_number(writer, entry, bits32, 4);
+    else if (type == SCBM_VALUE_F64) writer_put_number(writer, entry, bits64, 8);
+    else
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: value type %d holds no real numbers",
+                                            entry->key, (int)type));
+}
+
+static writer_entry *writer_array_for(scbm_writer *writer, const char *key, scbm_value_type type, int64_t n) {
+    writer_entry *entry = writer_entry_for(writer, key, SCBM_VALUE_ARRAY, writer->n_entries);
+    if (!entry) return NULL;
+    if (n < 0) {
+        writer_keep_error(writer,
+                          scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: an array of %lld elements", key, (long long)n));
+        return NULL;
+    }
+    writer_put_number(writer, entry, (uint64_t)type, 4);
+    writer_put_number(writer, entry, (uint64_t)n, 8);
+    return writer->status ? NULL : entry;
+}
+
+void scbm_writer_set_int(scbm_writer *writer, const char *key, scbm_value_type type, int64_t value) {
+    writer_entry *entry = writer_entry_for(writer, key, (uint32_t)type, writer->n_entries);
+    if (entry) writer_put_int(writer, entry, type, value);
+}
+
+void scbm_writer_set_float(scbm_writer *writer, const char *key, scbm_value_type type, double value) {
+    writer_entry *entry = writer_entry_for(writer, key, (uint32_t)type, writer->n_entries);
+    if (entry) writer_put_float(writer, entry, type, value);
+}
+
+void scbm_writer_set_bool(scbm_writer *writer, const char *key, int value) {
+    scbm_writer_set_int(writer, key, SCBM_VALUE_BOOL, value != 0);
+}
+
+void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *value) {
+    writer_entry *entry = writer_entry_for(writer, key, SCBM_VALUE_STRING, writer->n_entries);
+    if (entry) writer_put_string(writer, entry, value);
+}
+
+void scbm_writer_set_file_type(scbm_writer *writer, scbm_type type) {
+    const int64_t number = type == SCBM_F16    ? 1
+                           : type == SCBM_Q4_0 ? 2
+                           : type == SCBM_Q8_0 ? 7
+                           : type == SCBM_BF16 ? 32
+                                               : 0;
+    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, number);
+    if (scbm_type_of(type)->block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
+}
+
+void scbm_writer_set_strings(scbm_writer *writer, const char *key, const char *const *values, int64_t n) {
+    writer_entry *entry = writer_array_for(writer, key, SCBM_VALUE_STRING, n);
+    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_string(writer, entry, values[i]);
+}
+
+void scbm_writer_set_ints(scbm_writer *writer, const char *key, scbm_value_type type, const int64_t *values,
+                          int64_t n) {
+    writer_entry *entry = writer_array_for(writer, key, type, n);
+    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_int(writer, entry, type, values[i]);
+}
+
+void scbm_writer_set_floats(scbm_writer *writer, const char *key, scbm_value_type type, const double *values,
+                            int64_t n) {
+    writer_entry *entry = writer_array_for(writer, key, type, n);
+    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_float(writer, entry, type, values[i]);
+}
+
+/* A file's keys differ from each other: only those that the writer had before are searched. */
+void scbm_writer_copy_keys(scbm_writer *writer, const scbm_file *file) {
+    size_t n_known = writer->n_entries;
+    for (int64_t i = 0; i < file->n_entries && !writer->status; i++) {
+        const file_entry *source = &file->entries[i];
+        writer_entry *entry = writer_entry_for(writer, source->key, (uint32_t)source->type, n_known);
+        if (entry) writer_put(writer, entry, source->encoded, source->encoded_bytes);
+    }
+}
+
+void scbm_writer_remove_key(scbm_writer *writer, const char *key) {
+    writer_entry *entry = writer_find(writer, key, writer->n_entries);
+    if (!entry) return;
+    writer_clear_entry(writer, entry);
+    size_t index = (size_t)(entry - writer->entries);
+    writer->n_entries--;
+    memmove(entry, entry + 1, (writer->n_entries - index) * sizeof *entry);
+}
+
+void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type) {
+    scbm_writer_add_tensor_from(writer, tensor, type, NULL, NULL);
+}
+
+void scbm_writer_add_tensor_from(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type,
+                                 scbm_produce_function produce, void *user) {
+    const scbm_type_info *from = tensor ? scbm_type_of(tensor->type) : NULL, *to = scbm_type_of(type);
+    if (writer->status) return;
+    if (!from || !to) {
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
+                                            "a tensor to write is missing, or its type %d is unknown", (int)type));
+        return;
+    }
+    if (!gguf_is_name((const unsigned char *)tensor->name, strlen(tensor->name)))
+        writer_keep_error(writer,
+                          scbm_fail(SCBM_ERROR_ARGUMENT, "a tensor to write has no name, or control characters in it"));
+    else if (tensor->type != type && !(from->is_float && to->is_float))
+        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is %s and cannot be written as %s",
+                                            tensor->name, from->name, to->name));
+    else
+        writer_keep_error(writer, scbm_grow(&writer->hooks, (void **)&writer->tensors, &writer->tensors_capacity,
+                                            writer->n_tensors + 1, sizeof *writer->tensors));
+    if (writer->status) return;
+    if (tensor->shape[tensor->n_dims - 1] % to->block) type = SCBM_F16;
+    writer->tensors[writer->n_tensors++] = (writer_tensor){tensor, type, produce, user};
+}
+
+static void output_number(scbm_output_file *output, uint64_t value, size_t size) {
+    unsigned char bytes[8];
+    gguf_encode(value, size, bytes);
+    scbm_output_write(output, bytes, size);
+}
+
+static void output_string(scbm_output_file *output, const char *text) {
+    size_t length = strlen(text);
+    output_number(output, length, 8);
+    scbm_output_write(output, text, length);
+}
+
+/* Zeros up to a multiple of the alignment. */
+static size_t output_pad(scbm_output_file *output, size_t bytes) {
+    static const unsigned char zeros[GGUF_ALIGNMENT];
+    size_t padding = (GGUF_ALIGNMENT - bytes % GGUF_ALIGNMENT) % GGUF_ALIGNMENT;
+    scbm_output_write(output, zeros, padding);
+    return bytes + padding;
+}
+
+/* The bytes that a tensor takes in the file, without padding. */
+static size_t writer_tensor_bytes(const writer_tensor *written) {
+    const scbm_type_info *info = scbm_type_of(written->type);
+    return (size_t)(scbm_tensor_elements(written->tensor) / info->block) * (size_t)info->block_bytes;
+}
+
+/* Bytes of everything before the data, without padding. */
+static size_t writer_header_bytes(const scbm_writer *writer) {
+    size_t size = 4 + 4 + 8 + 8;
+    for (size_t i = 0; i < writer->n_entries; i++)
+        size += 8 + strlen(writer->entries[i].key) + 4 + writer->entries[i].bytes;
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        const scbm_tensor *tensor = writer->tensors[i].tensor;
+        size += 8 + strlen(tensor->name) + 4 + 8 * (size_t)tensor->n_dims + 4 + 8;
+    }
+    return size;
+}
+
+/* The alignment is GGUF's usual one: llama.cpp writes damaged files from those that have another (llama-quant.cpp pads
+ * with 32 whatever the file says). A key of blanks moves the data to a line of the cache all the same; tensors, whose rows
+ * are mostly whole lines, follow. */
+static void writer_align_data(scbm_writer *writer) {
+    char blanks[GGUF_DATA_ALIGNMENT + 1];
+    scbm_writer_set_int(writer, GGUF_ALIGNMENT_KEY, SCBM_VALUE_U32, GGUF_ALIGNMENT);
+    scbm_writer_remove_key(writer, GGUF_PADDING_KEY);
+    size_t size = writer_header_bytes(writer), over = size % GGUF_DATA_ALIGNMENT;
+    if (over == 0 || over > GGUF_DATA_ALIGNMENT - GGUF_ALIGNMENT) return;
+    size += 8 + strlen(GGUF_PADDING_KEY) + 4 + 8;
+    size_t n = (GGUF_DATA_ALIGNMENT - size % GGUF_DATA_ALIGNMENT) % GGUF_DATA_ALIGNMENT;
+    memset(blanks, ' ', n);
+    blanks[n] = 0;
+    scbm_writer_set_string(writer, GGUF_PADDING_KEY, blanks);
+}
+
+/* Everything before the data. */
+static void writer_write_header(const scbm_writer *writer, scbm_output_file *output) {
+    uint64_t offset = 0;
+    scbm_output_write(output, "GGUF", 4);
+    output_number(output, GGUF_VERSION, 4);
+    output_number(output, writer->n_tensors, 8);
+    output_number(output, writer->n_entries, 8);
+    for (size_t i = 0; i < writer->n_entries; i++) {
+        const writer_entry *entry = &writer->entries[i];
+        output_string(output, entry->key);
+        output_number(output, entry->type, 4);
+        scbm_output_write(output, entry->value, entry->bytes);
+    }
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        const scbm_tensor *tensor = writer->tensors[i].tensor;
+        output_string(output, tensor->name);
+        output_number(output, (uint64_t)tensor->n_dims, 4);
+        for (int d = tensor->n_dims - 1; d >= 0; d--) output_number(output, (uint64_t)tensor->shape[d], 8);
+        output_number(output, gguf_number_of(writer->tensors[i].type), 4);
+        output_number(output, offset, 8);
+        offset += writer_tensor_bytes(&writer->tensors[i]) + GGUF_ALIGNMENT - 1;
+        offset -= offset % GGUF_ALIGNMENT;
+    }
+}
+
+#define WRITER_CHUNK 16384 /* elements converted at a time: whole blocks */
+
+/* Converts and writes a tensor piece by piece. `scratch` has room for two pieces of the largest type; the source goes
+ * through it, since it may lie anywhere. */
+static scbm_status writer_write_converted(const writer_tensor *written, const unsigned char *source,
+                                          scbm_output_file *output, unsigned char *scratch) {
+    const scbm_type_info *from = scbm_type_of(written->tensor->type), *to = scbm_type_of(written->type);
+    int64_t left = scbm_tensor_elements(written->tensor);
+    while (left > 0 && !output->status) {
+        int64_t n = left < WRITER_CHUNK ? left : WRITER_CHUNK;
+        size_t bytes = (size_t)(n / from->block) * (size_t)from->block_bytes;
+        memcpy(scratch, source, bytes);
+        scbm_status status = scbm_convert(written->type, scratch + 4 * WRITER_CHUNK, written->tensor->type, scratch, n);
+        if (status) return scbm_fail(status, "tensor %s: %s", written->tensor->name, scbm_last_error());
+        scbm_output_write(output, scratch + 4 * WRITER_CHUNK, (size_t)(n / to->block) * (size_t)to->block_bytes);
+        source += bytes;
+        left -= n;
+    }
+    return SCBM_OK;
+}
+
+static scbm_status writer_write_tensor(const scbm_writer *writer, const writer_tensor *written,
+                                       scbm_output_file *output, unsigned char *scratch) {
+    const void *data = written->tensor->data;
+    void *produced = NULL;
+    scbm_status status = SCBM_OK;
+    if (written->produce) {
+        data = produced = scbm_alloc(&writer->hooks, scbm_tensor_bytes(written->tensor));
+        status = produced ? written->produce(written->user, written->tensor, produced) : SCBM_ERROR_MEMORY;
+    }
+    if (!status && written->tensor->type == written->type)
+        scbm_output_write(output, data, writer_tensor_bytes(written));
+    else if (!status) status = writer_write_converted(written, data, output, scratch);
+    scbm_release(&writer->hooks, produced);
+    output_pad(output, writer_tensor_bytes(written));
+    return status;
+}
+
+static scbm_status writer_write_data(const scbm_writer *writer, scbm_output_file *output) {
+    unsigned char *scratch = scbm_alloc(&writer->hooks, 8 * WRITER_CHUNK);
+    scbm_status status = scratch ? SCBM_OK : SCBM_ERROR_MEMORY;
+    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++) {
+        status = scbm_cancelled(&writer->hooks);
+        if (!status) status = writer_write_tensor(writer, &writer->tensors[i], output, scratch);
+    }
+    scbm_release(&writer->hooks, scratch);
+    return status;
+}
+
+/* What can only be seen when everything is there: names that are there twice, data that is missing. */
+static scbm_status writer_check(const scbm_writer *writer) {
+    if (writer->status) return scbm_fail(writer->status, "%s", writer->message);
+    file_name *names = scbm_alloc_array(&writer->hooks, writer->n_tensors + 1, sizeof *names);
+    if (!names) return SCBM_ERROR_MEMORY;
+    const char *twice;
+    for (size_t i = 0; i < writer->n_tensors; i++) names[i] = (file_name){writer->tensors[i].tensor->name, (int64_t)i};
+    file_sort_names(names, (int64_t)writer->n_tensors, &twice);
+    scbm_release(&writer->hooks, names);
+    if (twice) return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is to be written twice", twice);
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        const writer_tensor *written = &writer->tensors[i];
+        if (!written->produce && !written->tensor->data && scbm_tensor_elements(written->tensor))
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s has no data to write", written->tensor->name);
+    }
+    return gguf_check_machine();
+}
+
+scbm_status scbm_writer_write(scbm_writer *writer, const char *path) {
+    scbm_output_file *output;
+    writer_align_data(writer);
+    scbm_status status = writer_check(writer);
+    if (!status) status = scbm_output_open(&output, path, &writer->hooks);
+    if (status) return status;
+    writer_write_header(writer, output);
+    output_pad(output, writer_header_bytes(writer));
+    status = writer_write_data(writer, output);
+    if (!status) return scbm_output_commit(output);
+    scbm_output_abandon(output);
+    return status;
+}
+
+/* ==========================================================================================
+ * Part 4: the CPU's kernels
+ * ======================================================================================== */
 
 /* ------------------------------------------------------------------------------------------
  * CPU kernels
@@ -10149,6 +12242,10 @@ K_OP void k_cross_entropy_back(const struct k_exec *ex, const struct k_cross_ent
     k_run(ex, k_ceil(a->R, 64), a->R * a->C, ex->k->cross_entropy_back, &r);
 }
 
+/* ==========================================================================================
+ * Part 5: the CPU backend
+ * ======================================================================================== */
+
 /* ------------------------------------------------------------------------------------------
  * CPU backend: conversion
  * ---------------------------------------------------------------------------------------- */
@@ -12738,2082 +14835,6 @@ float scbm_linear_schedule(int64_t step, int64_t warmup, int64_t total) {
     if (step < warmup) return (float)((double)step / (double)warmup);
     if (step >= total) return 0.0f;
     return (float)((double)(total - step) / (double)(total - warmup));
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: numbers in text
- * ---------------------------------------------------------------------------------------- */
-
-#define FILE_MAX_DIGITS 780 /* more significant digits than any double's rounding can depend on */
-
-/* A decimal number as it was written: digits × 10^exponent. */
-typedef struct file_decimal {
-    char digits[FILE_MAX_DIGITS + 2];
-    int n_digits;
-    int negative;
-    int64_t exponent;
-} file_decimal;
-
-static int file_is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-
-/* Adds a digit; those that cannot matter any more only leave a trace: a tie is still told from "a little more". */
-static void file_add_digit(file_decimal *number, char digit, int after_point) {
-    if (number->n_digits == 0 && digit == '0') {
-        number->exponent -= after_point;
-    } else if (number->n_digits < FILE_MAX_DIGITS) {
-        number->digits[number->n_digits++] = digit;
-        number->exponent -= after_point;
-    } else {
-        if (digit != '0') number->digits[FILE_MAX_DIGITS - 1] = '1';
-        number->exponent += !after_point;
-    }
-}
-
-/* Splits [+-]digits[.digits][e[+-]digits]; returns 0 when text is anything else. */
-static int file_scan_decimal(const char *text, size_t length, file_decimal *number) {
-    size_t i = 0;
-    int n = 0, after_point = 0;
-    memset(number, 0, sizeof *number);
-    if (i < length && (text[i] == '+' || text[i] == '-')) number->negative = text[i++] == '-';
-    for (; i < length; i++) {
-        if (text[i] == '.' && !after_point) {
-            after_point = 1;
-        } else if (file_is_digit(text[i])) {
-            file_add_digit(number, text[i], after_point);
-            n = 1;
-        } else {
-            break;
-        }
-    }
-    if (!n) return 0;
-    if (i < length && (text[i] == 'e' || text[i] == 'E')) {
-        int64_t exponent = 0;
-        int negative = 0;
-        if (++i < length && (text[i] == '+' || text[i] == '-')) negative = text[i++] == '-';
-        if (i == length) return 0;
-        for (; i < length && file_is_digit(text[i]); i++)
-            if (exponent < 1000000000000) exponent = exponent * 10 + (text[i] - '0');
-        number->exponent += negative ? -exponent : exponent;
-    }
-    return i == length;
-}
-
-static const double file_powers_of_ten[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                            1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-
-/* digits × 10^exponent, rounded once when digits ≤ 2^53 and |exponent| ≤ 22: both factors are exact then. */
-static double file_scale_by_ten(uint64_t digits, int exponent) {
-    return exponent < 0 ? (double)digits / file_powers_of_ten[-exponent]
-                        : (double)digits * file_powers_of_ten[exponent];
-}
-
-/* The nearest double; infinite when there is none. strtod gets an integer with an exponent, in which no locale has
- * a decimal point of its own. */
-static double file_decimal_value(const file_decimal *number) {
-    char text[FILE_MAX_DIGITS + 32];
-    if (number->n_digits == 0) return number->negative ? -0.0 : 0.0;
-    double value;
-    if (number->n_digits <= 15 && number->exponent >= -22 && number->exponent <= 22) {
-        uint64_t digits = 0;
-        for (int i = 0; i < number->n_digits; i++) digits = digits * 10 + (uint64_t)(number->digits[i] - '0');
-        value = file_scale_by_ten(digits, (int)number->exponent);
-    } else {
-        int64_t exponent = number->exponent;
-        if (exponent > 100000) exponent = 100000;
-        if (exponent < -100000) exponent = -100000;
-        snprintf(text, sizeof text, "%.*se%d", number->n_digits, number->digits, (int)exponent);
-        value = strtod(text, NULL);
-    }
-    return number->negative ? -value : value;
-}
-
-scbm_status scbm_parse_double(const char *text, size_t length, double *value) {
-    file_decimal number;
-    int shown = length > 60 ? 60 : (int)length;
-    if (!file_scan_decimal(text, length, &number))
-        return scbm_fail(SCBM_ERROR_FORMAT, "'%.*s' is not a number", shown, text);
-    double result = file_decimal_value(&number);
-    if (isinf(result)) return scbm_fail(SCBM_ERROR_FORMAT, "the number '%.*s' is too large", shown, text);
-    *value = result;
-    return SCBM_OK;
-}
-
-/* Writes digits (n of them) × 10^(point − n), as 0.001, 12.5 or 1.5e-7. */
-static const char *file_print_digits(int negative, const char *digits, int n, int point, char text[32]) {
-    char *out = text;
-    if (negative) *out++ = '-';
-    if (point < -4 || point > 16) {
-        *out++ = digits[0];
-        if (n > 1) *out++ = '.';
-        for (int i = 1; i < n; i++) *out++ = digits[i];
-        snprintf(out, (size_t)(text + 32 - out), "e%d", point - 1);
-        return text;
-    }
-    if (point <= 0) {
-        *out++ = '0';
-        *out++ = '.';
-        for (int i = point; i < 0; i++) *out++ = '0';
-    }
-    for (int i = 0; i < n || i < point; i++) {
-        if (i == point && point > 0) *out++ = '.';
-        *out++ = i < n ? digits[i] : '0';
-    }
-    *out = 0;
-    return text;
-}
-
-/* Whether digits × 10^exponent reads back as the value. */
-static int file_reads_back(uint64_t digits, int exponent, double value, int is_float) {
-    double read;
-    if (digits <= ((uint64_t)1 << 53) && exponent >= -22 && exponent <= 22) {
-        read = file_scale_by_ten(digits, exponent);
-    } else {
-        char text[48];
-        snprintf(text, sizeof text, "%llue%d", (unsigned long long)digits, exponent);
-        read = strtod(text, NULL);
-    }
-    return is_float ? (float)read == (float)value : read == value;
-}
-
-/* The value rounded to `precision` digits, and in *exponent what they are to be multiplied with. snprintf's decimal
- * point is the locale's, and skipped. */
-static uint64_t file_first_digits(double value, int precision, int *exponent) {
-    char text[64];
-    uint64_t digits = 0;
-    snprintf(text, sizeof text, "%.*e", precision - 1, value);
-    const char *mark = strchr(text, 'e');
-    for (const char *c = text; c < mark; c++)
-        if (file_is_digit(*c)) digits = digits * 10 + (uint64_t)(*c - '0');
-    *exponent = atoi(mark + 1) - (precision - 1);
-    return digits;
-}
-
-/* The same for at most 9 digits of values of usual size, by arithmetic: embeddings are long. 0: not possible. */
-static uint64_t file_first_digits_fast(double value, int precision, int *exponent) {
-    if (precision > 9 || !(value >= 1e-12 && value < 1e15)) return 0;
-    int power = 0, scale;
-    while (file_powers_of_ten[power] <= value) power++;
-    for (scale = precision - power;
-         power == 0 && value * file_powers_of_ten[scale + 1] < file_powers_of_ten[precision];)
-        scale++;
-    double scaled = scale < 0 ? value / file_powers_of_ten[-scale] : value * file_powers_of_ten[scale];
-    *exponent = -scale;
-    return (uint64_t)(scaled + 0.5);
-}
-
-/* Tries more and more digits. As many as any number of the type has for certain (6 of a float, 15 of a double) are
- * right or too few, and zeros at their end are left out; only subnormal numbers have fewer. */
-static const char *file_print_number(double value, int is_float, char text[32]) {
-    double size = fabs(value), least_normal = is_float ? (double)FLT_MIN : DBL_MIN;
-    int negative = signbit(value) != 0, exponent = 0, most = is_float ? 9 : 17;
-    int precision = size < least_normal ? 1 : is_float ? FLT_DIG : DBL_DIG;
-    if (isnan(value)) return strcpy(text, "nan");
-    if (isinf(value)) return strcpy(text, negative ? "-inf" : "inf");
-    if (value == 0) return strcpy(text, negative ? "-0" : "0");
-    uint64_t digits = 0;
-    for (; precision <= most; precision++) {
-        digits = file_first_digits_fast(size, precision, &exponent);
-        if (!digits) digits = file_first_digits(size, precision, &exponent);
-        if (file_reads_back(digits, exponent, size, is_float)) break;
-    }
-    while (digits % 10 == 0) {
-        digits /= 10;
-        exponent++;
-    }
-    char written[24];
-    int n = snprintf(written, sizeof written, "%llu", (unsigned long long)digits);
-    return file_print_digits(negative, written, n, n + exponent, text);
-}
-
-const char *scbm_print_double(double value, char text[32]) {
-    return file_print_number(value, 0, text);
-}
-
-const char *scbm_print_float(float value, char text[32]) {
-    return file_print_number((double)value, 1, text);
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: whole files in memory
- * ---------------------------------------------------------------------------------------- */
-
-#if defined(__unix__) || defined(__APPLE__)
-#define FILE_POSIX 1
-#else
-#define FILE_POSIX 0
-#endif
-
-/* A path in messages, cut so that the reason behind it still fits. */
-#define FILE_PATH_FORMAT "%.300s"
-
-static const unsigned char file_no_bytes[1];
-
-static scbm_status file_cannot(const char *path, const char *what, int error) {
-    return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": cannot be %s: %s", path, what, strerror(error));
-}
-
-/* Reads until the end, whatever the file is: a pipe, a device. */
-static scbm_status file_read_stream(scbm_bytes *bytes, FILE *stream, const char *path, const scbm_hooks *hooks) {
-    void *buffer = NULL;
-    size_t used = 0, capacity = 0;
-    scbm_status status = SCBM_OK;
-    for (;;) {
-        if (used == capacity) status = scbm_grow(hooks, &buffer, &capacity, used + 65536, 1);
-        if (status) break;
-        size_t n = fread((unsigned char *)buffer + used, 1, capacity - used, stream);
-        used += n;
-        if (n) continue;
-        if (ferror(stream)) status = file_cannot(path, "read", errno);
-        break;
-    }
-    if (status) {
-        scbm_release(hooks, buffer);
-        return status;
-    }
-    bytes->data = buffer;
-    bytes->size = used;
-    bytes->handle = buffer;
-    return SCBM_OK;
-}
-
-#if FILE_POSIX
-/* Maps a regular file; returns 0 when it has to be read instead. */
-static int file_map(scbm_bytes *bytes, int descriptor, const struct stat *facts) {
-    if (!S_ISREG(facts->st_mode) || facts->st_size <= 0 || (uintmax_t)facts->st_size > SIZE_MAX / 2) return 0;
-    void *data = mmap(NULL, (size_t)facts->st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (data == MAP_FAILED) return 0;
-    bytes->data = data;
-    bytes->size = (size_t)facts->st_size;
-    return 1;
-}
-
-/* A pipe without a writer may be waited for, until the cancel hook says otherwise. */
-static scbm_status file_open_descriptor(const char *path, int *descriptor, struct stat *facts,
-                                        const scbm_hooks *hooks) {
-    for (;;) {
-        *descriptor = open(path, O_RDONLY | O_CLOEXEC);
-        if (*descriptor >= 0 || errno != EINTR) break;
-        if (scbm_cancelled(hooks)) return SCBM_ERROR_CANCELLED;
-    }
-    if (*descriptor < 0) return file_cannot(path, "opened", errno);
-    scbm_status status = SCBM_OK;
-    if (fstat(*descriptor, facts)) status = file_cannot(path, "read", errno);
-    else if (S_ISDIR(facts->st_mode))
-        status = scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder, not a file", path);
-    if (status) close(*descriptor);
-    return status;
-}
-
-/* A file that is mapped, as it was then. The descriptor is of that file, whatever has its name since. */
-typedef struct file_watch {
-    int descriptor; /* -1: it is not mapped */
-    struct stat facts;
-} file_watch;
-
-static scbm_status file_check(const file_watch *watch, const char *path) {
-    struct stat now;
-    if (watch->descriptor < 0) return SCBM_OK;
-    if (fstat(watch->descriptor, &now)) return file_cannot(path, "read", errno);
-    if (now.st_size == watch->facts.st_size && now.st_mtime == watch->facts.st_mtime
-#if defined(__linux__)
-        && now.st_mtim.tv_nsec == watch->facts.st_mtim.tv_nsec
-#endif
-    )
-        return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_IO,
-                     FILE_PATH_FORMAT ": was written to after it was opened; open it again, and give a new "
-                                      "file its name by renaming, so that whoever reads the old one keeps it",
-                     path);
-}
-
-static void file_watch_end(file_watch *watch) {
-    if (watch->descriptor >= 0) close(watch->descriptor);
-    watch->descriptor = -1;
-}
-
-/* `watch` NULL: nobody asks what becomes of the file. */
-static scbm_status file_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks, file_watch *watch) {
-    struct stat facts;
-    int descriptor;
-    memset(bytes, 0, sizeof *bytes);
-    bytes->data = file_no_bytes;
-    scbm_status status = file_open_descriptor(path, &descriptor, &facts, hooks);
-    if (status) return status;
-    if (file_map(bytes, descriptor, &facts)) {
-        if (watch) *watch = (file_watch){descriptor, facts};
-        else close(descriptor); /* the mapping stays */
-        return SCBM_OK;
-    }
-    FILE *stream = fdopen(descriptor, "rb");
-    if (!stream) {
-        status = file_cannot(path, "opened", errno);
-        close(descriptor);
-        return status;
-    }
-    status = file_read_stream(bytes, stream, path, hooks);
-    fclose(stream);
-    return status;
-}
-
-scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
-    return file_bytes_open(bytes, path, hooks, NULL);
-}
-
-static void file_unmap(scbm_bytes *bytes) {
-    munmap((void *)(uintptr_t)bytes->data, bytes->size);
-}
-
-void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
-#ifdef MADV_DONTNEED
-    long page = sysconf(_SC_PAGESIZE);
-    if (bytes->handle || !n || page < 1) return;
-    uintptr_t begin = (uintptr_t)data / (uintptr_t)page * (uintptr_t)page;
-    madvise((void *)begin, (uintptr_t)data + n - begin, MADV_DONTNEED);
-#else
-    (void)bytes;
-    (void)data;
-    (void)n;
-#endif
-}
-#else
-typedef struct file_watch {
-    int descriptor;
-} file_watch;
-
-static scbm_status file_check(const file_watch *watch, const char *path) {
-    (void)watch;
-    (void)path;
-    return SCBM_OK;
-}
-
-static void file_watch_end(file_watch *watch) {
-    (void)watch;
-}
-
-static scbm_status file_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks, file_watch *watch) {
-    (void)watch;
-    return scbm_bytes_open(bytes, path, hooks);
-}
-
-scbm_status scbm_bytes_open(scbm_bytes *bytes, const char *path, const scbm_hooks *hooks) {
-    memset(bytes, 0, sizeof *bytes);
-    bytes->data = file_no_bytes;
-    FILE *stream = fopen(path, "rb");
-    if (!stream) return file_cannot(path, "opened", errno);
-    scbm_status status = file_read_stream(bytes, stream, path, hooks);
-    fclose(stream);
-    return status;
-}
-
-static void file_unmap(scbm_bytes *bytes) {
-    (void)bytes;
-}
-
-void scbm_bytes_give_back(const scbm_bytes *bytes, const void *data, size_t n) {
-    (void)bytes;
-    (void)data;
-    (void)n;
-}
-#endif
-
-void scbm_bytes_close(scbm_bytes *bytes, const scbm_hooks *hooks) {
-    if (!bytes) return;
-    if (bytes->handle) scbm_release(hooks, bytes->handle);
-    else if (bytes->size) file_unmap(bytes);
-    memset(bytes, 0, sizeof *bytes);
-    bytes->data = file_no_bytes;
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: what a file is that is none of ours
- * ---------------------------------------------------------------------------------------- */
-
-#define FILE_AS_TABLE "; save it as CSV, TSV or JSON Lines"
-#define FILE_AS_WEIGHTS "; save the model as safetensors"
-#define FILE_PACKED(by, how) "compressed with " by "; `" how "` unpacks it"
-#define FILE_IS(magic) magic, sizeof magic - 1
-
-/* What a file begins with. */
-static const struct file_kind {
-    const char *magic;
-    size_t size;
-    const char *what;
-} file_kinds[] = {
-    {FILE_IS("\x1f\x8b"), FILE_PACKED("gzip", "gunzip")},
-    {FILE_IS("BZh"), FILE_PACKED("bzip2", "bunzip2")},
-    {FILE_IS("\xfd" "7zXZ"), FILE_PACKED("xz", "unxz")},
-    {FILE_IS("\x28\xb5\x2f\xfd"), FILE_PACKED("Zstandard", "unzstd")},
-    {FILE_IS("\x04\x22\x4d\x18"), FILE_PACKED("LZ4", "unlz4")},
-    {FILE_IS("7z\xbc\xaf\x27\x1c"), "a 7-Zip archive; `7z x` unpacks it"},
-    {FILE_IS("Rar!\x1a\x07"), "a RAR archive; it has to be unpacked"},
-    {FILE_IS("PAR1"), "a Parquet table" FILE_AS_TABLE},
-    {FILE_IS("ARROW1"), "an Arrow table" FILE_AS_TABLE},
-    {FILE_IS("FEA1"), "a Feather table" FILE_AS_TABLE},
-    {FILE_IS("ORC"), "an ORC table" FILE_AS_TABLE},
-    {FILE_IS("Obj\x01"), "an Avro file" FILE_AS_TABLE},
-    {FILE_IS("SQLite format 3"), "an SQLite database" FILE_AS_TABLE},
-    {FILE_IS("\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "an Excel or Word file of old" FILE_AS_TABLE},
-    {FILE_IS("\x89HDF\r\n\x1a\n"), "an HDF5 file; save a model as safetensors, a table as CSV"},
-    {FILE_IS("\x93NUMPY"), "a NumPy array; save a model as safetensors, a table as CSV"},
-    {FILE_IS("\x80\x02"), "a Python pickle, as old PyTorch checkpoints are" FILE_AS_WEIGHTS},
-    {FILE_IS("\x80\x03"), "a Python pickle; save a model as safetensors, a table as CSV"},
-    {FILE_IS("\x80\x04"), "a Python pickle; save a model as safetensors, a table as CSV"},
-    {FILE_IS("\x80\x05"), "a Python pickle; save a model as safetensors, a table as CSV"},
-    {FILE_IS("GGUF"), "a GGUF model file"},
-    {FILE_IS("lmgg"), "a GGML file, from before GGUF; convert the model anew"},
-    {FILE_IS("tjgg"), "a GGML file, from before GGUF; convert the model anew"},
-    {FILE_IS("fmgg"), "a GGML file, from before GGUF; convert the model anew"},
-    {FILE_IS("\x89PNG"), "a picture"},
-    {FILE_IS("\xff\xd8\xff"), "a picture"},
-    {FILE_IS("\xff\xfe"), "UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
-    {FILE_IS("\xfe\xff"), "UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
-};
-
-/* What stands in place of a large file until it is fetched. */
-static const struct file_kind file_pointers[] = {
-    {FILE_IS("version https://git-lfs"), "a Git LFS pointer, not the file itself; `git lfs pull` fetches it"},
-    {FILE_IS("/annex/objects/"), "a git-annex pointer, not the file itself; `git annex get` fetches it"},
-};
-
-/* Text that is not what was asked for, in small letters. */
-static const struct file_kind file_texts[] = {
-    {FILE_IS("<!doctype html"), "a web page, perhaps one that a server sent in place of the file; download it anew"},
-    {FILE_IS("<html"), "a web page, perhaps one that a server sent in place of the file; download it anew"},
-    {FILE_IS("<?xml"), "XML, perhaps what a server sent in place of the file"},
-    {FILE_IS("%pdf-"), "a PDF document; its text has to be taken out first"},
-    {FILE_IS("{\\rtf"), "a text with formatting (RTF); save it as plain text in UTF-8"},
-    {FILE_IS("entry not found"), "a server's answer, \"Entry not found\", not the file; download it anew"},
-    {FILE_IS("repository not found"), "a server's answer, \"Repository not found\", not the file; download it anew"},
-    {FILE_IS("invalid username or password"), "a server's answer about a password, not the file; download it anew"},
-    {FILE_IS("access to model"), "a server's answer about access to the model, not the file; download it anew"},
-};
-
-/* Whether there is a control character that no text has near the beginning: "ORC" may be a word. */
-static int file_is_binary(const unsigned char *data, size_t size) {
-    for (size_t i = 0; i < size && i < 64; i++)
-        if (data[i] < '\t' || (data[i] > '\r' && data[i] < ' ')) return 1;
-    return size && data[0] >= 0x80;
-}
-
-/* The first of n kinds that the bytes begin with; `fold`: in small letters. */
-static const char *file_find_kind(const struct file_kind *kinds, int n, const unsigned char *data, size_t size,
-                                  int fold) {
-    for (int i = 0; i < n; i++) {
-        size_t j = 0;
-        for (; j < kinds[i].size && j < size; j++) {
-            unsigned char c = data[j];
-            if (fold && c >= 'A' && c <= 'Z') c = (unsigned char)(c - 'A' + 'a');
-            if (c != (unsigned char)kinds[i].magic[j]) break;
-        }
-        if (j == kinds[i].size) return kinds[i].what;
-    }
-    return NULL;
-}
-
-/* Whether the name of the first file in a zip archive has these words in it. */
-static int file_zip_begins_with(const unsigned char *data, size_t size, const char *words) {
-    enum { NAME_LENGTH = 26, NAME = 30 };
-    size_t length = size < NAME ? 0 : (size_t)(data[NAME_LENGTH] | data[NAME_LENGTH + 1] << 8), n = strlen(words);
-    if (length > size - NAME) length = size - NAME;
-    for (size_t i = 0; size >= NAME && i + n <= length; i++)
-        if (memcmp(data + NAME + i, words, n) == 0) return 1;
-    return 0;
-}
-
-static const char *file_recognize_zip(const unsigned char *data, size_t size) {
-    if (size < 4 || memcmp(data, "PK\x03\x04", 4)) return NULL;
-    if (file_zip_begins_with(data, size, "data.pkl")) return "a PyTorch checkpoint (zip)" FILE_AS_WEIGHTS;
-    if (file_zip_begins_with(data, size, ".npy")) return "NumPy arrays (.npz); save a model as safetensors, a table as CSV";
-    if (file_zip_begins_with(data, size, "[Content_Types].xml") || file_zip_begins_with(data, size, "mimetype"))
-        return "an Excel, Word or OpenDocument file" FILE_AS_TABLE;
-    return "a zip archive; `unzip` unpacks it";
-}
-
-/* safetensors: the length of a header in JSON, and the header. */
-static int file_is_safetensors(const unsigned char *data, size_t size) {
-    return size > 10 && !data[4] && !data[5] && !data[6] && !data[7] && data[8] == '{' && data[9] == '"';
-}
-
-/* What no mark at the beginning tells: text in two bytes a character, zeros, Arrow's messages (a mark that other files may
- * have, and a length of few bytes), tar's mark in its first block. */
-static const char *file_recognize_pattern(const unsigned char *data, size_t size) {
-    enum { SAMPLE = 16, TAR = 257 };
-    size_t zeros[2] = {0, 0};
-    for (size_t i = 0; i < size && i < SAMPLE; i++) zeros[i & 1] += !data[i];
-    if (size >= SAMPLE && zeros[0] + zeros[1] == SAMPLE)
-        return "nothing but zeros at its beginning: an interrupted copy or download";
-    if (size >= SAMPLE && zeros[0] + zeros[1] == SAMPLE / 2 && (!zeros[0] || !zeros[1]))
-        return "UTF-16; save it as UTF-8 (iconv -f UTF-16LE -t UTF-8)";
-    if (size >= 8 && !memcmp(data, "\xff\xff\xff\xff", 4) && !data[7]) return "an Arrow stream" FILE_AS_TABLE;
-    return size >= TAR + 5 && !memcmp(data + TAR, "ustar", 5) ? "a tar archive; `tar xf` unpacks it" : NULL;
-}
-
-const char *scbm_bytes_recognize(const void *bytes, size_t size, int any_text) {
-    const unsigned char *data = bytes;
-    const char *found = file_find_kind(file_pointers, COUNT_OF(file_pointers), data, size, 0);
-    if (!found) found = file_recognize_zip(data, size);
-    if (!found && file_is_safetensors(data, size))
-        found = "weights in safetensors; the folder that they are from has to be converted";
-    if (!found && file_is_binary(data, size))
-        found = file_find_kind(file_kinds, COUNT_OF(file_kinds), data, size, 0);
-    if (!found) found = file_recognize_pattern(data, size);
-    if (found || any_text) return found;
-    if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3)) data += 3, size -= 3;
-    while (size && (*data == ' ' || (*data >= '\t' && *data <= '\r'))) data++, size--;
-    return file_find_kind(file_texts, COUNT_OF(file_texts), data, size, 1);
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: files that are replaced as a whole
- * ---------------------------------------------------------------------------------------- */
-
-#define FILE_BUFFER ((size_t)1 << 18)
-
-struct scbm_output_file {
-    scbm_hooks hooks;
-    char *path;      /* what is replaced: behind symbolic links, the file itself */
-    char *temporary; /* NULL: a device or pipe, which is written to directly */
-    struct noted_path *noted; /* that it is this process's; NULL: it is not noted */
-    FILE *stream;
-    unsigned char *buffer;
-    size_t used;
-    scbm_status status; /* the first failure */
-    char message[ERROR_SIZE];
-};
-
-static void output_keep_error(scbm_output_file *output, scbm_status status) {
-    if (output->status) return;
-    output->status = status;
-    snprintf(output->message, sizeof output->message, "%s", scbm_last_error());
-}
-
-static void output_free(scbm_output_file *output) {
-    const scbm_hooks hooks = output->hooks;
-    scbm_release(&hooks, output->buffer);
-    scbm_release(&hooks, output->temporary);
-    scbm_release(&hooks, output->path);
-    scbm_release(&hooks, output);
-}
-
-#if FILE_POSIX
-/* Temporary files are "<path>.<n>.tmp", each held with a lock of the system's, which ends with the process whatever ends it:
- * a file that can be locked is nobody's any more, and goes. (A process's number says nothing across containers.) */
-enum { MOST_TEMPORARY = 100, LOOKED_AT = 8 };
-
-/* Those of this process, for scbm_output_remove_temporary. What finds no place here is left to the next writer. */
-enum { NOTED_PATHS = 32, NOTE_FREE = 0, NOTE_BEING_WRITTEN, NOTE_WRITTEN };
-
-static struct noted_path {
-    K_ATOMIC int state;
-    pid_t process; /* a forked child does not remove its parent's */
-    char path[4096];
-} noted_paths[NOTED_PATHS];
-
-static struct noted_path *output_note(const char *path) {
-    for (int i = 0; i < NOTED_PATHS; i++) {
-        struct noted_path *noted = &noted_paths[i];
-        int expected = NOTE_FREE;
-        if (strlen(path) >= sizeof noted->path) return NULL;
-#ifndef __STDC_NO_ATOMICS__
-        if (!atomic_compare_exchange_strong(&noted->state, &expected, NOTE_BEING_WRITTEN)) continue;
-#else
-        if (noted->state != expected) continue;
-#endif
-        strcpy(noted->path, path);
-        noted->process = getpid();
-        noted->state = NOTE_WRITTEN;
-        return noted;
-    }
-    return NULL;
-}
-
-static void output_forget(scbm_output_file *output) {
-    if (output->noted) output->noted->state = NOTE_FREE;
-    output->noted = NULL;
-}
-
-void scbm_output_remove_temporary(void) {
-    for (int i = 0; i < NOTED_PATHS; i++)
-        if (noted_paths[i].state == NOTE_WRITTEN && noted_paths[i].process == getpid()) unlink(noted_paths[i].path);
-}
-
-static int output_has_name(int descriptor, const char *path) {
-    struct stat opened, named;
-    return fstat(descriptor, &opened) == 0 && lstat(path, &named) == 0 && S_ISREG(named.st_mode) &&
-           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
-}
-
-/* Removes what a process that is no more has left under this name. */
-static void output_remove_dead(const char *path) {
-    int descriptor = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (descriptor < 0 && errno == EACCES) descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (descriptor < 0) return;
-    if (output_has_name(descriptor, path) && flock(descriptor, LOCK_EX | LOCK_NB) == 0 &&
-        output_has_name(descriptor, path))
-        unlink(path);
-    close(descriptor);
-}
-
-/* A new file of this name with a lock; where the system has no locks, without one. */
-static int output_create(const char *path, mode_t mode) {
-    for (int i = 0; i < MOST_TEMPORARY; i++) {
-        int descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode), failed;
-        if (descriptor < 0 && errno == EINTR) continue;
-        if (descriptor < 0) return -1;
-        do failed = flock(descriptor, LOCK_EX);
-        while (failed && errno == EINTR);
-        if (output_has_name(descriptor, path)) return descriptor;
-        close(descriptor); /* another writer took it for a dead one's before it had its lock */
-    }
-    errno = EAGAIN;
-    return -1;
-}
-
-static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
-    size_t size = strlen(output->path) + 32;
-    int descriptor = -1, n = 0;
-    output->temporary = scbm_alloc(&output->hooks, 2 * size); /* and another name, to look at */
-    if (!output->temporary) return NULL;
-    for (; n < MOST_TEMPORARY && descriptor < 0; n++) {
-        snprintf(output->temporary, size, "%s.%d.tmp", output->path, n);
-        output_remove_dead(output->temporary);
-        descriptor = output_create(output->temporary, mode);
-        if (descriptor < 0 && errno != EEXIST) break;
-    }
-    FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
-    if (stream) {
-        char *other = output->temporary + size;
-        output->noted = output_note(output->temporary);
-        for (; n < LOOKED_AT; n++) {
-            snprintf(other, size, "%s.%d.tmp", output->path, n);
-            output_remove_dead(other);
-        }
-        return stream;
-    }
-    file_cannot(output->path, "written", errno);
-    if (descriptor >= 0) {
-        unlink(output->temporary);
-        close(descriptor);
-    }
-    return NULL;
-}
-
-/* The file that is really meant: symbolic links are followed, so that they stay, also where the last leads to no file yet. */
-static char *output_resolve(const scbm_hooks *hooks, const char *path) {
-    char target[4096], *real = realpath(path, NULL);
-    const ssize_t length = real || errno != ENOENT ? 0 : readlink(path, target, sizeof target);
-    if (length <= 0 || (size_t)length == sizeof target) {
-        char *copy = scbm_strdup(hooks, real ? real : path);
-        free(real);
-        return copy;
-    }
-    const char *slash = target[0] == '/' ? NULL : strrchr(path, '/');
-    const size_t folder = slash ? (size_t)(slash + 1 - path) : 0;
-    char *linked = scbm_alloc(hooks, folder + (size_t)length + 1);
-    if (!linked) return NULL;
-    memcpy(linked, path, folder);
-    memcpy(linked + folder, target, (size_t)length);
-    real = output_resolve(hooks, linked);
-    scbm_release(hooks, linked);
-    return real;
-}
-
-/* A file that exists keeps its permissions. A device or pipe cannot be replaced: it is written to. */
-static scbm_status output_open_stream(scbm_output_file *output, const char *path) {
-    struct stat facts;
-    int exists = stat(path, &facts) == 0;
-    if (exists && S_ISDIR(facts.st_mode))
-        return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder; a file name is needed", path);
-    int is_special = exists && !S_ISREG(facts.st_mode);
-    output->path = is_special ? scbm_strdup(&output->hooks, path) : output_resolve(&output->hooks, path);
-    if (!output->path) return SCBM_ERROR_MEMORY;
-    if (is_special) {
-        output->stream = fopen(path, "wb");
-        return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
-    }
-    output->stream = output_open_temporary(output, exists ? facts.st_mode & 0777 : 0666);
-    if (!output->stream) return output->temporary ? SCBM_ERROR_IO : SCBM_ERROR_MEMORY;
-    if (exists) (void)!fchmod(fileno(output->stream), facts.st_mode & 0777);
-    return SCBM_OK;
-}
-
-/* Bytes reach the disk before the file gets its name. */
-static int output_sync(FILE *stream) {
-    int result;
-    do {
-        result = fsync(fileno(stream));
-    } while (result && errno == EINTR);
-    return result && (errno == EINVAL || errno == ENOTSUP || errno == EROFS) ? 0 : result; /* no such thing there */
-}
-
-/* The name too. What holds the name may not be able to say so, which is no failure. */
-static void output_sync_folder(const char *path) {
-    char folder[4096];
-    const char *slash = strrchr(path, '/');
-    size_t length = slash ? (size_t)(slash - path) : 1;
-    if (slash == path) length = 1;
-    if (length >= sizeof folder) return;
-    memcpy(folder, slash ? path : ".", length);
-    folder[length] = 0;
-    int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return;
-    (void)!fsync(descriptor);
-    close(descriptor);
-}
-#else
-static scbm_status output_open_stream(scbm_output_file *output, const char *path) {
-    size_t size = strlen(path) + 8;
-    output->path = scbm_strdup(&output->hooks, path);
-    output->temporary = scbm_alloc(&output->hooks, size);
-    if (!output->path || !output->temporary) return SCBM_ERROR_MEMORY;
-    snprintf(output->temporary, size, "%s.tmp", path);
-    output->stream = fopen(output->temporary, "wb");
-    return output->stream ? SCBM_OK : file_cannot(path, "written", errno);
-}
-
-static void output_forget(scbm_output_file *output) {
-    (void)output;
-}
-
-void scbm_output_remove_temporary(void) {
-}
-
-static int output_sync(FILE *stream) {
-    (void)stream;
-    return 0;
-}
-
-static void output_sync_folder(const char *path) {
-    (void)path;
-}
-#endif
-
-scbm_status scbm_output_open(scbm_output_file **result, const char *path, const scbm_hooks *hooks) {
-    *result = NULL;
-    if (!path || !*path) return scbm_fail(SCBM_ERROR_ARGUMENT, "a file to write needs a name");
-    scbm_output_file *output = scbm_alloc(hooks, sizeof *output);
-    if (!output) return SCBM_ERROR_MEMORY;
-    if (hooks) output->hooks = *hooks;
-    scbm_status status = SCBM_OK;
-    output->buffer = scbm_alloc(hooks, FILE_BUFFER);
-    if (!output->buffer) status = SCBM_ERROR_MEMORY;
-    if (!status) status = output_open_stream(output, path);
-    if (status) {
-        output_free(output);
-        return status;
-    }
-    setvbuf(output->stream, NULL, _IONBF, 0); /* the buffer is ours */
-    *result = output;
-    return SCBM_OK;
-}
-
-static void output_put(scbm_output_file *output, const void *bytes, size_t size) {
-    if (output->status || !size) return;
-    errno = 0;
-    if (fwrite(bytes, 1, size, output->stream) != size)
-        output_keep_error(output, file_cannot(output->path, "written", errno ? errno : EIO));
-}
-
-static void output_flush(scbm_output_file *output) {
-    output_put(output, output->buffer, output->used);
-    output->used = 0;
-}
-
-void scbm_output_write(scbm_output_file *output, const void *bytes, size_t size) {
-    if (output->status || !size) return;
-    if (size > FILE_BUFFER - output->used) output_flush(output);
-    if (size >= FILE_BUFFER) {
-        output_put(output, bytes, size);
-        return;
-    }
-    memcpy(output->buffer + output->used, bytes, size);
-    output->used += size;
-}
-
-void scbm_output_print(scbm_output_file *output, const char *format, ...) {
-    char text[512], *longer = NULL;
-    va_list arguments, again;
-    va_start(arguments, format);
-    va_copy(again, arguments);
-    int n = vsnprintf(text, sizeof text, format, arguments);
-    if (n < 0) {
-        output_keep_error(
-            output, scbm_fail(SCBM_ERROR_ARGUMENT, FILE_PATH_FORMAT ": a text cannot be formatted", output->path));
-    } else if ((size_t)n < sizeof text) {
-        scbm_output_write(output, text, (size_t)n);
-    } else if (!(longer = scbm_alloc(&output->hooks, (size_t)n + 1))) {
-        output_keep_error(output, SCBM_ERROR_MEMORY);
-    } else {
-        vsnprintf(longer, (size_t)n + 1, format, again);
-        scbm_output_write(output, longer, (size_t)n);
-        scbm_release(&output->hooks, longer);
-    }
-    va_end(again);
-    va_end(arguments);
-}
-
-/* Brings everything to the disk; the first failure is kept. */
-static void output_finish(scbm_output_file *output) {
-    output_flush(output);
-    if (output->status) return;
-    if (fflush(output->stream) || output_sync(output->stream))
-        output_keep_error(output, file_cannot(output->path, "written", errno));
-}
-
-/* Closes the stream, and with it ends the lock. */
-static void output_close(scbm_output_file *output) {
-    if (fclose(output->stream) && !output->status)
-        output_keep_error(output, file_cannot(output->path, "written", errno));
-    output->stream = NULL;
-}
-
-/* Gives the finished file its name, while it is still held. */
-static void output_rename(scbm_output_file *output) {
-    if (!output->temporary) return;
-    output_forget(output);
-    if (!output->status) {
-#if !FILE_POSIX
-        output_close(output);
-        remove(output->path); /* rename replaces nothing there */
-#endif
-        if (rename(output->temporary, output->path))
-            output_keep_error(output, file_cannot(output->path, "replaced", errno));
-    }
-    if (output->status) remove(output->temporary);
-    else output_sync_folder(output->path);
-}
-
-scbm_status scbm_output_commit(scbm_output_file *output) {
-    output_finish(output);
-    output_rename(output);
-    if (output->stream) output_close(output);
-    scbm_status status = output->status;
-    if (status) scbm_fail(status, "%s", output->message);
-    output_free(output);
-    return status;
-}
-
-void scbm_output_abandon(scbm_output_file *output) {
-    if (!output) return;
-    output_forget(output);
-#if !FILE_POSIX
-    output_close(output); /* an open file cannot be removed there */
-#endif
-    if (output->temporary) remove(output->temporary);
-    if (output->stream) output_close(output);
-    output_free(output);
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: GGUF's types, and reading little-endian numbers
- * ---------------------------------------------------------------------------------------- */
-
-#define GGUF_VERSION 3
-#define GGUF_ALIGNMENT 32 /* when general.alignment says nothing else */
-#define GGUF_DATA_ALIGNMENT 64 /* where our files' data begins: lines of the cache */
-#define GGUF_PADDING_KEY "sparsecbm.padding"
-#define GGUF_MAX_KEY 65535
-#define GGUF_ALIGNMENT_KEY "general.alignment"
-
-/* Bytes of a value of each type; 0: not of fixed size. */
-static const size_t gguf_value_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-#define GGUF_VALUE_TYPES ((uint32_t)COUNT_OF(gguf_value_bytes))
-
-/* GGUF's numbers of tensor types, ours and those that other programs write. */
-static const struct gguf_type_name {
-    uint32_t number;
-    int type; /* -1: not known here */
-    const char *name;
-} gguf_types[] = {
-    {0, SCBM_F32, "F32"},  {1, SCBM_F16, "F16"},  {2, SCBM_Q4_0, "Q4_0"},  {8, SCBM_Q8_0, "Q8_0"}, {24, SCBM_I8, "I8"},
-    {28, SCBM_F64, "F64"}, {26, SCBM_I32, "I32"}, {30, SCBM_BF16, "BF16"}, {3, -1, "Q4_1"},        {6, -1, "Q5_0"},
-    {7, -1, "Q5_1"},       {9, -1, "Q8_1"},       {10, -1, "Q2_K"},        {11, -1, "Q3_K"},       {12, -1, "Q4_K"},
-    {13, -1, "Q5_K"},      {14, -1, "Q6_K"},      {15, -1, "Q8_K"},        {16, -1, "IQ2_XXS"},    {17, -1, "IQ2_XS"},
-    {18, -1, "IQ3_XXS"},   {19, -1, "IQ1_S"},     {20, -1, "IQ4_NL"},      {21, -1, "IQ3_S"},      {22, -1, "IQ2_S"},
-    {23, -1, "IQ4_XS"},    {25, -1, "I16"},       {27, -1, "I64"},         {29, -1, "IQ1_M"},      {34, -1, "TQ1_0"},
-    {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},
-};
-
-static const struct gguf_type_name *gguf_type_by_number(uint32_t number) {
-    for (int i = 0; i < COUNT_OF(gguf_types); i++)
-        if (gguf_types[i].number == number) return &gguf_types[i];
-    return NULL;
-}
-
-static uint32_t gguf_number_of(scbm_type type) {
-    for (int i = 0; i < COUNT_OF(gguf_types); i++)
-        if (gguf_types[i].type == (int)type) return gguf_types[i].number;
-    return 0;
-}
-
-static uint64_t gguf_read(const unsigned char *bytes, size_t size) {
-    uint64_t value = 0;
-    for (size_t i = 0; i < size; i++) value |= (uint64_t)bytes[i] << (8 * i);
-    return value;
-}
-
-/* Tensors are used as they lie in the file. */
-static scbm_status gguf_check_machine(void) {
-    const uint16_t one = 1;
-    unsigned char first;
-    memcpy(&first, &one, 1);
-    if (first) return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_UNSUPPORTED, "GGUF files are little-endian, and this machine is not");
-}
-
-/* Names end up in messages and on terminals: no control characters. */
-static int gguf_is_name(const unsigned char *bytes, size_t length) {
-    for (size_t i = 0; i < length; i++)
-        if (bytes[i] < 0x20 || bytes[i] == 0x7f) return 0;
-    return length > 0;
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: reading
- * ---------------------------------------------------------------------------------------- */
-
-/* A key and its value. Numbers are read where they lie in the file; strings are copied into one block, since GGUF's
- * have no NUL at their end. */
-typedef struct file_entry {
-    const char *key;
-    scbm_value_type type;         /* ARRAY for arrays */
-    scbm_value_type element;      /* of an array its elements', else the type */
-    int64_t n;                    /* 1 for a plain value */
-    const unsigned char *encoded; /* the value as GGUF has it, for scbm_writer_copy_keys */
-    size_t encoded_bytes;
-    const unsigned char *elements; /* the first element */
-    size_t first_string;           /* of strings: where in file->strings they start */
-} file_entry;
-
-typedef struct file_name {
-    const char *name;
-    int64_t index;
-} file_name;
-
-struct scbm_file {
-    scbm_hooks hooks;
-    char *path;
-    scbm_bytes bytes;
-    void *copy; /* of misaligned memory */
-    int is_mapped;
-    file_watch watch;
-    file_entry *entries;
-    int64_t n_entries;
-    char *text; /* keys and strings, each with a NUL */
-    const char **strings;
-    scbm_tensor *tensors;
-    int64_t n_tensors;
-    file_name *keys_by_name, *tensors_by_name;
-};
-
-/* What is left to read, and what that is for messages. */
-typedef struct gguf_cursor {
-    const scbm_file *file;
-    const unsigned char *at, *end;
-    const char *what; /* "key", "tensor" */
-    uint64_t index, count;
-} gguf_cursor;
-
-/* While reading, keys are spans of the file. */
-typedef struct gguf_span {
-    const unsigned char *bytes;
-    size_t length;
-} gguf_span;
-
-static size_t gguf_left(const gguf_cursor *cursor) {
-    return (size_t)(cursor->end - cursor->at);
-}
-
-static scbm_status gguf_ends(const gguf_cursor *cursor) {
-    return scbm_fail(
-        SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in the middle of %s %llu of %llu; the file is cut off or damaged",
-        cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1, (unsigned long long)cursor->count);
-}
-
-static scbm_status gguf_take(gguf_cursor *cursor, size_t size, uint64_t *value) {
-    *value = 0;
-    if (gguf_left(cursor) < size) return gguf_ends(cursor);
-    *value = gguf_read(cursor->at, size);
-    cursor->at += size;
-    return SCBM_OK;
-}
-
-static scbm_status gguf_take_span(gguf_cursor *cursor, gguf_span *span) {
-    uint64_t length;
-    scbm_status status = gguf_take(cursor, 8, &length);
-    if (status) return status;
-    if (length > gguf_left(cursor)) return gguf_ends(cursor);
-    span->bytes = cursor->at;
-    span->length = (size_t)length;
-    cursor->at += span->length;
-    return SCBM_OK;
-}
-
-static scbm_status gguf_take_name(gguf_cursor *cursor, size_t most, gguf_span *name) {
-    scbm_status status = gguf_take_span(cursor, name);
-    if (status) return status;
-    if (name->length > most)
-        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": the name of %s %llu has %zu bytes; %zu are possible",
-                         cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1, name->length, most);
-    if (!gguf_is_name(name->bytes, name->length))
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         FILE_PATH_FORMAT ": the name of %s %llu is empty or has control characters in it",
-                         cursor->file->path, cursor->what, (unsigned long long)cursor->index + 1);
-    return SCBM_OK;
-}
-
-/* How much of a key is shown in a message. */
-static int gguf_shown(const gguf_span *span) {
-    return span->length > 80 ? 80 : (int)span->length;
-}
-
-/* Walks n strings; *n_strings and *text_bytes grow by what they need in memory. */
-static scbm_status gguf_scan_strings(gguf_cursor *cursor, const gguf_span *key, uint64_t n, size_t *n_strings,
-                                     size_t *text_bytes) {
-    for (uint64_t i = 0; i < n; i++) {
-        gguf_span span = {NULL, 0};
-        scbm_status status = gguf_take_span(cursor, &span);
-        if (status) return status;
-        if (span.length && memchr(span.bytes, 0, span.length))
-            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": string %llu of key %.*s has a NUL in it",
-                             cursor->file->path, (unsigned long long)i, gguf_shown(key), (const char *)key->bytes);
-        *text_bytes += span.length + 1;
-    }
-    *n_strings += (size_t)n;
-    return SCBM_OK;
-}
-
-static scbm_status gguf_check_booleans(const gguf_cursor *cursor, const gguf_span *key, const file_entry *entry) {
-    for (int64_t i = 0; i < entry->n; i++)
-        if (entry->elements[i] > 1)
-            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.*s is a boolean of value %d",
-                             cursor->file->path, gguf_shown(key), (const char *)key->bytes, entry->elements[i]);
-    return SCBM_OK;
-}
-
-static scbm_status gguf_scan_elements(gguf_cursor *cursor, const gguf_span *key, file_entry *entry, uint64_t n,
-                                      size_t *n_strings, size_t *text_bytes) {
-    size_t size = gguf_value_bytes[entry->element];
-    size_t least = size ? size : 8; /* a string's length */
-    entry->elements = cursor->at;
-    if (n > gguf_left(cursor) / least) return gguf_ends(cursor);
-    entry->n = (int64_t)n;
-    entry->first_string = *n_strings;
-    if (!size) return gguf_scan_strings(cursor, key, n, n_strings, text_bytes);
-    cursor->at += size * (size_t)n;
-    return entry->element == SCBM_VALUE_BOOL ? gguf_check_booleans(cursor, key, entry) : SCBM_OK;
-}
-
-static scbm_status gguf_take_value_type(gguf_cursor *cursor, const gguf_span *key, scbm_value_type *type) {
-    uint64_t number;
-    scbm_status status = gguf_take(cursor, 4, &number);
-    if (status) return status;
-    if (number >= GGUF_VALUE_TYPES)
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         FILE_PATH_FORMAT ": key %.*s is of value type %llu, which GGUF does not have",
-                         cursor->file->path, gguf_shown(key), (const char *)key->bytes, (unsigned long long)number);
-    *type = (scbm_value_type)number;
-    return SCBM_OK;
-}
-
-/* One key and its value; entry->key still points at the key's length in the file. */
-static scbm_status gguf_scan_entry(gguf_cursor *cursor, file_entry *entry, size_t *n_strings, size_t *text_bytes) {
-    gguf_span key = {NULL, 0};
-    uint64_t n = 1;
-    entry->key = (const char *)cursor->at;
-    scbm_status status = gguf_take_name(cursor, GGUF_MAX_KEY, &key);
-    if (!status) status = gguf_take_value_type(cursor, &key, &entry->type);
-    if (status) return status;
-    *text_bytes += key.length + 1;
-    entry->encoded = cursor->at;
-    entry->element = entry->type;
-    if (entry->type == SCBM_VALUE_ARRAY) {
-        status = gguf_take_value_type(cursor, &key, &entry->element);
-        if (!status) status = gguf_take(cursor, 8, &n);
-        if (!status && entry->element == SCBM_VALUE_ARRAY)
-            status = scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                               FILE_PATH_FORMAT ": key %.*s is an array of arrays, which is not supported",
-                               cursor->file->path, gguf_shown(&key), (const char *)key.bytes);
-    }
-    if (!status) status = gguf_scan_elements(cursor, &key, entry, n, n_strings, text_bytes);
-    entry->encoded_bytes = (size_t)(cursor->at - entry->encoded);
-    return status;
-}
-
-/* Copies a string of the file behind *text. Its length was checked before. */
-static const char *gguf_copy_string(const unsigned char **at, char **text) {
-    size_t length = (size_t)gguf_read(*at, 8);
-    char *copy = *text;
-    memcpy(copy, *at + 8, length);
-    copy[length] = 0;
-    *at += 8 + length;
-    *text += length + 1;
-    return copy;
-}
-
-static scbm_status gguf_copy_text(scbm_file *file, size_t n_strings, size_t text_bytes) {
-    file->text = scbm_alloc(&file->hooks, text_bytes ? text_bytes : 1);
-    file->strings = scbm_alloc_array(&file->hooks, n_strings ? n_strings : 1, sizeof *file->strings);
-    if (!file->text || !file->strings) return SCBM_ERROR_MEMORY;
-    char *text = file->text;
-    for (int64_t i = 0; i < file->n_entries; i++) {
-        file_entry *entry = &file->entries[i];
-        const unsigned char *at = (const unsigned char *)entry->key;
-        entry->key = gguf_copy_string(&at, &text);
-        if (entry->element != SCBM_VALUE_STRING) continue;
-        at = entry->elements;
-        for (int64_t j = 0; j < entry->n; j++)
-            file->strings[entry->first_string + (size_t)j] = gguf_copy_string(&at, &text);
-    }
-    return SCBM_OK;
-}
-
-static int file_compare_names(const void *a, const void *b) {
-    return strcmp(((const file_name *)a)->name, ((const file_name *)b)->name);
-}
-
-/* Sorts names for file_find_name. *twice: a name that is there twice, or NULL. */
-static void file_sort_names(file_name *names, int64_t n, const char **twice) {
-    *twice = NULL;
-    if (n > 1) qsort(names, (size_t)n, sizeof *names, file_compare_names);
-    for (int64_t i = 1; i < n && !*twice; i++)
-        if (strcmp(names[i - 1].name, names[i].name) == 0) *twice = names[i].name;
-}
-
-static int64_t file_find_name(const file_name *names, int64_t n, const char *name) {
-    int64_t low = 0, high = n;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        int order = strcmp(names[middle].name, name);
-        if (order == 0) return names[middle].index;
-        if (order < 0) low = middle + 1;
-        else high = middle;
-    }
-    return -1;
-}
-
-static scbm_status gguf_index_keys(scbm_file *file) {
-    const char *twice;
-    file->keys_by_name = scbm_alloc_array(&file->hooks, (size_t)file->n_entries + 1, sizeof *file->keys_by_name);
-    if (!file->keys_by_name) return SCBM_ERROR_MEMORY;
-    for (int64_t i = 0; i < file->n_entries; i++) file->keys_by_name[i] = (file_name){file->entries[i].key, i};
-    file_sort_names(file->keys_by_name, file->n_entries, &twice);
-    if (twice) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.80s is there twice", file->path, twice);
-    return SCBM_OK;
-}
-
-static scbm_status gguf_read_keys(scbm_file *file, gguf_cursor *cursor, uint64_t count) {
-    enum { LEAST = 8 + 1 + 4 + 1 }; /* a key of one letter, and its smallest value */
-    if (count > gguf_left(cursor) / LEAST)
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         FILE_PATH_FORMAT ": is said to have %llu keys, which its %zu bytes cannot hold", file->path,
-                         (unsigned long long)count, file->bytes.size);
-    file->entries = scbm_alloc_array(&file->hooks, (size_t)count + 1, sizeof *file->entries);
-    if (!file->entries) return SCBM_ERROR_MEMORY;
-    size_t n_strings = 0, text_bytes = 0;
-    scbm_status status = SCBM_OK;
-    cursor->what = "key";
-    cursor->count = count;
-    for (cursor->index = 0; cursor->index < count && !status; cursor->index++)
-        status = gguf_scan_entry(cursor, &file->entries[cursor->index], &n_strings, &text_bytes);
-    if (status) return status;
-    file->n_entries = (int64_t)count;
-    status = gguf_copy_text(file, n_strings, text_bytes);
-    return status ? status : gguf_index_keys(file);
-}
-
-/* A tensor's type and dimensions; its data pointer is filled in later. */
-static scbm_status gguf_read_shape(gguf_cursor *cursor, const char *name, scbm_tensor *tensor) {
-    const char *path = cursor->file->path;
-    uint64_t n_dims, size, number;
-    int64_t shape[SCBM_MAX_DIMS];
-    scbm_status status = gguf_take(cursor, 4, &n_dims);
-    if (status) return status;
-    if (n_dims < 1 || n_dims > SCBM_MAX_DIMS)
-        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s has %llu dimensions; 1 to %d are possible",
-                         path, name, (unsigned long long)n_dims, SCBM_MAX_DIMS);
-    for (uint64_t i = 0; i < n_dims; i++) {
-        status = gguf_take(cursor, 8, &size);
-        if (status) return status;
-        if (size > INT64_MAX)
-            return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s has a dimension of %llu", path, name,
-                             (unsigned long long)size);
-        shape[n_dims - 1 - i] = (int64_t)size;
-    }
-    status = gguf_take(cursor, 4, &number);
-    if (status) return status;
-    const struct gguf_type_name *type = gguf_type_by_number((uint32_t)number);
-    if (!type)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         FILE_PATH_FORMAT ": tensor %s is of a type that is not known (number %llu)", path, name,
-                         (unsigned long long)number);
-    if (type->type < 0)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         FILE_PATH_FORMAT
-                         ": tensor %s is of type %s, which is not read; the same model in F32, F16, BF16, Q8_0 or pure "
-                         "Q4_0 is",
-                         path, name, type->name);
-    if (scbm_tensor_init(tensor, name, (scbm_type)type->type, (int)n_dims, shape))
-        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": %s", path, scbm_last_error());
-    return SCBM_OK;
-}
-
-/* Until the data's place is known, the tensor's offset stands in `generation`. */
-static scbm_status gguf_scan_tensor(gguf_cursor *cursor, uint64_t alignment, scbm_tensor *tensor) {
-    gguf_span span = {NULL, 0};
-    char name[SCBM_MAX_NAME];
-    uint64_t offset = 0;
-    scbm_status status = gguf_take_name(cursor, SCBM_MAX_NAME - 1, &span);
-    if (status) return status;
-    memcpy(name, span.bytes, span.length);
-    name[span.length] = 0;
-    status = gguf_read_shape(cursor, name, tensor);
-    if (!status) status = gguf_take(cursor, 8, &offset);
-    if (status) return status;
-    if (offset % alignment)
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         FILE_PATH_FORMAT ": the data of tensor %s starts at %llu, no multiple of %llu",
-                         cursor->file->path, name, (unsigned long long)offset, (unsigned long long)alignment);
-    tensor->generation = offset;
-    return SCBM_OK;
-}
-
-static scbm_status gguf_place_tensors(scbm_file *file, size_t start) {
-    size_t size = file->bytes.size > start ? file->bytes.size - start : 0;
-    for (int64_t i = 0; i < file->n_tensors; i++) {
-        scbm_tensor *tensor = &file->tensors[i];
-        uint64_t offset = tensor->generation, bytes = scbm_tensor_bytes(tensor);
-        if (offset > size || bytes > size - offset)
-            return scbm_fail(
-                SCBM_ERROR_FORMAT,
-                FILE_PATH_FORMAT
-                ": the data of tensor %s (%llu bytes) reaches beyond the end of the file; it is cut off or damaged",
-                file->path, tensor->name, (unsigned long long)bytes);
-        tensor->data = (void *)(uintptr_t)(start <= file->bytes.size ? file->bytes.data + start + offset
-                                                                     : file->bytes.data);
-        tensor->generation = 1;
-    }
-    return SCBM_OK;
-}
-
-static scbm_status gguf_index_tensors(scbm_file *file) {
-    const char *twice;
-    file->tensors_by_name = scbm_alloc_array(&file->hooks, (size_t)file->n_tensors + 1, sizeof *file->tensors_by_name);
-    if (!file->tensors_by_name) return SCBM_ERROR_MEMORY;
-    for (int64_t i = 0; i < file->n_tensors; i++) file->tensors_by_name[i] = (file_name){file->tensors[i].name, i};
-    file_sort_names(file->tensors_by_name, file->n_tensors, &twice);
-    if (twice) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s is there twice", file->path, twice);
-    return SCBM_OK;
-}
-
-static scbm_status gguf_read_alignment(const scbm_file *file, uint64_t *alignment) {
-    enum { MOST = 1 << 20 };
-    int64_t value = GGUF_ALIGNMENT;
-    if (scbm_file_find_key(file, GGUF_ALIGNMENT_KEY) >= 0) {
-        scbm_status status = scbm_file_get_int(file, GGUF_ALIGNMENT_KEY, &value);
-        if (status) return status;
-    }
-    if (value < 8 || value > MOST || value % 8)
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         FILE_PATH_FORMAT ": " GGUF_ALIGNMENT_KEY " is %lld; a multiple of 8 is needed", file->path,
-                         (long long)value);
-    *alignment = (uint64_t)value;
-    return SCBM_OK;
-}
-
-static scbm_status gguf_read_tensors(scbm_file *file, gguf_cursor *cursor, uint64_t count) {
-    enum { LEAST = 8 + 1 + 4 + 8 + 4 + 8 }; /* a name of one letter and one dimension */
-    uint64_t alignment = GGUF_ALIGNMENT;
-    if (count > gguf_left(cursor) / LEAST)
-        return scbm_fail(SCBM_ERROR_FORMAT,
-                         FILE_PATH_FORMAT ": is said to have %llu tensors, which its %zu bytes cannot hold", file->path,
-                         (unsigned long long)count, file->bytes.size);
-    scbm_status status = gguf_read_alignment(file, &alignment);
-    if (status) return status;
-    file->tensors = scbm_alloc_array(&file->hooks, (size_t)count + 1, sizeof *file->tensors);
-    if (!file->tensors) return SCBM_ERROR_MEMORY;
-    cursor->what = "tensor";
-    cursor->count = count;
-    for (cursor->index = 0; cursor->index < count && !status; cursor->index++)
-        status = gguf_scan_tensor(cursor, alignment, &file->tensors[cursor->index]);
-    if (status) return status;
-    file->n_tensors = (int64_t)count;
-    status = gguf_index_tensors(file);
-    size_t used = (size_t)(cursor->at - file->bytes.data);
-    return status ? status : gguf_place_tensors(file, used + (size_t)((alignment - used % alignment) % alignment));
-}
-
-static scbm_status gguf_read_file(scbm_file *file) {
-    enum { HEADER = 4 + 4 + 8 + 8 };
-    const unsigned char *data = file->bytes.data;
-    size_t size = file->bytes.size;
-    if (size == 0) return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is empty", file->path);
-    if (size < 4 || memcmp(data, "GGUF", 4)) {
-        const char *what = scbm_bytes_recognize(data, size, 0);
-        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": is not a GGUF model file%s%s", file->path,
-                         what ? " but " : "", what ? what : "");
-    }
-    if (size < HEADER)
-        return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": ends in its header; the file is cut off", file->path);
-    uint32_t version = (uint32_t)gguf_read(data + 4, 4);
-    if (version == (uint32_t)GGUF_VERSION << 24)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         FILE_PATH_FORMAT ": is a big-endian GGUF file; convert it to little-endian", file->path);
-    if (version != GGUF_VERSION)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, FILE_PATH_FORMAT ": is of GGUF version %lu; version %d is supported",
-                         file->path, (unsigned long)version, GGUF_VERSION);
-    gguf_cursor cursor = {file, data + HEADER, data + size, "", 0, 0};
-    uint64_t n_tensors = gguf_read(data + 8, 8), n_keys = gguf_read(data + 16, 8);
-    scbm_status status = gguf_check_machine();
-    if (!status) status = gguf_read_keys(file, &cursor, n_keys);
-    return status ? status : gguf_read_tensors(file, &cursor, n_tensors);
-}
-
-static scbm_status file_create(scbm_file **result, const char *path, const scbm_hooks *hooks) {
-    *result = NULL;
-    scbm_file *file = scbm_alloc(hooks, sizeof *file);
-    if (!file) return SCBM_ERROR_MEMORY;
-    if (hooks) file->hooks = *hooks;
-    file->watch.descriptor = -1;
-    file->path = scbm_strdup(hooks, path);
-    if (!file->path) {
-        scbm_release(hooks, file);
-        return SCBM_ERROR_MEMORY;
-    }
-    *result = file;
-    return SCBM_OK;
-}
-
-scbm_status scbm_file_open(scbm_file **result, const char *path, const scbm_hooks *hooks) {
-    scbm_file *file;
-    *result = NULL;
-    if (!path || !*path) return scbm_fail(SCBM_ERROR_ARGUMENT, "a model file to open needs a name");
-    scbm_status status = file_create(&file, path, hooks);
-    if (status) return status;
-    file->is_mapped = 1;
-    status = file_bytes_open(&file->bytes, path, hooks, &file->watch);
-    if (!status) status = gguf_read_file(file);
-    if (status) scbm_file_close(file);
-    else *result = file;
-    return status;
-}
-
-scbm_status scbm_file_open_memory(scbm_file **result, const void *data, size_t size, const char *name,
-                                  const scbm_hooks *hooks) {
-    scbm_file *file;
-    scbm_status status = file_create(&file, name ? name : "model in memory", hooks);
-    *result = NULL;
-    if (status) return status;
-    if (size && (uintptr_t)data % 8) {
-        file->copy = scbm_alloc(hooks, size);
-        if (file->copy) memcpy(file->copy, data, size);
-        else status = SCBM_ERROR_MEMORY;
-    }
-    file->bytes.data = file->copy ? file->copy : data;
-    file->bytes.size = size;
-    if (!status) status = gguf_read_file(file);
-    if (status) scbm_file_close(file);
-    else *result = file;
-    return status;
-}
-
-void scbm_file_close(scbm_file *file) {
-    if (!file) return;
-    const scbm_hooks hooks = file->hooks;
-    for (int64_t i = 0; file->tensors && i < file->n_tensors; i++) scbm_tensor_forget(&file->tensors[i]);
-    if (file->is_mapped) scbm_bytes_close(&file->bytes, &hooks);
-    file_watch_end(&file->watch);
-    scbm_release(&hooks, file->copy);
-    scbm_release(&hooks, file->entries);
-    scbm_release(&hooks, file->text);
-    scbm_release(&hooks, (void *)file->strings);
-    scbm_release(&hooks, file->tensors);
-    scbm_release(&hooks, file->keys_by_name);
-    scbm_release(&hooks, file->tensors_by_name);
-    scbm_release(&hooks, file->path);
-    scbm_release(&hooks, file);
-}
-
-scbm_status scbm_file_check(const scbm_file *file) {
-    return file_check(&file->watch, file->path);
-}
-
-const char *scbm_file_path(const scbm_file *file) {
-    return file->path;
-}
-
-size_t scbm_file_size(const scbm_file *file) {
-    return file->bytes.size;
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: what was read
- * ---------------------------------------------------------------------------------------- */
-
-int64_t scbm_file_n_keys(const scbm_file *file) {
-    return file->n_entries;
-}
-
-/* NULL for an index outside. */
-static const file_entry *file_entry_at(const scbm_file *file, int64_t index) {
-    return index >= 0 && index < file->n_entries ? &file->entries[index] : NULL;
-}
-
-const char *scbm_file_key(const scbm_file *file, int64_t index) {
-    const file_entry *entry = file_entry_at(file, index);
-    return entry ? entry->key : NULL;
-}
-
-int64_t scbm_file_find_key(const scbm_file *file, const char *key) {
-    return file_find_name(file->keys_by_name, file->n_entries, key);
-}
-
-scbm_value_type scbm_file_key_type(const scbm_file *file, int64_t index) {
-    const file_entry *entry = file_entry_at(file, index);
-    return entry ? entry->type : SCBM_VALUE_U8;
-}
-
-scbm_value_type scbm_file_array_type(const scbm_file *file, int64_t index) {
-    const file_entry *entry = file_entry_at(file, index);
-    return entry ? entry->element : SCBM_VALUE_U8;
-}
-
-int64_t scbm_file_array_length(const scbm_file *file, int64_t index) {
-    const file_entry *entry = file_entry_at(file, index);
-    return entry ? entry->n : 0;
-}
-
-/* Element i as an integer; 0 when it is none, or beyond an int64_t. */
-static int file_entry_int(const file_entry *entry, int64_t i, int64_t *value) {
-    size_t size = gguf_value_bytes[entry->element];
-    uint64_t bits = size ? gguf_read(entry->elements + (size_t)i * size, size) : 0;
-    switch (entry->element) {
-    case SCBM_VALUE_I8: *value = (int8_t)bits; return 1;
-    case SCBM_VALUE_I16: *value = (int16_t)bits; return 1;
-    case SCBM_VALUE_I32: *value = (int32_t)bits; return 1;
-    case SCBM_VALUE_U8:
-    case SCBM_VALUE_U16:
-    case SCBM_VALUE_U32:
-    case SCBM_VALUE_BOOL:
-    case SCBM_VALUE_I64: *value = (int64_t)bits; return 1;
-    case SCBM_VALUE_U64: *value = (int64_t)bits; return bits <= INT64_MAX;
-    default: return 0;
-    }
-}
-
-/* Element i as a real number; integers count. 0 when it is none. */
-static int file_entry_float(const file_entry *entry, int64_t i, double *value) {
-    int64_t integer;
-    float single;
-    size_t size = gguf_value_bytes[entry->element];
-    if (entry->element == SCBM_VALUE_F32) {
-        uint32_t bits = (uint32_t)gguf_read(entry->elements + (size_t)i * size, size);
-        memcpy(&single, &bits, sizeof single);
-        *value = (double)single;
-    } else if (entry->element == SCBM_VALUE_F64) {
-        uint64_t bits = gguf_read(entry->elements + (size_t)i * size, size);
-        memcpy(value, &bits, sizeof *value);
-    } else if (file_entry_int(entry, i, &integer)) {
-        *value = (double)integer;
-    } else {
-        return 0;
-    }
-    return 1;
-}
-
-static int file_entry_string(const scbm_file *file, const file_entry *entry, int64_t i, const char **value) {
-    if (entry->element != SCBM_VALUE_STRING) return 0;
-    *value = file->strings[entry->first_string + (size_t)i];
-    return 1;
-}
-
-/* The plain value of a key, or NULL with the error recorded. */
-static const file_entry *file_require(const scbm_file *file, const char *key) {
-    int64_t index = scbm_file_find_key(file, key);
-    if (index >= 0 && file->entries[index].type != SCBM_VALUE_ARRAY) return &file->entries[index];
-    if (index < 0) scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %s is missing", file->path, key);
-    else scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %s is an array; one value is needed", file->path, key);
-    return NULL;
-}
-
-static scbm_status file_wrong_kind(const scbm_file *file, const char *key, const char *wanted) {
-    return scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": key %.80s is not %s", file->path, key, wanted);
-}
-
-scbm_status scbm_file_get_int(const scbm_file *file, const char *key, int64_t *value) {
-    const file_entry *entry = file_require(file, key);
-    if (!entry) return SCBM_ERROR_FORMAT;
-    return file_entry_int(entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "an integer that fits 64 bits");
-}
-
-scbm_status scbm_file_get_float(const scbm_file *file, const char *key, double *value) {
-    const file_entry *entry = file_require(file, key);
-    if (!entry) return SCBM_ERROR_FORMAT;
-    return file_entry_float(entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "a number");
-}
-
-scbm_status scbm_file_get_string(const scbm_file *file, const char *key, const char **value) {
-    const file_entry *entry = file_require(file, key);
-    if (!entry) return SCBM_ERROR_FORMAT;
-    return file_entry_string(file, entry, 0, value) ? SCBM_OK : file_wrong_kind(file, key, "a string");
-}
-
-/* The plain value of a key, or NULL. */
-static const file_entry *file_plain(const scbm_file *file, const char *key) {
-    const file_entry *entry = file_entry_at(file, scbm_file_find_key(file, key));
-    return entry && entry->type != SCBM_VALUE_ARRAY ? entry : NULL;
-}
-
-int64_t scbm_file_int_or(const scbm_file *file, const char *key, int64_t otherwise) {
-    const file_entry *entry = file_plain(file, key);
-    int64_t value;
-    return entry && file_entry_int(entry, 0, &value) ? value : otherwise;
-}
-
-double scbm_file_float_or(const scbm_file *file, const char *key, double otherwise) {
-    const file_entry *entry = file_plain(file, key);
-    double value;
-    return entry && file_entry_float(entry, 0, &value) ? value : otherwise;
-}
-
-const char *scbm_file_string_or(const scbm_file *file, const char *key, const char *otherwise) {
-    const file_entry *entry = file_plain(file, key);
-    const char *value;
-    return entry && file_entry_string(file, entry, 0, &value) ? value : otherwise;
-}
-
-static const file_entry *file_element(const scbm_file *file, int64_t key_index, int64_t i) {
-    const file_entry *entry = file_entry_at(file, key_index);
-    if (entry && i >= 0 && i < entry->n) return entry;
-    scbm_fail(SCBM_ERROR_ARGUMENT, FILE_PATH_FORMAT ": there is no element %lld of key %.80s", file->path, (long long)i,
-              entry ? entry->key : "(none)");
-    return NULL;
-}
-
-scbm_status scbm_file_int_at(const scbm_file *file, int64_t key_index, int64_t i, int64_t *value) {
-    const file_entry *entry = file_element(file, key_index, i);
-    if (!entry) return SCBM_ERROR_ARGUMENT;
-    return file_entry_int(entry, i, value) ? SCBM_OK
-                                           : file_wrong_kind(file, entry->key, "of integers that fit 64 bits");
-}
-
-scbm_status scbm_file_float_at(const scbm_file *file, int64_t key_index, int64_t i, double *value) {
-    const file_entry *entry = file_element(file, key_index, i);
-    if (!entry) return SCBM_ERROR_ARGUMENT;
-    return file_entry_float(entry, i, value) ? SCBM_OK : file_wrong_kind(file, entry->key, "of numbers");
-}
-
-scbm_status scbm_file_string_at(const scbm_file *file, int64_t key_index, int64_t i, const char **value) {
-    const file_entry *entry = file_element(file, key_index, i);
-    if (!entry) return SCBM_ERROR_ARGUMENT;
-    return file_entry_string(file, entry, i, value) ? SCBM_OK : file_wrong_kind(file, entry->key, "of strings");
-}
-
-int64_t scbm_file_n_tensors(const scbm_file *file) {
-    return file->n_tensors;
-}
-
-scbm_tensor *scbm_file_tensor(scbm_file *file, int64_t index) {
-    return index >= 0 && index < file->n_tensors ? &file->tensors[index] : NULL;
-}
-
-scbm_tensor *scbm_file_find_tensor(scbm_file *file, const char *name) {
-    return scbm_file_tensor(file, file_find_name(file->tensors_by_name, file->n_tensors, name));
-}
-
-/* Where a tensor's name ends in `end`, behind a dot or as a whole; NULL: it does not, or its rows are no n equal parts. */
-static const char *file_fused_end(const scbm_tensor *tensor, const char *end, int n) {
-    size_t length = strlen(tensor->name), of_end = strlen(end);
-    if (length < of_end || tensor->shape[0] % n) return NULL;
-    const char *at = tensor->name + length - of_end;
-    return strcmp(at, end) == 0 && (at == tensor->name || at[-1] == '.') ? at : NULL;
-}
-
-/* The parts of a fused tensor, one after the other in its memory. */
-static scbm_status file_split_tensor(const scbm_tensor *tensor, const char *end, const char *const *parts, int n,
-                                     scbm_tensor *made) {
-    const size_t bytes = scbm_tensor_bytes(tensor) / (size_t)n;
-    int64_t shape[SCBM_MAX_DIMS];
-    memcpy(shape, tensor->shape, sizeof shape);
-    shape[0] /= n;
-    for (int i = 0; i < n; i++) {
-        char name[2 * SCBM_MAX_NAME];
-        snprintf(name, sizeof name, "%.*s%s", (int)(end - tensor->name), tensor->name, parts[i]);
-        if (strlen(name) >= SCBM_MAX_NAME)
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s: the name of its part %s is too long", tensor->name, parts[i]);
-        scbm_status status = scbm_tensor_init(&made[i], name, tensor->type, tensor->n_dims, shape);
-        if (status) return status;
-        made[i].data = (unsigned char *)tensor->data + (size_t)i * bytes;
-    }
-    return SCBM_OK;
-}
-
-scbm_status scbm_file_split_tensors(scbm_file *file, const char *end, const char *const *parts, int n) {
-    int64_t n_fused = 0, n_tensors = 0;
-    for (int64_t i = 0; i < file->n_tensors; i++) n_fused += file_fused_end(&file->tensors[i], end, n) != NULL;
-    if (!n_fused) return SCBM_OK;
-    const size_t most = (size_t)(file->n_tensors + n_fused * (n - 1));
-    scbm_tensor *tensors = scbm_alloc_array(&file->hooks, most + 1, sizeof *tensors), *before = file->tensors;
-    file_name *names = scbm_alloc_array(&file->hooks, most + 1, sizeof *names);
-    scbm_status status = tensors && names ? SCBM_OK : SCBM_ERROR_MEMORY;
-    for (int64_t i = 0; i < file->n_tensors && !status; i++) {
-        const char *at = file_fused_end(&before[i], end, n);
-        if (at) status = file_split_tensor(&before[i], at, parts, n, &tensors[n_tensors]);
-        else tensors[n_tensors] = before[i];
-        n_tensors += at ? n : 1;
-    }
-    const char *twice = NULL;
-    for (int64_t i = 0; i < n_tensors && !status; i++) names[i] = (file_name){tensors[i].name, i};
-    if (!status) file_sort_names(names, n_tensors, &twice);
-    if (twice) status = scbm_fail(SCBM_ERROR_FORMAT, FILE_PATH_FORMAT ": tensor %s is there twice", file->path, twice);
-    if (status) {
-        scbm_release(&file->hooks, tensors);
-        scbm_release(&file->hooks, names);
-        return status;
-    }
-    scbm_release(&file->hooks, file->tensors);
-    scbm_release(&file->hooks, file->tensors_by_name);
-    file->tensors = tensors;
-    file->tensors_by_name = names;
-    file->n_tensors = n_tensors;
-    return SCBM_OK;
-}
-
-/* ------------------------------------------------------------------------------------------
- * Model files: writing
- * ---------------------------------------------------------------------------------------- */
-
-typedef struct writer_entry {
-    char *key;
-    uint32_t type;
-    unsigned char *value; /* as GGUF has it */
-    size_t bytes, capacity;
-} writer_entry;
-
-typedef struct writer_tensor {
-    const scbm_tensor *tensor;
-    scbm_type type;                /* as which it is written */
-    scbm_produce_function produce; /* where the data come from; NULL: the tensor has them */
-    void *user;
-} writer_tensor;
-
-struct scbm_writer {
-    scbm_hooks hooks;
-    writer_entry *entries;
-    size_t n_entries, entries_capacity;
-    writer_tensor *tensors;
-    size_t n_tensors, tensors_capacity;
-    scbm_status status; /* the first failure */
-    char message[ERROR_SIZE];
-};
-
-scbm_status scbm_writer_create(scbm_writer **result, const scbm_hooks *hooks) {
-    *result = NULL;
-    scbm_writer *writer = scbm_alloc(hooks, sizeof *writer);
-    if (!writer) return SCBM_ERROR_MEMORY;
-    if (hooks) writer->hooks = *hooks;
-    *result = writer;
-    return SCBM_OK;
-}
-
-static void writer_clear_entry(scbm_writer *writer, writer_entry *entry) {
-    scbm_release(&writer->hooks, entry->key);
-    scbm_release(&writer->hooks, entry->value);
-    memset(entry, 0, sizeof *entry);
-}
-
-void scbm_writer_free(scbm_writer *writer) {
-    if (!writer) return;
-    const scbm_hooks hooks = writer->hooks;
-    for (size_t i = 0; i < writer->n_entries; i++) writer_clear_entry(writer, &writer->entries[i]);
-    scbm_release(&hooks, writer->entries);
-    scbm_release(&hooks, writer->tensors);
-    scbm_release(&hooks, writer);
-}
-
-static void writer_keep_error(scbm_writer *writer, scbm_status status) {
-    if (!status || writer->status) return;
-    writer->status = status;
-    snprintf(writer->message, sizeof writer->message, "%s", scbm_last_error());
-}
-
-static writer_entry *writer_find(scbm_writer *writer, const char *key, size_t n_entries) {
-    for (size_t i = 0; i < n_entries; i++)
-        if (strcmp(writer->entries[i].key, key) == 0) return &writer->entries[i];
-    return NULL;
-}
-
-/* An empty entry for the key, in the place of one among the first n_known that it replaces. NULL after a failure. */
-static writer_entry *writer_entry_for(scbm_writer *writer, const char *key, uint32_t type, size_t n_known) {
-    if (writer->status) return NULL;
-    size_t length = key ? strlen(key) : 0, printable = 0;
-    while (printable < length && gguf_is_name((const unsigned char *)key + printable, 1)) printable++;
-    if (length == 0 || length > GGUF_MAX_KEY || printable < length) {
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
-                                            "the key '%.*s' is empty, too long or has control characters in it",
-                                            printable > 80 ? 80 : (int)printable, key ? key : ""));
-        return NULL;
-    }
-    writer_entry *entry = writer_find(writer, key, n_known);
-    if (entry) {
-        entry->type = type;
-        entry->bytes = 0;
-        return entry;
-    }
-    writer_keep_error(writer, scbm_grow(&writer->hooks, (void **)&writer->entries, &writer->entries_capacity,
-                                        writer->n_entries + 1, sizeof *writer->entries));
-    if (writer->status) return NULL;
-    entry = &writer->entries[writer->n_entries];
-    memset(entry, 0, sizeof *entry);
-    entry->key = scbm_strdup(&writer->hooks, key);
-    if (!entry->key) {
-        writer_keep_error(writer, SCBM_ERROR_MEMORY);
-        return NULL;
-    }
-    entry->type = type;
-    writer->n_entries++;
-    return entry;
-}
-
-static void writer_put(scbm_writer *writer, writer_entry *entry, const void *bytes, size_t size) {
-    if (writer->status || !size) return;
-    if (size > SIZE_MAX - entry->bytes)
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_MEMORY, "key %.80s is too long", entry->key));
-    else
-        writer_keep_error(writer,
-                          scbm_grow(&writer->hooks, (void **)&entry->value, &entry->capacity, entry->bytes + size, 1));
-    if (writer->status) return;
-    memcpy(entry->value + entry->bytes, bytes, size);
-    entry->bytes += size;
-}
-
-/* The low `size` bytes of a number, little-endian. */
-static void gguf_encode(uint64_t value, size_t size, unsigned char *bytes) {
-    for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)(value >> (8 * i));
-}
-
-static void writer_put_number(scbm_writer *writer, writer_entry *entry, uint64_t value, size_t size) {
-    unsigned char bytes[8];
-    gguf_encode(value, size, bytes);
-    writer_put(writer, entry, bytes, size);
-}
-
-static void writer_put_string(scbm_writer *writer, writer_entry *entry, const char *text) {
-    if (!text) {
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: a string is NULL", entry->key));
-        return;
-    }
-    size_t length = strlen(text);
-    writer_put_number(writer, entry, length, 8);
-    writer_put(writer, entry, text, length);
-}
-
-/* What an integer value type can hold; 0 when it is none. */
-static int gguf_int_range(scbm_value_type type, int64_t *least, int64_t *most) {
-    switch (type) {
-    case SCBM_VALUE_U8: *least = 0, *most = UINT8_MAX; return 1;
-    case SCBM_VALUE_I8: *least = INT8_MIN, *most = INT8_MAX; return 1;
-    case SCBM_VALUE_U16: *least = 0, *most = UINT16_MAX; return 1;
-    case SCBM_VALUE_I16: *least = INT16_MIN, *most = INT16_MAX; return 1;
-    case SCBM_VALUE_U32: *least = 0, *most = UINT32_MAX; return 1;
-    case SCBM_VALUE_I32: *least = INT32_MIN, *most = INT32_MAX; return 1;
-    case SCBM_VALUE_BOOL: *least = 0, *most = 1; return 1;
-    case SCBM_VALUE_U64: *least = 0, *most = INT64_MAX; return 1;
-    case SCBM_VALUE_I64: *least = INT64_MIN, *most = INT64_MAX; return 1;
-    default: return 0;
-    }
-}
-
-static void writer_put_int(scbm_writer *writer, writer_entry *entry, scbm_value_type type, int64_t value) {
-    int64_t least, most;
-    if (!gguf_int_range(type, &least, &most))
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: value type %d holds no integers",
-                                            entry->key, (int)type));
-    else if (value < least || value > most)
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
-                                            "key %.80s: %lld does not fit its type, which holds %lld to %lld",
-                                            entry->key, (long long)value, (long long)least, (long long)most));
-    else writer_put_number(writer, entry, (uint64_t)value, gguf_value_bytes[type]);
-}
-
-static void writer_put_float(scbm_writer *writer, writer_entry *entry, scbm_value_type type, double value) {
-    float single = (float)value;
-    uint32_t bits32;
-    uint64_t bits64;
-    memcpy(&bits32, &single, sizeof bits32);
-    memcpy(&bits64, &value, sizeof bits64);
-    if (type == SCBM_VALUE_F32) writer_put_number(writer, entry, bits32, 4);
-    else if (type == SCBM_VALUE_F64) writer_put_number(writer, entry, bits64, 8);
-    else
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: value type %d holds no real numbers",
-                                            entry->key, (int)type));
-}
-
-static writer_entry *writer_array_for(scbm_writer *writer, const char *key, scbm_value_type type, int64_t n) {
-    writer_entry *entry = writer_entry_for(writer, key, SCBM_VALUE_ARRAY, writer->n_entries);
-    if (!entry) return NULL;
-    if (n < 0) {
-        writer_keep_error(writer,
-                          scbm_fail(SCBM_ERROR_ARGUMENT, "key %.80s: an array of %lld elements", key, (long long)n));
-        return NULL;
-    }
-    writer_put_number(writer, entry, (uint64_t)type, 4);
-    writer_put_number(writer, entry, (uint64_t)n, 8);
-    return writer->status ? NULL : entry;
-}
-
-void scbm_writer_set_int(scbm_writer *writer, const char *key, scbm_value_type type, int64_t value) {
-    writer_entry *entry = writer_entry_for(writer, key, (uint32_t)type, writer->n_entries);
-    if (entry) writer_put_int(writer, entry, type, value);
-}
-
-void scbm_writer_set_float(scbm_writer *writer, const char *key, scbm_value_type type, double value) {
-    writer_entry *entry = writer_entry_for(writer, key, (uint32_t)type, writer->n_entries);
-    if (entry) writer_put_float(writer, entry, type, value);
-}
-
-void scbm_writer_set_bool(scbm_writer *writer, const char *key, int value) {
-    scbm_writer_set_int(writer, key, SCBM_VALUE_BOOL, value != 0);
-}
-
-void scbm_writer_set_string(scbm_writer *writer, const char *key, const char *value) {
-    writer_entry *entry = writer_entry_for(writer, key, SCBM_VALUE_STRING, writer->n_entries);
-    if (entry) writer_put_string(writer, entry, value);
-}
-
-void scbm_writer_set_file_type(scbm_writer *writer, scbm_type type) {
-    const int64_t number = type == SCBM_F16    ? 1
-                           : type == SCBM_Q4_0 ? 2
-                           : type == SCBM_Q8_0 ? 7
-                           : type == SCBM_BF16 ? 32
-                                               : 0;
-    scbm_writer_set_int(writer, "general.file_type", SCBM_VALUE_U32, number);
-    if (scbm_type_of(type)->block > 1) scbm_writer_set_int(writer, "general.quantization_version", SCBM_VALUE_U32, 2);
-}
-
-void scbm_writer_set_strings(scbm_writer *writer, const char *key, const char *const *values, int64_t n) {
-    writer_entry *entry = writer_array_for(writer, key, SCBM_VALUE_STRING, n);
-    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_string(writer, entry, values[i]);
-}
-
-void scbm_writer_set_ints(scbm_writer *writer, const char *key, scbm_value_type type, const int64_t *values,
-                          int64_t n) {
-    writer_entry *entry = writer_array_for(writer, key, type, n);
-    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_int(writer, entry, type, values[i]);
-}
-
-void scbm_writer_set_floats(scbm_writer *writer, const char *key, scbm_value_type type, const double *values,
-                            int64_t n) {
-    writer_entry *entry = writer_array_for(writer, key, type, n);
-    for (int64_t i = 0; entry && i < n && !writer->status; i++) writer_put_float(writer, entry, type, values[i]);
-}
-
-/* A file's keys differ from each other: only those that the writer had before are searched. */
-void scbm_writer_copy_keys(scbm_writer *writer, const scbm_file *file) {
-    size_t n_known = writer->n_entries;
-    for (int64_t i = 0; i < file->n_entries && !writer->status; i++) {
-        const file_entry *source = &file->entries[i];
-        writer_entry *entry = writer_entry_for(writer, source->key, (uint32_t)source->type, n_known);
-        if (entry) writer_put(writer, entry, source->encoded, source->encoded_bytes);
-    }
-}
-
-void scbm_writer_remove_key(scbm_writer *writer, const char *key) {
-    writer_entry *entry = writer_find(writer, key, writer->n_entries);
-    if (!entry) return;
-    writer_clear_entry(writer, entry);
-    size_t index = (size_t)(entry - writer->entries);
-    writer->n_entries--;
-    memmove(entry, entry + 1, (writer->n_entries - index) * sizeof *entry);
-}
-
-void scbm_writer_add_tensor(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type) {
-    scbm_writer_add_tensor_from(writer, tensor, type, NULL, NULL);
-}
-
-void scbm_writer_add_tensor_from(scbm_writer *writer, const scbm_tensor *tensor, scbm_type type,
-                                 scbm_produce_function produce, void *user) {
-    const scbm_type_info *from = tensor ? scbm_type_of(tensor->type) : NULL, *to = scbm_type_of(type);
-    if (writer->status) return;
-    if (!from || !to) {
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT,
-                                            "a tensor to write is missing, or its type %d is unknown", (int)type));
-        return;
-    }
-    if (!gguf_is_name((const unsigned char *)tensor->name, strlen(tensor->name)))
-        writer_keep_error(writer,
-                          scbm_fail(SCBM_ERROR_ARGUMENT, "a tensor to write has no name, or control characters in it"));
-    else if (tensor->type != type && !(from->is_float && to->is_float))
-        writer_keep_error(writer, scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is %s and cannot be written as %s",
-                                            tensor->name, from->name, to->name));
-    else
-        writer_keep_error(writer, scbm_grow(&writer->hooks, (void **)&writer->tensors, &writer->tensors_capacity,
-                                            writer->n_tensors + 1, sizeof *writer->tensors));
-    if (writer->status) return;
-    if (tensor->shape[tensor->n_dims - 1] % to->block) type = SCBM_F16;
-    writer->tensors[writer->n_tensors++] = (writer_tensor){tensor, type, produce, user};
-}
-
-static void output_number(scbm_output_file *output, uint64_t value, size_t size) {
-    unsigned char bytes[8];
-    gguf_encode(value, size, bytes);
-    scbm_output_write(output, bytes, size);
-}
-
-static void output_string(scbm_output_file *output, const char *text) {
-    size_t length = strlen(text);
-    output_number(output, length, 8);
-    scbm_output_write(output, text, length);
-}
-
-/* Zeros up to a multiple of the alignment. */
-static size_t output_pad(scbm_output_file *output, size_t bytes) {
-    static const unsigned char zeros[GGUF_ALIGNMENT];
-    size_t padding = (GGUF_ALIGNMENT - bytes % GGUF_ALIGNMENT) % GGUF_ALIGNMENT;
-    scbm_output_write(output, zeros, padding);
-    return bytes + padding;
-}
-
-/* The bytes that a tensor takes in the file, without padding. */
-static size_t writer_tensor_bytes(const writer_tensor *written) {
-    const scbm_type_info *info = scbm_type_of(written->type);
-    return (size_t)(scbm_tensor_elements(written->tensor) / info->block) * (size_t)info->block_bytes;
-}
-
-/* Bytes of everything before the data, without padding. */
-static size_t writer_header_bytes(const scbm_writer *writer) {
-    size_t size = 4 + 4 + 8 + 8;
-    for (size_t i = 0; i < writer->n_entries; i++)
-        size += 8 + strlen(writer->entries[i].key) + 4 + writer->entries[i].bytes;
-    for (size_t i = 0; i < writer->n_tensors; i++) {
-        const scbm_tensor *tensor = writer->tensors[i].tensor;
-        size += 8 + strlen(tensor->name) + 4 + 8 * (size_t)tensor->n_dims + 4 + 8;
-    }
-    return size;
-}
-
-/* The alignment is GGUF's usual one: llama.cpp writes damaged files from those that have another (llama-quant.cpp pads
- * with 32 whatever the file says). A key of blanks moves the data to a line of the cache all the same; tensors, whose rows
- * are mostly whole lines, follow. */
-static void writer_align_data(scbm_writer *writer) {
-    char blanks[GGUF_DATA_ALIGNMENT + 1];
-    scbm_writer_set_int(writer, GGUF_ALIGNMENT_KEY, SCBM_VALUE_U32, GGUF_ALIGNMENT);
-    scbm_writer_remove_key(writer, GGUF_PADDING_KEY);
-    size_t size = writer_header_bytes(writer), over = size % GGUF_DATA_ALIGNMENT;
-    if (over == 0 || over > GGUF_DATA_ALIGNMENT - GGUF_ALIGNMENT) return;
-    size += 8 + strlen(GGUF_PADDING_KEY) + 4 + 8;
-    size_t n = (GGUF_DATA_ALIGNMENT - size % GGUF_DATA_ALIGNMENT) % GGUF_DATA_ALIGNMENT;
-    memset(blanks, ' ', n);
-    blanks[n] = 0;
-    scbm_writer_set_string(writer, GGUF_PADDING_KEY, blanks);
-}
-
-/* Everything before the data. */
-static void writer_write_header(const scbm_writer *writer, scbm_output_file *output) {
-    uint64_t offset = 0;
-    scbm_output_write(output, "GGUF", 4);
-    output_number(output, GGUF_VERSION, 4);
-    output_number(output, writer->n_tensors, 8);
-    output_number(output, writer->n_entries, 8);
-    for (size_t i = 0; i < writer->n_entries; i++) {
-        const writer_entry *entry = &writer->entries[i];
-        output_string(output, entry->key);
-        output_number(output, entry->type, 4);
-        scbm_output_write(output, entry->value, entry->bytes);
-    }
-    for (size_t i = 0; i < writer->n_tensors; i++) {
-        const scbm_tensor *tensor = writer->tensors[i].tensor;
-        output_string(output, tensor->name);
-        output_number(output, (uint64_t)tensor->n_dims, 4);
-        for (int d = tensor->n_dims - 1; d >= 0; d--) output_number(output, (uint64_t)tensor->shape[d], 8);
-        output_number(output, gguf_number_of(writer->tensors[i].type), 4);
-        output_number(output, offset, 8);
-        offset += writer_tensor_bytes(&writer->tensors[i]) + GGUF_ALIGNMENT - 1;
-        offset -= offset % GGUF_ALIGNMENT;
-    }
-}
-
-#define WRITER_CHUNK 16384 /* elements converted at a time: whole blocks */
-
-/* Converts and writes a tensor piece by piece. `scratch` has room for two pieces of the largest type; the source goes
- * through it, since it may lie anywhere. */
-static scbm_status writer_write_converted(const writer_tensor *written, const unsigned char *source,
-                                          scbm_output_file *output, unsigned char *scratch) {
-    const scbm_type_info *from = scbm_type_of(written->tensor->type), *to = scbm_type_of(written->type);
-    int64_t left = scbm_tensor_elements(written->tensor);
-    while (left > 0 && !output->status) {
-        int64_t n = left < WRITER_CHUNK ? left : WRITER_CHUNK;
-        size_t bytes = (size_t)(n / from->block) * (size_t)from->block_bytes;
-        memcpy(scratch, source, bytes);
-        scbm_status status = scbm_convert(written->type, scratch + 4 * WRITER_CHUNK, written->tensor->type, scratch, n);
-        if (status) return scbm_fail(status, "tensor %s: %s", written->tensor->name, scbm_last_error());
-        scbm_output_write(output, scratch + 4 * WRITER_CHUNK, (size_t)(n / to->block) * (size_t)to->block_bytes);
-        source += bytes;
-        left -= n;
-    }
-    return SCBM_OK;
-}
-
-static scbm_status writer_write_tensor(const scbm_writer *writer, const writer_tensor *written,
-                                       scbm_output_file *output, unsigned char *scratch) {
-    const void *data = written->tensor->data;
-    void *produced = NULL;
-    scbm_status status = SCBM_OK;
-    if (written->produce) {
-        data = produced = scbm_alloc(&writer->hooks, scbm_tensor_bytes(written->tensor));
-        status = produced ? written->produce(written->user, written->tensor, produced) : SCBM_ERROR_MEMORY;
-    }
-    if (!status && written->tensor->type == written->type)
-        scbm_output_write(output, data, writer_tensor_bytes(written));
-    else if (!status) status = writer_write_converted(written, data, output, scratch);
-    scbm_release(&writer->hooks, produced);
-    output_pad(output, writer_tensor_bytes(written));
-    return status;
-}
-
-static scbm_status writer_write_data(const scbm_writer *writer, scbm_output_file *output) {
-    unsigned char *scratch = scbm_alloc(&writer->hooks, 8 * WRITER_CHUNK);
-    scbm_status status = scratch ? SCBM_OK : SCBM_ERROR_MEMORY;
-    for (size_t i = 0; i < writer->n_tensors && !status && !output->status; i++) {
-        status = scbm_cancelled(&writer->hooks);
-        if (!status) status = writer_write_tensor(writer, &writer->tensors[i], output, scratch);
-    }
-    scbm_release(&writer->hooks, scratch);
-    return status;
-}
-
-/* What can only be seen when everything is there: names that are there twice, data that is missing. */
-static scbm_status writer_check(const scbm_writer *writer) {
-    if (writer->status) return scbm_fail(writer->status, "%s", writer->message);
-    file_name *names = scbm_alloc_array(&writer->hooks, writer->n_tensors + 1, sizeof *names);
-    if (!names) return SCBM_ERROR_MEMORY;
-    const char *twice;
-    for (size_t i = 0; i < writer->n_tensors; i++) names[i] = (file_name){writer->tensors[i].tensor->name, (int64_t)i};
-    file_sort_names(names, (int64_t)writer->n_tensors, &twice);
-    scbm_release(&writer->hooks, names);
-    if (twice) return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s is to be written twice", twice);
-    for (size_t i = 0; i < writer->n_tensors; i++) {
-        const writer_tensor *written = &writer->tensors[i];
-        if (!written->produce && !written->tensor->data && scbm_tensor_elements(written->tensor))
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s has no data to write", written->tensor->name);
-    }
-    return gguf_check_machine();
-}
-
-scbm_status scbm_writer_write(scbm_writer *writer, const char *path) {
-    scbm_output_file *output;
-    writer_align_data(writer);
-    scbm_status status = writer_check(writer);
-    if (!status) status = scbm_output_open(&output, path, &writer->hooks);
-    if (status) return status;
-    writer_write_header(writer, output);
-    output_pad(output, writer_header_bytes(writer));
-    status = writer_write_data(writer, output);
-    if (!status) return scbm_output_commit(output);
-    scbm_output_abandon(output);
-    return status;
 }
 
 #endif /* !SCBM_KERNELS_TIER */
