@@ -9028,7 +9028,18 @@ KFN void KT(pack_blocks_body)(const int per, const struct k_pack_run *r, int64_t
     }
 }
 
-/* Rows of W for a tile: [block][SCBM_MR][as above]; zeros where there are none. */
+/* A block's numbers in 16 bits. */
+KFN void KT(widen_block)(void *to, const int8_t *q) {
+#if SCBM_VL == 8
+    for (int half = 0; half < 2; half++)
+        _mm256_storeu_si256((__m256i *)to + half, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)q + half)));
+#else
+    int16_t *pairs = to;
+    for (int j = 0; j < K_BLOCK; j++) pairs[j] = q[j];
+#endif
+}
+
+/* Rows of W for a tile: [block][SCBM_MR][as above]; zeros where there are none. Sums of pairs begin with 0, unasked. */
 KFN void KT(weight_blocks)(const int per, float *dst, const struct k_weights *w, int64_t n0, int64_t rows, int64_t k0,
                            int64_t kc) {
     const int64_t bytes = w->type == SCBM_Q8_0 ? 34 : 18, step = K_BLOCK / per + 2;
@@ -9047,17 +9058,17 @@ KFN void KT(weight_blocks)(const int per, float *dst, const struct k_weights *w,
                 q = expanded;
             }
             to[K_BLOCK / per] = KT(scale_of)(block);
-            int32_t start = 0;
             if (per == 2) {
-                int16_t *pairs = (int16_t *)(void *)to;
-                for (int j = 0; j < K_BLOCK; j++) pairs[j] = q[j];
+                KT(widen_block)(to, q);
+                K_PREFETCH_FAR((uintptr_t)block + (size_t)(SCBM_MR * w->row_bytes)); /* the next tile's */
             } else {
+                int32_t start = 0;
                 memcpy(to, q, K_BLOCK);
 #if SCBM_VL >= 8
                 for (int j = 0; j < K_BLOCK; j++) start -= 128 * q[j];
 #endif
+                memcpy(to + K_BLOCK / per + 1, &start, 4);
             }
-            memcpy(to + K_BLOCK / per + 1, &start, 4);
         }
     }
 }
