@@ -283,9 +283,14 @@ void shim_multiply_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     int lane = shim_lane();
     shim_exchange(0xffffffffu, mine, sizeof mine);
     if (!lane) shim_count.matrix_instructions++;
+    float row[2][16], column[2][16];
+    for (int k = 0; k < 16; k++)
+        for (int i = 0; i < 2; i++) {
+            row[i][k] = operand(lane / 4, i + k / 8 * 2, k);
+            column[i][k] = operand(lane % 4 * 2 + i, 4 + k / 8, k);
+        }
     for (int i = 0; i < 4; i++)
-        for (int k = 0; k < 16; k++)
-            d[i] += operand(lane / 4, i / 2 + k / 8 * 2, k) * operand(lane % 4 * 2 + i % 2, 4 + k / 8, k);
+        for (int k = 0; k < 16; k++) d[i] += row[i / 2][k] * column[i % 2][k];
 }
 
 /* ------------------------------------------------------------------------------------------
