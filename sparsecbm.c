@@ -7276,9 +7276,21 @@ scbm_status scbm_writer_write(scbm_writer *writer, const char *path) {
  *   k_select           the kernel table for this machine, or a lower one by name
  * ---------------------------------------------------------------------------------------- */
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define K_IS_CHECKED
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define K_IS_CHECKED
+#endif
+
 #if defined(__GNUC__)
 #define K_OP static __attribute__((unused))
+#ifdef K_IS_CHECKED /* with a sanitizer's checks all in one function takes minutes to compile, and runs slower */
+#define K_INLINE static inline __attribute__((unused))
+#else
 #define K_INLINE static inline __attribute__((always_inline, unused))
+#endif
 #else
 #define K_OP static
 #define K_INLINE static inline
