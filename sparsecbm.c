@@ -1184,7 +1184,8 @@ static void crew_run(crew *c, const crew_loop *loop) {
     c->loop = *loop;
     atomic_store_explicit(&c->unfinished, loop->n, memory_order_relaxed);
     for (int i = 0; i < c->n_shares; i++)
-        atomic_store_explicit(&c->share[i].left, crew_share_begin(c, i + 1) - crew_share_begin(c, i), memory_order_release);
+        atomic_store_explicit(&c->share[i].left, crew_share_begin(c, i + 1) - crew_share_begin(c, i),
+                              memory_order_release);
     atomic_fetch_add(&c->round, 1);
     crew_wake(c);
     crew_work(c, 0);
@@ -1535,10 +1536,11 @@ static scbm_status register_plugin(void *library, const char *file, const char *
                          "%s refuses this library, which has version %d of the interface: it was built for a later one",
                          file, SCBM_BACKEND_VERSION);
     if (entry->version != SCBM_BACKEND_VERSION)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         "%s was built for version %u of the interface; this library has version %d: build it with this "
-                         "library's sparsecbm.h",
-                         file, (unsigned)entry->version, SCBM_BACKEND_VERSION);
+        return scbm_fail(
+            SCBM_ERROR_UNSUPPORTED,
+            "%s was built for version %u of the interface; this library has version %d: build it with this "
+            "library's sparsecbm.h",
+            file, (unsigned)entry->version, SCBM_BACKEND_VERSION);
     if (!entry->name || strcmp(entry->name, name))
         return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s holds a backend of another name, '%.40s'", file,
                          entry->name ? entry->name : "");
@@ -2655,7 +2657,8 @@ static int shape_product(scbm_graph *g, scbm_node *node) {
     if (node->integer[0] < SCBM_PRODUCT_NT || node->integer[0] > SCBM_PRODUCT_TN)
         return misfit(g, node, "the form is unknown");
     if (!product_fits(a, b, form))
-        return misfit(g, node, "a f32 [S, ., .] and b f32 [S, ., .], or a matrix, with one summed dimension are wanted");
+        return misfit(g, node,
+                      "a f32 [S, ., .] and b f32 [S, ., .], or a matrix, with one summed dimension are wanted");
     int rows = form == SCBM_PRODUCT_TN ? last_of(a) : a->n_dims - 2;
     int columns = form == SCBM_PRODUCT_NT ? b->n_dims - 2 : last_of(b);
     int64_t streams = streams_of(a) == 1 ? streams_of(b) : streams_of(a); /* there may be none */
@@ -2927,8 +2930,9 @@ static int shape_lstm_back(scbm_graph *g, scbm_node *node) {
         !same_shape(node->source[3], dy) || !is_f32(node->source[3]) || !lstm_fits(g, w, node->source[5], masks) ||
         dy->shape[2] != w->shape[1] || gates->shape[0] != dy->shape[0] || gates->shape[2] != w->shape[0] ||
         (masks && masks->shape[0] != dy->shape[0]))
-        return misfit(g, node, "dy, y and cells f32 [S, tokens, H], gates [S, tokens, 4H], w [4H, H], offsets and masks "
-                               "of w are wanted");
+        return misfit(g, node,
+                      "dy, y and cells f32 [S, tokens, H], gates [S, tokens, 4H], w [4H, H], offsets and masks "
+                      "of w are wanted");
     return result_like(g, node, gates) && result_like(g, node, dy);
 }
 
@@ -3454,7 +3458,8 @@ static scbm_tensor *decompose_linear_back_x(scbm_graph *g, const scbm_node *node
 }
 
 static scbm_tensor *decompose_linear_back_w(scbm_graph *g, const scbm_node *node) {
-    scbm_tensor *dw = scbm_product(g, node->source[0], node->source[1], SCBM_PRODUCT_TN, 1), *masks = source_of(node, 3);
+    scbm_tensor *dw = scbm_product(g, node->source[0], node->source[1], SCBM_PRODUCT_TN, 1),
+                *masks = source_of(node, 3);
     int is_flat = dw && dw->n_dims == 2;
     if (node->integer[0] == SCBM_DW_SUMMED && !is_flat)
         return masks ? scbm_sum_masked(g, dw, masks) : scbm_sum_to(g, dw, node->source[2]);
@@ -3610,7 +3615,9 @@ static const op_row op_table[SCBM_OP_COUNT] = {
                                      .decompose = decompose_group_linear_back_w,
                                      .index = {GROUPS, 2, 3, 0, 0},
                                      .is_late = 1},
-    [SCBM_OP_PRODUCT] = {.info = {"product", 2, 2, 1, 1, 0, 0, 0}, .shape = shape_product, .backward = backward_product},
+    [SCBM_OP_PRODUCT] = {.info = {"product", 2, 2, 1, 1, 0, 0, 0},
+                         .shape = shape_product,
+                         .backward = backward_product},
     [SCBM_OP_APPLY_MASKS] = {.info = {"apply_masks", 2, 2, 1, 1, 0, 1, 0},
                              .shape = shape_apply_masks,
                              .backward = backward_apply_masks},
@@ -3713,7 +3720,9 @@ static const op_row op_table[SCBM_OP_COUNT] = {
     [SCBM_OP_FISHER_ADD] = {.info = {"fisher_add", 2, 2, 0, 0, 0, 0, 1}, .shape = shape_fisher_add, .is_rare = 1},
     [SCBM_OP_ROW_SALIENCY] = {.info = {"row_saliency", 2, 2, 1, 0, 0, 0, 0}, .shape = shape_row_saliency, .is_rare = 1},
     [SCBM_OP_POPUP_BACK] = {.info = {"popup_back", 4, 4, 2, 0, 0, 1, 0}, .shape = shape_popup_back, .is_rare = 1},
-    [SCBM_OP_FISHER_SCORES] = {.info = {"fisher_scores", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_fisher_scores, .is_rare = 1},
+    [SCBM_OP_FISHER_SCORES] = {.info = {"fisher_scores", 4, 4, 1, 0, 0, 0, 0},
+                               .shape = shape_fisher_scores,
+                               .is_rare = 1},
     [SCBM_OP_KEEP_LARGEST] = {.info = {"keep_largest", 3, 3, 0, 0, 0, 0, 2}, .shape = shape_keep_largest, .is_rare = 1},
     [SCBM_OP_AGREE] = {.info = {"agree", 4, 4, 1, 0, 0, 0, 0}, .shape = shape_agree, .is_rare = 1},
     [SCBM_OP_MASK_MOVES] = {.info = {"mask_moves", 6, 6, 0, 0, 0, 0, 48}, .shape = shape_mask_moves, .is_rare = 1},
@@ -4560,8 +4569,8 @@ static scbm_status check_sources(const scbm_graph *g) {
 
 static scbm_status not_supported(const scbm_graph *g, const scbm_node *node) {
     if (!has_kernel(g, node->op))
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s has no kernel for %s, and cannot do without", scbm_context_device(g->context),
-                         node_name(node));
+        return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s has no kernel for %s, and cannot do without",
+                         scbm_context_device(g->context), node_name(node));
     return scbm_fail(SCBM_ERROR_UNSUPPORTED, "%s cannot run %s with these types in %s precision",
                      scbm_context_device(g->context), node_name(node), precision_names[g->precision]);
 }
@@ -5004,7 +5013,8 @@ static scbm_status call_watchers(scbm_graph *g, const scbm_node *node) {
             if (!status) status = backend->functions->wait(g->context->queue);
         }
         if (!status) status = t->watch(t->watch_user, &t->public);
-        if (!status && !backend->functions->is_host) status = bring_externals(g); /* the watcher may have changed some */
+        if (!status && !backend->functions->is_host)
+            status = bring_externals(g); /* the watcher may have changed some */
     }
     return status;
 }
@@ -5639,7 +5649,8 @@ static int file_zip_begins_with(const unsigned char *data, size_t size, const ch
 static const char *file_recognize_zip(const unsigned char *data, size_t size) {
     if (size < 4 || memcmp(data, "PK\x03\x04", 4)) return NULL;
     if (file_zip_begins_with(data, size, "data.pkl")) return "a PyTorch checkpoint (zip)" FILE_AS_WEIGHTS;
-    if (file_zip_begins_with(data, size, ".npy")) return "NumPy arrays (.npz); save a model as safetensors, a table as CSV";
+    if (file_zip_begins_with(data, size, ".npy"))
+        return "NumPy arrays (.npz); save a model as safetensors, a table as CSV";
     if (file_zip_begins_with(data, size, "[Content_Types].xml") || file_zip_begins_with(data, size, "mimetype"))
         return "an Excel, Word or OpenDocument file" FILE_AS_TABLE;
     return "a zip archive; `unzip` unpacks it";
@@ -5814,24 +5825,11 @@ static FILE *output_open_temporary(scbm_output_file *output, mode_t mode) {
     return NULL;
 }
 
-/* The file that is really meant: symbolic links are followed, so that they stay, also where the last leads to no file yet. */
+/* The file that is really meant: symbolic links are followed, so that they stay. */
 static char *output_resolve(const scbm_hooks *hooks, const char *path) {
-    char target[4096], *real = realpath(path, NULL);
-    const ssize_t length = real || errno != ENOENT ? 0 : readlink(path, target, sizeof target);
-    if (length <= 0 || (size_t)length == sizeof target) {
-        char *copy = scbm_strdup(hooks, real ? real : path);
-        free(real);
-        return copy;
-    }
-    const char *slash = target[0] == '/' ? NULL : strrchr(path, '/');
-    const size_t folder = slash ? (size_t)(slash + 1 - path) : 0;
-    char *linked = scbm_alloc(hooks, folder + (size_t)length + 1);
-    if (!linked) return NULL;
-    memcpy(linked, path, folder);
-    memcpy(linked + folder, target, (size_t)length);
-    real = output_resolve(hooks, linked);
-    scbm_release(hooks, linked);
-    return real;
+    char *real = realpath(path, NULL), *copy = scbm_strdup(hooks, real ? real : path);
+    free(real);
+    return copy;
 }
 
 /* A file that exists keeps its permissions. A device or pipe cannot be replaced: it is written to. */
@@ -5840,6 +5838,10 @@ static scbm_status output_open_stream(scbm_output_file *output, const char *path
     int exists = stat(path, &facts) == 0;
     if (exists && S_ISDIR(facts.st_mode))
         return scbm_fail(SCBM_ERROR_IO, FILE_PATH_FORMAT ": is a folder; a file name is needed", path);
+    if (!exists && lstat(path, &facts) == 0 && S_ISLNK(facts.st_mode)) /* in a shared folder it may be anybody's */
+        return scbm_fail(SCBM_ERROR_IO,
+                         FILE_PATH_FORMAT ": is a symbolic link that leads to no file; remove it, or make the file",
+                         path);
     int is_special = exists && !S_ISREG(facts.st_mode);
     output->path = is_special ? scbm_strdup(&output->hooks, path) : output_resolve(&output->hooks, path);
     if (!output->path) return SCBM_ERROR_MEMORY;
@@ -6756,7 +6758,8 @@ static scbm_status file_split_tensor(const scbm_tensor *tensor, const char *end,
         char name[2 * SCBM_MAX_NAME];
         snprintf(name, sizeof name, "%.*s%s", (int)(end - tensor->name), tensor->name, parts[i]);
         if (strlen(name) >= SCBM_MAX_NAME)
-            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s: the name of its part %s is too long", tensor->name, parts[i]);
+            return scbm_fail(SCBM_ERROR_ARGUMENT, "tensor %s: the name of its part %s is too long", tensor->name,
+                             parts[i]);
         scbm_status status = scbm_tensor_init(&made[i], name, tensor->type, tensor->n_dims, shape);
         if (status) return status;
         made[i].data = (unsigned char *)tensor->data + (size_t)i * bytes;
@@ -8573,7 +8576,8 @@ static const KT(mk) KT(mk2)[SCBM_MR] = {KT(mk_1_2), KT(mk_2_2),  KT(mk_3_2),
 };
 
 /* The whole tile of rows of W that are read where they lie. */
-K_OP SCBM_TARGET void KT(mk_in_place)(int64_t kc, const float *v, const float *b, int64_t rs, float *c, int acc, const float *next) {
+K_OP SCBM_TARGET void KT(mk_in_place)(int64_t kc, const float *v, const float *b, int64_t rs, float *c, int acc,
+                                      const float *next) {
     KT(tile)(SCBM_MR, 2, kc, v, 2 * SCBM_VL, b, rs, 1, c, 2 * SCBM_VL, acc, next);
 }
 
@@ -9015,7 +9019,8 @@ KFN void KT(quantize_block)(const int per, float *to, const float *x, int lanes)
                 word = vi_or(word, vi_shl(vi_and(q, field), i * 32 / per));
             }
 #if SCBM_VL >= 8
-            if (per == 4) word = vi_xor(word, vi_set1(0x80808080)); /* 128 is added: that product wants one without sign */
+            if (per == 4)
+                word = vi_xor(word, vi_set1(0x80808080)); /* 128 is added: that product wants one without sign */
 #endif
             vi_store(to + k / per * lanes + l, word);
         }
@@ -9044,7 +9049,8 @@ KFN void KT(pack_blocks_body)(const int per, const struct k_pack_run *r, int64_t
 KFN void KT(widen_block)(void *to, const int8_t *q) {
 #if SCBM_VL == 8
     for (int half = 0; half < 2; half++)
-        _mm256_storeu_si256((__m256i *)to + half, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)q + half)));
+        _mm256_storeu_si256((__m256i *)to + half,
+                            _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)q + half)));
 #else
     int16_t *pairs = to;
     for (int j = 0; j < K_BLOCK; j++) pairs[j] = q[j];
@@ -9095,13 +9101,13 @@ KFN void KT(weight_blocks)(const int per, float *dst, const struct k_weights *w,
     VI c##r##0 = vi_set1(per == 4 && SCBM_MR > r ? k_f32_bits(w[(r) * (steps + 2) + steps + 1]) : 0), c##r##1 = c##r##0;
 #define K_MKQ_STEP(r, dot)                                                                                             \
     if (SCBM_MR > r) {                                                                                                 \
-        const VI s = vi_set1(k_f32_bits(w[(r) * (steps + 2) + i]));                                                               \
+        const VI s = vi_set1(k_f32_bits(w[(r) * (steps + 2) + i]));                                                    \
         c##r##0 = dot(c##r##0, v0, s);                                                                                 \
         if (nv > 1) c##r##1 = dot(c##r##1, v1, s);                                                                     \
     }
 #define K_MKQ_END(r)                                                                                                   \
     if (SCBM_MR > r) {                                                                                                 \
-        const VF s = v_set1(w[(r) * (steps + 2) + steps]);                                                                        \
+        const VF s = v_set1(w[(r) * (steps + 2) + steps]);                                                             \
         float *to = c + (r)*ldc;                                                                                       \
         v_store(to, v_fma(v_mul(v_to_f(c##r##0), d0), s, acc ? v_load(to) : v_zero()));                                \
         if (nv > 1)                                                                                                    \
@@ -9109,7 +9115,7 @@ KFN void KT(weight_blocks)(const int per, float *dst, const struct k_weights *w,
     }
 /* c[SCBM_MR][lanes] (+)= n blocks of so many rows of W times a panel of nv vectors. */
 #define K_TILE_BLOCKS(name, target, n_per, dot)                                                                        \
-    K_INLINE target void KT(name##_of)(const int nv, int64_t n, const float *x, const float *w, float *c, int acc) {                                                                      \
+    K_INLINE target void KT(name##_of)(const int nv, int64_t n, const float *x, const float *w, float *c, int acc) {   \
         const int per = n_per, steps = K_BLOCK / per;                                                                  \
         const int64_t ldc = nv * SCBM_VL;                                                                              \
         for (; n > 0; n--) {                                                                                           \
@@ -9134,12 +9140,12 @@ KFN void KT(weight_blocks)(const int per, float *dst, const struct k_weights *w,
             K_ROWS(K_MKQ_END)                                                                                          \
             acc = 1;                                                                                                   \
             x += ldc;                                                                                                  \
-            w += SCBM_MR * (steps + 2);                                                                                            \
+            w += SCBM_MR * (steps + 2);                                                                                \
         }                                                                                                              \
     }                                                                                                                  \
-    static target void KT(name)(int nv, int64_t n, const float *x, const float *w, float *c, int acc) {    \
-        if (nv > 1) KT(name##_of)(2, n, x, w, c, acc);                                                             \
-        else KT(name##_of)(1, n, x, w, c, acc);                                                                    \
+    static target void KT(name)(int nv, int64_t n, const float *x, const float *w, float *c, int acc) {                \
+        if (nv > 1) KT(name##_of)(2, n, x, w, c, acc);                                                                 \
+        else KT(name##_of)(1, n, x, w, c, acc);                                                                        \
     }
 
 K_TILE_BLOCKS(tile_pairs_of_blocks, SCBM_TARGET, 2, KT(add_pairs))
@@ -9424,7 +9430,8 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
 
 /* The rows of W that a task reads in place after those that end before row n: in the same block of columns; in the next one;
  * or those of the next task, which mostly is the same worker's. w: what is read now, of columns k0 on. */
-KFN const float *KT(next_rows)(const struct k_linear_run *r, const float *w, int64_t n, int64_t nb0, int64_t nb1, int64_t k0) {
+KFN const float *KT(next_rows)(const struct k_linear_run *r, const float *w, int64_t n, int64_t nb0, int64_t nb1,
+                               int64_t k0) {
     const int64_t rs = r->a.w.row_bytes / 4, k = k0 + r->kc;
     const float *all = r->a.w.data;
     if (n + SCBM_MR <= nb1) return w + SCBM_MR * rs;
@@ -11266,7 +11273,8 @@ KFN void KT(lstm_cell_back)(float *dz, float *dc, const float *dy, const float *
         const int64_t n = H - j;
         const VF in = v_load_n(gates + j, n), forget = v_load_n(gates + H + j, n);
         const VF new = v_load_n(gates + 2 * H + j, n), out = v_load_n(gates + 3 * H + j, n);
-        const VF tanh_c = KT(tanh)(v_load_n(cell + j, n)), before = cell_before ? v_load_n(cell_before + j, n) : v_zero();
+        const VF tanh_c = KT(tanh)(v_load_n(cell + j, n)),
+                 before = cell_before ? v_load_n(cell_before + j, n) : v_zero();
         const VF d = v_add(v_load_n(dy + j, n), v_load_n(dh + j, n));
         const VF c = v_fma(v_mul(d, out), v_fnma(tanh_c, tanh_c, one), v_load_n(dc + j, n));
         v_store_n(dz + j, v_mul(v_mul(c, new), v_mul(in, v_sub(one, in))), n);
@@ -11387,14 +11395,15 @@ KTASK void KT(from_f32)(void *arg, int64_t index, int worker) {
 #endif
 #define K_TABLE(name, bf16, has_tiles, linear_bf16, pack_bf16)                                                         \
     {                                                                                                                  \
-        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16,    \
-            KT(pack_blocks), KT(linear_blocks), K_QUADS(pack_quads), K_QUADS(linear_quads), KT(linear_dx),             \
-            KT(pack_cols), KT(linear_dw), KT(keep_weights), K_LISTS(list_weights), KT(pack_tiles), KT(sparse_prepare),           \
-            KT(sparse), K_SPARSE_FEW(sparse_few), K_LISTS(sparse_listed), KT(sparse_dw), KT(attention),           \
-            KT(attention_back), KT(attention_bias_gather), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), \
-            KT(softmax), KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),    \
+        name, bf16, SCBM_VL, has_tiles, KT(pack_x), KT(linear), linear_bf16, pack_bf16, KT(pack_blocks),               \
+            KT(linear_blocks), K_QUADS(pack_quads), K_QUADS(linear_quads), KT(linear_dx), KT(pack_cols),               \
+            KT(linear_dw), KT(keep_weights), K_LISTS(list_weights), KT(pack_tiles), KT(sparse_prepare), KT(sparse),    \
+            K_SPARSE_FEW(sparse_few), K_LISTS(sparse_listed), KT(sparse_dw), KT(attention), KT(attention_back),        \
+            KT(attention_bias_gather), KT(layer_norm), KT(layer_norm_back), KT(layer_norm_gather), KT(softmax),        \
+            KT(softmax_back), KT(act), KT(act_back), KT(dropout), KT(binary), KT(scale), KT(get_rows),                 \
             KT(get_rows_back), KT(segment_mean), KT(segment_mean_back), KT(cross_entropy), KT(cross_entropy_back),     \
-            KT(lstm_weights), KT(lstm), KT(lstm_back), KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce), KT(adamw), KT(to_f32), KT(from_f32)                 \
+            KT(lstm_weights), KT(lstm), KT(lstm_back), KT(colsum), KT(colsum_gather), KT(rowsum), KT(reduce),          \
+            KT(adamw), KT(to_f32), KT(from_f32)                                                                        \
     }
 static const struct k_table KT(table) = K_TABLE(K_TIER_NAME, 0, 0, NULL, NULL);
 #ifdef SCBM_TARGET_BF16
@@ -11787,7 +11796,10 @@ static void k_linear_plan(const struct k_exec *ex, struct k_linear_run *r, enum 
     r->parts = kind != K_BY_TILES ? 0 : a->bf16 ? 1 : 3;
     r->round = a->bf16 && kind == K_BY_PANELS;
     r->per = kind != K_BY_BLOCKS ? 0 : k_has_quads(ex->k) ? 4 : 2;
-    r->kp = r->per ? a->K / K_BLOCK * (K_BLOCK / r->per + 1) : kind == K_BY_TILES ? k_round(a->K, K_STRIP) / 2 * r->parts : kind == K_BY_PAIRS ? (a->K + 1) / 2 : a->K;
+    r->kp = r->per               ? a->K / K_BLOCK * (K_BLOCK / r->per + 1)
+            : kind == K_BY_TILES ? k_round(a->K, K_STRIP) / 2 * r->parts
+            : kind == K_BY_PAIRS ? (a->K + 1) / 2
+                                 : a->K;
     r->n_kb = k_max(1, k_ceil(a->K, K_KC));
     r->kc = k_round(k_ceil(a->K, r->n_kb), 32);
     r->n_kb = k_max(1, k_ceil(a->K, r->kc ? r->kc : 1));
@@ -11852,8 +11864,14 @@ static void k_linear_blocks(const struct k_exec *ex, const struct k_linear_args 
     r.xp = k_find_packed(ex, &packed);
     if (!r.xp) {
         r.xp = packed.place;
-        struct k_pack_run p = {.x = panels ? panels : a->x, .xp = r.xp, .T = a->T, .K = a->K, .kc = K_KC,
-                               .n_kc = k_ceil(a->K, K_KC), .n_panels = k_ceil(a->T, K_PANEL_MAX), .is_in_panels = !!panels};
+        struct k_pack_run p = {.x = panels ? panels : a->x,
+                               .xp = r.xp,
+                               .T = a->T,
+                               .K = a->K,
+                               .kc = K_KC,
+                               .n_kc = k_ceil(a->K, K_KC),
+                               .n_panels = k_ceil(a->T, K_PANEL_MAX),
+                               .is_in_panels = !!panels};
         k_run(ex, p.n_panels * p.n_kc, a->T * a->K, r.per == 4 ? ex->k->pack_quads : ex->k->pack_blocks, &p);
     }
     r.worker = (char *)(r.xp + k_round(k_round(a->T, K_PANEL_MAX) * r.kp, 16));
@@ -11865,14 +11883,15 @@ static void k_linear_blocks(const struct k_exec *ex, const struct k_linear_args 
         packed = (struct k_packed){a->y, 1, a->T, a->N, 0, 0, 0, K_PANELS_FOR_BLOCKS, r.out, 1, NULL, NULL};
         *ex->packed = packed;
     }
-    k_run(ex, r.n_nb * r.n_tb, k_product_work(1, a->T, a->N, a->K), r.per == 4 ? ex->k->linear_quads : ex->k->linear_blocks,
-          &r);
+    k_run(ex, r.n_nb * r.n_tb, k_product_work(1, a->T, a->N, a->K),
+          r.per == 4 ? ex->k->linear_quads : ex->k->linear_blocks, &r);
 }
 
 K_OP void k_linear(const struct k_exec *ex, const struct k_linear_args *args) {
     struct k_linear_args a = *args;
     const enum k_linear_kind kind = k_linear_kind(ex, &a);
-    if (!ex->packed || !k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x)) a.next = NULL; /* scratch has room for two packed x */
+    if (!ex->packed || !k_linear_feeds(ex, &a) || k_is_only_packed(ex, a.x))
+        a.next = NULL; /* scratch has room for two packed x */
     if (kind == K_BY_WEIGHT) {
         struct k_sparse_run p;
         k_sparse_y(&p, &a);
@@ -11987,7 +12006,8 @@ K_OP void k_linear_dw(const struct k_exec *ex, const struct k_linear_dw_args *a)
     k_dw_plan(&r);
     r.xp = ex->scratch;
     r.worker = (char *)ex->scratch + k_floats(a->x_streams * r.xp_stream);
-    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, a->bf16, 0, 0};
+    p = (struct k_pack_run){a->x, r.xp, a->x_streams, a->T, a->K, r.xp_stream, 64, k_ceil(a->T, 64), r.n_cb, a->bf16,
+                            0,    0};
     k_run(ex, p.S * p.n_panels * p.n_kc, p.S * a->T * a->K, ex->k->pack_cols, &p);
     k_run(ex, r.n_cb * r.n_nb * (a->mode == SCBM_DW_SUMMED ? 1 : a->S), k_product_work(a->S, a->T, a->N, a->K),
           ex->k->linear_dw, &r);
@@ -12231,7 +12251,8 @@ K_OP void k_lstm(const struct k_exec *ex, const struct k_lstm_args *a, int is_ba
     const int64_t streams = a->w.mask ? a->S : 1, blocks = k_ceil(4 * a->H, K_LSTM_ROWS);
     k_lstm_plan(ex, &r);
     if (a->n_texts == 0) return;
-    if (r.ld > (is_back ? a->H : 4 * a->H)) memset(r.w, 0, (size_t)(streams * r.stream) * sizeof *r.w); /* what pads rows */
+    if (r.ld > (is_back ? a->H : 4 * a->H))
+        memset(r.w, 0, (size_t)(streams * r.stream) * sizeof *r.w); /* what pads rows */
     k_run(ex, streams * blocks, streams * 4 * a->H * a->H, ex->k->lstm_weights, &r);
     k_run(ex, a->S * k_ceil(a->n_texts, K_LSTM_TEXTS), a->S * a->T * 4 * a->H * a->H,
           is_back ? ex->k->lstm_back : ex->k->lstm, &r);
@@ -12494,7 +12515,8 @@ static struct k_exec exec_of(scbm_context *context, const struct k_table *kernel
 typedef struct cpu_queue {
     scbm_queue public;
     struct k_packed packed;       /* what the layer before has left in the scratch; its x is NULL: nothing */
-    const scbm_kernel_call *next; /* the only reader of the node's result[0], which is run next and reads it as source[0], or
+    const scbm_kernel_call
+        *next; /* the only reader of the node's result[0], which is run next and reads it as source[0], or
                                    * NULL. It may find the result packed in the scratch, and nowhere else */
     int is_in_graph;              /* a graph's nodes are run one by one with one scratch; else each call is alone */
 } cpu_queue;
@@ -14457,9 +14479,10 @@ scbm_status scbm_context_check_masked_precision(const scbm_context *context, scb
     scbm_status status = scbm_context_check_precision(context, precision);
     if (status || context->backend->functions != &cpu_functions) return status;
     if (precision == SCBM_PRECISION_INT8)
-        return scbm_fail(SCBM_ERROR_UNSUPPORTED,
-                         "%s computes layers with masks in f32, which skips their zeros; integers would gain nothing there",
-                         scbm_context_device(context));
+        return scbm_fail(
+            SCBM_ERROR_UNSUPPORTED,
+            "%s computes layers with masks in f32, which skips their zeros; integers would gain nothing there",
+            scbm_context_device(context));
     if (precision == SCBM_PRECISION_BF16 && !((const cpu_backend *)context->backend)->kernels->bf16)
         return scbm_fail(SCBM_ERROR_UNSUPPORTED,
                          "%s has no bf16 products: layers with masks would be slower than in f32, and less exact",
@@ -14584,7 +14607,8 @@ static scbm_status adamw_settle(const scbm_adamw_options *options, scbm_adamw_op
     settled->epsilon = adamw_value(settled->epsilon, 1e-8f);
     if (settled->beta1 < 1.0f && settled->beta2 < 1.0f && settled->epsilon >= 0.0f && settled->clip_norm >= 0.0f)
         return SCBM_OK;
-    return scbm_fail(SCBM_ERROR_ARGUMENT, "AdamW: betas are below 1, epsilon is a number, the clipping norm at least 0");
+    return scbm_fail(SCBM_ERROR_ARGUMENT,
+                     "AdamW: betas are below 1, epsilon is a number, the clipping norm at least 0");
 }
 
 static scbm_status adamw_check(scbm_tensor *const *params, int n) {

@@ -278,7 +278,7 @@ scbm_status scbm_context_check_masked_precision(const scbm_context *context, scb
  * Numbers that do not depend on the machine's libm
  * ---------------------------------------------------------------------------------------- */
 
-/* e^x and the natural logarithm, within two units in the last place of a normal result, with the same bits on every machine. */
+/* e^x and the natural logarithm, within one unit in the last place of a normal result, with the same bits on every machine. */
 double scbm_exponential(double x);
 double scbm_logarithm(double x);
 
@@ -710,7 +710,7 @@ typedef struct scbm_kernel_call {
 } scbm_kernel_call;
 
 /* Work for a device, done in the order in which it is given, at the latest when somebody waits. Each context has one. What a
- * backend keeps of its own with it lies behind this. */
+ * backend keeps of its own with it lies behind this, so a kernel takes only queues that its own backend's queue_create made. */
 typedef struct scbm_queue {
     scbm_backend *backend;
     scbm_context *context; /* whose it is; a kernel that runs on the host has its loops there: scbm_parallel */
@@ -728,7 +728,7 @@ typedef struct scbm_kernel {
 } scbm_kernel;
 
 /* Raised when a backend that was written for another one would not work. */
-#define SCBM_BACKEND_VERSION 2
+#define SCBM_BACKEND_VERSION 3
 
 typedef struct scbm_backend_functions {
     uint32_t version;           /* SCBM_BACKEND_VERSION */

@@ -151,7 +151,7 @@ typedef struct cbm_train_options {
  * With `precision` bf16 the products of linear layers and those of their gradients, in the steps and in the passes that
  * pruning learns from, round what they read to bf16 and sum in f32. Everything else stays f32: the weights that the optimizer
  * moves and the file has, their gradients, norms, attention, losses, statistics, validation and the teacher. A device without
- * such products of its own computes the same numbers in f32's time; the log says so.
+ * such products of its own multiplies the rounded operands in f32, in f32's time; the log says so.
  *
  * The progress hook gets "train" with the steps; when it cancels, model and checkpoint of the last whole epoch stay. A
  * loss or gradient that is not finite is SCBM_ERROR_NUMERIC. A run that goes on must have the same settings, data,

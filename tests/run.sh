@@ -74,7 +74,7 @@ report_one() {
     echo "$p $f $s" >"$log.counts"
 }
 
-if [ "$1" = --one ]; then
+if [ "${1:-}" = --one ]; then
     report_one "$2"
     exit 0
 fi

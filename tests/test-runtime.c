@@ -1007,7 +1007,7 @@ static void entries_that_make_no_sense_are_not_registered(void **state) {
     static const char *const names[] = {"cpu", "auto", "train", "", NULL, "a:b", "a b", "GPU"};
     scbm_backend_entry bad = good;
     bad.version++;
-    assert_error(scbm_backend_register(&bad), SCBM_ERROR_UNSUPPORTED, "version 3");
+    assert_error(scbm_backend_register(&bad), SCBM_ERROR_UNSUPPORTED, "version 4");
     for (int i = 0; i < COUNT_OF(names); i++) {
         bad = good;
         bad.name = names[i];

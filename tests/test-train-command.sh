@@ -309,6 +309,9 @@ check "only the other one runs" test "$(grep -c '"seed":2,' lines)" -eq 2 -a "$(
 check "to the same bits" cmp s.v1-2.gguf two.gguf
 check "and both are summed up" grep -q '^{"seeds":\[1,2\],"label_accuracy":{"mean":[0-9.e-]*,"deviation":[0-9.e-]*},' lines
 
+ln -s missing/t.gguf link.gguf
+refuses 1 "link.gguf (-o): is a symbolic link that leads to no file" --epochs 2 -o link.gguf
+
 # --- encoders that nobody has trained ---
 scratch() {
     "$main" train --encoder bilstm --data train.csv --validation dev.csv --text review --label stars --concept food --concept service \

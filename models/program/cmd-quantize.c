@@ -8,6 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Whether the library says that the file is quantized already: it knows no options. */
+static int asks_for_requantizing(const char *error) {
+    static const char end[] = "ask for requantizing";
+    const size_t n = strlen(error), length = sizeof end - 1;
+    return n >= length && strcmp(error + n - length, end) == 0;
+}
+
 static int run_quantize(const cli_command *command, int argc, char **argv) {
     static const scbm_type types[] = {SCBM_F32, SCBM_F16, SCBM_BF16, SCBM_Q8_0, SCBM_Q4_0};
     const char *output = NULL;
@@ -38,8 +45,7 @@ static int run_quantize(const cli_command *command, int argc, char **argv) {
     int kept = 0;
     double bytes_before = cli_file_bytes(path); /* which may be the output's too */
     scbm_status status = cbm_quantize(path, output, types[type], &quantize, &kept);
-    /* What else may be wrong with the arguments was looked at above. */
-    if (status == SCBM_ERROR_ARGUMENT && output[0] && !requantize)
+    if (status == SCBM_ERROR_ARGUMENT && asks_for_requantizing(scbm_last_error()))
         return cli_fail(command, "%s (--requantize)", scbm_last_error());
     if (status != SCBM_OK) return cli_fail_status(command, status);
     char before[32], after[32];

@@ -133,7 +133,7 @@ static scbm_status check_fact(const cbm_checkpoint *c, const scbm_file *file, co
     char key[128], before[32], now[32];
     snprintf(key, sizeof key, "%s%s", FACT_PREFIX, fact->key);
     if (fact->kind == CBM_FACT_TEXT) {
-        const char *text = scbm_file_string_or(file, key, "");
+        const char *text = scbm_file_string_or(file, key, "none");
         return strcmp(text, fact->text) == 0 ? SCBM_OK : settle_difference(c, file, fact, text, fact->text, hooks);
     }
     if (fact->kind == CBM_FACT_INT) {

@@ -8,6 +8,7 @@
 #include "models/core/keys.h"
 #include "models/prune/prune.h"
 #include "models/train/graph.h"
+#include "models/train/run.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -159,6 +160,7 @@ static const cbm_train_setting settings[] = {
 };
 /* clang-format on */
 enum { N_SETTINGS = sizeof settings / sizeof settings[0] };
+_Static_assert(N_SETTINGS + 16 <= MAX_FACTS, "a run's facts have room for every setting, and what else they say");
 
 #define MIB 1048576.0
 #define EPOCHS 10

@@ -214,6 +214,9 @@ int cli_check_output(const cli_command *command, const cli_option *options, cons
                               name_of(options, other), path);
         }
     }
+    if (cli_leads_nowhere(path))
+        return cli_fail(command, "%.300s (%s): is a symbolic link that leads to no file; remove it, or make the file", path,
+                        what);
     int error = cli_write_error(path);
     if (!error && refuses)
         return cli_fail(command, "%.300s (%s): is read-only; --force replaces it all the same", path, what);

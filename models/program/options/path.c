@@ -75,6 +75,11 @@ int cli_is_read_only(const char *path) {
            (access(path, W_OK) != 0 && errno == EACCES); /* the superuser may write anything */
 }
 
+int cli_leads_nowhere(const char *path) {
+    struct stat facts;
+    return stat(path, &facts) != 0 && lstat(path, &facts) == 0 && S_ISLNK(facts.st_mode);
+}
+
 /* A file is replaced by one that is made beside it: what counts is its folder, and behind a symbolic link the target's. */
 int cli_write_error(const char *path) {
     char folder[PATH_MAX];

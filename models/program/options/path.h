@@ -17,6 +17,8 @@ int cli_is_read_only(const char *path);
 /* 0 where there is none. */
 double cli_file_bytes(const char *path);
 
+/* A symbolic link whose end is not there. */
+int cli_leads_nowhere(const char *path);
 /* Why a file at `path` cannot be made or replaced, as a number of errno; 0: nothing speaks against it. */
 int cli_write_error(const char *path);
 
