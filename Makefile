@@ -293,7 +293,7 @@ $(BUILD)/cuda/main: $(BUILD)/models/main.o $(BUILD)/program.a $(HOSTED_CUDA) $(L
 ##                (needs a C++ compiler; test-cuda-models has the other tests of models, which take half an hour and more)
 test-cuda-host: $(if $(shell command -v $(CXX)),$(CUDA_TESTS))
 	@$(if $(filter $(CUDA_TESTS),$^),$(TEST_ENVIRONMENT) SCBM_TEST_BACKEND=cuda tests/run.sh $(CUDA_TESTS),echo "There is no C++ compiler ($(CXX)): the CUDA backend was not tested."; echo "0 passed, 0 failed, 1 skipped")
-test-cuda-models: $(CUDA_MODELS)
+test-cuda-models: programs $(CUDA_MODELS)
 	@$(TEST_ENVIRONMENT) SCBM_TEST_BACKEND=cuda tests/run.sh $(CUDA_MODELS)
 
 ## test-long      tests that take longer: kills, repeated runs, the whole demo

@@ -16,6 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(CUDART_VERSION) && CUDART_VERSION < 12010
+#error "a kernel's arguments of more than 4 KB want CUDA 12.1 or later"
+#endif
+
 /* ------------------------------------------------------------------------------------------
  * The language. A kernel is `static __global__ void NAME(…)`; its shared memory is one struct, SHARED(struct, name), whose size
  * is given when it is launched:
@@ -1446,6 +1450,7 @@ static const scbm_view *source_view(const scbm_kernel_call *call, int i) {
 typedef struct linear_batch {
     linear_args a;
     scbm_precision precision;
+    int can_grow;
 } linear_batch;
 
 static void launch_linears(scbm_queue *queue) {
@@ -1460,7 +1465,7 @@ static int is_apart(const linear_args &a, const float *y, const float *other) {
     return !y || !other || y + n <= other || other + n <= y;
 }
 
-/* Whether b reads a's x in the same way, its own weights are nobody's result, and neither writes what the other does. */
+/* Whether b reads a's x in the same way, and neither writes what the other does. */
 static int goes_with(const linear_args &a, const linear_args &b) {
     if (a.x != b.x || a.S != b.S || a.T != b.T || a.K != b.K || a.N != b.N || a.x_streams != b.x_streams) return 0;
     if (a.type != b.type || a.activation != b.activation || !a.masks != !b.masks || a.mask_row != b.mask_row) return 0;
@@ -1477,7 +1482,8 @@ static int is_own(const scbm_view *view) {
     return !view || !view->data || !view->tensor->graph;
 }
 
-/* Layers that follow one another and read the same x are one launch. */
+/* Layers that follow one another and read the same x are one launch, where all else that they read is the caller's: the memory
+ * of a node's result may be that of the next layer's y. */
 static scbm_status cuda_linear(scbm_queue *queue, const scbm_kernel_call *call) {
     const scbm_view *w = &call->source[1], *bias = source_view(call, 2), *masks = source_view(call, 3);
     linear_args a = linear_args_of(&call->source[0], w, masks);
@@ -1487,9 +1493,10 @@ static scbm_status cuda_linear(scbm_queue *queue, const scbm_kernel_call *call) 
     a.y = (float *)call->result[0].data;
     a.pre = call->node->n_results > 1 ? (float *)call->result[1].data : NULL;
     a.activation = (int)call->node->integer[0];
+    const int is_free = is_own(w) && is_own(bias) && is_own(masks);
     linear_batch *b = (linear_batch *)waiting_batch(queue, launch_linears);
-    if (b && b->precision == call->precision && b->a.layers < MOST_LAYERS && is_own(w) && is_own(bias) &&
-        is_own(masks) && goes_with(b->a, a)) {
+    if (b && b->can_grow && is_free && b->precision == call->precision && b->a.layers < MOST_LAYERS &&
+        goes_with(b->a, a)) {
         b->a.layers = larger(1, b->a.layers);
         b->a.other[b->a.layers++ - 1] = {a.y, a.pre, a.bias, a.w, a.masks};
         return SCBM_OK;
@@ -1497,6 +1504,7 @@ static scbm_status cuda_linear(scbm_queue *queue, const scbm_kernel_call *call) 
     b = (linear_batch *)begin_batch(queue, launch_linears);
     b->a = a;
     b->precision = call->precision;
+    b->can_grow = is_free;
     return SCBM_OK;
 }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/cuda/run.sh - everything that a machine with an NVIDIA GPU can say of the CUDA backend, in some ten minutes: run it in the
-# repository's root. Each part has its own limit and prints its row as soon as it has it; one that fails or runs out of time
+# tests/cuda/run.sh - everything that a machine with an NVIDIA GPU can say of the CUDA backend, in a quarter of an hour: run it in the
+# repository's root; names of parts as arguments run these alone. Each part has its own limit and prints its row as soon as it has it; one that fails or runs out of time
 # does not keep the next from running. Results lie in build/cuda-run/ ($OUT where that is set). Needs nvcc and what 'make deps' installs;
 # cuobjdump, compute-sanitizer and PyTorch (of build/venv, or python3's) are used where they are there: what lacks is a sentence in
 # its part's row.
@@ -75,22 +75,27 @@ texts() {
 
 # Random weights of two shapes, K subnetworks: batches of 1, 8, 32 and 256 texts, one text alone, a step of training.
 ours() {
-    device || return
+    on=${1:-cuda} # cpu: to try the commands
+    [ "$on" = cpu ] || device || return
+    failed=0
     for n in 1 8 32 256; do texts $n >"$out/texts-$n.csv"; done
-    for shape in minilm bert-base; do
-        for k in 1 4 10; do
-            $main bench model --shape $shape --subnetworks $k --sparsity 0.7 -o "$out/$shape-$k.gguf" --force >/dev/null || return
-            for precision in bf16 f32; do
+    for precision in bf16 f32; do
+        for shape in minilm bert-base; do
+            for k in 4 1 10; do
+                model=$out/$shape-$k.gguf
+                [ -r "$model" ] ||
+                    $main bench model --shape $shape --subnetworks $k --sparsity 0.7 -o "$model" >/dev/null || failed=1
                 for n in 1 8 32 256; do
                     echo "$shape, K = $k, $precision, a batch of $n texts:"
-                    $main bench encoder --model "$out/$shape-$k.gguf" --data "$out/texts-$n.csv" --text text --device cuda \
-                        --precision $precision --repeats 5 || return
+                    $main bench encoder --model "$model" --data "$out/texts-$n.csv" --text text --device "$on" \
+                        --precision $precision --repeats 5 || failed=1
                 done
-                $main bench latency train --shape $shape --subnetworks $k --sparsity 0.7 --device cuda --precision $precision \
-                    --repeats 3 --texts 64 || return
             done
+            echo "$shape, $precision, steps of training:"
+            $main bench train --shape $shape --device "$on" --precision $precision --repeats 3 --texts 64 || failed=1
         done
     done
+    return $failed
 }
 
 training() {
@@ -109,22 +114,31 @@ sanitizer() {
 }
 
 # A part that is a function of this script.
-case ${1:-} in
-build | tests | ours | training | sanitizer | texts)
+if [ "${1:-}" = --do ]; then
+    shift
     "$@"
     exit
-    ;;
-esac
+fi
 
-run="sh tests/cuda/run.sh"
+# Runs a part if it was asked for; without arguments all are.
+asked=" $* "
+run_part() {
+    how=$1 limit=$2 name=$3
+    shift 3
+    case $asked in
+    "  " | *" $name "*) $how "$limit" "$name" "$@" ;;
+    esac
+}
+
+run="sh tests/cuda/run.sh --do"
 : >"$out/rows.txt"
-part "${BUILD_LIMIT:-120}" build $run build
-part 60 conformance $run tests "$build/tests/test-backend" cuda
-part 30 gradients $run tests "$build/gpu/test-gradients"
-part 30 sass sh tests/cuda/sass.sh libsparsecbm-cuda.so
-part 60 rates "$python" tests/cuda/peer.py rates
-measured 60 floors "$python" tests/cuda/peer.py floors
-measured 120 ours $run ours
-part 60 training $run training
-measured 150 pytorch "$python" tests/cuda/peer.py pytorch
-part 60 sanitizer $run sanitizer
+run_part part "${BUILD_LIMIT:-240}" build $run build
+run_part part 60 conformance $run tests "$build/tests/test-backend" cuda
+run_part part 30 gradients $run tests "$build/gpu/test-gradients"
+run_part part 30 sass sh tests/cuda/sass.sh libsparsecbm-cuda.so
+run_part part 60 rates "$python" tests/cuda/peer.py rates
+run_part measured 60 floors "$python" tests/cuda/peer.py floors
+run_part measured 120 ours $run ours
+run_part part 60 training $run training
+run_part measured 150 pytorch "$python" tests/cuda/peer.py pytorch
+run_part part 60 sanitizer $run sanitizer
