@@ -69,7 +69,7 @@ def distance(got, wanted):
 
 
 def check_gradients(checkpoint, path, columns, data, rows):
-    init, out = checkpoint.work / "bf16-init.gguf", checkpoint.work / "bf16.gguf"
+    init, out = checkpoint.work / "rounded-init.gguf", checkpoint.work / "rounded.gguf"
     run("main", "train", "--encoder", checkpoint.gguf(), "--data", path, "--validation", path, *columns,
         "--mode", "joint", "--epochs", 0, "--seed", 7, "--force", "-o", init)
     run("dump", "--model", init, "--data", path, *columns, "--rows", rows, "--precision", "bf16", "-o", out)
@@ -90,7 +90,7 @@ def test_gradients_of_random_models(gradient_checkpoint, tmp_path):
 
 
 def test_gradients_of_minilm(minilm, cebab):
-    path = cebab_subset(minilm.work / "bf16.csv", cebab_file(cebab, "train_cebab"), 32)
+    path = cebab_subset(minilm.work / "rounded.csv", cebab_file(cebab, "train_cebab"), 32)
     check_gradients(minilm, path, CEBAB_COLUMNS, ref.read_csv(path), 16)
 
 

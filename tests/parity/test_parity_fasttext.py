@@ -80,7 +80,9 @@ def test_vectors(tmp_path, name):
             wanted = model.get_word_vector(word)
             if word in known or (file == "model.bin" and has_ngrams):
                 n_compared += 1
-                assert np.allclose(vector, wanted, rtol=1e-6, atol=1e-7), (file, word)
+                # A sum is as exact as its summands are large, and on so little text fastText's are up to 1e18 now and then.
+                rows = [np.abs(model.get_input_vector(i)).max() for i in model.get_subwords(word)[1]]
+                assert np.allclose(vector, wanted, rtol=1e-6, atol=1e-7 + 1e-6 * max(rows, default=0)), (file, word)
             else:
                 assert np.any(vector != 0), (file, word)  # nothing is known of it: random numbers
         assert n_compared >= len(seen)
