@@ -228,7 +228,7 @@ $(BUILD)/fuzz/replay-%: $(BUILD)/tests/fuzz/fuzz-%.o $(BUILD)/tests/fuzz/replay.
 test-programs: all $(TEST_PROGRAMS) $(TEST_TOOLS) $(REPLAYS)
 	@$(if $(FOUND_CMOCKA),:,echo "The tests need libcmocka; 'make deps' installs it." >&2; exit 1)
 
-## test           all tests that need only C, in less than three minutes
+## test           all tests that need only C, in some three minutes
 test: test-programs documents
 	@$(TEST_ENVIRONMENT) tests/run.sh $(TEST_PROGRAMS) $(TEST_SCRIPTS) $(REPLAYS)
 

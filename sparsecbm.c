@@ -3259,7 +3259,6 @@ static void backward_linear(scbm_graph *g, scbm_node *node, scbm_tensor *const *
     if (b) add_broadcast_gradient(g, b, dz);
 }
 
-
 static void backward_product(scbm_graph *g, scbm_node *node, scbm_tensor *const *dy) {
     scbm_tensor *a = node->source[0], *b = node->source[1];
     scbm_product_form form = (scbm_product_form)node->integer[0];
@@ -9429,14 +9428,14 @@ KFN void KT(linear_end)(const struct k_linear_args *a, float *c, int lanes, int 
 }
 
 /* The rows of W that a task reads in place after those that end before row n: in the same block of columns; in the next one;
- * or those of the next task, which mostly is the same worker's. w: what is read now, of columns k0 on. */
+ * or those of the next task, which mostly is the same worker's. NULL: there are none. w: what is read now, of columns k0 on. */
 KFN const float *KT(next_rows)(const struct k_linear_run *r, const float *w, int64_t n, int64_t nb0, int64_t nb1,
                                int64_t k0) {
     const int64_t rs = r->a.w.row_bytes / 4, k = k0 + r->kc;
     const float *all = r->a.w.data;
     if (n + SCBM_MR <= nb1) return w + SCBM_MR * rs;
-    if (n >= nb1 && k < r->a.K) return k + r->kc <= r->a.K ? all + nb0 * rs + k : w;
-    return n + SCBM_MR <= r->a.N ? all + n * rs : w;
+    if (n >= nb1 && k < r->a.K) return k + r->kc <= r->a.K ? all + nb0 * rs + k : NULL;
+    return n + SCBM_MR <= r->a.N ? all + n * rs : NULL;
 }
 
 /* A task computes nb rows of W times tb tokens, for every stream: the rows are read from memory once, and the streams'
@@ -12121,7 +12120,7 @@ K_OP void k_softmax_back(const struct k_exec *ex, float *dx, const float *dy, co
 
 K_OP size_t k_colsum_scratch(const struct k_exec *ex, int64_t R, int64_t C) {
     (void)ex;
-    return k_floats(k_sum_blocks(R) * C);
+    return k_sum_blocks(R) > 1 ? k_floats(k_sum_blocks(R) * C) : 0;
 }
 
 /* y[C] = sum over rows of x[R,C]; the sum of one block of rows is y itself. */
@@ -12514,11 +12513,11 @@ static struct k_exec exec_of(scbm_context *context, const struct k_table *kernel
 
 typedef struct cpu_queue {
     scbm_queue public;
-    struct k_packed packed;       /* what the layer before has left in the scratch; its x is NULL: nothing */
-    const scbm_kernel_call
-        *next; /* the only reader of the node's result[0], which is run next and reads it as source[0], or
-                                   * NULL. It may find the result packed in the scratch, and nowhere else */
-    int is_in_graph;              /* a graph's nodes are run one by one with one scratch; else each call is alone */
+    struct k_packed packed; /* what the layer before has left in the scratch; its x is NULL: nothing */
+    /* The only reader of the node's result[0], which is run next and reads it as source[0], or NULL. It may find the result
+     * packed in the scratch, and nowhere else. */
+    const scbm_kernel_call *next;
+    int is_in_graph; /* a graph's nodes are run one by one with one scratch; else each call is alone */
 } cpu_queue;
 
 static struct k_exec exec_of_call(scbm_queue *queue, const scbm_kernel_call *call) {

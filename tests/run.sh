@@ -19,6 +19,7 @@ export CMOCKA_MESSAGE_OUTPUT=TAP
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # a waiting thread must not take the core of another test
 logs=${BUILD:-build}/logs
 mkdir -p "$logs"
+
 # Runs one test, its output into $log; sets $status.
 run_one() {
     case $1 in

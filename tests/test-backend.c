@@ -27,17 +27,18 @@
 typedef struct device {
     const char *description;
     const char *name; /* for scbm_backend_open */
-    int runs_all_ops; /* else an op that the backend refuses must run decomposed, or be reported */
+    int runs_all_ops;       /* else an op that the backend refuses must run decomposed, or be reported */
+    int has_all_precisions; /* that the cases ask for; else F32, and what it refuses is counted */
 } device;
 
 static const device devices[] = {
-    {"cpu (portable)", "cpu:portable", 1},
-    {"cpu (avx2)", "cpu:avx2", 1},
-    {"cpu (avx512)", "cpu:avx512", 1},
-    {"cpu (amx)", "cpu:amx", 1},
-    {"shadow of cpu (portable)", "shadow:portable", 1},
-    {"shadow of cpu (avx2)", "shadow:avx2", 1},
-    {"cuda", "cuda", 1},
+    {"cpu (portable)", "cpu:portable", 1, 1},
+    {"cpu (avx2)", "cpu:avx2", 1, 1},
+    {"cpu (avx512)", "cpu:avx512", 1, 1},
+    {"cpu (amx)", "cpu:amx", 1, 1},
+    {"shadow of cpu (portable)", "shadow:portable", 1, 1},
+    {"shadow of cpu (avx2)", "shadow:avx2", 1, 1},
+    {"cuda", "cuda", 1, 0},
 };
 
 /* The same work on one, two and three threads, and on three workers that take the tasks from the last to the first. */
@@ -321,7 +322,7 @@ static int has_choosy_row(const bench *b, scbm_op op) {
 static void check_case(void *user, op_case *c) {
     bench *b = user;
     outcome o;
-    if (scbm_context_check_precision(b->way[ONE_WORKER], c->precision)) { /* f32 alone need be there */
+    if (!b->device->has_all_precisions && scbm_context_check_precision(b->way[ONE_WORKER], c->precision)) {
         b->n_refused++;
         return;
     }
@@ -594,7 +595,7 @@ static int read_arguments(request *r, int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         int has_value = !strcmp(argv[i], "--device") || !strcmp(argv[i], "-o");
         if (has_value && i + 1 == argc) return misuse("an option lacks its value");
-        if (!strcmp(argv[i], "--device")) devices_asked[0] = (device){argv[i + 1], argv[i + 1], 0};
+        if (!strcmp(argv[i], "--device")) devices_asked[0] = (device){argv[i + 1], argv[i + 1], 0, 0};
         else if (!strcmp(argv[i], "-o")) r->op = argv[i + 1];
         else if (!strcmp(argv[i], "support")) r->only_support = 1;
         else if (!strcmp(argv[i], "perf")) r->only_perf = 1;

@@ -1,9 +1,9 @@
 #!/bin/sh
 # tests/cuda/run.sh - everything that a machine with an NVIDIA GPU can say of the CUDA backend, in a quarter of an hour: run it in the
-# repository's root; names of parts as arguments run these alone. Each part has its own limit and prints its row as soon as it has it; one that fails or runs out of time
-# does not keep the next from running. Results lie in build/cuda-run/ ($OUT where that is set). Needs nvcc and what 'make deps' installs;
-# cuobjdump, compute-sanitizer and PyTorch (of build/venv, or python3's) are used where they are there: what lacks is a sentence in
-# its part's row.
+# repository's root; names of parts as arguments run these alone. Each part has its own limit and prints its row as soon as it
+# has it; one that fails or runs out of time does not keep the next from running. Results lie in build/cuda-run/ ($OUT where that
+# is set). Needs nvcc and what 'make deps' installs; cuobjdump, compute-sanitizer and PyTorch (of build/venv, or python3's) are
+# used where they are there: what lacks is a sentence in its part's row.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 out=${OUT:-build/cuda-run}
@@ -73,7 +73,7 @@ texts() {
         NR <= n { row = "the"; for (i = 3; i < $1; i++) row = row " the"; print row }'
 }
 
-# Random weights of two shapes, K subnetworks: batches of 1, 8, 32 and 256 texts, one text alone, a step of training.
+# Random weights of two shapes, K subnetworks: batches of 1, 8, 32 and 256 texts, a step of training.
 ours() {
     on=${1:-cuda} # cpu: to try the commands
     [ "$on" = cpu ] || device || return
@@ -119,6 +119,17 @@ if [ "${1:-}" = --do ]; then
     "$@"
     exit
 fi
+
+parts="build conformance gradients sass rates floors ours training pytorch sanitizer"
+for name in "$@"; do
+    case " $parts " in
+    *" $name "*) ;;
+    *)
+        echo "run.sh: there is no part '$name'; there are: $parts" >&2
+        exit 2
+        ;;
+    esac
+done
 
 # Runs a part if it was asked for; without arguments all are.
 asked=" $* "

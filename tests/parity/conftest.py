@@ -257,6 +257,28 @@ def read_tiny(path):
     return ref.read_csv(path, "text", "stars", TINY_CONCEPTS, drop_label=None)
 
 
+def short_training(minilm, cebab, name, rows, test_rows, *options):
+    """A training without dropout on CEBaB's first rows: its folder, with train.csv, test.csv, init.gguf, model.gguf, steps.csv
+    and order.txt."""
+    work = minilm.work / name
+    work.mkdir()
+    train = cebab_subset(work / "train.csv", cebab_file(cebab, "train_cebab"), rows)
+    test = cebab_subset(work / "test.csv", cebab_file(cebab, "test_cebab"), test_rows)
+    common = ["train", "--encoder", minilm.gguf(), "--data", train, "--validation", test, *CEBAB_COLUMNS,
+              "--mode", "joint", "--seed", 3, "--max-length", 128]
+    run("main", *common, "--epochs", 0, "-o", work / "init.gguf")
+    run("main", *common, "--init", work / "init.gguf", "--dropout", 0, *options, "--log-steps", work / "steps.csv",
+        "--dump-order", work / "order.txt", "-o", work / "model.gguf")
+    return work
+
+
+def read_steps(work):
+    """Of a short training: the losses of its steps, and the rows of each."""
+    with open(work / "steps.csv", newline="", encoding="ascii") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    return losses, [[int(row) for row in line.split()] for line in (work / "order.txt").read_text().splitlines()]
+
+
 def cebab_subset(path, source, n):
     """The first n rows that have a label majority."""
     with open(source, newline="", encoding="utf-8") as file:

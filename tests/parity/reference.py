@@ -187,6 +187,16 @@ def make_optimizer(model, encoder_rate=1e-4, head_rate=1e-3, weight_decay=0.01):
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
 
 
+def losses_of(model, sequences, data, orders):
+    """The losses of the steps of a training, which takes these rows of the data in turn."""
+    optimizer, warmup, losses = make_optimizer(model), max(1, round(0.06 * len(orders))), []
+    for step, rows in enumerate(orders, 1):
+        batch = (*pad([sequences[i] for i in rows]),
+                 torch.from_numpy(data.concepts[rows]), torch.from_numpy(data.labels[rows]))
+        losses.append(training_step(model, optimizer, batch, linear_schedule(step, warmup, len(orders))))
+    return losses
+
+
 def training_step(model, optimizer, batch, rate, concept_weight=5.0, clip=1.0):
     """One step on (ids, mask, concepts, labels); returns the loss before it."""
     ids, mask, concepts, labels = batch

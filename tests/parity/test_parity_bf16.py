@@ -1,13 +1,12 @@
 """Training in bf16 is PyTorch's with the operands of linear layers and of their gradients' products rounded to bf16."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from conftest import CEBAB_COLUMNS, TINY_COLUMNS, cebab_file, cebab_subset, read_tiny, run, tiny_csv
+from conftest import (CEBAB_COLUMNS, TINY_COLUMNS, cebab_file, cebab_subset, read_steps, read_tiny, run, short_training,
+                      tiny_csv)
 import reference as ref
 
 BATCH, EPOCHS, ROWS = 16, 2, 192  # 12 steps an epoch
@@ -96,42 +95,16 @@ def test_gradients_of_minilm(minilm, cebab):
 
 @pytest.fixture(scope="module")
 def trained(minilm, cebab):
-    """A short training without dropout: its folder, with init.gguf, steps.csv and order.txt."""
-    work = minilm.work / "training-bf16"
-    work.mkdir()
-    train = cebab_subset(work / "train.csv", cebab_file(cebab, "train_cebab"), ROWS)
-    test = cebab_subset(work / "test.csv", cebab_file(cebab, "test_cebab"), 32)
-    common = ["train", "--encoder", minilm.gguf(), "--data", train, "--validation", test, *CEBAB_COLUMNS,
-              "--mode", "joint", "--seed", 3, "--max-length", 128]
-    run("main", *common, "--epochs", 0, "-o", work / "init.gguf")
-    run("main", *common, "--init", work / "init.gguf", "--dropout", 0, "--epochs", EPOCHS, "--batch-size", BATCH,
-        "--precision", "bf16", "--log-steps", work / "steps.csv", "--dump-order", work / "order.txt",
-        "-o", work / "model.gguf")
-    return work
-
-
-def losses_of(minilm, trained, orders, model):
-    data = ref.read_csv(trained / "train.csv")
-    sequences = minilm.ids(data.texts)
-    optimizer = ref.make_optimizer(model)
-    steps = len(orders)
-    losses = []
-    for step, rows in enumerate(orders, 1):
-        batch = (*ref.pad([sequences[i] for i in rows]),
-                 torch.from_numpy(data.concepts[rows]), torch.from_numpy(data.labels[rows]))
-        rate = ref.linear_schedule(step, max(1, round(0.06 * steps)), steps)
-        losses.append(ref.training_step(model, optimizer, batch, rate))
-    return np.array(losses)
+    return short_training(minilm, cebab, "training-bf16", ROWS, 32, "--epochs", EPOCHS, "--batch-size", BATCH,
+                          "--precision", "bf16")
 
 
 def test_losses(minilm, trained):
-    with open(trained / "steps.csv", newline="", encoding="ascii") as file:
-        losses = np.array([float(row["loss"]) for row in csv.DictReader(file)])
-    orders = [[int(row) for row in line.split()] for line in (trained / "order.txt").read_text().splitlines()]
+    losses, orders = read_steps(trained)
     assert len(losses) == len(orders) == EPOCHS * ROWS // BATCH
     data = ref.read_csv(trained / "train.csv")
     model = minilm.bottleneck(ref.read_gguf(trained / "init.gguf"), data, torch.float32)
-    wanted = losses_of(minilm, trained, orders, round_layers(model))
-    off = np.abs(losses / wanted - 1)
+    wanted = ref.losses_of(round_layers(model), minilm.ids(data.texts), data, orders)
+    off = np.abs(np.array(losses) / wanted - 1)
     print(f"losses: {off.max():.1e} from the emulation, at step {1 + off.argmax()}")
     assert off.max() <= 2e-2, "\n".join(f"{i + 1} {a:.6f} {b:.6f}" for i, (a, b) in enumerate(zip(losses, wanted)))

@@ -1,13 +1,11 @@
 """The first hundred losses equal PyTorch's, and the metrics of the trained model equal scikit-learn's."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from conftest import CEBAB_COLUMNS, cebab_file, cebab_subset, relative_error, run, run_json
+from conftest import CEBAB_COLUMNS, read_steps, relative_error, run, run_json, short_training
 import reference as ref
 
 BATCH, STEPS, EPOCHS, ROWS = 16, 100, 4, 400  # 25 steps an epoch
@@ -15,38 +13,19 @@ BATCH, STEPS, EPOCHS, ROWS = 16, 100, 4, 400  # 25 steps an epoch
 
 @pytest.fixture(scope="module")
 def trained(minilm, cebab):
-    """A short training without dropout: its folder, with init.gguf, model.gguf, steps.csv and order.txt."""
-    work = minilm.work / "training"
-    work.mkdir()
-    train = cebab_subset(work / "train.csv", cebab_file(cebab, "train_cebab"), ROWS)
-    test = cebab_subset(work / "test.csv", cebab_file(cebab, "test_cebab"), 300)
-    common = ["train", "--encoder", minilm.gguf(), "--data", train, "--validation", test, *CEBAB_COLUMNS,
-              "--mode", "joint", "--seed", 3, "--max-length", 128]
-    run("main", *common, "--epochs", 0, "-o", work / "init.gguf")
-    run("main", *common, "--init", work / "init.gguf", "--dropout", 0, "--epochs", EPOCHS, "--batch-size", BATCH,
-        "--log-steps", work / "steps.csv", "--dump-order", work / "order.txt", "-o", work / "model.gguf")
-    return work
+    return short_training(minilm, cebab, "training", ROWS, 300, "--epochs", EPOCHS, "--batch-size", BATCH)
 
 
 def test_first_hundred_losses(minilm, trained):
-    with open(trained / "steps.csv", newline="", encoding="ascii") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    orders = [[int(row) for row in line.split()] for line in (trained / "order.txt").read_text().splitlines()]
+    losses, orders = read_steps(trained)
     assert len(losses) == len(orders) == STEPS
     for epoch in range(EPOCHS):
         rows = sum(orders[epoch * STEPS // EPOCHS:(epoch + 1) * STEPS // EPOCHS], [])
         assert sorted(rows) == list(range(ROWS)), "an epoch takes every row once"
 
     data = ref.read_csv(trained / "train.csv")
-    sequences = minilm.ids(data.texts)
     model = minilm.bottleneck(ref.read_gguf(trained / "init.gguf"), data, torch.float32)
-    optimizer = ref.make_optimizer(model)
-    warmup = max(1, round(0.06 * STEPS))
-    wanted = []
-    for step, rows in enumerate(orders, 1):
-        batch = (*ref.pad([sequences[i] for i in rows]),
-                 torch.from_numpy(data.concepts[rows]), torch.from_numpy(data.labels[rows]))
-        wanted.append(ref.training_step(model, optimizer, batch, ref.linear_schedule(step, warmup, STEPS)))
+    wanted = ref.losses_of(model, minilm.ids(data.texts), data, orders)
     difference = np.abs(np.array(losses) - np.array(wanted))
     assert difference.max() <= 1e-3, f"{difference.max():.2e} at step {1 + difference.argmax()}:\n" + \
         "\n".join(f"{i + 1} {a:.6f} {b:.6f}" for i, (a, b) in enumerate(zip(losses, wanted)))

@@ -36,7 +36,9 @@ static int is_own(const char *path) {
 
 int train_check_encoder(const train_command *t, const train_run *run) {
     if (!run->encoder || t->force || !train_exists(run->encoder) || is_own(run->encoder)) return CLI_GO_ON;
-    return cli_fail(t->command, "%.300s is there, and is not an encoder that an earlier run left: --force replaces it, and it goes when the run is over",
+    return cli_fail(t->command,
+                    "%.300s is there, and is not an encoder that an earlier run left: --force replaces it, and it goes when "
+                    "the run is over",
                     run->encoder);
 }
 
